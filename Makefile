@@ -1,0 +1,44 @@
+# make demo    set up everything, and see the main job done
+# make test    set up everything, and pass the tests
+# make bench   measure
+# make lock    take in newer versions of what we build on
+# make clean   remove what the above made
+
+VENV   := .venv
+PYTHON ?= python3
+STAMP  := $(VENV)/.ready
+
+.PHONY: demo test bench lock clean rabbitmq
+.DELETE_ON_ERROR:
+
+demo: $(STAMP) rabbitmq
+	@$(VENV)/bin/python -m examples.demo
+
+test: $(STAMP) rabbitmq
+	$(VENV)/bin/ruff check .
+	$(VENV)/bin/ruff format --check .
+	$(VENV)/bin/mypy
+	$(VENV)/bin/lint-imports
+	$(VENV)/bin/pytest
+
+bench: $(STAMP) rabbitmq
+	@$(VENV)/bin/python -m benchmarks.one_workstation
+
+$(STAMP): requirements-dev.lock pyproject.toml setup.sh
+	@PYTHON=$(PYTHON) ./setup.sh python $(VENV)
+	@touch $@
+
+rabbitmq:
+	@./setup.sh rabbitmq
+
+lock: $(STAMP)
+	$(VENV)/bin/python -m pip install --quiet 'uv>=0.9'
+	$(VENV)/bin/uv pip compile --quiet --universal --python-version 3.11 --upgrade --generate-hashes \
+		--no-emit-index-url --no-emit-find-links --no-header \
+		pyproject.toml -o requirements.lock
+	$(VENV)/bin/uv pip compile --quiet --universal --python-version 3.11 --upgrade --generate-hashes \
+		--no-emit-index-url --no-emit-find-links --no-header --constraint requirements.lock \
+		pyproject.toml --group dev -o requirements-dev.lock
+
+clean:
+	rm -rf $(VENV) .mypy_cache .pytest_cache .ruff_cache .import_linter_cache .hypothesis

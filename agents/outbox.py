@@ -1,0 +1,77 @@
+"""Sends the reports that the ledger holds, until the broker has confirmed each."""
+
+import asyncio
+from collections.abc import Iterator
+from functools import partial
+from itertools import groupby
+
+from agents.intake import Identity
+from agents.ledger import Ledger, Pending, Tables
+from broker import topology
+from broker.connection import Publisher
+from schemas import State
+
+_BATCH = 500
+_MESSAGE_BYTES = 512 * 1024
+_ORDER = {state: place for place, state in enumerate(State)}
+
+
+class Outbox:
+    """Sends an agent's reports: those of one state together, a report a line."""
+
+    def __init__(self, identity: Identity, ledger: Ledger) -> None:
+        self._identity = identity
+        self._ledger = ledger
+        self._more = asyncio.Event()
+        self._more.set()
+        self._empty = asyncio.Event()
+
+    def wake(self) -> None:
+        """Tell that there are reports to send."""
+        self._empty.clear()
+        self._more.set()
+
+    async def drained(self) -> None:
+        """Wait until all is sent."""
+        await self._empty.wait()
+
+    async def run(self, publisher: Publisher) -> None:
+        """Send reports as they come, until the broker cannot be reached.
+
+        Raises:
+            Unreachable: what was not confirmed stays in the ledger, and will be sent again.
+        """
+        while True:
+            self._more.clear()
+            pending = await self._ledger.commit(lambda tables: tables.pending(_BATCH))
+            if not pending:
+                if not self._more.is_set():
+                    self._empty.set()
+                await self._more.wait()
+                continue
+            self._more.set()
+            for state, body in _messages(pending):
+                await publisher.publish(
+                    topology.REPORTS,
+                    topology.report_key(state, self._identity.workstation, self._identity.name),
+                    body,
+                    kind="report",
+                    content_type="application/x-ndjson",
+                )
+            last = pending[-1].sequence
+            await self._ledger.commit(partial(Tables.confirmed, sequence=last))
+
+
+def _messages(pending: list[Pending]) -> Iterator[tuple[State, bytes]]:
+    """Yield messages of reports of one state, in the order in which a job goes through them."""
+    pending = sorted(pending, key=lambda report: (_ORDER[report.state], report.sequence))
+    for state, reports in groupby(pending, key=lambda report: report.state):
+        lines: list[bytes] = []
+        size = 0
+        for report in reports:
+            if lines and size + len(report.body) > _MESSAGE_BYTES:
+                yield state, b"\n".join(lines)
+                lines, size = [], 0
+            lines.append(report.body)
+            size += len(report.body) + 1
+        yield state, b"\n".join(lines)

@@ -1,0 +1,124 @@
+"""Who runs what, and when: pure decisions from an entry of the ledger and the time.
+
+The table of the domain, as code. Nothing here reads a clock or touches a file.
+"""
+
+from dataclasses import dataclass
+from enum import Enum
+
+from agents.ledger import Entry
+from schemas import Context, State
+
+NEVER = float("inf")
+
+
+class Step(Enum):
+    """What an agent does next with an entry."""
+
+    WAIT = "wait"
+    OFFER = "offer"  # show it to the user
+    ACCEPT = "accept"  # the user said once and for all that offers are welcome
+    COUNT_DOWN = "count down"  # take the claim; it runs at the end, wanted or not
+    RUN = "run"
+    CLOSE = "close"  # it will not be started: `Next.state` says why
+
+
+@dataclass(frozen=True)
+class Next:
+    """A step, and when to take it (seconds since the epoch)."""
+
+    step: Step
+    at: float
+    state: State | None = None
+    reason: str = ""
+
+
+def _ending(entry: Entry, platforms: frozenset[str]) -> Next | None:
+    """Return why a job is never started here, and from when on; None if nothing says so."""
+    if entry.cancelled is not None:
+        return Next(Step.CLOSE, 0, State.CANCELLED, entry.cancelled or "cancelled")
+    wanted = entry.job.command.platforms
+    if wanted and not wanted & platforms:
+        reason = f"runs on {', '.join(sorted(wanted))}; this is {max(platforms, key=len)}"
+        return Next(Step.CLOSE, 0, State.NOT_APPLICABLE, reason)
+    if entry.expires_at < NEVER:
+        return Next(Step.CLOSE, entry.expires_at, State.EXPIRED, "nobody ran it in time")
+    return None
+
+
+def _first(*steps: Next | None) -> Next:
+    """Return what comes first; of two at one time, the one named first."""
+    return min((step for step in steps if step), key=lambda step: step.at)
+
+
+@dataclass(frozen=True)
+class ServiceRules:
+    """What the service agent does: background jobs at their time, others where no user did."""
+
+    platforms: frozenset[str]
+    takeover_grace: float
+
+    def next(self, entry: Entry, *, claimed: bool) -> Next:  # noqa: ARG002 - as the other's
+        """Return the next step of an open entry, and its time."""
+        return _first(_ending(entry, self.platforms), Next(Step.RUN, self._run_at(entry)))
+
+    def _run_at(self, entry: Entry) -> float:
+        job = entry.job
+        mandatory_at = entry.mandatory_at
+        if job.context is Context.BACKGROUND:
+            return entry.offer_at if mandatory_at is None else mandatory_at
+        if mandatory_at is None or job.command.user_input_required:
+            return NEVER
+        # Counted from the receipt where that came later: a user's agent gets its chance first.
+        return max(mandatory_at, entry.received_at) + self.takeover_grace
+
+
+@dataclass(frozen=True)
+class InteractiveRules:
+    """What the interactive agent does: offers jobs, and runs what the user or the time says."""
+
+    platforms: frozenset[str]
+    countdown: float
+    accept_offers: bool = False
+
+    def next(self, entry: Entry, *, claimed: bool) -> Next:
+        """Return the next step of an open entry, and its time.
+
+        `claimed` tells whether this agent holds the job's claim.
+        """
+        ending = _ending(entry, self.platforms)
+        if entry.state is State.ACCEPTED:
+            return _first(ending, Next(Step.RUN, 0))
+        if entry.shown_at is None:
+            return _first(ending, Next(Step.OFFER, entry.offer_at))
+        if self.accept_offers and entry.state is State.OFFERED:
+            return _first(ending, Next(Step.ACCEPT, 0))
+        return _first(ending, self._countdown(entry, claimed=claimed), _again(entry))
+
+    def _countdown(self, entry: Entry, *, claimed: bool) -> Next:
+        deadline = self.deadline(entry)
+        if claimed:
+            return Next(Step.RUN, deadline)
+        return Next(Step.COUNT_DOWN, deadline - self.countdown)
+
+    def deadline(self, entry: Entry) -> float:
+        """Return when a mandatory job that was shown runs, whatever the user says.
+
+        At its mandatory time; but from its first being shown, the user has a whole countdown.
+        """
+        if entry.mandatory_at is None or entry.shown_at is None:
+            return NEVER
+        return max(entry.mandatory_at, entry.shown_at + self.countdown)
+
+
+def _again(entry: Entry) -> Next | None:
+    """Return when a postponed job is offered again."""
+    if entry.state is State.POSTPONED and entry.until is not None:
+        return Next(Step.OFFER, entry.until)
+    return None
+
+
+def order(entry: Entry) -> tuple[float, float, str]:
+    """Return the sort key in which jobs that are due are run: by mandatory time."""
+    at = entry.offer_at if entry.mandatory_at is None else entry.mandatory_at
+    return (at, entry.received_at, entry.job.id)

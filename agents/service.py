@@ -1,0 +1,17 @@
+"""The service agent: unattended, bound to every key, with the system's rights."""
+
+from agents.agent import Agent
+from agents.platforms import here
+from agents.schedule import ServiceRules
+from agents.settings import AgentSettings
+from broker.topology import AgentKind
+
+
+class ServiceAgent(Agent):
+    """Runs background jobs at their time, and users' mandatory jobs where no user did."""
+
+    kind = AgentKind.SERVICE
+
+    def __init__(self, settings: AgentSettings) -> None:
+        rules = ServiceRules(here(), settings.takeover_grace.total_seconds())
+        super().__init__(settings, rules)

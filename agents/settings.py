@@ -1,0 +1,103 @@
+"""An agent's settings: `PCM_...` variables, a `.env` file, `/run/secrets`, or options."""
+
+import getpass
+import os
+import socket
+from datetime import timedelta
+from pathlib import Path
+from typing import Annotated
+
+from pydantic import ByteSize, Field, field_validator
+from pydantic_settings import NoDecode
+
+from broker.settings import BrokerSettings
+from broker.topology import QueueType
+from schemas.names import Name
+from schemas.times import Duration
+
+_SYSTEM_STATE = Path("/var/lib/pcm")
+
+
+def _host_name() -> str:
+    return socket.gethostname().partition(".")[0]
+
+
+def _state_dir() -> Path:
+    if os.geteuid() == 0 or _SYSTEM_STATE.is_dir():
+        return _SYSTEM_STATE
+    return Path.home() / ".local" / "state" / "pcm"
+
+
+class AgentSettings(BrokerSettings):
+    """What both agents of a workstation are told."""
+
+    workstation: Name = Field(
+        default_factory=_host_name,
+        validate_default=True,
+        description="this workstation's name (default: the host's name)",
+    )
+    groups: Annotated[tuple[Name, ...], NoDecode] = Field(
+        default=(), description="the groups that it is in, parted by commas"
+    )
+    user: Name = Field(
+        default_factory=getpass.getuser,
+        validate_default=False,
+        description="the user whom an interactive agent serves (default: the login name)",
+    )
+    state_dir: Path = Field(
+        default_factory=_state_dir,
+        description="where the workstation's agents keep ledgers and claims "
+        "(default: /var/lib/pcm, or ~/.local/state/pcm where that is not there)",
+    )
+    concurrency: int = Field(default=4, ge=1, le=256, description="commands run at once")
+    output_limit: ByteSize = Field(
+        default=ByteSize(64 * 1024),
+        le=1024 * 1024,
+        description="bytes kept of each of a command's stdout and stderr",
+    )
+    queue_type: QueueType = Field(
+        default="quorum", description="quorum, or classic for very large fleets"
+    )
+    queue_expires: Duration = Field(
+        default=timedelta(days=30),
+        description="how long the broker keeps the queue of an agent that stays away",
+    )
+    countdown: Duration = Field(
+        default=timedelta(minutes=5), description="what a user gets before a mandatory job runs"
+    )
+    takeover_grace: Duration = Field(
+        default=timedelta(minutes=1),
+        description="how long after its mandatory time the service takes over a user's job",
+    )
+    stop_grace: Duration = Field(
+        default=timedelta(seconds=10),
+        description="what a command gets between SIGTERM and SIGKILL",
+    )
+    drain: Duration = Field(
+        default=timedelta(seconds=20),
+        description="how long a service agent that is told to stop lets commands finish",
+    )
+    accept_offers: bool = Field(
+        default=False, description="run optional offers at once: the user's standing yes"
+    )
+
+    no_window: bool = Field(
+        default=False, description="the user decides by commands, not in a window"
+    )
+
+    @field_validator("groups", mode="before")
+    @classmethod
+    def _split_groups(cls, value: object) -> object:
+        return tuple(value.replace(",", " ").split()) if isinstance(value, str) else value
+
+    @field_validator("groups")
+    @classmethod
+    def _distinct(cls, groups: tuple[str, ...]) -> tuple[str, ...]:
+        return tuple(dict.fromkeys(groups))
+
+    @field_validator("queue_expires", "countdown", "takeover_grace", "stop_grace", "drain")
+    @classmethod
+    def _sensible(cls, value: timedelta) -> timedelta:
+        if not timedelta(0) <= value <= timedelta(days=49):
+            raise ValueError("must be from 0 to 49 days")
+        return value

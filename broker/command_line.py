@@ -1,0 +1,48 @@
+"""What both programs share: how options are read, and what their exit status says."""
+
+import argparse
+import sys
+from collections.abc import Callable
+from typing import Any, NoReturn
+
+from broker.settings import WrongSetting
+
+DONE, FAILED, USAGE, OUT_OF_REACH = range(4)
+
+
+class Wrong(Exception):
+    """What was asked cannot be done, and why; the text is for the user."""
+
+    status = FAILED
+
+
+class WrongUse(Wrong):
+    """An option or a file is wrong; the text names it."""
+
+    status = USAGE
+
+
+class Parser(argparse.ArgumentParser):
+    """A parser whose errors are one line, and which takes no abbreviations."""
+
+    def __init__(self, **options: Any) -> None:
+        options.setdefault("formatter_class", argparse.RawDescriptionHelpFormatter)
+        super().__init__(allow_abbrev=False, **options)
+
+    def error(self, message: str) -> NoReturn:
+        """Say what is wrong in one line, and exit."""
+        self.exit(USAGE, f"{self.prog}: {message.removeprefix('argument ')}\n")
+
+
+def run(program: str, work: Callable[[], int]) -> int:
+    """Do a command's work; return the exit status. Errors are one line on stderr."""
+    try:
+        return work()
+    except (Wrong, WrongSetting) as error:
+        print(f"{program}: {error}", file=sys.stderr)
+        return error.status if isinstance(error, Wrong) else USAGE
+    except KeyboardInterrupt:
+        return 130
+    except BrokenPipeError:  # whoever read our output has enough
+        sys.stderr.close()
+        return DONE

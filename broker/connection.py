@@ -1,0 +1,206 @@
+"""How the broker is reached, and what can go wrong on the way, in our own words."""
+
+import asyncio
+import logging
+import random
+from collections.abc import AsyncIterator, Iterator
+from contextlib import asynccontextmanager, contextmanager
+from typing import Self
+
+import aio_pika
+from aio_pika import DeliveryMode, Message
+from aio_pika.abc import AbstractChannel, AbstractConnection, HeadersType
+from aio_pika.exceptions import (
+    CONNECTION_EXCEPTIONS,
+    AuthenticationError,
+    ChannelClosed,
+    ConnectionClosed,
+    DeliveryError,
+    ProbableAuthenticationError,
+    PublishError,
+)
+from aiormq.exceptions import ChannelAccessRefused, ConnectionNotAllowed
+from yarl import URL
+
+from broker.settings import BrokerSettings
+
+# Every outage would be told three times and with a traceback; we tell it once, ourselves.
+for _name in ("aio_pika", "aiormq"):
+    logging.getLogger(_name).setLevel(logging.CRITICAL + 1)
+
+CALL_LIMIT = 10.0
+"""Seconds that one call to the broker may take: where it is stuck, the library waits for ever."""
+
+
+class BrokerError(Exception):
+    """The broker could not do what it was asked."""
+
+
+class Unreachable(BrokerError):
+    """The broker is out of reach."""
+
+
+class LoginRefused(Unreachable):
+    """The broker refused the login."""
+
+
+class Refused(BrokerError):
+    """The broker refused what was asked, by permission or because it is set up otherwise."""
+
+
+class Unroutable(BrokerError):
+    """A message reached no queue."""
+
+
+def backoff(attempt: int, cap: float = 60.0) -> float:
+    """Return seconds to wait after a failed attempt: random up to twice the last, to a cap."""
+    return random.uniform(0, min(cap, 0.5 * 2 ** min(attempt, 10)))  # noqa: S311 - no secret
+
+
+@contextmanager
+def translated(doing: str) -> Iterator[None]:
+    """Raise the library's errors as ours; `doing` says what was asked, for the message."""
+    try:
+        yield
+    except asyncio.CancelledError as error:
+        # The library cancels what waits on a stuck connection that it drops.
+        if (task := asyncio.current_task()) and task.cancelling():
+            raise
+        raise Unreachable(f"{doing}: the connection was lost") from error
+    except PublishError as error:
+        raise Unroutable(f"{doing}: it reaches no queue") from error
+    except (ProbableAuthenticationError, AuthenticationError, ConnectionNotAllowed) as error:
+        raise LoginRefused(f"{doing}: the broker refused the login") from error
+    except (ChannelAccessRefused, ChannelClosed) as error:
+        raise Refused(f"{doing}: {_text(error)}") from error
+    except DeliveryError as error:
+        raise Unreachable(f"{doing}: the broker did not take the message") from error
+    except TimeoutError as error:
+        raise Unreachable(f"{doing}: no answer in {CALL_LIMIT:.0f} s") from error
+    except CONNECTION_EXCEPTIONS as error:
+        raise Unreachable(f"{doing}: {_text(error)}") from error
+
+
+def _text(error: BaseException) -> str:
+    if isinstance(error, (ChannelClosed, ConnectionClosed)) and len(error.args) > 1:
+        return str(error.args[1])
+    if isinstance(error, OSError) and error.strerror:
+        return error.strerror
+    return str(error) or type(error).__name__
+
+
+@asynccontextmanager
+async def connect(settings: BrokerSettings, name: str) -> AsyncIterator[AbstractConnection]:
+    """Connect to the first broker that answers, each URL tried once in turn.
+
+    The connection is a plain one: when it is lost, everything on it ends with an error, and
+    whoever holds it connects again. `name` is shown in the broker's list of connections.
+
+    Raises:
+        LoginRefused: the last one that answered refused the login.
+        Unreachable: none answered.
+    """
+    failures: list[Unreachable] = []
+    for text in settings.amqp_url:
+        url = URL(text)
+        if "heartbeat" not in url.query:
+            url = url.update_query(heartbeat=10)
+        try:
+            with translated(f"{_address(url)} as {url.user or 'guest'}"):
+                async with asyncio.timeout(CALL_LIMIT):
+                    connection = await aio_pika.connect(
+                        url, client_properties={"connection_name": name}
+                    )
+        except Unreachable as failure:
+            failures.append(failure)
+            continue
+        try:
+            yield connection
+        finally:
+            await _close(connection)
+        return
+    refused = [failure for failure in failures if isinstance(failure, LoginRefused)]
+    kind = LoginRefused if refused else Unreachable
+    raise kind("; ".join(map(str, failures)))
+
+
+def where(connection: AbstractConnection) -> str:
+    """Return the address of the broker that a connection leads to."""
+    return _address(connection.url)  # type: ignore[attr-defined]
+
+
+def _address(url: URL) -> str:
+    return f"{url.host}:{url.port or 5672}"
+
+
+async def _close(connection: AbstractConnection) -> None:
+    try:
+        async with asyncio.timeout(2):
+            await connection.close()
+    except (*CONNECTION_EXCEPTIONS, TimeoutError):
+        pass  # it is gone, which is what was wanted
+
+
+class Publisher:
+    """Publishes with confirms on one channel; the same message may be published again."""
+
+    def __init__(self, channel: AbstractChannel, user: str) -> None:
+        self._channel = channel
+        self._user = user
+
+    @classmethod
+    async def open(cls, connection: AbstractConnection) -> Self:
+        """Open the channel."""
+        with translated("opening a channel"):
+            async with asyncio.timeout(CALL_LIMIT):
+                channel = connection.channel(on_return_raises=True)
+                await channel.initialize()
+        # Checked by the broker against the login: who says that this happened.
+        return cls(channel, connection.url.user or "guest")  # type: ignore[attr-defined]
+
+    async def publish(
+        self,
+        exchange: str,
+        key: str,
+        body: bytes,
+        *,
+        kind: str,
+        message_id: str | None = None,
+        headers: HeadersType | None = None,
+        expiration: float | None = None,
+        unroutable_fails: bool = False,
+        content_type: str = "application/json",
+    ) -> None:
+        """Publish, and return once the broker has stored the message in every queue it reaches.
+
+        Args:
+            exchange: to which exchange.
+            key: under which routing key.
+            body: what.
+            kind: the kind of message.
+            message_id: its id, if it has one.
+            headers: AMQP headers.
+            expiration: seconds for which queues keep it.
+            unroutable_fails: whether to raise `Unroutable` where it reaches no queue.
+            content_type: of the body.
+
+        Raises:
+            Unreachable: the answer is not known; publish the same message again.
+            Unroutable: see `unroutable_fails`.
+            Refused: no permission, or there is no such exchange.
+        """
+        message = Message(
+            body,
+            headers=headers,
+            content_type=content_type,
+            delivery_mode=DeliveryMode.PERSISTENT,
+            message_id=message_id,
+            expiration=expiration,
+            type=kind,
+            user_id=self._user,
+            app_id="pcm",
+        )
+        with translated(f"publishing to {exchange} as {key}"):
+            async with asyncio.timeout(CALL_LIMIT):
+                target = await self._channel.get_exchange(exchange, ensure=False)
+                await target.publish(message, key, mandatory=unroutable_fails)

@@ -1,0 +1,367 @@
+"""Publishes jobs and cancellations for administrators, and follows what comes of them."""
+
+import asyncio
+import time
+import uuid
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Iterator, Sequence
+from contextlib import AsyncExitStack, aclosing, asynccontextmanager
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+from typing import Self, TypeVar
+
+from aio_pika.abc import AbstractConnection
+
+from broker import stream, topology
+from broker.connection import (
+    LoginRefused,
+    Publisher,
+    Unreachable,
+    Unroutable,
+    backoff,
+    connect,
+    translated,
+)
+from broker.progress import Progress
+from broker.settings import DispatcherSettings
+from schemas import Cancellation, Job, Report, Target, WallClock
+from schemas.job import id_time, whoami
+from schemas.message import BODY_LIMIT
+
+# A header frame has to fit into one frame of 131,072 bytes.
+_KEYS_LIMIT = 120_000
+_KEY_OVERHEAD = 5
+_MAX_TTL = 2**32 / 1000 - 1  # seconds: the broker counts in 32 bits of milliseconds
+_CLOCK_SKEW = timedelta(minutes=10)
+
+
+class UnknownJob(Exception):
+    """No job with this id was sent, or the broker no longer keeps its record."""
+
+
+_T = TypeVar("_T")
+
+
+@dataclass(frozen=True)
+class _Link:
+    connection: AbstractConnection
+    publisher: Publisher
+    stack: AsyncExitStack
+
+
+class Dispatcher:
+    """Publishes jobs and cancellations, and follows the reports.
+
+    It keeps one connection and makes it again when it is lost; a publish whose fate is not known
+    is repeated with the same job id, which agents take for the same job.
+    """
+
+    def __init__(
+        self, settings: DispatcherSettings, told: Callable[[str], None] | None = None
+    ) -> None:
+        self._settings = settings
+        self._told = told or (lambda _: None)
+        self._link: _Link | None = None
+        self._linking = asyncio.Lock()
+
+    @classmethod
+    @asynccontextmanager
+    async def connect(
+        cls,
+        settings: DispatcherSettings | None = None,
+        told: Callable[[str], None] | None = None,
+    ) -> AsyncIterator[Self]:
+        """Connect, and declare the topology where it is missing.
+
+        Args:
+            settings: how; default: from the environment.
+            told: is told once why, when the broker is out of reach and tried again.
+
+        Raises:
+            Unreachable: no broker answered within the patience set.
+        """
+        dispatcher = cls(settings or DispatcherSettings(), told)
+        try:
+            await dispatcher._persist(_reached)
+            yield dispatcher
+        finally:
+            await dispatcher._unlink(dispatcher._link)
+
+    async def dispatch(self, job: Job) -> Job:
+        """Send a job; when this returns, the broker has stored it in every queue it reaches.
+
+        The job's record goes to the stream first: whoever holds only its id can follow it,
+        and cancel it wherever it went.
+
+        Raises:
+            Unroutable: no queue is bound for one of its targets, named in the message; nothing
+                was sent.
+            Unreachable: the broker could not be reached in time; send the same job again.
+            ValueError: it is over the size limit, or has expired.
+        """
+        body = job.body()
+        if len(body) > BODY_LIMIT:
+            raise ValueError(f"job: {len(body)} bytes are over the limit of {BODY_LIMIT}")
+        if (expiration := _time_to_live(job)) is not None and expiration <= 0:
+            raise ValueError("expires_at: is in the past, so the job could never start")
+
+        async def send(link: _Link) -> None:
+            await _check_routes(link.publisher, job)
+            await _record(link.publisher, f"job.{job.id}", job)
+            try:
+                await _publish(link.publisher, job, job, expiration)
+            except Unroutable:
+                lost = _nobody(job.targets)
+                withdrawn = Cancellation(job_id=job.id, reason=lost)
+                await _record(link.publisher, f"cancellation.{job.id}", withdrawn)
+                raise Unroutable(lost) from None
+
+        await self._persist(send)
+        return job
+
+    async def cancel(self, job_id: str, reason: str = "") -> Cancellation:
+        """Withdraw a job wherever it went: it does not start, and is ended where it runs.
+
+        Raises:
+            UnknownJob: the broker has no record of it.
+            Unreachable: the broker could not be reached in time; cancel again.
+        """
+        cancellation = Cancellation(job_id=job_id, reason=reason)
+
+        async def send(link: _Link) -> None:
+            job = await _find(link, job_id)
+            await _record(link.publisher, f"cancellation.{job_id}", cancellation)
+            await _publish(link.publisher, cancellation, job)
+
+        await self._persist(send)
+        return cancellation
+
+    async def follow(self, job_id: str, progress: Progress | None = None) -> AsyncIterator[Report]:
+        """Yield a job's reports, old and new, until it has ended wherever it went.
+
+        That is: on every workstation that received it or that it names, and then no further
+        workstation was heard of for a while (the `settle` setting).
+
+        Args:
+            job_id: of which job.
+            progress: takes in what is read; it can be looked at meanwhile.
+
+        Raises:
+            UnknownJob: the broker has no record of it.
+            Unreachable: the broker stayed out of reach.
+        """
+        progress = progress or Progress(job_id)
+        start: int | datetime | None = _since(job_id)
+        while True:
+            link, mark = await self._persist(_marked)
+            try:
+                async with stream.read(link.connection, start) as entries:
+                    async for entry in _until_settled(entries, progress, mark, self._settle):
+                        start = entry.offset + 1
+                        for record in entry.records(job_id):
+                            if progress.add(record) and isinstance(record, Report):
+                                yield record
+                    return
+            except Unreachable:
+                await self._unlink(link)
+
+    @property
+    def _settle(self) -> float:
+        return self._settings.settle.total_seconds()
+
+    async def _persist(self, send: Callable[[_Link], Awaitable[_T]]) -> _T:
+        """Do something over the link; when the link fails, do it again over a new one."""
+        deadline = time.monotonic() + self._settings.patience.total_seconds()
+        attempt = 0
+        while True:
+            link = None
+            try:
+                link = await self._linked()
+                return await send(link)
+            except LoginRefused:
+                raise
+            except Unreachable as failure:
+                await self._unlink(link)
+                pause = backoff(attempt, cap=2)
+                if time.monotonic() + pause >= deadline:
+                    raise
+                if attempt == 0:
+                    self._told(str(failure))
+                await asyncio.sleep(pause)
+                attempt += 1
+
+    async def _linked(self) -> _Link:
+        async with self._linking:
+            if self._link is None:
+                async with AsyncExitStack() as stack:
+                    connection = await stack.enter_async_context(
+                        connect(self._settings, f"pcm {whoami()}")
+                    )
+                    with translated("declaring the topology"):
+                        await topology.ensure(connection)
+                    publisher = await Publisher.open(connection)
+                    self._link = _Link(connection, publisher, stack.pop_all())
+            return self._link
+
+    async def _unlink(self, link: _Link | None) -> None:
+        if link is not None:
+            if self._link is link:
+                self._link = None
+            await link.stack.aclose()
+
+
+async def _reached(_: _Link) -> None:
+    """Ask nothing more than that there is a link."""
+
+
+async def _marked(link: _Link) -> tuple[_Link, str]:
+    return link, await stream.mark(link.publisher)
+
+
+async def _record(publisher: Publisher, key: str, record: Job | Cancellation) -> None:
+    message_id = record.id if isinstance(record, Job) else None
+    await publisher.publish(
+        topology.REPORTS, key, record.body(), kind=record.kind, message_id=message_id
+    )
+
+
+async def _publish(
+    publisher: Publisher, record: Job | Cancellation, job: Job, expiration: float | None = None
+) -> None:
+    """Publish a job, or its cancellation, under all of the job's keys."""
+    for keys in _split(topology.routing_keys(job)):
+        await publisher.publish(
+            topology.JOBS,
+            keys[0],
+            record.body(),
+            kind=record.kind,
+            message_id=job.id,
+            headers={"BCC": list(keys[1:])} if keys[1:] else None,
+            expiration=expiration,
+            unroutable_fails=isinstance(record, Job),
+        )
+
+
+async def _check_routes(publisher: Publisher, job: Job) -> None:
+    """Find the targets that reach no queue, which one publish to many cannot tell.
+
+    A probe is published for each; it is gone at once, but the broker says whether it had
+    somewhere to go. One target needs none: its publish itself says so.
+    """
+    if len(job.targets) == 1:
+        return
+    probes = (
+        publisher.publish(
+            topology.JOBS,
+            topology.routing_key(job, target),
+            b"",
+            kind="probe",
+            message_id=uuid.uuid4().hex,
+            expiration=0,
+            unroutable_fails=True,
+        )
+        for target in job.targets
+    )
+    results = await asyncio.gather(*probes, return_exceptions=True)
+    answers = list(zip(job.targets, results, strict=True))
+    if lost := [target for target, result in answers if isinstance(result, Unroutable)]:
+        raise Unroutable(_nobody(lost))
+    for result in results:
+        if result is not None:
+            raise result
+
+
+def _nobody(targets: Iterable[Target]) -> str:
+    names = ", ".join(map(str, targets))
+    return f"targets: no workstation is bound to {names}; nothing was sent"
+
+
+def _split(keys: Sequence[str]) -> Iterator[Sequence[str]]:
+    """Yield keys in as few groups as fit into one message's header each."""
+    start = size = 0
+    for index, key in enumerate(keys):
+        size += len(key) + _KEY_OVERHEAD
+        if size > _KEYS_LIMIT:
+            yield keys[start:index]
+            start, size = index, len(key) + _KEY_OVERHEAD
+    yield keys[start:]
+
+
+def _time_to_live(job: Job) -> float | None:
+    """Return the seconds for which queues keep a job; None: until it is fetched."""
+    if job.expires_at is None:
+        return None
+    if isinstance(job.expires_at, WallClock):  # the last workstation's clock shows it then
+        end = job.expires_at.local.replace(tzinfo=UTC) + timedelta(hours=12)
+    else:
+        end = job.expires_at
+    return min((end - datetime.now(UTC)).total_seconds(), _MAX_TTL)
+
+
+def _since(job_id: str) -> datetime | None:
+    made = id_time(job_id)
+    return made - _CLOCK_SKEW if made else None
+
+
+async def _find(link: _Link, job_id: str) -> Job:
+    async with aclosing(
+        stream.read_all(link.connection, link.publisher, _since(job_id))
+    ) as entries:
+        async for entry in entries:
+            if entry.kind == "job" and entry.message_id == job_id:
+                for record in entry.records(job_id):
+                    if isinstance(record, Job):
+                        return record
+    raise UnknownJob(f"{job_id}: no such job was sent")
+
+
+async def _until_settled(
+    entries: AsyncIterator[stream.Entry], progress: Progress, mark: str, settle: float
+) -> AsyncIterator[stream.Entry]:
+    """Pass entries on until the job has ended and no report of it came for a while."""
+    caught_up = False
+    seen = progress.reports
+    quiet_since = time.monotonic()
+    while True:
+        left = None
+        if caught_up and progress.ended:
+            left = quiet_since + settle - time.monotonic()
+            if progress.closed or left <= 0:
+                return
+        try:
+            async with asyncio.timeout(left):
+                entry = await anext(entries)
+        except TimeoutError:
+            return
+        yield entry
+        if entry.message_id == mark:
+            caught_up = True
+            quiet_since = time.monotonic()
+            if progress.job is None and not progress.workstations:
+                raise UnknownJob(f"{progress.job_id}: no such job was sent")
+        if progress.reports != seen:
+            seen = progress.reports
+            quiet_since = time.monotonic()
+
+
+def send(job: Job, settings: DispatcherSettings | None = None) -> Job:
+    """Send a job, from a script that is not async; see `Dispatcher.dispatch`."""
+
+    async def sending() -> Job:
+        async with Dispatcher.connect(settings) as dispatcher:
+            return await dispatcher.dispatch(job)
+
+    return asyncio.run(sending())
+
+
+def send_and_wait(job: Job, settings: DispatcherSettings | None = None) -> Progress:
+    """Send a job and wait until it has ended wherever it went; see `Dispatcher.follow`."""
+
+    async def waiting() -> Progress:
+        async with Dispatcher.connect(settings) as dispatcher:
+            progress = Progress(job.id)
+            await dispatcher.dispatch(job)
+            async for _ in dispatcher.follow(job.id, progress):
+                pass
+            return progress
+
+    return asyncio.run(waiting())

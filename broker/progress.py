@@ -1,0 +1,84 @@
+"""How far a job has come: its records, folded into one state for each workstation."""
+
+from schemas import Cancellation, Job, Report, State
+
+
+class Progress:
+    """One job's state on each workstation, from its records in any order, each once or more."""
+
+    def __init__(self, job_id: str) -> None:
+        self.job_id = job_id
+        self.job: Job | None = None
+        self.cancellation: Cancellation | None = None
+        self.workstations: dict[str, Report] = {}
+        self._seen: set[str] = set()
+
+    def __repr__(self) -> str:
+        states = ", ".join(f"{name}={report.state}" for name, report in self.workstations.items())
+        return f"<Progress {self.job_id} {states}>"
+
+    def add(self, record: Job | Cancellation | Report) -> bool:
+        """Take in a record; return whether it is a report that was not seen before."""
+        if isinstance(record, Job):
+            self.job = record
+        elif isinstance(record, Cancellation):
+            self.cancellation = record
+        elif record.id not in self._seen:
+            self._seen.add(record.id)
+            known = self.workstations.get(record.workstation)
+            if record.state is not State.CONFLICT and (
+                known is None or (not known.state.final and _later(record, known))
+            ):
+                self.workstations[record.workstation] = record
+            return True
+        return False
+
+    @property
+    def reports(self) -> int:
+        """How many reports were taken in."""
+        return len(self._seen)
+
+    @property
+    def expected(self) -> set[str]:
+        """The workstations that the job is sent to by name."""
+        targets = self.job.targets if self.job else ()
+        return {target.name for target in targets if target.name and target.scope == "workstation"}
+
+    @property
+    def closed(self) -> bool:
+        """Whether no workstation can join: the job names each that it is for."""
+        return self.job is not None and len(self.expected) == len(self.job.targets)
+
+    @property
+    def waiting(self) -> set[str]:
+        """The workstations, known so far, where the job has not ended."""
+        ended = {name for name, report in self.workstations.items() if has_ended(report)}
+        return (self.workstations.keys() | self.expected) - ended
+
+    @property
+    def ended(self) -> bool:
+        """Whether it has ended on each workstation known so far, and at least one is known."""
+        return bool(self.workstations) and not self.waiting
+
+    @property
+    def succeeded(self) -> bool:
+        """Whether it has ended, everywhere in success."""
+        return self.ended and all(
+            report.state is State.SUCCEEDED for report in self.workstations.values()
+        )
+
+
+def has_ended(report: Report) -> bool:
+    """Whether nobody waits for more: a final state, or an offer that the user declined.
+
+    A user may still change their mind until the job expires, but nothing says that they will.
+    """
+    return report.state.final or report.state is State.DECLINED
+
+
+def _later(report: Report, known: Report) -> bool:
+    """Whether a report says more than the known one: what is final, else what is newer."""
+    if report.state.final:
+        return True
+    # Both agents of a workstation say "received": that tells nothing new.
+    return report.state is not State.RECEIVED and report.at >= known.at

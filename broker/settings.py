@@ -1,0 +1,97 @@
+"""Settings: `PCM_...` variables, a `.env` file, or files in /run/secrets."""
+
+from datetime import timedelta
+from pathlib import Path
+from typing import Annotated, Any, TypeVar
+
+from pydantic import Field, ValidationError, field_validator
+from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
+from yarl import URL
+
+from schemas import explain
+from schemas.times import Duration
+
+_SECRETS = Path("/run/secrets")
+
+
+class WrongSetting(ValueError):
+    """A setting is wrong; the text names it."""
+
+
+class BrokerSettings(BaseSettings):
+    """How to reach the broker. Each field is an environment variable `PCM_...`."""
+
+    model_config = SettingsConfigDict(
+        env_prefix="PCM_", env_file=".env", extra="ignore", frozen=True
+    )
+
+    amqp_url: Annotated[tuple[str, ...], NoDecode] = Field(
+        default=("amqp://guest:guest@localhost:5672/",),
+        description="where the broker is; several, parted by commas, are tried in turn",
+    )
+
+    @field_validator("amqp_url", mode="before")
+    @classmethod
+    def _split_urls(cls, value: object) -> object:
+        return tuple(value.replace(",", " ").split()) if isinstance(value, str) else value
+
+    @field_validator("amqp_url")
+    @classmethod
+    def _amqp(cls, urls: tuple[str, ...]) -> tuple[str, ...]:
+        for text in urls:
+            try:
+                url = URL(text)
+            except ValueError:
+                url = URL()
+            if url.scheme not in {"amqp", "amqps"} or not url.host:
+                raise ValueError("must be such as amqp://USER:PASSWORD@HOST:5672/")
+        if not urls:
+            raise ValueError("is empty; write such as amqp://USER:PASSWORD@HOST:5672/")
+        return urls
+
+
+class DispatcherSettings(BrokerSettings):
+    """A dispatcher's settings."""
+
+    patience: Duration = Field(
+        default=timedelta(seconds=10),
+        description="how long an unreachable broker is tried before giving up",
+    )
+    settle: Duration = Field(
+        default=timedelta(seconds=2),
+        description="how long to listen for more workstations after all known ones have ended",
+    )
+
+
+Settings = TypeVar("Settings", bound=BrokerSettings)
+
+
+def load(kind: type[Settings], **options: Any) -> Settings:
+    """Read the settings of a kind; options that are not None come before all else.
+
+    Raises:
+        WrongSetting: one of them is wrong.
+    """
+    given = {name: value for name, value in options.items() if value is not None}
+    try:
+        return kind(_secrets_dir=_SECRETS if _SECRETS.is_dir() else None, **given)
+    except ValidationError as error:
+        field, _, text = explain(error).partition(":")
+        raise WrongSetting(f"PCM_{field.upper()}:{text}") from error
+
+
+def describe(kind: type[BrokerSettings]) -> str:
+    """Return a kind's settings for a help text: a name, its meaning and its default a line."""
+    lines = ["settings (environment, .env, or files in /run/secrets):"]
+    for name, field in kind.model_fields.items():
+        default = "" if field.default_factory else f" (default: {_plain(field.default)})"
+        lines.append(f"  PCM_{name.upper():<17} {field.description}{default}")
+    return "\n".join(lines)
+
+
+def _plain(value: Any) -> str:
+    if isinstance(value, timedelta):
+        return f"{value.total_seconds():g}s"
+    if isinstance(value, tuple):
+        return ", ".join(value) or "none"
+    return str(value)

@@ -1,0 +1,107 @@
+"""The stream `pcm.reports`: what was asked and what happened, read from any point of it."""
+
+import asyncio
+import uuid
+from collections.abc import AsyncGenerator, AsyncIterator
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from datetime import datetime
+
+from aio_pika.abc import AbstractConnection, AbstractIncomingMessage
+
+from broker import topology
+from broker.connection import CALL_LIMIT, Publisher, Unreachable, translated
+from schemas import Cancellation, InvalidMessage, Job, Report
+
+Record = Job | Cancellation | Report
+_KINDS: dict[str, type[Record]] = {"job": Job, "cancellation": Cancellation, "report": Report}
+_PREFETCH = 500
+
+
+@dataclass(frozen=True)
+class Entry:
+    """One message of the stream: its offset, its kind, and its body, a record a line."""
+
+    offset: int
+    kind: str
+    message_id: str
+    body: bytes
+
+    def records(self, job_id: str | None = None) -> list[Record]:
+        """Return the records in it, or those of one job; what cannot be read is left out."""
+        if self.kind not in _KINDS or (job_id is not None and job_id.encode() not in self.body):
+            return []
+        found: list[Record] = []
+        for line in self.body.splitlines():
+            try:
+                record = _KINDS[self.kind].read(line, tolerant=True)
+            except InvalidMessage:
+                continue
+            of = record.id if isinstance(record, Job) else record.job_id
+            if job_id is None or of == job_id:
+                found.append(record)
+        return found
+
+
+@asynccontextmanager
+async def read(
+    connection: AbstractConnection, start: int | datetime | None
+) -> AsyncIterator[AsyncIterator[Entry]]:
+    """Read the stream on a channel of its own.
+
+    Args:
+        connection: to the broker.
+        start: an offset, a time (a chunk earlier is possible), or None for the beginning.
+    """
+    arrived: asyncio.Queue[AbstractIncomingMessage | None] = asyncio.Queue()
+    with translated(f"reading {topology.REPORTS}"):
+        async with asyncio.timeout(CALL_LIMIT):
+            channel = connection.channel()
+            await channel.initialize()
+            channel.close_callbacks.add(lambda *_: arrived.put_nowait(None))
+            await channel.set_qos(prefetch_count=_PREFETCH)
+            queue = await channel.declare_queue(topology.REPORTS, passive=True)
+            offset = "first" if start is None else start
+            await queue.consume(arrived.put, arguments={"x-stream-offset": offset})
+
+    async def entries() -> AsyncIterator[Entry]:
+        unacknowledged = 0
+        while (message := await arrived.get()) is not None:
+            header = message.headers.get("x-stream-offset")
+            if not isinstance(header, int):
+                raise Unreachable("the broker's stream gives no offsets")
+            yield Entry(header, message.type or "", message.message_id or "", message.body)
+            unacknowledged += 1
+            if unacknowledged >= _PREFETCH // 2:  # an acknowledgement is only credit for more
+                unacknowledged = 0
+                with translated(f"reading {topology.REPORTS}"):
+                    await message.ack(multiple=True)
+        raise Unreachable(f"reading {topology.REPORTS}: the connection was lost")
+
+    try:
+        yield entries()
+    finally:
+        with translated(f"reading {topology.REPORTS}"):
+            async with asyncio.timeout(CALL_LIMIT):
+                await channel.close()
+
+
+async def mark(publisher: Publisher) -> str:
+    """Put a mark at the stream's end; there is no other way to know later where that was."""
+    message_id = uuid.uuid4().hex
+    await publisher.publish(
+        topology.REPORTS, f"mark.{message_id}", b"", kind="mark", message_id=message_id
+    )
+    return message_id
+
+
+async def read_all(
+    connection: AbstractConnection, publisher: Publisher, start: int | datetime | None
+) -> AsyncGenerator[Entry, None]:
+    """Yield what is in the stream now, and end."""
+    end = await mark(publisher)
+    async with read(connection, start) as entries:
+        async for entry in entries:
+            if entry.message_id == end:
+                return
+            yield entry

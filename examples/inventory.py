@@ -1,0 +1,50 @@
+"""Collect an inventory from every workstation: kernel, disk and memory, as a table.
+
+    python examples/inventory.py [TARGET]...     (all, group:NAME, workstation:NAME; default all)
+
+A background job: the service agents run it, at once, and no user sees it.
+"""
+
+import json
+import sys
+from datetime import UTC, datetime, timedelta
+
+from broker import BrokerError, send_and_wait
+from schemas import Command, Job, State, Target
+
+# One line of JSON from programs that every Linux machine has.
+SCRIPT = r"""
+set -e
+kernel=$(uname -r)
+disk=$(df -Pk / | awk 'NR == 2 { print $4 }')
+memory=$(awk '/^MemTotal:/ { print $2 }' /proc/meminfo)
+printf '{"kernel": "%s", "disk_free": %s, "memory": %s}\n' "$kernel" "$disk" "$memory"
+"""
+
+
+def main() -> int:
+    """Ask, wait for the answers, print the table."""
+    job = Job(
+        name="inventory",
+        command=Command(argv=(SCRIPT,), shell=True, background=True, timeout=timedelta(seconds=30)),
+        targets=tuple(map(Target.parse, sys.argv[1:] or ["all"])),
+        expires_at=datetime.now(UTC) + timedelta(hours=1),
+    )
+    try:
+        progress = send_and_wait(job)
+    except BrokerError as error:
+        print(f"inventory: {error}", file=sys.stderr)
+        return 1
+    print(f"{'WORKSTATION':<20} {'KERNEL':<28} {'DISK FREE':>10} {'MEMORY':>10}")
+    for name, report in sorted(progress.workstations.items()):
+        if report.state is State.SUCCEEDED and report.result is not None:
+            found = json.loads(report.result.stdout.head)
+            disk, memory = (found[key] / 1024**2 for key in ("disk_free", "memory"))
+            print(f"{name:<20} {found['kernel']:<28} {disk:>6.1f} GiB {memory:>6.1f} GiB")
+        else:
+            print(f"{name:<20} {report.state}: {report.reason}")
+    return 0 if progress.succeeded else 1
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,116 @@
+"""What is run."""
+
+import shlex
+from datetime import timedelta
+from typing import Annotated, Literal, Self, get_args
+
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    ConfigDict,
+    Field,
+    PlainSerializer,
+    field_validator,
+    model_validator,
+)
+
+from schemas.times import Duration
+
+System = Literal["linux", "macos", "windows", "freebsd"]
+_ALIASES = {"amd64": "x86_64", "arm64": "aarch64"}
+
+
+def _check_platform(text: str) -> str:
+    system, slash, machine = text.lower().partition("/")
+    known = get_args(System)
+    if system not in known or (slash and not machine.replace("_", "").isalnum()):
+        raise ValueError(
+            f"{text!r} is no platform: use {', '.join(known)}, or such as linux/x86_64"
+        )
+    return f"{system}/{_ALIASES.get(machine, machine)}" if slash else system
+
+
+Platform = Annotated[str, AfterValidator(_check_platform)]
+# Sorted on the wire, so that the same command is the same text in every process.
+ExitCodes = Annotated[frozenset[int], PlainSerializer(sorted, return_type=list[int])]
+Platforms = Annotated[frozenset[Platform], PlainSerializer(sorted, return_type=list[str])]
+
+
+class Command(BaseModel):
+    """A program to run, and what its end means.
+
+    The program is started exactly as named: `argv[0]` with a slash is that file, without one it
+    is looked up in the absolute folders of PATH. No shell, unless `shell` asks for one; then
+    `argv` is the one script that `/bin/sh -c` gets.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    argv: tuple[str, ...] = Field(min_length=1)
+    shell: bool = False
+    cwd: str | None = Field(default=None, description="absolute folder to start in")
+    environment: dict[str, str] = Field(default_factory=dict)
+    timeout: Duration = Field(default=timedelta(hours=1), description="seconds; then it is ended")
+    success_exit_codes: ExitCodes = frozenset({0})
+    restart_exit_codes: ExitCodes = Field(
+        default=frozenset({1641, 3010}),
+        description="exit codes of a success that needs the machine restarted",
+    )
+    platforms: Platforms = Field(
+        default=frozenset(), description="where it can run, such as linux or linux/x86_64; any"
+    )
+    background: bool = Field(
+        default=False, description="run by the service agent only, never shown to a user"
+    )
+    user_input_required: bool = False
+
+    @field_validator("argv")
+    @classmethod
+    def _runnable(cls, argv: tuple[str, ...]) -> tuple[str, ...]:
+        if not argv[0].strip():
+            raise ValueError("the program's name is empty")
+        if any("\0" in word for word in argv):
+            raise ValueError("a NUL character cannot be passed to a program")
+        return argv
+
+    @field_validator("cwd")
+    @classmethod
+    def _absolute(cls, cwd: str | None) -> str | None:
+        if cwd is not None and (not cwd.startswith("/") or "\0" in cwd):
+            raise ValueError(f"{cwd!r} must be an absolute path")
+        return cwd
+
+    @field_validator("environment")
+    @classmethod
+    def _settable(cls, environment: dict[str, str]) -> dict[str, str]:
+        for name, value in environment.items():
+            if not name or "=" in name or "\0" in name + value:
+                raise ValueError(f"{name!r} cannot be an environment variable")
+        return environment
+
+    @field_validator("timeout")
+    @classmethod
+    def _positive(cls, timeout: timedelta) -> timedelta:
+        if not timedelta(0) < timeout <= timedelta(days=365):
+            raise ValueError("must be more than 0 and at most 365 days")
+        return timeout
+
+    @field_validator("success_exit_codes", "restart_exit_codes")
+    @classmethod
+    def _exit_codes(cls, codes: frozenset[int]) -> frozenset[int]:
+        if any(not 0 <= code < 2**32 for code in codes):
+            raise ValueError("an exit code is a number from 0 to 4294967295")
+        return codes
+
+    @model_validator(mode="after")
+    def _consistent(self) -> Self:
+        if self.background and self.user_input_required:
+            raise ValueError(
+                "user_input_required: a background command has no user; leave out one of the two"
+            )
+        if self.shell and len(self.argv) != 1:
+            raise ValueError("argv: with shell, give the whole script as one argument")
+        return self
+
+    def __str__(self) -> str:
+        return self.argv[0] if self.shell else shlex.join(self.argv)

@@ -1,0 +1,144 @@
+"""What is asked of workstations: jobs, and their cancellation."""
+
+import getpass
+import hashlib
+import secrets
+import socket
+from datetime import UTC, datetime
+from enum import StrEnum
+from typing import Annotated, Literal, Self
+
+from pydantic import AfterValidator, Field, field_validator, model_validator
+
+from schemas.command import Command
+from schemas.message import Message
+from schemas.names import Target, check_name
+from schemas.times import Instant, Moment, WallClock
+
+_ID_TIME = "%Y%m%d-%H%M%S"
+
+
+class Context(StrEnum):
+    """Whether a user may see the job; the first word of its routing key."""
+
+    BACKGROUND = "background"
+    FOREGROUND = "foreground"
+
+
+class Requirement(StrEnum):
+    """Whether the job runs wanted or not; the second word of its routing key."""
+
+    MANDATORY = "mandatory"
+    OPTIONAL = "optional"
+
+
+def new_job_id() -> str:
+    """Return an id that never repeats: the second in UTC, and 50 random bits."""
+    alphabet = "0123456789abcdefghjkmnpqrstvwxyz"
+    unique = "".join(secrets.choice(alphabet) for _ in range(10))
+    return f"{datetime.now(UTC):{_ID_TIME}}-{unique}"
+
+
+def id_time(job_id: str) -> datetime | None:
+    """Return the time in an id that `new_job_id` made; None for ids of other makes."""
+    try:
+        return datetime.strptime(job_id[:15], _ID_TIME).replace(tzinfo=UTC)
+    except ValueError:
+        return None
+
+
+def whoami() -> str:
+    """Return `user@host`, as told to those whom a job reaches; no proof of identity."""
+    try:
+        user = getpass.getuser()
+    except (KeyError, OSError):  # a container's user often has no name
+        user = "unknown"
+    return f"{user}@{socket.gethostname()}"
+
+
+def _now() -> datetime:
+    return datetime.now(UTC)
+
+
+JobId = Annotated[str, AfterValidator(check_name)]
+
+
+class Job(Message):
+    """One command, whom it is for, and its times.
+
+    A job with a mandatory time is mandatory, without one optional. Before `offer_at` (default: at
+    once) it is invisible; at `mandatory_at` it runs, wanted or not; after `expires_at` it is
+    never shown and never started.
+    """
+
+    kind: Literal["job"] = "job"
+    id: JobId = Field(default_factory=new_job_id)
+    name: str = Field(default="", max_length=200, description="for people; default: the command")
+    command: Command
+    targets: tuple[Target, ...] = Field(min_length=1)
+    offer_at: Moment | None = None
+    mandatory_at: Moment | None = None
+    expires_at: Moment | None = None
+    sender: str = Field(default_factory=whoami, max_length=200)
+    created_at: Instant = Field(default_factory=_now)
+
+    @field_validator("targets")
+    @classmethod
+    def _distinct(cls, targets: tuple[Target, ...]) -> tuple[Target, ...]:
+        return tuple(dict.fromkeys(targets))
+
+    @model_validator(mode="after")
+    def _times_in_order(self) -> Self:
+        times = {
+            name: moment
+            for name in ("offer_at", "mandatory_at", "expires_at")
+            if (moment := getattr(self, name)) is not None
+        }
+        if len({isinstance(moment, WallClock) for moment in times.values()}) > 1:
+            raise ValueError(f"{', '.join(times)}: all must be instants, or all wall-clock times")
+        plain = {
+            name: moment.local if isinstance(moment, WallClock) else moment
+            for name, moment in times.items()
+        }
+        for earlier, later in (
+            ("offer_at", "mandatory_at"),
+            ("offer_at", "expires_at"),
+            ("mandatory_at", "expires_at"),
+        ):
+            if earlier in plain and later in plain and plain[earlier] >= plain[later]:
+                if later == "mandatory_at" and plain[earlier] == plain[later]:
+                    continue  # offered when it runs: no time to choose, but no contradiction
+                raise ValueError(f"{later}: must be after {earlier}")
+        if isinstance(self.expires_at, datetime) and self.expires_at <= self.created_at:
+            raise ValueError("expires_at: is in the past, so the job could never start")
+        return self
+
+    @property
+    def title(self) -> str:
+        """The name for people."""
+        return self.name or str(self.command)[:80]
+
+    @property
+    def context(self) -> Context:
+        """The first word of the routing key."""
+        return Context.BACKGROUND if self.command.background else Context.FOREGROUND
+
+    @property
+    def requirement(self) -> Requirement:
+        """The second word of the routing key."""
+        return Requirement.OPTIONAL if self.mandatory_at is None else Requirement.MANDATORY
+
+    def digest(self) -> str:
+        """Return a hash of what is asked: equal for the same job sent again, by whomever."""
+        asked = self.model_dump_json(exclude={"created_at", "sender", "version"})
+        return hashlib.sha256(asked.encode()).hexdigest()
+
+
+class Cancellation(Message):
+    """A job is withdrawn: where it has not started it never does, where it runs it is ended."""
+
+    kind: Literal["cancellation"] = "cancellation"
+    job_id: JobId
+    reason: str = Field(default="", max_length=1000)
+    sender: str = Field(default_factory=whoami, max_length=200)
+    created_at: Instant = Field(default_factory=_now)

@@ -1,0 +1,67 @@
+"""What every message has: a kind, a version, and one way to be read."""
+
+from typing import Annotated, Any, Self
+
+from pydantic import AfterValidator, BaseModel, ConfigDict, ValidationError, WithJsonSchema
+
+MAJOR = 1
+BODY_LIMIT = 1024 * 1024
+"""Bytes that a message may have."""
+
+
+class InvalidMessage(ValueError):
+    """A message cannot be read; the text names the field and what would be right."""
+
+
+def _check_version(text: str) -> str:
+    major, dot, minor = text.partition(".")
+    if not (dot and major.isdecimal() and minor.isdecimal()):
+        raise ValueError('must be MAJOR.MINOR, such as "1.0"')
+    if int(major) != MAJOR:
+        raise ValueError(f"major version {major} is not the {MAJOR} that is understood here")
+    return text
+
+
+Version = Annotated[
+    str,
+    AfterValidator(_check_version),
+    WithJsonSchema({"type": "string", "pattern": rf"^{MAJOR}\.\d+$"}),
+]
+
+
+class Message(BaseModel):
+    """An immutable message. Unknown fields are errors, unless `read` is told otherwise."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    version: Version = f"{MAJOR}.0"
+
+    @classmethod
+    def read(cls, body: bytes | str, *, tolerant: bool = False) -> Self:
+        """Read a message from JSON.
+
+        `tolerant` ignores unknown fields: agents read so what a newer minor version wrote.
+
+        Raises:
+            InvalidMessage: the body is no JSON or not such a message.
+        """
+        try:
+            return cls.model_validate_json(body, extra="ignore" if tolerant else "forbid")
+        except ValidationError as error:
+            raise InvalidMessage(explain(error)) from error
+
+    def body(self) -> bytes:
+        """Return the message as JSON, as it goes over the wire."""
+        return self.model_dump_json(exclude_none=True).encode()
+
+
+def explain(error: ValidationError) -> str:
+    """Return the first thing wrong in one line, with the field's name in front."""
+    first: Any = error.errors(include_url=False)[0]
+    field = ".".join(str(part) for part in first["loc"])
+    cause = first.get("ctx", {}).get("error")
+    text = str(cause) if isinstance(cause, ValueError) else first["msg"]
+    if first["type"] == "extra_forbidden":
+        text = "no such field"
+    more = error.error_count() - 1
+    return (f"{field}: " if field else "") + text + (f" (and {more} more)" if more else "")

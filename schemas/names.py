@@ -1,0 +1,98 @@
+"""Names of workstations, groups and users, and the targets made of them."""
+
+import re
+from typing import Annotated, Any, Literal, Self
+
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    ConfigDict,
+    WithJsonSchema,
+    model_serializer,
+    model_validator,
+)
+
+# No dots (they part the words of a routing key) and nothing that a regular expression
+# reads as more than itself: names stand in the broker's permission patterns.
+_NAME = re.compile(r"[a-z0-9_-]{1,63}")
+
+
+def check_name(text: str) -> str:
+    """Return the name in lower case.
+
+    Raises:
+        ValueError: it is not 1 to 63 ASCII letters, digits, '-' or '_'.
+    """
+    name = text.lower()
+    if not _NAME.fullmatch(name):
+        raise ValueError(f"{text!r} is not a name: use 1 to 63 letters, digits, '-' or '_'")
+    return name
+
+
+Name = Annotated[
+    str,
+    AfterValidator(check_name),
+    WithJsonSchema({"type": "string", "pattern": "^[A-Za-z0-9_-]{1,63}$"}),
+]
+
+
+class Target(BaseModel):
+    """Whom a job is for: everyone, a group, or a workstation.
+
+    In JSON it is one string: `all`, `group:NAME` or `workstation:NAME`.
+    """
+
+    model_config = ConfigDict(
+        frozen=True,
+        extra="forbid",
+        json_schema_extra={
+            "type": "string",
+            "pattern": "^(all|(group|workstation):[A-Za-z0-9_-]{1,63})$",
+        },
+    )
+
+    scope: Literal["all", "group", "workstation"]
+    name: Name | None = None
+
+    @classmethod
+    def parse(cls, text: str) -> Self:
+        """Read `all`, `group:NAME` or `workstation:NAME`; ValueError if it is none of them."""
+        return cls.model_validate(text)
+
+    @model_validator(mode="before")
+    @classmethod
+    def _from_text(cls, value: Any) -> Any:
+        if not isinstance(value, str):
+            return value
+        scope, _, name = value.partition(":")
+        if value == "all":
+            return {"scope": scope}
+        if scope in {"group", "workstation"}:
+            return {"scope": scope, "name": check_name(name)}
+        raise ValueError(f"{value!r} is no target: use all, group:NAME or workstation:NAME")
+
+    @model_validator(mode="after")
+    def _named(self) -> Self:
+        if (self.scope == "all") == (self.name is not None):
+            raise ValueError("a group or a workstation has a name, everyone has none")
+        return self
+
+    @model_serializer
+    def _to_text(self) -> str:
+        return str(self)
+
+    def __str__(self) -> str:
+        return self.scope if self.name is None else f"{self.scope}:{self.name}"
+
+
+everyone = Target(scope="all")
+
+
+def group(name: str) -> Target:
+    """Return the target of all workstations in a group."""
+    return Target(scope="group", name=name)
+
+
+def workstation(name: str) -> Target:
+    """Return the target of one workstation."""
+    return Target(scope="workstation", name=name)

@@ -1,0 +1,140 @@
+"""What happened to a job on a workstation."""
+
+import base64
+import uuid
+from datetime import UTC, datetime
+from enum import StrEnum
+from typing import Annotated, Any, Literal, Self
+
+from pydantic import (
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    PlainSerializer,
+    WithJsonSchema,
+    model_validator,
+)
+
+from schemas.job import JobId
+from schemas.message import Message
+from schemas.names import Name
+from schemas.times import Duration, Instant
+
+
+class State(StrEnum):
+    """What a report says, in the order in which things happen; the later ones are final."""
+
+    RECEIVED = "received"
+    CONFLICT = "conflict"  # other content under the id of an accepted job; that job goes on
+    OFFERED = "offered"
+    POSTPONED = "postponed"
+    DECLINED = "declined"
+    ACCEPTED = "accepted"
+    STARTED = "started"
+    SUCCEEDED = "succeeded"
+    FAILED = "failed"
+    TIMED_OUT = "timed_out"
+    INTERRUPTED = "interrupted"
+    CANCELLED = "cancelled"
+    EXPIRED = "expired"
+    NOT_APPLICABLE = "not_applicable"
+    REFUSED = "refused"
+
+    @property
+    def final(self) -> bool:
+        """Whether nothing follows: each job ends on each workstation in one such state."""
+        return self in _FINAL
+
+
+_FINAL = frozenset(State) - {
+    State.RECEIVED,
+    State.CONFLICT,
+    State.OFFERED,
+    State.POSTPONED,
+    State.DECLINED,
+    State.ACCEPTED,
+    State.STARTED,
+}
+
+
+def _to_json(data: bytes) -> str | dict[str, str]:
+    try:
+        return data.decode()
+    except UnicodeDecodeError:
+        return {"base64": base64.b64encode(data).decode()}
+
+
+def _from_json(value: Any) -> Any:
+    if isinstance(value, dict) and value.keys() == {"base64"}:
+        return base64.b64decode(value["base64"], validate=True)
+    return value
+
+
+Data = Annotated[
+    bytes,
+    BeforeValidator(_from_json),
+    PlainSerializer(_to_json, when_used="json"),
+    WithJsonSchema(
+        {
+            "anyOf": [
+                {"type": "string"},
+                {"type": "object", "properties": {"base64": {"type": "string"}}},
+            ]
+        }
+    ),
+]
+"""Bytes; in JSON a string where they are UTF-8, else {"base64": ...}."""
+
+
+class Output(BaseModel):
+    """What a command wrote to one stream: all of it, or its beginning and its end."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    head: Data = b""
+    dropped: int = Field(default=0, ge=0, description="bytes left out between head and tail")
+    tail: Data = b""
+
+    def __str__(self) -> str:
+        head, tail = (part.decode(errors="replace") for part in (self.head, self.tail))
+        return f"{head}\n... {self.dropped} bytes left out ...\n{tail}" if self.dropped else head
+
+
+class Result(BaseModel):
+    """How a command that was started ended."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    exit_code: int | None = Field(default=None, description="none if a signal ended it")
+    signal: int | None = None
+    duration: Duration
+    max_memory: int = Field(
+        ge=0,
+        description="bytes: the most that one process of it held; exact above the agent's own"
+        " size, below it at least that much",
+    )
+    restart_required: bool = False
+    stdout: Output = Output()
+    stderr: Output = Output()
+
+
+class Report(Message):
+    """One thing that happened to a job on a workstation."""
+
+    kind: Literal["report"] = "report"
+    id: str = Field(default_factory=lambda: uuid.uuid4().hex)
+    job_id: JobId
+    workstation: Name
+    agent: str = Field(pattern=r"^(service|interactive-[a-z0-9_-]{1,63})$")
+    state: State
+    at: Instant = Field(default_factory=lambda: datetime.now(UTC))
+    reason: str = ""
+    until: Instant | None = Field(default=None, description="a postponement's end")
+    result: Result | None = None
+
+    @model_validator(mode="after")
+    def _whole(self) -> Self:
+        if self.state is State.SUCCEEDED and (self.result is None or self.result.exit_code is None):
+            raise ValueError("result: a success has an exit code")
+        return self

@@ -1,0 +1,110 @@
+"""Instants, wall-clock times and durations, and how people write them."""
+
+import re
+from datetime import UTC, datetime, timedelta
+from typing import Annotated, Any
+
+from pydantic import (
+    AfterValidator,
+    AwareDatetime,
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    NaiveDatetime,
+    PlainSerializer,
+    WithJsonSchema,
+)
+
+_DURATION = re.compile(r"(\d+(?:\.\d+)?)(ms|s|m|h|d)")
+_SECONDS = {"ms": 0.001, "s": 1, "m": 60, "h": 3600, "d": 86400}
+
+
+def parse_duration(value: Any) -> Any:
+    """Return text such as `30s`, `5m`, `1h30m` or a number of seconds as a timedelta.
+
+    Anything else is returned as it came, for the model to judge.
+
+    Raises:
+        ValueError: the text is no duration.
+    """
+    if isinstance(value, (int, float)) and not isinstance(value, bool):
+        return timedelta(seconds=value)
+    if not isinstance(value, str):
+        return value
+    parts = _DURATION.findall(value)
+    if "".join(number + unit for number, unit in parts) != value or not parts:
+        raise ValueError(f"{value!r} is no duration: write 30s, 5m, 2h or 1h30m")
+    return timedelta(seconds=sum(float(number) * _SECONDS[unit] for number, unit in parts))
+
+
+Duration = Annotated[
+    timedelta,
+    BeforeValidator(parse_duration),
+    PlainSerializer(lambda value: value.total_seconds(), return_type=float),
+    WithJsonSchema({"type": "number", "description": "seconds", "minimum": 0}),
+]
+
+Instant = Annotated[AwareDatetime, AfterValidator(lambda value: value.astimezone(UTC))]
+"""A point in time, zone-aware; UTC on the wire."""
+
+
+class WallClock(BaseModel):
+    """A time on each workstation's own clock on the wall: "02:00, everywhere"."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    local: NaiveDatetime
+
+    def instant(self) -> datetime:
+        """Return the instant at which this machine's clock shows the time.
+
+        A time that the clock skips is the first instant after the gap; one that it shows
+        twice is the first of the two.
+        """
+        naive = self.local.replace(fold=0)
+        stamp = naive.timestamp()
+        shown = datetime.fromtimestamp(stamp)  # noqa: DTZ006 - the machine's zone is meant
+        if shown != naive:  # in a gap: Python counted on from before it
+            stamp = _transition(stamp - (shown - naive).total_seconds(), stamp)
+        return datetime.fromtimestamp(stamp, UTC)
+
+
+def _transition(before: float, after: float) -> float:
+    """Return the second in (before, after] at which the machine's zone changes its offset."""
+
+    def offset(stamp: float) -> timedelta | None:
+        return datetime.fromtimestamp(stamp, UTC).astimezone().utcoffset()
+
+    low, high = int(before), int(after)
+    while high - low > 1:
+        middle = (low + high) // 2
+        low, high = (low, middle) if offset(middle) == offset(after) else (middle, high)
+    return high
+
+
+Moment = Instant | WallClock
+"""When something of a job happens: an instant, or a wall-clock time."""
+
+
+def parse_moment(text: str, now: datetime) -> datetime | WallClock:
+    """Read a time as people write it: ISO 8601 with zone, `now`, `+10m`, or `... local`.
+
+    Raises:
+        ValueError: it is none of these.
+    """
+    if text == "now":
+        return now
+    if text.startswith("+"):
+        return now + timedelta(seconds=parse_duration(text[1:]).total_seconds())
+    stamp, _, local = text.partition(" local")
+    try:
+        moment = datetime.fromisoformat(stamp)
+    except ValueError:
+        raise ValueError(
+            f"{text!r} is no time: write 2026-11-30T02:00Z, +10m, now, or '2026-11-30T02:00 local'"
+        ) from None
+    if text.endswith(" local") and not local and moment.tzinfo is None:
+        return WallClock(local=moment)
+    if moment.tzinfo is None:
+        raise ValueError(f"{text!r} has no zone: add Z or +01:00, or ' local' for each wall clock")
+    return moment

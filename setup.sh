@@ -1,0 +1,52 @@
+#!/bin/sh
+# What `make` needs on a fresh Debian or Ubuntu machine.
+#   setup.sh python DIR   a virtual environment with the locked packages, and this project in it
+#   setup.sh rabbitmq     the rabbitmq-server program; where we install it, it is not left running
+set -eu
+
+packages() {
+    echo "installing $* (Debian packages)"
+    as_root=
+    if [ "$(id -u)" != 0 ]; then
+        command -v sudo >/dev/null || { echo "install these as root, then try again: $*" >&2; exit 1; }
+        as_root=sudo
+    fi
+    log=$(mktemp)
+    if ! { $as_root apt-get update -q &&
+           # RUNLEVEL=1: the package's own service is not started.
+           $as_root env RUNLEVEL=1 DEBIAN_FRONTEND=noninteractive \
+               apt-get install -y -q --no-install-recommends "$@"; } >"$log" 2>&1; then
+        tail -n 20 "$log" >&2
+        rm -f "$log"
+        exit 1
+    fi
+    rm -f "$log"
+}
+
+case $1 in
+python)
+    python=${PYTHON:-python3}
+    "$python" -c 'import sys; sys.exit(sys.version_info < (3, 11))' ||
+        { echo "Python 3.11 or newer is needed; name it: make PYTHON=python3.12" >&2; exit 1; }
+    "$python" -c 'import ensurepip, venv' 2>/dev/null || packages python3-venv
+    echo "setting up $2"
+    rm -rf "$2"
+    "$python" -m venv "$2"
+    pip="$2/bin/python -m pip --disable-pip-version-check --quiet install"
+    $pip --require-hashes -r requirements-dev.lock
+    $pip --no-deps --no-build-isolation -e .
+    ;;
+rabbitmq)
+    if [ ! -e /usr/lib/rabbitmq/bin/rabbitmq-server ] && ! command -v rabbitmq-server >/dev/null; then
+        packages rabbitmq-server
+        if [ -d /run/systemd/system ]; then
+            sudo=; [ "$(id -u)" = 0 ] || sudo=sudo
+            $sudo systemctl disable --quiet --now rabbitmq-server || true
+        fi
+    fi
+    ;;
+*)
+    sed -n '2,4p' "$0"
+    exit 2
+    ;;
+esac

@@ -1,0 +1,174 @@
+"""A private RabbitMQ node: free ports, a folder of its own, loopback only; gone afterwards."""
+
+import os
+import shutil
+import signal
+import socket
+import subprocess
+import tempfile
+import time
+from contextlib import suppress
+from pathlib import Path
+from types import TracebackType
+from typing import Self
+
+_SBIN = Path("/usr/lib/rabbitmq/bin")
+_START_LIMIT = 90.0
+_CONFIG = """
+listeners.tcp.1 = 127.0.0.1:{port}
+loopback_users.guest = true
+log.console = false
+log.file.level = warning
+management_agent.disable_metrics_collector = true
+"""
+# One scheduler a core is plenty; the distribution, too, listens on loopback only.
+_ERLANG = "+S 2:2 +sbwt none -kernel inet_dist_use_interface {127,0,0,1}"
+
+
+class NoRabbitMQ(Exception):
+    """There is no rabbitmq-server on this machine, or it does not start."""
+
+
+def free_port() -> int:
+    """Return a port on loopback that is free now."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port: int = probe.getsockname()[1]
+        return port
+
+
+def _program(name: str) -> str:
+    # Debian's wrapper in /usr/sbin wants to be root; the program itself does not.
+    path = _SBIN / name
+    found = str(path) if path.exists() else shutil.which(name)
+    if found is None:
+        raise NoRabbitMQ(f"{name} is not installed: apt-get install rabbitmq-server")
+    return found
+
+
+class Node:
+    """A node that runs from `start` to `stop`; its data outlive a `kill` and a new `start`."""
+
+    def __init__(self) -> None:
+        self.port = free_port()
+        self._dist_port = free_port()
+        self._epmd_port = free_port()
+        self._name = f"pcm-{self.port}@localhost"
+        self._folder = Path(tempfile.mkdtemp(prefix="pcm-rabbitmq-"))
+        self._process: subprocess.Popen[bytes] | None = None
+        self._epmd: subprocess.Popen[bytes] | None = None
+        (self._folder / "rabbitmq.conf").write_text(_CONFIG.format(port=self.port))
+        (self._folder / "enabled_plugins").write_text("[].\n")
+
+    @property
+    def url(self) -> str:
+        """Where to reach it."""
+        return f"amqp://guest:guest@127.0.0.1:{self.port}/"
+
+    def __enter__(self) -> Self:
+        try:
+            self.start()
+        except BaseException:
+            self.stop()
+            raise
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        self.stop()
+
+    def start(self) -> None:
+        """Start it, and wait until it answers."""
+        if self._epmd is None:
+            self._epmd = subprocess.Popen(
+                [self._epmd_program(), "-port", str(self._epmd_port), "-address", "127.0.0.1"],
+                stdin=subprocess.DEVNULL,
+                stdout=subprocess.DEVNULL,
+                stderr=subprocess.DEVNULL,
+            )
+        with (self._folder / "boot.log").open("ab") as log:
+            self._process = subprocess.Popen(
+                [_program("rabbitmq-server")],
+                env=self._environment(),
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=log,
+                process_group=0,
+            )
+        deadline = time.monotonic() + _START_LIMIT
+        while not self._answers():
+            if self._process.poll() is not None or time.monotonic() > deadline:
+                text = (self._folder / "boot.log").read_text(errors="replace")[-2000:]
+                raise NoRabbitMQ(f"rabbitmq-server does not start:\n{text}")
+            time.sleep(0.05)
+
+    def kill(self) -> None:
+        """End it as a power cut would."""
+        self._end(signal.SIGKILL)
+
+    def stop(self) -> None:
+        """End it and remove its folder."""
+        self._end(signal.SIGKILL)  # nothing of it is kept
+        if self._epmd is not None:
+            self._epmd.kill()
+            self._epmd.wait()
+            self._epmd = None
+        shutil.rmtree(self._folder, ignore_errors=True)
+
+    def ctl(self, *words: str) -> str:
+        """Run rabbitmqctl on it; return what it prints."""
+        return subprocess.run(
+            [_program("rabbitmqctl"), "-q", "-n", self._name, *words],
+            env=self._environment(),
+            stdin=subprocess.DEVNULL,
+            capture_output=True,
+            text=True,
+            check=True,
+        ).stdout
+
+    def _end(self, number: int) -> None:
+        if self._process is not None:
+            with suppress(ProcessLookupError):
+                os.killpg(self._process.pid, number)
+            self._process.wait()
+            self._process = None
+
+    def _answers(self) -> bool:
+        try:
+            with socket.create_connection(("127.0.0.1", self.port), timeout=1) as speaker:
+                speaker.settimeout(5)
+                speaker.sendall(b"AMQP\x00\x00\x09\x01")
+                return speaker.recv(1) == b"\x01"
+        except OSError:
+            return False
+
+    @staticmethod
+    def _epmd_program() -> str:
+        found = shutil.which("epmd")
+        if found is None:
+            raise NoRabbitMQ("epmd is not installed: apt-get install erlang-base")
+        return found
+
+    def _environment(self) -> dict[str, str]:
+        folder = self._folder
+        return {
+            "PATH": f"/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin:{os.defpath}",
+            "HOME": str(folder),
+            "LANG": "C.UTF-8",
+            "ERL_EPMD_ADDRESS": "127.0.0.1",
+            "ERL_EPMD_PORT": str(self._epmd_port),
+            "RABBITMQ_NODENAME": self._name,
+            "RABBITMQ_NODE_PORT": str(self.port),
+            "RABBITMQ_NODE_IP_ADDRESS": "127.0.0.1",
+            "RABBITMQ_DIST_PORT": str(self._dist_port),
+            "RABBITMQ_MNESIA_BASE": str(folder / "data"),
+            "RABBITMQ_LOG_BASE": str(folder / "log"),
+            "RABBITMQ_CONFIG_FILE": str(folder / "rabbitmq.conf"),
+            "RABBITMQ_CONF_ENV_FILE": str(folder / "no-env.conf"),
+            "RABBITMQ_ENABLED_PLUGINS_FILE": str(folder / "enabled_plugins"),
+            "RABBITMQ_SERVER_ADDITIONAL_ERL_ARGS": _ERLANG,
+        }
