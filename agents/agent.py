@@ -43,7 +43,7 @@ _FLUSH_LIMIT = 5.0
 class Rules(Protocol):
     """Decides what is next for an entry."""
 
-    def next(self, entry: Entry, *, claimed: bool) -> Next:
+    def next(self, entry: Entry, now: float, *, claimed: bool) -> Next:
         """Return the next step and its time."""
 
 
@@ -204,7 +204,7 @@ class Agent:
                 pass
 
     def _next(self, entry: Entry) -> Next:
-        return self._rules.next(entry, claimed=self._claims.holds(entry.job.id))
+        return self._rules.next(entry, time.time(), claimed=self._claims.holds(entry.job.id))
 
     def _advance(self, entry: Entry, now: float) -> None:
         following = self._next(entry)

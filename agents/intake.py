@@ -77,7 +77,7 @@ def read_order(body: bytes, routing_key: str, kind: AgentKind) -> Job | Cancella
     try:
         order = _ORDER.validate_json(body, extra="ignore")
     except ValidationError as error:
-        raise Poison(explain(error)) from error
+        raise Poison(explain(error).removeprefix("job.").removeprefix("cancellation.")) from error
     if isinstance(order, Job):
         if routing_key not in topology.routing_keys(order):
             raise Poison(f"the routing key {routing_key} does not match the job")

@@ -46,9 +46,11 @@ def _ending(entry: Entry, platforms: frozenset[str]) -> Next | None:
     return None
 
 
-def _first(*steps: Next | None) -> Next:
-    """Return what comes first; of two at one time, the one named first."""
-    return min((step for step in steps if step), key=lambda step: step.at)
+def _first(now: float, ending: Next | None, *steps: Next | None) -> Next:
+    """Return the ending if its time has come, else what comes first."""
+    if ending is not None and ending.at <= now:
+        return ending
+    return min((step for step in (ending, *steps) if step), key=lambda step: step.at)
 
 
 @dataclass(frozen=True)
@@ -58,9 +60,9 @@ class ServiceRules:
     platforms: frozenset[str]
     takeover_grace: float
 
-    def next(self, entry: Entry, *, claimed: bool) -> Next:  # noqa: ARG002 - as the other's
+    def next(self, entry: Entry, now: float, *, claimed: bool) -> Next:  # noqa: ARG002 - as the other's
         """Return the next step of an open entry, and its time."""
-        return _first(_ending(entry, self.platforms), Next(Step.RUN, self._run_at(entry)))
+        return _first(now, _ending(entry, self.platforms), Next(Step.RUN, self._run_at(entry)))
 
     def _run_at(self, entry: Entry) -> float:
         job = entry.job
@@ -81,19 +83,19 @@ class InteractiveRules:
     countdown: float
     accept_offers: bool = False
 
-    def next(self, entry: Entry, *, claimed: bool) -> Next:
+    def next(self, entry: Entry, now: float, *, claimed: bool) -> Next:
         """Return the next step of an open entry, and its time.
 
         `claimed` tells whether this agent holds the job's claim.
         """
         ending = _ending(entry, self.platforms)
         if entry.state is State.ACCEPTED:
-            return _first(ending, Next(Step.RUN, 0))
+            return _first(now, ending, Next(Step.RUN, 0))
         if entry.shown_at is None:
-            return _first(ending, Next(Step.OFFER, entry.offer_at))
+            return _first(now, ending, Next(Step.OFFER, entry.offer_at))
         if self.accept_offers and entry.state is State.OFFERED:
-            return _first(ending, Next(Step.ACCEPT, 0))
-        return _first(ending, self._countdown(entry, claimed=claimed), _again(entry))
+            return _first(now, ending, Next(Step.ACCEPT, 0))
+        return _first(now, ending, self._countdown(entry, claimed=claimed), _again(entry))
 
     def _countdown(self, entry: Entry, *, claimed: bool) -> Next:
         deadline = self.deadline(entry)

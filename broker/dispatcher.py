@@ -322,16 +322,16 @@ async def _until_settled(
     seen = progress.reports
     quiet_since = time.monotonic()
     while True:
-        left = None
+        left = None if progress.until_over == float("inf") else progress.until_over + settle
         if caught_up and progress.ended:
             left = quiet_since + settle - time.monotonic()
-            if progress.closed or left <= 0:
+            if left <= 0 or (progress.closed and not progress.over):
                 return
         try:
             async with asyncio.timeout(left):
                 entry = await anext(entries)
         except TimeoutError:
-            return
+            continue
         yield entry
         if entry.message_id == mark:
             caught_up = True

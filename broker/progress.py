@@ -1,5 +1,7 @@
 """How far a job has come: its records, folded into one state for each workstation."""
 
+from datetime import UTC, datetime
+
 from schemas import Cancellation, Job, Report, State
 
 
@@ -50,22 +52,35 @@ class Progress:
         return self.job is not None and len(self.expected) == len(self.job.targets)
 
     @property
+    def over(self) -> bool:
+        """Whether no further workstation will receive it: it was withdrawn, or has expired."""
+        return self.cancellation is not None or self.until_over == 0
+
+    @property
+    def until_over(self) -> float:
+        """Seconds until its expiry, 0 after it; infinite without one, or one by wall clocks."""
+        end = self.job.expires_at if self.job else None
+        if not isinstance(end, datetime):
+            return float("inf")
+        return max(0.0, (end - datetime.now(UTC)).total_seconds())
+
+    @property
     def waiting(self) -> set[str]:
-        """The workstations, known so far, where the job has not ended."""
+        """The workstations, known so far, where the job has not ended and still may."""
         ended = {name for name, report in self.workstations.items() if has_ended(report)}
-        return (self.workstations.keys() | self.expected) - ended
+        known = self.workstations.keys() if self.over else self.workstations.keys() | self.expected
+        return set(known) - ended
 
     @property
     def ended(self) -> bool:
-        """Whether it has ended on each workstation known so far, and at least one is known."""
-        return bool(self.workstations) and not self.waiting
+        """Whether it has ended on each workstation known so far."""
+        return (self.over or bool(self.workstations)) and not self.waiting
 
     @property
     def succeeded(self) -> bool:
-        """Whether it has ended, everywhere in success."""
-        return self.ended and all(
-            report.state is State.SUCCEEDED for report in self.workstations.values()
-        )
+        """Whether it has ended, everywhere in success, and somewhere at all."""
+        reports = self.workstations.values()
+        return self.ended and {report.state for report in reports} == {State.SUCCEEDED}
 
 
 def has_ended(report: Report) -> bool:

@@ -64,26 +64,34 @@ async def read(
             offset = "first" if start is None else start
             await queue.consume(arrived.put, arguments={"x-stream-offset": offset})
 
-    async def entries() -> AsyncIterator[Entry]:
-        unacknowledged = 0
-        while (message := await arrived.get()) is not None:
-            header = message.headers.get("x-stream-offset")
-            if not isinstance(header, int):
-                raise Unreachable("the broker's stream gives no offsets")
-            yield Entry(header, message.type or "", message.message_id or "", message.body)
-            unacknowledged += 1
-            if unacknowledged >= _PREFETCH // 2:  # an acknowledgement is only credit for more
-                unacknowledged = 0
-                with translated(f"reading {topology.REPORTS}"):
-                    await message.ack(multiple=True)
-        raise Unreachable(f"reading {topology.REPORTS}: the connection was lost")
-
     try:
-        yield entries()
+        yield _Entries(arrived)
     finally:
         with translated(f"reading {topology.REPORTS}"):
             async with asyncio.timeout(CALL_LIMIT):
                 await channel.close()
+
+
+class _Entries(AsyncIterator[Entry]):
+    """What arrives on a stream's channel; waiting for the next may be cancelled, and taken up."""
+
+    def __init__(self, arrived: "asyncio.Queue[AbstractIncomingMessage | None]") -> None:
+        self._arrived = arrived
+        self._credit = _PREFETCH
+
+    async def __anext__(self) -> Entry:
+        message = await self._arrived.get()
+        if message is None:
+            raise Unreachable(f"reading {topology.REPORTS}: the connection was lost")
+        offset = message.headers.get("x-stream-offset")
+        if not isinstance(offset, int):
+            raise Unreachable(f"{topology.REPORTS} is no stream on this broker")
+        self._credit -= 1
+        if self._credit <= _PREFETCH // 2:  # an acknowledgement is only credit for more
+            self._credit = _PREFETCH
+            with translated(f"reading {topology.REPORTS}"):
+                await message.ack(multiple=True)
+        return Entry(offset, message.type or "", message.message_id or "", message.body)
 
 
 async def mark(publisher: Publisher) -> str:

@@ -37,7 +37,7 @@ async def offer(job: Job) -> None:
 
 def main() -> int:
     """Read the arguments and offer the command."""
-    if len(sys.argv) < 4 or sys.argv[2] != "--":
+    if "--" not in sys.argv[2:3] or not sys.argv[3:]:
         print("usage: ask_users.py GROUP -- COMMAND [ARG]...", file=sys.stderr)
         return 2
     try:

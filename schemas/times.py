@@ -96,15 +96,15 @@ def parse_moment(text: str, now: datetime) -> datetime | WallClock:
         return now
     if text.startswith("+"):
         return now + timedelta(seconds=parse_duration(text[1:]).total_seconds())
-    stamp, _, local = text.partition(" local")
+    stamp = text.removesuffix(" local")
     try:
         moment = datetime.fromisoformat(stamp)
     except ValueError:
         raise ValueError(
             f"{text!r} is no time: write 2026-11-30T02:00Z, +10m, now, or '2026-11-30T02:00 local'"
         ) from None
-    if text.endswith(" local") and not local and moment.tzinfo is None:
-        return WallClock(local=moment)
-    if moment.tzinfo is None:
-        raise ValueError(f"{text!r} has no zone: add Z or +01:00, or ' local' for each wall clock")
-    return moment
+    if (stamp == text) == (moment.tzinfo is None):
+        raise ValueError(
+            f"{text!r}: give either a zone (Z or +01:00) or ' local' for each clock on the wall"
+        )
+    return moment if stamp == text else WallClock(local=moment)

@@ -1,0 +1,220 @@
+"""Who runs what, and when: the domain's table, row by row."""
+
+from dataclasses import replace
+from datetime import UTC, datetime, timedelta
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from agents.ledger import Entry
+from agents.schedule import NEVER, InteractiveRules, Next, ServiceRules, Step, order
+from schemas import Command, Job, State, everyone
+
+START = datetime(2026, 11, 30, 12, tzinfo=UTC)
+T0 = START.timestamp()
+LINUX = frozenset({"linux", "linux/x86_64"})
+SERVICE = ServiceRules(LINUX, takeover_grace=60)
+INTERACTIVE = InteractiveRules(LINUX, countdown=300)
+
+
+def at(seconds: float | None) -> datetime | None:
+    return None if seconds is None else START + timedelta(seconds=seconds)
+
+
+def entry(
+    *,
+    background: bool = False,
+    received: float = 0,
+    state: State = State.RECEIVED,
+    shown: float | None = None,
+    until: float | None = None,
+    cancelled: str | None = None,
+    user_input_required: bool = False,
+    platforms: frozenset[str] = frozenset(),
+    offer_at: float | None = None,
+    mandatory_at: float | None = None,
+    expires_at: float | None = None,
+) -> Entry:
+    job = Job(
+        command=Command(
+            argv=("true",),
+            background=background,
+            user_input_required=user_input_required,
+            platforms=platforms,
+        ),
+        targets=(everyone,),
+        created_at=START,
+        offer_at=at(offer_at),
+        mandatory_at=at(mandatory_at),
+        expires_at=at(expires_at),
+    )
+    return Entry(
+        job,
+        T0 + received,
+        state=state,
+        shown_at=None if shown is None else T0 + shown,
+        until=None if until is None else T0 + until,
+        cancelled=cancelled,
+    )
+
+
+def step(following: Next) -> tuple[Step, float]:
+    return following.step, following.at - T0 if 0 < following.at < NEVER else following.at
+
+
+def test_service_runs_background_mandatory_at_its_mandatory_time() -> None:
+    """Q165147, Q166765, Q163488."""
+    assert step(SERVICE.next(entry(background=True, mandatory_at=100), T0, claimed=False)) == (
+        Step.RUN,
+        100,
+    )
+
+
+def test_service_runs_background_optional_at_its_offer_time() -> None:
+    """Q174933: no mandatory time does not mean never."""
+    assert step(SERVICE.next(entry(background=True, offer_at=50), T0, claimed=False)) == (
+        Step.RUN,
+        50,
+    )
+    now = SERVICE.next(entry(background=True, received=7), T0, claimed=False)
+    assert step(now) == (Step.RUN, 7)
+
+
+def test_service_takes_over_foreground_mandatory_after_a_grace_period() -> None:
+    assert step(SERVICE.next(entry(mandatory_at=100), T0, claimed=False)) == (Step.RUN, 160)
+    overdue = SERVICE.next(entry(mandatory_at=100, received=500), T0, claimed=False)
+    assert step(overdue) == (Step.RUN, 560)
+
+
+def test_service_never_runs_what_needs_the_user() -> None:
+    waits = SERVICE.next(entry(mandatory_at=100, user_input_required=True), T0, claimed=False)
+    assert waits.at == NEVER
+    ends = entry(mandatory_at=100, user_input_required=True, expires_at=900)
+    assert step(SERVICE.next(ends, T0, claimed=False)) == (Step.CLOSE, 900)
+
+
+def test_service_reports_an_optional_offer_that_nobody_ran() -> None:
+    assert SERVICE.next(entry(), T0, claimed=False).at == NEVER
+    following = SERVICE.next(entry(expires_at=900), T0, claimed=False)
+    assert step(following) == (Step.CLOSE, 900)
+    assert following.state is State.EXPIRED
+
+
+def test_nothing_is_seen_before_its_offer_time() -> None:
+    """Q149683."""
+    for early in (entry(offer_at=50), entry(offer_at=50, mandatory_at=1000)):
+        assert step(INTERACTIVE.next(early, T0, claimed=False)) == (Step.OFFER, 50)
+
+
+def test_optional_runs_only_if_the_user_says_so() -> None:
+    """Q149683, Q166725."""
+    assert INTERACTIVE.next(entry(shown=0, state=State.OFFERED), T0, claimed=False).at == NEVER
+    accepted = INTERACTIVE.next(entry(shown=0, state=State.ACCEPTED), T0, claimed=False)
+    assert accepted.step is Step.RUN
+    standing = replace(INTERACTIVE, accept_offers=True)
+    welcome = standing.next(entry(shown=0, state=State.OFFERED), T0, claimed=False)
+    assert welcome.step is Step.ACCEPT
+
+
+def test_the_countdown_ends_at_the_mandatory_time() -> None:
+    """Q185805, Q122202: the claim is taken when it begins."""
+    offered = entry(shown=0, state=State.OFFERED, mandatory_at=1000)
+    assert step(INTERACTIVE.next(offered, T0, claimed=False)) == (Step.COUNT_DOWN, 700)
+    assert step(INTERACTIVE.next(offered, T0, claimed=True)) == (Step.RUN, 1000)
+
+
+@pytest.mark.parametrize("shown", [900, 1000, 5000])
+def test_who_sees_it_late_gets_a_whole_countdown(shown: float) -> None:
+    offered = entry(shown=shown, state=State.OFFERED, mandatory_at=1000)
+    assert step(INTERACTIVE.next(offered, T0, claimed=False)) == (Step.COUNT_DOWN, shown)
+    assert step(INTERACTIVE.next(offered, T0, claimed=True)) == (Step.RUN, shown + 300)
+
+
+def test_postponing_hides_an_offer_until_then() -> None:
+    postponed = entry(shown=0, state=State.POSTPONED, until=50)
+    assert step(INTERACTIVE.next(postponed, T0, claimed=False)) == (Step.OFFER, 50)
+
+
+def test_a_declined_offer_comes_back_only_by_the_users_word() -> None:
+    declined = entry(shown=0, state=State.DECLINED, expires_at=900)
+    assert step(INTERACTIVE.next(declined, T0, claimed=False)) == (Step.CLOSE, 900)
+
+
+@given(
+    st.floats(0, 10_000),
+    st.floats(0, 10_000),
+    st.one_of(st.none(), st.floats(0, 20_000)),
+    st.sampled_from([State.OFFERED, State.POSTPONED]),
+)
+def test_nothing_that_the_user_does_escapes_a_mandatory_job(
+    mandatory: float, shown: float, until: float | None, state: State
+) -> None:
+    """Q122202: the deadline depends on the mandatory time and the first showing alone."""
+    held = entry(shown=shown, state=state, until=until, mandatory_at=mandatory)
+    deadline = INTERACTIVE.deadline(held)
+    assert deadline == pytest.approx(T0 + max(mandatory, shown + 300))
+    following = INTERACTIVE.next(held, T0, claimed=True)
+    assert following.at <= deadline
+    assert following.step is Step.RUN or (until is not None and following.at < deadline)
+
+
+@given(
+    st.sampled_from([SERVICE, INTERACTIVE]),
+    st.sampled_from([State.RECEIVED, State.OFFERED, State.ACCEPTED, State.POSTPONED]),
+    st.booleans(),
+    st.booleans(),
+    st.one_of(st.none(), st.floats(1, 800)),
+    st.floats(801, 1000),
+    st.floats(-500, 2000),
+)
+def test_expired_jobs_never_start(
+    rules: ServiceRules | InteractiveRules,
+    state: State,
+    claimed: bool,  # noqa: FBT001
+    background: bool,  # noqa: FBT001
+    mandatory: float | None,
+    expires: float,
+    late: float,
+) -> None:
+    """Q225056, Q255284: whatever was due before, after the expiry the job is closed."""
+    held = entry(
+        background=background,
+        state=state,
+        shown=None if state is State.RECEIVED else 0,
+        mandatory_at=mandatory,
+        expires_at=expires,
+    )
+    following = rules.next(held, T0 + expires + late, claimed=claimed)
+    if late >= 0:
+        assert (following.step, following.state) == (Step.CLOSE, State.EXPIRED)
+    elif following.step is not Step.CLOSE:
+        assert following.at < T0 + expires
+
+
+@pytest.mark.parametrize("rules", [SERVICE, INTERACTIVE])
+def test_cancelled_and_wrong_platform_come_first(
+    rules: ServiceRules | InteractiveRules,
+) -> None:
+    """Q140928, Q156250."""
+    cancelled = rules.next(entry(mandatory_at=0, cancelled="no"), T0, claimed=True)
+    assert (cancelled.step, cancelled.state, cancelled.reason) == (
+        Step.CLOSE,
+        State.CANCELLED,
+        "no",
+    )
+    elsewhere = rules.next(entry(platforms=frozenset({"windows"})), T0, claimed=False)
+    assert (elsewhere.step, elsewhere.state) == (Step.CLOSE, State.NOT_APPLICABLE)
+    assert elsewhere.reason == "runs on windows; this is linux/x86_64"
+    here = rules.next(entry(platforms=frozenset({"windows", "linux"})), T0, claimed=False)
+    assert here.step is not Step.CLOSE
+
+
+def test_overdue_jobs_are_run_in_order_of_mandatory_time() -> None:
+    """Q173388."""
+    jobs = [entry(mandatory_at=seconds, received=-seconds) for seconds in (300, 100, 200)]
+    assert [found.mandatory_at for found in sorted(jobs, key=order)] == [
+        T0 + 100,
+        T0 + 200,
+        T0 + 300,
+    ]

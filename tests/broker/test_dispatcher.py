@@ -1,0 +1,320 @@
+"""Jobs are stored before `dispatch` returns, reach each target once, or fail by name."""
+
+import asyncio
+import subprocess
+import sys
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+
+import aio_pika
+import pytest
+
+from broker import (
+    Dispatcher,
+    DispatcherSettings,
+    Progress,
+    UnknownJob,
+    Unreachable,
+    Unroutable,
+    send,
+    send_and_wait,
+    topology,
+)
+from broker.connection import Publisher, connect
+from broker.topology import AgentKind
+from schemas import Cancellation, Command, Job, Report, State, group, workstation
+from tests.rabbitmq import Node
+from tests.workstation import Workstation, final, follow
+
+
+async def declare(node: Node, name: str, *groups: str) -> None:
+    """Declare a workstation's service queue, as its agent would."""
+    connection = await aio_pika.connect(node.url)
+    async with connection, connection.channel() as channel:
+        await topology.ensure(connection)
+        queue = topology.agent_queue(AgentKind.SERVICE, name, "", groups, "classic", 600_000)
+        await topology.declare_queue(channel, queue)
+
+
+async def drain(node: Node, name: str) -> list[str]:
+    """Return the ids of the jobs in a workstation's service queue, and empty it."""
+    connection = await aio_pika.connect(node.url)
+    async with connection, connection.channel() as channel:
+        queue = await channel.get_queue(topology.queue_name(AgentKind.SERVICE, name))
+        found = []
+        while message := await queue.get(fail=False):
+            await message.ack()
+            if message.type != "probe":
+                found.append(message.message_id or "")
+        return found
+
+
+async def test_a_job_for_many_is_one_copy_for_each(dispatcher: Dispatcher, node: Node) -> None:
+    """Q154861: one publish reaches all; who is addressed twice still gets one copy."""
+    await declare(node, "many-1", "many")
+    await declare(node, "many-2")
+    job = Job(
+        command=Command(argv=("true",)),
+        targets=(group("many"), workstation("many-1"), workstation("many-2")),
+    )
+    await dispatcher.dispatch(job)
+    assert await drain(node, "many-1") == [job.id]
+    assert await drain(node, "many-2") == [job.id]
+
+
+async def test_a_target_that_nobody_is_bound_to_is_named(
+    dispatcher: Dispatcher, node: Node
+) -> None:
+    await declare(node, "bound-1", "bound")
+    for targets, named in (
+        ((workstation("nowhere"),), "workstation:nowhere"),
+        ((group("bound"), group("nobody"), workstation("nowhere")),
+         "group:nobody, workstation:nowhere"),
+    ):  # fmt: skip
+        job = Job(command=Command(argv=("true",)), targets=targets)
+        with pytest.raises(Unroutable, match=f"bound to {named}; nothing was sent"):
+            await dispatcher.dispatch(job)
+    assert await drain(node, "bound-1") == []
+
+
+async def test_more_targets_than_fit_into_one_header(dispatcher: Dispatcher, node: Node) -> None:
+    """Split by bytes: a larger header would close the connection."""
+    await declare(node, "split-first")
+    await declare(node, "split-last")
+    connection = await aio_pika.connect(node.url)
+    names = [f"split-{number:04}-{'x' * 40}" for number in range(1500)]
+    async with connection, connection.channel() as channel:
+        queue = await channel.get_queue(
+            topology.queue_name(AgentKind.SERVICE, "split-first"), ensure=False
+        )
+        for name in names:
+            await queue.bind(topology.JOBS, f"*.*.workstation.{name}")
+    targets = tuple(map(workstation, ["split-first", *names, "split-last"]))
+    job = Job(command=Command(argv=("true",)), targets=targets)
+    assert sum(map(len, topology.routing_keys(job))) > 120_000
+    await dispatcher.dispatch(job)
+    assert set(await drain(node, "split-first")) == {job.id}
+    assert await drain(node, "split-last") == [job.id]
+
+
+async def test_a_job_over_the_size_limit_is_refused(dispatcher: Dispatcher) -> None:
+    job = Job(command=Command(argv=("echo", "x" * 1024 * 1024)), targets=(group("any"),))
+    with pytest.raises(ValueError, match="over the limit of 1048576"):
+        await dispatcher.dispatch(job)
+
+
+async def test_an_expired_job_is_refused(dispatcher: Dispatcher) -> None:
+    then = datetime.now(UTC) - timedelta(hours=1)
+    job = Job(
+        command=Command(argv=("true",)),
+        targets=(group("any"),),
+        created_at=then,
+        expires_at=then + timedelta(minutes=1),
+    )
+    with pytest.raises(ValueError, match="expires_at: is in the past"):
+        await dispatcher.dispatch(job)
+
+
+async def test_queues_keep_a_job_until_its_expiry(dispatcher: Dispatcher, node: Node) -> None:
+    await declare(node, "ttl")
+    job = Job(
+        command=Command(argv=("true",)),
+        targets=(workstation("ttl"),),
+        expires_at=datetime.now(UTC) + timedelta(seconds=1),
+    )
+    await dispatcher.dispatch(job)
+    await asyncio.sleep(1.5)
+    assert await drain(node, "ttl") == []
+
+
+async def test_a_cancellation_follows_its_job(dispatcher: Dispatcher, node: Node) -> None:
+    await declare(node, "cancel-1", "cancel")
+    await declare(node, "cancel-2")
+    job = Job(command=Command(argv=("true",)), targets=(group("cancel"),), id="my-own-id")
+    await dispatcher.dispatch(job)
+    await dispatcher.cancel("my-own-id", "mistake")
+    assert await drain(node, "cancel-1") == ["my-own-id", "my-own-id"]
+    assert await drain(node, "cancel-2") == []
+
+
+async def test_what_was_never_sent_cannot_be_cancelled_or_followed(dispatcher: Dispatcher) -> None:
+    for job_id in ("no-such-job", Job(command=Command(argv=("x",)), targets=(group("g"),)).id):
+        with pytest.raises(UnknownJob, match=job_id):
+            await dispatcher.cancel(job_id)
+        with pytest.raises(UnknownJob, match=job_id):
+            async for _ in dispatcher.follow(job_id):
+                pass
+
+
+async def test_it_survives_a_lost_connection(dispatcher: Dispatcher, node: Node) -> None:
+    """What is uncertain is sent again, with the same id."""
+    await declare(node, "lost")
+    await asyncio.to_thread(node.ctl, "close_all_connections", "test")
+    job = Job(command=Command(argv=("true",)), targets=(workstation("lost"),))
+    await dispatcher.dispatch(job)
+    assert set(await drain(node, "lost")) == {job.id}
+
+
+async def test_following_survives_a_lost_connection(
+    dispatcher: Dispatcher, node: Node, ws: Workstation
+) -> None:
+    ws.start("service")
+    job = await dispatcher.dispatch(ws.job("sleep", "2", background=True))
+    states = []
+    async for report in dispatcher.follow(job.id):
+        states.append(report.state)
+        if report.state is State.STARTED:
+            await asyncio.to_thread(node.ctl, "close_all_connections", "test")
+    assert states == [State.RECEIVED, State.STARTED, State.SUCCEEDED]
+
+
+async def test_no_broker_is_an_error_after_the_patience() -> None:
+    settings = DispatcherSettings(
+        amqp_url=("amqp://nobody:secret@127.0.0.1:1/",), patience=timedelta(seconds=1)
+    )
+    told: list[str] = []
+    with pytest.raises(Unreachable) as caught:
+        async with Dispatcher.connect(settings, told.append):
+            pass
+    assert len(told) == 1
+    assert "secret" not in str(caught.value) + told[0]
+
+
+async def test_all_urls_are_tried(node: Node) -> None:
+    """Q178662."""
+    urls = ("amqp://127.0.0.1:1/", node.url)
+    async with Dispatcher.connect(DispatcherSettings(amqp_url=urls)):
+        pass
+
+
+def test_scripts_that_are_not_async(ws: Workstation, settings: DispatcherSettings) -> None:
+    ws.start("service")
+    progress = send_and_wait(ws.job("echo", "hello", background=True), settings)
+    assert progress.succeeded
+    assert progress.workstations[ws.name].result is not None
+    sent = send(ws.job("true", background=True), settings)
+    assert sent.id
+
+
+async def test_a_report_twice_or_late_changes_nothing() -> None:
+    """Q152229: a final state is final."""
+    job = Job(command=Command(argv=("true",)), targets=(workstation("w"),))
+
+    def report(state: State, seconds: int) -> Report:
+        at = datetime(2026, 11, 30, 12, 0, seconds, tzinfo=UTC)
+        return Report(job_id=job.id, workstation="w", agent="service", state=state, at=at)
+
+    expired, received = report(State.EXPIRED, 1), report(State.RECEIVED, 2)
+    progress = Progress(job.id)
+    progress.add(job)
+    assert progress.waiting == {"w"}
+    assert progress.add(expired)
+    assert not progress.add(expired)
+    assert progress.add(received)
+    assert progress.add(report(State.CANCELLED, 3))
+    assert progress.ended
+    assert progress.workstations["w"] == expired
+    assert repr(progress) == f"<Progress {job.id} w=expired>"
+
+
+@pytest.mark.parametrize(
+    ("body", "key", "reason"),
+    [
+        (b"no json", None, "Invalid JSON"),
+        (b'{"kind": "job"}', None, "command"),
+        (b'{"kind": "jobs"}', None, "kind"),
+        (b"{}", None, "kind"),
+        (None, "background.mandatory.workstation.{name}", "routing key"),
+        (None, "foreground.optional.workstation.{name}", "routing key"),
+        (b"x" * (1024 * 1024 + 1), None, "over the limit"),
+    ],
+)
+async def test_poison_is_set_aside_with_the_reason_and_others_go_on(
+    dispatcher: Dispatcher,
+    ws: Workstation,
+    settings: DispatcherSettings,
+    body: bytes | None,
+    key: str | None,
+    reason: str,
+) -> None:
+    """Q159201, Q161043: never run, never lost, never in the way."""
+    ws.start("service")
+    job = ws.job("true", background=True)
+    good = "background.optional.workstation.{name}"
+    async with connect(settings, "test") as connection:
+        async with connection.channel() as channel:
+            dead = await channel.get_queue(topology.DEAD)
+            await dead.purge()
+        publisher = await Publisher.open(connection)
+        await publisher.publish(topology.REPORTS, f"job.{job.id}", job.body(), kind="job")
+        await publisher.publish(
+            topology.JOBS,
+            (key or good).format(name=ws.name),
+            job.body() if body is None else body,
+            kind="job",
+            message_id=job.id,
+        )
+        await follow(dispatcher, await dispatcher.dispatch(ws.job("true", background=True)))
+        async with connection.channel() as channel:
+            letter = await (await channel.get_queue(topology.DEAD)).get()
+            await letter.ack()
+    assert letter.body == (job.body() if body is None else body)
+    assert reason in str(letter.headers["reason"])
+    assert letter.headers["workstation"] == ws.name
+    refused = final([report async for report in dispatcher.follow(job.id)])
+    assert refused.state is State.REFUSED
+    assert reason in refused.reason
+
+
+async def test_a_newer_major_version_is_refused_and_reported(
+    dispatcher: Dispatcher, ws: Workstation, settings: DispatcherSettings
+) -> None:
+    ws.start("service")
+    ws.start("interactive")
+    job = ws.job("true")
+    async with connect(settings, "test") as connection:
+        publisher = await Publisher.open(connection)
+        await publisher.publish(topology.REPORTS, f"job.{job.id}", job.body(), kind="job")
+        body = job.body().replace(b'"1.0"', b'"2.0"')
+        await publisher.publish(topology.JOBS, topology.routing_keys(job)[0], body, kind="job")
+    refused = final([report async for report in dispatcher.follow(job.id)])
+    assert (refused.state, refused.reason) == (
+        State.REFUSED,
+        "version: major version 2 is not the 1 that is understood here",
+    )
+
+
+async def test_the_record_of_a_job_that_reached_nobody_says_so(dispatcher: Dispatcher) -> None:
+    job = Job(command=Command(argv=("true",)), targets=(workstation("nowhere"),))
+    with pytest.raises(Unroutable):
+        await dispatcher.dispatch(job)
+    progress = Progress(job.id)
+    assert not [report async for report in dispatcher.follow(job.id, progress)]
+    assert isinstance(progress.cancellation, Cancellation)
+    assert "nothing was sent" in progress.cancellation.reason
+
+
+@pytest.mark.parametrize("name", ["inventory", "cleanup", "ask_users"])
+def test_the_examples_work(ws: Workstation, name: str) -> None:
+    ws.start("service", groups=f"{ws.name}-group")
+    ws.start("interactive", groups=f"{ws.name}-group", accept_offers="true")
+    arguments = {
+        "inventory": [str(ws.target)],
+        "cleanup": [str(ws.folder)],
+        "ask_users": [f"{ws.name}-group", "--", "echo", "hello"],
+    }[name]
+    done = subprocess.run(
+        [sys.executable, Path("examples") / f"{name}.py", *arguments],
+        env={**ws.environment, "PCM_SETTLE": "500ms"},
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    expected = {
+        "inventory": f"{ws.name} ",
+        "cleanup": "at ",
+        "ask_users": f"{ws.name}: ada has run it",
+    }[name]
+    assert expected in done.stdout

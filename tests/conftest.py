@@ -1,0 +1,49 @@
+"""What the tests share: one private RabbitMQ, and workstations with real agent processes."""
+
+import itertools
+import os
+from collections.abc import AsyncIterator, Iterator
+from pathlib import Path
+
+import pytest
+
+from broker import Dispatcher, DispatcherSettings
+from tests.rabbitmq import Node, NoRabbitMQ
+from tests.workstation import Workstation
+
+_numbers = itertools.count(1)
+
+
+@pytest.fixture(scope="session")
+def node() -> Iterator[Node]:
+    """A private RabbitMQ for all tests."""
+    try:
+        with Node() as started:
+            yield started
+    except NoRabbitMQ as error:
+        if os.environ.get("CI"):
+            raise
+        pytest.skip(str(error))
+
+
+@pytest.fixture
+def settings(node: Node) -> DispatcherSettings:
+    """Settings that lead to it."""
+    return DispatcherSettings(amqp_url=(node.url,))
+
+
+@pytest.fixture
+async def dispatcher(settings: DispatcherSettings) -> AsyncIterator[Dispatcher]:
+    """A dispatcher connected to it."""
+    async with Dispatcher.connect(settings) as connected:
+        yield connected
+
+
+@pytest.fixture
+def ws(node: Node, tmp_path: Path) -> Iterator[Workstation]:
+    """A workstation of a name that no other test uses; what it runs is ended afterwards."""
+    workstation = Workstation(f"ws-{next(_numbers)}-{os.getpid()}", node.url, tmp_path)
+    try:
+        yield workstation
+    finally:
+        workstation.stop()
