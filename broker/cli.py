@@ -160,6 +160,15 @@ def _schema() -> int:
     return DONE
 
 
+def _seconds(text: str) -> float:
+    from schemas.times import parse_duration
+
+    try:
+        return float(parse_duration(text).total_seconds())
+    except ValueError as error:
+        raise argparse.ArgumentTypeError(str(error)) from error
+
+
 def _parser() -> Parser:
     from broker.settings import DispatcherSettings
 
@@ -173,7 +182,10 @@ def _parser() -> Parser:
     waiting = Parser(add_help=False)
     waiting.add_argument("--json", action="store_true", help="print JSON, a line a report")
     waiting.add_argument(
-        "--give-up-after", metavar="D", help="stop watching after so long, such as 10m"
+        "--give-up-after",
+        metavar="D",
+        type=_seconds,
+        help="stop watching after so long, such as 10m",
     )
     send = commands.add_parser(
         "send",

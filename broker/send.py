@@ -52,7 +52,7 @@ def read_job(arguments: argparse.Namespace) -> Job:
         )
         return Job(
             command=command,
-            targets=tuple(Target.parse(text) for text in arguments.to or ["all"]),
+            targets=tuple(map(_target, arguments.to or ["all"])),
             created_at=now,
             **_given(
                 name=arguments.name,
@@ -80,6 +80,13 @@ def _from_file(arguments: argparse.Namespace) -> Job:
         raise WrongUse(f"--file: {arguments.file}: {error.strerror}") from error
     except InvalidMessage as error:
         raise WrongUse(f"--file: {arguments.file}: {error}") from error
+
+
+def _target(text: str) -> Target:
+    try:
+        return Target.parse(text)
+    except ValidationError as error:
+        raise WrongUse(f"--to: {explain(error)}") from error
 
 
 def _given(**values: Any) -> dict[str, Any]:

@@ -1,15 +1,15 @@
 """Shows how a job goes: live on a terminal, a line a report elsewhere, or as JSON."""
 
 import asyncio
+import sys
 from collections import Counter
 from contextlib import AbstractContextManager, nullcontext
 from typing import TYPE_CHECKING, Any
 
-from broker.command_line import DONE, FAILED, WrongUse
+from broker.command_line import DONE, FAILED
 from broker.dispatcher import Dispatcher
 from broker.progress import Progress, has_ended
 from schemas import Report, State
-from schemas.times import parse_duration
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -18,17 +18,17 @@ _ROWS = 30  # workstations shown at once on a terminal; the rest is counted
 _GOOD = {State.SUCCEEDED: "green", State.STARTED: "cyan"}
 
 
-async def watch(dispatcher: Dispatcher, job_id: str, *, as_json: bool, limit: str | None) -> int:
-    """Follow a job to its end; return the exit status: whether it succeeded everywhere."""
+async def watch(dispatcher: Dispatcher, job_id: str, *, as_json: bool, limit: float | None) -> int:
+    """Follow a job to its end, or for so many seconds at most.
+
+    Returns:
+        The exit status: whether it succeeded everywhere.
+    """
     progress = Progress(job_id)
-    try:
-        seconds = None if limit is None else parse_duration(limit).total_seconds()
-    except ValueError as error:
-        raise WrongUse(f"--give-up-after: {error}") from error
     gave_up = False
     with _display(progress, as_json=as_json) as display:
         try:
-            async with asyncio.timeout(seconds):
+            async with asyncio.timeout(limit):
                 async for report in dispatcher.follow(job_id, progress):
                     _tell(report, display, as_json=as_json)
         except TimeoutError:
@@ -40,8 +40,6 @@ async def watch(dispatcher: Dispatcher, job_id: str, *, as_json: bool, limit: st
 
 def _display(progress: Progress, *, as_json: bool) -> AbstractContextManager[Any]:
     """Return the live view for a terminal; elsewhere there is none."""
-    import sys
-
     if as_json or not sys.stdout.isatty():
         return nullcontext()
     from rich.live import Live
@@ -117,8 +115,6 @@ def _counts(progress: Progress) -> str:
 
 
 def _summarize(progress: Progress, *, gave_up: bool) -> None:
-    import sys
-
     if sys.stdout.isatty():
         for report in sorted(progress.workstations.values(), key=lambda found: found.workstation):
             print(line(report))

@@ -1,0 +1,147 @@
+"""What the ledger was told is on the disk when it says so, and survives what can happen."""
+
+import asyncio
+import os
+import signal
+import sqlite3
+import subprocess
+import sys
+from collections.abc import AsyncIterator
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from agents import ledger
+from agents.ledger import Entry, Ledger, Tables
+from schemas import Command, Job, Report, State, everyone
+
+
+def make_job(**fields: object) -> Job:
+    return Job(command=Command(argv=("true",)), targets=(everyone,), **fields)  # type: ignore[arg-type]
+
+
+def make_report(job: Job, state: State = State.RECEIVED) -> Report:
+    return Report(job_id=job.id, workstation="w", agent="service", state=state)
+
+
+@pytest.fixture
+async def book(tmp_path: Path) -> AsyncIterator[Ledger]:
+    opened = Ledger(tmp_path / "ledger.db")
+    yield opened
+    opened.close()
+
+
+async def test_a_job_is_accepted_once(book: Ledger) -> None:
+    job = make_job()
+    entry = await book.commit(lambda tables: tables.accept(job, 1.0))
+    assert isinstance(entry, Entry)
+    assert entry.open
+    again = job.model_copy(update={"sender": "another"})
+    assert await book.commit(lambda tables: tables.accept(again, 2.0)) is True
+    other = job.model_copy(update={"name": "another"})
+    assert await book.commit(lambda tables: tables.accept(other, 3.0)) is False
+
+
+async def test_a_cancellation_before_its_job_is_remembered(book: Ledger) -> None:
+    job = make_job()
+    await book.commit(lambda tables: tables.remember_cancellation(job.id, "no", 1.0))
+    entry = await book.commit(lambda tables: tables.accept(job, 2.0))
+    assert isinstance(entry, Entry)
+    assert entry.cancelled == "no"
+
+
+async def test_what_is_saved_is_loaded(book: Ledger) -> None:
+    open_job, closed_job = make_job(), make_job()
+    entries: list[Entry] = []
+    for job in (open_job, closed_job):
+        entry = await book.commit(lambda tables, job=job: tables.accept(job, 1.0))  # type: ignore[misc]
+        assert isinstance(entry, Entry)
+        entries.append(entry)
+    offered = replace(entries[0], state=State.OFFERED, shown_at=5.0, until=9.0, changed_at=5.0)
+    ended = replace(
+        entries[1], state=State.EXPIRED, open=False, final=make_report(closed_job, State.EXPIRED)
+    )
+    await book.commit(lambda tables: tables.save(offered))
+    await book.commit(lambda tables: tables.save(ended))
+    assert book.load() == [offered]
+    assert sorted(ledger.read(book.path), key=lambda entry: entry.open) == [ended, offered]
+
+
+async def test_reports_stay_until_they_are_confirmed(book: Ledger) -> None:
+    job = make_job()
+    reports = [make_report(job, state) for state in (State.RECEIVED, State.STARTED, State.FAILED)]
+    for report in reports:
+        await book.commit(lambda tables, report=report: tables.report(report))  # type: ignore[misc]
+    pending = await book.commit(lambda tables: tables.pending(2))
+    assert [Report.read(found.body) for found in pending] == reports[:2]
+    await book.commit(lambda tables: tables.confirmed(pending[-1].sequence))
+    assert len(await book.commit(lambda tables: tables.pending(10))) == 1
+
+
+async def test_a_change_that_fails_does_not_take_others_along(book: Ledger) -> None:
+    job = make_job()
+
+    def fails(tables: Tables) -> None:
+        tables.report(make_report(job))
+        raise LookupError("a defect")
+
+    good = book.commit(lambda tables: tables.accept(job, 1.0))
+    bad = book.commit(fails)
+    last = book.commit(lambda tables: tables.knows(job.id))
+    assert isinstance(await good, Entry)
+    with pytest.raises(LookupError):
+        await bad
+    assert await last
+    assert await book.commit(lambda tables: tables.pending(10)) == []
+
+
+async def test_a_full_disk_is_waited_for(book: Ledger, tmp_path: Path) -> None:
+    """Nothing is acknowledged meanwhile, and all of it is kept once there is room."""
+    (pages,) = sqlite3.connect(tmp_path / "ledger.db").execute("PRAGMA page_count").fetchone()
+    job = make_job(name="x" * 200)
+    await book.commit(lambda tables: limit(tables, pages))
+    big = job.model_copy(update={"command": Command(argv=("echo", "x" * 100_000))})
+    waiting = book.commit(lambda tables: tables.accept(big, 1.0))
+    await asyncio.sleep(0.5)
+    assert not waiting.done()
+    # Room again: as if somebody had cleaned up. The connection is the ledger's own.
+    book._database.execute("PRAGMA max_page_count = 100000")  # noqa: SLF001
+    async with asyncio.timeout(20):
+        assert isinstance(await waiting, Entry)
+
+
+def limit(tables: Tables, pages: int) -> None:
+    tables._database.execute(f"PRAGMA max_page_count = {pages}")  # noqa: SLF001
+
+
+KILLED = """
+import asyncio, sys
+from pathlib import Path
+from agents.ledger import Ledger
+from schemas import Command, Job, everyone
+
+async def main():
+    book = Ledger(Path(sys.argv[1]))
+    number = 0
+    while True:
+        job = Job(id=f"job-{number}", command=Command(argv=("true",)), targets=(everyone,))
+        await book.commit(lambda tables: tables.accept(job, 1.0))
+        print(job.id, flush=True)
+        number += 1
+
+asyncio.run(main())
+"""
+
+
+def test_what_was_committed_survives_kill_9(tmp_path: Path) -> None:
+    path = tmp_path / "ledger.db"
+    with subprocess.Popen(
+        [sys.executable, "-c", KILLED, path], stdout=subprocess.PIPE, text=True
+    ) as process:
+        assert process.stdout is not None
+        told = [process.stdout.readline().strip() for _ in range(50)]
+        os.kill(process.pid, signal.SIGKILL)
+        told += process.stdout.read().split()
+    kept = {entry.job.id for entry in ledger.read(path)}
+    assert set(told) <= kept
