@@ -1,8 +1,10 @@
 """The log: structlog's events, key-value on a terminal, JSON otherwise."""
 
 import sys
+from typing import Any
 
 import structlog
+from pydantic_core import to_json
 
 
 def configure(**context: str) -> None:
@@ -14,12 +16,18 @@ def configure(**context: str) -> None:
             structlog.processors.add_log_level,
             structlog.processors.TimeStamper(fmt="iso", utc=not terminal),
             _without_nothing,
-            structlog.dev.ConsoleRenderer() if terminal else structlog.processors.JSONRenderer(),
+            structlog.dev.ConsoleRenderer()
+            if terminal
+            else structlog.processors.JSONRenderer(serializer=_to_json),
         ],
         logger_factory=structlog.WriteLoggerFactory(file=sys.stderr),
         cache_logger_on_first_use=True,
     )
     structlog.contextvars.bind_contextvars(**context)
+
+
+def _to_json(event: structlog.typing.EventDict, **_: Any) -> str:
+    return to_json(event, fallback=str).decode()
 
 
 def _without_nothing(
