@@ -85,10 +85,6 @@ class Claims:
         """Return what was decided of a job, None while nothing is."""
         return decision(self._directory.parent, job_id)
 
-    def forget(self, job_id: str) -> None:
-        """Remove a claim that nobody will ask for again."""
-        (self._directory / job_id).unlink(missing_ok=True)
-
     def close(self) -> None:
         """Release all that is held."""
         for job_id in list(self._held):

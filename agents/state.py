@@ -30,9 +30,12 @@ def shared_directory(path: Path) -> Path:
         StateError: it cannot be made.
     """
     try:
-        if not path.is_dir():
-            path.mkdir(parents=True, exist_ok=True)
-            path.chmod(_SHARED)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        mask = os.umask(0)  # at once in its mode: a crash must not leave it closed
+        try:
+            path.mkdir(mode=_SHARED, exist_ok=True)
+        finally:
+            os.umask(mask)
     except OSError as error:
         raise StateError(f"PCM_STATE_DIR: {path}: {error.strerror}") from error
     return path

@@ -22,7 +22,7 @@ from broker.connection import (
     translated,
 )
 from broker.progress import Progress
-from broker.settings import DispatcherSettings
+from broker.settings import DispatcherSettings, load
 from schemas import Cancellation, Job, Report, Target, WallClock
 from schemas.job import id_time, whoami
 from schemas.message import BODY_LIMIT
@@ -79,7 +79,7 @@ class Dispatcher:
         Raises:
             Unreachable: no broker answered within the patience set.
         """
-        dispatcher = cls(settings or DispatcherSettings(), told)
+        dispatcher = cls(settings or load(DispatcherSettings), told)
         try:
             await dispatcher._persist(_reached)
             yield dispatcher

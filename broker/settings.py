@@ -1,5 +1,6 @@
 """Settings: `PCM_...` variables, a `.env` file, or files in /run/secrets."""
 
+import os
 from datetime import timedelta
 from pathlib import Path
 from typing import Annotated, Any, TypeVar
@@ -12,6 +13,7 @@ from schemas import explain
 from schemas.times import Duration
 
 _SECRETS = Path("/run/secrets")
+_ENV_FILE = Path(".env")
 
 
 class WrongSetting(ValueError):
@@ -21,9 +23,7 @@ class WrongSetting(ValueError):
 class BrokerSettings(BaseSettings):
     """How to reach the broker. Each field is an environment variable `PCM_...`."""
 
-    model_config = SettingsConfigDict(
-        env_prefix="PCM_", env_file=".env", extra="ignore", frozen=True
-    )
+    model_config = SettingsConfigDict(env_prefix="PCM_", extra="ignore", frozen=True)
 
     amqp_url: Annotated[tuple[str, ...], NoDecode] = Field(
         default=("amqp://guest:guest@localhost:5672/",),
@@ -74,15 +74,28 @@ def load(kind: type[Settings], **options: Any) -> Settings:
     """
     given = {name: value for name, value in options.items() if value is not None}
     try:
-        return kind(_secrets_dir=_SECRETS if _SECRETS.is_dir() else None, **given)
+        return kind(
+            _secrets_dir=_SECRETS if _SECRETS.is_dir() else None,
+            _env_file=_ENV_FILE if _is_ours(_ENV_FILE) else None,
+            **given,
+        )
     except ValidationError as error:
         field, _, text = explain(error).partition(":")
         raise WrongSetting(f"PCM_{field.upper()}:{text}") from error
 
 
+def _is_ours(file: Path) -> bool:
+    """Whether a file here is our own: who else may write here must not set our settings."""
+    try:
+        found = file.stat()
+    except OSError:
+        return False
+    return found.st_uid == os.geteuid() and not found.st_mode & 0o022
+
+
 def describe(kind: type[BrokerSettings]) -> str:
     """Return a kind's settings for a help text: a name, its meaning and its default a line."""
-    lines = ["settings (environment, .env, or files in /run/secrets):"]
+    lines = ["settings (environment, a .env file of one's own, or files in /run/secrets):"]
     for name, field in kind.model_fields.items():
         default = "" if field.default_factory else f" (default: {_plain(field.default)})"
         lines.append(f"  PCM_{name.upper():<17} {field.description}{default}")

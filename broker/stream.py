@@ -62,13 +62,15 @@ async def read(
             await channel.set_qos(prefetch_count=_PREFETCH)
             queue = await channel.declare_queue(topology.REPORTS, passive=True)
             offset = "first" if start is None else start
-            await queue.consume(arrived.put, arguments={"x-stream-offset": offset})
+            tag = await queue.consume(arrived.put, arguments={"x-stream-offset": offset})
 
     try:
         yield _Entries(arrived)
     finally:
         with translated(f"reading {topology.REPORTS}"):
             async with asyncio.timeout(CALL_LIMIT):
+                # Not by closing the channel alone: RabbitMQ 4.0 goes on listing the consumer.
+                await queue.cancel(tag)
                 await channel.close()
 
 

@@ -132,10 +132,10 @@ class Exchange:
 
 
 EXCHANGES = (
-    Exchange(JOBS, ExchangeType.TOPIC, "jobs and cancellations, to the agents"),
     Exchange(REPORTS, ExchangeType.TOPIC, "reports, and what agents could not read"),
     # By headers: what the broker drops for its age is no dead letter, the rest is.
     Exchange(DEAD, ExchangeType.HEADERS, "what the broker gave up delivering"),
+    Exchange(JOBS, ExchangeType.TOPIC, "jobs and cancellations, to the agents"),
 )
 
 
@@ -201,20 +201,20 @@ async def declare_queue(channel: AbstractChannel, queue: Queue) -> AbstractQueue
 
 async def apply(channel: AbstractChannel) -> None:
     """Declare the exchanges and the central queues; what is there already stays as it is."""
-    for exchange in EXCHANGES:
+    *others, jobs = EXCHANGES
+    for exchange in others:
         await channel.declare_exchange(exchange.name, exchange.type, durable=True)
     for queue in central_queues():
         await declare_queue(channel, queue)
+    # Last: where it is, all else is, whoever was cut off meanwhile.
+    await channel.declare_exchange(jobs.name, jobs.type, durable=True)
 
 
 async def ensure(connection: AbstractConnection) -> None:
     """Declare the topology where it is missing; looking needs no permission, declaring does."""
     try:
         async with connection.channel() as channel:
-            for exchange in EXCHANGES:
-                await channel.declare_exchange(exchange.name, passive=True)
-            for queue in central_queues():
-                await channel.declare_queue(queue.name, passive=True)
+            await channel.declare_exchange(JOBS, passive=True)
     except ChannelNotFoundEntity:
         async with connection.channel() as channel:
             await apply(channel)

@@ -56,8 +56,6 @@ def test_what_is_decided_stays_decided(tmp_path: Path) -> None:
         assert not claims.take("job-1")
         assert not claims.decide("job-1", "expired")
         assert claims.decision("job-1") == Decision("interactive-ada", "started")
-    service.forget("job-1")
-    assert service.decide("job-1", "expired")
 
 
 def test_release_gives_it_back(tmp_path: Path) -> None:

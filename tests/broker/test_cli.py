@@ -96,6 +96,24 @@ def test_a_wrong_setting_is_named(setting: str, value: str) -> None:
     assert len(done.stderr.splitlines()) == 1
 
 
+def test_settings_come_from_a_file_of_ones_own(tmp_path: Path) -> None:
+    """But not from one that others may write to."""
+    file = tmp_path / ".env"
+    file.write_text(f"PCM_AMQP_URL={NOWHERE}\nPCM_PATIENCE=nonsense\n")
+    for mode, told in ((0o600, "PCM_PATIENCE"), (0o666, "PCM_AMQP_URL")):
+        file.chmod(mode)
+        done = subprocess.run(
+            [BIN / "pcm", "send", "--", "true"],
+            env={"PATH": "/usr/bin:/bin", "PCM_AMQP_URL": "nonsense" * (mode == 0o666) or NOWHERE},
+            cwd=tmp_path,
+            capture_output=True,
+            text=True,
+            timeout=60,
+            check=False,
+        )
+        assert (done.returncode, done.stderr.split(":")[1]) == (2, f" {told}")
+
+
 def test_no_broker_is_exit_status_3_and_tells_no_password() -> None:
     done = pcm("send", "--", "true")
     assert done.returncode == 3

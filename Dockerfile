@@ -1,0 +1,35 @@
+# One image for all programs: pcm-agent for workstations, pcm for administrators.
+FROM python:3.13-slim AS python
+ENV PIP_DISABLE_PIP_VERSION_CHECK=1 PIP_NO_CACHE_DIR=1 PIP_ROOT_USER_ACTION=ignore
+
+# The project as a wheel, by the locked build tools.
+FROM python AS wheel
+WORKDIR /src
+RUN python -m venv /opt/build
+COPY requirements-dev.lock ./
+RUN /opt/build/bin/python -m pip install --quiet --require-hashes -r requirements-dev.lock
+COPY . .
+RUN /opt/build/bin/python -m pip wheel --quiet --no-deps --no-build-isolation --wheel-dir /wheels .
+
+# What runs: the locked packages and the project, nothing that installs or builds.
+FROM python AS venv
+RUN python -m venv --without-pip /opt/pcm
+COPY requirements.lock /
+RUN python -m pip --python /opt/pcm/bin/python install --quiet --require-hashes -r /requirements.lock
+COPY --from=wheel /wheels /wheels
+RUN python -m pip --python /opt/pcm/bin/python install --quiet --no-deps --no-index /wheels/*.whl
+
+FROM python:3.13-slim
+LABEL org.opencontainers.image.title="Package Command Manager" \
+      org.opencontainers.image.licenses="Apache-2.0"
+# One user for the service agent, one for interactive agents. The state directory is open as /tmp
+# is: each agent keeps a private folder in it. A volume that is new takes over its owner and mode.
+RUN useradd --uid 10001 --user-group --no-create-home --home-dir /tmp pcm \
+ && useradd --uid 10002 --user-group --no-create-home --home-dir /tmp pcm-user \
+ && install --directory --owner=pcm --group=pcm --mode=1777 /var/lib/pcm
+COPY --from=venv /opt/pcm /opt/pcm
+ENV PATH=/opt/pcm/bin:$PATH HOME=/tmp PYTHONUNBUFFERED=1 PYTHONDONTWRITEBYTECODE=1
+USER 10001:10001
+# The programs read a .env file where they start: where nobody can put one.
+WORKDIR /
+CMD ["pcm", "--help"]
