@@ -165,7 +165,7 @@ async def play(case: Case, dispatcher: Dispatcher, environment: dict[str, str]) 
 
 def show(played: list[Case]) -> None:
     """Print what happened as a table."""
-    row = "{:<22}{:<12}{:<28}{:<18}{:<18}{:<11}{:>4}  {}"
+    row = "{:<22}{:<12}{:<22}{:<13}{:<13}{:<11}{:>4}  {}"
     print(
         row.format(
             "ROUTING KEY", "JOB", "RECEIVED BY", "OFFERED TO", "RUN BY", "END", "EXIT", "OUTPUT"
@@ -178,14 +178,20 @@ def show(played: list[Case]) -> None:
             row.format(
                 case.title,
                 case.job.name,
-                ", ".join(sorted(case.by(State.RECEIVED), reverse=True)),
-                ", ".join(sorted(case.by(State.OFFERED))) or "nobody",
-                ", ".join(case.by(State.STARTED)) or "nobody",
+                names(case.by(State.RECEIVED)),
+                names(case.by(State.OFFERED)),
+                names(case.by(State.STARTED)),
                 str(final.state) if final else "-",
                 "-" if result is None or result.exit_code is None else result.exit_code,
                 first_line(final) if final else "",
             ).rstrip()
         )
+
+
+def names(agents: set[str]) -> str:
+    """Return agents by their kind, as people say it."""
+    kinds = sorted((agent.partition("-")[0] for agent in agents), reverse=True)
+    return ", ".join(kinds) or "nobody"
 
 
 def background_bindings(node: Node) -> list[str]:
