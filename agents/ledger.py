@@ -220,7 +220,8 @@ class Ledger:
     def __init__(self, path: Path) -> None:
         self.path = path
         self._database = _open(path)
-        self._asked: queue.SimpleQueue[_Asked | None] = queue.SimpleQueue()
+        self._gathered: list[_Asked] = []
+        self._asked: queue.SimpleQueue[list[_Asked] | None] = queue.SimpleQueue()
         self._failing = False
         self._closing = threading.Event()
         self._writer = threading.Thread(target=self._write, name="ledger", daemon=True)
@@ -232,8 +233,11 @@ class Ledger:
         Changes are made in the order in which they were asked for. Where the disk cannot take
         them (it is full, say) they are tried again until it can.
         """
-        future: asyncio.Future[_T] = asyncio.get_running_loop().create_future()
-        self._asked.put(_Asked(change, future))
+        loop = asyncio.get_running_loop()
+        future: asyncio.Future[_T] = loop.create_future()
+        if not self._gathered:  # what else this round of the loop asks for goes along
+            loop.call_soon(self._hand_over)
+        self._gathered.append(_Asked(change, future))
         return future
 
     def load(self) -> list[Entry]:
@@ -243,18 +247,29 @@ class Ledger:
     def close(self) -> None:
         """Finish what was asked and close the file."""
         self._closing.set()
+        self._hand_over()
         self._asked.put(None)
         self._writer.join()
         self._database.close()
 
+    def _hand_over(self) -> None:
+        if self._gathered:
+            self._asked.put(self._gathered)
+            self._gathered = []
+
     def _write(self) -> None:
         tables = Tables(self._database)
-        batch: list[_Asked | None] = []
-        while None not in batch:
-            batch = [self._asked.get()]
-            while len(batch) < _BATCH and not self._asked.empty():
-                batch.append(self._asked.get())
-            self._transact(tables, [asked for asked in batch if asked is not None])
+        closing = False
+        while not closing:
+            batch: list[_Asked] = []
+            item = self._asked.get()
+            while item is not None:
+                batch += item
+                if len(batch) >= _BATCH or self._asked.empty():
+                    break
+                item = self._asked.get()
+            closing = item is None
+            self._transact(tables, batch)
 
     def _transact(self, tables: Tables, batch: list[_Asked]) -> None:
         while batch:

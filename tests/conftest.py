@@ -8,17 +8,17 @@ from pathlib import Path
 import pytest
 
 from broker import Dispatcher, DispatcherSettings
-from tests.rabbitmq import Node, NoRabbitMQ
+from tests.rabbitmq import Broker, NoRabbitMQ, broker
 from tests.workstation import Workstation
 
 _numbers = itertools.count(1)
 
 
 @pytest.fixture(scope="session")
-def node() -> Iterator[Node]:
-    """A private RabbitMQ for all tests."""
+def node() -> Iterator[Broker]:
+    """A private RabbitMQ for all tests, or the one that is given."""
     try:
-        with Node() as started:
+        with broker() as started:
             yield started
     except NoRabbitMQ as error:
         if os.environ.get("CI"):
@@ -27,7 +27,7 @@ def node() -> Iterator[Node]:
 
 
 @pytest.fixture
-def settings(node: Node) -> DispatcherSettings:
+def settings(node: Broker) -> DispatcherSettings:
     """Settings that lead to it."""
     return DispatcherSettings(amqp_url=(node.url,))
 
@@ -40,7 +40,7 @@ async def dispatcher(settings: DispatcherSettings) -> AsyncIterator[Dispatcher]:
 
 
 @pytest.fixture
-def ws(node: Node, tmp_path: Path) -> Iterator[Workstation]:
+def ws(node: Broker, tmp_path: Path) -> Iterator[Workstation]:
     """A workstation of a name that no other test uses; what it runs is ended afterwards."""
     workstation = Workstation(f"ws-{next(_numbers)}-{os.getpid()}", node.url, tmp_path)
     try:

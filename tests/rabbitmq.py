@@ -8,7 +8,8 @@ import subprocess
 import sys
 import tempfile
 import time
-from contextlib import suppress
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from types import TracebackType
 from typing import Self
@@ -47,7 +48,42 @@ def _program(name: str) -> str:
     return found
 
 
-class Node:
+class Broker:
+    """A broker that tests use: ours, or one that is given.
+
+    `PCM_TEST_AMQP_URL` names a given one, and `PCM_TEST_RABBITMQCTL` the command that steers it,
+    such as `docker exec NAME rabbitmqctl`.
+    """
+
+    def __init__(self, url: str, ctl: list[str], environment: dict[str, str]) -> None:
+        self.url = url
+        self._ctl = ctl
+        self._environment = environment
+
+    def ctl(self, *words: str) -> str:
+        """Run rabbitmqctl on it; return what it prints."""
+        return subprocess.run(
+            [*self._ctl, "-q", *words],
+            env=self._environment,
+            stdin=subprocess.DEVNULL,
+            capture_output=True,
+            text=True,
+            check=True,
+        ).stdout
+
+
+@contextmanager
+def broker() -> Iterator[Broker]:
+    """The given broker, or a private node."""
+    if url := os.environ.get("PCM_TEST_AMQP_URL"):
+        ctl = os.environ.get("PCM_TEST_RABBITMQCTL", "rabbitmqctl").split()
+        yield Broker(url, ctl, dict(os.environ))
+    else:
+        with Node() as node:
+            yield node
+
+
+class Node(Broker):
     """A node that runs from `start` to `stop`; its data outlive a `kill` and a new `start`."""
 
     def __init__(self) -> None:
@@ -56,15 +92,15 @@ class Node:
         self._epmd_port = free_port()
         self._name = f"pcm-{self.port}@localhost"
         self._folder = Path(tempfile.mkdtemp(prefix="pcm-rabbitmq-"))
+        super().__init__(
+            f"amqp://guest:guest@127.0.0.1:{self.port}/",
+            [_program("rabbitmqctl"), "-n", self._name],
+            self._variables(),
+        )
         self._process: subprocess.Popen[bytes] | None = None
         self._epmd: subprocess.Popen[bytes] | None = None
         (self._folder / "rabbitmq.conf").write_text(_CONFIG.format(port=self.port))
         (self._folder / "enabled_plugins").write_text("[].\n")
-
-    @property
-    def url(self) -> str:
-        """Where to reach it."""
-        return f"amqp://guest:guest@127.0.0.1:{self.port}/"
 
     def __enter__(self) -> Self:
         if signal.getsignal(signal.SIGTERM) is signal.SIG_DFL:
@@ -97,7 +133,7 @@ class Node:
         with (self._folder / "boot.log").open("ab") as log:
             self._process = subprocess.Popen(
                 [_program("rabbitmq-server")],
-                env=self._environment(),
+                env=self._environment,
                 stdin=subprocess.DEVNULL,
                 stdout=log,
                 stderr=log,
@@ -123,17 +159,6 @@ class Node:
             self._epmd = None
         shutil.rmtree(self._folder, ignore_errors=True)
 
-    def ctl(self, *words: str) -> str:
-        """Run rabbitmqctl on it; return what it prints."""
-        return subprocess.run(
-            [_program("rabbitmqctl"), "-q", "-n", self._name, *words],
-            env=self._environment(),
-            stdin=subprocess.DEVNULL,
-            capture_output=True,
-            text=True,
-            check=True,
-        ).stdout
-
     def _end(self, number: int) -> None:
         if self._process is not None:
             with suppress(ProcessLookupError):
@@ -157,7 +182,7 @@ class Node:
             raise NoRabbitMQ("epmd is not installed: apt-get install erlang-base")
         return found
 
-    def _environment(self) -> dict[str, str]:
+    def _variables(self) -> dict[str, str]:
         folder = self._folder
         return {
             "PATH": f"/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin:{os.defpath}",

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from schemas import Job
-from tests.rabbitmq import Node
+from tests.rabbitmq import Broker
 from tests.workstation import BIN, Workstation
 
 NOWHERE = "amqp://nobody:secret@127.0.0.1:1/"
@@ -123,7 +123,7 @@ def test_no_broker_is_exit_status_3_and_tells_no_password() -> None:
     assert "secret" not in done.stderr
 
 
-def test_a_wrong_password_is_told_at_once(node: Node) -> None:
+def test_a_wrong_password_is_told_at_once(node: Broker) -> None:
     """Q230242: and is not tried again and again."""
     done = pcm("send", "--", "true", url=node.url.replace("guest:guest", "guest:wrong"))
     assert done.returncode == 3
@@ -132,13 +132,13 @@ def test_a_wrong_password_is_told_at_once(node: Node) -> None:
     assert "wrong" not in done.stderr
 
 
-def test_an_unknown_target_is_named(node: Node) -> None:
+def test_an_unknown_target_is_named(node: Broker) -> None:
     done = pcm("send", "--to", "workstation:nowhere", "--", "true", url=node.url)
     assert (done.returncode, done.stdout) == (1, "")
     assert "workstation:nowhere" in done.stderr
 
 
-def test_a_job_too_large(node: Node) -> None:
+def test_a_job_too_large(node: Broker) -> None:
     body = Job.model_validate(
         {"command": {"argv": ["echo", "x" * 1024 * 1024]}, "targets": ["all"]}
     ).body()
@@ -192,7 +192,7 @@ def test_giving_up(ws: Workstation) -> None:
     assert (cancelled.returncode, cancelled.stderr) == (0, "")
 
 
-def test_cancel_and_watch_of_an_unknown_job(node: Node) -> None:
+def test_cancel_and_watch_of_an_unknown_job(node: Broker) -> None:
     for command in ("cancel", "watch"):
         done = pcm(command, "no-such-job", url=node.url)
         assert (done.returncode, done.stderr) == (
@@ -201,7 +201,7 @@ def test_cancel_and_watch_of_an_unknown_job(node: Node) -> None:
         )
 
 
-def test_topology_and_schema(node: Node) -> None:
+def test_topology_and_schema(node: Broker) -> None:
     shown = pcm("topology", "show").stdout
     assert "background.mandatory.*  service\n" in shown
     assert "foreground.optional.*   interactive, service\n" in shown

@@ -23,11 +23,11 @@ from broker import (
 from broker.connection import Publisher, connect
 from broker.topology import AgentKind
 from schemas import Cancellation, Command, Job, Report, State, group, workstation
-from tests.rabbitmq import Node
+from tests.rabbitmq import Broker
 from tests.workstation import Workstation, final, follow
 
 
-async def declare(node: Node, name: str, *groups: str) -> None:
+async def declare(node: Broker, name: str, *groups: str) -> None:
     """Declare a workstation's service queue, as its agent would."""
     connection = await aio_pika.connect(node.url)
     async with connection, connection.channel() as channel:
@@ -36,7 +36,7 @@ async def declare(node: Node, name: str, *groups: str) -> None:
         await topology.declare_queue(channel, queue)
 
 
-async def drain(node: Node, name: str) -> list[str]:
+async def drain(node: Broker, name: str) -> list[str]:
     """Return the ids of the jobs in a workstation's service queue, and empty it."""
     connection = await aio_pika.connect(node.url)
     async with connection, connection.channel() as channel:
@@ -49,7 +49,7 @@ async def drain(node: Node, name: str) -> list[str]:
         return found
 
 
-async def test_a_job_for_many_is_one_copy_for_each(dispatcher: Dispatcher, node: Node) -> None:
+async def test_a_job_for_many_is_one_copy_for_each(dispatcher: Dispatcher, node: Broker) -> None:
     """Q154861: one publish reaches all; who is addressed twice still gets one copy."""
     await declare(node, "many-1", "many")
     await declare(node, "many-2")
@@ -63,7 +63,7 @@ async def test_a_job_for_many_is_one_copy_for_each(dispatcher: Dispatcher, node:
 
 
 async def test_a_target_that_nobody_is_bound_to_is_named(
-    dispatcher: Dispatcher, node: Node
+    dispatcher: Dispatcher, node: Broker
 ) -> None:
     await declare(node, "bound-1", "bound")
     for targets, named in (
@@ -77,7 +77,7 @@ async def test_a_target_that_nobody_is_bound_to_is_named(
     assert await drain(node, "bound-1") == []
 
 
-async def test_more_targets_than_fit_into_one_header(dispatcher: Dispatcher, node: Node) -> None:
+async def test_more_targets_than_fit_into_one_header(dispatcher: Dispatcher, node: Broker) -> None:
     """Split by bytes: a larger header would close the connection."""
     await declare(node, "split-first")
     await declare(node, "split-last")
@@ -115,7 +115,7 @@ async def test_an_expired_job_is_refused(dispatcher: Dispatcher) -> None:
         await dispatcher.dispatch(job)
 
 
-async def test_queues_keep_a_job_until_its_expiry(dispatcher: Dispatcher, node: Node) -> None:
+async def test_queues_keep_a_job_until_its_expiry(dispatcher: Dispatcher, node: Broker) -> None:
     await declare(node, "ttl")
     job = Job(
         command=Command(argv=("true",)),
@@ -127,7 +127,7 @@ async def test_queues_keep_a_job_until_its_expiry(dispatcher: Dispatcher, node: 
     assert await drain(node, "ttl") == []
 
 
-async def test_a_cancellation_follows_its_job(dispatcher: Dispatcher, node: Node) -> None:
+async def test_a_cancellation_follows_its_job(dispatcher: Dispatcher, node: Broker) -> None:
     await declare(node, "cancel-1", "cancel")
     await declare(node, "cancel-2")
     job = Job(command=Command(argv=("true",)), targets=(group("cancel"),), id="my-own-id")
@@ -146,7 +146,7 @@ async def test_what_was_never_sent_cannot_be_cancelled_or_followed(dispatcher: D
                 pass
 
 
-async def test_it_survives_a_lost_connection(dispatcher: Dispatcher, node: Node) -> None:
+async def test_it_survives_a_lost_connection(dispatcher: Dispatcher, node: Broker) -> None:
     """What is uncertain is sent again, with the same id."""
     await declare(node, "lost")
     await asyncio.to_thread(node.ctl, "close_all_connections", "test")
@@ -156,7 +156,7 @@ async def test_it_survives_a_lost_connection(dispatcher: Dispatcher, node: Node)
 
 
 async def test_following_survives_a_lost_connection(
-    dispatcher: Dispatcher, node: Node, ws: Workstation
+    dispatcher: Dispatcher, node: Broker, ws: Workstation
 ) -> None:
     ws.start("service")
     job = await dispatcher.dispatch(ws.job("sleep", "2", background=True))
@@ -180,7 +180,7 @@ async def test_no_broker_is_an_error_after_the_patience() -> None:
     assert "secret" not in str(caught.value) + told[0]
 
 
-async def test_all_urls_are_tried(node: Node) -> None:
+async def test_all_urls_are_tried(node: Broker) -> None:
     """Q178662."""
     urls = ("amqp://127.0.0.1:1/", node.url)
     async with Dispatcher.connect(DispatcherSettings(amqp_url=urls)):

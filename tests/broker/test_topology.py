@@ -11,7 +11,7 @@ from broker.connection import connect
 from broker.settings import BrokerSettings
 from broker.topology import AgentKind, binding_keys, queue_name, routing_keys
 from schemas import Command, Context, Job, Requirement, State, Target, everyone, group, workstation
-from tests.rabbitmq import Node
+from tests.rabbitmq import Broker
 
 NAMES = st.from_regex(r"[a-z0-9_-]{1,20}", fullmatch=True)
 
@@ -56,7 +56,7 @@ def test_who_is_bound_is_who_is_addressed_and_allowed(
         assert bound == (addressed and allowed)
 
 
-async def test_the_broker_routes_as_the_table_says(node: Node) -> None:
+async def test_the_broker_routes_as_the_table_says(node: Broker) -> None:
     """Real queues: the interactive one gets what the table binds it to, and nothing else."""
     async with connect(BrokerSettings(amqp_url=(node.url,)), "test") as connection:
         await topology.ensure(connection)
@@ -85,7 +85,7 @@ async def test_the_broker_routes_as_the_table_says(node: Node) -> None:
     assert {key for key in got if key.startswith("background")} == set()
 
 
-async def test_a_classic_queue_is_declared_too(node: Node) -> None:
+async def test_a_classic_queue_is_declared_too(node: Broker) -> None:
     async with (
         connect(BrokerSettings(amqp_url=(node.url,)), "test") as connection,
         connection.channel() as channel,
@@ -96,7 +96,7 @@ async def test_a_classic_queue_is_declared_too(node: Node) -> None:
         await declared.delete(if_unused=False, if_empty=False)
 
 
-async def test_expired_messages_are_no_dead_letters_and_rejected_ones_are(node: Node) -> None:
+async def test_expired_messages_are_no_dead_letters_and_rejected_ones_are(node: Broker) -> None:
     async with connect(BrokerSettings(amqp_url=(node.url,)), "test") as connection:
         await topology.ensure(connection)
         async with connection.channel() as channel:
