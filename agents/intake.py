@@ -131,9 +131,13 @@ class Intake:
         self._stored = stored
 
     async def run(
-        self, connection: AbstractConnection, publisher: Publisher, stopping: asyncio.Event
+        self,
+        connection: AbstractConnection,
+        publisher: Publisher,
+        stopping: asyncio.Event,
+        consuming: Callable[[], None],
     ) -> None:
-        """Consume until told to stop.
+        """Consume until told to stop; call `consuming` once the broker delivers.
 
         Raises:
             Unreachable: the consumer was lost.
@@ -152,6 +156,7 @@ class Intake:
                 queue = await channel.declare_queue(name, passive=True)
                 # The callback is cancelled when the connection drops: it only passes on.
                 await queue.consume(arrived.put)
+        consuming()
         stop = asyncio.create_task(stopping.wait())
         try:
             while not stopping.is_set():

@@ -26,6 +26,7 @@ from broker.connection import (
 _log = structlog.get_logger()
 _LOGIN_PAUSE = (60.0, 300.0)
 _STEADY = 30.0
+_ONCE_CONNECTED = 2  # attempts that still count: a broker that lets us in only to fail is no good
 
 
 class Uplink:
@@ -46,6 +47,7 @@ class Uplink:
         self._outbox = outbox
         self._stopping = asyncio.Event()
         self._told = ""
+        self._attempt = 0
 
     def stop_intake(self) -> None:
         """Take in nothing more; reports are still sent."""
@@ -53,7 +55,6 @@ class Uplink:
 
     async def run(self) -> None:
         """Stay connected until cancelled, trying again for as long as it takes."""
-        attempt = 0
         loop = asyncio.get_running_loop()
         while True:
             began = loop.time()
@@ -62,8 +63,8 @@ class Uplink:
             except* BrokerError as group:
                 failure = _first(group)
                 if loop.time() - began > _STEADY:
-                    attempt = 0
-                pause = backoff(attempt)
+                    self._attempt = 0
+                pause = backoff(self._attempt)
                 if isinstance(failure, LoginRefused):
                     # Not sooner: repeated wrong logins lock accounts.
                     pause = random.uniform(*_LOGIN_PAUSE)  # noqa: S311 - no secret
@@ -71,7 +72,7 @@ class Uplink:
                     self._told = str(failure)
                     _log.warning("broker.lost", reason=str(failure), retry_in=round(pause, 1))
             await asyncio.sleep(pause)
-            attempt += 1
+            self._attempt += 1
 
     async def _session(self) -> None:
         name = f"pcm-agent {self._identity.workstation} {self._identity.name}"
@@ -81,12 +82,18 @@ class Uplink:
                     await topology.ensure(connection)
                     await self._bind(connection)
             publisher = await Publisher.open(connection)
-            self._told = ""
+
+            def consuming() -> None:
+                self._told = ""
+                self._attempt = min(self._attempt, _ONCE_CONNECTED)
+                _log.info("broker.connected", broker=where(connection))
+
             async with asyncio.TaskGroup() as tasks:
-                tasks.create_task(self._intake.run(connection, publisher, self._stopping))
+                tasks.create_task(
+                    self._intake.run(connection, publisher, self._stopping, consuming)
+                )
                 tasks.create_task(self._outbox.run(publisher))
                 tasks.create_task(_watch(connection))
-                _log.info("broker.connected", broker=where(connection))
 
     async def _bind(self, connection: AbstractConnection) -> None:
         """Declare and bind the queue; what it was bound to and no longer should be, unbind."""

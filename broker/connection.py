@@ -14,12 +14,13 @@ from aio_pika.exceptions import (
     CONNECTION_EXCEPTIONS,
     AuthenticationError,
     ChannelClosed,
+    ChannelNotFoundEntity,
     ConnectionClosed,
     DeliveryError,
     ProbableAuthenticationError,
     PublishError,
 )
-from aiormq.exceptions import ChannelAccessRefused, ConnectionNotAllowed
+from aiormq.exceptions import ConnectionNotAllowed
 from yarl import URL
 
 from broker.settings import BrokerSettings
@@ -71,7 +72,10 @@ def translated(doing: str) -> Iterator[None]:
         raise Unroutable(f"{doing}: it reaches no queue") from error
     except (ProbableAuthenticationError, AuthenticationError, ConnectionNotAllowed) as error:
         raise LoginRefused(f"{doing}: the broker refused the login") from error
-    except (ChannelAccessRefused, ChannelClosed) as error:
+    except ChannelNotFoundEntity as error:
+        # A queue whose node just starts; or it was deleted, and connecting makes it again.
+        raise Unreachable(f"{doing}: {_text(error)}") from error
+    except ChannelClosed as error:
         raise Refused(f"{doing}: {_text(error)}") from error
     except DeliveryError as error:
         raise Unreachable(f"{doing}: the broker did not take the message") from error

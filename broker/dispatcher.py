@@ -48,6 +48,32 @@ class _Link:
     stack: AsyncExitStack
 
 
+class _Patience:
+    """How long failures in a row are borne."""
+
+    def __init__(self, seconds: float, told: Callable[[str], None]) -> None:
+        self._seconds = seconds
+        self._told = told
+        self.renew()
+
+    def renew(self) -> None:
+        """Begin anew: something went well."""
+        self._attempt = 0
+        self._deadline = float("inf")
+
+    async def wait(self, failure: Unreachable) -> None:
+        """Wait before the next attempt; raise the failure where there is to be none."""
+        now = time.monotonic()
+        pause = backoff(self._attempt, cap=2)
+        if self._attempt == 0:
+            self._deadline = now + self._seconds
+            self._told(str(failure))
+        if now + pause >= self._deadline:
+            raise failure
+        self._attempt += 1
+        await asyncio.sleep(pause)
+
+
 class Dispatcher:
     """Publishes jobs and cancellations, and follows the reports.
 
@@ -151,18 +177,21 @@ class Dispatcher:
         """
         progress = progress or Progress(job_id)
         start: int | datetime | None = _since(job_id)
+        patience = self._patience()
         while True:
             link, mark = await self._persist(_marked)
             try:
                 async with stream.read(link.connection, start) as entries:
                     async for entry in _until_settled(entries, progress, mark, self._settle):
                         start = entry.offset + 1
+                        patience.renew()
                         for record in entry.records(job_id):
                             if progress.add(record) and isinstance(record, Report):
                                 yield record
                     return
-            except Unreachable:
+            except Unreachable as failure:
                 await self._unlink(link)
+                await patience.wait(failure)
 
     @property
     def _settle(self) -> float:
@@ -170,8 +199,7 @@ class Dispatcher:
 
     async def _persist(self, send: Callable[[_Link], Awaitable[_T]]) -> _T:
         """Do something over the link; when the link fails, do it again over a new one."""
-        deadline = time.monotonic() + self._settings.patience.total_seconds()
-        attempt = 0
+        patience = self._patience()
         while True:
             link = None
             try:
@@ -181,13 +209,10 @@ class Dispatcher:
                 raise
             except Unreachable as failure:
                 await self._unlink(link)
-                pause = backoff(attempt, cap=2)
-                if time.monotonic() + pause >= deadline:
-                    raise
-                if attempt == 0:
-                    self._told(str(failure))
-                await asyncio.sleep(pause)
-                attempt += 1
+                await patience.wait(failure)
+
+    def _patience(self) -> "_Patience":
+        return _Patience(self._settings.patience.total_seconds(), self._told)
 
     async def _linked(self) -> _Link:
         async with self._linking:
