@@ -36,6 +36,7 @@ _NOT_STARTED = frozenset(
     and state not in (State.SUCCEEDED, State.FAILED, State.TIMED_OUT, State.INTERRUPTED)
 )
 _LONGEST_SLEEP = 60.0  # seconds; a clock that was set is noticed at the latest after these
+_LOOK_AGAIN = 3600.0
 _CLAIM_RETRY = 1.0
 _FLUSH_LIMIT = 5.0
 
@@ -211,8 +212,7 @@ class Agent:
         job_id = entry.job.id
         at = max(following.at, self._blocked.get(job_id, 0))
         if at > now:
-            if at < NEVER:
-                self._wake(job_id, at)
+            self._wait(entry, now, at)
         elif following.step is Step.OFFER:
             self._offer(entry, now)
         elif following.step is Step.ACCEPT:
@@ -228,6 +228,18 @@ class Agent:
         else:
             self._busy.add(job_id)
             self._tasks.create_task(self._close(entry, following))
+
+    def _wait(self, entry: Entry, now: float, at: float) -> None:
+        """Look at an entry again at its time; a user's job now and then, if others ended it."""
+        if entry.job.context is Context.FOREGROUND:
+            at = min(at, now + _LOOK_AGAIN)
+            if (decision := self._claims.decision(entry.job.id)) and (
+                decision.agent != self.identity.name
+            ):
+                self._not_ours(entry)
+                return
+        if at < NEVER:
+            self._wake(entry.job.id, at)
 
     def _offer(self, entry: Entry, now: float) -> None:
         if self._claims.decision(entry.job.id):
@@ -360,7 +372,8 @@ class Agent:
         entry = replace(entry, **changes, changed_at=time.time())
         if entry.open:
             self.entries[entry.job.id] = entry
-            self._wake(entry.job.id)
+            if entry.job.id not in self._busy:
+                self._wake(entry.job.id)
         else:
             self.entries.pop(entry.job.id, None)
             self._blocked.pop(entry.job.id, None)

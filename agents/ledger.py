@@ -218,8 +218,16 @@ class Ledger:
     """The ledger, open for writing by one process."""
 
     def __init__(self, path: Path) -> None:
+        """Open the file, or make it.
+
+        Raises:
+            StateError: that is not possible, or it is no ledger of this program.
+        """
         self.path = path
-        self._database = _open(path)
+        try:
+            self._database = _open(path)
+        except (sqlite3.Error, OSError) as error:
+            raise StateError(f"PCM_STATE_DIR: {path}: {error}") from error
         self._gathered: list[_Asked] = []
         self._asked: queue.SimpleQueue[list[_Asked] | None] = queue.SimpleQueue()
         self._failing = False

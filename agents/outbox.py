@@ -2,7 +2,6 @@
 
 import asyncio
 from collections.abc import Iterator
-from functools import partial
 from itertools import groupby
 
 from agents.intake import Identity
@@ -41,15 +40,20 @@ class Outbox:
         Raises:
             Unreachable: what was not confirmed stays in the ledger, and will be sent again.
         """
+        sent = 0
+
+        def exchange(tables: Tables) -> list[Pending]:
+            tables.confirmed(sent)
+            return tables.pending(_BATCH)
+
         while True:
             self._more.clear()
-            pending = await self._ledger.commit(lambda tables: tables.pending(_BATCH))
+            pending = await self._ledger.commit(exchange)
             if not pending:
                 if not self._more.is_set():
                     self._empty.set()
                 await self._more.wait()
                 continue
-            self._more.set()
             for state, body in _messages(pending):
                 await publisher.publish(
                     topology.REPORTS,
@@ -58,8 +62,7 @@ class Outbox:
                     kind="report",
                     content_type="application/x-ndjson",
                 )
-            last = pending[-1].sequence
-            await self._ledger.commit(partial(Tables.confirmed, sequence=last))
+            sent = pending[-1].sequence
 
 
 def _messages(pending: list[Pending]) -> Iterator[tuple[State, bytes]]:

@@ -113,6 +113,8 @@ class Run:
                 process.wait(float("inf"))
         duration = time.monotonic() - began
         code, peak = process.reap()
+        if code < 0:  # it may have been ended before this thread heard of the stop
+            stop = stop or self._stop
         left_behind = process.end_group(self.stop_grace)
         result = Result(
             exit_code=code if code >= 0 else None,

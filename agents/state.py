@@ -62,8 +62,12 @@ def lock(directory: Path) -> int:
 
     Raises:
         AlreadyRunning: another process holds it.
+        StateError: the folder cannot be written to.
     """
-    file = os.open(directory / "lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    try:
+        file = os.open(directory / "lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    except OSError as error:
+        raise StateError(f"PCM_STATE_DIR: {directory}: {error.strerror}") from error
     try:
         fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:

@@ -164,18 +164,18 @@ def test_nothing_that_the_user_does_escapes_a_mandatory_job(
     st.sampled_from([State.RECEIVED, State.OFFERED, State.ACCEPTED, State.POSTPONED]),
     st.booleans(),
     st.booleans(),
-    st.one_of(st.none(), st.floats(1, 800)),
-    st.floats(801, 1000),
-    st.floats(-500, 2000),
+    st.one_of(st.none(), st.integers(1, 800)),
+    st.integers(801, 1000),
+    st.integers(-500, 2000),
 )
 def test_expired_jobs_never_start(
     rules: ServiceRules | InteractiveRules,
     state: State,
     claimed: bool,  # noqa: FBT001
     background: bool,  # noqa: FBT001
-    mandatory: float | None,
-    expires: float,
-    late: float,
+    mandatory: int | None,
+    expires: int,
+    late: int,
 ) -> None:
     """Q225056, Q255284: whatever was due before, after the expiry the job is closed."""
     held = entry(
