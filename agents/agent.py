@@ -19,7 +19,7 @@ from agents.claims import UNKNOWN, Claims
 from agents.intake import Identity, Intake
 from agents.ledger import Entry, Ledger, Tables
 from agents.outbox import Outbox
-from agents.runner import CannotStart, Ended, Run, end_remains
+from agents.runner import CannotStart, Ended, Run, end_remains, inherited_environment
 from agents.schedule import NEVER, Next, Step, order
 from agents.settings import AgentSettings
 from agents.state import lock, private_directory, shared_directory
@@ -86,6 +86,7 @@ class Agent:
             asyncio.PriorityQueue()
         )
         self._runs: dict[str, Run] = {}
+        self._environment = inherited_environment()
         self._threads = ThreadPoolExecutor(settings.concurrency, thread_name_prefix="run")
         self._blocked: dict[str, float] = {}
         self._tasks = asyncio.TaskGroup()
@@ -326,6 +327,7 @@ class Agent:
             job.id,
             self._settings.output_limit,
             self._settings.stop_grace.total_seconds(),
+            self._environment,
         )
         self._runs[job.id] = run
         self._idle.clear()

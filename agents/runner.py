@@ -14,7 +14,7 @@ import threading
 import time
 from collections import deque
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from datetime import timedelta
 from pathlib import Path
 from types import TracebackType
@@ -58,7 +58,7 @@ class Run:
     job_id: str
     output_limit: int
     stop_grace: float
-    environment: Mapping[str, str] = field(default_factory=lambda: os.environ)
+    environment: Mapping[str, str]
 
     def __post_init__(self) -> None:
         self._stop: _Stop | None = None
@@ -140,11 +140,15 @@ class Run:
         return State.FAILED, f"exit code {code}"
 
     def _variables(self) -> dict[str, str]:
-        # The agent's own settings hold its password: no command gets to see them.
-        inherited = {
-            name: value for name, value in self.environment.items() if not name.startswith("PCM_")
-        }
-        return {**inherited, **self.command.environment, JOB_VARIABLE: self.job_id}
+        return {**self.environment, **self.command.environment, JOB_VARIABLE: self.job_id}
+
+
+def inherited_environment() -> dict[str, str]:
+    """Return what commands get of the agent's own environment.
+
+    The agent's settings hold its password: no command gets to see them.
+    """
+    return {name: value for name, value in os.environ.items() if not name.startswith("PCM_")}
 
 
 class _Process:

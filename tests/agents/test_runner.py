@@ -11,14 +11,14 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from agents.runner import CannotStart, Capture, Ended, Run, end_remains
+from agents.runner import CannotStart, Capture, Ended, Run, end_remains, inherited_environment
 from schemas import Command, Result, State
 
 LIMIT = 64 * 1024
 
 
 def make(*argv: str, grace: float = 0.5, **fields: Any) -> Run:
-    return Run(Command(argv=argv, **fields), "job-1", LIMIT, grace)
+    return Run(Command(argv=argv, **fields), "job-1", LIMIT, grace, inherited_environment())
 
 
 def result(ended: Ended) -> Result:
