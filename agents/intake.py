@@ -78,6 +78,9 @@ def read_order(body: bytes, routing_key: str, kind: AgentKind) -> Job | Cancella
         order = _ORDER.validate_json(body, extra="ignore")
     except ValidationError as error:
         raise Poison(explain(error).removeprefix("job.").removeprefix("cancellation.")) from error
+    except Exception as error:
+        # Whatever it is: were it to end the agent, it would be delivered again, and end it again.
+        raise Poison(f"cannot be read: {error}") from error
     if isinstance(order, Job):
         if routing_key not in topology.routing_keys(order):
             raise Poison(f"the routing key {routing_key} does not match the job")

@@ -75,12 +75,12 @@ async def _watch(dispatcher: "Dispatcher", arguments: argparse.Namespace) -> int
     from broker.watch import watch
 
     return await watch(
-        dispatcher, arguments.job.lower(), as_json=arguments.json, limit=arguments.give_up_after
+        dispatcher, arguments.job, as_json=arguments.json, limit=arguments.give_up_after
     )
 
 
 async def _cancel(dispatcher: "Dispatcher", arguments: argparse.Namespace) -> int:
-    await dispatcher.cancel(arguments.job.lower(), arguments.reason)
+    await dispatcher.cancel(arguments.job, arguments.reason)
     if arguments.json:
         print(json.dumps({"job": arguments.job, "cancelled": True}))
     else:
@@ -90,9 +90,13 @@ async def _cancel(dispatcher: "Dispatcher", arguments: argparse.Namespace) -> in
 
 def _with_dispatcher(work: "Callable[[Dispatcher], Awaitable[int]]") -> int:
     """Connect, work, and return the exit status; what goes wrong is a line on stderr."""
+    from pydantic import ValidationError
+
     from broker.connection import BrokerError, Unreachable
     from broker.dispatcher import Dispatcher, UnknownJob
+    from broker.send import as_option
     from broker.settings import DispatcherSettings
+    from schemas import explain
 
     settings = load(DispatcherSettings)
 
@@ -107,6 +111,8 @@ def _with_dispatcher(work: "Callable[[Dispatcher], Awaitable[int]]") -> int:
         return OUT_OF_REACH
     except (BrokerError, UnknownJob) as error:
         raise Wrong(str(error)) from error
+    except ValidationError as error:
+        raise WrongUse(as_option(explain(error))) from error
     except ValueError as error:
         raise WrongUse(str(error)) from error
 
@@ -165,6 +171,15 @@ def _seconds(text: str) -> float:
 
     try:
         return float(parse_duration(text).total_seconds())
+    except ValueError as error:
+        raise argparse.ArgumentTypeError(str(error)) from error
+
+
+def _job_id(text: str) -> str:
+    from schemas.names import check_name
+
+    try:
+        return check_name(text)
     except ValueError as error:
         raise argparse.ArgumentTypeError(str(error)) from error
 
@@ -234,7 +249,7 @@ def _parser() -> Parser:
     cancel.add_argument("--reason", metavar="TEXT", default="", help="told to the workstations")
     cancel.add_argument("--json", action="store_true", help="print JSON")
     for follower in (watch, cancel):
-        follower.add_argument("job", metavar="JOB", help="the job's id")
+        follower.add_argument("job", metavar="JOB", type=_job_id, help="the job's id")
     topology = commands.add_parser(
         "topology",
         help="the table of keys, and who is bound",

@@ -62,7 +62,7 @@ def read_job(arguments: argparse.Namespace) -> Job:
             ),
         )
     except ValidationError as error:
-        raise WrongUse(_as_option(explain(error))) from error
+        raise WrongUse(as_option(explain(error))) from error
 
 
 def _from_file(arguments: argparse.Namespace) -> Job:
@@ -118,7 +118,7 @@ def _moment(option: str, text: str | None, now: datetime) -> Any:
         raise WrongUse(f"{option}: {error}") from error
 
 
-def _as_option(text: str) -> str:
+def as_option(text: str) -> str:
     """Name the option where a message names the field."""
     field, colon, rest = text.partition(":")
     name = field.split(".")[0]

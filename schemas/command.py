@@ -14,6 +14,7 @@ from pydantic import (
     model_validator,
 )
 
+from schemas.names import Text
 from schemas.times import Duration
 
 System = Literal["linux", "macos", "windows", "freebsd"]
@@ -46,10 +47,10 @@ class Command(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    argv: tuple[str, ...] = Field(min_length=1)
+    argv: tuple[Text, ...] = Field(min_length=1)
     shell: bool = False
-    cwd: str | None = Field(default=None, description="absolute folder to start in")
-    environment: dict[str, str] = Field(default_factory=dict)
+    cwd: Text | None = Field(default=None, description="absolute folder to start in")
+    environment: dict[Text, Text] = Field(default_factory=dict)
     timeout: Duration = Field(default=timedelta(hours=1), description="seconds; then it is ended")
     success_exit_codes: ExitCodes = frozenset({0})
     restart_exit_codes: ExitCodes = Field(
@@ -69,22 +70,20 @@ class Command(BaseModel):
     def _runnable(cls, argv: tuple[str, ...]) -> tuple[str, ...]:
         if not argv[0].strip():
             raise ValueError("the program's name is empty")
-        if any("\0" in word for word in argv):
-            raise ValueError("a NUL character cannot be passed to a program")
         return argv
 
     @field_validator("cwd")
     @classmethod
     def _absolute(cls, cwd: str | None) -> str | None:
-        if cwd is not None and (not cwd.startswith("/") or "\0" in cwd):
+        if cwd is not None and not cwd.startswith("/"):
             raise ValueError(f"{cwd!r} must be an absolute path")
         return cwd
 
     @field_validator("environment")
     @classmethod
     def _settable(cls, environment: dict[str, str]) -> dict[str, str]:
-        for name, value in environment.items():
-            if not name or "=" in name or "\0" in name + value:
+        for name in environment:
+            if not name or "=" in name:
                 raise ValueError(f"{name!r} cannot be an environment variable")
         return environment
 

@@ -12,7 +12,7 @@ from pydantic import AfterValidator, Field, field_validator, model_validator
 
 from schemas.command import Command
 from schemas.message import Message
-from schemas.names import Target, check_name
+from schemas.names import Target, Text, check_name
 from schemas.times import Instant, Moment, WallClock
 
 _ID_TIME = "%Y%m%d-%H%M%S"
@@ -73,13 +73,13 @@ class Job(Message):
 
     kind: Literal["job"] = "job"
     id: JobId = Field(default_factory=new_job_id)
-    name: str = Field(default="", max_length=200, description="for people; default: the command")
+    name: Text = Field(default="", max_length=200, description="for people; default: the command")
     command: Command
     targets: tuple[Target, ...] = Field(min_length=1)
     offer_at: Moment | None = None
     mandatory_at: Moment | None = None
     expires_at: Moment | None = None
-    sender: str = Field(default_factory=whoami, max_length=200)
+    sender: Text = Field(default_factory=whoami, max_length=200)
     created_at: Instant = Field(default_factory=_now)
 
     @field_validator("targets")
@@ -139,6 +139,6 @@ class Cancellation(Message):
 
     kind: Literal["cancellation"] = "cancellation"
     job_id: JobId
-    reason: str = Field(default="", max_length=1000)
-    sender: str = Field(default_factory=whoami, max_length=200)
+    reason: Text = Field(default="", max_length=1000)
+    sender: Text = Field(default_factory=whoami, max_length=200)
     created_at: Instant = Field(default_factory=_now)

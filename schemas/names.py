@@ -36,6 +36,24 @@ Name = Annotated[
 ]
 
 
+def check_text(text: str) -> str:
+    """Return text that a program can be given and JSON can hold.
+
+    Raises:
+        ValueError: it has a NUL, or bytes that are no UTF-8.
+    """
+    if "\0" in text:
+        raise ValueError("a NUL character cannot be passed to a program")
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        raise ValueError(f"{text!a} is not UTF-8") from None
+    return text
+
+
+Text = Annotated[str, AfterValidator(check_text)]
+
+
 class Target(BaseModel):
     """Whom a job is for: everyone, a group, or a workstation.
 

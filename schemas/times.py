@@ -10,12 +10,16 @@ from pydantic import (
     BaseModel,
     BeforeValidator,
     ConfigDict,
+    Discriminator,
     NaiveDatetime,
     PlainSerializer,
+    Tag,
     WithJsonSchema,
 )
 
 _DURATION = re.compile(r"(\d+(?:\.\d+)?)(ms|s|m|h|d)")
+_LONGEST = 100 * 365 * 86400.0
+_YEARS = range(1970, 9000)  # what every machine's clock can count
 _SECONDS = {"ms": 0.001, "s": 1, "m": 60, "h": 3600, "d": 86400}
 
 
@@ -27,14 +31,18 @@ def parse_duration(value: Any) -> Any:
     Raises:
         ValueError: the text is no duration.
     """
+    if isinstance(value, str):
+        parts = _DURATION.findall(value)
+        if "".join(number + unit for number, unit in parts) != value or not parts:
+            raise ValueError(f"{value!r} is no duration: write 30s, 5m, 2h or 1h30m")
+        value = sum(float(number) * _SECONDS[unit] for number, unit in parts)
     if isinstance(value, (int, float)) and not isinstance(value, bool):
+        if not abs(value) <= _LONGEST:  # written so that it is true of NaN, too
+            raise ValueError(f"{value:g} s is no duration that a clock can count")
         return timedelta(seconds=value)
-    if not isinstance(value, str):
-        return value
-    parts = _DURATION.findall(value)
-    if "".join(number + unit for number, unit in parts) != value or not parts:
-        raise ValueError(f"{value!r} is no duration: write 30s, 5m, 2h or 1h30m")
-    return timedelta(seconds=sum(float(number) * _SECONDS[unit] for number, unit in parts))
+    if isinstance(value, bool):
+        raise ValueError("is no duration: write 30s, or a number of seconds")  # noqa: TRY004
+    return value
 
 
 Duration = Annotated[
@@ -44,7 +52,18 @@ Duration = Annotated[
     WithJsonSchema({"type": "number", "description": "seconds", "minimum": 0}),
 ]
 
-Instant = Annotated[AwareDatetime, AfterValidator(lambda value: value.astimezone(UTC))]
+
+def _check_years(value: datetime) -> datetime:
+    if value.year not in _YEARS:
+        raise ValueError(f"the year {value.year} is not from {_YEARS[0]} to {_YEARS[-1]}")
+    return value
+
+
+Instant = Annotated[
+    AwareDatetime,
+    AfterValidator(_check_years),
+    AfterValidator(lambda value: value.astimezone(UTC)),
+]
 """A point in time, zone-aware; UTC on the wire."""
 
 
@@ -53,7 +72,7 @@ class WallClock(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    local: NaiveDatetime
+    local: Annotated[NaiveDatetime, AfterValidator(_check_years)]
 
     def instant(self) -> datetime:
         """Return the instant at which this machine's clock shows the time.
@@ -82,7 +101,14 @@ def _transition(before: float, after: float) -> float:
     return high
 
 
-Moment = Instant | WallClock
+def _kind(value: Any) -> str:
+    return "wall clock" if isinstance(value, (dict, WallClock)) else "instant"
+
+
+Moment = Annotated[
+    Annotated[Instant, Tag("instant")] | Annotated[WallClock, Tag("wall clock")],
+    Discriminator(_kind),
+]
 """When something of a job happens: an instant, or a wall-clock time."""
 
 
@@ -95,7 +121,8 @@ def parse_moment(text: str, now: datetime) -> datetime | WallClock:
     if text == "now":
         return now
     if text.startswith("+"):
-        return now + timedelta(seconds=parse_duration(text[1:]).total_seconds())
+        after: timedelta = parse_duration(text[1:])
+        return now + after
     stamp = text.removesuffix(" local")
     try:
         moment = datetime.fromisoformat(stamp)

@@ -1,5 +1,6 @@
 """The messages refuse contradictions, name the field, and survive the wire."""
 
+import json
 import os
 import subprocess
 import sys
@@ -72,6 +73,15 @@ def problem(**fields: Any) -> str:
         ({"success_exit_codes": frozenset({-1})}, "success_exit_codes"),
         ({"platforms": frozenset({"linus"})}, "platforms"),
         ({"targets": ()}, "targets"),
+        ({"argv": ("\udcff",)}, "argv"),
+        ({"name": "\udcff"}, "name"),
+        ({"timeout": 1e300}, "timeout"),
+        ({"timeout": float("nan")}, "timeout"),
+        ({"timeout": True}, "timeout"),
+        ({"timeout": "9" * 400 + "d"}, "timeout"),
+        ({"mandatory_at": "9999-12-31T23:59:59-12:00"}, "mandatory_at"),
+        ({"mandatory_at": {"local": "9999-12-31T23:59:59"}}, "mandatory_at"),
+        ({"expires_at": "0001-01-01T00:00:00+14:00"}, "expires_at"),
     ],
 )  # fmt: skip
 def test_contradictions_are_refused_when_the_object_is_made(
@@ -152,6 +162,25 @@ def test_bytes_from_outside_are_a_message_or_invalid(body: bytes) -> None:
     for kind in (Job, Cancellation, Report):
         with pytest.raises(InvalidMessage):
             kind.read(body, tolerant=True)
+
+
+_JSON = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats() | st.text(),
+    lambda inner: st.lists(inner) | st.dictionaries(st.text(), inner),
+    max_leaves=8,
+)
+
+
+@given(st.sampled_from(sorted(Job.model_fields | Command.model_fields)), _JSON)
+def test_any_value_in_any_field_is_taken_or_invalid(field: str, value: object) -> None:
+    """An exception of another kind would end an agent, again and again."""
+    content: dict[str, Any] = json.loads(job().body())
+    (content if field in content else content["command"])[field] = value
+    try:
+        read = Job.read(json.dumps(content), tolerant=True)
+    except InvalidMessage:
+        return
+    assert Job.read(read.body()) == read
 
 
 @given(st.binary(max_size=300), st.binary(max_size=300))
