@@ -256,6 +256,7 @@ class Intake:
             message.body,
             kind=message.type or "",
             message_id=message.message_id,
+            unroutable_fails=True,
             headers={
                 "reason": refusal.reason,
                 "routing-key": message.routing_key or "",

@@ -38,7 +38,7 @@ class Outbox:
         """Send reports as they come, until the broker cannot be reached.
 
         Raises:
-            Unreachable: what was not confirmed stays in the ledger, and will be sent again.
+            BrokerError: what was not confirmed stays in the ledger, and will be sent again.
         """
         sent = 0
 
@@ -60,6 +60,7 @@ class Outbox:
                     topology.report_key(state, self._identity.workstation, self._identity.name),
                     body,
                     kind="report",
+                    unroutable_fails=True,  # without the stream it would be lost
                     content_type="application/x-ndjson",
                 )
             sent = pending[-1].sequence

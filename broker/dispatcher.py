@@ -244,9 +244,7 @@ async def _marked(link: _Link) -> tuple[_Link, str]:
 
 async def _record(publisher: Publisher, key: str, record: Job | Cancellation) -> None:
     message_id = record.id if isinstance(record, Job) else None
-    await publisher.publish(
-        topology.REPORTS, key, record.body(), kind=record.kind, message_id=message_id
-    )
+    await stream.append(publisher, key, record.body(), kind=record.kind, message_id=message_id)
 
 
 async def _publish(

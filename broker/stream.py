@@ -10,7 +10,7 @@ from datetime import datetime
 from aio_pika.abc import AbstractConnection, AbstractIncomingMessage
 
 from broker import topology
-from broker.connection import CALL_LIMIT, Publisher, Unreachable, translated
+from broker.connection import CALL_LIMIT, Publisher, Unreachable, Unroutable, translated
 from schemas import Cancellation, InvalidMessage, Job, Report
 
 Record = Job | Cancellation | Report
@@ -96,12 +96,26 @@ class _Entries(AsyncIterator[Entry]):
         return Entry(offset, message.type or "", message.message_id or "", message.body)
 
 
+async def append(
+    publisher: Publisher, key: str, body: bytes, *, kind: str, message_id: str | None = None
+) -> None:
+    """Put a message at the stream's end.
+
+    Raises:
+        Unreachable: the answer is not known, or the stream is not there; connecting makes it.
+    """
+    try:
+        await publisher.publish(
+            topology.REPORTS, key, body, kind=kind, message_id=message_id, unroutable_fails=True
+        )
+    except Unroutable as error:
+        raise Unreachable(f"{topology.REPORTS}: the stream is not there") from error
+
+
 async def mark(publisher: Publisher) -> str:
     """Put a mark at the stream's end; there is no other way to know later where that was."""
     message_id = uuid.uuid4().hex
-    await publisher.publish(
-        topology.REPORTS, f"mark.{message_id}", b"", kind="mark", message_id=message_id
-    )
+    await append(publisher, f"mark.{message_id}", b"", kind="mark", message_id=message_id)
     return message_id
 
 

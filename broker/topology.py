@@ -215,6 +215,8 @@ async def ensure(connection: AbstractConnection) -> None:
     try:
         async with connection.channel() as channel:
             await channel.declare_exchange(JOBS, passive=True)
+            for queue in central_queues():
+                await channel.declare_queue(queue.name, passive=True)
     except ChannelNotFoundEntity:
         async with connection.channel() as channel:
             await apply(channel)

@@ -155,6 +155,16 @@ async def test_it_survives_a_lost_connection(dispatcher: Dispatcher, node: Broke
     assert set(await drain(node, "lost")) == {job.id}
 
 
+async def test_a_stream_that_was_deleted_is_made_again(
+    dispatcher: Dispatcher, node: Broker, ws: Workstation
+) -> None:
+    """Neither the job's record nor the reports go nowhere."""
+    ws.start("service")
+    await asyncio.to_thread(node.ctl, "delete_queue", topology.REPORTS)
+    job = await dispatcher.dispatch(ws.job("true", background=True))
+    assert final(await follow(dispatcher, job)).state is State.SUCCEEDED
+
+
 async def test_following_survives_a_lost_connection(
     dispatcher: Dispatcher, node: Broker, ws: Workstation
 ) -> None:
