@@ -125,6 +125,8 @@ class Agent:
                 for task in [uplink, *workers]:
                     task.cancel()
         finally:
+            for run in self._runs.values():  # only if something failed: nobody waits for them
+                run.kill()
             self._threads.shutdown(wait=False)
             self._ledger.close()
             self._claims.close()
@@ -348,7 +350,7 @@ class Agent:
         loop = asyncio.get_running_loop()
         try:
             return await loop.run_in_executor(self._threads, run.complete)
-        except CannotStart as problem:
+        except (CannotStart, OSError) as problem:  # such as: too many open files
             return Ended(State.FAILED, None, str(problem))
 
     # The record

@@ -6,15 +6,21 @@ good: the command was started, or never will be. Background jobs need no claim: 
 agent receives them, and no user's process may stand in their way.
 """
 
+import errno
 import fcntl
 import json
 import os
+import stat
 from dataclasses import dataclass
 from pathlib import Path
 
+import structlog
+
 from agents.state import shared_directory
 
+_log = structlog.get_logger()
 _READ_LIMIT = 4096
+_SAFELY = os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK  # neither by a link, nor waiting at a pipe
 UNKNOWN = "unknown"
 """Stands for the agent of a decision that cannot be read."""
 
@@ -49,7 +55,11 @@ class Claims:
         """
         if job_id in self._held:
             return True
-        file = self._open(job_id)
+        try:
+            file = self._open(job_id)
+        except OSError as error:  # no room, or a user put something else there
+            _log.warning("claim.failed", job=job_id, reason=error.strerror)
+            return False
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
@@ -75,10 +85,16 @@ class Claims:
         if not self.take(job_id):
             return False
         file = self._held[job_id]
-        os.pwrite(file, json.dumps({"agent": self._agent, "state": state}).encode(), 0)
-        os.fsync(file)
-        self._sync_directory()
-        self.release(job_id)
+        try:
+            os.pwrite(file, json.dumps({"agent": self._agent, "state": state}).encode(), 0)
+            os.fsync(file)
+            self._sync_directory()
+        except OSError as error:  # the disk is full, say: not decided, to be tried again
+            _log.warning("claim.failed", job=job_id, reason=error.strerror)
+            os.ftruncate(file, 0)
+            return False
+        finally:
+            self.release(job_id)
         return True
 
     def decision(self, job_id: str) -> Decision | None:
@@ -92,12 +108,12 @@ class Claims:
 
     def _open(self, job_id: str) -> int:
         path = self._directory / job_id
-        flags = os.O_RDWR | os.O_CLOEXEC | os.O_NOFOLLOW
+        flags = os.O_RDWR | _SAFELY
         while True:
             # Not by one O_CREAT: the kernel may refuse that for another user's file in an open
             # folder (fs.protected_regular).
             try:
-                return os.open(path, flags)
+                return _regular(os.open(path, flags))
             except FileNotFoundError:
                 pass
             try:
@@ -119,13 +135,23 @@ def decision(state_dir: Path, job_id: str) -> Decision | None:
     """Return what the agents of a state directory decided of a job, None while nothing is."""
     path = state_dir / "claims" / job_id
     try:
-        file = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW)
+        file = _regular(os.open(path, os.O_RDONLY | _SAFELY))
     except FileNotFoundError:
         return None
+    except OSError:
+        return Decision(UNKNOWN, "unreadable")
     try:
         return _read(file)
     finally:
         os.close(file)
+
+
+def _regular(file: int) -> int:
+    """Return the file if it is a plain one: any user may put other things into the folder."""
+    if not stat.S_ISREG(os.fstat(file).st_mode):
+        os.close(file)
+        raise OSError(errno.EINVAL, "is no plain file")
+    return file
 
 
 def _read(file: int) -> Decision | None:

@@ -3,6 +3,7 @@
 import argparse
 import asyncio
 import json
+import resource
 import signal
 import sys
 from datetime import UTC, datetime
@@ -12,6 +13,8 @@ from typing import TYPE_CHECKING
 from agents.state import StateError
 from broker.command_line import DONE, Parser, Wrong, WrongUse, run
 from broker.settings import describe, load
+
+_FILES = 65536
 
 if TYPE_CHECKING:
     from agents.agent import Agent
@@ -59,6 +62,7 @@ def _run_agent(kind: str, settings: "AgentSettings") -> int:
         else:
             from agents.interactive import InteractiveAgent
 
+            _check_user(settings.user)
             agent = InteractiveAgent(settings)
         log.configure(workstation=settings.workstation, agent=agent.identity.name)
         loop = asyncio.get_running_loop()
@@ -66,8 +70,22 @@ def _run_agent(kind: str, settings: "AgentSettings") -> int:
             loop.add_signal_handler(number, agent.stop)
         await agent.run()
 
+    # Each command takes a handful of files; the usual soft limit is for other programs.
+    _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    limit = _FILES if hard == resource.RLIM_INFINITY else min(hard, _FILES)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (limit, hard))
     asyncio.run(work())
     return DONE
+
+
+def _check_user(user: str) -> None:
+    """Refuse a login name that is no name here; a service agent does not mind one."""
+    from schemas.names import check_name
+
+    try:
+        check_name(user)
+    except ValueError as error:
+        raise WrongUse(f"PCM_USER: {error}") from error
 
 
 def _list(what: str, state_dir: Path, *, as_json: bool) -> int:
@@ -94,6 +112,7 @@ def _ask(arguments: argparse.Namespace, settings: "AgentSettings") -> int:
         except ValueError as error:
             raise WrongUse(f"--until: {error}") from error
         request["until"] = (until.instant() if isinstance(until, WallClock) else until).isoformat()
+    _check_user(settings.user)
     directory = settings.state_dir / agent_name(AgentKind.INTERACTIVE, settings.user)
     try:
         print(ask(directory, request))

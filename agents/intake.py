@@ -7,6 +7,7 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import datetime
+from functools import partial
 from typing import Annotated
 
 import structlog
@@ -24,6 +25,7 @@ from schemas.names import check_name
 
 _log = structlog.get_logger()
 _PREFETCH = 500
+_LONGEST_REASON = 1000
 _Order = Annotated[Job | Cancellation, Field(discriminator="kind")]
 _ORDER: TypeAdapter[Job | Cancellation] = TypeAdapter(_Order)
 
@@ -182,6 +184,34 @@ class Intake:
                 await channel.close()
 
     async def _take(self, messages: list[AbstractIncomingMessage], publisher: Publisher) -> None:
+        orders, refusals = self._read(messages)
+        if orders:
+            taken = await self._ledger.commit(lambda tables: self._enter(tables, orders))
+            self._stored()
+            for order in taken:
+                if isinstance(order, Entry):
+                    self._accepted(order)
+                else:
+                    self._cancelled(order)
+        with translated("acknowledging"):
+            if messages and not refusals:
+                await messages[-1].ack(multiple=True)
+                return
+            # One by one, the good ones first: what is wrong with others must not come back on them.
+            refused = {id(refusal.message) for refusal in refusals}
+            for message in messages:
+                if id(message) not in refused:
+                    await message.ack()
+        for refusal in refusals:
+            await self._bury(refusal, publisher)
+            await self._ledger.commit(partial(self._refuse, refusal=refusal))
+            self._stored()
+            with translated("acknowledging"):
+                await refusal.message.ack()
+
+    def _read(
+        self, messages: list[AbstractIncomingMessage]
+    ) -> tuple[list[Job | Cancellation], list[_Refusal]]:
         orders: list[Job | Cancellation] = []
         refusals: list[_Refusal] = []
         for message in messages:
@@ -193,23 +223,11 @@ class Intake:
                 )
             except Poison as poison:
                 job_id = _job_id(message.body, message.message_id)
-                refusals.append(_Refusal(message, str(poison), job_id))
-        for refusal in refusals:
-            await self._bury(refusal, publisher)
-        if orders or refusals:
-            taken = await self._ledger.commit(lambda tables: self._enter(tables, orders, refusals))
-            self._stored()
-            for order in taken:
-                if isinstance(order, Entry):
-                    self._accepted(order)
-                else:
-                    self._cancelled(order)
-        if messages:
-            with translated("acknowledging"):
-                await messages[-1].ack(multiple=True)
+                refusals.append(_Refusal(message, str(poison)[:_LONGEST_REASON], job_id))
+        return orders, refusals
 
     def _enter(
-        self, tables: Tables, orders: list[Job | Cancellation], refusals: list[_Refusal]
+        self, tables: Tables, orders: list[Job | Cancellation]
     ) -> list[Entry | Cancellation]:
         now = time.time()
         taken: list[Entry | Cancellation] = []
@@ -226,13 +244,13 @@ class Intake:
             elif not entry:
                 other = "another job with this id came and was refused"
                 tables.report(report(order.id, State.CONFLICT, other))
-        for refusal in refusals:
-            if refusal.job_id is not None:
-                self._refuse(tables, refusal, refusal.job_id)
         return taken
 
-    def _refuse(self, tables: Tables, refusal: _Refusal, job_id: str) -> None:
-        """Report a refusal, by one of the agents only where both received the message."""
+    def _refuse(self, tables: Tables, refusal: _Refusal) -> None:
+        """Report a refused job, by one of the agents only where both received the message."""
+        job_id = refusal.job_id
+        if job_id is None or refusal.message.type == "cancellation":
+            return
         shared = not (refusal.message.routing_key or "").startswith(f"{Context.BACKGROUND}.")
         if tables.knows(job_id):
             state = State.CONFLICT
@@ -240,6 +258,7 @@ class Intake:
             return
         else:
             state = State.REFUSED
+            tables.refused(job_id, time.time())
         report = self._identity.report(job_id, state, refusal.reason)
         # The same message delivered again makes the same report, which views count once.
         seed = b"\0".join([job_id.encode(), self._identity.name.encode(), refusal.message.body])

@@ -78,6 +78,8 @@ class InteractiveAgent(Agent):
 
     def _find(self, job_id: str) -> Entry:
         """Return the offered job of an id, or of the only id that begins so."""
+        if not job_id:
+            raise Declined("JOB: give its id, or how it begins")
         found = [
             entry
             for entry in self.entries.values()
@@ -90,4 +92,6 @@ class InteractiveAgent(Agent):
         entry = (exact or found)[0]
         if entry.job.id in self._runs or entry.state in {State.ACCEPTED, State.STARTED}:
             raise Declined(f"{entry.job.title}: runs already")
+        if self._claims.decision(entry.job.id):
+            raise Declined(f"{entry.job.title}: another agent of this workstation has it")
         return entry

@@ -45,6 +45,10 @@ CREATE TABLE cancellations (
     reason TEXT NOT NULL,
     received_at REAL NOT NULL
 ) STRICT;
+CREATE TABLE refusals (
+    job_id TEXT PRIMARY KEY,
+    received_at REAL NOT NULL
+) STRICT;
 CREATE TABLE outbox (
     sequence INTEGER PRIMARY KEY AUTOINCREMENT,
     state TEXT NOT NULL,
@@ -128,6 +132,8 @@ class Tables:
         row = self._database.execute("SELECT digest FROM jobs WHERE id = ?", (job.id,)).fetchone()
         if row is not None:
             return bool(row[0] == digest)
+        if self._database.execute("SELECT 1 FROM refusals WHERE job_id = ?", (job.id,)).fetchone():
+            return False  # it has its final report
         withdrawn = self._database.execute(
             "SELECT reason FROM cancellations WHERE job_id = ?", (job.id,)
         ).fetchone()
@@ -157,14 +163,21 @@ class Tables:
         )
 
     def knows(self, job_id: str) -> bool:
-        """Whether a job of this id was accepted."""
-        return bool(self._database.execute("SELECT 1 FROM jobs WHERE id = ?", (job_id,)).fetchone())
+        """Whether a job of this id was accepted, or refused."""
+        query = "SELECT 1 FROM jobs WHERE id = ?1 UNION SELECT 1 FROM refusals WHERE job_id = ?1"
+        return self._database.execute(query, (job_id,)).fetchone() is not None
 
     def remember_cancellation(self, job_id: str, reason: str, now: float) -> None:
         """Keep a cancellation for the job that may come after it."""
         self._database.execute(
             "INSERT INTO cancellations VALUES (?, ?, ?) ON CONFLICT DO NOTHING",
             (job_id, reason, now),
+        )
+
+    def refused(self, job_id: str, now: float) -> None:
+        """Keep that a job of this id was refused: nothing more is made of the id."""
+        self._database.execute(
+            "INSERT INTO refusals VALUES (?, ?) ON CONFLICT DO NOTHING", (job_id, now)
         )
 
     def report(self, report: Report) -> None:

@@ -62,6 +62,7 @@ def show(what: str, rows: list[Row]) -> None:
     """Print rows as a table for people."""
     from rich.console import Console
     from rich.table import Table
+    from rich.text import Text
 
     if not rows:
         print("nothing is pending" if what == "pending" else "nothing has ended here")
@@ -75,7 +76,7 @@ def show(what: str, rows: list[Row]) -> None:
     for column in columns:
         table.add_column(column.replace("_", " ").upper(), overflow="fold")
     for row in rows:
-        table.add_row(*(_cell(column, row[column]) for column in columns))
+        table.add_row(*(Text(_cell(column, row[column])) for column in columns))
     console = Console()
     if not console.is_terminal:
         console.width = 220

@@ -32,6 +32,8 @@ class Outbox:
 
     async def drained(self) -> None:
         """Wait until all is sent."""
+        if not await self._ledger.commit(lambda tables: tables.pending(1)):
+            return
         await self._empty.wait()
 
     async def run(self, publisher: Publisher) -> None:

@@ -136,7 +136,7 @@ class Run:
         if code in self.command.success_exit_codes or code in self.command.restart_exit_codes:
             return State.SUCCEEDED, ""
         if code < 0:
-            return State.FAILED, f"ended by {signal.Signals(-code).name}"
+            return State.FAILED, f"ended by {_signal_name(-code)}"
         return State.FAILED, f"exit code {code}"
 
     def _variables(self) -> dict[str, str]:
@@ -272,7 +272,7 @@ class Capture:
         self._head += data[:room]
         self._rest += data[room:]
         if len(self._rest) > 8 * self._limit:
-            del self._rest[: -self._limit]
+            del self._rest[: len(self._rest) - self._limit]
 
     def output(self) -> Output:
         """Return what was kept; cut between characters, so that text stays text."""
@@ -289,6 +289,13 @@ class Capture:
         return Output(head=head, dropped=self._size - len(head) - len(tail), tail=tail)
 
 
+def _signal_name(number: int) -> str:
+    try:
+        return signal.Signals(number).name
+    except ValueError:  # real-time signals have numbers only
+        return f"signal {number}"
+
+
 def _decodes(data: bytes) -> bool:
     try:
         data.decode()
@@ -298,7 +305,7 @@ def _decodes(data: bytes) -> bool:
 
 
 def _start(command: Command, variables: dict[str, str]) -> "subprocess.Popen[bytes]":
-    if command.cwd is not None and not Path(command.cwd).is_dir():
+    if command.cwd is not None and not os.path.isdir(command.cwd):  # noqa: PTH112 - Path's fails where it may not look
         raise CannotStart(f"cwd: {command.cwd} is not a folder here")
     argv = ("/bin/sh", "-c", *command.argv) if command.shell else command.argv
     program = _program(argv[0], variables)

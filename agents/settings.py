@@ -52,6 +52,7 @@ class AgentSettings(BrokerSettings):
     concurrency: int = Field(default=4, ge=1, le=256, description="commands run at once")
     output_limit: ByteSize = Field(
         default=ByteSize(64 * 1024),
+        ge=2,
         le=1024 * 1024,
         description="bytes kept of each of a command's stdout and stderr",
     )
@@ -94,6 +95,13 @@ class AgentSettings(BrokerSettings):
     @classmethod
     def _distinct(cls, groups: tuple[str, ...]) -> tuple[str, ...]:
         return tuple(dict.fromkeys(groups))
+
+    @field_validator("queue_expires")
+    @classmethod
+    def _kept(cls, value: timedelta) -> timedelta:
+        if value < timedelta(minutes=1):
+            raise ValueError("must be at least 1m")
+        return value
 
     @field_validator("queue_expires", "countdown", "takeover_grace", "stop_grace", "drain")
     @classmethod

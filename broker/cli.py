@@ -123,7 +123,7 @@ def _trying(reason: str) -> None:
 
 def _topology(arguments: argparse.Namespace) -> int:
     from broker import topology
-    from broker.connection import Unreachable, connect
+    from broker.connection import BrokerError, Unreachable, connect, translated
     from broker.settings import BrokerSettings
 
     if arguments.what == "show":
@@ -142,13 +142,16 @@ def _topology(arguments: argparse.Namespace) -> int:
 
     async def apply() -> None:
         async with connect(settings, "pcm topology") as connection, connection.channel() as channel:
-            await topology.apply(channel)
+            with translated("declaring the topology"):
+                await topology.apply(channel)
 
     try:
         asyncio.run(apply())
     except Unreachable as error:
         print(f"pcm: the broker is out of reach: {error}", file=sys.stderr)
         return OUT_OF_REACH
+    except BrokerError as error:
+        raise Wrong(str(error)) from error
     names = [exchange.name for exchange in topology.EXCHANGES]
     queues = [queue.name for queue in topology.central_queues()]
     print(f"exchanges {', '.join(names)} and queues {', '.join(queues)} are there")

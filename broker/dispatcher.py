@@ -317,7 +317,8 @@ def _time_to_live(job: Job) -> float | None:
         end = job.expires_at.local.replace(tzinfo=UTC) + timedelta(hours=12)
     else:
         end = job.expires_at
-    return min((end - datetime.now(UTC)).total_seconds(), _MAX_TTL)
+    left = (end - datetime.now(UTC)).total_seconds()
+    return left if left < _MAX_TTL else None
 
 
 def _since(job_id: str) -> datetime | None:

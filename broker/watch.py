@@ -100,7 +100,7 @@ def _table(progress: Progress) -> "Table":
             Text(report.state, style=color),
             report.agent,
             "" if code is None else str(code),
-            first_line(report) or report.reason,
+            Text(first_line(report) or report.reason),
         )
     return table
 

@@ -16,6 +16,7 @@ from schemas.names import Target, Text, check_name
 from schemas.times import Instant, Moment, WallClock
 
 _ID_TIME = "%Y%m%d-%H%M%S"
+_FIRST_YEAR = 2026  # before it, nobody made such ids
 
 
 class Context(StrEnum):
@@ -42,9 +43,10 @@ def new_job_id() -> str:
 def id_time(job_id: str) -> datetime | None:
     """Return the time in an id that `new_job_id` made; None for ids of other makes."""
     try:
-        return datetime.strptime(job_id[:15], _ID_TIME).replace(tzinfo=UTC)
+        made = datetime.strptime(job_id[:15], _ID_TIME).replace(tzinfo=UTC)
     except ValueError:
         return None
+    return made if made.year >= _FIRST_YEAR else None
 
 
 def whoami() -> str:

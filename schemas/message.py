@@ -8,6 +8,8 @@ MAJOR = 1
 BODY_LIMIT = 1024 * 1024
 """Bytes that a message may have."""
 
+_LONGEST_TEXT = 300
+
 
 class InvalidMessage(ValueError):
     """A message cannot be read; the text names the field and what would be right."""
@@ -63,5 +65,7 @@ def explain(error: ValidationError) -> str:
     text = str(cause) if isinstance(cause, ValueError) else first["msg"]
     if first["type"] == "extra_forbidden":
         text = "no such field"
+    if len(text) > _LONGEST_TEXT:  # it repeats what was given
+        text = text[:_LONGEST_TEXT] + "..."
     more = error.error_count() - 1
     return (f"{field}: " if field else "") + text + (f" (and {more} more)" if more else "")

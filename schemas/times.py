@@ -134,4 +134,5 @@ def parse_moment(text: str, now: datetime) -> datetime | WallClock:
         raise ValueError(
             f"{text!r}: give either a zone (Z or +01:00) or ' local' for each clock on the wall"
         )
+    _check_years(moment)
     return moment if stamp == text else WallClock(local=moment)

@@ -83,9 +83,20 @@ def test_a_link_in_the_shared_folder_leads_nowhere(tmp_path: Path) -> None:
     victim = tmp_path / "victim"
     victim.write_text("precious")
     (tmp_path / "claims" / "job-1").symlink_to(victim)
-    with pytest.raises(OSError, match="symbolic links"):
-        claims.decide("job-1", "started")
+    assert not claims.decide("job-1", "started")
+    assert claims.decision("job-1") == Decision(UNKNOWN, "unreadable")
     assert victim.read_text() == "precious"
+
+
+def test_what_is_no_file_stands_only_in_its_own_jobs_way(tmp_path: Path) -> None:
+    """Neither an error nor a wait: the service's other jobs go on."""
+    claims = Claims(tmp_path, "service")
+    (tmp_path / "claims" / "folder").mkdir()
+    os.mkfifo(tmp_path / "claims" / "pipe")
+    for job_id in ("folder", "pipe"):
+        assert not claims.take(job_id)
+        assert claims.decision(job_id) == Decision(UNKNOWN, "unreadable")
+    assert claims.take("job-1")
 
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="needs root, to be two users")

@@ -86,6 +86,10 @@ def test_a_signal_is_a_failure() -> None:
     assert ended.reason == "ended by SIGKILL"
 
 
+def test_a_signal_without_a_name_is_a_failure_too() -> None:
+    assert script("kill -40 $$").reason == "ended by signal 40"
+
+
 def test_what_cannot_be_started_says_why(tmp_path: Path) -> None:
     """Q193224, Q152423."""
     plain = tmp_path / "plain"

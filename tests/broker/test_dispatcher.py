@@ -328,3 +328,28 @@ def test_the_examples_work(ws: Workstation, name: str) -> None:
         "ask_users": f"{ws.name}: ada has run it",
     }[name]
     assert expected in done.stdout
+
+
+async def test_a_refused_id_has_one_final_report_and_poison_harms_no_neighbour(
+    dispatcher: Dispatcher, ws: Workstation, settings: DispatcherSettings
+) -> None:
+    """Not even a reason too long for a header; and what comes later under the id is refused."""
+    ws.start("service").end()
+    jobs = [ws.job("true", background=True) for _ in range(6)]
+    poisoned = ws.job("true", background=True)
+    key = topology.routing_keys(poisoned)[0]
+    async with connect(settings, "test") as connection:
+        publisher = await Publisher.open(connection)
+        for job in jobs[:3]:
+            await dispatcher.dispatch(job)
+        body = poisoned.body().replace(str(ws.target).encode(), b"x" * 200_000)
+        await publisher.publish(topology.JOBS, key, body, kind="job", message_id=poisoned.id)
+        for job in jobs[3:]:
+            await dispatcher.dispatch(job)
+    await dispatcher.dispatch(poisoned)
+    service = ws.start("service")
+    for job in jobs:
+        assert final(await follow(dispatcher, job)).state is State.SUCCEEDED
+    reports = await follow(dispatcher, poisoned)
+    assert final(reports).state is State.REFUSED
+    assert not service.events("broker.lost")
