@@ -6,10 +6,18 @@ from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 
 import pytest
+from hypothesis import HealthCheck
+from hypothesis import settings as hypothesis_settings
 
 from broker import Dispatcher, DispatcherSettings
 from tests.rabbitmq import Broker, NoRabbitMQ, broker
 from tests.workstation import Workstation
+
+# A slow moment of the machine is no defect.
+hypothesis_settings.register_profile(
+    "pcm", deadline=None, suppress_health_check=[HealthCheck.too_slow]
+)
+hypothesis_settings.load_profile("pcm")
 
 _numbers = itertools.count(1)
 

@@ -4,6 +4,7 @@ import asyncio
 import signal
 import sqlite3
 import time
+from contextlib import closing
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
@@ -42,10 +43,7 @@ async def test_background_jobs_are_the_services_alone(
         assert {report.agent for report in reports} == {"service"}
         assert final(reports).state is State.SUCCEEDED
         assert job.id not in interactive.log.read_text()
-    rows = sqlite3.connect(ws.state_dir / "interactive-ada" / "ledger.db").execute(
-        "SELECT count(*) FROM jobs"
-    )
-    assert rows.fetchone() == (0,)
+    assert not ledger.read(ws.state_dir / "interactive-ada" / "ledger.db")
 
 
 async def test_a_user_runs_an_offer(ws: Workstation, dispatcher: Dispatcher) -> None:
@@ -405,7 +403,7 @@ async def test_a_group_that_was_left_is_unbound(ws: Workstation) -> None:
 async def test_a_ledger_of_a_newer_version_is_not_touched(ws: Workstation) -> None:
     ws.start("service").end()
     path = ws.state_dir / "service" / "ledger.db"
-    with sqlite3.connect(path) as database:
+    with closing(sqlite3.connect(path)) as database:
         database.execute(f"PRAGMA user_version = {ledger.SCHEMA_VERSION + 1}")
     refused = ws.run("pcm-agent", "service")
     assert refused.returncode == 1

@@ -7,6 +7,7 @@ import sqlite3
 import subprocess
 import sys
 from collections.abc import AsyncIterator
+from contextlib import closing
 from dataclasses import replace
 from pathlib import Path
 
@@ -98,7 +99,8 @@ async def test_a_change_that_fails_does_not_take_others_along(book: Ledger) -> N
 
 async def test_a_full_disk_is_waited_for(book: Ledger, tmp_path: Path) -> None:
     """Nothing is acknowledged meanwhile, and all of it is kept once there is room."""
-    (pages,) = sqlite3.connect(tmp_path / "ledger.db").execute("PRAGMA page_count").fetchone()
+    with closing(sqlite3.connect(tmp_path / "ledger.db")) as database:
+        (pages,) = database.execute("PRAGMA page_count").fetchone()
     job = make_job(name="x" * 200)
     await book.commit(lambda tables: limit(tables, pages))
     big = job.model_copy(update={"command": Command(argv=("echo", "x" * 100_000))})
