@@ -346,8 +346,9 @@ async def test_a_refused_id_has_one_final_report_and_poison_harms_no_neighbour(
         await publisher.publish(topology.JOBS, key, body, kind="job", message_id=poisoned.id)
         for job in jobs[3:]:
             await dispatcher.dispatch(job)
-    await dispatcher.dispatch(poisoned)
     service = ws.start("service")
+    service.wait_for("message.refused")
+    await dispatcher.dispatch(poisoned)
     for job in jobs:
         assert final(await follow(dispatcher, job)).state is State.SUCCEEDED
     reports = await follow(dispatcher, poisoned)
