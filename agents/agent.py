@@ -1,32 +1,35 @@
 """The pipeline that both agents are: intake, ledger, schedule, claim, run, outbox.
 
-The ledger stands between the steps. What is in memory here is its mirror: a change is made in
-memory at once and written in the order of the changes; what must not happen twice waits until
-its record is on the disk.
+The ledger stands between the steps, so that a crash between any two of them is recovered from.
 """
 
 import asyncio
-import heapq
 import time
-from concurrent.futures import ThreadPoolExecutor
-from dataclasses import replace
+from collections.abc import Callable
+from contextlib import suppress
 from datetime import UTC, datetime
-from typing import Any, ClassVar, Protocol
+from functools import partial
+from typing import ClassVar, Protocol, TypeVar
 
 import structlog
 
-from agents.claims import UNKNOWN, Claims
+from agents.claims import UNKNOWN, Claims, Decision
+from agents.entries import Entries
 from agents.intake import Identity, Intake
-from agents.ledger import Entry, Ledger, Tables
+from agents.ledger import Ledger
 from agents.outbox import Outbox
-from agents.runner import CannotStart, Ended, Run, end_remains, inherited_environment
+from agents.recovery import Recovery
+from agents.runner import Ended
+from agents.runs import Runs, threads
 from agents.schedule import NEVER, Next, Step, order
 from agents.settings import AgentSettings
 from agents.state import lock, private_directory, shared_directory
+from agents.tables import Entry, Tables, superseded_by
 from agents.uplink import Uplink
 from broker.topology import AgentKind
-from schemas import Cancellation, Context, Report, State
+from schemas import Cancellation, Context, State
 
+_T = TypeVar("_T")
 _log = structlog.get_logger()
 
 _NOT_STARTED = frozenset(
@@ -35,10 +38,11 @@ _NOT_STARTED = frozenset(
     if state.final
     and state not in (State.SUCCEEDED, State.FAILED, State.TIMED_OUT, State.INTERRUPTED)
 )
-_LONGEST_SLEEP = 60.0  # seconds; a clock that was set is noticed at the latest after these
-_LOOK_AGAIN = 3600.0
+_LOOK_AGAIN = 3600.0  # seconds
 _CLAIM_RETRY = 1.0
+_ORPHAN_LOOK = 60.0
 _FLUSH_LIMIT = 5.0
+_DECIDERS = 4
 
 
 class Rules(Protocol):
@@ -69,55 +73,54 @@ class Agent:
         self._ledger = Ledger(self.directory / "ledger.db")
         self._claims = Claims(settings.state_dir, self.identity.name)
         self._outbox = Outbox(self.identity, self._ledger)
+        self.entries = Entries(self._ledger, self._claims, self._outbox.wake)
+        recovery = Recovery(self.identity, settings, self._ledger, self._admit)
         intake = Intake(
             self.identity,
+            settings,
             self._ledger,
             self._claims,
+            recovery,
             accepted=self._accept,
             cancelled=self._cancel,
             stored=self._outbox.wake,
         )
-        self._uplink = Uplink(settings, self.identity, self._ledger, intake, self._outbox)
-        self.entries: dict[str, Entry] = {}
-        self._due: list[tuple[float, str]] = []
-        self._changed = asyncio.Event()
-        self._busy: set[str] = set()
+        self._uplink = Uplink(settings, self.identity, self._ledger, intake, self._outbox, recovery)
         self._ready: asyncio.PriorityQueue[tuple[tuple[float, float, str], str]] = (
             asyncio.PriorityQueue()
         )
-        self._runs: dict[str, Run] = {}
-        self._environment = inherited_environment()
-        self._threads = ThreadPoolExecutor(settings.concurrency, thread_name_prefix="run")
+        self._runs = Runs(settings, self.identity, self.entries, self.directory / "runs")
+        self._deciders = threads(_DECIDERS, "decide")
         self._blocked: dict[str, float] = {}
+        self._orphans: dict[str, float] = {}
         self._tasks = asyncio.TaskGroup()
-        self._idle = asyncio.Event()
-        self._idle.set()
         self._stopping = asyncio.Event()
         self._at_once = False
+        self._away = 0.0
 
     def stop(self) -> None:
         """Stop: let running commands finish within the drain time; called again, at once."""
         self._at_once = self._stopping.is_set()
         self._stopping.set()
         if self._at_once:
-            for run in list(self._runs.values()):
-                run.stop(State.INTERRUPTED, "the agent was stopped")
-                run.kill()
+            self._runs.kill()
 
     async def run(self) -> None:
         """Work until stopped."""
         try:
-            await self._recover()
             async with self._tasks as tasks:
+                self._recover()
                 uplink = tasks.create_task(self._uplink.run())
-                others = [tasks.create_task(self._schedule())]
-                others += [tasks.create_task(self._serve())]
+                others = [
+                    tasks.create_task(work)
+                    for work in (self._schedule(), self._serve(), self._keep_house())
+                ]
                 workers = [
                     tasks.create_task(self._work()) for _ in range(self._settings.concurrency)
                 ]
                 _log.info("agent.started", groups=list(self._settings.groups))
                 await self._stopping.wait()
-                _log.info("agent.stopping", running=len(self._runs))
+                _log.info("agent.stopping", running=self._runs.count)
                 self._uplink.stop_intake()
                 for task in others:
                     task.cancel()
@@ -125,9 +128,8 @@ class Agent:
                 for task in [uplink, *workers]:
                     task.cancel()
         finally:
-            for run in self._runs.values():  # only if something failed: nobody waits for them
-                run.kill()
-            self._threads.shutdown(wait=False)
+            self._runs.close()
+            self._deciders.shutdown(wait=False)
             self._ledger.close()
             self._claims.close()
             _log.info("agent.stopped")
@@ -137,75 +139,111 @@ class Agent:
 
     async def _drain(self) -> None:
         """Let what runs end, end what does not, and send what is to be reported."""
-        try:
-            async with asyncio.timeout(self._patience()):
-                await self._idle.wait()
-        except TimeoutError:
-            for run in self._runs.values():
-                run.stop(State.INTERRUPTED, "the agent was stopped")
-            await self._idle.wait()
-        await self._ledger.commit(lambda _: None)  # all before it is on the disk
-        if not self._at_once:
-            try:
-                async with asyncio.timeout(_FLUSH_LIMIT):
+        await self._runs.drain(self._patience())
+        with suppress(TimeoutError):
+            async with asyncio.timeout(_FLUSH_LIMIT):
+                await self._ledger.commit(lambda _: None)  # all before it is on the disk
+                if not self._at_once:
                     await self._outbox.drained()
-            except TimeoutError:
-                _log.warning("outbox.waits", reason="reports are sent at the next start")
+                return
+        _log.warning("outbox.waits", reason="reports are sent at the next start")
 
     def _patience(self) -> float:
         """Return for how many seconds running commands may go on when the agent stops."""
         return self._settings.drain.total_seconds()
 
-    async def _recover(self) -> None:
+    def _recover(self) -> None:
         """Take up the ledger where a former run of this agent left it."""
-        for entry in self._ledger.load():
-            self.entries[entry.job.id] = entry
-            if entry.state is State.STARTED:
-                await self._interrupted(entry)
-            else:
-                self._wake(entry.job.id)
+        life, found = self._ledger.load()
+        self._runs.tidy({entry.job.id for entry in found})
+        if life.damage:
+            return  # nothing of it is trusted before the broker's record was asked
+        self._away = time.time() - life.seen_at
+        for entry in found:
+            self._admit(entry)
 
-    async def _interrupted(self, entry: Entry) -> None:
-        grace = self._settings.stop_grace.total_seconds()
-        found = await asyncio.to_thread(end_remains, entry.job.id, grace)
-        reason = "the agent ended while it ran" + ("; what was left of it was ended" * found)
-        self._finish(entry, Ended(State.INTERRUPTED, None, reason))
+    def _admit(self, entry: Entry) -> None:
+        """Take in an entry of the ledger, whatever had become of it."""
+        job = entry.job
+        self.entries.add(entry)
+        if entry.state is State.STARTED:
+            self.entries.occupy(job.id)
+            self._tasks.create_task(self._take_up(entry))
+        elif job.context is Context.FOREGROUND and self._away > self._keep:
+            self.entries.occupy(job.id)
+            text = "its agent was away for longer than decisions are kept"
+            closing = Next(Step.CLOSE, 0, State.EXPIRED, text)
+            self._tasks.create_task(self._close(entry, closing))
+        self._supersede(entry)
+
+    async def _take_up(self, entry: Entry) -> None:
+        """Go on with a job whose command was started when a former run of this agent ended."""
+        job_id = entry.job.id
+        try:
+            while entry.job.context is Context.FOREGROUND and not self._claims.resume(job_id):
+                decision = self._claims.decision(job_id)
+                if decision is None or decision.agent == UNKNOWN:
+                    break  # somebody removed or damaged it: what we know counts
+                if decision.agent != self.identity.name:
+                    self.entries.change(entry, open=False)
+                    return
+                if not decision.running:
+                    break
+                await asyncio.sleep(_CLAIM_RETRY / 10)  # somebody only looks whether we live
+            await self._runs.take_up(entry)
+        finally:
+            self.entries.vacate(job_id)
+
+    @property
+    def _keep(self) -> float:
+        return self._settings.keep.total_seconds()
+
+    async def _keep_house(self) -> None:
+        """Forget what ended long ago, so that nothing grows for ever."""
+        while True:
+            now = time.time()
+
+            await self._ledger.commit(partial(Tables.keep_house, now=now, keep=self._keep))
+            await self._in_thread(partial(self._claims.forget, now - self._keep))
+            for job_id in self._blocked.keys() | self._orphans.keys():
+                if self.entries.get(job_id) is None:
+                    self._blocked.pop(job_id, None)
+                    self._orphans.pop(job_id, None)
+            await asyncio.sleep(min(_LOOK_AGAIN, self._keep / 4))
+
+    async def _in_thread(self, work: Callable[[], _T]) -> _T:
+        return await asyncio.get_running_loop().run_in_executor(self._deciders, work)
 
     # What is next
 
     def _accept(self, entry: Entry) -> None:
-        self.entries[entry.job.id] = entry
         _log.info("job.received", job=entry.job.id, name=entry.job.title)
-        self._wake(entry.job.id)
+        self._admit(entry)
+
+    def _supersede(self, newer: Entry) -> None:
+        """Withdraw the older jobs of the same key that have not started."""
+        key, age = newer.job.supersedes, (newer.job.created_at, newer.job.id)
+        if key is None or newer.cancelled is not None:
+            return
+        for entry in self.entries.all():
+            job = entry.job
+            if job.supersedes == key and (job.created_at, job.id) < age and not entry.starts:
+                self._withdraw(entry, superseded_by(newer.job.id))
 
     def _cancel(self, cancellation: Cancellation) -> None:
-        entry = self.entries.get(cancellation.job_id)
-        if entry is None or entry.cancelled is not None:
-            return
-        _log.info("job.cancelled", job=entry.job.id, reason=cancellation.reason)
-        self._change(entry, None, cancelled=cancellation.reason)
-        if run := self._runs.get(entry.job.id):
-            run.stop(State.CANCELLED, cancellation.reason or "cancelled")
+        if entry := self.entries.get(cancellation.job_id):
+            self._withdraw(entry, cancellation.reason)
+            self._runs.cancel(entry.job.id, cancellation.reason)
 
-    def _wake(self, job_id: str, at: float = 0.0) -> None:
-        heapq.heappush(self._due, (at, job_id))
-        self._changed.set()
+    def _withdraw(self, entry: Entry, reason: str) -> None:
+        if entry.cancelled is None and not self._runs.has(entry.job.id):
+            _log.info("job.cancelled", job=entry.job.id, reason=reason)
+            self.entries.change(entry, cancelled=reason)
 
     async def _schedule(self) -> None:
         """Take each entry's next step when its time comes."""
         while True:
-            now = time.time()
-            while self._due and self._due[0][0] <= now:
-                _, job_id = heapq.heappop(self._due)
-                if (entry := self.entries.get(job_id)) and job_id not in self._busy:
-                    self._advance(entry, now)
-            self._changed.clear()
-            sleep = min(self._due[0][0] - now, _LONGEST_SLEEP) if self._due else None
-            try:
-                async with asyncio.timeout(sleep):
-                    await self._changed.wait()
-            except TimeoutError:
-                pass
+            self._advance(await self.entries.due(), time.time())
 
     def _next(self, entry: Entry) -> Next:
         return self._rules.next(entry, time.time(), claimed=self._claims.holds(entry.job.id))
@@ -222,40 +260,40 @@ class Agent:
             self.accept(entry, "the user accepts all offers")
         elif following.step is Step.COUNT_DOWN:
             if self._claims.take(job_id):
-                self._wake(job_id)
+                self.entries.wake(job_id)
             else:
                 self._not_ours(entry)
         elif following.step is Step.RUN:
-            self._busy.add(job_id)
+            self.entries.occupy(job_id)
             self._ready.put_nowait((order(entry), job_id))
         else:
-            self._busy.add(job_id)
+            self.entries.occupy(job_id)
             self._tasks.create_task(self._close(entry, following))
 
     def _wait(self, entry: Entry, now: float, at: float) -> None:
         """Look at an entry again at its time; a user's job now and then, if others ended it."""
         if entry.job.context is Context.FOREGROUND:
             at = min(at, now + _LOOK_AGAIN)
-            if (decision := self._claims.decision(entry.job.id)) and (
-                decision.agent != self.identity.name
-            ):
+            decision = self._claims.decision(entry.job.id)
+            if decision and decision.agent != self.identity.name:
                 self._not_ours(entry)
                 return
         if at < NEVER:
-            self._wake(entry.job.id, at)
+            self.entries.wake(entry.job.id, at)
 
     def _offer(self, entry: Entry, now: float) -> None:
         if self._claims.decision(entry.job.id):
             self._not_ours(entry)
             return
-        self._change(
+        shown_at = entry.shown_at
+        self.entries.change(
             entry,
             self.identity.report(entry.job.id, State.OFFERED),
-            shown_at=entry.shown_at or now,
+            # In the future: the clock was set back since; the user gets a whole countdown.
+            shown_at=now if shown_at is None or shown_at > now else shown_at,
             until=None,
         )
-        self.offered(self.entries[entry.job.id])
-        self._wake(entry.job.id)
+        self.offered(entry)
 
     def offered(self, entry: Entry) -> None:
         """Tell the user of an offer; an agent without a window says it in its log."""
@@ -269,44 +307,65 @@ class Agent:
 
     def accept(self, entry: Entry, reason: str = "") -> None:
         """The user wants the job run now."""
-        self._change(entry, self.identity.report(entry.job.id, State.ACCEPTED, reason))
-        self._wake(entry.job.id)
+        self.entries.change(entry, self.identity.report(entry.job.id, State.ACCEPTED, reason))
 
     def _not_ours(self, entry: Entry) -> None:
         """Another agent holds the claim, or it is decided: wait, or leave the job to it."""
         decision = self._claims.decision(entry.job.id)
         if decision is None:
-            self._blocked[entry.job.id] = time.time() + _CLAIM_RETRY
-            self._wake(entry.job.id)
+            self._look_again(entry, _CLAIM_RETRY)
         elif decision.agent == self.identity.name or self._inherits(decision.agent):
             # We decided, and ended before our ledger knew.
             state = State(decision.state) if decision.state in _NOT_STARTED else State.INTERRUPTED
             self._finish(entry, Ended(state, None, "the agent ended while it decided"))
+        elif decision.running and self.kind is AgentKind.SERVICE:
+            self._stand_by(entry, decision)
         else:
-            self._change(entry, None, open=False)
+            self.entries.change(entry, open=False)
+
+    def _look_again(self, entry: Entry, after: float) -> None:
+        at = time.time() + after
+        self._blocked[entry.job.id] = at
+        self.entries.wake(entry.job.id, at)
 
     def _inherits(self, agent: str) -> bool:
         """Whether this agent speaks for a claim whose holder cannot be read."""
         return agent == UNKNOWN and self.kind is AgentKind.SERVICE
 
+    def _stand_by(self, entry: Entry, decision: Decision) -> None:
+        """Speak for a user's agent that ended in the middle of a job and does not come back."""
+        job_id = entry.job.id
+        limit = self._settings.missing_after.total_seconds()
+        now = time.monotonic()
+        if not self._claims.orphaned(job_id):
+            self._orphans.pop(job_id, None)
+        # Until the expiry the user may be back, and an interrupted job may run again.
+        elif entry.job.command.rerun_interrupted and entry.expires_at > time.time():
+            pass
+        elif now - self._orphans.setdefault(job_id, now) >= limit and self._claims.inherit(job_id):
+            text = f"{decision.agent} ended while it ran, and did not come back"
+            self._finish(entry, Ended(State.INTERRUPTED, None, text))
+            return
+        self._look_again(entry, min(_ORPHAN_LOOK, limit / 2 + _CLAIM_RETRY))
+
     async def _close(self, entry: Entry, following: Next) -> None:
-        """End a job that is not started, if it is ours to say so."""
-        state = following.state or State.REFUSED
+        """End a job that is not started, or not again, if it is ours to say so."""
+        state, reason = following.state or State.REFUSED, following.reason
+        if entry.starts:
+            state, reason = State.INTERRUPTED, f"the agent ended while it ran; then: {reason}"
         try:
             if await self._decided(entry, state):
-                self._finish(entry, Ended(state, None, following.reason))
+                self._finish(entry, Ended(state, None, reason))
             else:
                 self._not_ours(entry)
         finally:
-            self._busy.discard(entry.job.id)
+            self.entries.vacate(entry.job.id)
 
     async def _decided(self, entry: Entry, state: State) -> bool:
         """Decide what becomes of a job; a background job is the service's without a claim."""
         if entry.job.context is Context.BACKGROUND:
             return True
-        return await asyncio.to_thread(self._claims.decide, entry.job.id, state)
-
-    # Running
+        return await self._in_thread(lambda: self._claims.decide(entry.job.id, state))
 
     async def _work(self) -> None:
         """Run what is due, one after the other."""
@@ -318,80 +377,18 @@ class Agent:
                     if following.step is Step.RUN and not self._stopping.is_set():
                         await self._run(entry)
             finally:
-                self._busy.discard(job_id)
-                if job_id in self.entries:
-                    self._wake(job_id)
+                self.entries.vacate(job_id)
 
     async def _run(self, entry: Entry) -> None:
-        job = entry.job
-        run = Run(
-            job.command,
-            job.id,
-            self._settings.output_limit,
-            self._settings.stop_grace.total_seconds(),
-            self._environment,
-        )
-        self._runs[job.id] = run
-        self._idle.clear()
-        try:
-            if await self._decided(entry, State.STARTED):
-                self._finish(self.entries[job.id], await self._complete(entry, run))
+        with self._runs.begun(entry) as run:
+            if entry.starts or await self._decided(entry, State.STARTED):
+                await self._runs.complete(entry.job.id, run)
             else:
                 self._not_ours(entry)
-        finally:
-            del self._runs[job.id]
-            if not self._runs:
-                self._idle.set()
-
-    async def _complete(self, entry: Entry, run: Run) -> Ended:
-        # At most once: the start is on the disk before the command is.
-        await self._change(entry, self.identity.report(entry.job.id, State.STARTED))
-        _log.info("job.started", job=entry.job.id, name=entry.job.title)
-        loop = asyncio.get_running_loop()
-        try:
-            return await loop.run_in_executor(self._threads, run.complete)
-        except (CannotStart, OSError) as problem:  # such as: too many open files
-            return Ended(State.FAILED, None, str(problem))
-
-    # The record
 
     def _finish(self, entry: Entry, ended: Ended) -> None:
         final = self.identity.report(entry.job.id, ended.state, ended.reason, result=ended.result)
-        exit_code = ended.result.exit_code if ended.result else None
-        _log.info(
-            "job.ended",
-            job=entry.job.id,
-            state=str(ended.state),
-            exit_code=exit_code,
-            reason=ended.reason or None,
-        )
-        self._change(entry, final, open=False, final=final)
-
-    def _change(
-        self, entry: Entry, report: Report | None, **changes: Any
-    ) -> "asyncio.Future[None]":
-        """Change an entry in memory now and in the ledger next, together with its report."""
-        if report is not None:
-            changes["state"] = report.state
-        entry = replace(entry, **changes, changed_at=time.time())
-        if entry.open:
-            self.entries[entry.job.id] = entry
-            if entry.job.id not in self._busy:
-                self._wake(entry.job.id)
-        else:
-            self.entries.pop(entry.job.id, None)
-            self._blocked.pop(entry.job.id, None)
-            self._claims.release(entry.job.id)
-
-        def write(tables: Tables) -> None:
-            tables.save(entry)
-            if report is not None:
-                tables.report(report)
-
-        future = self._ledger.commit(write)
-        if report is not None:
-            future.add_done_callback(lambda _: self._outbox.wake())
-        return future
+        self.entries.finish(entry, ended, final)
 
 
 def instant(seconds: float) -> datetime:

@@ -3,29 +3,36 @@
 import asyncio
 import hashlib
 import json
+import random
 import time
-from collections.abc import Callable
+import uuid
+from collections.abc import Callable, Collection
 from dataclasses import dataclass
 from datetime import datetime
-from functools import partial
-from typing import Annotated
+from typing import Annotated, Protocol
 
 import structlog
 from aio_pika.abc import AbstractConnection, AbstractIncomingMessage
 from pydantic import Field, TypeAdapter, ValidationError
 
 from agents.claims import Claims
-from agents.ledger import Entry, Ledger, Tables
+from agents.ledger import Ledger
+from agents.settings import AgentSettings
+from agents.tables import Entry, Known, Tables
 from broker import topology
 from broker.connection import CALL_LIMIT, Publisher, Unreachable, translated
 from broker.topology import AgentKind
 from schemas import Cancellation, Context, Job, Report, Result, State, explain
 from schemas.message import BODY_LIMIT
 from schemas.names import check_name
+from schemas.report import final_id
 
 _log = structlog.get_logger()
 _PREFETCH = 500
 _LONGEST_REASON = 1000
+_SUSPECT = 2  # times that a message came back to us: an ordinary loss of the connection is one
+_GRAVES = 100
+_GRAVE_BYTES = 8 * 1024 * 1024
 _Order = Annotated[Job | Cancellation, Field(discriminator="kind")]
 _ORDER: TypeAdapter[Job | Cancellation] = TypeAdapter(_Order)
 
@@ -58,6 +65,7 @@ class Identity:
     ) -> Report:
         """Return a report of this agent."""
         return Report(
+            id=final_id(job_id, self.workstation) if state.final else uuid.uuid4().hex,
             job_id=job_id,
             workstation=self.workstation,
             agent=self.name,
@@ -109,6 +117,21 @@ def _job_id(body: bytes, message_id: str | None) -> str | None:
         return None
 
 
+def _returns(message: AbstractIncomingMessage) -> int:
+    """Return how often a quorum queue delivered a message before, and got it back."""
+    count = message.headers.get("x-delivery-count", 0)
+    return count if isinstance(count, int) else 0
+
+
+class Past(Protocol):
+    """Knows what was done here before this ledger was begun."""
+
+    async def ended_here(
+        self, connection: AbstractConnection, publisher: Publisher, jobs: Collection[Job]
+    ) -> dict[str, Entry]:
+        """Return entries for those jobs that were run here, or begun."""
+
+
 @dataclass(frozen=True)
 class _Refusal:
     message: AbstractIncomingMessage
@@ -122,18 +145,25 @@ class Intake:
     def __init__(
         self,
         identity: Identity,
+        settings: AgentSettings,
         ledger: Ledger,
         claims: Claims,
+        past: Past,
         accepted: Callable[[Entry], None],
         cancelled: Callable[[Cancellation], None],
         stored: Callable[[], None],
     ) -> None:
         self._identity = identity
+        self._keep = settings.keep.total_seconds()
         self._ledger = ledger
         self._claims = claims
+        self._past = past
         self._accepted = accepted
         self._cancelled = cancelled
         self._stored = stored
+        self._graves: asyncio.Queue[_Refusal] = asyncio.Queue()
+        self._unburied = 0
+        self._made_at = 0.0
 
     async def run(
         self,
@@ -161,11 +191,15 @@ class Intake:
                 queue = await channel.declare_queue(name, passive=True)
                 # The callback is cancelled when the connection drops: it only passes on.
                 await queue.consume(arrived.put)
+        self._made_at = (await self._ledger.commit(Tables.life)).made_at
         consuming()
-        stop = asyncio.create_task(stopping.wait())
-        try:
+        self._graves = asyncio.Queue()
+        self._unburied = 0
+        async with asyncio.TaskGroup() as tasks:
+            burying = tasks.create_task(self._bury_all(publisher))
+            stop = tasks.create_task(stopping.wait())
             while not stopping.is_set():
-                fetch = asyncio.create_task(arrived.get())
+                fetch = tasks.create_task(arrived.get())
                 await asyncio.wait({fetch, stop}, return_when=asyncio.FIRST_COMPLETED)
                 if not fetch.done():
                     fetch.cancel()
@@ -173,41 +207,85 @@ class Intake:
                 batch = [fetch.result()]
                 while not arrived.empty():
                     batch.append(arrived.get_nowait())
-                messages = [message for message in batch if message is not None]
-                await self._take(messages, publisher)
-                if len(messages) < len(batch):
+                await self._take([message for message in batch if message], connection, publisher)
+                if None in batch:
                     raise Unreachable(f"consuming {name}: the consumer was lost")
-        finally:
+            burying.cancel()
             stop.cancel()
         with translated(f"consuming {name}"):
             async with asyncio.timeout(CALL_LIMIT):
                 await channel.close()
 
-    async def _take(self, messages: list[AbstractIncomingMessage], publisher: Publisher) -> None:
+    async def _take(
+        self,
+        messages: list[AbstractIncomingMessage],
+        connection: AbstractConnection,
+        publisher: Publisher,
+    ) -> None:
+        """Take in a batch; alone, and in any order, what came back to us again and again.
+
+        One of those may be what ended this agent each time: it must not take others along.
+        """
+        fresh = [message for message in messages if _returns(message) < _SUSPECT]
+        suspects = [message for message in messages if _returns(message) >= _SUSPECT]
+        random.shuffle(suspects)
+        for batch in (fresh, *([message] for message in suspects)):
+            if batch:
+                await self._take_together(batch, connection, publisher)
+
+    async def _take_together(
+        self,
+        messages: list[AbstractIncomingMessage],
+        connection: AbstractConnection,
+        publisher: Publisher,
+    ) -> None:
         orders, refusals = self._read(messages)
         if orders:
-            taken = await self._ledger.commit(lambda tables: self._enter(tables, orders))
-            self._stored()
-            for order in taken:
-                if isinstance(order, Entry):
-                    self._accepted(order)
-                else:
-                    self._cancelled(order)
+            ended = await self._ended_here(orders, connection, publisher)
+            future = self._ledger.commit(lambda tables: self._enter(tables, orders, ended))
+            future.add_done_callback(self._entered)
+            # Should the connection be lost meanwhile: what is in the ledger is in the agent.
+            await asyncio.shield(future)
+        self._unburied += len(refusals)
+        refused = {id(refusal.message) for refusal in refusals}
         with translated("acknowledging"):
-            if messages and not refusals:
+            if not self._unburied:
                 await messages[-1].ack(multiple=True)
-                return
-            # One by one, the good ones first: what is wrong with others must not come back on them.
-            refused = {id(refusal.message) for refusal in refusals}
-            for message in messages:
-                if id(message) not in refused:
-                    await message.ack()
+            else:
+                for message in messages:
+                    if id(message) not in refused:
+                        await message.ack()
         for refusal in refusals:
-            await self._bury(refusal, publisher)
-            await self._ledger.commit(partial(self._refuse, refusal=refusal))
-            self._stored()
-            with translated("acknowledging"):
-                await refusal.message.ack()
+            self._graves.put_nowait(refusal)
+
+    def _entered(self, future: "asyncio.Future[list[Entry | Cancellation]]") -> None:
+        if future.cancelled() or future.exception() is not None:
+            return
+        self._stored()
+        for order in future.result():
+            if isinstance(order, Entry):
+                self._accepted(order)
+            else:
+                self._cancelled(order)
+
+    async def _ended_here(
+        self,
+        orders: list[Job | Cancellation],
+        connection: AbstractConnection,
+        publisher: Publisher,
+    ) -> dict[str, Entry]:
+        """Return what is known of jobs older than the ledger: a lost one may have run them."""
+        old = [
+            order
+            for order in orders
+            if isinstance(order, Job) and order.created_at.timestamp() < self._made_at
+        ]
+        if not old:
+            return {}
+        unknown = await self._ledger.commit(
+            lambda tables: [job for job in old if not tables.knows(job.id)]
+        )
+        return await self._past.ended_here(connection, publisher, unknown) if unknown else {}
 
     def _read(
         self, messages: list[AbstractIncomingMessage]
@@ -227,7 +305,7 @@ class Intake:
         return orders, refusals
 
     def _enter(
-        self, tables: Tables, orders: list[Job | Cancellation]
+        self, tables: Tables, orders: list[Job | Cancellation], ended: dict[str, Entry]
     ) -> list[Entry | Cancellation]:
         now = time.time()
         taken: list[Entry | Cancellation] = []
@@ -237,14 +315,47 @@ class Intake:
                 tables.remember_cancellation(order.job_id, order.reason, now)
                 taken.append(order)
                 continue
-            entry = tables.accept(order, now)
+            if (former := ended.get(order.id)) and not tables.knows(order.id):
+                tables.insert(former)
+                if former.open:
+                    taken.append(former)
+                continue
+            entry = tables.accept(order, now, now - self._keep)
             if isinstance(entry, Entry):
                 tables.report(report(order.id, State.RECEIVED))
                 taken.append(entry)
-            elif not entry:
+            elif entry is Known.OTHER:
                 other = "another job with this id came and was refused"
                 tables.report(report(order.id, State.CONFLICT, other))
+            elif entry is Known.FORGOTTEN:
+                old = f"was made over {self._keep:g} s ago: whether it ran here is not known"
+                tables.report(report(order.id, State.REFUSED, f"{old}; send it as a new job"))
         return taken
+
+    async def _bury_all(self, publisher: Publisher) -> None:
+        """Set aside what was refused, many at once, while good messages go on."""
+        while True:
+            refusals = [await self._graves.get()]
+            while (
+                not self._graves.empty()
+                and len(refusals) < _GRAVES
+                and sum(len(refusal.message.body) for refusal in refusals) < _GRAVE_BYTES
+            ):
+                refusals.append(self._graves.get_nowait())
+            async with asyncio.TaskGroup() as tasks:
+                for refusal in refusals:
+                    tasks.create_task(self._bury(refusal, publisher))
+
+            def refuse(tables: Tables, refusals: list[_Refusal] = refusals) -> None:
+                for refusal in refusals:
+                    self._refuse(tables, refusal)
+
+            await self._ledger.commit(refuse)
+            self._stored()
+            with translated("acknowledging"):
+                for refusal in refusals:
+                    await refusal.message.ack()
+            self._unburied -= len(refusals)
 
     def _refuse(self, tables: Tables, refusal: _Refusal) -> None:
         """Report a refused job, by one of the agents only where both received the message."""
@@ -260,9 +371,11 @@ class Intake:
             state = State.REFUSED
             tables.refused(job_id, time.time())
         report = self._identity.report(job_id, state, refusal.reason)
-        # The same message delivered again makes the same report, which views count once.
-        seed = b"\0".join([job_id.encode(), self._identity.name.encode(), refusal.message.body])
-        tables.report(report.model_copy(update={"id": hashlib.sha256(seed).hexdigest()[:32]}))
+        if not state.final:
+            # The same message delivered again makes the same report, which views count once.
+            seed = b"\0".join([self._identity.name.encode(), refusal.message.body])
+            report = report.model_copy(update={"id": hashlib.sha256(seed).hexdigest()[:32]})
+        tables.report(report)
 
     async def _bury(self, refusal: _Refusal, publisher: Publisher) -> None:
         """Put a message where administrators find it, with the reason."""

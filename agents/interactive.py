@@ -7,10 +7,10 @@ from typing import Any
 from agents import control
 from agents.agent import Agent, instant
 from agents.control import Declined
-from agents.ledger import Entry
 from agents.platforms import here
 from agents.schedule import InteractiveRules
 from agents.settings import AgentSettings
+from agents.tables import Entry
 from broker.topology import AgentKind
 from schemas import Requirement, State
 
@@ -62,7 +62,7 @@ class InteractiveAgent(Agent):
             kind = "runs" if limit < entry.expires_at else "expires"
             raise Declined(f"--until: the job {kind} at {instant(limit).astimezone():%c}")
         report = self.identity.report(entry.job.id, State.POSTPONED, until=until)
-        self._change(entry, report, until=until.timestamp())
+        self.entries.change(entry, report, until=until.timestamp())
         return f"{entry.job.title}: postponed until {until.astimezone():%c}"
 
     def decline(self, entry: Entry) -> str:
@@ -73,7 +73,7 @@ class InteractiveAgent(Agent):
         """
         if entry.job.requirement is Requirement.MANDATORY:
             raise Declined(f"{entry.job.title}: is mandatory; it can be postponed, not declined")
-        self._change(entry, self.identity.report(entry.job.id, State.DECLINED), until=None)
+        self.entries.change(entry, self.identity.report(entry.job.id, State.DECLINED), until=None)
         return f"{entry.job.title}: declined"
 
     def _find(self, job_id: str) -> Entry:
@@ -82,7 +82,7 @@ class InteractiveAgent(Agent):
             raise Declined("JOB: give its id, or how it begins")
         found = [
             entry
-            for entry in self.entries.values()
+            for entry in self.entries.all()
             if entry.shown_at is not None and entry.job.id.startswith(job_id.lower())
         ]
         exact = [entry for entry in found if entry.job.id == job_id.lower()]
@@ -90,7 +90,7 @@ class InteractiveAgent(Agent):
             what = "more than one job begins so" if found else "no such job is offered"
             raise Declined(f"{job_id}: {what}")
         entry = (exact or found)[0]
-        if entry.job.id in self._runs or entry.state in {State.ACCEPTED, State.STARTED}:
+        if self._runs.has(entry.job.id) or entry.state in {State.ACCEPTED, State.STARTED}:
             raise Declined(f"{entry.job.title}: runs already")
         if self._claims.decision(entry.job.id):
             raise Declined(f"{entry.job.title}: another agent of this workstation has it")

@@ -6,9 +6,9 @@ from typing import Any
 
 from agents import ledger
 from agents.claims import decision
-from agents.ledger import Entry
 from agents.schedule import NEVER, order
 from agents.state import StateError
+from agents.tables import Entry
 
 Row = dict[str, Any]
 

@@ -5,7 +5,8 @@ from collections.abc import Iterator
 from itertools import groupby
 
 from agents.intake import Identity
-from agents.ledger import Ledger, Pending, Tables
+from agents.ledger import Ledger
+from agents.tables import Pending, Tables
 from broker import topology
 from broker.connection import Publisher
 from schemas import State

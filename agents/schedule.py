@@ -6,7 +6,7 @@ The table of the domain, as code. Nothing here reads a clock or touches a file.
 from dataclasses import dataclass
 from enum import Enum
 
-from agents.ledger import Entry
+from agents.tables import Entry
 from schemas import Context, State
 
 NEVER = float("inf")
@@ -62,9 +62,12 @@ class ServiceRules:
 
     def next(self, entry: Entry, now: float, *, claimed: bool) -> Next:  # noqa: ARG002 - as the other's
         """Return the next step of an open entry, and its time."""
-        return _first(now, _ending(entry, self.platforms), Next(Step.RUN, self._run_at(entry)))
+        run_at = self._run_at(entry, now)
+        return _first(now, _ending(entry, self.platforms), Next(Step.RUN, run_at))
 
-    def _run_at(self, entry: Entry) -> float:
+    def _run_at(self, entry: Entry, now: float) -> float:
+        if entry.state is State.STARTED:
+            return 0  # it was interrupted, and is to be started again
         job = entry.job
         mandatory_at = entry.mandatory_at
         if job.context is Context.BACKGROUND:
@@ -72,7 +75,9 @@ class ServiceRules:
         if mandatory_at is None or job.command.user_input_required:
             return NEVER
         # Counted from the receipt where that came later: a user's agent gets its chance first.
-        return max(mandatory_at, entry.received_at) + self.takeover_grace
+        # A receipt in the future is of a clock that was set back since: it tells nothing.
+        received_at = entry.received_at if entry.received_at <= now else 0
+        return max(mandatory_at, received_at) + self.takeover_grace
 
 
 @dataclass(frozen=True)
@@ -89,9 +94,10 @@ class InteractiveRules:
         `claimed` tells whether this agent holds the job's claim.
         """
         ending = _ending(entry, self.platforms)
-        if entry.state is State.ACCEPTED:
+        if entry.state in (State.ACCEPTED, State.STARTED):  # started: to be started again
             return _first(now, ending, Next(Step.RUN, 0))
-        if entry.shown_at is None:
+        # Shown in the future: the clock was set back since, and it is shown anew.
+        if entry.shown_at is None or entry.shown_at > now:
             return _first(now, ending, Next(Step.OFFER, entry.offer_at))
         if self.accept_offers and entry.state is State.OFFERED:
             return _first(now, ending, Next(Step.ACCEPT, 0))

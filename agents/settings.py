@@ -78,6 +78,23 @@ class AgentSettings(BrokerSettings):
         default=timedelta(seconds=20),
         description="how long a service agent that is told to stop lets commands finish",
     )
+    keep: Duration = Field(
+        default=timedelta(days=90),
+        description="how long jobs that ended are remembered; older ones, if unknown, are refused",
+    )
+    missing_after: Duration = Field(
+        default=timedelta(minutes=10),
+        description="how long a user's agent that ended in the middle of a command may stay away "
+        "before the service reports the job interrupted",
+    )
+    watch_interval: Duration = Field(
+        default=timedelta(minutes=1),
+        description="how often an agent asks the broker whether it still has its consumer",
+    )
+    login_pause: Duration = Field(
+        default=timedelta(minutes=1),
+        description="how long to wait after a refused login, up to five times as long",
+    )
     accept_offers: bool = Field(
         default=False, description="run optional offers at once: the user's standing yes"
     )
@@ -96,6 +113,13 @@ class AgentSettings(BrokerSettings):
     def _distinct(cls, groups: tuple[str, ...]) -> tuple[str, ...]:
         return tuple(dict.fromkeys(groups))
 
+    @field_validator("keep", "watch_interval", "login_pause")
+    @classmethod
+    def _positive(cls, value: timedelta) -> timedelta:
+        if not timedelta(seconds=1) <= value <= timedelta(days=3650):
+            raise ValueError("must be from 1s to 3650 days")
+        return value
+
     @field_validator("queue_expires")
     @classmethod
     def _kept(cls, value: timedelta) -> timedelta:
@@ -103,7 +127,9 @@ class AgentSettings(BrokerSettings):
             raise ValueError("must be at least 1m")
         return value
 
-    @field_validator("queue_expires", "countdown", "takeover_grace", "stop_grace", "drain")
+    @field_validator(
+        "queue_expires", "countdown", "takeover_grace", "stop_grace", "drain", "missing_after"
+    )
     @classmethod
     def _sensible(cls, value: timedelta) -> timedelta:
         if not timedelta(0) <= value <= timedelta(days=49):

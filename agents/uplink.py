@@ -5,10 +5,12 @@ import random
 
 import structlog
 from aio_pika.abc import AbstractConnection
+from aio_pika.exceptions import ChannelPreconditionFailed
 
 from agents.intake import Identity, Intake
 from agents.ledger import Ledger
 from agents.outbox import Outbox
+from agents.recovery import Recovery
 from agents.settings import AgentSettings
 from broker import topology
 from broker.connection import (
@@ -18,13 +20,14 @@ from broker.connection import (
     Publisher,
     Unreachable,
     backoff,
+    blocked,
     connect,
     translated,
     where,
 )
 
 _log = structlog.get_logger()
-_LOGIN_PAUSE = (60.0, 300.0)
+_LOGIN_SPREAD = 5
 _STEADY = 30.0
 _ONCE_CONNECTED = 2  # attempts that still count: a broker that lets us in only to fail is no good
 
@@ -39,14 +42,16 @@ class Uplink:
         ledger: Ledger,
         intake: Intake,
         outbox: Outbox,
+        recovery: Recovery,
     ) -> None:
         self._settings = settings
         self._identity = identity
         self._ledger = ledger
         self._intake = intake
         self._outbox = outbox
+        self._recovery = recovery
         self._stopping = asyncio.Event()
-        self._told = ""
+        self._told: set[str] = set()
         self._attempt = 0
 
     def stop_intake(self) -> None:
@@ -67,9 +72,12 @@ class Uplink:
                 pause = backoff(self._attempt)
                 if isinstance(failure, LoginRefused):
                     # Not sooner: repeated wrong logins lock accounts.
-                    pause = random.uniform(*_LOGIN_PAUSE)  # noqa: S311 - no secret
-                if str(failure) != self._told:
-                    self._told = str(failure)
+                    longest = self._settings.login_pause * _LOGIN_SPREAD
+                    pause = random.uniform(  # noqa: S311 - no secret
+                        self._settings.login_pause.total_seconds(), longest.total_seconds()
+                    )
+                if str(failure) not in self._told:  # once in an outage
+                    self._told.add(str(failure))
                     _log.warning("broker.lost", reason=str(failure), retry_in=round(pause, 1))
             await asyncio.sleep(pause)
             self._attempt += 1
@@ -81,10 +89,11 @@ class Uplink:
                 async with asyncio.timeout(CALL_LIMIT):
                     await topology.ensure(connection)
                     await self._bind(connection)
-            publisher = await Publisher.open(connection)
+            publisher = await Publisher.open(connection, waits=True)
+            await self._recovery.make_good(connection, publisher)
 
             def consuming() -> None:
-                self._told = ""
+                self._told.clear()
                 self._attempt = min(self._attempt, _ONCE_CONNECTED)
                 _log.info("broker.connected", broker=where(connection))
 
@@ -94,6 +103,7 @@ class Uplink:
                 )
                 tasks.create_task(self._outbox.run(publisher))
                 tasks.create_task(_watch(connection))
+                tasks.create_task(self._watch_consumer(connection))
 
     async def _bind(self, connection: AbstractConnection) -> None:
         """Declare and bind the queue; what it was bound to and no longer should be, unbind."""
@@ -109,11 +119,41 @@ class Uplink:
         wanted = {key for _, key in queue.bindings}
         former = await self._ledger.commit(lambda tables: tables.bindings())
         await self._ledger.commit(lambda tables: tables.bound(former | wanted))
+        try:
+            async with connection.channel() as channel:
+                await topology.declare_queue(channel, queue)
+        except ChannelPreconditionFailed as error:
+            # Jobs may be in it: it is not for us to delete. `pcm.…` is used as it was made.
+            _log.warning("queue.differs", queue=queue.name, reason=str(error.args[-1]))
+            async with connection.channel() as channel:
+                await topology.declare_queue(channel, queue, passive=True)
         async with connection.channel() as channel:
-            declared = await topology.declare_queue(channel, queue)
+            declared = await channel.declare_queue(queue.name, passive=True)
             for key in sorted(former - wanted):
                 await declared.unbind(topology.JOBS, key)
         await self._ledger.commit(lambda tables: tables.bound(wanted))
+
+    async def _watch_consumer(self, connection: AbstractConnection) -> None:
+        """Ask the broker now and then whether it has our consumer: a connection alone is none.
+
+        Raises:
+            Unreachable: it has none.
+        """
+        identity = self._identity
+        name = topology.queue_name(identity.kind, identity.workstation, identity.user)
+        interval = self._settings.watch_interval.total_seconds()
+        with translated("looking for the consumer"):
+            async with asyncio.timeout(CALL_LIMIT):
+                channel = connection.channel()
+                await channel.initialize()
+            while True:
+                await asyncio.sleep(interval * random.uniform(0.75, 1.25))  # noqa: S311 - no secret
+                if self._stopping.is_set() or await blocked(connection):
+                    continue
+                async with asyncio.timeout(CALL_LIMIT):
+                    queue = await channel.declare_queue(name, passive=True)
+                if not queue.declaration_result.consumer_count and not self._stopping.is_set():
+                    raise Unreachable(f"consuming {name}: the broker has no consumer of it")
 
 
 async def _watch(connection: AbstractConnection) -> None:

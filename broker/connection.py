@@ -9,7 +9,7 @@ from typing import Self
 
 import aio_pika
 from aio_pika import DeliveryMode, Message
-from aio_pika.abc import AbstractChannel, AbstractConnection, HeadersType
+from aio_pika.abc import AbstractChannel, AbstractConnection, HeadersType, UnderlayConnection
 from aio_pika.exceptions import (
     CONNECTION_EXCEPTIONS,
     AuthenticationError,
@@ -39,6 +39,10 @@ class BrokerError(Exception):
 
 class Unreachable(BrokerError):
     """The broker is out of reach."""
+
+
+class Blocked(Unreachable):
+    """The broker is there, but takes no messages: its disk or memory is low."""
 
 
 class LoginRefused(Unreachable):
@@ -148,19 +152,28 @@ async def _close(connection: AbstractConnection) -> None:
 class Publisher:
     """Publishes with confirms on one channel; the same message may be published again."""
 
-    def __init__(self, channel: AbstractChannel, user: str) -> None:
+    def __init__(
+        self, connection: AbstractConnection, channel: AbstractChannel, *, waits: bool
+    ) -> None:
+        self._connection = connection
         self._channel = channel
-        self._user = user
+        self._waits = waits
+        # Checked by the broker against the login: who says that this happened.
+        self._user = connection.url.user or "guest"  # type: ignore[attr-defined]
 
     @classmethod
-    async def open(cls, connection: AbstractConnection) -> Self:
-        """Open the channel."""
+    async def open(cls, connection: AbstractConnection, *, waits: bool = False) -> Self:
+        """Open the channel.
+
+        Args:
+            connection: to the broker.
+            waits: whether a broker that takes no messages is waited for, not given up.
+        """
         with translated("opening a channel"):
             async with asyncio.timeout(CALL_LIMIT):
                 channel = connection.channel(on_return_raises=True)
                 await channel.initialize()
-        # Checked by the broker against the login: who says that this happened.
-        return cls(channel, connection.url.user or "guest")  # type: ignore[attr-defined]
+        return cls(connection, channel, waits=waits)
 
     async def publish(
         self,
@@ -190,6 +203,7 @@ class Publisher:
 
         Raises:
             Unreachable: the answer is not known; publish the same message again.
+            Blocked: the broker takes no messages.
             Unroutable: see `unroutable_fails`.
             Refused: no permission, or there is no such exchange.
         """
@@ -204,7 +218,46 @@ class Publisher:
             user_id=self._user,
             app_id="pcm",
         )
-        with translated(f"publishing to {exchange} as {key}"):
-            async with asyncio.timeout(CALL_LIMIT):
-                target = await self._channel.get_exchange(exchange, ensure=False)
-                await target.publish(message, key, mandatory=unroutable_fails)
+        while True:
+            try:
+                with translated(f"publishing to {exchange} as {key}"):
+                    async with asyncio.timeout(CALL_LIMIT):
+                        target = await self._channel.get_exchange(exchange, ensure=False)
+                        await target.publish(message, key, mandatory=unroutable_fails)
+            except Unreachable as error:
+                if not (
+                    isinstance(error.__cause__, TimeoutError) and await blocked(self._connection)
+                ):
+                    raise
+                reason = "the broker takes no messages: is its disk or its memory low?"
+                if not self._waits:
+                    raise Blocked(reason) from error
+                await self._outwait(reason)
+            else:
+                return
+
+    async def _outwait(self, reason: str) -> None:
+        """Wait until messages are taken again, or the connection is lost."""
+        import structlog  # only agents wait, and log
+
+        log = structlog.get_logger()
+        log.warning("broker.blocked", reason=reason)
+        await _underlay(self._connection).ready()
+        log.info("broker.unblocked")
+
+
+async def blocked(connection: AbstractConnection) -> bool:
+    """Whether the broker said that it takes no messages now."""
+    try:
+        async with asyncio.timeout(0):
+            await _underlay(connection).ready()
+    except TimeoutError:
+        return True
+    return False
+
+
+def _underlay(connection: AbstractConnection) -> UnderlayConnection:
+    transport = connection.transport
+    if transport is None:
+        raise Unreachable("the connection was lost")
+    return transport

@@ -41,6 +41,8 @@ def read_job(arguments: argparse.Namespace) -> Job:
             shell=arguments.shell,
             background=arguments.background,
             user_input_required=arguments.user_input_required,
+            survives_agent=arguments.survives_agent,
+            rerun_interrupted=arguments.rerun_interrupted,
             environment=dict(map(_variable, arguments.env or [])),
             **_given(
                 cwd=arguments.cwd,
@@ -59,6 +61,7 @@ def read_job(arguments: argparse.Namespace) -> Job:
                 offer_at=_moment("--offer-at", arguments.offer_at, now),
                 mandatory_at=_moment("--mandatory-at", arguments.mandatory_at, now),
                 expires_at=_moment("--expires-at", arguments.expires_at, now),
+                supersedes=arguments.supersedes,
             ),
         )
     except ValidationError as error:

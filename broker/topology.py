@@ -189,9 +189,13 @@ def agent_queue(
     )
 
 
-async def declare_queue(channel: AbstractChannel, queue: Queue) -> AbstractQueue:
-    """Declare a queue and bind it."""
-    declared = await channel.declare_queue(queue.name, durable=True, arguments=queue.arguments)
+async def declare_queue(
+    channel: AbstractChannel, queue: Queue, *, passive: bool = False
+) -> AbstractQueue:
+    """Declare a queue and bind it; `passive`: it is there, and stays as it is but for that."""
+    declared = await channel.declare_queue(
+        queue.name, durable=True, arguments=queue.arguments, passive=passive
+    )
     for exchange, key in queue.bindings:
         await declared.bind(exchange, key)
     for match in queue.matches:

@@ -64,6 +64,14 @@ class Command(BaseModel):
         default=False, description="run by the service agent only, never shown to a user"
     )
     user_input_required: bool = False
+    survives_agent: bool = Field(
+        default=False, description="goes on when its agent ends, and is then waited for"
+    )
+    rerun_interrupted: bool = Field(
+        default=False,
+        description="may be started again where its agent, or the machine, ended while it ran;"
+        " five times in all",
+    )
 
     @field_validator("argv")
     @classmethod

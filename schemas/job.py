@@ -12,7 +12,7 @@ from pydantic import AfterValidator, Field, field_validator, model_validator
 
 from schemas.command import Command
 from schemas.message import Message
-from schemas.names import Target, Text, check_name
+from schemas.names import Name, Target, Text, check_name
 from schemas.times import Instant, Moment, WallClock
 
 _ID_TIME = "%Y%m%d-%H%M%S"
@@ -81,6 +81,10 @@ class Job(Message):
     offer_at: Moment | None = None
     mandatory_at: Moment | None = None
     expires_at: Moment | None = None
+    supersedes: Name | None = Field(
+        default=None,
+        description="a key: the job replaces older ones of the same key that have not started",
+    )
     sender: Text = Field(default_factory=whoami, max_length=200)
     created_at: Instant = Field(default_factory=_now)
 

@@ -1,6 +1,7 @@
 """What happened to a job on a workstation."""
 
 import base64
+import hashlib
 import uuid
 from datetime import UTC, datetime
 from enum import StrEnum
@@ -117,6 +118,11 @@ class Result(BaseModel):
     restart_required: bool = False
     stdout: Output = Output()
     stderr: Output = Output()
+
+
+def final_id(job_id: str, workstation: str) -> str:
+    """Return the id of a job's final report: by whomever it is made, a workstation has one."""
+    return hashlib.sha256(f"{job_id}\0{workstation}".encode()).hexdigest()[:32]
 
 
 class Report(Message):

@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 
 from agents import ledger
+from agents.tables import SCHEMA_VERSION
 from broker import Dispatcher
 from schemas import Job, State
 from tests.workstation import Workstation, agents_of, final, follow
@@ -404,7 +405,7 @@ async def test_a_ledger_of_a_newer_version_is_not_touched(ws: Workstation) -> No
     ws.start("service").end()
     path = ws.state_dir / "service" / "ledger.db"
     with closing(sqlite3.connect(path)) as database:
-        database.execute(f"PRAGMA user_version = {ledger.SCHEMA_VERSION + 1}")
+        database.execute(f"PRAGMA user_version = {SCHEMA_VERSION + 1}")
     refused = ws.run("pcm-agent", "service")
     assert refused.returncode == 1
     assert "the ledger has version" in refused.stderr

@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 
 from agents.claims import UNKNOWN, Claims, Decision
+from schemas import State
 
 HOLD = """
 import sys, time
@@ -40,7 +41,7 @@ def test_one_holder_and_free_again_when_it_is_killed(
 ) -> None:
     claims = Claims(tmp_path, "service")
     assert not claims.take("job-1")
-    assert not claims.decide("job-1", "started")
+    assert not claims.decide("job-1", State.STARTED)
     assert claims.decision("job-1") is None
     holder.send_signal(signal.SIGKILL)
     holder.wait()
@@ -50,12 +51,13 @@ def test_one_holder_and_free_again_when_it_is_killed(
 
 def test_what_is_decided_stays_decided(tmp_path: Path) -> None:
     service, interactive = Claims(tmp_path, "service"), Claims(tmp_path, "interactive-ada")
-    assert interactive.decide("job-1", "started")
-    assert not interactive.holds("job-1")
+    assert interactive.decide("job-1", State.STARTED)
+    assert interactive.holds("job-1")
+    interactive.conclude("job-1")
     for claims in (service, interactive):
         assert not claims.take("job-1")
-        assert not claims.decide("job-1", "expired")
-        assert claims.decision("job-1") == Decision("interactive-ada", "started")
+        assert not claims.decide("job-1", State.EXPIRED)
+        assert claims.decision("job-1") == Decision("interactive-ada", State.STARTED, ended=True)
 
 
 def test_release_gives_it_back(tmp_path: Path) -> None:
@@ -83,7 +85,7 @@ def test_a_link_in_the_shared_folder_leads_nowhere(tmp_path: Path) -> None:
     victim = tmp_path / "victim"
     victim.write_text("precious")
     (tmp_path / "claims" / "job-1").symlink_to(victim)
-    assert not claims.decide("job-1", "started")
+    assert not claims.decide("job-1", State.STARTED)
     assert claims.decision("job-1") == Decision(UNKNOWN, "unreadable")
     assert victim.read_text() == "precious"
 
@@ -104,27 +106,29 @@ def test_two_users_share_the_folder(tmp_path: Path) -> None:
     for folder in (tmp_path, *tmp_path.parents):
         if folder.stat().st_uid == 0 and folder != Path("/"):
             folder.chmod(folder.stat().st_mode | 0o055)
-    Claims(tmp_path, "service").decide("by-root", "started")
+    Claims(tmp_path, "service").decide("by-root", State.STARTED)
     code = (
         "import os, sys; os.setgid(65534); os.setuid(65534)\n"
-        "from pathlib import Path; from agents.claims import Claims\n"
+        "from pathlib import Path; from agents.claims import Claims; from schemas import State\n"
         "claims = Claims(Path(sys.argv[1]), 'interactive-nobody')\n"
-        "print(claims.decision('by-root'), claims.take('by-root'), end=' ')\n"
-        "print(claims.decide('by-user', 'started'))"
+        "found = claims.decision('by-root')\n"
+        "print(found.agent, found.state, claims.take('by-root'), end=' ')\n"
+        "print(claims.decide('by-user', State.STARTED))"
     )
     code = "import agents.claims\n" + code  # before the rights to read it are gone
     told = subprocess.run(
         [sys.executable, "-c", code, tmp_path], capture_output=True, text=True, check=False
     )
-    assert told.stdout == "Decision(agent='service', state='started') False True\n", told.stderr
+    assert told.stdout == "service started False True\n", told.stderr
     assert not Claims(tmp_path, "service").take("by-user")
 
 
 def test_many_processes_at_once_have_one_winner(tmp_path: Path) -> None:
     code = (
-        "import sys; from pathlib import Path; from agents.claims import Claims\n"
+        "import sys; from pathlib import Path\n"
+        "from agents.claims import Claims; from schemas import State\n"
         "claims = Claims(Path(sys.argv[1]), f'interactive-{sys.argv[2]}')\n"
-        "print(sum(claims.decide(f'job-{n}', 'started') for n in range(50)))"
+        "print(sum(claims.decide(f'job-{n}', State.STARTED) for n in range(50)))"
     )
     began = time.monotonic()
     racers = [

@@ -11,14 +11,17 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from agents.runner import CannotStart, Capture, Ended, Run, end_remains, inherited_environment
+from agents.process import CannotStart, Capture
+from agents.remains import find
+from agents.runner import Ended, Run, inherited_environment
 from schemas import Command, Result, State
 
 LIMIT = 64 * 1024
 
 
 def make(*argv: str, grace: float = 0.5, **fields: Any) -> Run:
-    return Run(Command(argv=argv, **fields), "job-1", LIMIT, grace, inherited_environment())
+    command = Command(argv=argv, **fields)
+    return Run(command, "job-1", LIMIT, grace, inherited_environment(), Path("no-spool"))
 
 
 def result(ended: Ended) -> Result:
@@ -226,6 +229,6 @@ def test_what_a_dead_agent_left_running_is_found_by_its_job(tmp_path: Path) -> N
         os.execve("/bin/sh", ["sh", "-c", f"touch {ready}; exec sleep 94.3210"], environment)
     while not ready.exists():
         time.sleep(0.01)
-    assert end_remains("left-behind-1", grace=5)
+    assert find("left-behind-1", "").end(grace=5)
     assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == -15
-    assert not end_remains("left-behind-1", grace=5)
+    assert not find("left-behind-1", "").end(grace=5)

@@ -7,8 +7,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from agents.ledger import Entry
 from agents.schedule import NEVER, InteractiveRules, Next, ServiceRules, Step, order
+from agents.tables import Entry
 from schemas import Command, Job, State, everyone
 
 START = datetime(2026, 11, 30, 12, tzinfo=UTC)
@@ -83,7 +83,7 @@ def test_service_runs_background_optional_at_its_offer_time() -> None:
 
 def test_service_takes_over_foreground_mandatory_after_a_grace_period() -> None:
     assert step(SERVICE.next(entry(mandatory_at=100), T0, claimed=False)) == (Step.RUN, 160)
-    overdue = SERVICE.next(entry(mandatory_at=100, received=500), T0, claimed=False)
+    overdue = SERVICE.next(entry(mandatory_at=100, received=500), T0 + 500, claimed=False)
     assert step(overdue) == (Step.RUN, 560)
 
 
@@ -127,8 +127,9 @@ def test_the_countdown_ends_at_the_mandatory_time() -> None:
 @pytest.mark.parametrize("shown", [900, 1000, 5000])
 def test_who_sees_it_late_gets_a_whole_countdown(shown: float) -> None:
     offered = entry(shown=shown, state=State.OFFERED, mandatory_at=1000)
-    assert step(INTERACTIVE.next(offered, T0, claimed=False)) == (Step.COUNT_DOWN, shown)
-    assert step(INTERACTIVE.next(offered, T0, claimed=True)) == (Step.RUN, shown + 300)
+    now = T0 + shown
+    assert step(INTERACTIVE.next(offered, now, claimed=False)) == (Step.COUNT_DOWN, shown)
+    assert step(INTERACTIVE.next(offered, now, claimed=True)) == (Step.RUN, shown + 300)
 
 
 def test_postponing_hides_an_offer_until_then() -> None:
@@ -154,9 +155,27 @@ def test_nothing_that_the_user_does_escapes_a_mandatory_job(
     held = entry(shown=shown, state=state, until=until, mandatory_at=mandatory)
     deadline = INTERACTIVE.deadline(held)
     assert deadline == pytest.approx(T0 + max(mandatory, shown + 300))
-    following = INTERACTIVE.next(held, T0, claimed=True)
+    following = INTERACTIVE.next(held, T0 + shown, claimed=True)
     assert following.at <= deadline
     assert following.step is Step.RUN or (until is not None and following.at < deadline)
+
+
+def test_a_clock_that_was_set_back_delays_nothing() -> None:
+    """What was noted by the clock that was ahead is in the future, and is not waited for."""
+    day = 86_400
+    ahead = entry(mandatory_at=100, received=day)
+    assert step(SERVICE.next(ahead, T0 + 200, claimed=False)) == (Step.RUN, 160)
+    shown = entry(shown=day, state=State.OFFERED, mandatory_at=100)
+    assert INTERACTIVE.next(shown, T0 + 200, claimed=False).step is Step.OFFER
+
+
+@pytest.mark.parametrize("rules", [SERVICE, INTERACTIVE])
+def test_what_was_interrupted_is_started_again_unless_it_is_too_late(
+    rules: ServiceRules | InteractiveRules,
+) -> None:
+    held = entry(state=State.STARTED, shown=0, mandatory_at=500, expires_at=900)
+    assert rules.next(held, T0, claimed=False).step is Step.RUN
+    assert rules.next(held, T0 + 900, claimed=False).step is Step.CLOSE
 
 
 @given(

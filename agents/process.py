@@ -1,0 +1,349 @@
+"""A command as a process: started in a group of its own, or found again; and what it wrote.
+
+One `poll` waits for its output, its end (a pidfd) and whoever wants to stop it. Linux, for pidfd
+and /proc.
+"""
+
+import errno
+import os
+import resource
+import selectors
+import shutil
+import signal
+import subprocess
+import time
+from collections import deque
+from collections.abc import Callable, Mapping
+from contextlib import ExitStack, suppress
+from pathlib import Path
+from typing import IO, Protocol
+
+from agents.remains import Remains, alive, mark, signal_group
+from schemas import Command, Output
+
+_EXHAUSTED = {errno.EAGAIN, errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.ENOSPC}
+_CHUNK = 256 * 1024
+_GROUP_POLL = 0.02
+_KILL_WAIT = 2.0
+_LOOKS = (0.005, 0.05, 0.5)  # seconds after the start at which its memory is looked at
+
+
+class CannotStart(Exception):
+    """The command cannot be started; the text says why."""
+
+
+class Running(Protocol):
+    """A command that runs, whether we started it or found it."""
+
+    age: float
+    """Seconds that it had run when we came to it."""
+
+    def wait(self, until: float, woken: int | None = None) -> bool:
+        """Take its output until it ends (True), or the time comes or `woken` is written to."""
+
+    def signal(self, number: int) -> bool:
+        """Signal the group; return whether anybody is in it."""
+
+    def reap(self) -> tuple[int | None, int]:
+        """Return its exit code (negative: the signal that ended it) and its peak memory.
+
+        None where nobody is told: only a parent is.
+        """
+
+    def end_group(self, grace: float) -> bool:
+        """End what the process left in its group; return whether there was anything."""
+
+    def outputs(self) -> tuple[Output, Output]:
+        """Return what it wrote to stdout and stderr."""
+
+    def close(self) -> None:
+        """Close what was open for it."""
+
+
+class Process:
+    """A process that we start. With a `spool` folder it writes there, and needs us no more."""
+
+    age = 0.0
+
+    def __init__(
+        self,
+        command: Command,
+        variables: Mapping[str, str],
+        output_limit: int,
+        spool: Path | None,
+        lasting: Callable[[str], object],
+    ) -> None:
+        """Start it; `lasting` is called with its mark once it has run for a while.
+
+        Raises:
+            CannotStart: there is no such program or folder, or it may not be run.
+            OSError: there are no files or processes left.
+        """
+        self._own_peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+        self._lasting = lasting
+        self._limit = output_limit
+        self._spool = spool
+        with ExitStack() as files:
+            self._popen = _start(command, variables, *_outlets(files, spool))
+        self._pid = self._popen.pid
+        self._pidfd = os.pidfd_open(self._pid)
+        self._peak = _peak_memory(self._pid)
+        began = time.monotonic()
+        self._looks = deque(began + after for after in _LOOKS)
+        self._captures = Capture(output_limit), Capture(output_limit)
+        self._selector = selectors.PollSelector()
+        self._selector.register(self._pidfd, selectors.EVENT_READ)
+        for pipe, capture in zip(self._pipes(), self._captures, strict=False):
+            os.set_blocking(pipe.fileno(), False)
+            self._selector.register(pipe.fileno(), selectors.EVENT_READ, capture)
+
+    def _pipes(self) -> list[IO[bytes]]:
+        return [pipe for pipe in (self._popen.stdout, self._popen.stderr) if pipe is not None]
+
+    def close(self) -> None:
+        """Close what was open for it."""
+        self._selector.close()
+        os.close(self._pidfd)
+        for pipe in self._pipes():
+            pipe.close()
+
+    def outputs(self) -> tuple[Output, Output]:
+        """Return what it wrote to stdout and stderr."""
+        if self._spool is not None:
+            return spooled(self._spool, self._limit)
+        stdout, stderr = self._captures
+        return stdout.output(), stderr.output()
+
+    def wait(self, until: float, woken: int | None = None) -> bool:
+        """Take its output until it ends (True), or the time comes or `woken` is written to."""
+        if woken is not None:
+            self._selector.register(woken, selectors.EVENT_READ)
+        try:
+            while True:
+                look = self._looks[0] if self._looks else until
+                ready = self._read(min(look, until) - time.monotonic())
+                if self._pidfd in ready:
+                    return True
+                if woken in ready or time.monotonic() >= until:
+                    return False
+                if time.monotonic() >= look:
+                    self._looks.popleft()
+                    if not self._looks:
+                        self._lasting(mark(self._pid))
+                self._peak = max(self._peak, _peak_memory(self._pid))
+        finally:
+            if woken is not None:
+                self._selector.unregister(woken)
+
+    def signal(self, number: int) -> bool:
+        """Signal the group; return whether anybody is in it."""
+        return signal_group(self._pid, number)
+
+    def reap(self) -> tuple[int, int]:
+        """Return its exit code (negative: the signal that ended it) and its peak memory."""
+        _, status, usage = os.wait4(self._pid, 0)
+        code = self._popen.returncode = os.waitstatus_to_exitcode(status)
+        self._selector.unregister(self._pidfd)
+        # A new process starts with the size of the one that started it: below that, what was
+        # seen while it ran is nearer to the truth.
+        peak = usage.ru_maxrss * 1024
+        return code, peak if peak > self._own_peak else self._peak
+
+    def end_group(self, grace: float) -> bool:
+        """End what the process left in its group; return whether there was anything.
+
+        Then take the last of the output. Who left the group and still holds the pipe (a daemon)
+        is not waited for.
+        """
+        left_behind = self.signal(signal.SIGTERM)
+        deadline = time.monotonic() + grace
+        killed = False
+        while alive(self._pid):
+            self._read(_GROUP_POLL)
+            if time.monotonic() >= deadline:
+                if killed:
+                    break  # in the kernel, and does not come out
+                killed = True
+                self.signal(signal.SIGKILL)
+                deadline = time.monotonic() + _KILL_WAIT
+        while self._selector.get_map() and self._read(0):
+            pass
+        return left_behind
+
+    def _read(self, limit: float) -> set[int]:
+        """Read what there is, for at most so many seconds; return the files that were ready."""
+        ready = set()
+        for key, _ in self._selector.select(min(max(limit, 0), 3600)):
+            ready.add(key.fd)
+            if isinstance(key.data, Capture):
+                data = os.read(key.fd, _CHUNK)
+                key.data.write(data)
+                if not data:
+                    self._selector.unregister(key.fd)
+        return ready
+
+
+class Adopted:
+    """A process that another agent of ours started, and that went on when it ended."""
+
+    def __init__(self, remains: Remains, age: float, spool: Path, output_limit: int) -> None:
+        self.age = age
+        self._remains = remains
+        self._spool = spool
+        self._limit = output_limit
+
+    def wait(self, until: float, woken: int | None = None) -> bool:
+        """Wait until it ends (True), or the time comes or `woken` is written to."""
+        return self._remains.wait(until, woken)
+
+    def signal(self, number: int) -> bool:
+        """Signal its groups; return whether anybody is in them."""
+        return sum(signal_group(group, number) for group in self._remains.groups) > 0
+
+    def reap(self) -> tuple[None, int]:
+        """Return that its end is not known."""
+        return None, 0
+
+    def end_group(self, grace: float) -> bool:
+        """End what it left in its group; return whether there was anything."""
+        left_behind = any(map(alive, self._remains.groups))
+        if left_behind:
+            self._remains.end(grace)
+        return left_behind
+
+    def outputs(self) -> tuple[Output, Output]:
+        """Return what it wrote to stdout and stderr."""
+        return spooled(self._spool, self._limit)
+
+    def close(self) -> None:
+        """Close nothing."""
+
+
+class Capture:
+    """Keeps the beginning and the end of what is written to it, each half of the limit."""
+
+    def __init__(self, limit: int) -> None:
+        self._limit = limit
+        self._half = limit // 2
+        self._head = bytearray()
+        self._rest = bytearray()
+        self._size = 0
+
+    def write(self, data: bytes) -> None:
+        """Take in what was written."""
+        self._size += len(data)
+        room = self._limit - len(self._head)
+        self._head += data[:room]
+        self._rest += data[room:]
+        if len(self._rest) > 8 * self._limit:
+            del self._rest[: len(self._rest) - self._limit]
+
+    def skip(self, count: int) -> None:
+        """Count what was written, but is not given."""
+        self._size += count
+
+    def output(self) -> Output:
+        """Return what was kept; cut between characters, so that text stays text."""
+        if self._size <= self._limit:
+            return Output(head=bytes(self._head))
+        head = bytes(self._head[: self._half])
+        kept = bytes(self._head[self._half :] + self._rest)
+        tail = kept[len(kept) - self._half :]
+        for _ in range(3):
+            if head and not _decodes(head):
+                head = head[:-1]
+            if tail and not _decodes(tail):
+                tail = tail[1:]
+        return Output(head=head, dropped=self._size - len(head) - len(tail), tail=tail)
+
+
+def _decodes(data: bytes) -> bool:
+    try:
+        data.decode()
+    except UnicodeDecodeError:
+        return False
+    return True
+
+
+_NAMES = ("stdout", "stderr")
+
+
+def spooled(spool: Path, limit: int) -> tuple[Output, Output]:
+    """Return what a command wrote to the files of its spool folder."""
+    stdout, stderr = (_file_output(spool / name, limit) for name in _NAMES)
+    return stdout, stderr
+
+
+def _file_output(path: Path, limit: int) -> Output:
+    capture = Capture(limit)
+    with suppress(OSError), path.open("rb") as file:
+        size = os.fstat(file.fileno()).st_size
+        capture.write(file.read(limit))
+        if size > 2 * limit:
+            capture.skip(size - 2 * limit)
+            file.seek(size - limit)
+        capture.write(file.read(limit))
+    return capture.output()
+
+
+def _outlets(files: ExitStack, spool: Path | None) -> tuple[int | IO[bytes], int | IO[bytes]]:
+    if spool is None:
+        return subprocess.PIPE, subprocess.PIPE
+    spool.mkdir(mode=0o700, parents=True, exist_ok=True)
+    stdout, stderr = (files.enter_context((spool / name).open("wb")) for name in _NAMES)
+    return stdout, stderr
+
+
+def _start(
+    command: Command,
+    variables: Mapping[str, str],
+    stdout: int | IO[bytes],
+    stderr: int | IO[bytes],
+) -> "subprocess.Popen[bytes]":
+    if command.cwd is not None and not os.path.isdir(command.cwd):  # noqa: PTH112 - Path's fails where it may not look
+        raise CannotStart(f"cwd: {command.cwd} is not a folder here")
+    argv = ("/bin/sh", "-c", *command.argv) if command.shell else command.argv
+    program = _program(argv[0], variables)
+    try:
+        return subprocess.Popen(  # noqa: S603 - to run it is what we are here for
+            argv,
+            executable=program,
+            stdin=subprocess.DEVNULL,
+            stdout=stdout,
+            stderr=stderr,
+            cwd=command.cwd,
+            env=variables,
+            process_group=0,
+            bufsize=0,
+        )
+    except OSError as error:
+        if error.errno in _EXHAUSTED:
+            raise
+        raise CannotStart(f"{argv[0]}: {error.strerror}") from error
+
+
+def _program(name: str, variables: Mapping[str, str]) -> str:
+    """Return the program's file: as named, or from the absolute folders of PATH.
+
+    An empty or relative folder in PATH would mean whatever lies in the working directory.
+    """
+    if "/" in name:
+        return name
+    folders = variables.get("PATH", os.defpath).split(os.pathsep)
+    absolute = os.pathsep.join(folder for folder in folders if folder.startswith("/"))
+    found = shutil.which(name, path=absolute)
+    if found is None:
+        raise CannotStart(f"{name}: no such program in {absolute}")
+    return found
+
+
+def _peak_memory(pid: int) -> int:
+    """Return the most memory that a process held so far, in bytes; 0 if it has ended."""
+    try:
+        with Path(f"/proc/{pid}/status").open("rb") as status:
+            for line in status:
+                if line.startswith(b"VmHWM:"):
+                    return int(line.split()[1]) * 1024
+    except OSError:
+        pass
+    return 0

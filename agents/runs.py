@@ -1,0 +1,213 @@
+"""The commands that an agent runs now: their starts and ends on record, stopped when it stops."""
+
+import asyncio
+import shutil
+import threading
+import time
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager, suppress
+from datetime import timedelta
+from pathlib import Path
+
+import structlog
+
+from agents.entries import Entries
+from agents.intake import Identity
+from agents.process import CannotStart, spooled
+from agents.remains import Remains, find
+from agents.runner import Ended, Left, Run, inherited_environment
+from agents.settings import AgentSettings
+from agents.state import StateError
+from agents.tables import Entry
+from schemas import Result, State
+
+_log = structlog.get_logger()
+_MOST_STARTS = 5  # so that a command that ends its own agent or machine does not do so for ever
+_NO_ROOM_LIMIT = 60.0  # seconds for which a start is tried where files or processes are used up
+_NO_ROOM_PAUSE = 1.0
+_STOP_LIMIT = 10.0
+_STOPPED = "the agent was stopped"
+_ENDED = "the agent ended while it ran"
+
+
+class Runs:
+    """Runs commands in threads, and keeps the ledger's entries in step."""
+
+    def __init__(
+        self, settings: AgentSettings, identity: Identity, entries: Entries, spools: Path
+    ) -> None:
+        self._settings = settings
+        self._identity = identity
+        self._entries = entries
+        self._spools = spools
+        self._environment = inherited_environment()
+        self._threads: ThreadPoolExecutor = threads(settings.concurrency, "run")
+        self._running: dict[str, Run] = {}
+        self._idle = asyncio.Event()
+        self._idle.set()
+
+    @property
+    def count(self) -> int:
+        """How many run now."""
+        return len(self._running)
+
+    def has(self, job_id: str) -> bool:
+        """Whether a job is running, or about to."""
+        return job_id in self._running
+
+    def cancel(self, job_id: str, reason: str) -> None:
+        """End a job's command, if it runs: it is not wanted any more."""
+        if run := self._running.get(job_id):
+            run.stop(State.CANCELLED, reason or "cancelled")
+
+    async def drain(self, patience: float) -> None:
+        """Let what runs go on for so many seconds, then stop it; return when all has ended."""
+        try:
+            async with asyncio.timeout(patience):
+                await self._idle.wait()
+        except TimeoutError:
+            for run in self._running.values():
+                run.quit(_STOPPED)
+            # Longer only if the ledger cannot take their ends, or the kernel does not let go.
+            limit = self._settings.stop_grace.total_seconds() + _STOP_LIMIT
+            with suppress(TimeoutError):
+                async with asyncio.timeout(limit):
+                    await self._idle.wait()
+
+    def kill(self) -> None:
+        """End all at once."""
+        for run in list(self._running.values()):
+            run.quit(_STOPPED)
+            run.kill()
+
+    def close(self) -> None:
+        """Let go of the threads; what still runs, because something failed, is ended."""
+        self.kill()
+        self._threads.shutdown(wait=False)
+
+    def tidy(self, wanted: set[str]) -> None:
+        """Remove what was written by commands of jobs that are not open any more."""
+        with suppress(FileNotFoundError):
+            for folder in self._spools.iterdir():
+                if folder.name not in wanted:
+                    shutil.rmtree(folder, ignore_errors=True)
+
+    @contextmanager
+    def begun(self, entry: Entry, adopt: tuple[Remains, float] | None = None) -> Iterator[Run]:
+        """Count a run as running; it can be cancelled from now on."""
+        job_id = entry.job.id
+        loop = asyncio.get_running_loop()
+        run = Run(
+            entry.job.command,
+            job_id,
+            self._settings.output_limit,
+            self._settings.stop_grace.total_seconds(),
+            self._environment,
+            self._spools / job_id,
+            lambda mark: loop.call_soon_threadsafe(self._lasts, job_id, mark),
+            adopt,
+        )
+        self._running[job_id] = run
+        self._idle.clear()
+        try:
+            yield run
+        finally:
+            del self._running[job_id]
+            if not self._running:
+                self._idle.set()
+
+    def _lasts(self, job_id: str, mark: str) -> None:
+        if job_id in self._running and (entry := self._entries.get(job_id)):
+            self._entries.change(entry, process=mark)
+
+    async def complete(self, job_id: str, run: Run) -> None:
+        """Start a job's command and see it to its end."""
+        if (entry := self._entries.get(job_id)) is None:
+            return
+        again = f"again: {_ENDED}" if entry.starts else ""
+        # At most once: the start is on the disk before the command is.
+        await self._entries.change(
+            entry,
+            self._identity.report(job_id, State.STARTED, again),
+            starts=entry.starts + 1,
+            process="",
+        )
+        _log.info("job.started", job=job_id, name=entry.job.title)
+        await self._see_through(job_id, run)
+
+    async def take_up(self, entry: Entry) -> None:
+        """Go on with a command that was started when a former run of this agent ended."""
+        job_id = entry.job.id
+        remains = await asyncio.to_thread(find, job_id, entry.process)
+        if entry.job.command.survives_agent and remains.process is not None:
+            _log.info("job.found", job=job_id, process=remains.process)
+            with self.begun(entry, (remains, max(0.0, time.time() - entry.changed_at))) as run:
+                await self._see_through(job_id, run)
+            return
+        grace = self._settings.stop_grace.total_seconds()
+        found = await asyncio.to_thread(remains.end, grace)
+        if entry := self._entries.get(job_id) or entry:
+            reason = _ENDED + ("; what was left of it was ended" * found)
+            self._end(entry, Ended(State.INTERRUPTED, self._spooled(entry), reason))
+
+    def _spooled(self, entry: Entry) -> Result | None:
+        spool = self._spools / entry.job.id
+        if not spool.is_dir():
+            return None
+        stdout, stderr = spooled(spool, self._settings.output_limit)
+        return Result(duration=timedelta(0), max_memory=0, stdout=stdout, stderr=stderr)
+
+    async def _see_through(self, job_id: str, run: Run) -> None:
+        with suppress(Left):  # the next start of this agent finds it
+            ended = await self._ended(run)
+            if entry := self._entries.get(job_id):
+                self._end(entry, ended)
+
+    async def _ended(self, run: Run) -> Ended:
+        loop = asyncio.get_running_loop()
+        deadline = time.monotonic() + _NO_ROOM_LIMIT
+        told = False
+        while True:
+            try:
+                return await loop.run_in_executor(self._threads, run.complete)
+            except CannotStart as problem:
+                return Ended(State.FAILED, None, str(problem))
+            except OSError as problem:  # nothing was started: no file, no process was left
+                if time.monotonic() >= deadline:
+                    return Ended(State.FAILED, None, str(problem))
+                if not told:
+                    _log.warning("job.held_back", job=run.job_id, reason=str(problem))
+                    told = True
+            await asyncio.sleep(_NO_ROOM_PAUSE)
+
+    def _end(self, entry: Entry, ended: Ended) -> None:
+        """Write down how a command ended, or that it is to be started again."""
+        if (
+            ended.state is State.INTERRUPTED
+            and entry.job.command.rerun_interrupted
+            and entry.starts < _MOST_STARTS
+        ):
+            _log.info("job.interrupted", job=entry.job.id, reason=ended.reason, starts=entry.starts)
+            self._entries.change(entry, process="")
+            return
+        final = self._identity.report(entry.job.id, ended.state, ended.reason, result=ended.result)
+        self._entries.finish(entry, ended, final)
+        shutil.rmtree(self._spools / entry.job.id, ignore_errors=True)
+
+
+def threads(count: int, name: str) -> ThreadPoolExecutor:
+    """Return a pool whose threads all exist: later there may be no room for one.
+
+    Raises:
+        StateError: there is no room now.
+    """
+    pool = ThreadPoolExecutor(count, thread_name_prefix=name)
+    together = threading.Barrier(count)
+    try:
+        for _ in range(count):
+            pool.submit(together.wait)
+    except RuntimeError as error:
+        together.abort()
+        raise StateError(f"PCM_CONCURRENCY: no room for {count} threads: {error}") from error
+    return pool

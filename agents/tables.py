@@ -1,0 +1,315 @@
+"""The ledger's tables: the jobs that an agent accepted, what became of them, what it has to report.
+
+`Tables` is what can be asked and changed within one transaction; who runs the transactions is
+the ledger's affair.
+"""
+
+import sqlite3
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from enum import Enum
+from typing import Any
+
+from schemas import Job, Report, State, WallClock
+from schemas.times import Moment
+
+MIGRATIONS = (
+    """
+CREATE TABLE jobs (
+    id TEXT PRIMARY KEY,
+    digest TEXT NOT NULL,
+    body BLOB NOT NULL,
+    received_at REAL NOT NULL,
+    state TEXT NOT NULL,
+    open INTEGER NOT NULL,
+    shown_at REAL,
+    until REAL,
+    cancelled TEXT,
+    changed_at REAL NOT NULL,
+    final BLOB
+) STRICT;
+CREATE INDEX open_jobs ON jobs (id) WHERE open;
+CREATE INDEX changed_jobs ON jobs (changed_at);
+CREATE TABLE cancellations (
+    job_id TEXT PRIMARY KEY,
+    reason TEXT NOT NULL,
+    received_at REAL NOT NULL
+) STRICT;
+CREATE TABLE refusals (
+    job_id TEXT PRIMARY KEY,
+    received_at REAL NOT NULL
+) STRICT;
+CREATE TABLE outbox (
+    sequence INTEGER PRIMARY KEY AUTOINCREMENT,
+    state TEXT NOT NULL,
+    body BLOB NOT NULL
+) STRICT;
+CREATE TABLE bindings (
+    routing_key TEXT PRIMARY KEY
+) STRICT;
+""",
+    """
+ALTER TABLE jobs ADD COLUMN starts INTEGER NOT NULL DEFAULT 0;
+ALTER TABLE jobs ADD COLUMN process TEXT NOT NULL DEFAULT '';
+ALTER TABLE jobs ADD COLUMN supersedes TEXT;
+ALTER TABLE jobs ADD COLUMN created_at REAL NOT NULL DEFAULT 0;
+UPDATE jobs SET starts = 1 WHERE state = 'started';
+CREATE INDEX superseding_jobs ON jobs (supersedes, created_at) WHERE supersedes IS NOT NULL;
+CREATE TABLE ledger (
+    made_at REAL NOT NULL,
+    seen_at REAL NOT NULL,
+    damage TEXT NOT NULL
+) STRICT;
+INSERT INTO ledger
+    SELECT coalesce(min(received_at), strftime('%s')), strftime('%s'), '' FROM jobs;
+""",
+)
+"""What makes a ledger of each version from the one before; the first from nothing."""
+SCHEMA_VERSION = len(MIGRATIONS)
+
+_COLUMNS = (
+    "body, received_at, state, open, shown_at, until, cancelled, changed_at, final, starts, process"
+)
+
+
+@dataclass(frozen=True)
+class Entry:
+    """A job as an agent knows it. Times are seconds since the epoch.
+
+    Attributes:
+        state: the last thing that this agent reported of it.
+        open: whether this agent may still have something to do with it.
+        shown_at: when it was first offered to the user.
+        until: when a postponement ends.
+        cancelled: why it was cancelled or superseded; None if it was not.
+        final: the final report, if this agent made it.
+        starts: how often its command was started.
+        process: the process that runs it, as `remains.mark` says it; once it has run a while.
+    """
+
+    job: Job
+    received_at: float
+    state: State = State.RECEIVED
+    open: bool = True
+    shown_at: float | None = None
+    until: float | None = None
+    cancelled: str | None = None
+    changed_at: float = 0.0
+    final: Report | None = None
+    starts: int = 0
+    process: str = ""
+
+    @property
+    def offer_at(self) -> float:
+        """When the job may first be seen."""
+        return _seconds(self.job.offer_at, self.received_at)
+
+    @property
+    def mandatory_at(self) -> float | None:
+        """When it runs, wanted or not; None for an optional job."""
+        return None if self.job.mandatory_at is None else _seconds(self.job.mandatory_at, 0)
+
+    @property
+    def expires_at(self) -> float:
+        """When it is too late to start it."""
+        return _seconds(self.job.expires_at, float("inf"))
+
+
+def _seconds(moment: Moment | None, default: float) -> float:
+    if moment is None:
+        return default
+    return (moment.instant() if isinstance(moment, WallClock) else moment).timestamp()
+
+
+class Known(Enum):
+    """Why a job that arrived makes no new entry."""
+
+    SAME = "it was accepted before"
+    OTHER = "another job has its id"
+    FORGOTTEN = "it is older than what is remembered"
+
+
+@dataclass(frozen=True)
+class Pending:
+    """A report that the broker has not confirmed."""
+
+    sequence: int
+    state: State
+    body: bytes
+
+
+@dataclass(frozen=True)
+class Life:
+    """A ledger's own story.
+
+    Attributes:
+        made_at: when it was begun, or the one that it was made good from.
+        seen_at: when its agent was last seen at work.
+        damage: what was wrong with a former one, until that is made good.
+    """
+
+    made_at: float
+    seen_at: float
+    damage: str
+
+
+class Tables:
+    """The ledger within one transaction."""
+
+    def __init__(self, database: sqlite3.Connection) -> None:
+        self._database = database
+
+    def accept(self, job: Job, now: float, oldest: float = 0.0) -> Entry | Known:
+        """Take in a job; one made before `oldest` only if it is known: it may have run here."""
+        digest = job.digest()
+        row = self._one("SELECT digest FROM jobs WHERE id = ?", job.id)
+        if row is not None:
+            return Known.SAME if row[0] == digest else Known.OTHER
+        if self._one("SELECT 1 FROM refusals WHERE job_id = ?", job.id):
+            return Known.OTHER  # it has its final report
+        created_at = job.created_at.timestamp()
+        if created_at < oldest:
+            return Known.FORGOTTEN
+        entry = Entry(job, now, cancelled=self._withdrawn(job, created_at), changed_at=now)
+        self.insert(entry)
+        return entry
+
+    def _withdrawn(self, job: Job, created_at: float) -> str | None:
+        """Return why a job that arrives is not wanted any more."""
+        if row := self._one("SELECT reason FROM cancellations WHERE job_id = ?", job.id):
+            return str(row[0])
+        query = "SELECT id FROM jobs WHERE supersedes = ? AND (created_at, id) > (?, ?) LIMIT 1"
+        if job.supersedes and (row := self._one(query, job.supersedes, created_at, job.id)):
+            return superseded_by(row[0])
+        return None
+
+    def insert(self, entry: Entry) -> None:
+        """Write a new entry."""
+        job = entry.job
+        self._database.execute(
+            "INSERT INTO jobs (id, digest, body, received_at, state, open, changed_at,"
+            " supersedes, created_at) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)",
+            (
+                job.id,
+                job.digest(),
+                job.body(),
+                entry.received_at,
+                entry.state,
+                entry.open,
+                entry.changed_at,
+                job.supersedes,
+                job.created_at.timestamp(),
+            ),
+        )
+        self.save(entry)
+
+    def save(self, entry: Entry) -> None:
+        """Write an entry's present state."""
+        self._database.execute(
+            "UPDATE jobs SET state = ?, open = ?, shown_at = ?, until = ?, cancelled = ?,"
+            " changed_at = ?, final = ?, starts = ?, process = ? WHERE id = ?",
+            (
+                entry.state,
+                entry.open,
+                entry.shown_at,
+                entry.until,
+                entry.cancelled,
+                entry.changed_at,
+                entry.final.body() if entry.final else None,
+                entry.starts,
+                entry.process,
+                entry.job.id,
+            ),
+        )
+
+    def open(self) -> list[Entry]:
+        """Return the entries that are open."""
+        return list(entries(self._database, "WHERE open ORDER BY received_at, id"))
+
+    def knows(self, job_id: str) -> bool:
+        """Whether a job of this id was accepted, or refused."""
+        query = "SELECT 1 FROM jobs WHERE id = ?1 UNION SELECT 1 FROM refusals WHERE job_id = ?1"
+        return self._one(query, job_id) is not None
+
+    def remember_cancellation(self, job_id: str, reason: str, now: float) -> None:
+        """Keep a cancellation for the job that may come after it."""
+        self._database.execute(
+            "INSERT INTO cancellations VALUES (?, ?, ?) ON CONFLICT DO NOTHING",
+            (job_id, reason, now),
+        )
+
+    def refused(self, job_id: str, now: float) -> None:
+        """Keep that a job of this id was refused: nothing more is made of the id."""
+        self._database.execute(
+            "INSERT INTO refusals VALUES (?, ?) ON CONFLICT DO NOTHING", (job_id, now)
+        )
+
+    def report(self, report: Report) -> None:
+        """Store a report, to be sent until the broker has confirmed it."""
+        self._database.execute(
+            "INSERT INTO outbox (state, body) VALUES (?, ?)", (report.state, report.body())
+        )
+
+    def pending(self, limit: int) -> list[Pending]:
+        """Return the oldest reports that are not confirmed."""
+        rows = self._database.execute(
+            "SELECT sequence, state, body FROM outbox ORDER BY sequence LIMIT ?", (limit,)
+        )
+        return [Pending(sequence, State(state), body) for sequence, state, body in rows]
+
+    def confirmed(self, sequence: int) -> None:
+        """Drop the reports up to one: the broker has them."""
+        self._database.execute("DELETE FROM outbox WHERE sequence <= ?", (sequence,))
+
+    def bindings(self) -> set[str]:
+        """Return the routing keys that the agent's queue was bound by."""
+        return {key for (key,) in self._database.execute("SELECT routing_key FROM bindings")}
+
+    def bound(self, keys: Iterable[str]) -> None:
+        """Remember the routing keys that the agent's queue is bound by."""
+        self._database.execute("DELETE FROM bindings")
+        self._database.executemany("INSERT INTO bindings VALUES (?)", [(key,) for key in keys])
+
+    def life(self) -> Life:
+        """Return when this ledger was begun, and its agent last seen, and what was damaged."""
+        return Life(*self._one("SELECT made_at, seen_at, damage FROM ledger"))
+
+    def mended(self) -> None:
+        """Note that the damage is made good, as far as that goes."""
+        self._database.execute("UPDATE ledger SET damage = ''")
+
+    def keep_house(self, now: float, keep: float) -> None:
+        """Note that the agent is at work, and drop what ended more than `keep` seconds ago."""
+        self._database.execute("UPDATE ledger SET seen_at = max(seen_at, ?)", (now,))
+        before = now - keep
+        self._database.execute("DELETE FROM jobs WHERE NOT open AND changed_at < ?", (before,))
+        for table in ("cancellations", "refusals"):
+            self._database.execute(f"DELETE FROM {table} WHERE received_at < ?", (before,))  # noqa: S608 - our own
+
+    def _one(self, query: str, *values: object) -> Any:
+        return self._database.execute(query, values).fetchone()
+
+
+def superseded_by(job_id: str) -> str:
+    """Return the reason of a job that a newer one of its key replaced."""
+    return f"superseded by {job_id}"
+
+
+def entries(database: sqlite3.Connection, where: str) -> Iterator[Entry]:
+    """Yield entries; `where` is the end of the query. ValueError: one cannot be read."""
+    for row in database.execute(f"SELECT {_COLUMNS} FROM jobs {where}"):  # noqa: S608 - our own
+        body, received_at, state, is_open, shown_at, until, cancelled, changed_at, final, *run = row
+        starts, process = run
+        yield Entry(
+            job=Job.read(body, tolerant=True),
+            received_at=received_at,
+            state=State(state),
+            open=bool(is_open),
+            shown_at=shown_at,
+            until=until,
+            cancelled=cancelled,
+            changed_at=changed_at,
+            final=Report.read(final, tolerant=True) if final else None,
+            starts=starts,
+            process=process,
+        )
