@@ -38,7 +38,7 @@ _NOT_STARTED = frozenset(
     if state.final
     and state not in (State.SUCCEEDED, State.FAILED, State.TIMED_OUT, State.INTERRUPTED)
 )
-_LOOK_AGAIN = 3600.0  # seconds
+_HOUSEKEEPING = 3600.0  # seconds
 _CLAIM_RETRY = 1.0
 _ORPHAN_LOOK = 60.0
 _FLUSH_LIMIT = 5.0
@@ -209,7 +209,7 @@ class Agent:
                 if self.entries.get(job_id) is None:
                     self._blocked.pop(job_id, None)
                     self._orphans.pop(job_id, None)
-            await asyncio.sleep(min(_LOOK_AGAIN, self._keep / 4))
+            await asyncio.sleep(min(_HOUSEKEEPING, self._keep / 4))
 
     async def _in_thread(self, work: Callable[[], _T]) -> _T:
         return await asyncio.get_running_loop().run_in_executor(self._deciders, work)
@@ -273,7 +273,7 @@ class Agent:
     def _wait(self, entry: Entry, now: float, at: float) -> None:
         """Look at an entry again at its time; a user's job now and then, if others ended it."""
         if entry.job.context is Context.FOREGROUND:
-            at = min(at, now + _LOOK_AGAIN)
+            at = min(at, now + max(1.0, self._settings.missing_after.total_seconds()))
             decision = self._claims.decision(entry.job.id)
             if decision and decision.agent != self.identity.name:
                 self._not_ours(entry)

@@ -86,7 +86,7 @@ class Process:
         with ExitStack() as files:
             self._popen = _start(command, variables, *_outlets(files, spool))
         self._pid = self._popen.pid
-        self._pidfd = os.pidfd_open(self._pid)
+        self._pidfd = self._watched()
         self._peak = _peak_memory(self._pid)
         began = time.monotonic()
         self._looks = deque(began + after for after in _LOOKS)
@@ -96,6 +96,14 @@ class Process:
         for pipe, capture in zip(self._pipes(), self._captures, strict=False):
             os.set_blocking(pipe.fileno(), False)
             self._selector.register(pipe.fileno(), selectors.EVENT_READ, capture)
+
+    def _watched(self) -> int:
+        try:
+            return os.pidfd_open(self._pid)
+        except OSError as error:  # no file is left: it runs, and must not be started again
+            signal_group(self._pid, signal.SIGKILL)
+            self._popen.communicate()
+            raise CannotStart(f"it was ended at once: {error.strerror}") from error
 
     def _pipes(self) -> list[IO[bytes]]:
         return [pipe for pipe in (self._popen.stdout, self._popen.stderr) if pipe is not None]

@@ -6,6 +6,7 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -15,16 +16,19 @@ from schemas import workstation as workstation_target
 
 BIN = Path(sys.executable).parent
 _LIMIT = 30.0
+_SABOTAGE = Path(__file__).with_name("sabotage.py")
 
 
 class AgentProcess:
     """A `pcm-agent` process and its log."""
 
-    def __init__(self, kind: str, environment: dict[str, str], log: Path) -> None:
+    def __init__(
+        self, program: Sequence[str | Path], environment: dict[str, str], log: Path
+    ) -> None:
         self.log = log
         with log.open("ab") as output:
             self.process = subprocess.Popen(
-                [BIN / "pcm-agent", kind],
+                program,
                 env=environment,
                 stdin=subprocess.DEVNULL,
                 stdout=output,
@@ -78,12 +82,25 @@ class Workstation:
         """The target that is this workstation alone."""
         return workstation_target(self.name)
 
-    def start(self, kind: str, *, connected: bool = True, **settings: str) -> AgentProcess:
-        """Start an agent and wait until it consumes; settings without PCM_."""
+    def start(
+        self,
+        kind: str,
+        *,
+        connected: bool = True,
+        sabotage: Sequence[str] = (),
+        **settings: str,
+    ) -> AgentProcess:
+        """Start an agent and wait until it consumes; settings without PCM_.
+
+        With `sabotage` it kills itself at a point, as tests/sabotage.py says.
+        """
         extra = {f"PCM_{name.upper()}": value for name, value in settings.items()}
         user = extra.get("PCM_USER", "")
+        program: list[str | Path] = [BIN / "pcm-agent", kind]
+        if sabotage:
+            program = [sys.executable, "-P", _SABOTAGE, *sabotage, "--", kind]
         agent = AgentProcess(
-            kind,
+            program,
             {**self.environment, **extra},
             self.folder / f"{kind}{user}-{len(self.agents)}.log",
         )

@@ -1,0 +1,78 @@
+"""Runs `pcm-agent`, and ends it at a named point, as a power cut would: kill -9 of itself.
+
+    python sabotage.py POINT [TEXT] -- service
+
+The kill comes when the point is reached for the first time; with TEXT, for what has it.
+"""
+
+import functools
+import inspect
+import os
+import signal
+import sys
+from typing import TYPE_CHECKING, Any
+
+from agents import cli, intake
+from agents.claims import Claims
+from agents.intake import Intake
+from agents.process import Process
+from agents.runner import Run
+from broker.connection import Publisher
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+POINTS: dict[str, tuple[Any, str, str]] = {
+    "received": (Intake, "_take_together", "before"),
+    "accepted": (Intake, "_entered", "before"),
+    "acknowledged": (Intake, "_take_together", "after"),
+    "claiming": (Claims, "decide", "before"),
+    "claimed": (Claims, "decide", "after"),
+    "start recorded": (Run, "complete", "before"),
+    "started": (Process, "__init__", "after"),
+    "ended": (Run, "complete", "after"),
+    "end recorded": (Claims, "conclude", "before"),
+    "concluded": (Claims, "conclude", "after"),
+    "sending": (Publisher, "publish", "before"),
+    "sent": (Publisher, "publish", "after"),
+    "reading": (intake, "read_order", "before"),
+}
+"""Between which steps of the pipeline a point lies: what is called, and whether before or after."""
+
+
+def sabotage(point: str, text: str) -> None:
+    """Have this process killed at a point."""
+    owner, name, when = POINTS[point]
+    original: Callable[..., Any] = getattr(owner, name)
+
+    def strike(*words: object) -> None:
+        if text in " ".join(map(str, words)):
+            os.kill(os.getpid(), signal.SIGKILL)
+
+    @functools.wraps(original)
+    def sabotaged(*words: Any, **named: Any) -> Any:
+        if when == "before":
+            strike(*words, *named.values())
+        result = original(*words, **named)
+        if when == "after":
+            strike(*words, *named.values())
+        return result
+
+    @functools.wraps(original)
+    async def sabotaged_async(*words: Any, **named: Any) -> Any:
+        if when == "before":
+            strike(*words, *named.values())
+        result = await original(*words, **named)
+        if when == "after":
+            strike(*words, *named.values())
+        return result
+
+    wrapper = sabotaged_async if inspect.iscoroutinefunction(original) else sabotaged
+    setattr(owner, name, wrapper)
+
+
+if __name__ == "__main__":
+    cut = sys.argv.index("--")
+    sabotage(sys.argv[1], " ".join(sys.argv[2:cut]))
+    sys.argv = ["pcm-agent", *sys.argv[cut + 1 :]]
+    cli.main()
