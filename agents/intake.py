@@ -229,15 +229,18 @@ class Intake:
         fresh = [message for message in messages if _returns(message) < _SUSPECT]
         suspects = [message for message in messages if _returns(message) >= _SUSPECT]
         random.shuffle(suspects)
-        for batch in (fresh, *([message] for message in suspects)):
-            if batch:
-                await self._take_together(batch, connection, publisher)
+        if fresh:
+            await self._take_together(fresh, connection, publisher, multiple=not suspects)
+        for message in suspects:
+            await self._take_together([message], connection, publisher, multiple=False)
 
     async def _take_together(
         self,
         messages: list[AbstractIncomingMessage],
         connection: AbstractConnection,
         publisher: Publisher,
+        *,
+        multiple: bool,
     ) -> None:
         orders, refusals = self._read(messages)
         if orders:
@@ -249,7 +252,7 @@ class Intake:
         self._unburied += len(refusals)
         refused = {id(refusal.message) for refusal in refusals}
         with translated("acknowledging"):
-            if not self._unburied:
+            if multiple and not self._unburied:  # it is of all that was delivered before, too
                 await messages[-1].ack(multiple=True)
             else:
                 for message in messages:

@@ -20,7 +20,6 @@ from broker import (
     send_and_wait,
     topology,
 )
-from broker.connection import Publisher, connect
 from broker.topology import AgentKind
 from schemas import Cancellation, Command, Job, Report, State, group, workstation
 from tests.rabbitmq import Broker
@@ -227,73 +226,6 @@ async def test_a_report_twice_or_late_changes_nothing() -> None:
     assert repr(progress) == f"<Progress {job.id} w=expired>"
 
 
-@pytest.mark.parametrize(
-    ("body", "key", "reason"),
-    [
-        (b"no json", None, "Invalid JSON"),
-        (b'{"kind": "job"}', None, "command"),
-        (b'{"kind": "jobs"}', None, "kind"),
-        (b"{}", None, "kind"),
-        (None, "background.mandatory.workstation.{name}", "routing key"),
-        (None, "foreground.optional.workstation.{name}", "routing key"),
-        (b"x" * (1024 * 1024 + 1), None, "over the limit"),
-    ],
-)
-async def test_poison_is_set_aside_with_the_reason_and_others_go_on(
-    dispatcher: Dispatcher,
-    ws: Workstation,
-    settings: DispatcherSettings,
-    body: bytes | None,
-    key: str | None,
-    reason: str,
-) -> None:
-    """Q159201, Q161043: never run, never lost, never in the way."""
-    ws.start("service")
-    job = ws.job("true", background=True)
-    good = "background.optional.workstation.{name}"
-    async with connect(settings, "test") as connection:
-        async with connection.channel() as channel:
-            dead = await channel.get_queue(topology.DEAD)
-            await dead.purge()
-        publisher = await Publisher.open(connection)
-        await publisher.publish(topology.REPORTS, f"job.{job.id}", job.body(), kind="job")
-        await publisher.publish(
-            topology.JOBS,
-            (key or good).format(name=ws.name),
-            job.body() if body is None else body,
-            kind="job",
-            message_id=job.id,
-        )
-        await follow(dispatcher, await dispatcher.dispatch(ws.job("true", background=True)))
-        async with connection.channel() as channel:
-            letter = await (await channel.get_queue(topology.DEAD)).get()
-            await letter.ack()
-    assert letter.body == (job.body() if body is None else body)
-    assert reason in str(letter.headers["reason"])
-    assert letter.headers["workstation"] == ws.name
-    refused = final([report async for report in dispatcher.follow(job.id)])
-    assert refused.state is State.REFUSED
-    assert reason in refused.reason
-
-
-async def test_a_newer_major_version_is_refused_and_reported(
-    dispatcher: Dispatcher, ws: Workstation, settings: DispatcherSettings
-) -> None:
-    ws.start("service")
-    ws.start("interactive")
-    job = ws.job("true")
-    async with connect(settings, "test") as connection:
-        publisher = await Publisher.open(connection)
-        await publisher.publish(topology.REPORTS, f"job.{job.id}", job.body(), kind="job")
-        body = job.body().replace(b'"1.0"', b'"2.0"')
-        await publisher.publish(topology.JOBS, topology.routing_keys(job)[0], body, kind="job")
-    refused = final([report async for report in dispatcher.follow(job.id)])
-    assert (refused.state, refused.reason) == (
-        State.REFUSED,
-        "version: major version 2 is not the 1 that is understood here",
-    )
-
-
 async def test_the_record_of_a_job_that_reached_nobody_says_so(dispatcher: Dispatcher) -> None:
     job = Job(command=Command(argv=("true",)), targets=(workstation("nowhere"),))
     with pytest.raises(Unroutable):
@@ -328,29 +260,3 @@ def test_the_examples_work(ws: Workstation, name: str) -> None:
         "ask_users": f"{ws.name}: ada has run it",
     }[name]
     assert expected in done.stdout
-
-
-async def test_a_refused_id_has_one_final_report_and_poison_harms_no_neighbour(
-    dispatcher: Dispatcher, ws: Workstation, settings: DispatcherSettings
-) -> None:
-    """Not even a reason too long for a header; and what comes later under the id is refused."""
-    ws.start("service").end()
-    jobs = [ws.job("true", background=True) for _ in range(6)]
-    poisoned = ws.job("true", background=True)
-    key = topology.routing_keys(poisoned)[0]
-    async with connect(settings, "test") as connection:
-        publisher = await Publisher.open(connection)
-        for job in jobs[:3]:
-            await dispatcher.dispatch(job)
-        body = poisoned.body().replace(str(ws.target).encode(), b"x" * 200_000)
-        await publisher.publish(topology.JOBS, key, body, kind="job", message_id=poisoned.id)
-        for job in jobs[3:]:
-            await dispatcher.dispatch(job)
-    service = ws.start("service")
-    service.wait_for("message.refused")
-    await dispatcher.dispatch(poisoned)
-    for job in jobs:
-        assert final(await follow(dispatcher, job)).state is State.SUCCEEDED
-    reports = await follow(dispatcher, poisoned)
-    assert final(reports).state is State.REFUSED
-    assert not service.events("broker.lost")
