@@ -1,5 +1,6 @@
 """A private cluster of three RabbitMQ nodes, whose nodes can be killed, cut off and frozen."""
 
+import json
 import os
 import secrets
 import signal
@@ -7,7 +8,7 @@ from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
 from types import TracebackType
-from typing import Self
+from typing import Any, Self
 
 from tests.rabbitmq import Node
 
@@ -65,9 +66,14 @@ class Member(Node):
         """Whether it talks AMQP."""
         return self._answers()
 
+    def status(self) -> dict[str, Any]:
+        """Return the cluster's status as it knows it; not while a node is frozen."""
+        found: dict[str, Any] = json.loads(self.ctl("cluster_status", "--formatter", "json"))
+        return found
+
     def sees(self) -> set[str]:
         """Return the names of the nodes that it is connected with."""
-        # Not cluster_status: that asks all nodes, and waits for one that is frozen.
+        # Not by the status: that asks all nodes, and waits for one that is frozen.
         return {peer for peer in self._peers if f"'{peer}'" in self.ctl("eval", "nodes().")}
 
     def cut_off(self) -> None:
@@ -81,19 +87,12 @@ class Member(Node):
 
     def freeze(self) -> None:
         """Stop it where it stands; its connections stay open, and silent."""
-        self._signal(signal.SIGSTOP)
-
-    def thaw(self) -> None:
-        """Let a frozen one go on."""
-        self._signal(signal.SIGCONT)
+        assert self._process is not None
+        os.killpg(self._process.pid, signal.SIGSTOP)
 
     def _for_peers(self, expression: str) -> None:
         peers = ", ".join(f"'{peer}'" for peer in self._peers)
         self.ctl("eval", f"[{expression} || Peer <- [{peers}]].")
-
-    def _signal(self, number: int) -> None:
-        assert self._process is not None
-        os.killpg(self._process.pid, number)
 
 
 class Cluster:
@@ -127,11 +126,12 @@ class Cluster:
         self._stack.close()
 
     def whole(self) -> bool:
-        """Whether all nodes see each other and talk AMQP."""
-        return all(
-            member.answers and len(member.sees()) == len(self.members) - 1
-            for member in self.members
-        )
+        """Whether all nodes talk AMQP, and each knows all to be running and none parted."""
+        return all(member.answers and self._is_whole(member.status()) for member in self.members)
+
+    def _is_whole(self, status: dict[str, Any]) -> bool:
+        running = set(status["running_nodes"])
+        return running == {member.name for member in self.members} and not status["partitions"]
 
     def without(self, lost: Member) -> bool:
         """Whether all other nodes take one for lost."""

@@ -167,6 +167,7 @@ async def frozen(member: Member) -> AsyncIterator[None]:
     """Stop a node where it stands, its connections open and silent; then start it anew."""
     member.freeze()
     yield
+    # Were it let go on, it would not notice that it was in a minority, and stay parted.
     await asyncio.to_thread(member.kill)
     await asyncio.to_thread(member.start)
 
