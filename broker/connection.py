@@ -83,13 +83,18 @@ def translated(doing: str) -> Iterator[None]:
         raise Refused(f"{doing}: {_text(error)}") from error
     except DeliveryError as error:
         raise Unreachable(f"{doing}: the broker did not take the message") from error
-    except TimeoutError as error:
-        raise Unreachable(f"{doing}: no answer in {CALL_LIMIT:.0f} s") from error
-    except CONNECTION_EXCEPTIONS as error:
+    except Exception as error:
+        # One of no kind: so the library may end what waits on a connection that we close.
+        if type(error) is not Exception and not isinstance(error, CONNECTION_EXCEPTIONS):
+            raise
         raise Unreachable(f"{doing}: {_text(error)}") from error
 
 
 def _text(error: BaseException) -> str:
+    if isinstance(error, TimeoutError):
+        return f"no answer in {CALL_LIMIT:.0f} s"
+    if type(error) is Exception:
+        return "the connection was closed"
     if isinstance(error, (ChannelClosed, ConnectionClosed)) and len(error.args) > 1:
         return str(error.args[1])
     if isinstance(error, OSError) and error.strerror:

@@ -13,6 +13,7 @@ from aio_pika.abc import AbstractConnection
 
 from broker import stream, topology
 from broker.connection import (
+    CALL_LIMIT,
     LoginRefused,
     Publisher,
     Unreachable,
@@ -222,7 +223,8 @@ class Dispatcher:
                         connect(self._settings, f"pcm {whoami()}")
                     )
                     with translated("declaring the topology"):
-                        await topology.ensure(connection)
+                        async with asyncio.timeout(CALL_LIMIT):
+                            await topology.ensure(connection)
                     publisher = await Publisher.open(connection)
                     self._link = _Link(connection, publisher, stack.pop_all())
             return self._link
