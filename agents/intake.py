@@ -6,7 +6,7 @@ import json
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import UTC, datetime
 from functools import partial
 from typing import Annotated
 
@@ -281,6 +281,8 @@ class Intake:
                 "routing-key": message.routing_key or "",
                 "workstation": identity.workstation,
                 "agent": identity.name,
+                "job": refusal.job_id or "",
+                "at": datetime.now(UTC).isoformat(timespec="seconds"),
             },
             content_type=message.content_type or "application/octet-stream",
         )
