@@ -310,7 +310,7 @@ def _letter(message: AbstractIncomingMessage) -> Letter:
         at=_at(message),
         workstation=_text(headers.get("workstation")) or workstation,
         agent=_text(headers.get("agent")) or agent,
-        job_id=_text(headers.get("job")) or message.message_id or "",
+        job_id=_text(headers.get("job")) or (death and message.message_id) or "",
         reason=reason or _GIVEN_UP.get(death, death),
         kind=message.type or "",
         message_id=message.message_id or "",
@@ -325,8 +325,8 @@ def _letter(message: AbstractIncomingMessage) -> Letter:
 
 def _id(message: AbstractIncomingMessage) -> str:
     parts = [_text(message.headers.get(name)).encode() for name in _ORIGIN]
-    parts += [(message.type or "").encode(), (message.message_id or "").encode()]
-    seed = b"".join(hashlib.sha256(part).digest() for part in (*parts, message.body))
+    parts += [(message.type or "").encode(), message.body]
+    seed = b"".join(hashlib.sha256(part).digest() for part in parts)
     return hashlib.sha256(seed).hexdigest()[:_ID_DIGITS]
 
 

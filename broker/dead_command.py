@@ -71,11 +71,12 @@ async def _do(arguments: argparse.Namespace) -> int:
     from broker.dead import MOST, DeadLetters
     from broker.settings import BrokerSettings, load
 
-    # Of the others only rows are kept: there may be very many.
-    wanted = ("",) if getattr(arguments, "all", False) else tuple(getattr(arguments, "id", ()))
-    beginnings = tuple(word.lower() for word in wanted) if arguments.what != "drop" else ()
+    ids = tuple(getattr(arguments, "id", ()))
+    # Of all others only rows are kept: there may be very many.
+    kept = arguments.what in {"show", "requeue"}
+    beginnings = tuple(word.lower() for word in ids or ("",)) if kept else ()
     async with DeadLetters.open(
-        load(BrokerSettings), whole=lambda found: found.startswith(beginnings)
+        load(BrokerSettings), whole=lambda known: known.startswith(beginnings)
     ) as letters:
         if letters.left_out:
             print(
@@ -83,24 +84,21 @@ async def _do(arguments: argparse.Namespace) -> int:
                 " looked at together",
                 file=sys.stderr,
             )
-        match arguments.what:
-            case "list":
-                return _list(list(letters), as_json=arguments.json)
-            case "show":
-                return _show(letters.find(arguments.id[0]), as_json=arguments.json)
         # All ids are looked up first: where one is wrong, nothing is done.
-        chosen = (
-            list(letters) if arguments.all else list(map(letters.find, dict.fromkeys(arguments.id)))
-        )
-        chosen = list({letter.id: letter for letter in chosen}.values())
+        found = map(letters.find, ids) if ids else letters
+        chosen = list({letter.id: letter for letter in found}.values())
         if arguments.what == "requeue":
             return await _requeue(letters, chosen)
-        await letters.drop(*chosen)
-        for letter in chosen:
-            print(f"{letter.id}: dropped: {_line(letter)}")
-        if not chosen:
-            print("no dead letters")
-        return DONE
+        if arguments.what == "drop":
+            await letters.drop(*chosen)
+    # Others may look while we print.
+    if arguments.what == "show":
+        return _show(chosen[0], as_json=arguments.json)
+    if arguments.what == "list":
+        return _list(chosen, as_json=arguments.json)
+    for letter in chosen:
+        print(f"{letter.id}: dropped: {_line(letter)}")
+    return DONE if chosen else _none()
 
 
 async def _requeue(letters: "DeadLetters", chosen: "list[Letter]") -> int:
@@ -117,22 +115,40 @@ async def _requeue(letters: "DeadLetters", chosen: "list[Letter]") -> int:
         else:
             more = f" and {len(others)} more" if others else ""
             print(f"{letter.id}: sent again as {printable(first)}{more}", flush=True)
-    if not chosen:
-        print("no dead letters")
-    return status
+    return status if chosen else _none()
 
 
 def _list(letters: "list[Letter]", *, as_json: bool) -> int:
     if as_json:
         print(json.dumps([_row(letter) for letter in letters], indent=2))
-    elif not letters:
-        print("no dead letters")
-    else:
+    elif letters:
         _print_table(letters)
+    else:
+        _none()
+    return DONE
+
+
+def _none() -> int:
+    print("no dead letters")
     return DONE
 
 
 def _print_table(letters: "list[Letter]") -> None:
+    rows = [
+        [
+            printable(str(cell or "-"))
+            for cell in (_row(letter) | {"at": _local(letter.at)}).values()
+        ]
+        for letter in letters
+    ]
+    if not sys.stdout.isatty():  # a row a line, and at once for very many
+        rows.insert(0, [column.upper() for column in _COLUMNS])
+        widths = [max(map(len, cells)) for cells in zip(*rows, strict=True)]
+        for row in rows:
+            cells = (cell.ljust(width) for cell, width in zip(row, widths, strict=True))
+            print("  ".join(cells).rstrip())
+        return
+
     from rich.console import Console
     from rich.table import Table
     from rich.text import Text
@@ -140,13 +156,9 @@ def _print_table(letters: "list[Letter]") -> None:
     table = Table(box=None, pad_edge=False, header_style="bold")
     for column in _COLUMNS:
         table.add_column(column.upper(), overflow="fold", no_wrap=column in {"id", "at"})
-    for letter in letters:
-        row = _row(letter) | {"at": _local(letter.at)}
-        table.add_row(*(Text(printable(str(row[column] or "-"))) for column in _COLUMNS))
-    console = Console()
-    if not console.is_terminal:
-        console.width = 220
-    console.print(table)
+    for row in rows:
+        table.add_row(*map(Text, row))
+    Console().print(table)
 
 
 def _row(letter: "Letter") -> dict[str, Any]:
@@ -155,7 +167,7 @@ def _row(letter: "Letter") -> dict[str, Any]:
         "at": letter.at.isoformat() if letter.at else None,
         "workstation": letter.workstation,
         "agent": letter.agent,
-        "job": letter.job_id,
+        "job": letter.job_id or None,
         "count": letter.count,
         "reason": letter.reason,
     }

@@ -159,8 +159,9 @@ def central_queues(max_age: str = "90D", max_bytes: int = 20_000_000_000) -> tup
             # none, loses a letter at the first look on 3.10.
             {"x-queue-type": "quorum", "x-delivery-limit": 1_000_000_000},
             bindings=((REPORTS, DEAD_KEY),),
+            # A plain "all" would leave out what begins with x-, and so match whatever there is.
             matches=tuple(
-                {"x-match": "all", "x-first-death-reason": reason}
+                {"x-match": "all-with-x", "x-first-death-reason": reason}
                 for reason in ("rejected", "delivery_limit")
             ),
         ),
