@@ -242,7 +242,7 @@ class DeadLetters:
                 continue
             async with asyncio.timeout(CALL_LIMIT):
                 there, _ = await _counts(self._channel)
-            if not there:
+            if not there and self._missing == last:
                 return  # some were purged or grew too old after they were counted
             if time.monotonic() - since > CALL_LIMIT:
                 raise TimeoutError
