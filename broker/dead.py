@@ -1,15 +1,14 @@
 """The letters in `pcm.dead`: looked at without harm, sent again, or dropped."""
 
 import asyncio
-import hashlib
 import time
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import asynccontextmanager, suppress
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from datetime import UTC, datetime
-from typing import Any, Self
+from typing import Self
 
-from aio_pika.abc import AbstractChannel, AbstractConnection, AbstractIncomingMessage, HeadersType
+from aio_pika.abc import AbstractChannel, AbstractConnection, AbstractIncomingMessage
 from aiormq.exceptions import ChannelLockedResource
 
 from broker import topology
@@ -22,6 +21,7 @@ from broker.connection import (
     translated,
 )
 from broker.dispatcher import send_again
+from broker.letter import Letter, read_letter
 from broker.settings import BrokerSettings, load
 from schemas import InvalidMessage, Job
 from schemas.job import whoami
@@ -35,20 +35,6 @@ MOST = 65_535
 _LOCK = "pcm.dead.lock"
 _QUIET = 1.0  # seconds without a letter, after which we ask whether there are more
 _PAUSE = 0.1
-_ID_DIGITS = 12
-# Where a letter came from. Not when, nor how often: the next look has to find the same id.
-_ORIGIN = (
-    "reason",
-    "routing-key",
-    "workstation",
-    "agent",
-    "x-first-death-queue",
-    "x-first-death-reason",
-)
-_GIVEN_UP = {
-    "rejected": "it was rejected without a reason",
-    "delivery_limit": "it was delivered too often and never acknowledged",
-}
 
 
 class Busy(BrokerError):
@@ -61,30 +47,6 @@ class UnknownLetter(Exception):
 
 class NotRequeued(Exception):
     """A letter cannot be sent again; the text says why. It stays."""
-
-
-@dataclass(frozen=True)
-class Letter:
-    """What could not be delivered or read, and why; equal copies are one letter.
-
-    `headers` and `body` are there only where the whole of it was asked for.
-    """
-
-    id: str
-    at: datetime | None
-    workstation: str
-    agent: str
-    job_id: str
-    reason: str
-    kind: str
-    message_id: str
-    content_type: str
-    routing_key: str = field(metadata={"meaning": "under which it was sent at first"})
-    queue: str = field(metadata={"meaning": "whose delivery the broker gave up"})
-    size: int
-    count: int = 1
-    headers: HeadersType = field(default_factory=dict, repr=False)
-    body: bytes | None = field(default=None, repr=False)
 
 
 def _nothing(_: str) -> bool:
@@ -250,7 +212,7 @@ class DeadLetters:
     def _add(self, message: AbstractIncomingMessage, whole: Callable[[str], bool]) -> None:
         if not self._missing:
             return
-        letter = _letter(message)
+        letter = read_letter(message)
         known = self._letters.get(letter.id)
         if known is not None:
             times = [at for at in (known.at, letter.at) if at]
@@ -296,68 +258,6 @@ async def _counts(channel: AbstractChannel) -> tuple[int, int]:
     queue = await channel.declare_queue(topology.DEAD, passive=True)
     found = queue.declaration_result
     return found.message_count or 0, found.consumer_count or 0
-
-
-def _letter(message: AbstractIncomingMessage) -> Letter:
-    """Return what a row needs of a message."""
-    headers = message.headers
-    queue = _text(headers.get("x-first-death-queue"))
-    workstation, agent = _owner(queue)
-    death = _text(headers.get("x-first-death-reason"))
-    reason = _text(headers.get("reason"))
-    return Letter(
-        id=_id(message),
-        at=_at(message),
-        workstation=_text(headers.get("workstation")) or workstation,
-        agent=_text(headers.get("agent")) or agent,
-        job_id=_text(headers.get("job")) or (death and message.message_id) or "",
-        reason=reason or _GIVEN_UP.get(death, death),
-        kind=message.type or "",
-        message_id=message.message_id or "",
-        content_type=message.content_type or "application/octet-stream",
-        # What the broker gave up keeps its key; what an agent sent here has one that leads here.
-        routing_key=_text(headers.get("routing-key"))
-        or (message.routing_key or "" if death else ""),
-        queue=queue,
-        size=len(message.body),
-    )
-
-
-def _id(message: AbstractIncomingMessage) -> str:
-    parts = [_text(message.headers.get(name)).encode() for name in _ORIGIN]
-    parts += [(message.type or "").encode(), message.body]
-    seed = b"".join(hashlib.sha256(part).digest() for part in parts)
-    return hashlib.sha256(seed).hexdigest()[:_ID_DIGITS]
-
-
-def _at(message: AbstractIncomingMessage) -> datetime | None:
-    """Return when it came here."""
-    deaths: Any = message.headers.get("x-death")
-    found: Any = message.headers.get("at")
-    try:
-        found = datetime.fromisoformat(found) if found else deaths[0]["time"]
-    except (ValueError, TypeError, LookupError):
-        found = message.timestamp
-    if not isinstance(found, datetime):
-        return None
-    return found if found.tzinfo else found.replace(tzinfo=UTC)
-
-
-def _owner(queue: str) -> tuple[str, str]:
-    """Return the workstation and the agent whose queue it is."""
-    match queue.split("."):
-        case ["pcm", topology.AgentKind.SERVICE, workstation]:
-            return workstation, topology.agent_name(topology.AgentKind.SERVICE)
-        case ["pcm", topology.AgentKind.INTERACTIVE, workstation, user]:
-            return workstation, topology.agent_name(topology.AgentKind.INTERACTIVE, user)
-        case _:
-            return "", ""
-
-
-def _text(value: object) -> str:
-    if isinstance(value, bytes):
-        return value.decode(errors="backslashreplace")
-    return "" if value is None else str(value)
 
 
 def _job(body: bytes) -> Job | None:

@@ -12,7 +12,8 @@ from typing import TYPE_CHECKING, Any
 from broker.command_line import DONE, FAILED, OUT_OF_REACH, Parser, Wrong, WrongUse
 
 if TYPE_CHECKING:
-    from broker.dead import DeadLetters, Letter
+    from broker.dead import DeadLetters
+    from broker.letter import Letter
 
 _SHOWN = 8192  # characters of a body that people are shown
 _COLUMNS = ("id", "at", "workstation", "agent", "job", "count", "reason")
