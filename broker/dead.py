@@ -6,6 +6,7 @@ from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import asynccontextmanager, suppress
 from dataclasses import replace
 from datetime import UTC, datetime
+from itertools import takewhile
 from typing import Self
 
 from aio_pika.abc import AbstractChannel, AbstractConnection, AbstractIncomingMessage
@@ -35,6 +36,8 @@ MOST = 65_535
 _LOCK = "pcm.dead.lock"
 _QUIET = 1.0  # seconds without a letter, after which we ask whether there are more
 _PAUSE = 0.1
+_BATCH = 16
+_BREATH = 0.02
 
 
 class Busy(BrokerError):
@@ -169,11 +172,25 @@ class DeadLetters:
         with translated("dropping letters"):
             async with asyncio.timeout(CALL_LIMIT):
                 underlay = await self._channel.get_underlay_channel()
-                for letter in letters:
-                    for tag in self._tags.pop(letter.id, ()):
-                        await underlay.basic_ack(tag)
-                    self._letters.pop(letter.id, None)
+                held = sorted(tag for tags in self._tags.values() for tag in tags)
+                chosen = sorted(tag for letter in letters for tag in self._tags[letter.id])
+                # What the broker's channel has not yet passed on to the queue is lost when it
+                # closes: so all at once where that can be said, else slowly.
+                first = len(
+                    list(
+                        takewhile(lambda pair: pair[0] == pair[1], zip(held, chosen, strict=False))
+                    )
+                )
+                if first:
+                    await underlay.basic_ack(chosen[first - 1], multiple=True)
+                for done, tag in enumerate(chosen[first:]):
+                    await underlay.basic_ack(tag)
+                    if done % _BATCH == _BATCH - 1:
+                        await _counts(self._channel)
+                        await asyncio.sleep(_BREATH)
                 await _counts(self._channel)  # answered only after all that came before
+                for letter in letters:
+                    del self._tags[letter.id], self._letters[letter.id]
 
     async def _read(self, whole: Callable[[str], bool]) -> None:
         async def arrive(message: AbstractIncomingMessage) -> None:
