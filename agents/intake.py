@@ -8,7 +8,7 @@ import time
 import uuid
 from collections.abc import Callable, Collection
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import UTC, datetime
 from typing import Annotated, Protocol
 
 import structlog
@@ -397,6 +397,8 @@ class Intake:
                 "routing-key": message.routing_key or "",
                 "workstation": identity.workstation,
                 "agent": identity.name,
+                "job": refusal.job_id or "",
+                "at": datetime.now(UTC).isoformat(timespec="seconds"),
             },
             content_type=message.content_type or "application/octet-stream",
         )

@@ -36,6 +36,10 @@ def _do(arguments: argparse.Namespace) -> int:
             return _with_dispatcher(lambda dispatcher: _watch(dispatcher, arguments))
         case "cancel":
             return _with_dispatcher(lambda dispatcher: _cancel(dispatcher, arguments))
+        case "dead":
+            from broker.dead_command import dead
+
+            return dead(arguments)
         case "topology":
             return _topology(arguments)
         case _:
@@ -188,6 +192,7 @@ def _job_id(text: str) -> str:
 
 
 def _parser() -> Parser:
+    from broker.dead_command import add_to as add_dead
     from broker.settings import DispatcherSettings
 
     parser = Parser(
@@ -256,6 +261,7 @@ def _parser() -> Parser:
     cancel.add_argument("--json", action="store_true", help="print JSON")
     for follower in (watch, cancel):
         follower.add_argument("job", metavar="JOB", type=_job_id, help="the job's id")
+    add_dead(commands)
     topology = commands.add_parser(
         "topology",
         help="the table of keys, and who is bound",

@@ -249,15 +249,35 @@ async def _record(publisher: Publisher, key: str, record: Job | Cancellation) ->
     await stream.append(publisher, key, record.body(), kind=record.kind, message_id=message_id)
 
 
+async def send_again(publisher: Publisher, job: Job, body: bytes) -> None:
+    """Publish a job that was read from `body`, as it stands there, once more to all it is for.
+
+    Raises:
+        Unroutable: no queue is bound for any of its targets.
+        ValueError: it is over the size limit, or has expired.
+    """
+    if len(body) > BODY_LIMIT:
+        raise ValueError(f"{len(body)} bytes are over the limit of {BODY_LIMIT}")
+    if (expiration := _time_to_live(job)) is not None and expiration <= 0:
+        raise ValueError(f"it expired at {job.expires_at}")
+    # Its record may be gone, or never was: without it nobody could follow or cancel the job.
+    await stream.append(publisher, f"job.{job.id}", body, kind=job.kind, message_id=job.id)
+    await _publish(publisher, job, job, expiration, body)
+
+
 async def _publish(
-    publisher: Publisher, record: Job | Cancellation, job: Job, expiration: float | None = None
+    publisher: Publisher,
+    record: Job | Cancellation,
+    job: Job,
+    expiration: float | None = None,
+    body: bytes | None = None,
 ) -> None:
     """Publish a job, or its cancellation, under all of the job's keys."""
     for keys in _split(topology.routing_keys(job)):
         await publisher.publish(
             topology.JOBS,
             keys[0],
-            record.body(),
+            record.body() if body is None else body,
             kind=record.kind,
             message_id=job.id,
             headers={"BCC": list(keys[1:])} if keys[1:] else None,

@@ -1,0 +1,288 @@
+"""The letters in `pcm.dead`: looked at without harm, sent again, or dropped."""
+
+import asyncio
+import time
+from collections.abc import AsyncIterator, Callable, Iterator
+from contextlib import asynccontextmanager, suppress
+from dataclasses import replace
+from datetime import UTC, datetime
+from itertools import takewhile
+from typing import Self
+
+from aio_pika.abc import AbstractChannel, AbstractConnection, AbstractIncomingMessage
+from aiormq.exceptions import ChannelLockedResource
+
+from broker import topology
+from broker.connection import (
+    CALL_LIMIT,
+    BrokerError,
+    Publisher,
+    Unreachable,
+    connect,
+    translated,
+)
+from broker.dispatcher import send_again
+from broker.letter import Letter, read_letter
+from broker.settings import BrokerSettings, load
+from schemas import InvalidMessage, Job
+from schemas.job import whoami
+
+LEDGER = "ledger"
+"""The kind of a letter that only tells of a damaged ledger."""
+
+MOST = 65_535
+"""Letters that one look can hold: AMQP counts a consumer's unacknowledged messages in 16 bits."""
+
+_LOCK = "pcm.dead.lock"
+_QUIET = 1.0  # seconds without a letter, after which we ask whether there are more
+_PAUSE = 0.1
+_BATCH = 16
+_BREATH = 0.02
+
+
+class Busy(BrokerError):
+    """Somebody else holds the letters."""
+
+
+class UnknownLetter(Exception):
+    """No letter, or more than one, has an id that begins so."""
+
+
+class NotRequeued(Exception):
+    """A letter cannot be sent again; the text says why. It stays."""
+
+
+def _nothing(_: str) -> bool:
+    return False
+
+
+class DeadLetters:
+    """The letters that are in `pcm.dead`, held for us alone.
+
+    The broker gives back to the queue whatever is not dropped, once we let go of it, or are gone.
+    """
+
+    def __init__(self, channel: AbstractChannel, publisher: Publisher) -> None:
+        self.left_out = 0
+        """How many there are beyond those that one look can hold."""
+        self._channel = channel
+        self._publisher = publisher
+        self._letters: dict[str, Letter] = {}
+        self._tags: dict[str, list[int]] = {}
+        self._missing = 0
+        self._over = asyncio.Event()
+
+    @classmethod
+    @asynccontextmanager
+    async def open(
+        cls,
+        settings: BrokerSettings | None = None,
+        *,
+        whole: Callable[[str], bool] = _nothing,
+    ) -> AsyncIterator[Self]:
+        """Take all letters into our hands, and give them back in the end.
+
+        Args:
+            settings: how the broker is reached; default: from the environment.
+            whole: tells by the id of which letters headers and body are kept in memory.
+
+        Raises:
+            Busy: somebody else holds them, and does not let go in time.
+            Unreachable: the broker is out of reach, or stuck.
+        """
+        name = f"pcm dead {whoami()}"
+        async with connect(settings or load(BrokerSettings), name) as connection:
+            with translated("declaring the topology"):
+                async with asyncio.timeout(CALL_LIMIT):
+                    await topology.ensure(connection)
+            with translated(f"reading {topology.DEAD}"):
+                channel = await _alone(connection)
+                letters = cls(channel, await Publisher.open(connection))
+                await letters._read(whole)
+            yield letters
+            # Not by ending the consumer: the broker would go on to count as ours what we hold.
+            with translated(f"giving back what is left of {topology.DEAD}"):
+                async with asyncio.timeout(CALL_LIMIT):
+                    await channel.close()
+
+    def __iter__(self) -> Iterator[Letter]:
+        """Yield the letters, the oldest first."""
+        first = datetime.min.replace(tzinfo=UTC)
+        return iter(sorted(self._letters.values(), key=lambda letter: letter.at or first))
+
+    def __len__(self) -> int:
+        return len(self._letters)
+
+    def find(self, beginning: str) -> Letter:
+        """Return the letter whose id begins so.
+
+        Raises:
+            UnknownLetter: there is none, or more than one.
+        """
+        wanted = beginning.lower()
+        found = [known for known in self._letters if wanted and known.startswith(wanted)]
+        if not found:
+            raise UnknownLetter(f"{beginning!r}: no such letter")
+        if len(found) > 1:
+            raise UnknownLetter(f"{beginning!r}: {len(found)} letters begin so; write more of it")
+        return self._letters[found[0]]
+
+    async def requeue(self, letter: Letter) -> tuple[str, ...]:
+        """Send a letter again, and drop it once the broker has stored the new message.
+
+        A job goes to all that it is for: who has it already takes it for the same job. Whatever
+        else goes where it was sent at first.
+
+        Returns:
+            The routing keys.
+
+        Raises:
+            NotRequeued: it is no order, or has expired.
+            Unroutable: no queue is bound to its routing key.
+            Unreachable: whether it was sent is not known; sending it again does no harm.
+        """
+        if letter.body is None:
+            raise ValueError(f"{letter.id}: was not read as a whole")
+        if letter.kind == LEDGER:
+            raise NotRequeued("it is a notice and no order; read it, then drop it")
+        if (job := _job(letter.body)) is not None:
+            keys = topology.routing_keys(job)
+            try:
+                await send_again(self._publisher, job, letter.body)
+            except ValueError as error:
+                raise NotRequeued(f"{error}; drop it") from error
+        else:
+            keys = (letter.routing_key,)
+            if not letter.routing_key:
+                raise NotRequeued("it does not tell where it was sent at first; drop it")
+            await self._publisher.publish(
+                topology.JOBS,
+                letter.routing_key,
+                letter.body,
+                kind=letter.kind,
+                message_id=letter.message_id or None,
+                unroutable_fails=True,
+                content_type=letter.content_type,
+            )
+        await self.drop(letter)
+        return keys
+
+    async def drop(self, *letters: Letter) -> None:
+        """Remove letters from the queue for good, with all their copies."""
+        with translated("dropping letters"):
+            async with asyncio.timeout(CALL_LIMIT):
+                underlay = await self._channel.get_underlay_channel()
+                held = sorted(tag for tags in self._tags.values() for tag in tags)
+                chosen = sorted(tag for letter in letters for tag in self._tags[letter.id])
+                # What the broker's channel has not yet passed on to the queue is lost when it
+                # closes: so all at once where that can be said, else slowly.
+                first = len(
+                    list(
+                        takewhile(lambda pair: pair[0] == pair[1], zip(held, chosen, strict=False))
+                    )
+                )
+                if first:
+                    await underlay.basic_ack(chosen[first - 1], multiple=True)
+                for done, tag in enumerate(chosen[first:]):
+                    await underlay.basic_ack(tag)
+                    if done % _BATCH == _BATCH - 1:
+                        await _counts(self._channel)
+                        await asyncio.sleep(_BREATH)
+                await _counts(self._channel)  # answered only after all that came before
+                await asyncio.sleep(_PAUSE)
+                for letter in letters:
+                    del self._tags[letter.id], self._letters[letter.id]
+
+    async def _read(self, whole: Callable[[str], bool]) -> None:
+        async def arrive(message: AbstractIncomingMessage) -> None:
+            self._add(message, whole)
+
+        self._channel.close_callbacks.add(lambda *_: self._over.set())
+        async with asyncio.timeout(CALL_LIMIT):
+            there, _ = await _counts(self._channel)
+            self._missing = min(there, MOST)
+            self.left_out = there - self._missing
+            if not self._missing:
+                return
+            await self._channel.set_qos(prefetch_count=self._missing)
+            queue = await self._channel.declare_queue(topology.DEAD, passive=True)
+            await queue.consume(arrive)
+        await self._until_all_came()
+
+    async def _until_all_came(self) -> None:
+        last, since = self._missing, time.monotonic()
+        while self._missing:
+            with suppress(TimeoutError):
+                async with asyncio.timeout(_QUIET):
+                    await self._over.wait()
+            if self._missing and self._channel.is_closed:
+                raise Unreachable(f"reading {topology.DEAD}: the connection was lost")
+            if self._missing < last:
+                last, since = self._missing, time.monotonic()
+                continue
+            async with asyncio.timeout(CALL_LIMIT):
+                there, _ = await _counts(self._channel)
+            if not there and self._missing == last:
+                return  # some were purged or grew too old after they were counted
+            if time.monotonic() - since > CALL_LIMIT:
+                raise TimeoutError
+
+    def _add(self, message: AbstractIncomingMessage, whole: Callable[[str], bool]) -> None:
+        if not self._missing:
+            return
+        letter = read_letter(message)
+        known = self._letters.get(letter.id)
+        if known is not None:
+            times = [at for at in (known.at, letter.at) if at]
+            letter = replace(known, count=known.count + 1, at=max(times, default=None))
+        elif whole(letter.id):
+            letter = replace(letter, headers=message.headers, body=message.body)
+        self._letters[letter.id] = letter
+        self._tags.setdefault(letter.id, []).append(message.delivery_tag or 0)
+        self._missing -= 1
+        if not self._missing:
+            self._over.set()
+
+
+async def _alone(connection: AbstractConnection) -> AbstractChannel:
+    """Return a channel on which we are the only one to read letters.
+
+    Who looks while another holds some would see fewer, and take them for all. RabbitMQ lets two
+    consume a quorum queue even where both ask to be the only one; but a queue of one connection's
+    own is a lock, which the broker itself unlocks when the connection ends.
+    """
+    deadline = time.monotonic() + CALL_LIMIT
+    locked = False
+    while True:
+        async with asyncio.timeout(CALL_LIMIT):
+            channel = connection.channel()
+            await channel.initialize()
+            with suppress(ChannelLockedResource):
+                if not locked:
+                    await channel.declare_queue(_LOCK, exclusive=True)
+                    locked = True
+                # The consumer of who was here before may outlive its lock by an instant.
+                _, consumers = await _counts(channel)
+                if not consumers:
+                    return channel
+                await channel.close()
+        if time.monotonic() > deadline:
+            raise Busy(f"somebody else is looking into {topology.DEAD}; try again")
+        await asyncio.sleep(_PAUSE)
+
+
+async def _counts(channel: AbstractChannel) -> tuple[int, int]:
+    """Return how many letters nobody holds, and how many consumers there are."""
+    queue = await channel.declare_queue(topology.DEAD, passive=True)
+    found = queue.declaration_result
+    return found.message_count or 0, found.consumer_count or 0
+
+
+def _job(body: bytes) -> Job | None:
+    """Return the job that a body is, as an agent would read it; None where it is none."""
+    try:
+        job = Job.read(body, tolerant=True)
+    except InvalidMessage:
+        return None
+    # An id that was made up just now would be another job at each reading.
+    return job if {"kind", "id"} <= job.model_fields_set else None

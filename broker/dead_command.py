@@ -1,0 +1,244 @@
+"""`pcm dead`: what could not be delivered or read, for people and as JSON."""
+
+import argparse
+import asyncio
+import base64
+import json
+import sys
+from dataclasses import fields
+from datetime import datetime
+from typing import TYPE_CHECKING, Any
+
+from broker.command_line import DONE, FAILED, OUT_OF_REACH, Parser, Wrong, WrongUse
+
+if TYPE_CHECKING:
+    from broker.dead import DeadLetters
+    from broker.letter import Letter
+
+_SHOWN = 8192  # characters of a body that people are shown
+_COLUMNS = ("id", "at", "workstation", "agent", "job", "count", "reason")
+
+
+def add_to(commands: "argparse._SubParsersAction[Parser]") -> None:
+    """Add the command to a program's commands."""
+    about = "look at what could not be delivered or read"
+    actions = commands.add_parser(
+        "dead",
+        help=about,
+        description="What an agent could not read, and what the broker gave up delivering, is in"
+        " the queue pcm.dead until an administrator sends it again or drops it. Looking changes"
+        " nothing. An ID may be cut short.",
+    ).add_subparsers(dest="what", required=True, metavar="list|show|requeue|drop")
+    listing = actions.add_parser("list", help="a row a letter", description="Lists the letters.")
+    show = actions.add_parser(
+        "show", help="all of one", description="Shows a letter's headers and body."
+    )
+    show.add_argument("id", metavar="ID", nargs=1)
+    for one in (listing, show):
+        one.add_argument("--json", action="store_true", help="print JSON")
+    requeue = actions.add_parser(
+        "requeue",
+        help="send it again",
+        description="Sends letters again, and removes each once the broker has stored the new"
+        " message. A job goes to all that it is for; where it is known already, nothing happens.",
+    )
+    drop = actions.add_parser(
+        "drop", help="remove it for good", description="Removes letters for good."
+    )
+    for several in (requeue, drop):
+        several.add_argument("id", metavar="ID", nargs="*")
+        several.add_argument("--all", action="store_true", help="all letters")
+
+
+def dead(arguments: argparse.Namespace) -> int:
+    """Do what is asked, and return the exit status."""
+    what = arguments.what
+    if what in {"requeue", "drop"} and bool(arguments.id) == arguments.all:
+        raise WrongUse(f"dead {what}: give ID, or --all")
+
+    from broker.connection import BrokerError, Unreachable
+    from broker.dead import UnknownLetter
+
+    try:
+        return asyncio.run(_do(arguments))
+    except Unreachable as error:
+        print(f"pcm: the broker is out of reach: {error}", file=sys.stderr)
+        return OUT_OF_REACH
+    except (BrokerError, UnknownLetter) as error:
+        raise Wrong(str(error)) from error
+
+
+async def _do(arguments: argparse.Namespace) -> int:
+    from broker.dead import MOST, DeadLetters
+    from broker.settings import BrokerSettings, load
+
+    ids = tuple(getattr(arguments, "id", ()))
+    # Of all others only rows are kept: there may be very many.
+    kept = arguments.what in {"show", "requeue"}
+    beginnings = tuple(word.lower() for word in ids or ("",)) if kept else ()
+    async with DeadLetters.open(
+        load(BrokerSettings), whole=lambda known: known.startswith(beginnings)
+    ) as letters:
+        if letters.left_out:
+            print(
+                f"pcm: there are {letters.left_out} letters more than the {MOST} that can be"
+                " looked at together",
+                file=sys.stderr,
+            )
+        # All ids are looked up first: where one is wrong, nothing is done.
+        found = map(letters.find, ids) if ids else letters
+        chosen = list({letter.id: letter for letter in found}.values())
+        if arguments.what == "requeue":
+            return await _requeue(letters, chosen)
+        if arguments.what == "drop":
+            await letters.drop(*chosen)
+    # Others may look while we print.
+    if arguments.what == "show":
+        return _show(chosen[0], as_json=arguments.json)
+    if arguments.what == "list":
+        return _list(chosen, as_json=arguments.json)
+    for letter in chosen:
+        print(f"{letter.id}: dropped: {_line(letter)}")
+    return DONE if chosen else _none()
+
+
+async def _requeue(letters: "DeadLetters", chosen: "list[Letter]") -> int:
+    from broker.connection import Unroutable
+    from broker.dead import NotRequeued
+
+    status = DONE
+    for letter in chosen:
+        try:
+            first, *others = await letters.requeue(letter)
+        except (NotRequeued, Unroutable) as error:
+            print(f"pcm: {letter.id}: {printable(str(error))}", file=sys.stderr)
+            status = FAILED
+        else:
+            more = f" and {len(others)} more" if others else ""
+            print(f"{letter.id}: sent again as {printable(first)}{more}", flush=True)
+    return status if chosen else _none()
+
+
+def _list(letters: "list[Letter]", *, as_json: bool) -> int:
+    if as_json:
+        print(json.dumps([_row(letter) for letter in letters], indent=2))
+    elif letters:
+        _print_table(letters)
+    else:
+        _none()
+    return DONE
+
+
+def _none() -> int:
+    print("no dead letters")
+    return DONE
+
+
+def _print_table(letters: "list[Letter]") -> None:
+    rows = [
+        [
+            printable(str(cell or "-"))
+            for cell in (_row(letter) | {"at": _local(letter.at)}).values()
+        ]
+        for letter in letters
+    ]
+    if not sys.stdout.isatty():  # a row a line, and at once for very many
+        rows.insert(0, [column.upper() for column in _COLUMNS])
+        widths = [max(map(len, cells)) for cells in zip(*rows, strict=True)]
+        for row in rows:
+            cells = (cell.ljust(width) for cell, width in zip(row, widths, strict=True))
+            print("  ".join(cells).rstrip())
+        return
+
+    from rich.console import Console
+    from rich.table import Table
+    from rich.text import Text
+
+    table = Table(box=None, pad_edge=False, header_style="bold")
+    for column in _COLUMNS:
+        table.add_column(column.upper(), overflow="fold", no_wrap=column in {"id", "at"})
+    for row in rows:
+        table.add_row(*map(Text, row))
+    Console().print(table)
+
+
+def _row(letter: "Letter") -> dict[str, Any]:
+    return {
+        "id": letter.id,
+        "at": letter.at.isoformat() if letter.at else None,
+        "workstation": letter.workstation,
+        "agent": letter.agent,
+        "job": letter.job_id or None,
+        "count": letter.count,
+        "reason": letter.reason,
+    }
+
+
+def _line(letter: "Letter") -> str:
+    parts = (letter.workstation, letter.agent, letter.job_id, letter.reason)
+    return printable("  ".join(part for part in parts if part))
+
+
+def _show(letter: "Letter", *, as_json: bool) -> int:
+    body = letter.body or b""
+    if as_json:
+        rest = {part.name: getattr(letter, part.name) for part in fields(letter)}
+        del rest["job_id"]
+        whole = rest | _row(letter) | {"body": _as_json(body)}
+        print(json.dumps(whole, indent=2, default=_plain))
+        return DONE
+    for name, value in (
+        ("letter", letter.id),
+        ("when", _local(letter.at)),
+        ("reason", letter.reason),
+        ("given up in", letter.queue),
+        ("workstation", letter.workstation),
+        ("agent", letter.agent),
+        ("job", letter.job_id),
+        ("kind", letter.kind),
+        ("sent as", letter.routing_key),
+        ("message id", letter.message_id),
+        ("content type", letter.content_type),
+        ("copies", letter.count),
+        ("bytes", letter.size),
+    ):
+        if value not in ("", "-"):
+            print(f"{name:<14}{printable(str(value))}")
+    print()
+    print(_as_text(body))
+    return DONE
+
+
+def _as_json(body: bytes) -> "str | dict[str, str]":
+    try:
+        return body.decode()
+    except UnicodeDecodeError:
+        return {"base64": base64.b64encode(body).decode()}
+
+
+def _as_text(body: bytes) -> str:
+    try:
+        text = json.dumps(json.loads(body), indent=2, ensure_ascii=False)
+    except (ValueError, RecursionError):
+        text = body.decode(errors="backslashreplace")
+    shown = "\n".join(map(printable, text[:_SHOWN].split("\n")))
+    more = len(text) - _SHOWN
+    return shown if more <= 0 else f"{shown}\n... {more} characters more; --json prints it whole"
+
+
+def _plain(value: object) -> str:
+    """Return a header's value as JSON knows it."""
+    if isinstance(value, datetime):
+        return value.isoformat()
+    return value.decode(errors="backslashreplace") if isinstance(value, bytes) else str(value)
+
+
+def _local(at: datetime | None) -> str:
+    return f"{at.astimezone():%Y-%m-%d %H:%M:%S}" if at else "-"
+
+
+def printable(text: str) -> str:
+    """Return text that does nothing to a terminal: what is not printable is escaped."""
+    return "".join(
+        char if char.isprintable() else char.encode("unicode_escape").decode() for char in text
+    )

@@ -1,0 +1,345 @@
+"""The letters in `pcm.dead`: seen without harm, sent again once, or dropped for good."""
+
+import asyncio
+import json
+import os
+import socket
+import time
+from collections.abc import AsyncIterator, Iterator
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Any
+
+import aio_pika
+import pytest
+from aio_pika.abc import AbstractChannel, AbstractIncomingMessage
+
+from broker import Dispatcher, DispatcherSettings, Unroutable, topology
+from broker.connection import connect
+from broker.dead import DeadLetters, NotRequeued, UnknownLetter
+from broker.topology import AgentKind
+from schemas import Job, State
+from tests.rabbitmq import Node, NoRabbitMQ
+from tests.workstation import Workstation, agents_of, final, follow
+
+
+@pytest.fixture
+async def channel(settings: DispatcherSettings) -> AsyncIterator[AbstractChannel]:
+    async with connect(settings, "test") as connection:
+        await topology.ensure(connection)
+        async with connection.channel() as opened:
+            yield opened
+
+
+@pytest.fixture(scope="module")
+def own() -> Iterator[Node]:
+    """A broker of our own: what is done to all letters is done to nobody else's."""
+    try:
+        with Node() as started:
+            yield started
+    except NoRabbitMQ as error:
+        if os.environ.get("CI"):
+            raise
+        pytest.skip(str(error))
+
+
+def rows(ws: Workstation, count: int) -> list[dict[str, Any]]:
+    """Return the letters of a workstation, as they are listed, once there are so many."""
+    deadline = time.monotonic() + 60
+    while True:
+        done = ws.run("pcm", "dead", "list", "--json")
+        if "somebody else" in done.stderr:  # on a slow machine we may have to wait for long
+            assert time.monotonic() < deadline
+            continue
+        assert (done.returncode, done.stderr) == (0, "")
+        found = [row for row in json.loads(done.stdout) if row["workstation"] == ws.name]
+        if len(found) == count:
+            return found
+        # The broker sends on what it gives up a little later.
+        assert time.monotonic() < deadline, found
+
+
+async def poison(ws: Workstation, channel: AbstractChannel, *bodies: bytes, **fields: Any) -> None:
+    """Have the workstation's service agent refuse what it cannot read."""
+    service = ws.start("service")
+    exchange = await channel.get_exchange(topology.JOBS)
+    for body in bodies:
+        message = aio_pika.Message(body, type="job", **fields)
+        await exchange.publish(message, f"background.optional.workstation.{ws.name}")
+    service.wait_for("message.refused", len(bodies))
+    await asyncio.sleep(1)  # it logs before it acknowledges, and what is not is delivered again
+    assert service.end() == 0
+
+
+async def fetch(ws: Workstation, channel: AbstractChannel) -> AbstractIncomingMessage:
+    """Return the next message for the service agent; who consumed before may hold it a while."""
+    queue = await channel.get_queue(topology.queue_name(AgentKind.SERVICE, ws.name))
+    async with asyncio.timeout(20):
+        while (message := await queue.get(fail=False)) is None:  # noqa: ASYNC110 - the broker tells nobody
+            await asyncio.sleep(0.02)
+    return message
+
+
+async def give_up(ws: Workstation, channel: AbstractChannel, count: int = 1) -> None:
+    """Have the broker give up delivering what waits for the workstation's service agent."""
+    for _ in range(count):
+        await (await fetch(ws, channel)).reject(requeue=False)
+
+
+async def put(channel: AbstractChannel, body: bytes, kind: str = "job", **headers: Any) -> None:
+    """Put a letter there, as an agent would."""
+    message = aio_pika.Message(body, type=kind, headers=headers)
+    await channel.default_exchange.publish(message, topology.DEAD)
+
+
+async def test_what_an_agent_could_not_read_is_listed_shown_and_dropped(
+    ws: Workstation, channel: AbstractChannel
+) -> None:
+    bad = b"no json \x1b[31m\xff"
+    await poison(ws, channel, bad, b'{"kind": "jobs"}', message_id=f"job-of-{ws.name}")
+    first, second = rows(ws, 2)
+    assert (first["agent"], first["job"], first["count"]) == ("service", f"job-of-{ws.name}", 1)
+    assert "Invalid JSON" in first["reason"]
+    assert datetime.now(UTC) - datetime.fromisoformat(first["at"]) < timedelta(minutes=1)
+    listed = ws.run("pcm", "dead", "list")
+    assert listed.returncode == 0
+    (line,) = [line for line in listed.stdout.splitlines() if first["id"] in line]
+    assert line.split()[3:5] == [ws.name, "service"]
+
+    shown = ws.run("pcm", "dead", "show", first["id"][:9].upper())
+    assert shown.returncode == 0
+    assert f"sent as       background.optional.workstation.{ws.name}\n" in shown.stdout
+    assert shown.stdout.endswith("\n\nno json \\x1b[31m\\xff\n")
+    whole = json.loads(ws.run("pcm", "dead", "show", "--json", first["id"]).stdout)
+    assert whole["body"] == {"base64": "bm8ganNvbiAbWzMxbf8="}
+    assert whole["headers"]["workstation"] == ws.name
+    whole = json.loads(ws.run("pcm", "dead", "show", "--json", second["id"]).stdout)
+    assert whole["body"] == '{"kind": "jobs"}'
+
+    dropped = ws.run("pcm", "dead", "drop", first["id"], first["id"][:10])
+    assert dropped.returncode == 0
+    assert dropped.stdout.startswith(f"{first['id']}: dropped: {ws.name}  service  ")
+    assert len(dropped.stdout.splitlines()) == 1
+    assert [row["id"] for row in rows(ws, 1)] == [second["id"]]
+
+
+async def test_a_job_that_the_broker_gave_up_is_sent_again_and_runs_once(
+    dispatcher: Dispatcher, ws: Workstation, channel: AbstractChannel
+) -> None:
+    """For all that it was for: who has run it already does nothing."""
+    assert ws.start("service").end() == 0
+    there = Workstation(f"{ws.name}-b", ws.environment["PCM_AMQP_URL"], ws.folder / "b")
+    there.folder.mkdir()
+    try:
+        there.start("service")
+        job = ws.job("true", background=True, expires_at=datetime.now(UTC) + timedelta(hours=1))
+        job = job.model_copy(update={"targets": (ws.target, there.target)})
+        await dispatcher.dispatch(job)
+        await give_up(ws, channel)
+        (row,) = rows(ws, 1)
+        assert (row["agent"], row["job"]) == ("service", job.id)
+        assert "rejected" in row["reason"]
+        done = ws.run("pcm", "dead", "requeue", row["id"])
+        assert (done.returncode, done.stderr) == (0, "")
+        assert f"{row['id']}: sent again as {topology.routing_keys(job)[0]}" in done.stdout
+        assert rows(ws, 0) == []
+        message = await fetch(ws, channel)
+        assert message.body == job.body()
+        assert 3500 < float(str(message.expiration)) < 3600
+        await message.reject(requeue=True)
+        ws.start("service")
+        reports = await follow(dispatcher, job)
+    finally:
+        there.stop()
+    for name in (ws.name, there.name):
+        mine = [report for report in reports if report.workstation == name]
+        assert final(mine).state is State.SUCCEEDED
+        assert agents_of(mine, State.STARTED) == {"service"}
+        assert sum(report.state is State.STARTED for report in mine) == 1
+
+
+async def test_a_cancellation_and_what_nobody_can_read_go_where_they_were_sent(
+    dispatcher: Dispatcher, ws: Workstation, channel: AbstractChannel
+) -> None:
+    await poison(ws, channel, b"unreadable", message_id="poison")
+    job = await dispatcher.dispatch(ws.job("true", background=True))
+    cancellation = await dispatcher.cancel(job.id)
+    await give_up(ws, channel, 2)
+    letters = {row["id"]: row for row in rows(ws, 3)}
+    assert [row["job"] for row in letters.values()] == ["poison", job.id, job.id]
+    done = ws.run("pcm", "dead", "requeue", *letters)
+    assert (done.returncode, done.stderr) == (0, "")
+    assert rows(ws, 0) == []
+    for kind, body in (
+        ("job", b"unreadable"),
+        ("job", job.body()),
+        ("cancellation", cancellation.body()),
+    ):
+        message = await fetch(ws, channel)
+        assert (message.type, message.body) == (kind, body)
+        await message.ack()
+
+
+async def test_what_cannot_be_sent_again_stays_and_others_go_on(
+    dispatcher: Dispatcher, ws: Workstation, channel: AbstractChannel
+) -> None:
+    assert ws.start("service").end() == 0
+    soon = datetime.now(UTC) + timedelta(seconds=5)
+    late = await dispatcher.dispatch(ws.job("true", background=True, expires_at=soon))
+    good = await dispatcher.dispatch(ws.job("true", background=True))
+    await give_up(ws, channel, 2)
+    here = {"workstation": ws.name, "agent": "service"}
+    await put(channel, b"{}", "ledger", reason="the ledger was damaged: x", **here)
+    await put(channel, b"[]", reason="lost", **here, **{"routing-key": "no.such.key"})
+    await put(channel, b"[]", reason="of nowhere", **here)
+    await asyncio.sleep(max(0, (soon - datetime.now(UTC)).total_seconds()))
+    ids = {row["reason"] if row["job"] is None else row["job"]: row["id"] for row in rows(ws, 5)}
+    done = ws.run("pcm", "dead", "requeue", *ids.values())
+    assert done.returncode == 1
+    assert done.stdout.startswith(f"{ids.pop(good.id)}: sent again as ")
+    told = dict(line.removeprefix("pcm: ").split(": ", 1) for line in done.stderr.splitlines())
+    assert "it expired at" in told[ids[late.id]]
+    assert "it is a notice and no order" in told[ids["the ledger was damaged: x"]]
+    assert "it reaches no queue" in told[ids["lost"]]
+    assert "does not tell where" in told[ids["of nowhere"]]
+    assert {row["id"] for row in rows(ws, 4)} == set(ids.values())
+    assert ws.run("pcm", "dead", "drop", *ids.values()).returncode == 0
+    assert rows(ws, 0) == []
+
+
+async def test_copies_of_a_letter_are_one(ws: Workstation, channel: AbstractChannel) -> None:
+    """Their id is the same at each look, and another where body or origin differ."""
+    where = {"workstation": ws.name, "reason": "x"}
+    for _ in range(3):
+        await put(channel, b"same", agent="service", at=datetime.now(UTC).isoformat(), **where)
+    await put(channel, b"same", agent="interactive-ada", **where)
+    await put(channel, b"other", agent="service", **where)
+    found = rows(ws, 3)
+    assert sorted(row["count"] for row in found) == [1, 1, 3]
+    assert {row["id"] for row in rows(ws, 3)} == {row["id"] for row in found}
+    assert ws.run("pcm", "dead", "drop", *(row["id"] for row in found)).returncode == 0
+    assert rows(ws, 0) == []
+
+
+def test_wrong_use_and_unknown_letters(ws: Workstation) -> None:
+    for words, status, told in (
+        (["requeue"], 2, "ID"),
+        (["drop"], 2, "ID"),
+        (["drop", "--all", "abc"], 2, "ID"),
+        (["show"], 2, "ID"),
+        ([], 2, "list"),
+        (["show", "no"], 1, "'no': no such letter"),
+        (["drop", ""], 1, "'': no such letter"),
+        (["requeue", "no"], 1, "'no': no such letter"),
+    ):
+        done = ws.run("pcm", "dead", *words)
+        assert (done.returncode, done.stdout) == (status, ""), words
+        assert told in done.stderr
+        assert len(done.stderr.splitlines()) == 1
+    nowhere = ws.run("pcm", "dead", "list", amqp_url="amqp://127.0.0.1:1/")
+    assert nowhere.returncode == 3
+
+
+async def test_many_looks_lose_nothing_and_do_not_disturb_each_other(
+    own: Node, tmp_path: Path
+) -> None:
+    """Each look is a delivery, and RabbitMQ drops what was delivered too often."""
+    settings = DispatcherSettings(amqp_url=(own.url,))
+    ws = Workstation("ws-own", own.url, tmp_path)
+    empty = ws.run("pcm", "dead", "list")
+    assert (empty.returncode, empty.stdout) == (0, "no dead letters\n")
+    assert ws.run("pcm", "dead", "list", "--json").stdout == "[]\n"
+    async with connect(settings, "test") as connection, connection.channel() as channel:
+        for number in range(300):
+            await put(channel, b"%d" % number, reason="x", workstation=ws.name)
+        for _ in range(30):
+            async with DeadLetters.open(settings) as letters:
+                assert len(letters) == 300
+        lists = [asyncio.to_thread(rows, ws, 300) for _ in range(4)]
+        assert [len(found) for found in await asyncio.gather(*lists)] == [300] * 4
+        async with DeadLetters.open(settings):
+            busy = await asyncio.to_thread(ws.run, "pcm", "dead", "list")
+        assert (busy.returncode, busy.stdout) == (1, "")
+        assert busy.stderr == "pcm: somebody else is looking into pcm.dead; try again\n"
+        done = ws.run("pcm", "dead", "show", "")
+        assert done.returncode == 1
+        few = ws.run("pcm", "dead", "requeue", "--all")
+        assert (few.returncode, len(few.stderr.splitlines())) == (1, 300)
+        dropped = ws.run("pcm", "dead", "drop", "--all")
+        assert (dropped.returncode, len(dropped.stdout.splitlines())) == (0, 300)
+        assert ws.run("pcm", "dead", "list").stdout == "no dead letters\n"
+
+
+async def test_very_many_letters_are_listed_soon_and_dropped(own: Node, tmp_path: Path) -> None:
+    ws = Workstation("ws-many", own.url, tmp_path)
+    settings = DispatcherSettings(amqp_url=(own.url,))
+    async with Dispatcher.connect(settings), connect(settings, "test") as connection:
+        async with connection.channel() as channel:
+            numbers = range(10_000)
+            bodies = (b"%d" % number + b"x" * 2000 for number in numbers)
+            await asyncio.gather(*(put(channel, body, workstation=ws.name) for body in bodies))
+        started = time.monotonic()
+        listed = ws.run("pcm", "dead", "list")
+        assert len(listed.stdout.splitlines()) == 10_001
+        assert time.monotonic() - started < 10
+        async with DeadLetters.open(settings) as letters:
+            kept = list(letters)
+            assert not any(letter.body or letter.headers for letter in kept)
+            with pytest.raises(UnknownLetter, match="letters begin so"):
+                letters.find(kept[0].id[0])
+            await letters.drop(*kept[1:])
+        async with DeadLetters.open(settings, whole=lambda _: True) as letters:
+            (last,) = letters
+            assert (last.id, last.size) == (kept[0].id, len(last.body or b""))
+            with pytest.raises(NotRequeued, match="does not tell where"):
+                await letters.requeue(last)
+            await letters.drop(last)
+
+
+async def test_a_job_for_nobody_stays(own: Node, tmp_path: Path) -> None:
+    ws = Workstation("ws-gone", own.url, tmp_path)
+    settings = DispatcherSettings(amqp_url=(own.url,))
+    body = ws.job("true", background=True).body()
+    async with (
+        Dispatcher.connect(settings),
+        connect(settings, "test") as connection,
+        connection.channel() as channel,
+    ):
+        await put(channel, body, workstation=ws.name)
+        await put(channel, body.replace(b'"id"', b'"ident"'), workstation=ws.name)
+    async with DeadLetters.open(settings, whole=lambda _: True) as letters:
+        for letter in list(letters):
+            # Without an id it would be another job at each reading: it is none.
+            found = Job.read(letter.body or b"", tolerant=True)
+            error = Unroutable if letter.body == found.body() else NotRequeued
+            with pytest.raises(error):
+                await letters.requeue(letter)
+    async with DeadLetters.open(settings) as letters:
+        assert len(letters) == 2
+        await letters.drop(*letters)
+
+
+def test_a_broker_that_does_not_answer_is_out_of_reach(ws: Workstation) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        url = f"amqp://127.0.0.1:{silent.getsockname()[1]}/"
+        done = ws.run("pcm", "dead", "list", amqp_url=url)
+    assert done.returncode == 3
+    assert "no answer in 10 s" in done.stderr
+
+
+async def test_the_broker_ends_what_cannot_be_delivered_as_a_letter(
+    ws: Workstation, channel: AbstractChannel
+) -> None:
+    """Not by a rejection, but by the limit of deliveries that is set on an agent's queue."""
+    assert ws.start("service").end() == 0
+    name = topology.queue_name(AgentKind.SERVICE, ws.name)
+    exchange = await channel.get_exchange(topology.JOBS)
+    key = f"background.optional.workstation.{ws.name}"
+    await exchange.publish(aio_pika.Message(b"{}", type="job"), key)
+    for _ in range(21):
+        await (await fetch(ws, channel)).reject(requeue=True)
+    (row,) = rows(ws, 1)
+    assert "too often" in row["reason"]
+    shown = ws.run("pcm", "dead", "show", row["id"])
+    assert f"given up in   {name}\n" in shown.stdout
+    assert ws.run("pcm", "dead", "drop", row["id"]).returncode == 0
