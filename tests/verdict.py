@@ -75,6 +75,7 @@ class Sent:
     workstations: tuple[str, ...]
     shape: str
     stored: bool = False
+    given_up: bool = False
     withdrawing: bool = False
     withdrawn: bool = False
 
@@ -114,7 +115,7 @@ class Evidence:
     def unfinished(self, now: float) -> list[str]:
         """Return what has still to come before the run can be judged."""
         reports = self.reports()
-        waiting = [sent.job.id for sent in self.sent.values() if not sent.stored]
+        waiting = [sent.job.id for sent in self.sent.values() if not (sent.stored or sent.given_up)]
         for sent in self.sent.values():
             for name in sent.workstations:
                 told = reports.get((sent.job.id, name), [])
