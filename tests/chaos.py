@@ -33,7 +33,15 @@ import aio_pika
 from aio_pika.exceptions import CONNECTION_EXCEPTIONS
 from yarl import URL
 
-from broker import Dispatcher, DispatcherSettings, UnknownJob, Unreachable, stream, topology
+from broker import (
+    BrokerError,
+    Dispatcher,
+    DispatcherSettings,
+    UnknownJob,
+    Unreachable,
+    stream,
+    topology,
+)
 from broker.connection import Publisher, connect
 from schemas import Command, Job, Report, Target, everyone, group, workstation
 from tests.cutter import Cutter
@@ -118,8 +126,9 @@ class Run:
         self._folder = folder
         self._seed = seed
         # Names of its own: a given broker may still have the queues of others.
-        self._names = [f"chaos-{secrets.token_hex(3)}-{seat}" for seat in range(len(plan.seats))]
-        self._group = f"{GROUP}-{secrets.token_hex(3)}"
+        run = secrets.token_hex(3)
+        self._names = [f"chaos-{run}-{number}" for number in range(len(plan.seats))]
+        self._group = f"{GROUP}-{run}"
         self._settings = DispatcherSettings(amqp_url=(node.url,), settle=timedelta(seconds=1))
         self._broker_lock = asyncio.Lock()
         self._offset: int | None = None
@@ -269,6 +278,9 @@ class Run:
                 await dispatcher.dispatch(sent.job)
             except Unreachable:
                 continue
+            except BrokerError as error:  # the broker is there, and all queues should be
+                self.evidence.fallen.append(f"{sent.job.id} cannot be sent: {error}")
+                sent.given_up = not sent.stored
             except ValueError:  # it expired meanwhile
                 sent.given_up = not sent.stored
             else:
@@ -289,9 +301,9 @@ class Run:
                 sent.withdrawn = True
             except Unreachable:
                 continue
-            except UnknownJob:
+            except UnknownJob as error:
                 if sent.stored:
-                    raise
+                    self.evidence.fallen.append(f"the dispatcher knows no stored job: {error}")
                 return
 
     async def _wish(self, wish: Wish, job: Job) -> None:
