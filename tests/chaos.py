@@ -43,7 +43,7 @@ from broker import (
     topology,
 )
 from broker.connection import Publisher, connect
-from schemas import Command, Job, Report, Target, everyone, group, workstation
+from schemas import Command, Job, Report, State, Target, everyone, group, workstation
 from tests.cutter import Cutter
 from tests.plan import GROUP, Dose, Fault, Order, Plan, Seat, Wish, draw
 from tests.rabbitmq import Broker, Node
@@ -313,10 +313,14 @@ class Run:
         words = ["pcm-agent", wish.verb, job.id]
         if wish.verb == "postpone":
             words += ["--until", f"+{wish.postponed_by:.1f}s"]
-        done = await asyncio.to_thread(member.ws.run, *words, user=wish.seat.user)
-        self.faults[f"user: {wish.verb}"] += done.returncode == 0
-        if done.returncode not in (0, 1) or "Traceback" in done.stderr:
-            self.evidence.fallen.append(f"{words}: status {done.returncode}: {done.stderr}")
+        for _ in range(2):  # it may not have been offered yet
+            done = await asyncio.to_thread(member.ws.run, *words, user=wish.seat.user)
+            if done.returncode not in (0, 1) or "Traceback" in done.stderr:
+                self.evidence.fallen.append(f"{words}: status {done.returncode}: {done.stderr}")
+            if done.returncode == 0:
+                self.faults[f"user: {wish.verb}"] += 1
+                break
+            await asyncio.sleep(1)
 
     async def _dose(self, dose: Dose) -> None:
         """Publish something that no agent can read."""
@@ -526,6 +530,7 @@ class Run:
             ("executions", starts),
             *((f"ended {state}", count) for state, count in sorted(ends.items())),
             ("expired before any agent saw it", unseen),
+            ("ended by another workstation's agent", _ended_by_others(evidence)),
             *((figure, forbidden[figure]) for figure in Figure),
         ]
         return "\n".join(f"{name:<48}{value:>8}" for name, value in rows)
@@ -534,36 +539,57 @@ class Run:
         """Return all that is known of a finding's job there."""
         evidence = self.evidence
         lines = [f"--- {finding.figure}: {finding.text}"]
-        if sent := evidence.sent.get(finding.job_id):
+        sent = evidence.sent.get(finding.job_id)
+        if sent:
             lines += [
                 f"{sent.shape}, {'' if sent.stored else 'not '}stored: {sent.job.body().decode()}"
             ]
-        pair = (finding.job_id, finding.workstation)
-        events: list[tuple[float, str]] = []
-        for report in evidence.reports().get(pair, []):
-            text = f"report {report.id[:8]} {report.state} by {report.agent} {report.reason}"
-            events.append((report.at.timestamp(), text))
-        events += [
-            (line.at, f"file   {line.what} {line.token[:8]} by {line.agent} {line.code}")
-            for line in evidence.lines.get(pair, [])
-        ]
+        events: list[tuple[float, str]] = [(at, f"fault  {text}") for at, text in self.diary]
+        here = {finding.workstation} if finding.workstation else set(self._names)
+        for (job_id, name), reports in evidence.reports().items():
+            events += [
+                (
+                    report.at.timestamp(),
+                    f"report {report.state} by {report.agent} of {name}: {report.reason}",
+                )
+                for report in reports
+                if job_id == finding.job_id and name in here
+            ]
+        for (job_id, name), written in evidence.lines.items():
+            events += [
+                (
+                    line.at,
+                    f"file   {line.what} {line.token[:8]} by {line.agent} of {name}: {line.code}",
+                )
+                for line in written
+                if job_id == finding.job_id and name in here
+            ]
         for member in self.members:
-            if member.ws.name == finding.workstation:
+            if member.ws.name in here:
                 events += [
-                    (_stamp(event), f"log    {member.seat.agent}: {json.dumps(event)}")
+                    (_stamp(event), f"log    {json.dumps(event)}")
                     for event in _events(member.log)
                     if event.get("job") in (None, finding.job_id)
                 ]
-        if events:
-            events += [(at, f"fault  {text}") for at, text in self.diary]
         told = [at for at, text in events if text.startswith(("report", "file"))]
-        first, last = min(told, default=0) - 5, max(told, default=0) + 30
+        if sent:
+            told.append(sent.job.created_at.timestamp())
+        first, last = min(told, default=0) - 5, max(told, default=0) + 15
         lines += [
             f"{datetime.fromtimestamp(at, UTC):%H:%M:%S.%f} {text}"
             for at, text in sorted(events)
             if first <= at <= last or finding.job_id in text
         ]
         return "\n".join(lines)
+
+
+def _ended_by_others(evidence: Evidence) -> int:
+    """Count the commands that a signal ended, though they ended by themselves for their agent."""
+    return sum(
+        report.state is State.FAILED and report.result is not None and bool(report.result.signal)
+        for reports in evidence.reports().values()
+        for report in reports
+    )
 
 
 def _events(log: Path) -> Iterator[dict[str, Any]]:

@@ -115,7 +115,7 @@ def draw(seed: int, seconds: float, workstations: int, jobs: int, *, given: bool
     for number in range(workstations):
         plan.seats.append(Seat(number, cut=drawn.random() < 0.3))
         plan.seats += [
-            Seat(number, user, accepts=drawn.random() < 0.4, cut=drawn.random() < 0.3)
+            Seat(number, user, accepts=drawn.random() < 0.3, cut=drawn.random() < 0.3)
             for user in USERS[: drawn.choice([1, 2, 2])]
         ]
     for number in range(jobs):
@@ -129,12 +129,30 @@ def draw(seed: int, seconds: float, workstations: int, jobs: int, *, given: bool
     while (at := at + drawn.expovariate(0.5)) < seconds:
         longest = 20 if drawn.random() < 0.05 and seconds > 60 else 4
         pause = drawn.uniform(0.1, longest)
-        plan.faults.append(Fault(at, _pick(drawn, _AGENT_FAULTS), drawn.choice(plan.seats), pause))
+        kind = _pick(drawn, _AGENT_FAULTS)
+        # Half of them at any moment, half of them when there is something to spoil.
+        seat, moment = drawn.choice(plan.seats), at
+        if drawn.random() < 0.5:
+            seat, moment = _worst(drawn, plan)
+        plan.faults.append(Fault(moment, kind, seat, pause))
     kinds = _GIVEN_BROKER_FAULTS if given else _BROKER_FAULTS
     at = _FIRST_BROKER_FAULT
-    while (at := at + drawn.uniform(0, 20)) < seconds:
+    while (at := at + drawn.uniform(2, 25)) < seconds:
         plan.faults.append(Fault(at, _pick(drawn, kinds), None, drawn.uniform(0.1, 5)))
     return plan
+
+
+def _worst(drawn: random.Random, plan: Plan) -> tuple[Seat, float]:
+    """Return an agent, and a moment at which it has just got a job, or just has to start one."""
+    order = drawn.choice(plan.orders)
+    number = drawn.choice(order.workstations)
+    seats = [
+        seat
+        for seat in plan.seats
+        if seat.workstation == number and not (seat.user and order.command["background"])
+    ]
+    due = drawn.choice([0.0, *order.times.values()])
+    return drawn.choice(seats), max(_FIRST_AGENT_FAULT, order.at + due + drawn.uniform(0, 0.1))
 
 
 def _pick(drawn: random.Random, weights: dict[str, int]) -> str:
@@ -175,12 +193,13 @@ def _reached(drawn: random.Random, plan: Plan, scope: str, workstations: int) ->
 def _times(drawn: random.Random, *, background: bool, mandatory: bool) -> dict[str, float]:
     times: dict[str, float] = {}
     if mandatory:
-        times["mandatory_at"] = drawn.uniform(0.5, 6)
+        times["mandatory_at"] = drawn.uniform(0.5, 4 if background else 8)
     elif drawn.random() < 0.2:
         times["offer_at"] = drawn.uniform(0.5, 4)
     # Nobody has to take an optional offer: without an expiry it would never end.
     if drawn.random() < 0.25 or not (background or mandatory):
-        times["expires_at"] = max(times.values(), default=0) + drawn.uniform(0.3, 8)
+        least = 0.3 if background or mandatory else 3
+        times["expires_at"] = max(times.values(), default=0) + drawn.uniform(least, 10)
     return times
 
 
@@ -199,10 +218,10 @@ def _wishes(drawn: random.Random, plan: Plan, workstations: tuple[int, ...]) -> 
     """Return what the users say; two of one workstation often at the same moment."""
     wishes = []
     for number in workstations:
-        moment = drawn.uniform(0.2, 4)
+        moment = drawn.uniform(0.2, 2)
         for seat in plan.seats:
             verb = drawn.choices(["run", "decline", "postpone", ""], [5, 2, 2, 2])[0]
-            after = moment if drawn.random() < 0.5 else drawn.uniform(0.2, 4)
+            after = moment if drawn.random() < 0.5 else drawn.uniform(0.2, 2)
             by = drawn.uniform(1, 4)
             if seat.workstation == number and seat.user and not seat.accepts and verb:
                 wishes.append(Wish(seat, after, verb, by))
