@@ -314,7 +314,11 @@ class Run:
         if wish.verb == "postpone":
             words += ["--until", f"+{wish.postponed_by:.1f}s"]
         for _ in range(2):  # it may not have been offered yet
-            done = await asyncio.to_thread(member.ws.run, *words, user=wish.seat.user)
+            try:
+                done = await asyncio.to_thread(member.ws.run, *words, user=wish.seat.user)
+            except subprocess.TimeoutExpired:
+                self.evidence.fallen.append(f"{words}: does not end")
+                return
             if done.returncode not in (0, 1) or "Traceback" in done.stderr:
                 self.evidence.fallen.append(f"{words}: status {done.returncode}: {done.stderr}")
             if done.returncode == 0:
@@ -541,9 +545,9 @@ class Run:
         lines = [f"--- {finding.figure}: {finding.text}"]
         sent = evidence.sent.get(finding.job_id)
         if sent:
-            lines += [
-                f"{sent.shape}, {'' if sent.stored else 'not '}stored: {sent.job.body().decode()}"
-            ]
+            asked = sent.job.model_dump_json(exclude={"command"}, exclude_none=True)
+            said = "stored" if sent.stored else "not stored"
+            lines.append(f"{sent.job.context} {sent.job.requirement}, {said}: {asked}")
         events: list[tuple[float, str]] = [(at, f"fault  {text}") for at, text in self.diary]
         here = {finding.workstation} if finding.workstation else set(self._names)
         for (job_id, name), reports in evidence.reports().items():

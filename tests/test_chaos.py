@@ -2,6 +2,7 @@
 
 import os
 from collections.abc import Callable
+from dataclasses import replace
 from datetime import timedelta
 
 import pytest
@@ -131,7 +132,13 @@ def _elsewhere(evidence: Evidence) -> None:
 
 
 def _too_late(evidence: Evidence) -> None:
-    _times(evidence, "expires_at", -5)
+    _times(evidence, "expires_at", 60)
+    evidence.lines["job", "ws"][0] = replace(
+        evidence.lines["job", "ws"][0], at=evidence.sent["job"].job.created_at.timestamp() + 65
+    )
+    started = evidence.records[2]
+    assert isinstance(started, Report)
+    evidence.records[2] = started.model_copy(update={"at": started.at + timedelta(seconds=64)})
 
 
 def _too_early(evidence: Evidence) -> None:

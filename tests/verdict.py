@@ -17,7 +17,7 @@ from schemas import Cancellation, Context, Job, Report, State
 Pair = tuple[str, str]
 """A job's id and a workstation's name."""
 
-_LATE = 2.0  # seconds between the last look at the clock and the command's first line
+_LATE = 2.0  # seconds between the last look at the clock and the start, on a busy machine
 _EARLY = 0.1
 _RAN = {State.SUCCEEDED, State.FAILED, State.TIMED_OUT}
 _MAY_HAVE_RUN = _RAN | {State.INTERRUPTED, State.CANCELLED}
@@ -219,14 +219,16 @@ class _Case:
     def _times(self, evidence: Evidence) -> Iterator[tuple[Figure, str]]:
         expiry = _expiry(self._job)
         earliest = self._job.mandatory_at or self._job.offer_at
+        said = [report.at.timestamp() for report in self._reports if report.state is State.STARTED]
         for line in self._starts:
             # Between looking at the clock and starting, an agent may be stopped from outside.
             stopped = any(
                 begin < line.at and end > expiry - _LATE
                 for begin, end in evidence.frozen.get((self._pair[1], line.agent), ())
             )
-            if line.at > expiry + _LATE and not stopped:
-                yield Figure.EXPIRED_RUN, f"{line.at - expiry:.1f} s after it"
+            late = min([line.at, *said]) - expiry
+            if late > _LATE and not stopped:
+                yield Figure.EXPIRED_RUN, f"{late:.1f} s after it"
             if (
                 self._job.context is Context.BACKGROUND
                 and isinstance(earliest, datetime)
