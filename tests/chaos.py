@@ -440,6 +440,8 @@ class Run:
             if not self.evidence.unfinished(time.time()):
                 break
             await asyncio.sleep(1)
+        else:
+            tell(f"still waiting: {', '.join(self.evidence.unfinished(time.time())[:9])}")
         await asyncio.sleep(_QUIET)
 
     async def _read(self) -> None:
