@@ -1,14 +1,16 @@
 # make demo    set up everything, and see the main job done
 # make test    set up everything, and pass the tests
 # make bench   measure
+# make chaos   let everything go wrong for MINUTES (3), as SEED says (any)
 # make lock    take in newer versions of what we build on
 # make clean   remove what the above made
 
 VENV   := .venv
 PYTHON ?= python3
 STAMP  := $(VENV)/.ready
+MINUTES ?= 3
 
-.PHONY: demo test bench lock clean rabbitmq
+.PHONY: demo test bench chaos lock clean rabbitmq
 .DELETE_ON_ERROR:
 
 demo: $(STAMP) rabbitmq
@@ -23,6 +25,9 @@ test: $(STAMP) rabbitmq
 
 bench: $(STAMP) rabbitmq
 	@$(VENV)/bin/python -m benchmarks.one_workstation
+
+chaos: $(STAMP) rabbitmq
+	@$(VENV)/bin/python -m tests.chaos --minutes $(MINUTES) $(if $(SEED),--seed $(SEED))
 
 $(STAMP): requirements-dev.lock pyproject.toml setup.sh
 	@PYTHON=$(PYTHON) ./setup.sh python $(VENV)
