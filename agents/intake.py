@@ -15,7 +15,7 @@ import structlog
 from aio_pika.abc import AbstractConnection, AbstractIncomingMessage
 from pydantic import Field, TypeAdapter, ValidationError
 
-from agents.claims import Claims
+from agents.claims import Claims, Decision
 from agents.ledger import Ledger
 from agents.settings import AgentSettings
 from agents.tables import Entry, Known, Tables
@@ -368,7 +368,7 @@ class Intake:
         shared = not (refusal.message.routing_key or "").startswith(f"{Context.BACKGROUND}.")
         if tables.knows(job_id):
             state = State.CONFLICT
-        elif shared and not self._claims.decide(job_id, State.REFUSED):
+        elif shared and not self._refuses(job_id):
             return
         else:
             state = State.REFUSED
@@ -379,6 +379,12 @@ class Intake:
             seed = b"\0".join([self._identity.name.encode(), refusal.message.body])
             report = report.model_copy(update={"id": hashlib.sha256(seed).hexdigest()[:32]})
         tables.report(report)
+
+    def _refuses(self, job_id: str) -> bool:
+        """Whether it is ours to refuse a job: now, or before a crash kept us from saying so."""
+        if self._claims.decide(job_id, State.REFUSED):
+            return True
+        return self._claims.decision(job_id) == Decision(self._identity.name, State.REFUSED)
 
     async def _bury(self, refusal: _Refusal, publisher: Publisher) -> None:
         """Put a message where administrators find it, with the reason."""

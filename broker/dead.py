@@ -36,8 +36,7 @@ MOST = 65_535
 _LOCK = "pcm.dead.lock"
 _QUIET = 1.0  # seconds without a letter, after which we ask whether there are more
 _PAUSE = 0.1
-_BATCH = 16
-_BREATH = 0.02
+_ATTEMPTS = 10
 
 
 class Busy(BrokerError):
@@ -62,11 +61,19 @@ class DeadLetters:
     The broker gives back to the queue whatever is not dropped, once we let go of it, or are gone.
     """
 
-    def __init__(self, channel: AbstractChannel, publisher: Publisher) -> None:
+    def __init__(
+        self,
+        connection: AbstractConnection,
+        channel: AbstractChannel,
+        publisher: Publisher,
+        whole: Callable[[str], bool],
+    ) -> None:
         self.left_out = 0
         """How many there are beyond those that one look can hold."""
+        self._connection = connection
         self._channel = channel
         self._publisher = publisher
+        self._whole = whole
         self._letters: dict[str, Letter] = {}
         self._tags: dict[str, list[int]] = {}
         self._missing = 0
@@ -97,13 +104,13 @@ class DeadLetters:
                     await topology.ensure(connection)
             with translated(f"reading {topology.DEAD}"):
                 channel = await _alone(connection)
-                letters = cls(channel, await Publisher.open(connection))
-                await letters._read(whole)
+                letters = cls(connection, channel, await Publisher.open(connection), whole)
+                await letters._read()
             yield letters
             # Not by ending the consumer: the broker would go on to count as ours what we hold.
             with translated(f"giving back what is left of {topology.DEAD}"):
                 async with asyncio.timeout(CALL_LIMIT):
-                    await channel.close()
+                    await letters._channel.close()
 
     def __iter__(self) -> Iterator[Letter]:
         """Yield the letters, the oldest first."""
@@ -128,7 +135,9 @@ class DeadLetters:
         return self._letters[found[0]]
 
     async def requeue(self, letter: Letter) -> tuple[str, ...]:
-        """Send a letter again, and drop it once the broker has stored the new message.
+        """Send a letter again; when this returns, the broker has stored the new message.
+
+        The letter stays until it is dropped.
 
         A job goes to all that it is for: who has it already takes it for the same job. Whatever
         else goes where it was sent at first.
@@ -164,38 +173,44 @@ class DeadLetters:
                 unroutable_fails=True,
                 content_type=letter.content_type,
             )
-        await self.drop(letter)
         return keys
 
     async def drop(self, *letters: Letter) -> None:
-        """Remove letters from the queue for good, with all their copies."""
-        with translated("dropping letters"):
-            async with asyncio.timeout(CALL_LIMIT):
-                underlay = await self._channel.get_underlay_channel()
-                held = sorted(tag for tags in self._tags.values() for tag in tags)
-                chosen = sorted(tag for letter in letters for tag in self._tags[letter.id])
-                # What the broker's channel has not yet passed on to the queue is lost when it
-                # closes: so all at once where that can be said, else slowly.
-                first = len(
-                    list(
-                        takewhile(lambda pair: pair[0] == pair[1], zip(held, chosen, strict=False))
-                    )
-                )
-                if first:
-                    await underlay.basic_ack(chosen[first - 1], multiple=True)
-                for done, tag in enumerate(chosen[first:]):
-                    await underlay.basic_ack(tag)
-                    if done % _BATCH == _BATCH - 1:
-                        await _counts(self._channel)
-                        await asyncio.sleep(_BREATH)
-                await _counts(self._channel)  # answered only after all that came before
-                await asyncio.sleep(_PAUSE)
-                for letter in letters:
-                    del self._tags[letter.id], self._letters[letter.id]
+        """Remove letters from the queue for good, with all their copies.
 
-    async def _read(self, whole: Callable[[str], bool]) -> None:
+        Raises:
+            Unreachable: some of them may still be there.
+        """
+        doomed = {letter.id for letter in letters}
+        for _ in range(_ATTEMPTS):
+            chosen = [tag for known in doomed for tag in self._tags.get(known, ())]
+            if not chosen:
+                return
+            with translated("dropping letters"):
+                async with asyncio.timeout(CALL_LIMIT):
+                    await self._acknowledge(sorted(chosen))
+                    await self._channel.close()
+                # Of many acknowledgements, a quorum queue's channel may lose those that it has
+                # not passed on when it closes: so we look whether they are gone.
+                self._channel = await _alone(self._connection)
+                self._letters, self._tags = {}, {}
+                self._over.clear()
+                await self._read()
+        raise Unreachable("dropping letters: some are still there")
+
+    async def _acknowledge(self, chosen: list[int]) -> None:
+        underlay = await self._channel.get_underlay_channel()
+        held = sorted(tag for tags in self._tags.values() for tag in tags)
+        leading = len(list(takewhile(lambda pair: pair[0] == pair[1], zip(held, chosen))))  # noqa: B905 - the shorter one counts
+        if leading:
+            await underlay.basic_ack(chosen[leading - 1], multiple=True)
+        for tag in chosen[leading:]:
+            await underlay.basic_ack(tag)
+        await _counts(self._channel)  # answered only after all that came before
+
+    async def _read(self) -> None:
         async def arrive(message: AbstractIncomingMessage) -> None:
-            self._add(message, whole)
+            self._add(message)
 
         self._channel.close_callbacks.add(lambda *_: self._over.set())
         async with asyncio.timeout(CALL_LIMIT):
@@ -227,7 +242,7 @@ class DeadLetters:
             if time.monotonic() - since > CALL_LIMIT:
                 raise TimeoutError
 
-    def _add(self, message: AbstractIncomingMessage, whole: Callable[[str], bool]) -> None:
+    def _add(self, message: AbstractIncomingMessage) -> None:
         if not self._missing:
             return
         letter = read_letter(message)
@@ -235,7 +250,7 @@ class DeadLetters:
         if known is not None:
             times = [at for at in (known.at, letter.at) if at]
             letter = replace(known, count=known.count + 1, at=max(times, default=None))
-        elif whole(letter.id):
+        elif self._whole(letter.id):
             letter = replace(letter, headers=message.headers, body=message.body)
         self._letters[letter.id] = letter
         self._tags.setdefault(letter.id, []).append(message.delivery_tag or 0)

@@ -107,6 +107,7 @@ async def _requeue(letters: "DeadLetters", chosen: "list[Letter]") -> int:
     from broker.dead import NotRequeued
 
     status = DONE
+    sent = []
     for letter in chosen:
         try:
             first, *others = await letters.requeue(letter)
@@ -116,6 +117,8 @@ async def _requeue(letters: "DeadLetters", chosen: "list[Letter]") -> int:
         else:
             more = f" and {len(others)} more" if others else ""
             print(f"{letter.id}: sent again as {printable(first)}{more}", flush=True)
+            sent.append(letter)
+    await letters.drop(*sent)
     return status if chosen else _none()
 
 

@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 
-from agents.runner import JOB_VARIABLE
+from agents.remains import JOB_VARIABLE
 from broker import Dispatcher, DispatcherSettings, Unreachable, stream
 from broker.connection import Publisher, connect
 from schemas import Command, Job, Report, State, everyone
