@@ -52,19 +52,23 @@ def _do(arguments: argparse.Namespace) -> int:
 
 def _run_agent(kind: str, settings: "AgentSettings") -> int:
     from agents import log
+    from broker.topology import AgentKind, agent_name
+
+    if kind == AgentKind.INTERACTIVE:
+        _check_user(settings.user)
+    name = agent_name(AgentKind(kind), settings.user)
+    log.configure(workstation=settings.workstation, agent=name)
 
     async def work() -> None:
         agent: Agent
-        if kind == "service":
+        if kind == AgentKind.SERVICE:
             from agents.service import ServiceAgent
 
             agent = ServiceAgent(settings)
         else:
             from agents.interactive import InteractiveAgent
 
-            _check_user(settings.user)
             agent = InteractiveAgent(settings)
-        log.configure(workstation=settings.workstation, agent=agent.identity.name)
         loop = asyncio.get_running_loop()
         for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
             loop.add_signal_handler(number, agent.stop)

@@ -62,10 +62,11 @@ def _sound(path: Path) -> sqlite3.Connection:
     existed = path.exists()
     database = _connect(path)
     try:
+        _check_version(database, path, new=not existed)
         path.chmod(0o600)
         database.execute("PRAGMA journal_mode = WAL")
         database.execute("PRAGMA synchronous = FULL")  # a commit is on the disk, not on its way
-        _migrate(database, path, new=not existed)
+        _migrate(database)
         _check(database)
     except BaseException as error:
         database.close()
@@ -84,7 +85,7 @@ def _version(database: sqlite3.Connection) -> int:
     return int(version)
 
 
-def _migrate(database: sqlite3.Connection, path: Path, *, new: bool) -> None:
+def _check_version(database: sqlite3.Connection, path: Path, *, new: bool) -> None:
     version = _version(database)
     if version == 0 and not new:
         raise Damaged("it is empty")
@@ -92,6 +93,10 @@ def _migrate(database: sqlite3.Connection, path: Path, *, new: bool) -> None:
         raise StateError(
             f"{path}: the ledger has version {version}, this program reads {SCHEMA_VERSION}"
         )
+
+
+def _migrate(database: sqlite3.Connection) -> None:
+    version = _version(database)
     for number, script in enumerate(MIGRATIONS[version:], version + 1):
         database.executescript(f"BEGIN; {script} PRAGMA user_version = {number}; COMMIT;")
 
@@ -189,6 +194,7 @@ def _readable(path: Path) -> tuple[float | None, Iterator[tuple[str, _Row | None
     def rows() -> Iterator[tuple[str, _Row | None]]:
         with closing(_connect(path)) as database:
             database.text_factory = lambda text: text.decode(errors="replace")
+            database.execute("PRAGMA writable_schema = ON")  # read on where the file is cut off
             for table in _TABLES:
                 yield from ((table, row) for row in _rows(database, table))
 

@@ -60,8 +60,8 @@ CREATE TABLE ledger (
     seen_at REAL NOT NULL,
     damage TEXT NOT NULL
 ) STRICT;
-INSERT INTO ledger
-    SELECT coalesce(min(received_at), strftime('%s')), strftime('%s'), '' FROM jobs;
+INSERT INTO ledger SELECT now, now, '' FROM (SELECT (julianday('now') - 2440587.5) * 86400 AS now);
+UPDATE ledger SET made_at = coalesce((SELECT min(received_at) FROM jobs), made_at);
 """,
 )
 """What makes a ledger of each version from the one before; the first from nothing."""

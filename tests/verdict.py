@@ -105,11 +105,15 @@ class Evidence:
     )
 
     def reports(self) -> dict[Pair, list[Report]]:
-        """Return the reports of each job on each workstation, each report once."""
-        found: dict[Pair, dict[str, Report]] = defaultdict(dict)
+        """Return the reports of each job on each workstation, each report once.
+
+        Final reports have one id by whomever they are made: here they are told apart.
+        """
+        found: dict[Pair, dict[tuple[str, ...], Report]] = defaultdict(dict)
         for record in self.records:
             if isinstance(record, Report):
-                found[record.job_id, record.workstation].setdefault(record.id, record)
+                reports = found[record.job_id, record.workstation]
+                reports.setdefault((record.id, record.state, record.agent), record)
         return {pair: list(reports.values()) for pair, reports in found.items()}
 
     def unfinished(self, now: float) -> list[str]:

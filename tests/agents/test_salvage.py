@@ -1,0 +1,237 @@
+"""Q229809: a damaged or lost ledger is set aside and made good, and nothing runs again for it."""
+
+import asyncio
+import json
+import shutil
+import sqlite3
+import time
+from collections.abc import Callable
+from contextlib import closing
+from dataclasses import replace
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+
+import pytest
+
+from agents import ledger, salvage
+from agents.salvage import open_ledger
+from agents.state import StateError
+from agents.tables import MIGRATIONS, SCHEMA_VERSION, Entry, Tables
+from broker import Dispatcher
+from schemas import Command, Job, Report, State, everyone
+from tests.workstation import Workstation, final, follow
+
+JOBS = 400
+
+
+def make_job(number: int) -> Job:
+    return Job(id=f"job-{number}", command=Command(argv=("echo", "x" * 200)), targets=(everyone,))
+
+
+def fill(path: Path) -> None:
+    """Make a ledger with many jobs, each tenth of them open, and a few reports to be sent."""
+    with closing(open_ledger(path)) as database:
+        tables = Tables(database)
+        database.execute("BEGIN")
+        for number in range(JOBS):
+            entry = tables.accept(make_job(number), float(number))
+            assert isinstance(entry, Entry)
+            if number % 10:
+                tables.save(replace(entry, state=State.EXPIRED, open=False))
+        for number in range(5):
+            report = Report(
+                job_id=f"job-{number}", workstation="w", agent="service", state=State.RECEIVED
+            )
+            tables.report(report)
+        database.execute("COMMIT")
+
+
+def overwrite(path: Path, start: int, data: bytes) -> None:
+    with path.open("r+b") as file:
+        file.seek(start)
+        file.write(data)
+
+
+def flip_a_body(path: Path) -> None:
+    with closing(sqlite3.connect(path)) as database, database:
+        database.execute(
+            "UPDATE jobs SET body = cast(replace(body, 'echo', 'fake') AS BLOB) WHERE id = 'job-0'"
+        )
+
+
+def drop_a_table(path: Path) -> None:
+    with closing(sqlite3.connect(path)) as database, database:
+        database.execute("DROP TABLE outbox")
+
+
+DAMAGES: dict[str, tuple[Callable[[Path], object], int]] = {
+    # What is done to it, and how many of its jobs can still be read at least.
+    "garbage": (lambda path: path.write_bytes(b"garbage" * 10_000), 0),
+    "empty": (lambda path: path.write_bytes(b""), 0),
+    "no header": (lambda path: overwrite(path, 0, b"\0" * 100), 0),
+    "cut off": (lambda path: path.write_bytes(path.read_bytes()[: path.stat().st_size // 2]), 1),
+    "a bad page": (lambda path: overwrite(path, path.stat().st_size // 2, b"\xff" * 4096), 100),
+    "another command": (flip_a_body, JOBS - 1),
+    "a table is missing": (drop_a_table, JOBS),
+}
+
+
+@pytest.mark.parametrize("name", DAMAGES)
+def test_a_damaged_file_is_kept_and_what_is_readable_taken_over(tmp_path: Path, name: str) -> None:
+    path = tmp_path / "ledger.db"
+    fill(path)
+    damage, readable = DAMAGES[name]
+    damage(path)
+    before = path.read_bytes()
+    with closing(open_ledger(path)) as database:
+        tables = Tables(database)
+        assert "ledger.damaged-1.db" in tables.life().damage
+        taken = ledger.read(path)
+        assert len(taken) >= readable
+        for entry in taken:  # as it was, or not at all
+            assert entry.job == make_job(int(entry.job.id[4:])).model_copy(
+                update={"created_at": entry.job.created_at, "sender": entry.job.sender}
+            )
+            assert entry.open is (int(entry.job.id[4:]) % 10 == 0)
+        job = make_job(JOBS)
+        assert isinstance(tables.accept(job, time.time()), Entry)
+    if name not in ("a bad page", "cut off"):  # in those, reading itself notes something
+        assert (tmp_path / "ledger.damaged-1.db").read_bytes() == before
+    with closing(open_ledger(path)) as database:  # and it stays sound
+        assert Tables(database).knows(job.id)
+    assert not (tmp_path / "ledger.damaged-2.db").exists()
+
+
+def test_setting_aside_that_was_cut_off_is_finished(tmp_path: Path) -> None:
+    path = tmp_path / "ledger.db"
+    fill(path)
+    flip_a_body(path)
+    damaged = path.read_bytes()
+    open_ledger(path).close()
+    # As if the power had failed when the new file was made, and not yet in its place.
+    path.rename(tmp_path / "ledger.new.db")
+    path.write_bytes(damaged)
+    (tmp_path / "ledger.damaged-1.db").unlink()
+    with closing(open_ledger(path)) as database:
+        assert not Tables(database).knows("job-0")
+        assert Tables(database).knows("job-1")
+    assert (tmp_path / "ledger.damaged-1.db").read_bytes() == damaged
+    assert not (tmp_path / "ledger.new.db").exists()
+
+
+def test_a_ledger_of_an_older_version_is_brought_up_to_date(tmp_path: Path) -> None:
+    path = tmp_path / "ledger.db"
+    job = make_job(1)
+    with closing(sqlite3.connect(path, isolation_level=None)) as database:
+        database.executescript(MIGRATIONS[0])
+        database.execute(
+            "INSERT INTO jobs VALUES (?, ?, ?, 5.0, 'started', 1, NULL, NULL, NULL, 5.0, NULL)",
+            (job.id, job.digest(), job.body()),
+        )
+        database.execute("PRAGMA user_version = 1")
+    with closing(open_ledger(path)) as database:
+        assert database.execute("PRAGMA user_version").fetchone() == (SCHEMA_VERSION,)
+        (entry,) = Tables(database).open()
+        life = Tables(database).life()
+    assert (entry.job, entry.state, entry.starts) == (job, State.STARTED, 1)
+    assert (life.made_at, life.damage) == (5.0, "")
+    assert not list(tmp_path.glob("*damaged*"))
+
+
+def test_a_file_that_is_in_use_or_in_the_way_is_no_damage(tmp_path: Path) -> None:
+    (tmp_path / "ledger.db").mkdir()
+    with pytest.raises(StateError, match="unable to open"):
+        open_ledger(tmp_path / "ledger.db")
+    assert not list(tmp_path.glob("*damaged*"))
+    assert salvage.is_damage(sqlite3.OperationalError("disk I/O error")) is False
+
+
+async def test_a_damaged_ledger_is_made_good_from_the_brokers_record(
+    ws: Workstation, dispatcher: Dispatcher
+) -> None:
+    """What ended is not run again, what was accepted is, and administrators can see the damage."""
+    ran = ws.folder / "ran"
+    service = ws.start("service")
+
+    def append(word: str, **fields: object) -> Job:
+        return ws.job(f"echo {word} >> {ran}", shell=True, background=True, **fields)
+
+    done = await dispatcher.dispatch(append("done"))
+    await follow(dispatcher, done)
+    due = datetime.now(UTC) + timedelta(seconds=4)
+    waiting = await dispatcher.dispatch(append("waiting", mandatory_at=due))
+    withdrawn = await dispatcher.dispatch(append("withdrawn", mandatory_at=due))
+    running = await dispatcher.dispatch(
+        ws.job(f"echo running >> {ran}; sleep 85.4321", shell=True, background=True)
+    )
+    service.wait_for("job.received", count=4)
+    service.wait_for("job.started", count=2)
+    await asyncio.sleep(0.5)  # its reports are sent
+    service.end(9)
+    await dispatcher.cancel(withdrawn.id)
+    (ws.state_dir / "service" / "ledger.db").write_bytes(b"no ledger at all")
+    (ws.state_dir / "service" / "ledger.db-wal").unlink(missing_ok=True)
+    service = ws.start("service")
+    (event,) = service.events("ledger.damaged")
+    assert event["reason"] == "file is not a database"
+    await dispatcher.dispatch(done)
+    assert final(await follow(dispatcher, running)).state is State.INTERRUPTED
+    assert final(await follow(dispatcher, waiting)).state is State.SUCCEEDED
+    assert final(await follow(dispatcher, withdrawn)).state is State.CANCELLED
+    assert final(await follow(dispatcher, done)).state is State.SUCCEEDED
+    assert sorted(ran.read_text().split()) == ["done", "running", "waiting"]
+    told = json.loads(ws.run("pcm", "dead", "list", "--json").stdout)
+    (letter,) = [row for row in told if row["workstation"] == ws.name]
+    assert letter["reason"].startswith("the ledger was damaged: file is not a database; ")
+    ws.run("pcm", "dead", "drop", letter["id"])
+
+
+async def test_after_a_lost_ledger_nothing_that_ended_runs_again(
+    ws: Workstation, dispatcher: Dispatcher
+) -> None:
+    """Q229809: as far as the broker can show it, also to a workstation that was set up anew."""
+    ran = ws.folder / "ran"
+    ws.start("service")
+    ws.start("interactive", accept_offers="true")
+    jobs = [
+        await dispatcher.dispatch(ws.job(f"echo x >> {ran}", shell=True, background=background))
+        for background in (True, False)
+    ]
+    for job in jobs:
+        await follow(dispatcher, job)
+    ws.stop()
+    shutil.rmtree(ws.state_dir / "service")
+    shutil.rmtree(ws.state_dir / "interactive-ada")
+    ws.start("service")
+    ws.start("interactive", accept_offers="true")
+    for job in jobs:
+        await dispatcher.dispatch(job)
+    for background in (True, False):
+        other = await dispatcher.dispatch(ws.job("true", background=background))
+        assert final(await follow(dispatcher, other)).state is State.SUCCEEDED
+    assert ran.read_text() == "x\nx\n"
+
+
+async def test_what_ended_long_ago_is_forgotten_and_not_run_again(
+    ws: Workstation, dispatcher: Dispatcher
+) -> None:
+    ran = ws.folder / "ran"
+    service = ws.start("service", keep="2s")
+    ws.start("interactive", accept_offers="true", keep="2s")
+    jobs = [
+        await dispatcher.dispatch(ws.job(f"echo x >> {ran}", shell=True, background=background))
+        for background in (True, False)
+    ]
+    for job in jobs:
+        assert final(await follow(dispatcher, job)).state is State.SUCCEEDED
+        await dispatcher.cancel(job.id)
+    await asyncio.sleep(4)
+    for agent in ("service", "interactive-ada"):
+        assert not ledger.read(ws.state_dir / agent / "ledger.db")
+    assert not list((ws.state_dir / "claims").iterdir())
+    for job in jobs:
+        await dispatcher.dispatch(job)
+    new = await dispatcher.dispatch(ws.job("true", background=True))
+    assert final(await follow(dispatcher, new)).state is State.SUCCEEDED
+    assert ran.read_text() == "x\nx\n"
+    assert not service.events("broker.lost")
