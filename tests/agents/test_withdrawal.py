@@ -70,8 +70,8 @@ async def test_a_newer_job_replaces_older_ones_that_have_not_started(
     others = [await send("another"), await send(None)]
     service.wait_for("job.received", count=5)
     newer = await send("update", mandatory_at=now(seconds=1))
-    for job in older:
-        assert await ended(dispatcher, job) == (State.CANCELLED, f"superseded by {newer.id}")
+    for job, by in zip(older, [older[1], newer], strict=True):
+        assert await ended(dispatcher, job) == (State.CANCELLED, f"superseded by {by.id}")
     for job in (running, newer):
         assert (await ended(dispatcher, job))[0] is State.SUCCEEDED
     waiting = {event["job"] for event in service.events("job.ended")}
