@@ -155,9 +155,11 @@ class Agent:
     def _recover(self) -> None:
         """Take up the ledger where a former run of this agent left it."""
         life, found = self._ledger.load()
-        self._runs.tidy({entry.job.id for entry in found})
+        still_open = {entry.job.id for entry in found}
+        self._runs.tidy(still_open)
         if life.damage:
             return  # nothing of it is trusted before the broker's record was asked
+        self._claims.conclude_all(still_open)
         self._away = time.time() - life.seen_at
         for entry in found:
             self._admit(entry)

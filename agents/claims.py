@@ -13,7 +13,7 @@ import fcntl
 import json
 import os
 import stat
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from contextlib import suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -116,6 +116,15 @@ class Claims:
             with suppress(OSError):
                 _overwrite(file, Decision(found.agent, found.state, ended=True))
         self.release(job_id)
+
+    def conclude_all(self, still_open: Collection[str]) -> None:
+        """Conclude our former starts whose ends are on record: all but those still open."""
+        for path in self._directory.iterdir():
+            job_id = path.name
+            if job_id not in still_open:
+                found = self.decision(job_id)
+                if found and found.running and found.agent == self._agent and self.resume(job_id):
+                    self.conclude(job_id)
 
     def orphaned(self, job_id: str) -> bool:
         """Whether another agent's start was cut off: its holder is gone, its end not noted."""
