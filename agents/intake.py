@@ -231,14 +231,17 @@ class Intake:
         random.shuffle(suspects)
         for batch in (fresh, *([message] for message in suspects)):
             if batch:
-                await self._take_together(batch, connection, publisher)
+                await self._take_together(batch, connection, publisher, alone=not suspects)
 
     async def _take_together(
         self,
         messages: list[AbstractIncomingMessage],
         connection: AbstractConnection,
         publisher: Publisher,
+        *,
+        alone: bool,
     ) -> None:
+        """Take in some messages at once; `alone`: no others that were delivered wait."""
         orders, refusals = self._read(messages)
         if orders:
             ended = await self._ended_here(orders, connection, publisher)
@@ -249,8 +252,8 @@ class Intake:
         self._unburied += len(refusals)
         refused = {id(refusal.message) for refusal in refusals}
         with translated("acknowledging"):
-            if not self._unburied:
-                await messages[-1].ack(multiple=True)
+            if alone and not self._unburied:
+                await messages[-1].ack(multiple=True)  # and with it all that came before it
             else:
                 for message in messages:
                     if id(message) not in refused:
