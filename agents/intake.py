@@ -229,10 +229,9 @@ class Intake:
         fresh = [message for message in messages if _returns(message) < _SUSPECT]
         suspects = [message for message in messages if _returns(message) >= _SUSPECT]
         random.shuffle(suspects)
-        if fresh:
-            await self._take_together(fresh, connection, publisher, multiple=not suspects)
-        for message in suspects:
-            await self._take_together([message], connection, publisher, multiple=False)
+        for batch in (fresh, *([message] for message in suspects)):
+            if batch:
+                await self._take_together(batch, connection, publisher, alone=not suspects)
 
     async def _take_together(
         self,
@@ -240,8 +239,9 @@ class Intake:
         connection: AbstractConnection,
         publisher: Publisher,
         *,
-        multiple: bool,
+        alone: bool,
     ) -> None:
+        """Take in some messages at once; `alone`: no others that were delivered wait."""
         orders, refusals = self._read(messages)
         if orders:
             ended = await self._ended_here(orders, connection, publisher)
@@ -252,8 +252,8 @@ class Intake:
         self._unburied += len(refusals)
         refused = {id(refusal.message) for refusal in refusals}
         with translated("acknowledging"):
-            if multiple and not self._unburied:  # it is of all that was delivered before, too
-                await messages[-1].ack(multiple=True)
+            if alone and not self._unburied:
+                await messages[-1].ack(multiple=True)  # and with it all that came before it
             else:
                 for message in messages:
                     if id(message) not in refused:

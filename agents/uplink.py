@@ -90,25 +90,28 @@ class Uplink:
                     await topology.ensure(connection)
                     await self._bind(connection)
             publisher = await Publisher.open(connection, waits=True)
-            await self._recovery.make_good(connection, publisher)
+            begun = asyncio.Event()
 
             def consuming() -> None:
                 self._told.clear()
                 self._attempt = min(self._attempt, _ONCE_CONNECTED)
                 _log.info("broker.connected", broker=where(connection))
+                begun.set()
 
             async with asyncio.TaskGroup() as tasks:
+                tasks.create_task(_watch(connection))
+                await self._recovery.make_good(connection, publisher)
                 tasks.create_task(
                     self._intake.run(connection, publisher, self._stopping, consuming)
                 )
-                tasks.create_task(self._outbox.run(publisher))
-                tasks.create_task(_watch(connection))
                 tasks.create_task(self._watch_consumer(connection))
+                # Not sooner: a broker that is low hears nothing more from whoever published.
+                await begun.wait()
+                tasks.create_task(self._outbox.run(publisher))
 
-    async def _bind(self, connection: AbstractConnection) -> None:
-        """Declare and bind the queue; what it was bound to and no longer should be, unbind."""
+    def _queue(self) -> topology.Queue:
         settings = self._settings
-        queue = topology.agent_queue(
+        return topology.agent_queue(
             self._identity.kind,
             settings.workstation,
             self._identity.user,
@@ -116,6 +119,10 @@ class Uplink:
             settings.queue_type,
             int(settings.queue_expires.total_seconds() * 1000),
         )
+
+    async def _bind(self, connection: AbstractConnection) -> None:
+        """Declare and bind the queue; what it was bound to and no longer should be, unbind."""
+        queue = self._queue()
         wanted = {key for _, key in queue.bindings}
         former = await self._ledger.commit(lambda tables: tables.bindings())
         await self._ledger.commit(lambda tables: tables.bound(former | wanted))
@@ -136,24 +143,28 @@ class Uplink:
     async def _watch_consumer(self, connection: AbstractConnection) -> None:
         """Ask the broker now and then whether it has our consumer: a connection alone is none.
 
+        The queue is bound again: with an exchange that was deleted its bindings went, whoever
+        made it again.
+
         Raises:
             Unreachable: it has none.
         """
-        identity = self._identity
-        name = topology.queue_name(identity.kind, identity.workstation, identity.user)
+        queue = self._queue()
         interval = self._settings.watch_interval.total_seconds()
-        with translated("looking for the consumer"):
-            async with asyncio.timeout(CALL_LIMIT):
-                channel = connection.channel()
-                await channel.initialize()
-            while True:
-                await asyncio.sleep(interval * random.uniform(0.75, 1.25))  # noqa: S311 - no secret
-                if self._stopping.is_set() or await blocked(connection):
-                    continue
-                async with asyncio.timeout(CALL_LIMIT):
-                    queue = await channel.declare_queue(name, passive=True)
-                if not queue.declaration_result.consumer_count and not self._stopping.is_set():
-                    raise Unreachable(f"consuming {name}: the broker has no consumer of it")
+        while True:
+            await asyncio.sleep(interval * random.uniform(0.75, 1.25))  # noqa: S311 - no secret
+            if self._stopping.is_set() or await blocked(connection):
+                continue
+            try:
+                with translated("looking for the consumer"):
+                    async with asyncio.timeout(CALL_LIMIT), connection.channel() as channel:
+                        found = await topology.declare_queue(channel, queue, passive=True)
+            except Unreachable as error:
+                if isinstance(error.__cause__, TimeoutError) and await blocked(connection):
+                    continue  # since we asked
+                raise
+            if not found.declaration_result.consumer_count and not self._stopping.is_set():
+                raise Unreachable(f"consuming {queue.name}: the broker has no consumer of it")
 
 
 async def _watch(connection: AbstractConnection) -> None:

@@ -163,6 +163,7 @@ class Publisher:
         self._connection = connection
         self._channel = channel
         self._waits = waits
+        self._blocked = False
         # Checked by the broker against the login: who says that this happened.
         self._user = connection.url.user or "guest"  # type: ignore[attr-defined]
 
@@ -246,9 +247,13 @@ class Publisher:
         import structlog  # only agents wait, and log
 
         log = structlog.get_logger()
-        log.warning("broker.blocked", reason=reason)
+        if not self._blocked:  # told once, however many messages wait
+            self._blocked = True
+            log.warning("broker.blocked", reason=reason)
         await _underlay(self._connection).ready()
-        log.info("broker.unblocked")
+        if self._blocked:
+            self._blocked = False
+            log.info("broker.unblocked")
 
 
 async def blocked(connection: AbstractConnection) -> bool:

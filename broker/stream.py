@@ -3,19 +3,27 @@
 import asyncio
 import uuid
 from collections.abc import AsyncGenerator, AsyncIterator
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass
 from datetime import datetime
 
 from aio_pika.abc import AbstractConnection, AbstractIncomingMessage
 
 from broker import topology
-from broker.connection import CALL_LIMIT, Publisher, Unreachable, Unroutable, translated
+from broker.connection import (
+    CALL_LIMIT,
+    BrokerError,
+    Publisher,
+    Unreachable,
+    Unroutable,
+    translated,
+)
 from schemas import Cancellation, InvalidMessage, Job, Report
 
 Record = Job | Cancellation | Report
 _KINDS: dict[str, type[Record]] = {"job": Job, "cancellation": Cancellation, "report": Report}
 _PREFETCH = 500
+_END_LIMIT = 2.0
 
 
 @dataclass(frozen=True)
@@ -67,8 +75,9 @@ async def read(
     try:
         yield _Entries(arrived)
     finally:
-        with translated(f"reading {topology.REPORTS}"):
-            async with asyncio.timeout(CALL_LIMIT):
+        # What has no end was lost with its connection, and nobody waits for it, or tries again.
+        with suppress(BrokerError), translated(f"reading {topology.REPORTS}"):
+            async with asyncio.timeout(_END_LIMIT):
                 # Not by closing the channel alone: RabbitMQ 4.0 goes on listing the consumer.
                 await queue.cancel(tag)
                 await channel.close()

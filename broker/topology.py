@@ -222,7 +222,8 @@ async def ensure(connection: AbstractConnection) -> None:
     """Declare the topology where it is missing; looking needs no permission, declaring does."""
     try:
         async with connection.channel() as channel:
-            await channel.declare_exchange(JOBS, passive=True)
+            for exchange in EXCHANGES:
+                await channel.declare_exchange(exchange.name, passive=True)
             for queue in central_queues():
                 await channel.declare_queue(queue.name, passive=True)
     except ChannelNotFoundEntity:

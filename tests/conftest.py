@@ -10,7 +10,7 @@ from hypothesis import HealthCheck
 from hypothesis import settings as hypothesis_settings
 
 from broker import Dispatcher, DispatcherSettings
-from tests.rabbitmq import Broker, NoRabbitMQ, broker
+from tests.rabbitmq import Broker, Node, NoRabbitMQ, broker
 from tests.workstation import Workstation
 
 # A slow moment of the machine is no defect.
@@ -27,6 +27,18 @@ def node() -> Iterator[Broker]:
     """A private RabbitMQ for all tests, or the one that is given."""
     try:
         with broker() as started:
+            yield started
+    except NoRabbitMQ as error:
+        if os.environ.get("CI"):
+            raise
+        pytest.skip(str(error))
+
+
+@pytest.fixture(scope="module")
+def own_node() -> Iterator[Node]:
+    """A private RabbitMQ for the tests of one module, which may do it harm."""
+    try:
+        with Node() as started:
             yield started
     except NoRabbitMQ as error:
         if os.environ.get("CI"):

@@ -150,15 +150,17 @@ class Node(Broker):
         """End it as a power cut would."""
         self._end(signal.SIGKILL)
 
+    def shut_down(self) -> None:
+        """End it as an administrator would."""
+        self._end(signal.SIGTERM)
+
     def freeze(self) -> None:
-        """Let it stand still, with its connections open."""
-        if self._process is not None:
-            os.killpg(self._process.pid, signal.SIGSTOP)
+        """Let it neither do nor close anything, until it is thawed."""
+        self._signal(signal.SIGSTOP)
 
     def thaw(self) -> None:
         """Let it go on."""
-        if self._process is not None:
-            os.killpg(self._process.pid, signal.SIGCONT)
+        self._signal(signal.SIGCONT)
 
     def stop(self) -> None:
         """End it and remove its folder."""
@@ -171,10 +173,14 @@ class Node(Broker):
 
     def _end(self, number: int) -> None:
         if self._process is not None:
-            with suppress(ProcessLookupError):
-                os.killpg(self._process.pid, number)
+            self._signal(number)
             self._process.wait()
             self._process = None
+
+    def _signal(self, number: int) -> None:
+        if self._process is not None:
+            with suppress(ProcessLookupError):
+                os.killpg(self._process.pid, number)
 
     def _answers(self) -> bool:
         try:
