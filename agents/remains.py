@@ -35,6 +35,14 @@ class Remains:
     groups: frozenset[int]
     process: int | None
 
+    def age(self) -> float:
+        """Return for how many seconds its first process has run, whatever the wall clock did."""
+        try:
+            began = int(_stat(self.process or 0)[19]) / os.sysconf("SC_CLK_TCK")
+        except OSError:  # it has ended
+            return 0.0
+        return max(0.0, time.clock_gettime(time.CLOCK_BOOTTIME) - began)
+
     def wait(self, until: float, woken: int | None = None) -> bool:
         """Wait until the command has ended (True), or the time comes or `woken` is written to.
 

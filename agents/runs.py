@@ -142,7 +142,7 @@ class Runs:
         remains = await asyncio.to_thread(find, job_id, entry.process)
         if entry.job.command.survives_agent and remains.process is not None:
             _log.info("job.found", job=job_id, process=remains.process)
-            with self.begun(entry, (remains, max(0.0, time.time() - entry.changed_at))) as run:
+            with self.begun(entry, (remains, remains.age())) as run:
                 await self._see_through(job_id, run)
             return
         grace = self._settings.stop_grace.total_seconds()
