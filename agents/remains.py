@@ -80,7 +80,8 @@ def find(job_id: str, marked: str) -> Remains:
     """Return what is left of a job's command; `marked` is its process's mark, if that is known."""
     variable = f"{JOB_VARIABLE}={job_id}".encode()
     groups: set[int] = set()
-    pid = int(marked.split()[1]) if marked else 0
+    number = [*marked.split(), "", ""][1]
+    pid = int(number) if number.isdecimal() else 0
     process = pid if marked and mark(pid) == marked else None
     if process is not None:
         groups.add(process)  # it leads a group of its own
