@@ -25,6 +25,7 @@ _EXHAUSTED = {errno.EAGAIN, errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.ENOS
 _CHUNK = 256 * 1024
 _GROUP_POLL = 0.02
 _KILL_WAIT = 2.0
+_OPEN_LIMIT = 10.0
 _LOOKS = (0.005, 0.05, 0.5)  # seconds after the start at which its memory is looked at
 
 
@@ -86,7 +87,15 @@ class Process:
         with ExitStack() as files:
             self._popen = _start(command, variables, *_outlets(files, spool))
         self._pid = self._popen.pid
-        self._pidfd = os.pidfd_open(self._pid)
+        try:
+            self._pidfd = os.pidfd_open(self._pid)
+        except OSError as error:  # others took the last file: started it is, and not again
+            self.signal(signal.SIGKILL)
+            self._popen.wait()
+            for pipe in self._pipes():
+                pipe.close()
+            text = f"{command.argv[0]}: was ended at once: no file was left to watch it by"
+            raise CannotStart(text) from error
         self._peak = _peak_memory(self._pid)
         began = time.monotonic()
         self._looks = deque(began + after for after in _LOOKS)
@@ -276,6 +285,9 @@ def spooled(spool: Path, limit: int) -> tuple[Output, Output]:
 
 def _file_output(path: Path, limit: int) -> Output:
     capture = Capture(limit)
+    deadline = time.monotonic() + _OPEN_LIMIT
+    while not _openable(path) and time.monotonic() < deadline:
+        time.sleep(_GROUP_POLL)
     with suppress(OSError), path.open("rb") as file:
         size = os.fstat(file.fileno()).st_size
         capture.write(file.read(limit))
@@ -284,6 +296,15 @@ def _file_output(path: Path, limit: int) -> Output:
             file.seek(size - limit)
         capture.write(file.read(limit))
     return capture.output()
+
+
+def _openable(path: Path) -> bool:
+    """Whether there are files left to open one by."""
+    try:
+        path.open("rb").close()
+    except OSError as error:
+        return error.errno not in _EXHAUSTED
+    return True
 
 
 def _outlets(files: ExitStack, spool: Path | None) -> tuple[int | IO[bytes], int | IO[bytes]]:

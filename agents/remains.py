@@ -103,14 +103,17 @@ def alive(group: int) -> bool:
     """Whether a process of the group lives; one that only waits to be reaped does not."""
     if not signal_group(group, 0):
         return False
-    for folder in Path("/proc").iterdir():
-        try:
-            if folder.name.isdecimal():
-                found = _stat(int(folder.name))
-                if int(found[2]) == group and found[0] not in "ZX":
-                    return True
-        except OSError:
-            continue
+    try:
+        for folder in Path("/proc").iterdir():
+            try:
+                if folder.name.isdecimal():
+                    found = _stat(int(folder.name))
+                    if int(found[2]) == group and found[0] not in "ZX":
+                        return True
+            except (ProcessLookupError, FileNotFoundError, PermissionError):
+                continue
+    except OSError:  # no file is left to look by
+        return True
     return False
 
 
