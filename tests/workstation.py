@@ -6,6 +6,7 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -14,17 +15,21 @@ from schemas import Command, Job, Report, State, Target
 from schemas import workstation as workstation_target
 
 BIN = Path(sys.executable).parent
+Program = Sequence[str | Path]
+PCM_AGENT: Program = (BIN / "pcm-agent",)
 _LIMIT = 30.0
 
 
 class AgentProcess:
     """A `pcm-agent` process and its log."""
 
-    def __init__(self, kind: str, environment: dict[str, str], log: Path) -> None:
+    def __init__(
+        self, kind: str, environment: dict[str, str], log: Path, program: Program = PCM_AGENT
+    ) -> None:
         self.log = log
         with log.open("ab") as output:
             self.process = subprocess.Popen(
-                [BIN / "pcm-agent", kind],
+                [*program, kind],
                 env=environment,
                 stdin=subprocess.DEVNULL,
                 stdout=output,
@@ -78,7 +83,9 @@ class Workstation:
         """The target that is this workstation alone."""
         return workstation_target(self.name)
 
-    def start(self, kind: str, *, connected: bool = True, **settings: str) -> AgentProcess:
+    def start(
+        self, kind: str, *, connected: bool = True, program: Program = PCM_AGENT, **settings: str
+    ) -> AgentProcess:
         """Start an agent and wait until it consumes; settings without PCM_."""
         extra = {f"PCM_{name.upper()}": value for name, value in settings.items()}
         user = extra.get("PCM_USER", "")
@@ -86,6 +93,7 @@ class Workstation:
             kind,
             {**self.environment, **extra},
             self.folder / f"{kind}{user}-{len(self.agents)}.log",
+            program,
         )
         self.agents.append(agent)
         if connected:
