@@ -4,6 +4,7 @@ A command is known by its process, its start time and the boot of the machine; a
 run too briefly to be on record, by the job's id in the environment of its processes.
 """
 
+import errno
 import os
 import select
 import signal
@@ -14,6 +15,7 @@ from pathlib import Path
 JOB_VARIABLE = "PCM_JOB_ID"
 """The environment variable that tells a command which job it belongs to."""
 
+_EXHAUSTED = {errno.EMFILE, errno.ENFILE, errno.ENOMEM}
 _POLL = 0.02
 _KILL_WAIT = 2.0
 _LONGEST_POLL = 3600.0
@@ -77,7 +79,11 @@ class Remains:
 
 
 def find(job_id: str, marked: str) -> Remains:
-    """Return what is left of a job's command; `marked` is its process's mark, if that is known."""
+    """Return what is left of a job's command; `marked` is its process's mark, if that is known.
+
+    Raises:
+        OSError: there are no files left to look by.
+    """
     variable = f"{JOB_VARIABLE}={job_id}".encode()
     groups: set[int] = set()
     number = [*marked.split(), "", ""][1]
@@ -91,8 +97,9 @@ def find(job_id: str, marked: str) -> Remains:
                 variable in (folder / "environ").read_bytes().split(b"\0")
             ):
                 groups.add(os.getpgid(int(folder.name)))
-        except OSError:
-            continue
+        except OSError as error:
+            if error.errno in _EXHAUSTED:
+                raise
     groups.discard(os.getpgrp())
     if process is None and len(groups) == 1 and alive(*groups):
         (process,) = groups
