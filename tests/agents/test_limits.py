@@ -3,6 +3,7 @@
 import asyncio
 import os
 import shutil
+import signal
 import subprocess
 import tempfile
 from collections.abc import Iterator
@@ -35,11 +36,20 @@ def limited(agent: AgentProcess, kind: str, most: int, user: Program = ()) -> It
     words = (*user, "prlimit", f"--pid={agent.process.pid}")
     find = (*words, f"--{kind}", "--noheadings", "--raw", "--output=SOFT")
     before = subprocess.run(find, capture_output=True, text=True, check=True).stdout.strip()
-    subprocess.run([*words, f"--{kind}={most}:"], check=True)
+    set_limit(agent, kind, str(most), user)
     try:
         yield
     finally:
-        subprocess.run([*words, f"--{kind}={before}:"], check=True)
+        set_limit(agent, kind, before, user)
+
+
+def set_limit(agent: AgentProcess, kind: str, most: str, user: Program = ()) -> None:
+    words = (*user, "prlimit", f"--pid={agent.process.pid}", f"--{kind}={most}:")
+    subprocess.run(words, check=True)
+
+
+def threads_of(agent: AgentProcess) -> int:
+    return len(list(Path(f"/proc/{agent.process.pid}/task").iterdir()))
 
 
 def highest_file(agent: AgentProcess) -> int:
@@ -154,6 +164,55 @@ def of_another_user(ws: Workstation) -> Iterator[Workstation]:
     finally:
         ws.stop()
         shutil.rmtree(folder)
+
+
+@pytest.mark.parametrize("most", [1, 5])
+def test_an_agent_without_room_for_its_threads_does_not_start(
+    of_another_user: Workstation, most: int
+) -> None:
+    words = ("prlimit", f"--nproc={most}:", *PCM_AGENT, "service")
+    if os.geteuid() != 0:
+        pytest.skip("this user has other processes")
+    found = subprocess.run(
+        [*AS_OTHER, *words],
+        env=of_another_user.environment,
+        capture_output=True,
+        text=True,
+        timeout=30,
+        check=False,
+    )
+    assert found.returncode == 1
+    (line,) = found.stderr.splitlines()
+    assert "no room for" in line
+
+
+async def test_what_was_left_running_is_looked_for_once_there_is_a_thread_for_that(
+    of_another_user: Workstation, dispatcher: Dispatcher
+) -> None:
+    ws = of_another_user
+    if os.geteuid() != 0:
+        pytest.skip("this user has other processes")
+    service = ws.start("service", program=(*AS_OTHER, *PCM_AGENT))
+    threads = threads_of(service)
+    ran, pid = ws.state_dir.parent / "ran", ws.state_dir.parent / "pid"
+    job = counted(ws, ran, f"echo $$ > {pid}; exec sleep 81.9", background=True)
+    await dispatcher.dispatch(job)
+    until_there(pid)
+    service.end(signal.SIGKILL)
+    # Its command counts, too.
+    again = ws.start(
+        "service",
+        connected=False,
+        program=(*AS_OTHER, "prlimit", f"--nproc={threads + 1}:", *PCM_AGENT),
+    )
+    again.wait_for("job.held_back")
+    again.wait_for("broker.connected")
+    set_limit(again, "nproc", "64", AS_OTHER)
+    report = await ended(dispatcher, job)
+    assert report.state is State.INTERRUPTED
+    assert "what was left of it was ended" in report.reason
+    assert ran.read_text() == "x\n"
+    no_traceback(again)
 
 
 async def test_a_start_waits_until_there_are_processes(
