@@ -2,6 +2,7 @@
 
 import errno
 import os
+import shutil
 import subprocess
 from contextlib import suppress
 from pathlib import Path
@@ -23,6 +24,8 @@ class Disk:
     """A disk at a folder, for those who enter its namespace; `inside` is it from outside."""
 
     def __init__(self, folder: Path) -> None:
+        if not (shutil.which("unshare") and shutil.which("nsenter")):
+            raise NoDisk("there is no unshare or nsenter here")
         folder.mkdir(exist_ok=True)
         self.folder = folder
         self._holder = subprocess.Popen(
