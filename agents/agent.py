@@ -91,7 +91,7 @@ class Agent:
         )
         self._runs = Runs(settings, self.identity, self.entries, self.directory / "runs")
         self._deciders = threads(_DECIDERS, "decide")
-        self._blocked: dict[str, float] = {}
+        self._blocked: dict[str, float] = {}  # until when, by the monotonic clock
         self._orphans: dict[str, float] = {}
         self._tasks = asyncio.TaskGroup()
         self._stopping = asyncio.Event()
@@ -253,7 +253,8 @@ class Agent:
     def _advance(self, entry: Entry, now: float) -> None:
         following = self._next(entry)
         job_id = entry.job.id
-        at = max(following.at, self._blocked.get(job_id, 0))
+        blocked = self._blocked.get(job_id, 0.0) - time.monotonic()
+        at = max(following.at, now + blocked) if blocked > 0 else following.at
         if at > now:
             self._wait(entry, now, at)
         elif following.step is Step.OFFER:
@@ -326,9 +327,8 @@ class Agent:
             self.entries.change(entry, open=False)
 
     def _look_again(self, entry: Entry, after: float) -> None:
-        at = time.time() + after
-        self._blocked[entry.job.id] = at
-        self.entries.wake(entry.job.id, at)
+        self._blocked[entry.job.id] = time.monotonic() + after
+        self.entries.wake(entry.job.id, time.time() + after)
 
     def _inherits(self, agent: str) -> bool:
         """Whether this agent speaks for a claim whose holder cannot be read."""

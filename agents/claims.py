@@ -26,6 +26,7 @@ from schemas import State
 _log = structlog.get_logger()
 _READ_LIMIT = 4096
 _SAFELY = os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK  # neither by a link, nor waiting at a pipe
+_EXHAUSTED = {errno.EMFILE, errno.ENFILE, errno.ENOMEM}
 UNKNOWN = "unknown"
 """Stands for the agent of a decision that cannot be read."""
 
@@ -137,7 +138,11 @@ class Claims:
 
     def forget(self, before: float) -> None:
         """Remove our decided claims that were last written before a time."""
-        for path in self._directory.iterdir():
+        try:
+            paths = list(self._directory.iterdir())
+        except OSError:  # no file is left to look by: next time
+            return
+        for path in paths:
             try:
                 found = path.stat(follow_symlinks=False)
                 # Others' files are theirs to remove: the folder's mode sees to that.
@@ -224,7 +229,9 @@ def decision(state_dir: Path, job_id: str) -> Decision | None:
         file = _regular(os.open(path, os.O_RDONLY | _SAFELY))
     except FileNotFoundError:
         return None
-    except OSError:
+    except OSError as error:
+        if error.errno in _EXHAUSTED:
+            return None  # it cannot be looked at now: whoever wants to decide finds out
         return Decision(UNKNOWN, "unreadable")
     try:
         return _read(file)

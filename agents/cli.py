@@ -74,6 +74,8 @@ def _run_agent(kind: str, settings: "AgentSettings") -> int:
             loop.add_signal_handler(number, agent.stop)
         await agent.run()
 
+    # Were it ignored, as whoever started us may have had it, nobody would know how commands end.
+    signal.signal(signal.SIGCHLD, signal.SIG_DFL)
     # Each command takes a handful of files; the usual soft limit is for other programs.
     _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     limit = _FILES if hard == resource.RLIM_INFINITY else min(hard, _FILES)

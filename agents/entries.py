@@ -6,6 +6,7 @@ twice waits until its record is on the disk.
 
 import asyncio
 import heapq
+import math
 import time
 from collections.abc import Callable
 from dataclasses import replace
@@ -21,6 +22,7 @@ from schemas import Report
 
 _log = structlog.get_logger()
 _LONGEST_SLEEP = 10.0  # seconds; a clock that was set is noticed at the latest after these
+_CLOCK_STEP = 1.0
 
 
 class Entries:
@@ -35,6 +37,7 @@ class Entries:
         self._busy: set[str] = set()
         self._due: list[tuple[float, str]] = []
         self._changed = asyncio.Event()
+        self._clock = -math.inf  # the wall clock by the monotonic one
 
     def get(self, job_id: str) -> Entry | None:
         """Return an entry as it is now; None if it is not open."""
@@ -68,6 +71,7 @@ class Entries:
         """Wait for the next entry that is to be looked at."""
         while True:
             now = time.time()
+            self._watch_clock(now - time.monotonic())
             while self._due and self._due[0][0] <= now:
                 _, job_id = heapq.heappop(self._due)
                 if job_id not in self._busy and (entry := self._open.get(job_id)):
@@ -79,6 +83,14 @@ class Entries:
                     await self._changed.wait()
             except TimeoutError:
                 pass
+
+    def _watch_clock(self, clock: float) -> None:
+        """Have all looked at anew where the clock was set back: their times were told by it."""
+        if clock < self._clock - _CLOCK_STEP:
+            _log.warning("clock.set_back", seconds=round(self._clock - clock))
+            self._due = [(0.0, job_id) for job_id in self._open]
+            self._clock = clock
+        self._clock = max(self._clock, clock)
 
     def change(
         self, entry: Entry, report: Report | None = None, **changes: Any

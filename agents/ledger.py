@@ -63,7 +63,11 @@ class Ledger:
         self._failing = False
         self._closing = threading.Event()
         self._writer = threading.Thread(target=self._write, name="ledger", daemon=True)
-        self._writer.start()
+        try:
+            self._writer.start()
+        except RuntimeError as error:
+            self._database.close()
+            raise StateError(f"{path}: no room for a thread: {error}") from error
 
     def commit(self, change: Callable[[Tables], _T]) -> "asyncio.Future[_T]":
         """Make a change in the next transaction; the result comes once it is on the disk.

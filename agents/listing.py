@@ -112,7 +112,10 @@ def _elsewhere(state_dir: Path, agent: str, entry: Entry) -> bool:
 def _time(seconds: float | None) -> str | None:
     if seconds is None or seconds == NEVER:
         return None
-    return datetime.fromtimestamp(seconds, UTC).isoformat(timespec="seconds")
+    try:
+        return datetime.fromtimestamp(seconds, UTC).isoformat(timespec="seconds")
+    except (ValueError, OverflowError, OSError):  # no time at all: the record is damaged
+        return None
 
 
 def _cell(column: str, value: Any) -> str:

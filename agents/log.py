@@ -1,10 +1,27 @@
 """The log: structlog's events, key-value on a terminal, JSON otherwise."""
 
+import os
 import sys
-from typing import Any
+from contextlib import suppress
+from typing import Any, TextIO, cast
 
 import structlog
 from pydantic_core import to_json
+
+
+class _Lines:
+    """Stderr, line by line; a log that takes no more (its disk is full, its reader gone) is borne.
+
+    Nothing is buffered: what could not be written is not tried again at the end.
+    """
+
+    def write(self, text: str) -> None:
+        """Write text, if that is possible."""
+        with suppress(OSError):
+            os.write(sys.stderr.fileno(), text.encode(errors="backslashreplace"))
+
+    def flush(self) -> None:
+        """Do nothing: all is written."""
 
 
 def configure(**context: str) -> None:
@@ -20,7 +37,7 @@ def configure(**context: str) -> None:
             if terminal
             else structlog.processors.JSONRenderer(serializer=_to_json),
         ],
-        logger_factory=structlog.WriteLoggerFactory(file=sys.stderr),
+        logger_factory=structlog.WriteLoggerFactory(file=cast("TextIO", _Lines())),
         cache_logger_on_first_use=True,
     )
     structlog.contextvars.bind_contextvars(**context)

@@ -25,6 +25,7 @@ _EXHAUSTED = {errno.EAGAIN, errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.ENOS
 _CHUNK = 256 * 1024
 _GROUP_POLL = 0.02
 _KILL_WAIT = 2.0
+_OPEN_LIMIT = 10.0
 _LOOKS = (0.005, 0.05, 0.5)  # seconds after the start at which its memory is looked at
 
 
@@ -103,7 +104,8 @@ class Process:
         except OSError as error:  # no file is left: it runs, and must not be started again
             signal_group(self._pid, signal.SIGKILL)
             self._popen.communicate()
-            raise CannotStart(f"it was ended at once: {error.strerror}") from error
+            text = "it was ended at once: no file was left to watch it by"
+            raise CannotStart(text) from error
 
     def _pipes(self) -> list[IO[bytes]]:
         return [pipe for pipe in (self._popen.stdout, self._popen.stderr) if pipe is not None]
@@ -284,6 +286,9 @@ def spooled(spool: Path, limit: int) -> tuple[Output, Output]:
 
 def _file_output(path: Path, limit: int) -> Output:
     capture = Capture(limit)
+    deadline = time.monotonic() + _OPEN_LIMIT
+    while not _openable(path) and time.monotonic() < deadline:
+        time.sleep(_GROUP_POLL)
     with suppress(OSError), path.open("rb") as file:
         size = os.fstat(file.fileno()).st_size
         capture.write(file.read(limit))
@@ -292,6 +297,15 @@ def _file_output(path: Path, limit: int) -> Output:
             file.seek(size - limit)
         capture.write(file.read(limit))
     return capture.output()
+
+
+def _openable(path: Path) -> bool:
+    """Whether there are files left to open one by."""
+    try:
+        path.open("rb").close()
+    except OSError as error:
+        return error.errno not in _EXHAUSTED
+    return True
 
 
 def _outlets(files: ExitStack, spool: Path | None) -> tuple[int | IO[bytes], int | IO[bytes]]:

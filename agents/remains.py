@@ -4,6 +4,7 @@ A command is known by its process, its start time and the boot of the machine; a
 run too briefly to be on record, by the job's id in the environment of its processes.
 """
 
+import errno
 import os
 import select
 import signal
@@ -14,6 +15,7 @@ from pathlib import Path
 JOB_VARIABLE = "PCM_JOB_ID"
 """The environment variable that tells a command which job it belongs to."""
 
+_EXHAUSTED = {errno.EMFILE, errno.ENFILE, errno.ENOMEM}
 _POLL = 0.02
 _KILL_WAIT = 2.0
 _LONGEST_POLL = 3600.0
@@ -34,6 +36,14 @@ class Remains:
 
     groups: frozenset[int]
     process: int | None
+
+    def age(self) -> float:
+        """Return for how many seconds its first process has run, whatever the wall clock did."""
+        try:
+            began = int(_stat(self.process or 0)[19]) / os.sysconf("SC_CLK_TCK")
+        except OSError:  # it has ended
+            return 0.0
+        return max(0.0, time.clock_gettime(time.CLOCK_BOOTTIME) - began)
 
     def wait(self, until: float, woken: int | None = None) -> bool:
         """Wait until the command has ended (True), or the time comes or `woken` is written to.
@@ -69,10 +79,15 @@ class Remains:
 
 
 def find(job_id: str, marked: str) -> Remains:
-    """Return what is left of a job's command; `marked` is its process's mark, if that is known."""
+    """Return what is left of a job's command; `marked` is its process's mark, if that is known.
+
+    Raises:
+        OSError: there are no files left to look by.
+    """
     variable = f"{JOB_VARIABLE}={job_id}".encode()
     groups: set[int] = set()
-    pid = int(marked.split()[1]) if marked else 0
+    number = [*marked.split(), "", ""][1]
+    pid = int(number) if number.isdecimal() else 0
     process = pid if marked and mark(pid) == marked else None
     if process is not None:
         groups.add(process)  # it leads a group of its own
@@ -82,8 +97,9 @@ def find(job_id: str, marked: str) -> Remains:
                 variable in (folder / "environ").read_bytes().split(b"\0")
             ):
                 groups.add(os.getpgid(int(folder.name)))
-        except OSError:
-            continue
+        except OSError as error:
+            if error.errno in _EXHAUSTED:
+                raise
     groups.discard(os.getpgrp())
     if process is None and len(groups) == 1 and alive(*groups):
         (process,) = groups
@@ -94,14 +110,17 @@ def alive(group: int) -> bool:
     """Whether a process of the group lives; one that only waits to be reaped does not."""
     if not signal_group(group, 0):
         return False
-    for folder in Path("/proc").iterdir():
-        try:
-            if folder.name.isdecimal():
-                found = _stat(int(folder.name))
-                if int(found[2]) == group and found[0] not in "ZX":
-                    return True
-        except OSError:
-            continue
+    try:
+        for folder in Path("/proc").iterdir():
+            try:
+                if folder.name.isdecimal():
+                    found = _stat(int(folder.name))
+                    if int(found[2]) == group and found[0] not in "ZX":
+                        return True
+            except (ProcessLookupError, FileNotFoundError, PermissionError):
+                continue
+    except OSError:  # no file is left to look by
+        return True
     return False
 
 

@@ -97,7 +97,7 @@ class Run:
         Raises:
             CannotStart: there is no such program or folder, or it may not be run.
             Left: it was left running.
-            OSError: there are no files or processes left to start it.
+            OSError: there are no files or processes left, and nothing was started.
         """
         with self._lock:
             if self._stop is not None and self.adopt is None:
@@ -108,7 +108,14 @@ class Run:
         try:
             with closing(self._started()) as process:
                 self._process = process
-                return self._wait(process, woken)
+                try:
+                    return self._wait(process, woken)
+                except OSError as error:
+                    if self.adopt is not None:
+                        raise  # it is looked for again
+                    process.signal(signal.SIGKILL)
+                    text = f"how it ended could not be seen: {error.strerror}"
+                    return Ended(State.FAILED, None, text)
         finally:
             with self._lock:
                 self._process = None

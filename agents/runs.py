@@ -139,10 +139,10 @@ class Runs:
     async def take_up(self, entry: Entry) -> None:
         """Go on with a command that was started when a former run of this agent ended."""
         job_id = entry.job.id
-        remains = await asyncio.to_thread(find, job_id, entry.process)
+        remains = await self._found(entry)
         if entry.job.command.survives_agent and remains.process is not None:
             _log.info("job.found", job=job_id, process=remains.process)
-            with self.begun(entry, (remains, max(0.0, time.time() - entry.changed_at))) as run:
+            with self.begun(entry, (remains, remains.age())) as run:
                 await self._see_through(job_id, run)
             return
         grace = self._settings.stop_grace.total_seconds()
@@ -150,6 +150,18 @@ class Runs:
         if entry := self._entries.get(job_id) or entry:
             reason = _ENDED + ("; what was left of it was ended" * found)
             self._end(entry, Ended(State.INTERRUPTED, self._spooled(entry), reason))
+
+    async def _found(self, entry: Entry) -> Remains:
+        """Look for what is left of a command, as soon as there are files and threads for that."""
+        told = False
+        while True:
+            try:
+                return await asyncio.to_thread(find, entry.job.id, entry.process)
+            except (OSError, RuntimeError) as problem:
+                if not told:
+                    _log.warning("job.held_back", job=entry.job.id, reason=str(problem))
+                    told = True
+            await asyncio.sleep(_NO_ROOM_PAUSE)
 
     def _spooled(self, entry: Entry) -> Result | None:
         spool = self._spools / entry.job.id

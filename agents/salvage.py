@@ -5,6 +5,7 @@ What a damaged file can no longer tell, `agents.recovery` asks the broker.
 
 import itertools
 import os
+import shutil
 import sqlite3
 import time
 from collections.abc import Iterator
@@ -47,7 +48,8 @@ def open_ledger(path: Path) -> sqlite3.Connection:
             _succeed(path, successor, str(damage))
         return _sound(path)
     except (sqlite3.Error, OSError, Damaged) as error:
-        raise StateError(f"PCM_STATE_DIR: {path}: {error}") from error
+        full = "" if shutil.disk_usage(path.parent).free else "; no space is left on its disk"
+        raise StateError(f"PCM_STATE_DIR: {path}: {error}{full}") from error
 
 
 def is_damage(error: BaseException) -> bool:
@@ -70,6 +72,8 @@ def _sound(path: Path) -> sqlite3.Connection:
         _check(database)
     except BaseException as error:
         database.close()
+        if not existed:
+            _remove(path)  # half made, it would be taken for a damaged one
         if is_damage(error):
             raise Damaged(str(error)) from error
         raise

@@ -46,6 +46,14 @@ def _ending(entry: Entry, platforms: frozenset[str]) -> Next | None:
     return None
 
 
+def _offer_at(entry: Entry, now: float) -> float:
+    """Return when a job may first be seen, which without a time of its own is at its receipt.
+
+    A receipt in the future is of a clock that was set back since: it tells nothing.
+    """
+    return entry.offer_at if entry.job.offer_at is not None or entry.offer_at <= now else 0
+
+
 def _first(now: float, ending: Next | None, *steps: Next | None) -> Next:
     """Return the ending if its time has come, else what comes first."""
     if ending is not None and ending.at <= now:
@@ -71,7 +79,7 @@ class ServiceRules:
         job = entry.job
         mandatory_at = entry.mandatory_at
         if job.context is Context.BACKGROUND:
-            return entry.offer_at if mandatory_at is None else mandatory_at
+            return _offer_at(entry, now) if mandatory_at is None else mandatory_at
         if mandatory_at is None or job.command.user_input_required:
             return NEVER
         # Counted from the receipt where that came later: a user's agent gets its chance first.
@@ -98,7 +106,7 @@ class InteractiveRules:
             return _first(now, ending, Next(Step.RUN, 0))
         # Shown in the future: the clock was set back since, and it is shown anew.
         if entry.shown_at is None or entry.shown_at > now:
-            return _first(now, ending, Next(Step.OFFER, entry.offer_at))
+            return _first(now, ending, Next(Step.OFFER, _offer_at(entry, now)))
         if self.accept_offers and entry.state is State.OFFERED:
             return _first(now, ending, Next(Step.ACCEPT, 0))
         return _first(now, ending, self._countdown(entry, claimed=claimed), _again(entry))

@@ -22,6 +22,13 @@ def _host_name() -> str:
     return socket.gethostname().partition(".")[0]
 
 
+def _login_name() -> str:
+    try:
+        return getpass.getuser()
+    except (KeyError, OSError):  # a container's user often has no name
+        return f"uid-{os.getuid()}"
+
+
 def _state_dir() -> Path:
     if os.geteuid() == 0 or _SYSTEM_STATE.is_dir():
         return _SYSTEM_STATE
@@ -40,7 +47,7 @@ class AgentSettings(BrokerSettings):
         default=(), description="the groups that it is in, parted by commas"
     )
     user: Name = Field(
-        default_factory=getpass.getuser,
+        default_factory=_login_name,
         validate_default=False,
         description="the user whom an interactive agent serves (default: the login name)",
     )

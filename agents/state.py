@@ -20,6 +20,7 @@ class AlreadyRunning(StateError):
     """The agent is running already."""
 
 
+_SAFELY = os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK  # neither by a link, nor waiting at a pipe
 _SHARED = 0o1777  # as /tmp: everyone may add, nobody may remove what is another's
 
 
@@ -64,10 +65,14 @@ def lock(directory: Path) -> int:
         AlreadyRunning: another process holds it.
         StateError: the folder cannot be written to.
     """
+    path = directory / "lock"
     try:
-        file = os.open(directory / "lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        file = os.open(path, os.O_RDWR | os.O_CREAT | _SAFELY, 0o600)
     except OSError as error:
-        raise StateError(f"PCM_STATE_DIR: {directory}: {error.strerror}") from error
+        raise StateError(f"PCM_STATE_DIR: {path}: {error.strerror}") from error
+    if not stat.S_ISREG(os.fstat(file).st_mode):
+        os.close(file)
+        raise StateError(f"PCM_STATE_DIR: {path}: is no plain file")
     try:
         fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:
@@ -76,6 +81,10 @@ def lock(directory: Path) -> int:
         raise AlreadyRunning(
             f"the agent of {directory} is running already (process {holder})"
         ) from None
-    os.ftruncate(file, 0)
-    os.pwrite(file, f"{os.getpid()}\n".encode(), 0)
+    try:
+        os.ftruncate(file, 0)
+        os.pwrite(file, f"{os.getpid()}\n".encode(), 0)
+    except OSError as error:  # the disk is full, say
+        os.close(file)
+        raise StateError(f"PCM_STATE_DIR: {path}: {error.strerror}") from error
     return file

@@ -48,7 +48,7 @@ from tests.cutter import Cutter
 from tests.plan import GROUP, Dose, Fault, Order, Plan, Seat, Wish, draw
 from tests.rabbitmq import Broker, Node
 from tests.verdict import Evidence, Figure, Finding, Line, Poison, Sent, judge
-from tests.workstation import BIN, AgentProcess, Workstation
+from tests.workstation import AgentProcess, Workstation
 
 _DRAIN = 90.0
 _QUIET = 4.0  # seconds in which nothing more may happen once all has ended
@@ -89,8 +89,7 @@ class Member:
         """Start it, if it does not run."""
         if self.process is None:
             kind = "interactive" if self.seat.user else "service"
-            program = (BIN / "pcm-agent", kind)
-            self.process = AgentProcess(program, self.environment, self.log).process
+            self.process = AgentProcess(kind, self.environment, self.log).process
             self.lives += 1
 
     def check(self) -> None:

@@ -15,20 +15,27 @@ from schemas import Command, Job, Report, State, Target
 from schemas import workstation as workstation_target
 
 BIN = Path(sys.executable).parent
+Program = Sequence[str | Path]
+PCM_AGENT: Program = (BIN / "pcm-agent",)
 _LIMIT = 30.0
 _SABOTAGE = Path(__file__).with_name("sabotage.py")
+
+
+def sabotaged(*words: str) -> Program:
+    """Return a program that is `pcm-agent` and kills itself, as tests/sabotage.py says."""
+    return (sys.executable, "-P", _SABOTAGE, *words, "--")
 
 
 class AgentProcess:
     """A `pcm-agent` process and its log."""
 
     def __init__(
-        self, program: Sequence[str | Path], environment: dict[str, str], log: Path
+        self, kind: str, environment: dict[str, str], log: Path, program: Program = PCM_AGENT
     ) -> None:
         self.log = log
         with log.open("ab") as output:
             self.process = subprocess.Popen(
-                program,
+                [*program, kind],
                 env=environment,
                 stdin=subprocess.DEVNULL,
                 stdout=output,
@@ -83,26 +90,16 @@ class Workstation:
         return workstation_target(self.name)
 
     def start(
-        self,
-        kind: str,
-        *,
-        connected: bool = True,
-        sabotage: Sequence[str] = (),
-        **settings: str,
+        self, kind: str, *, connected: bool = True, program: Program = PCM_AGENT, **settings: str
     ) -> AgentProcess:
-        """Start an agent and wait until it consumes; settings without PCM_.
-
-        With `sabotage` it kills itself at a point, as tests/sabotage.py says.
-        """
+        """Start an agent and wait until it consumes; settings without PCM_."""
         extra = {f"PCM_{name.upper()}": value for name, value in settings.items()}
         user = extra.get("PCM_USER", "")
-        program: list[str | Path] = [BIN / "pcm-agent", kind]
-        if sabotage:
-            program = [sys.executable, "-P", _SABOTAGE, *sabotage, "--", kind]
         agent = AgentProcess(
-            program,
+            kind,
             {**self.environment, **extra},
             self.folder / f"{kind}{user}-{len(self.agents)}.log",
+            program,
         )
         self.agents.append(agent)
         if connected:

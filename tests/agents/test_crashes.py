@@ -7,7 +7,7 @@ import pytest
 
 from broker import Dispatcher
 from schemas import State
-from tests.workstation import Workstation, agents_of, final, follow
+from tests.workstation import Program, Workstation, agents_of, final, follow, sabotaged
 
 UNBEGUN = (State.SUCCEEDED, "x\n")
 CUT_OFF = (State.INTERRUPTED, "")
@@ -35,10 +35,10 @@ FOREGROUND = [
 ]
 
 
-def sabotage(point: str) -> list[str]:
-    """Return the words for a point such as `sent succeeded`: of messages with this key."""
+def killed_at(point: str) -> Program:
+    """Return an agent that kills itself at a point; `sent succeeded`: of messages of that key."""
     step, _, text = point.partition(" ")
-    return [step, text] if step in ("sending", "sent") else [point]
+    return sabotaged(step, text) if step in ("sending", "sent") else sabotaged(point)
 
 
 @pytest.mark.parametrize(("point", "expected"), BACKGROUND)
@@ -52,7 +52,7 @@ async def test_a_background_job_survives_its_agent(
     ran = tmp_path / "ran"
     ran.touch()
     job = ws.job(f"echo x >> {ran}", shell=True, background=True)
-    service = ws.start("service", sabotage=sabotage(point))
+    service = ws.start("service", program=killed_at(point))
     await dispatcher.dispatch(job)
     assert service.end(0) == -9
     ws.start("service")
@@ -76,7 +76,7 @@ async def test_a_users_job_survives_the_agent(
     ran.touch()
     job = ws.job(f"echo x >> {ran}", shell=True, mandatory_at=datetime.now(UTC))
     ws.start("service", missing_after="2s")
-    interactive = ws.start("interactive", accept_offers="true", sabotage=sabotage(point))
+    interactive = ws.start("interactive", accept_offers="true", program=killed_at(point))
     await dispatcher.dispatch(job)
     assert interactive.end(0) == -9
     ws.start("interactive", accept_offers="true")
@@ -90,7 +90,7 @@ async def test_a_running_command_is_ended_and_reported(
 ) -> None:
     """The process exists, and nothing of it is on record but the start."""
     ran = tmp_path / "ran"
-    service = ws.start("service", sabotage=["started"])
+    service = ws.start("service", program=sabotaged("started"))
     job = await dispatcher.dispatch(
         ws.job(f"echo x >> {ran}; sleep 88.7654", shell=True, background=True)
     )

@@ -10,7 +10,7 @@ from aio_pika.abc import AbstractConnection, AbstractIncomingMessage
 from broker import Dispatcher, DispatcherSettings, topology
 from broker.connection import Publisher, connect
 from schemas import State
-from tests.workstation import Workstation, final, follow
+from tests.workstation import Workstation, final, follow, sabotaged
 
 
 async def letters(
@@ -162,7 +162,7 @@ async def test_what_ends_the_agent_each_time_is_given_up_and_takes_nobody_along(
     for job in [*jobs[:5], deadly, *jobs[5:]]:
         await dispatcher.dispatch(job)
     for _ in range(30):
-        service = ws.start("service", connected=False, sabotage=["reading", "deadly"])
+        service = ws.start("service", connected=False, program=sabotaged("reading", "deadly"))
         async with asyncio.timeout(30):
             while service.process.poll() is None and not service.events("broker.connected"):  # noqa: ASYNC110
                 await asyncio.sleep(0.02)

@@ -77,7 +77,7 @@ def test_service_runs_background_optional_at_its_offer_time() -> None:
         Step.RUN,
         50,
     )
-    now = SERVICE.next(entry(background=True, received=7), T0, claimed=False)
+    now = SERVICE.next(entry(background=True, received=7), T0 + 7, claimed=False)
     assert step(now) == (Step.RUN, 7)
 
 
@@ -165,6 +165,9 @@ def test_a_clock_that_was_set_back_delays_nothing() -> None:
     day = 86_400
     ahead = entry(mandatory_at=100, received=day)
     assert step(SERVICE.next(ahead, T0 + 200, claimed=False)) == (Step.RUN, 160)
+    ahead = entry(background=True, received=day)
+    assert step(SERVICE.next(ahead, T0, claimed=False)) == (Step.RUN, 0)
+    assert step(INTERACTIVE.next(entry(received=day), T0, claimed=False)) == (Step.OFFER, 0)
     shown = entry(shown=day, state=State.OFFERED, mandatory_at=100)
     assert INTERACTIVE.next(shown, T0 + 200, claimed=False).step is Step.OFFER
 
