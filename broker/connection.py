@@ -118,16 +118,15 @@ async def connect(settings: BrokerSettings, name: str) -> AsyncIterator[Abstract
         url = URL(text)
         if "heartbeat" not in url.query:
             url = url.update_query(heartbeat=10)
+        connection = aio_pika.Connection(url, client_properties={"connection_name": name})
         try:
-            with translated(f"{_address(url)} as {url.user or 'guest'}"):
-                async with asyncio.timeout(CALL_LIMIT):
-                    connection = await aio_pika.connect(
-                        url, client_properties={"connection_name": name}
-                    )
-        except Unreachable as failure:
-            failures.append(failure)
-            continue
-        try:
+            try:
+                with translated(f"{_address(url)} as {url.user or 'guest'}"):
+                    async with asyncio.timeout(CALL_LIMIT):
+                        await connection.connect()
+            except Unreachable as failure:
+                failures.append(failure)
+                continue
             yield connection
         finally:
             await _close(connection)
@@ -151,7 +150,9 @@ async def _close(connection: AbstractConnection) -> None:
         async with asyncio.timeout(2):
             await connection.close()
     except (*CONNECTION_EXCEPTIONS, TimeoutError):
-        pass  # it is gone, which is what was wanted
+        # It is gone, which is what was wanted. Said once more, for the library: where it knows
+        # of no end, it begins one when the object is deleted, and warns that nobody waits.
+        await connection.close()
 
 
 class Publisher:
