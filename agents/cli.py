@@ -80,7 +80,15 @@ def _run_agent(kind: str, settings: "AgentSettings") -> int:
     _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     limit = _FILES if hard == resource.RLIM_INFINITY else min(hard, _FILES)
     resource.setrlimit(resource.RLIMIT_NOFILE, (limit, hard))
-    asyncio.run(work())
+    try:
+        asyncio.run(work())
+    except BaseExceptionGroup as group:
+        found: BaseException = group
+        while isinstance(found, BaseExceptionGroup):
+            found = found.exceptions[0]
+        if isinstance(found, StateError):  # such as a ledger that was damaged meanwhile
+            raise found from group
+        raise
     return DONE
 
 

@@ -14,7 +14,6 @@ from tests.rabbitmq import NoRabbitMQ
 from tests.verdict import Evidence, Figure, Line, Poison, Sent, judge
 
 
-# A connection that is lost while it is opened is closed by the library's finalizer, in vain.
 @pytest.mark.timeout(180)
 def test_every_promise_is_kept_while_all_goes_wrong() -> None:
     if os.environ.get("PCM_TEST_AMQP_URL"):

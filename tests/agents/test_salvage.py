@@ -186,6 +186,22 @@ async def test_a_damaged_ledger_is_made_good_from_the_brokers_record(
     ws.run("pcm", "dead", "drop", letter["id"])
 
 
+async def test_a_damage_that_shows_itself_later_ends_the_agent_with_one_line(
+    tmp_path: Path,
+) -> None:
+    """Nothing is tried again and again: the next start mends it."""
+    path = tmp_path / "ledger.db"
+    fill(path)
+    book = ledger.Ledger(path)
+    book._database.execute("PRAGMA cache_size = 1")  # noqa: SLF001 - so that it is read again
+    overwrite(path, 4096, b"\xff" * (path.stat().st_size - 4096))
+    with pytest.raises(StateError, match=r"malformed; the next start sets it aside"):
+        await book.commit(lambda tables: tables.accept(make_job(JOBS), 1.0))
+    book.close()
+    with closing(open_ledger(path)) as database:
+        assert "ledger.damaged-1.db" in Tables(database).life().damage
+
+
 async def test_after_a_lost_ledger_nothing_that_ended_runs_again(
     ws: Workstation, dispatcher: Dispatcher
 ) -> None:
