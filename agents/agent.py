@@ -15,7 +15,8 @@ import structlog
 
 from agents.claims import UNKNOWN, Claims, Decision
 from agents.entries import Entries
-from agents.intake import Identity, Intake
+from agents.identity import Identity
+from agents.intake import Intake
 from agents.ledger import Ledger
 from agents.outbox import Outbox
 from agents.recovery import Recovery

@@ -20,13 +20,13 @@ from pathlib import Path
 
 import structlog
 
+from agents.platforms import NO_FILES
 from agents.state import shared_directory
 from schemas import State
 
 _log = structlog.get_logger()
 _READ_LIMIT = 4096
 _SAFELY = os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK  # neither by a link, nor waiting at a pipe
-_EXHAUSTED = {errno.EMFILE, errno.ENFILE, errno.ENOMEM}
 UNKNOWN = "unknown"
 """Stands for the agent of a decision that cannot be read."""
 
@@ -230,7 +230,7 @@ def decision(state_dir: Path, job_id: str) -> Decision | None:
     except FileNotFoundError:
         return None
     except OSError as error:
-        if error.errno in _EXHAUSTED:
+        if error.errno in NO_FILES:
             return None  # it cannot be looked at now: whoever wants to decide finds out
         return Decision(UNKNOWN, "unreadable")
     try:

@@ -4,7 +4,7 @@ import asyncio
 from collections.abc import Iterator
 from itertools import groupby
 
-from agents.intake import Identity
+from agents.identity import Identity
 from agents.ledger import Ledger
 from agents.tables import Pending, Tables
 from broker import topology

@@ -4,7 +4,6 @@ One `poll` waits for its output, its end (a pidfd) and whoever wants to stop it.
 and /proc.
 """
 
-import errno
 import os
 import resource
 import selectors
@@ -14,18 +13,18 @@ import subprocess
 import time
 from collections import deque
 from collections.abc import Callable, Mapping
-from contextlib import ExitStack, suppress
+from contextlib import ExitStack
 from pathlib import Path
 from typing import IO, Protocol
 
+from agents.capture import SPOOL_FILES, Capture, spooled
+from agents.platforms import NO_ROOM
 from agents.remains import Remains, alive, mark, signal_group
 from schemas import Command, Output
 
-_EXHAUSTED = {errno.EAGAIN, errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.ENOSPC}
 _CHUNK = 256 * 1024
 _GROUP_POLL = 0.02
 _KILL_WAIT = 2.0
-_OPEN_LIMIT = 10.0
 _LOOKS = (0.005, 0.05, 0.5)  # seconds after the start at which its memory is looked at
 
 
@@ -229,90 +228,11 @@ class Adopted:
         """Close nothing."""
 
 
-class Capture:
-    """Keeps the beginning and the end of what is written to it, each half of the limit."""
-
-    def __init__(self, limit: int) -> None:
-        self._limit = limit
-        self._half = limit // 2
-        self._head = bytearray()
-        self._rest = bytearray()
-        self._size = 0
-
-    def write(self, data: bytes) -> None:
-        """Take in what was written."""
-        self._size += len(data)
-        room = self._limit - len(self._head)
-        self._head += data[:room]
-        self._rest += data[room:]
-        if len(self._rest) > 8 * self._limit:
-            del self._rest[: len(self._rest) - self._limit]
-
-    def skip(self, count: int) -> None:
-        """Count what was written, but is not given."""
-        self._size += count
-
-    def output(self) -> Output:
-        """Return what was kept; cut between characters, so that text stays text."""
-        if self._size <= self._limit:
-            return Output(head=bytes(self._head))
-        head = bytes(self._head[: self._half])
-        kept = bytes(self._head[self._half :] + self._rest)
-        tail = kept[len(kept) - self._half :]
-        for _ in range(3):
-            if head and not _decodes(head):
-                head = head[:-1]
-            if tail and not _decodes(tail):
-                tail = tail[1:]
-        return Output(head=head, dropped=self._size - len(head) - len(tail), tail=tail)
-
-
-def _decodes(data: bytes) -> bool:
-    try:
-        data.decode()
-    except UnicodeDecodeError:
-        return False
-    return True
-
-
-_NAMES = ("stdout", "stderr")
-
-
-def spooled(spool: Path, limit: int) -> tuple[Output, Output]:
-    """Return what a command wrote to the files of its spool folder."""
-    stdout, stderr = (_file_output(spool / name, limit) for name in _NAMES)
-    return stdout, stderr
-
-
-def _file_output(path: Path, limit: int) -> Output:
-    capture = Capture(limit)
-    deadline = time.monotonic() + _OPEN_LIMIT
-    while not _openable(path) and time.monotonic() < deadline:
-        time.sleep(_GROUP_POLL)
-    with suppress(OSError), path.open("rb") as file:
-        size = os.fstat(file.fileno()).st_size
-        capture.write(file.read(limit))
-        if size > 2 * limit:
-            capture.skip(size - 2 * limit)
-            file.seek(size - limit)
-        capture.write(file.read(limit))
-    return capture.output()
-
-
-def _openable(path: Path) -> bool:
-    """Whether there are files left to open one by."""
-    try:
-        path.open("rb").close()
-    except OSError as error:
-        return error.errno not in _EXHAUSTED
-    return True
-
-
 def _outlets(files: ExitStack, spool: Path | None) -> tuple[int | IO[bytes], int | IO[bytes]]:
     if spool is None:
         return subprocess.PIPE, subprocess.PIPE
     spool.mkdir(mode=0o700, parents=True, exist_ok=True)
-    stdout, stderr = (files.enter_context((spool / name).open("wb")) for name in _NAMES)
+    stdout, stderr = (files.enter_context((spool / name).open("wb")) for name in SPOOL_FILES)
     return stdout, stderr
 
 
@@ -339,7 +259,7 @@ def _start(
             bufsize=0,
         )
     except OSError as error:
-        if error.errno in _EXHAUSTED:
+        if error.errno in NO_ROOM:
             raise
         raise CannotStart(f"{argv[0]}: {error.strerror}") from error
 

@@ -16,7 +16,7 @@ from datetime import UTC, datetime
 import structlog
 from aio_pika.abc import AbstractConnection
 
-from agents.intake import Identity
+from agents.identity import Identity
 from agents.ledger import Ledger
 from agents.settings import AgentSettings
 from agents.tables import Entry, Life, Tables

@@ -4,7 +4,6 @@ A command is known by its process, its start time and the boot of the machine; a
 run too briefly to be on record, by the job's id in the environment of its processes.
 """
 
-import errno
 import os
 import select
 import signal
@@ -12,10 +11,11 @@ import time
 from dataclasses import dataclass
 from pathlib import Path
 
+from agents.platforms import NO_FILES
+
 JOB_VARIABLE = "PCM_JOB_ID"
 """The environment variable that tells a command which job it belongs to."""
 
-_EXHAUSTED = {errno.EMFILE, errno.ENFILE, errno.ENOMEM}
 _POLL = 0.02
 _KILL_WAIT = 2.0
 _LONGEST_POLL = 3600.0
@@ -98,7 +98,7 @@ def find(job_id: str, marked: str) -> Remains:
             ):
                 groups.add(os.getpgid(int(folder.name)))
         except OSError as error:
-            if error.errno in _EXHAUSTED:
+            if error.errno in NO_FILES:
                 raise
     groups.discard(os.getpgrp())
     if process is None and len(groups) == 1 and alive(*groups):

@@ -12,9 +12,10 @@ from pathlib import Path
 
 import structlog
 
+from agents.capture import spooled
 from agents.entries import Entries
-from agents.intake import Identity
-from agents.process import CannotStart, spooled
+from agents.identity import Identity
+from agents.process import CannotStart
 from agents.remains import Remains, find
 from agents.runner import Ended, Left, Run, inherited_environment
 from agents.settings import AgentSettings

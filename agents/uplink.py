@@ -7,7 +7,8 @@ import structlog
 from aio_pika.abc import AbstractConnection
 from aio_pika.exceptions import ChannelPreconditionFailed
 
-from agents.intake import Identity, Intake
+from agents.identity import Identity
+from agents.intake import Intake
 from agents.ledger import Ledger
 from agents.outbox import Outbox
 from agents.recovery import Recovery

@@ -20,7 +20,7 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
 
 from agents.claims import UNKNOWN, Claims
-from agents.intake import Identity
+from agents.identity import Identity
 from agents.salvage import open_ledger
 from agents.tables import Entry, Tables
 from broker import Progress

@@ -11,7 +11,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from agents.process import CannotStart, Capture
+from agents.capture import Capture
+from agents.process import CannotStart
 from agents.remains import find
 from agents.runner import Ended, Run, inherited_environment
 from schemas import Command, Result, State

@@ -1,0 +1,126 @@
+"""Sets aside what an agent cannot read: never run, never lost, and in nobody's way."""
+
+import asyncio
+import hashlib
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from datetime import UTC, datetime
+
+import structlog
+from aio_pika.abc import AbstractIncomingMessage
+
+from agents.claims import Claims, Decision
+from agents.identity import Identity
+from agents.ledger import Ledger
+from agents.tables import Tables
+from broker import topology
+from broker.connection import Publisher, translated
+from schemas import Context, State
+
+_log = structlog.get_logger()
+_AT_ONCE = 100
+_BYTES_AT_ONCE = 8 * 1024 * 1024
+
+
+@dataclass(frozen=True)
+class Refusal:
+    """A message that cannot be read or trusted, why, and of which job it speaks, if it tells."""
+
+    message: AbstractIncomingMessage
+    reason: str
+    job_id: str | None
+
+
+class Burial:
+    """Puts refused messages where administrators find them, and reports their jobs refused."""
+
+    def __init__(
+        self, identity: Identity, ledger: Ledger, claims: Claims, stored: Callable[[], None]
+    ) -> None:
+        self._identity = identity
+        self._ledger = ledger
+        self._claims = claims
+        self._stored = stored
+        self._waiting: asyncio.Queue[Refusal] = asyncio.Queue()
+        self.unburied = 0
+        """How many refused messages are not acknowledged yet."""
+
+    def add(self, refusal: Refusal) -> None:
+        """Have a message set aside, in time."""
+        self.unburied += 1
+        self._waiting.put_nowait(refusal)
+
+    async def run(self, publisher: Publisher) -> None:
+        """Set aside what is refused, many at once, while good messages go on."""
+        while True:
+            refusals = [await self._waiting.get()]
+            while (
+                not self._waiting.empty()
+                and len(refusals) < _AT_ONCE
+                and sum(len(refusal.message.body) for refusal in refusals) < _BYTES_AT_ONCE
+            ):
+                refusals.append(self._waiting.get_nowait())
+            async with asyncio.TaskGroup() as tasks:
+                for refusal in refusals:
+                    tasks.create_task(self._bury(refusal, publisher))
+
+            def refuse(tables: Tables, refusals: list[Refusal] = refusals) -> None:
+                for refusal in refusals:
+                    self._refuse(tables, refusal)
+
+            await self._ledger.commit(refuse)
+            self._stored()
+            with translated("acknowledging"):
+                for refusal in refusals:
+                    await refusal.message.ack()
+            self.unburied -= len(refusals)
+
+    def _refuse(self, tables: Tables, refusal: Refusal) -> None:
+        """Report a refused job, by one of the agents only where both received the message."""
+        job_id = refusal.job_id
+        if job_id is None or refusal.message.type == "cancellation":
+            return
+        shared = not (refusal.message.routing_key or "").startswith(f"{Context.BACKGROUND}.")
+        if tables.knows(job_id):
+            state = State.CONFLICT
+        elif shared and not self._refuses(job_id):
+            return
+        else:
+            state = State.REFUSED
+            tables.refused(job_id, time.time())
+        report = self._identity.report(job_id, state, refusal.reason)
+        if not state.final:
+            # The same message delivered again makes the same report, which views count once.
+            seed = b"\0".join([self._identity.name.encode(), refusal.message.body])
+            report = report.model_copy(update={"id": hashlib.sha256(seed).hexdigest()[:32]})
+        tables.report(report)
+
+    def _refuses(self, job_id: str) -> bool:
+        """Whether it is ours to refuse a job: now, or before a crash kept us from saying so."""
+        if self._claims.decide(job_id, State.REFUSED):
+            return True
+        return self._claims.decision(job_id) == Decision(self._identity.name, State.REFUSED)
+
+    async def _bury(self, refusal: Refusal, publisher: Publisher) -> None:
+        """Put a message where administrators find it, with the reason."""
+        identity = self._identity
+        message = refusal.message
+        _log.warning("message.refused", reason=refusal.reason, job=refusal.job_id)
+        await publisher.publish(
+            topology.REPORTS,
+            topology.report_key("dead", identity.workstation, identity.name),
+            message.body,
+            kind=message.type or "",
+            message_id=message.message_id,
+            unroutable_fails=True,
+            headers={
+                "reason": refusal.reason,
+                "routing-key": message.routing_key or "",
+                "workstation": identity.workstation,
+                "agent": identity.name,
+                "job": refusal.job_id or "",
+                "at": datetime.now(UTC).isoformat(timespec="seconds"),
+            },
+            content_type=message.content_type or "application/octet-stream",
+        )

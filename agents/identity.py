@@ -1,0 +1,45 @@
+"""Who an agent is, and how it says what happened."""
+
+import uuid
+from dataclasses import dataclass
+from datetime import datetime
+
+from broker import topology
+from broker.topology import AgentKind
+from schemas import Report, Result, State
+from schemas.report import final_id
+
+
+@dataclass(frozen=True)
+class Identity:
+    """Who an agent is."""
+
+    kind: AgentKind
+    workstation: str
+    user: str = ""
+
+    @property
+    def name(self) -> str:
+        """The agent's name on its workstation."""
+        return topology.agent_name(self.kind, self.user)
+
+    def report(
+        self,
+        job_id: str,
+        state: State,
+        reason: str = "",
+        *,
+        result: Result | None = None,
+        until: datetime | None = None,
+    ) -> Report:
+        """Return a report of this agent."""
+        return Report(
+            id=final_id(job_id, self.workstation) if state.final else uuid.uuid4().hex,
+            job_id=job_id,
+            workstation=self.workstation,
+            agent=self.name,
+            state=state,
+            reason=reason,
+            result=result,
+            until=until,
+        )
