@@ -10,7 +10,7 @@ from hypothesis import HealthCheck
 from hypothesis import settings as hypothesis_settings
 
 from broker import Dispatcher, DispatcherSettings
-from tests.rabbitmq import Broker, Node, NoRabbitMQ, broker
+from tests.rabbitmq import Broker, Node, broker, or_skipped
 from tests.workstation import Workstation
 
 # A slow moment of the machine is no defect.
@@ -25,25 +25,15 @@ _numbers = itertools.count(1)
 @pytest.fixture(scope="session")
 def node() -> Iterator[Broker]:
     """A private RabbitMQ for all tests, or the one that is given."""
-    try:
-        with broker() as started:
-            yield started
-    except NoRabbitMQ as error:
-        if os.environ.get("CI"):
-            raise
-        pytest.skip(str(error))
+    with or_skipped(), broker() as started:
+        yield started
 
 
 @pytest.fixture(scope="module")
 def own_node() -> Iterator[Node]:
     """A private RabbitMQ for the tests of one module, which may do it harm."""
-    try:
-        with Node() as started:
-            yield started
-    except NoRabbitMQ as error:
-        if os.environ.get("CI"):
-            raise
-        pytest.skip(str(error))
+    with or_skipped(), Node() as started:
+        yield started
 
 
 @pytest.fixture

@@ -33,9 +33,9 @@ class Proxy:
         self._selector = selectors.DefaultSelector()
         self._selector.register(self._listener, selectors.EVENT_READ)
         self._thread = threading.Thread(target=self._run, name="proxy", daemon=True)
+        self._thread.start()
 
     def __enter__(self) -> Self:
-        self._thread.start()
         return self
 
     def __exit__(
@@ -44,6 +44,10 @@ class Proxy:
         error: BaseException | None,
         traceback: TracebackType | None,
     ) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Reset all connections, and listen no more."""
         self._ended = True
         self._thread.join()
         self._reset_all()
@@ -55,8 +59,16 @@ class Proxy:
         words = "&".join(f"{name}={value}" for name, value in query.items())
         return f"amqp://{user}:{password}@127.0.0.1:{self.port}/" + (f"?{words}" if words else "")
 
-    def cut_after(self, count: int) -> None:
-        """Reset all connections in the middle of a frame, once so many more bytes went through."""
+    @property
+    def cutting(self) -> bool:
+        """Whether a cut is still to come."""
+        return self._left is not None
+
+    def cut_after(self, count: int | None) -> None:
+        """Reset all connections in the middle of a frame, once so many more bytes went through.
+
+        None: not at all.
+        """
         self._left = count
 
     def freeze(self) -> None:
@@ -97,13 +109,13 @@ class Proxy:
             data = source.recv(_CHUNK)
             if not data:
                 self._part(source, reset=False)
-            elif self._left is None or len(data) < self._left:
+            elif (left := self._left) is None or len(data) < left:
                 self._peers[source].sendall(data)
-                if self._left is not None:
-                    self._left -= len(data)
+                if left is not None:
+                    self._left = left - len(data)
             else:
                 # What is written at once ends with a frame: without its end it is half of one.
-                self._peers[source].sendall(data[: min(self._left, len(data) - 1)])
+                self._peers[source].sendall(data[: min(left, len(data) - 1)])
                 time.sleep(_HALF_FRAME_READ)
                 self._left = None
                 self._reset_all()

@@ -19,7 +19,7 @@ from broker.connection import Publisher, connect
 from schemas import Command, Job, Report, State, everyone
 from schemas import workstation as workstation_target
 from tests.cluster import Cluster, Member
-from tests.rabbitmq import NoRabbitMQ
+from tests.rabbitmq import or_skipped
 from tests.workstation import AgentProcess, Workstation, final, follow
 
 _LIMIT = 90.0
@@ -36,13 +36,8 @@ def cluster() -> Iterator[Cluster]:
     """A private cluster."""
     if os.environ.get("PCM_TEST_AMQP_URL"):
         pytest.skip("a broker that is given is not ours to break")
-    try:
-        with Cluster() as started:
-            yield started
-    except NoRabbitMQ as error:
-        if os.environ.get("CI"):
-            raise
-        pytest.skip(str(error))
+    with or_skipped(), Cluster() as started:
+        yield started
 
 
 @pytest.fixture

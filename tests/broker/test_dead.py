@@ -2,10 +2,9 @@
 
 import asyncio
 import json
-import os
 import socket
 import time
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -19,7 +18,7 @@ from broker.connection import connect
 from broker.dead import DeadLetters, NotRequeued, UnknownLetter
 from broker.topology import AgentKind
 from schemas import Job, State
-from tests.rabbitmq import Node, NoRabbitMQ
+from tests.rabbitmq import Node
 from tests.workstation import Workstation, agents_of, final, follow
 
 
@@ -29,18 +28,6 @@ async def channel(settings: DispatcherSettings) -> AsyncIterator[AbstractChannel
         await topology.ensure(connection)
         async with connection.channel() as opened:
             yield opened
-
-
-@pytest.fixture(scope="module")
-def own() -> Iterator[Node]:
-    """A broker of our own: what is done to all letters is done to nobody else's."""
-    try:
-        with Node() as started:
-            yield started
-    except NoRabbitMQ as error:
-        if os.environ.get("CI"):
-            raise
-        pytest.skip(str(error))
 
 
 def rows(ws: Workstation, count: int) -> list[dict[str, Any]]:
@@ -241,11 +228,11 @@ def test_wrong_use_and_unknown_letters(ws: Workstation) -> None:
 
 
 async def test_many_looks_lose_nothing_and_do_not_disturb_each_other(
-    own: Node, tmp_path: Path
+    own_node: Node, tmp_path: Path
 ) -> None:
     """Each look is a delivery, and RabbitMQ drops what was delivered too often."""
-    settings = DispatcherSettings(amqp_url=(own.url,))
-    ws = Workstation("ws-own", own.url, tmp_path)
+    settings = DispatcherSettings(amqp_url=(own_node.url,))
+    ws = Workstation("ws-own", own_node.url, tmp_path)
     empty = ws.run("pcm", "dead", "list")
     assert (empty.returncode, empty.stdout) == (0, "no dead letters\n")
     assert ws.run("pcm", "dead", "list", "--json").stdout == "[]\n"
@@ -270,9 +257,11 @@ async def test_many_looks_lose_nothing_and_do_not_disturb_each_other(
         assert ws.run("pcm", "dead", "list").stdout == "no dead letters\n"
 
 
-async def test_very_many_letters_are_listed_soon_and_dropped(own: Node, tmp_path: Path) -> None:
-    ws = Workstation("ws-many", own.url, tmp_path)
-    settings = DispatcherSettings(amqp_url=(own.url,))
+async def test_very_many_letters_are_listed_soon_and_dropped(
+    own_node: Node, tmp_path: Path
+) -> None:
+    ws = Workstation("ws-many", own_node.url, tmp_path)
+    settings = DispatcherSettings(amqp_url=(own_node.url,))
     async with Dispatcher.connect(settings), connect(settings, "test") as connection:
         async with connection.channel() as channel:
             numbers = range(10_000)
@@ -296,9 +285,9 @@ async def test_very_many_letters_are_listed_soon_and_dropped(own: Node, tmp_path
             await letters.drop(last)
 
 
-async def test_a_job_for_nobody_stays(own: Node, tmp_path: Path) -> None:
-    ws = Workstation("ws-gone", own.url, tmp_path)
-    settings = DispatcherSettings(amqp_url=(own.url,))
+async def test_a_job_for_nobody_stays(own_node: Node, tmp_path: Path) -> None:
+    ws = Workstation("ws-gone", own_node.url, tmp_path)
+    settings = DispatcherSettings(amqp_url=(own_node.url,))
     body = ws.job("true", background=True).body()
     async with (
         Dispatcher.connect(settings),

@@ -1,29 +1,16 @@
-"""Lets everything go wrong for a while, and checks that every promise was kept all the same.
+"""One run: a fleet of real agents, what is sent to it and done to it, and what there is to see."""
 
-    python -m tests.chaos --minutes 3 --seed 7
-
-Workstations with real agents get hundreds of jobs of all kinds, while agents and the broker are
-killed, frozen and cut off. Then all of it is left in peace until it has drained, and what really
-ran is compared with what was reported. Exit status 1: something forbidden happened; its story is
-told, and the seed makes the same plan again.
-"""
-
-import argparse
 import asyncio
-import json
 import os
 import random
 import secrets
-import shutil
 import signal
 import subprocess
-import sys
-import tempfile
 import time
 from collections import Counter
 from collections.abc import AsyncIterator, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import asynccontextmanager, contextmanager, suppress
+from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -43,24 +30,18 @@ from broker import (
     topology,
 )
 from broker.connection import Publisher, connect
-from schemas import Command, Job, Report, State, Target, everyone, group, workstation
-from tests.cutter import Cutter
-from tests.plan import GROUP, Dose, Fault, Order, Plan, Seat, Wish, draw
+from schemas import Command, Job, Report, Target, everyone, group, workstation
+from tests.chaos.plan import GROUP, Dose, Fault, Order, Plan, Seat, Wish
+from tests.chaos.story import events_of, tell
+from tests.chaos.verdict import Evidence, Line, Poison, Sent
+from tests.proxy import Proxy
 from tests.rabbitmq import Broker, Node
-from tests.verdict import Evidence, Figure, Finding, Line, Poison, Sent, judge
 from tests.workstation import AgentProcess, Workstation
 
 _DRAIN = 90.0
 _QUIET = 4.0  # seconds in which nothing more may happen once all has ended
 _END = 30.0
 _SETTLED = 3.0
-_TOLD = 20  # stories
-
-
-def tell(text: str) -> None:
-    """Print a line now."""
-    sys.stdout.write(f"{text}\n")
-    sys.stdout.flush()
 
 
 @dataclass(eq=False)
@@ -125,10 +106,9 @@ class Run:
         self._plan = plan
         self._node = node
         self._folder = folder
-        self._seed = seed
         # Names of its own: a given broker may still have the queues of others.
         run = secrets.token_hex(3)
-        self._names = [f"chaos-{run}-{number}" for number in range(len(plan.seats))]
+        self.names = [f"chaos-{run}-{number}" for number in range(len(plan.seats))]
         self._group = f"{GROUP}-{run}"
         self._settings = DispatcherSettings(amqp_url=(node.url,), settle=timedelta(seconds=1))
         self._broker_lock = asyncio.Lock()
@@ -136,7 +116,9 @@ class Run:
         self._remains_before: set[str] = set()
         self.evidence = Evidence()
         self.members: list[Member] = []
-        self.cutters: list[Cutter] = []
+        self.proxies: list[Proxy] = []
+        self._drawn = random.Random(seed)
+        self._cutting = True
         self.faults: Counter[str] = Counter()
         self.diary: list[tuple[float, str]] = []
 
@@ -176,19 +158,19 @@ class Run:
         stations: dict[int, Workstation] = {}
         try:
             for seat in self._plan.seats:
-                name = self._names[seat.workstation]
+                name = self.names[seat.workstation]
                 if seat.workstation not in stations:
                     (self._folder / name).mkdir()
                     stations[seat.workstation] = Workstation(
                         name, self._node.url, self._folder / name
                     )
-                member = await self._member(seat, stations[seat.workstation])
+                member = self._member(seat, stations[seat.workstation])
                 self.members.append(member)
                 member.start()
             yield
         finally:
-            for cutter in self.cutters:
-                cutter.close()
+            for proxy in self.proxies:
+                proxy.close()
             for member in self.members:
                 if member.process is not None:
                     member.process.kill()
@@ -197,13 +179,12 @@ class Run:
                 with suppress(ProcessLookupError):
                     os.kill(pid, signal.SIGKILL)
 
-    async def _member(self, seat: Seat, ws: Workstation) -> Member:
+    def _member(self, seat: Seat, ws: Workstation) -> Member:
         url = URL(self._node.url)
         if seat.cut:
-            drawn = random.Random(f"{self._seed} {seat}")
-            cutter = Cutter(url.host or "", url.port or 5672, drawn)
-            self.cutters.append(cutter)
-            url = url.with_host("127.0.0.1").with_port(await cutter.start())
+            proxy = Proxy(url.port or 5672)
+            self.proxies.append(proxy)
+            url = url.with_port(proxy.port)
         environment = {
             **ws.environment,
             "PCM_AMQP_URL": str(url),
@@ -222,7 +203,7 @@ class Run:
         """Wait until each agent has been served by the broker once, and its queue is settled."""
         deadline = time.monotonic() + 60
         for member in self.members:
-            while not any(event["event"] == "broker.connected" for event in _events(member.log)):
+            while not any(event["event"] == "broker.connected" for event in events_of(member.log)):
                 if time.monotonic() > deadline:
                     raise TimeoutError(f"{member.title} does not connect")
                 await asyncio.sleep(0.1)
@@ -234,10 +215,14 @@ class Run:
             for member in self.members:
                 if not member.lock.locked():
                     member.check()
+            for proxy in self.proxies:
+                if self._cutting and not proxy.cutting:
+                    proxy.cut_after(int(10 ** self._drawn.uniform(4, 5.5)))
 
     def _peace(self) -> None:
-        for cutter in self.cutters:
-            cutter.cutting = False
+        self._cutting = False
+        for proxy in self.proxies:
+            proxy.cut_after(None)
 
     # What is sent
 
@@ -254,7 +239,7 @@ class Run:
             targets=self._targets(order),
             **times,
         )
-        names = tuple(self._names[number] for number in order.workstations)
+        names = tuple(self.names[number] for number in order.workstations)
         sent = self.evidence.sent[job.id] = Sent(job, names, order.shape)
         async with asyncio.TaskGroup() as tasks:
             for wish in order.wishes:
@@ -270,7 +255,7 @@ class Run:
             return (everyone,)
         if order.scope == "group":
             return (group(self._group),)
-        return tuple(workstation(self._names[number]) for number in order.workstations)
+        return tuple(workstation(self.names[number]) for number in order.workstations)
 
     async def _dispatch(self, dispatcher: Dispatcher, sent: Sent) -> None:
         """Send a job until it is stored; what failed may have arrived as well."""
@@ -330,7 +315,7 @@ class Run:
     async def _dose(self, dose: Dose) -> None:
         """Publish something that no agent can read."""
         await asyncio.sleep(dose.at)
-        name = self._names[dose.workstation]
+        name = self.names[dose.workstation]
         job_id = f"poison-{dose.number}-{name}"
         reached = [
             seat.agent
@@ -458,7 +443,7 @@ class Run:
                     evidence.records += [
                         record
                         for record in entry.records()
-                        if not isinstance(record, Report) or record.workstation in self._names
+                        if not isinstance(record, Report) or record.workstation in self.names
                     ]
                 channel = await connection.channel()
                 dead = await channel.get_queue(topology.DEAD)
@@ -507,178 +492,5 @@ class Run:
             channel = await connection.channel()
             for seat in self._plan.seats:
                 kind = topology.AgentKind.INTERACTIVE if seat.user else topology.AgentKind.SERVICE
-                name = topology.queue_name(kind, self._names[seat.workstation], seat.user)
+                name = topology.queue_name(kind, self.names[seat.workstation], seat.user)
                 await channel.queue_delete(name)
-
-    # What is told
-
-    def table(self, findings: list[Finding]) -> str:
-        """Return what was done and what came of it."""
-        evidence = self.evidence
-        ends: Counter[str] = Counter()
-        for reports in evidence.reports().values():
-            ends.update({str(report.state) for report in reports if report.state.final})
-        told = evidence.reports().keys()
-        unseen = sum(
-            (sent.job.id, name) not in told
-            for sent in evidence.sent.values()
-            for name in sent.workstations
-        )
-        starts = sum(line.what == "start" for lines in evidence.lines.values() for line in lines)
-        forbidden = Counter(finding.figure for finding in findings)
-        rows: list[tuple[str, object]] = [
-            ("workstations", len({member.ws for member in self.members})),
-            ("agents", len(self.members)),
-            ("their lives", sum(member.lives for member in self.members)),
-            ("jobs", len(evidence.sent)),
-            ("jobs x workstations", sum(len(sent.workstations) for sent in evidence.sent.values())),
-            ("records read", len(evidence.records)),
-            ("poison messages", len(evidence.poison)),
-            ("connections cut", sum(cutter.cuts for cutter in self.cutters)),
-            *sorted(self.faults.items()),
-            ("executions", starts),
-            *((f"ended {state}", count) for state, count in sorted(ends.items())),
-            ("expired before any agent saw it", unseen),
-            ("ended by another workstation's agent", _ended_by_others(evidence)),
-            *((figure, forbidden[figure]) for figure in Figure),
-        ]
-        return "\n".join(f"{name:<48}{value:>8}" for name, value in rows)
-
-    def story(self, finding: Finding) -> str:
-        """Return all that is known of a finding's job there."""
-        evidence = self.evidence
-        lines = [f"--- {finding.figure}: {finding.text}"]
-        sent = evidence.sent.get(finding.job_id)
-        if sent:
-            asked = sent.job.model_dump_json(exclude={"command"}, exclude_none=True)
-            said = "stored" if sent.stored else "not stored"
-            lines.append(f"{sent.job.context} {sent.job.requirement}, {said}: {asked}")
-        events: list[tuple[float, str]] = [(at, f"fault  {text}") for at, text in self.diary]
-        here = {finding.workstation} if finding.workstation else set(self._names)
-        for (job_id, name), reports in evidence.reports().items():
-            events += [
-                (
-                    report.at.timestamp(),
-                    f"report {report.state} by {report.agent} of {name}: {report.reason}",
-                )
-                for report in reports
-                if job_id == finding.job_id and name in here
-            ]
-        for (job_id, name), written in evidence.lines.items():
-            events += [
-                (
-                    line.at,
-                    f"file   {line.what} {line.token[:8]} by {line.agent} of {name}: {line.code}",
-                )
-                for line in written
-                if job_id == finding.job_id and name in here
-            ]
-        for member in self.members:
-            if member.ws.name in here:
-                events += [
-                    (_stamp(event), f"log    {json.dumps(event)}")
-                    for event in _events(member.log)
-                    if event.get("job") in (None, finding.job_id)
-                ]
-        told = [at for at, text in events if text.startswith(("report", "file"))]
-        if sent:
-            told.append(sent.job.created_at.timestamp())
-        first, last = min(told, default=0) - 5, max(told, default=0) + 15
-        lines += [
-            f"{datetime.fromtimestamp(at, UTC):%H:%M:%S.%f} {text}"
-            for at, text in sorted(events)
-            if first <= at <= last or finding.job_id in text
-        ]
-        return "\n".join(lines)
-
-
-def _ended_by_others(evidence: Evidence) -> int:
-    """Count the commands that a signal ended, though they ended by themselves for their agent."""
-    return sum(
-        report.state is State.FAILED and report.result is not None and bool(report.result.signal)
-        for reports in evidence.reports().values()
-        for report in reports
-    )
-
-
-def _events(log: Path) -> Iterator[dict[str, Any]]:
-    for line in log.read_text(errors="replace").splitlines():
-        with suppress(ValueError):  # an agent may be killed while it writes
-            event = json.loads(line)
-            if isinstance(event, dict):
-                yield event
-
-
-def _stamp(event: dict[str, Any]) -> float:
-    return datetime.fromisoformat(event["timestamp"]).timestamp()
-
-
-def chaos(
-    seed: int,
-    seconds: float,
-    workstations: int,
-    jobs: int,
-    given: Broker | None = None,
-) -> list[Finding]:
-    """Make one run, tell of it, and return what is forbidden and happened."""
-    tell(f"seed {seed}: {seconds:.0f} s, {workstations} workstations, {jobs} jobs")
-    plan = draw(seed, seconds, workstations, jobs, given=given is not None)
-    with _folder() as folder, _broker(given) as node:
-        run = Run(plan, node, folder, seed)
-        try:
-            asyncio.run(run.work(seconds))
-            if given is not None:
-                asyncio.run(run.forget())
-            findings = judge(run.evidence)
-        except BaseException:
-            (folder / "keep").touch()
-            raise
-        tell(run.table(findings))
-        for finding in findings[:_TOLD]:
-            tell(run.story(finding))
-        if findings:
-            (folder / "keep").touch()
-            tell(f"seed {seed}: {len(findings)} findings")
-        return findings
-
-
-@contextmanager
-def _folder() -> Iterator[Path]:
-    """Make a folder, and remove it unless it is marked to be kept."""
-    folder = Path(tempfile.mkdtemp(prefix="pcm-chaos-"))
-    try:
-        yield folder
-    finally:
-        if (folder / "keep").exists():
-            tell(f"the agents' logs and ledgers are kept in {folder}")
-        else:
-            shutil.rmtree(folder, ignore_errors=True)
-
-
-@contextmanager
-def _broker(given: Broker | None) -> Iterator[Broker]:
-    if given is not None:
-        yield given
-    else:
-        with Node() as node:
-            yield node
-
-
-def main() -> None:
-    """Run the program."""
-    parser = argparse.ArgumentParser(prog="python -m tests.chaos", description=__doc__)
-    parser.add_argument("--minutes", type=float, default=3, help="how long faults strike")
-    parser.add_argument("--seed", type=int, help="what is planned; default: any")
-    parser.add_argument("--workstations", type=int, default=4)
-    parser.add_argument("--jobs", type=int, help="default: 120 a minute")
-    parser.add_argument("--url", help="another broker than one of its own")
-    parser.add_argument("--ctl", default="rabbitmqctl", help="the command that steers it")
-    words = parser.parse_args()
-    seed = secrets.randbelow(10**6) if words.seed is None else words.seed
-    given = Broker(words.url, words.ctl.split(), dict(os.environ)) if words.url else None
-    jobs = round(words.minutes * 120) if words.jobs is None else words.jobs
-    sys.exit(bool(chaos(seed, words.minutes * 60, words.workstations, jobs, given)))
-
-
-if __name__ == "__main__":
-    main()
