@@ -42,6 +42,7 @@ _DRAIN = 90.0
 _QUIET = 4.0  # seconds in which nothing more may happen once all has ended
 _END = 30.0
 _SETTLED = 3.0
+_HANG = 120.0  # seconds after which a call to the broker that is there has to have ended
 
 
 @dataclass(eq=False)
@@ -141,7 +142,10 @@ class Run:
                     ]
                     await self._progress(seconds)
                     self._peace()
-                    await asyncio.wait(others)
+                    _, hanging = await asyncio.wait(others, timeout=_HANG)
+                    for task in hanging:
+                        self.evidence.fallen.append(f"does not end: {_where(task)}")
+                        task.cancel()
                     tell("all is sent and all faults are over; it drains")
                     await self._drain()
                     watch.cancel()
@@ -494,3 +498,17 @@ class Run:
                 kind = topology.AgentKind.INTERACTIVE if seat.user else topology.AgentKind.SERVICE
                 name = topology.queue_name(kind, self.names[seat.workstation], seat.user)
                 await channel.queue_delete(name)
+
+
+def _where(task: "asyncio.Task[Any]") -> str:
+    """Return what a task waits for, from its own function inwards."""
+    places = []
+    waiting: Any = task.get_coro()
+    while waiting is not None:
+        frame = getattr(waiting, "cr_frame", None) or getattr(waiting, "ag_frame", None)
+        if frame is None:
+            places.append(repr(waiting))
+            break
+        places.append(f"{Path(frame.f_code.co_filename).name}:{frame.f_lineno}")
+        waiting = getattr(waiting, "cr_await", None) or getattr(waiting, "ag_await", None)
+    return " > ".join(places)
