@@ -14,7 +14,7 @@ from agents.claims import Claims, Decision
 from agents.identity import Identity
 from agents.ledger import Ledger
 from agents.tables import Tables
-from broker import topology
+from broker import stream, topology
 from broker.connection import Publisher, translated
 from schemas import Context, State
 
@@ -107,13 +107,12 @@ class Burial:
         identity = self._identity
         message = refusal.message
         _log.warning("message.refused", reason=refusal.reason, job=refusal.job_id)
-        await publisher.publish(
-            topology.REPORTS,
+        await stream.append(
+            publisher,
             topology.report_key("dead", identity.workstation, identity.name),
             message.body,
             kind=message.type or "",
             message_id=message.message_id,
-            unroutable_fails=True,
             headers={
                 "reason": refusal.reason,
                 "routing-key": message.routing_key or "",

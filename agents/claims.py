@@ -52,6 +52,7 @@ class Claims:
         self._directory = shared_directory(shared_directory(state_dir) / "claims")
         self._agent = agent
         self._held: dict[str, int] = {}
+        self._told: set[str] = set()
 
     def __repr__(self) -> str:
         return f"<Claims of {self._agent}, holding {sorted(self._held)}>"
@@ -171,7 +172,7 @@ class Claims:
         try:
             file = self._open(job_id)
         except OSError as error:  # no room, or a user put something else there
-            _log.warning("claim.failed", job=job_id, reason=error.strerror)
+            self._tell(job_id, error)
             return False
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -183,6 +184,12 @@ class Claims:
         self._held[job_id] = file
         return True
 
+    def _tell(self, job_id: str, error: OSError) -> None:
+        """Tell of a claim that cannot be written: once, however often it is tried."""
+        if job_id not in self._told:
+            self._told.add(job_id)
+            _log.warning("claim.failed", job=job_id, reason=error.strerror)
+
     def _write(self, job_id: str, state: State) -> bool:
         file = self._held[job_id]
         before = os.pread(file, _READ_LIMIT, 0)
@@ -191,10 +198,11 @@ class Claims:
             os.fsync(file)
             self._sync_directory()
         except OSError as error:  # the disk is full, say: not decided, to be tried again
-            _log.warning("claim.failed", job=job_id, reason=error.strerror)
+            self._tell(job_id, error)
             os.pwrite(file, before, 0)
             os.ftruncate(file, len(before))
             return False
+        self._told.discard(job_id)
         return True
 
     def _open(self, job_id: str) -> int:

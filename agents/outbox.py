@@ -7,7 +7,7 @@ from itertools import groupby
 from agents.identity import Identity
 from agents.ledger import Ledger
 from agents.tables import Pending, Tables
-from broker import topology
+from broker import stream, topology
 from broker.connection import Publisher
 from schemas import State
 
@@ -58,12 +58,11 @@ class Outbox:
                 await self._more.wait()
                 continue
             for state, body in _messages(pending):
-                await publisher.publish(
-                    topology.REPORTS,
+                await stream.append(
+                    publisher,
                     topology.report_key(state, self._identity.workstation, self._identity.name),
                     body,
                     kind="report",
-                    unroutable_fails=True,  # without the stream it would be lost
                     content_type="application/x-ndjson",
                 )
             sent = pending[-1].sequence

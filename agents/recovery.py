@@ -92,12 +92,11 @@ class Recovery:
     async def _tell(self, publisher: Publisher, life: Life) -> None:
         """Tell the administrators, where they look for what could not be read."""
         identity = self._identity
-        await publisher.publish(
-            topology.REPORTS,
+        await stream.append(
+            publisher,
             topology.report_key("dead", identity.workstation, identity.name),
             json.dumps({"damage": life.damage, "ledger": str(self._ledger.path)}).encode(),
             kind="ledger",
-            unroutable_fails=True,
             headers={
                 "reason": f"the ledger was damaged: {life.damage}",
                 "workstation": identity.workstation,

@@ -161,7 +161,7 @@ class Publisher:
     def __init__(
         self, connection: AbstractConnection, channel: AbstractChannel, *, waits: bool
     ) -> None:
-        self._connection = connection
+        self.connection = connection
         self._channel = channel
         self._waits = waits
         self._blocked = False
@@ -233,7 +233,7 @@ class Publisher:
                         await target.publish(message, key, mandatory=unroutable_fails)
             except Unreachable as error:
                 if not (
-                    isinstance(error.__cause__, TimeoutError) and await blocked(self._connection)
+                    isinstance(error.__cause__, TimeoutError) and await blocked(self.connection)
                 ):
                     raise
                 reason = "the broker takes no messages: is its disk or its memory low?"
@@ -251,7 +251,7 @@ class Publisher:
         if not self._blocked:  # told once, however many messages wait
             self._blocked = True
             log.warning("broker.blocked", reason=reason)
-        await _underlay(self._connection).ready()
+        await _underlay(self.connection).ready()
         if self._blocked:
             self._blocked = False
             log.info("broker.unblocked")

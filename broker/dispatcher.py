@@ -369,6 +369,8 @@ async def _until_settled(
     quiet_since = time.monotonic()
     while True:
         left = None if progress.until_over == float("inf") else progress.until_over + settle
+        if not caught_up:  # what was there when we came: none of it is waited for
+            left = CALL_LIMIT
         if caught_up and progress.ended:
             left = quiet_since + settle - time.monotonic()
             if left <= 0 or (progress.closed and not progress.over):
@@ -377,6 +379,8 @@ async def _until_settled(
             async with asyncio.timeout(left):
                 entry = await anext(entries)
         except TimeoutError:
+            if not caught_up:
+                raise Unreachable(f"reading {topology.REPORTS}: nothing more comes") from None
             continue
         yield entry
         if entry.message_id == mark:

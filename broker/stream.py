@@ -7,7 +7,7 @@ from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass
 from datetime import datetime
 
-from aio_pika.abc import AbstractConnection, AbstractIncomingMessage
+from aio_pika.abc import AbstractConnection, AbstractIncomingMessage, HeadersType
 
 from broker import topology
 from broker.connection import (
@@ -89,8 +89,15 @@ class _Entries(AsyncIterator[Entry]):
     def __init__(self, arrived: "asyncio.Queue[AbstractIncomingMessage | None]") -> None:
         self._arrived = arrived
         self._credit = _PREFETCH
+        self._last: AbstractIncomingMessage | None = None
 
     async def __anext__(self) -> Entry:
+        # An acknowledgement is only credit for more. It comes before the next message is taken:
+        # who is cancelled here has taken none.
+        if self._credit <= _PREFETCH // 2 and self._last is not None:
+            with translated(f"reading {topology.REPORTS}"):
+                await self._last.ack(multiple=True)
+            self._credit = _PREFETCH
         message = await self._arrived.get()
         if message is None:
             raise Unreachable(f"reading {topology.REPORTS}: the connection was lost")
@@ -98,27 +105,43 @@ class _Entries(AsyncIterator[Entry]):
         if not isinstance(offset, int):
             raise Unreachable(f"{topology.REPORTS} is no stream on this broker")
         self._credit -= 1
-        if self._credit <= _PREFETCH // 2:  # an acknowledgement is only credit for more
-            self._credit = _PREFETCH
-            with translated(f"reading {topology.REPORTS}"):
-                await message.ack(multiple=True)
+        self._last = message
         return Entry(offset, message.type or "", message.message_id or "", message.body)
 
 
 async def append(
-    publisher: Publisher, key: str, body: bytes, *, kind: str, message_id: str | None = None
+    publisher: Publisher,
+    key: str,
+    body: bytes,
+    *,
+    kind: str,
+    message_id: str | None = None,
+    headers: HeadersType | None = None,
+    content_type: str = "application/json",
 ) -> None:
-    """Put a message at the stream's end.
+    """Publish to `pcm.reports`: to the stream's end, or to the dead letters, as the key says.
+
+    Where that reaches nothing, somebody deleted what it leads to: it is declared and bound again.
 
     Raises:
-        Unreachable: the answer is not known, or the stream is not there; connecting makes it.
+        Unreachable: the answer is not known, or it reached nothing; append it again.
     """
     try:
         await publisher.publish(
-            topology.REPORTS, key, body, kind=kind, message_id=message_id, unroutable_fails=True
+            topology.REPORTS,
+            key,
+            body,
+            kind=kind,
+            message_id=message_id,
+            headers=headers,
+            unroutable_fails=True,
+            content_type=content_type,
         )
     except Unroutable as error:
-        raise Unreachable(f"{topology.REPORTS}: the stream is not there") from error
+        with translated("declaring the topology"):
+            async with asyncio.timeout(CALL_LIMIT), publisher.connection.channel() as channel:
+                await topology.apply(channel)
+        raise Unreachable(f"{error}; what it leads to is made again") from error
 
 
 async def mark(publisher: Publisher) -> str:
@@ -134,7 +157,10 @@ async def read_all(
     """Yield what is in the stream now, and end."""
     end = await mark(publisher)
     async with read(connection, start) as entries:
-        async for entry in entries:
+        while True:
+            with translated(f"reading {topology.REPORTS}"):
+                async with asyncio.timeout(CALL_LIMIT):
+                    entry = await anext(entries)
             if entry.message_id == end:
                 return
             yield entry
