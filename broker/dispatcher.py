@@ -7,6 +7,7 @@ from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Iterat
 from contextlib import AsyncExitStack, aclosing, asynccontextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
+from functools import partial
 from typing import Self, TypeVar
 
 from aio_pika.abc import AbstractConnection
@@ -33,6 +34,7 @@ _KEYS_LIMIT = 120_000
 _KEY_OVERHEAD = 5
 _MAX_TTL = 2**32 / 1000 - 1  # seconds: the broker counts in 32 bits of milliseconds
 _CLOCK_SKEW = timedelta(minutes=10)
+_SILENCE = 60.0  # seconds
 
 
 class UnknownJob(Exception):
@@ -183,7 +185,8 @@ class Dispatcher:
             link, mark = await self._persist(_marked)
             try:
                 async with stream.read(link.connection, start) as entries:
-                    async for entry in _until_settled(entries, progress, mark, self._settle):
+                    look = partial(stream.mark, link.publisher)
+                    async for entry in _until_settled(entries, progress, mark, look, self._settle):
                         start = entry.offset + 1
                         patience.renew()
                         for record in entry.records(job_id):
@@ -361,17 +364,25 @@ async def _find(link: _Link, job_id: str) -> Job:
 
 
 async def _until_settled(
-    entries: AsyncIterator[stream.Entry], progress: Progress, mark: str, settle: float
+    entries: AsyncIterator[stream.Entry],
+    progress: Progress,
+    mark: str,
+    look: Callable[[], Awaitable[str]],
+    settle: float,
 ) -> AsyncIterator[stream.Entry]:
-    """Pass entries on until the job has ended and no report of it came for a while."""
+    """Pass entries on until the job has ended and no report of it came for a while.
+
+    Where it is silent for long, another mark is put to the stream's end: that it comes shows
+    that there is nothing to be told, rather than nobody who tells it.
+    """
     caught_up = False
-    seen = progress.reports
-    quiet_since = time.monotonic()
+    news = (caught_up, progress.reports)
+    quiet_since = heard = time.monotonic()
     while True:
-        left = None if progress.until_over == float("inf") else progress.until_over + settle
+        left = min(_SILENCE, progress.until_over + settle)
         if not caught_up:  # what was there when we came: none of it is waited for
             left = CALL_LIMIT
-        if caught_up and progress.ended:
+        elif progress.ended:
             left = quiet_since + settle - time.monotonic()
             if left <= 0 or (progress.closed and not progress.over):
                 return
@@ -381,16 +392,17 @@ async def _until_settled(
         except TimeoutError:
             if not caught_up:
                 raise Unreachable(f"reading {topology.REPORTS}: nothing more comes") from None
+            if time.monotonic() - heard >= _SILENCE:
+                mark, caught_up = await look(), False
             continue
+        heard = time.monotonic()
         yield entry
-        if entry.message_id == mark:
-            caught_up = True
-            quiet_since = time.monotonic()
-            if progress.job is None and not progress.workstations:
-                raise UnknownJob(f"{progress.job_id}: no such job was sent")
-        if progress.reports != seen:
-            seen = progress.reports
-            quiet_since = time.monotonic()
+        caught_up = caught_up or entry.message_id == mark
+        if caught_up and progress.unknown:
+            raise UnknownJob(f"{progress.job_id}: no such job was sent")
+        if (caught_up, progress.reports) != news:
+            news = (caught_up, progress.reports)
+            quiet_since = heard
 
 
 def send(job: Job, settings: DispatcherSettings | None = None) -> Job:

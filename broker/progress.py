@@ -41,6 +41,11 @@ class Progress:
         return len(self._seen)
 
     @property
+    def unknown(self) -> bool:
+        """Whether there is no trace of the job."""
+        return self.job is None and not self.workstations
+
+    @property
     def expected(self) -> set[str]:
         """The workstations that the job is sent to by name."""
         targets = self.job.targets if self.job else ()

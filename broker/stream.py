@@ -67,6 +67,8 @@ async def read(
             channel = connection.channel()
             await channel.initialize()
             channel.close_callbacks.add(lambda *_: arrived.put_nowait(None))
+            underlay = await channel.get_underlay_channel()
+            underlay.on_consumer_cancel_callbacks.add(lambda *_: arrived.put_nowait(None))
             await channel.set_qos(prefetch_count=_PREFETCH)
             queue = await channel.declare_queue(topology.REPORTS, passive=True)
             offset = "first" if start is None else start

@@ -396,3 +396,20 @@ def _bound(node: Node, ws: Workstation) -> bool:
         f"{source}\t{queue}\n" in found
         for source, queue in zip(("pcm.jobs", "pcm.jobs", "pcm.reports"), queues, strict=True)
     )
+
+
+async def test_the_bindings_of_the_stream_are_taken_away(
+    ws: Workstation, settings: DispatcherSettings, node: Node, ran: Path
+) -> None:
+    """All is there, and leads nowhere: whoever publishes next binds it again."""
+    ws.start("service")
+    connection = await aio_pika.connect(node.url)
+    async with connection, connection.channel() as channel:
+        for name in ("pcm.reports", "pcm.dead"):
+            queue = await channel.get_queue(name)
+            for key in (*topology.STREAM_KEYS, topology.DEAD_KEY):
+                await queue.unbind("pcm.reports", key)
+    async with Dispatcher.connect(settings) as dispatcher:
+        job = await dispatcher.dispatch(counting(ws, ran, 1))
+        await succeeded_once(settings, [job])
+    ran_once(ran, [1])

@@ -18,8 +18,10 @@ from broker import (
     Unroutable,
     send,
     send_and_wait,
+    stream,
     topology,
 )
+from broker.connection import connect
 from broker.topology import AgentKind
 from schemas import Cancellation, Command, Job, Report, State, group, workstation
 from tests.rabbitmq import Broker
@@ -162,6 +164,24 @@ async def test_a_stream_that_was_deleted_is_made_again(
     await asyncio.to_thread(node.ctl, "delete_queue", topology.REPORTS)
     job = await dispatcher.dispatch(ws.job("true", background=True))
     assert final(await follow(dispatcher, job)).state is State.SUCCEEDED
+
+
+async def test_reading_ends_when_the_broker_takes_the_consumer_away(
+    settings: DispatcherSettings, node: Broker
+) -> None:
+    """The connection is still there: nobody would wait in vain for more."""
+    async with Dispatcher.connect(settings):
+        pass  # makes the stream, if nobody did
+    async with (
+        connect(settings, "test") as connection,
+        stream.read(connection, None) as entries,
+        asyncio.timeout(30),
+    ):
+        await asyncio.to_thread(node.ctl, "delete_queue", topology.REPORTS)
+        with pytest.raises(Unreachable, match="was lost"):
+            _ = [entry async for entry in entries]
+    async with Dispatcher.connect(settings):
+        pass  # makes it again
 
 
 async def test_following_survives_a_lost_connection(
