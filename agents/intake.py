@@ -4,6 +4,7 @@ import asyncio
 import random
 import time
 from collections.abc import Callable
+from datetime import timedelta
 
 from aio_pika.abc import AbstractConnection, AbstractIncomingMessage
 
@@ -18,6 +19,7 @@ from agents.tables import Entry, Known, Tables
 from broker import topology
 from broker.connection import CALL_LIMIT, Publisher, Unreachable, translated
 from schemas import Cancellation, Job, State
+from schemas.times import duration_text
 
 _PREFETCH = 500
 _LONGEST_REASON = 1000
@@ -217,6 +219,7 @@ class Intake:
                 other = "another job with this id came and was refused"
                 tables.report(report(order.id, State.CONFLICT, other))
             elif entry is Known.FORGOTTEN:
-                old = f"was made over {self._keep:g} s ago: whether it ran here is not known"
+                keep = duration_text(timedelta(seconds=self._keep))
+                old = f"was made over {keep} ago: whether it ran here is not known"
                 tables.report(report(order.id, State.REFUSED, f"{old}; send it as a new job"))
         return taken

@@ -7,13 +7,13 @@ from datetime import timedelta
 from pathlib import Path
 from typing import Annotated
 
-from pydantic import ByteSize, Field, field_validator
+from pydantic import AfterValidator, ByteSize, Field, field_validator
 from pydantic_settings import NoDecode
 
 from broker.settings import BrokerSettings
 from broker.topology import QueueType
 from schemas.names import Name
-from schemas.times import Duration
+from schemas.times import Duration, duration_text
 
 _SYSTEM_STATE = Path("/var/lib/pcm")
 
@@ -33,6 +33,20 @@ def _state_dir() -> Path:
     if os.geteuid() == 0 or _SYSTEM_STATE.is_dir():
         return _SYSTEM_STATE
     return Path.home() / ".local" / "state" / "pcm"
+
+
+def _within(least: timedelta, most: timedelta) -> AfterValidator:
+    def check(value: timedelta) -> timedelta:
+        if not least <= value <= most:
+            raise ValueError(f"must be from {duration_text(least)} to {duration_text(most)}")
+        return value
+
+    return AfterValidator(check)
+
+
+_LONGEST = timedelta(days=49)  # what the broker, which counts milliseconds in 32 bits, can count
+Grace = Annotated[Duration, _within(timedelta(0), _LONGEST)]
+Interval = Annotated[Duration, _within(timedelta(seconds=1), timedelta(days=3650))]
 
 
 class AgentSettings(BrokerSettings):
@@ -66,39 +80,39 @@ class AgentSettings(BrokerSettings):
     queue_type: QueueType = Field(
         default="quorum", description="quorum, or classic for very large fleets"
     )
-    queue_expires: Duration = Field(
+    queue_expires: Annotated[Duration, _within(timedelta(minutes=1), _LONGEST)] = Field(
         default=timedelta(days=30),
         description="how long the broker keeps the queue of an agent that stays away",
     )
-    countdown: Duration = Field(
+    countdown: Grace = Field(
         default=timedelta(minutes=5), description="what a user gets before a mandatory job runs"
     )
-    takeover_grace: Duration = Field(
+    takeover_grace: Grace = Field(
         default=timedelta(minutes=1),
         description="how long after its mandatory time the service takes over a user's job",
     )
-    stop_grace: Duration = Field(
+    stop_grace: Grace = Field(
         default=timedelta(seconds=10),
         description="what a command gets between SIGTERM and SIGKILL",
     )
-    drain: Duration = Field(
+    drain: Grace = Field(
         default=timedelta(seconds=20),
         description="how long a service agent that is told to stop lets commands finish",
     )
-    keep: Duration = Field(
+    keep: Interval = Field(
         default=timedelta(days=90),
         description="how long jobs that ended are remembered; older ones, if unknown, are refused",
     )
-    missing_after: Duration = Field(
+    missing_after: Grace = Field(
         default=timedelta(minutes=10),
         description="how long a user's agent that ended in the middle of a command may stay away "
         "before the service reports the job interrupted",
     )
-    watch_interval: Duration = Field(
+    watch_interval: Interval = Field(
         default=timedelta(minutes=1),
         description="how often an agent asks the broker whether it still has its consumer",
     )
-    login_pause: Duration = Field(
+    login_pause: Interval = Field(
         default=timedelta(minutes=1),
         description="how long to wait after a refused login, up to five times as long",
     )
@@ -119,26 +133,3 @@ class AgentSettings(BrokerSettings):
     @classmethod
     def _distinct(cls, groups: tuple[str, ...]) -> tuple[str, ...]:
         return tuple(dict.fromkeys(groups))
-
-    @field_validator("keep", "watch_interval", "login_pause")
-    @classmethod
-    def _positive(cls, value: timedelta) -> timedelta:
-        if not timedelta(seconds=1) <= value <= timedelta(days=3650):
-            raise ValueError("must be from 1s to 3650 days")
-        return value
-
-    @field_validator("queue_expires")
-    @classmethod
-    def _kept(cls, value: timedelta) -> timedelta:
-        if value < timedelta(minutes=1):
-            raise ValueError("must be at least 1m")
-        return value
-
-    @field_validator(
-        "queue_expires", "countdown", "takeover_grace", "stop_grace", "drain", "missing_after"
-    )
-    @classmethod
-    def _sensible(cls, value: timedelta) -> timedelta:
-        if not timedelta(0) <= value <= timedelta(days=49):
-            raise ValueError("must be from 0 to 49 days")
-        return value

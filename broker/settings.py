@@ -10,7 +10,7 @@ from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 from yarl import URL
 
 from schemas import explain
-from schemas.times import Duration
+from schemas.times import Duration, duration_text
 
 _SECRETS = Path("/run/secrets")
 _ENV_FILE = Path(".env")
@@ -104,7 +104,7 @@ def describe(kind: type[BrokerSettings]) -> str:
 
 def _plain(value: Any) -> str:
     if isinstance(value, timedelta):
-        return f"{value.total_seconds():g}s"
+        return duration_text(value)
     if isinstance(value, tuple):
         return ", ".join(value) or "none"
     return str(value)

@@ -45,6 +45,19 @@ def parse_duration(value: Any) -> Any:
     return value
 
 
+def duration_text(value: timedelta) -> str:
+    """Return a duration as `parse_duration` reads it, such as 1h30m."""
+    left = value.total_seconds()
+    parts = []
+    for unit in ("d", "h", "m"):
+        count, left = divmod(left, _SECONDS[unit])
+        if count:
+            parts.append(f"{count:g}{unit}")
+    if left or not parts:
+        parts.append(f"{left:g}s")
+    return "".join(parts)
+
+
 Duration = Annotated[
     timedelta,
     BeforeValidator(parse_duration),

@@ -33,7 +33,7 @@ from schemas import (
     workstation,
 )
 from schemas.job import id_time
-from schemas.times import parse_duration, parse_moment
+from schemas.times import duration_text, parse_duration, parse_moment
 
 NOW = datetime(2026, 11, 30, 12, tzinfo=UTC)
 
@@ -260,3 +260,16 @@ def test_wall_clock_times_in_a_gap_and_shown_twice(local: str, instant: str) -> 
     """Q189305, Q169474, Q186132: ran an hour off."""
     moment = WallClock(local=datetime.fromisoformat(local))
     assert moment.instant() == datetime.fromisoformat(instant)
+
+
+@given(st.integers(0, 10**8))
+def test_a_duration_is_read_as_it_is_written(seconds: int) -> None:
+    duration = timedelta(seconds=seconds)
+    assert parse_duration(duration_text(duration)) == duration
+
+
+def test_durations_are_written_short() -> None:
+    texts = [
+        duration_text(timedelta(seconds=seconds)) for seconds in (0, 0.5, 90, 3600, 90 * 86400)
+    ]
+    assert texts == ["0s", "0.5s", "1m30s", "1h", "90d"]
