@@ -5,11 +5,11 @@ The ledger stands between the steps, so that a crash between any two of them is 
 
 import asyncio
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Coroutine
 from contextlib import suppress
 from datetime import UTC, datetime
 from functools import partial
-from typing import ClassVar, Protocol, TypeVar
+from typing import Any, ClassVar, Protocol, TypeVar
 
 import structlog
 
@@ -95,6 +95,7 @@ class Agent:
         self._blocked: dict[str, float] = {}  # until when, by the monotonic clock
         self._orphans: dict[str, float] = {}
         self._tasks = asyncio.TaskGroup()
+        self._begun: set[asyncio.Task[None]] = set()
         self._stopping = asyncio.Event()
         self._at_once = False
         self._away = 0.0
@@ -126,7 +127,7 @@ class Agent:
                 for task in others:
                     task.cancel()
                 await self._drain()
-                for task in [uplink, *workers]:
+                for task in [uplink, *workers, *self._begun]:
                     task.cancel()
         finally:
             self._runs.close()
@@ -134,6 +135,12 @@ class Agent:
             self._ledger.close()
             self._claims.close()
             _log.info("agent.stopped")
+
+    def _begin(self, work: Coroutine[Any, Any, None]) -> None:
+        """Have something done that ends by itself, or with the agent."""
+        task = self._tasks.create_task(work)
+        self._begun.add(task)
+        task.add_done_callback(self._begun.discard)
 
     async def _serve(self) -> None:
         """Answer those who speak to this agent on its workstation."""
@@ -171,12 +178,12 @@ class Agent:
         self.entries.add(entry)
         if entry.state is State.STARTED:
             self.entries.occupy(job.id)
-            self._tasks.create_task(self._take_up(entry))
+            self._begin(self._take_up(entry))
         elif job.context is Context.FOREGROUND and self._away > self._keep:
             self.entries.occupy(job.id)
             text = "its agent was away for longer than decisions are kept"
             closing = Next(Step.CLOSE, 0, State.EXPIRED, text)
-            self._tasks.create_task(self._close(entry, closing))
+            self._begin(self._close(entry, closing))
         self._supersede(entry)
 
     async def _take_up(self, entry: Entry) -> None:
@@ -272,7 +279,7 @@ class Agent:
             self._ready.put_nowait((order(entry), job_id))
         else:
             self.entries.occupy(job_id)
-            self._tasks.create_task(self._close(entry, following))
+            self._begin(self._close(entry, following))
 
     def _wait(self, entry: Entry, now: float, at: float) -> None:
         """Look at an entry again at its time; a user's job now and then, if others ended it."""
