@@ -39,7 +39,7 @@ rabbitmq:
 lock: $(STAMP)
 	$(VENV)/bin/python -m pip install --quiet 'uv>=0.9'
 	$(VENV)/bin/uv pip compile --quiet --universal --python-version 3.11 --upgrade --generate-hashes \
-		--no-emit-index-url --no-emit-find-links --no-header \
+		--no-emit-index-url --no-emit-find-links --no-header --extra postgresql \
 		pyproject.toml -o requirements.lock
 	$(VENV)/bin/uv pip compile --quiet --universal --python-version 3.11 --upgrade --generate-hashes \
 		--no-emit-index-url --no-emit-find-links --no-header --constraint requirements.lock \

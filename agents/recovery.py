@@ -23,7 +23,7 @@ from agents.tables import Entry, Life, Tables
 from broker import stream, topology
 from broker.connection import Publisher, Refused
 from broker.topology import AgentKind
-from schemas import Job, Report, State, everyone, group, workstation
+from schemas import Cancellation, Job, Report, State, everyone, group, workstation
 
 _log = structlog.get_logger()
 _CLOCK_SKEW = 600.0
@@ -176,5 +176,5 @@ def _tell_on(stories: dict[str, _Story], record: stream.Record, here: str) -> No
             stories.setdefault(record.job_id, _Story()).reports.append(record)
     elif isinstance(record, Job):
         stories.setdefault(record.id, _Story()).job = record
-    else:
+    elif isinstance(record, Cancellation) and record.concerns(here):
         stories.setdefault(record.job_id, _Story()).cancelled = record.reason

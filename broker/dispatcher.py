@@ -25,7 +25,7 @@ from broker.connection import (
 )
 from broker.progress import Progress
 from broker.settings import DispatcherSettings, load
-from schemas import Cancellation, Job, Report, Target, WallClock
+from schemas import Cancellation, Job, Report, Target, WallClock, workstation
 from schemas.job import id_time, whoami
 from schemas.message import BODY_LIMIT
 
@@ -147,14 +147,21 @@ class Dispatcher:
         await self._persist(send)
         return job
 
-    async def cancel(self, job_id: str, reason: str = "") -> Cancellation:
-        """Withdraw a job wherever it went: it does not start, and is ended where it runs.
+    async def cancel(
+        self, job_id: str, reason: str = "", workstations: Sequence[str] = ()
+    ) -> Cancellation:
+        """Withdraw a job: it does not start, and is ended where it runs.
+
+        Args:
+            job_id: of which job.
+            reason: told to the workstations.
+            workstations: only there; default: wherever it went.
 
         Raises:
             UnknownJob: the broker has no record of it.
             Unreachable: the broker could not be reached in time; cancel again.
         """
-        cancellation = Cancellation(job_id=job_id, reason=reason)
+        cancellation = Cancellation(job_id=job_id, reason=reason, workstations=tuple(workstations))
 
         async def send(link: _Link) -> None:
             job = await _find(link, job_id)
@@ -189,7 +196,7 @@ class Dispatcher:
                     async for entry in _until_settled(entries, progress, mark, look, self._settle):
                         start = entry.offset + 1
                         patience.renew()
-                        for record in entry.records(job_id):
+                        for record in entry.of_job(job_id):
                             if progress.add(record) and isinstance(record, Report):
                                 yield record
                     return
@@ -275,8 +282,17 @@ async def _publish(
     expiration: float | None = None,
     body: bytes | None = None,
 ) -> None:
-    """Publish a job, or its cancellation, under all of the job's keys."""
-    for keys in _split(topology.routing_keys(job)):
+    """Publish a job, or its cancellation, under the job's keys.
+
+    What is for some workstations only goes to those; whichever key it has, it comes to the queue
+    behind the job.
+    """
+    keys_of_all = topology.routing_keys(job)
+    if isinstance(record, Cancellation) and record.workstations:
+        keys_of_all = tuple(
+            topology.routing_key(job, workstation(name)) for name in record.workstations
+        )
+    for keys in _split(keys_of_all):
         await publisher.publish(
             topology.JOBS,
             keys[0],
@@ -357,7 +373,7 @@ async def _find(link: _Link, job_id: str) -> Job:
     ) as entries:
         async for entry in entries:
             if entry.kind == "job" and entry.message_id == job_id:
-                for record in entry.records(job_id):
+                for record in entry.of_job(job_id):
                     if isinstance(record, Job):
                         return record
     raise UnknownJob(f"{job_id}: no such job was sent")

@@ -2,7 +2,7 @@
 
 import asyncio
 import uuid
-from collections.abc import AsyncGenerator, AsyncIterator
+from collections.abc import AsyncGenerator, AsyncIterator, Iterator
 from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass
 from datetime import datetime
@@ -18,10 +18,41 @@ from broker.connection import (
     Unroutable,
     translated,
 )
-from schemas import Cancellation, InvalidMessage, Job, Report
+from schemas import (
+    Cancellation,
+    CheckIn,
+    Departure,
+    InvalidMessage,
+    Job,
+    Report,
+    Rollout,
+    RolloutOrder,
+    Schedule,
+    ScheduleRemoval,
+)
 
-Record = Job | Cancellation | Report
-_KINDS: dict[str, type[Record]] = {"job": Job, "cancellation": Cancellation, "report": Report}
+Record = (
+    Job
+    | Cancellation
+    | Report
+    | CheckIn
+    | Departure
+    | Rollout
+    | RolloutOrder
+    | Schedule
+    | ScheduleRemoval
+)
+_KINDS: dict[str, type[Record]] = {
+    "job": Job,
+    "cancellation": Cancellation,
+    "report": Report,
+    "check_in": CheckIn,
+    "departure": Departure,
+    "rollout": Rollout,
+    "rollout_order": RolloutOrder,
+    "schedule": Schedule,
+    "schedule_removal": ScheduleRemoval,
+}
 _PREFETCH = 500
 _END_LIMIT = 2.0
 
@@ -35,20 +66,22 @@ class Entry:
     message_id: str
     body: bytes
 
-    def records(self, job_id: str | None = None) -> list[Record]:
-        """Return the records in it, or those of one job; what cannot be read is left out."""
-        if self.kind not in _KINDS or (job_id is not None and job_id.encode() not in self.body):
-            return []
-        found: list[Record] = []
-        for line in self.body.splitlines():
-            try:
-                record = _KINDS[self.kind].read(line, tolerant=True)
-            except InvalidMessage:
-                continue
-            of = record.id if isinstance(record, Job) else record.job_id
-            if job_id is None or of == job_id:
-                found.append(record)
-        return found
+    def records(self) -> Iterator[Record]:
+        """Yield the records in it; what cannot be read is left out."""
+        if self.kind in _KINDS:
+            for line in self.body.splitlines():
+                with suppress(InvalidMessage):
+                    yield _KINDS[self.kind].read(line, tolerant=True)
+
+    def of_job(self, job_id: str) -> Iterator[Job | Cancellation | Report]:
+        """Yield the records of one job."""
+        if job_id.encode() in self.body:
+            for record in self.records():
+                if isinstance(record, Job):
+                    if record.id == job_id:
+                        yield record
+                elif isinstance(record, Cancellation | Report) and record.job_id == job_id:
+                    yield record
 
 
 @asynccontextmanager

@@ -53,9 +53,24 @@ ROUTES = (
 )
 """The rule: no interactive agent is bound to a background key."""
 
-# What the stream keeps: every report, every job and cancellation as sent, and the marks by
-# which a reader knows that it has read all that was there when it came.
-STREAM_KEYS = (*(f"{state}.*.*" for state in State), "job.*", "cancellation.*", "mark.*")
+# What the stream keeps: what agents report and say of themselves, all that administrators asked,
+# and the marks by which a reader knows that it has read all that was there when it came.
+STREAM_KEYS = (
+    *(f"{state}.*.*" for state in (*State, "check_in")),
+    *(
+        f"{kind}.*"
+        for kind in (
+            "job",
+            "cancellation",
+            "departure",
+            "rollout",
+            "rollout_order",
+            "schedule",
+            "schedule_removal",
+            "mark",
+        )
+    ),
+)
 DEAD_KEY = "dead.*.*"
 
 
@@ -70,7 +85,7 @@ def routing_keys(job: Job) -> tuple[str, ...]:
 
 
 def report_key(state: str, workstation_name: str, agent: str) -> str:
-    """Return the key of a report; `agent` is `service` or `interactive-USER`."""
+    """Return the key of a report, or a check-in; `agent` is `service` or `interactive-USER`."""
     return f"{state}.{workstation_name}.{agent}"
 
 

@@ -17,8 +17,8 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 from broker import Dispatcher, DispatcherSettings
+from broker.commands.watch import first_line
 from broker.topology import AgentKind, queue_name
-from broker.watch import first_line
 from schemas import Command, Job, Report, State, workstation
 from tests.rabbitmq import Node, NoRabbitMQ
 

@@ -4,20 +4,31 @@ from schemas.command import Command
 from schemas.job import Cancellation, Context, Job, Requirement
 from schemas.message import InvalidMessage, Message, explain
 from schemas.names import Target, everyone, group, workstation
+from schemas.presence import CheckIn, Departure, Facts, Pause
 from schemas.report import Output, Report, Result, State
+from schemas.rollout import Rollout, RolloutOrder
+from schemas.schedule import Schedule, ScheduleRemoval
 from schemas.times import WallClock
 
 __all__ = [
     "Cancellation",
+    "CheckIn",
     "Command",
     "Context",
+    "Departure",
+    "Facts",
     "InvalidMessage",
     "Job",
     "Message",
     "Output",
+    "Pause",
     "Report",
     "Requirement",
     "Result",
+    "Rollout",
+    "RolloutOrder",
+    "Schedule",
+    "ScheduleRemoval",
     "State",
     "Target",
     "WallClock",

@@ -12,10 +12,10 @@ from pydantic import AfterValidator, Field, field_validator, model_validator
 
 from schemas.command import Command
 from schemas.message import Message
-from schemas.names import Name, Target, Text, check_name
+from schemas.names import Name, Target, Text, check_name, everyone
 from schemas.times import Instant, Moment, WallClock
 
-_ID_TIME = "%Y%m%d-%H%M%S"
+ID_TIME = "%Y%m%d-%H%M%S"
 _FIRST_YEAR = 2026  # before it, nobody made such ids
 
 
@@ -37,13 +37,13 @@ def new_job_id() -> str:
     """Return an id that never repeats: the second in UTC, and 50 random bits."""
     alphabet = "0123456789abcdefghjkmnpqrstvwxyz"
     unique = "".join(secrets.choice(alphabet) for _ in range(10))
-    return f"{datetime.now(UTC):{_ID_TIME}}-{unique}"
+    return f"{datetime.now(UTC):{ID_TIME}}-{unique}"
 
 
 def id_time(job_id: str) -> datetime | None:
     """Return the time in an id that `new_job_id` made; None for ids of other makes."""
     try:
-        made = datetime.strptime(job_id[:15], _ID_TIME).replace(tzinfo=UTC)
+        made = datetime.strptime(job_id[:15], ID_TIME).replace(tzinfo=UTC)
     except ValueError:
         return None
     return made if made.year >= _FIRST_YEAR else None
@@ -78,6 +78,9 @@ class Job(Message):
     name: Text = Field(default="", max_length=200, description="for people; default: the command")
     command: Command
     targets: tuple[Target, ...] = Field(min_length=1)
+    excluded: tuple[Target, ...] = Field(
+        default=(), description="whom it is not for, though a target says so"
+    )
     offer_at: Moment | None = None
     mandatory_at: Moment | None = None
     expires_at: Moment | None = None
@@ -85,13 +88,29 @@ class Job(Message):
         default=None,
         description="a key: the job replaces older ones of the same key that have not started",
     )
+    respects_windows: bool = Field(
+        default=False,
+        description="starts only in a workstation's maintenance windows, where its timeout fits",
+    )
+    rerun_of: JobId | None = Field(default=None, description="the job that this one repeats")
+    rollout: JobId | None = Field(default=None, description="the rollout that it is a wave of")
+    schedule: Name | None = Field(
+        default=None, description="the schedule that it is an occurrence of"
+    )
     sender: Text = Field(default_factory=whoami, max_length=200)
     created_at: Instant = Field(default_factory=_now)
 
-    @field_validator("targets")
+    @field_validator("targets", "excluded")
     @classmethod
     def _distinct(cls, targets: tuple[Target, ...]) -> tuple[Target, ...]:
         return tuple(dict.fromkeys(targets))
+
+    @field_validator("excluded")
+    @classmethod
+    def _not_everyone(cls, excluded: tuple[Target, ...]) -> tuple[Target, ...]:
+        if everyone in excluded:
+            raise ValueError("all: then nobody is left")
+        return excluded
 
     @model_validator(mode="after")
     def _times_in_order(self) -> Self:
@@ -134,9 +153,13 @@ class Job(Message):
         """The second word of the routing key."""
         return Requirement.OPTIONAL if self.mandatory_at is None else Requirement.MANDATORY
 
-    def digest(self) -> str:
-        """Return a hash of what is asked: equal for the same job sent again, by whomever."""
-        asked = self.model_dump_json(exclude={"created_at", "sender", "version"})
+    def digest(self, *, template: bool = False) -> str:
+        """Return a hash of what is asked: equal for the same job sent again, by whomever.
+
+        `template`: whatever its id is; what is made of it has ids of its own.
+        """
+        less = {"created_at", "sender", "version"} | ({"id"} if template else set())
+        asked = self.model_dump_json(exclude=less)
         return hashlib.sha256(asked.encode()).hexdigest()
 
 
@@ -145,6 +168,13 @@ class Cancellation(Message):
 
     kind: Literal["cancellation"] = "cancellation"
     job_id: JobId
+    workstations: tuple[Name, ...] = Field(
+        default=(), description="only there; default: wherever the job went"
+    )
     reason: Text = Field(default="", max_length=1000)
     sender: Text = Field(default_factory=whoami, max_length=200)
     created_at: Instant = Field(default_factory=_now)
+
+    def concerns(self, workstation: str) -> bool:
+        """Whether it is meant for a workstation too."""
+        return not self.workstations or workstation in self.workstations

@@ -125,6 +125,9 @@ def final_id(job_id: str, workstation: str) -> str:
     return hashlib.sha256(f"{job_id}\0{workstation}".encode()).hexdigest()[:32]
 
 
+AgentName = Annotated[str, Field(pattern=r"^(service|interactive-[a-z0-9_-]{1,63})$")]
+
+
 class Report(Message):
     """One thing that happened to a job on a workstation."""
 
@@ -132,7 +135,7 @@ class Report(Message):
     id: str = Field(default_factory=lambda: uuid.uuid4().hex)
     job_id: JobId
     workstation: Name
-    agent: str = Field(pattern=r"^(service|interactive-[a-z0-9_-]{1,63})$")
+    agent: AgentName
     state: State
     at: Instant = Field(default_factory=lambda: datetime.now(UTC))
     reason: str = ""

@@ -1,7 +1,7 @@
 """Instants, wall-clock times and durations, and how people write them."""
 
 import re
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, datetime, timedelta, tzinfo
 from typing import Annotated, Any
 
 from pydantic import (
@@ -88,24 +88,28 @@ class WallClock(BaseModel):
     local: Annotated[NaiveDatetime, AfterValidator(_check_years)]
 
     def instant(self) -> datetime:
-        """Return the instant at which this machine's clock shows the time.
-
-        A time that the clock skips is the first instant after the gap; one that it shows
-        twice is the first of the two.
-        """
-        naive = self.local.replace(fold=0)
-        stamp = naive.timestamp()
-        shown = datetime.fromtimestamp(stamp)  # noqa: DTZ006 - the machine's zone is meant
-        if shown != naive:  # in a gap: Python counted on from before it
-            stamp = _transition(stamp - (shown - naive).total_seconds(), stamp)
-        return datetime.fromtimestamp(stamp, UTC)
+        """Return the instant at which this machine's clock shows the time; see `at_wall`."""
+        return at_wall(self.local)
 
 
-def _transition(before: float, after: float) -> float:
-    """Return the second in (before, after] at which the machine's zone changes its offset."""
+def at_wall(local: datetime, zone: tzinfo | None = None) -> datetime:
+    """Return the instant at which a zone's clock shows a time; without one, this machine's clock.
+
+    A time that the clock skips is the first instant after the gap; one that it shows twice is the
+    first of the two.
+    """
+    stamp = local.replace(tzinfo=zone, fold=0).timestamp()
+    shown = datetime.fromtimestamp(stamp, UTC).astimezone(zone).replace(tzinfo=None)
+    if shown != local:  # in a gap: Python counted on from before it
+        stamp = _transition(stamp - (shown - local).total_seconds(), stamp, zone)
+    return datetime.fromtimestamp(stamp, UTC)
+
+
+def _transition(before: float, after: float, zone: tzinfo | None) -> float:
+    """Return the second in (before, after] at which a zone changes its offset."""
 
     def offset(stamp: float) -> timedelta | None:
-        return datetime.fromtimestamp(stamp, UTC).astimezone().utcoffset()
+        return datetime.fromtimestamp(stamp, UTC).astimezone(zone).utcoffset()
 
     low, high = int(before), int(after)
     while high - low > 1:

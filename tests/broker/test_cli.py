@@ -227,7 +227,7 @@ def test_help_names_every_setting(program: str) -> None:
 def test_nothing_is_imported_that_a_command_does_not_need() -> None:
     """What `pcm send` does not use would cost it time."""
     code = (
-        "import sys, broker.cli, broker.dispatcher, broker.send, broker.watch\n"
+        "import sys, broker.cli, broker.dispatcher, broker.commands.send, broker.commands.watch\n"
         "unused = {'rich', 'structlog', 'sqlite3', 'agents'}\n"
         "print(sorted(unused & sys.modules.keys()))"
     )

@@ -30,7 +30,7 @@ from broker import (
     topology,
 )
 from broker.connection import Publisher, connect
-from schemas import Command, Job, Report, Target, everyone, group, workstation
+from schemas import Cancellation, Command, Job, Report, Target, everyone, group, workstation
 from tests.chaos.plan import GROUP, Dose, Fault, Order, Plan, Seat, Wish
 from tests.chaos.story import events_of, tell
 from tests.chaos.verdict import Evidence, Line, Poison, Sent
@@ -462,7 +462,8 @@ class Run:
                     evidence.records += [
                         record
                         for record in entry.records()
-                        if not isinstance(record, Report) or record.workstation in self.names
+                        if isinstance(record, Job | Cancellation)
+                        or (isinstance(record, Report) and record.workstation in self.names)
                     ]
                 channel = await connection.channel()
                 dead = await channel.get_queue(topology.DEAD)

@@ -1,29 +1,70 @@
-"""Shows how a job goes: live on a terminal, a line a report elsewhere, or as JSON."""
+"""`pcm watch`: how a job goes, live on a terminal, a line a report elsewhere, or as JSON."""
 
+import argparse
 import asyncio
 import sys
 from collections import Counter
 from contextlib import AbstractContextManager, nullcontext
 from typing import TYPE_CHECKING, Any
 
-from broker.command_line import DONE, FAILED
-from broker.dispatcher import Dispatcher
-from broker.progress import Progress, has_ended
-from schemas import Report, State
+from broker.command_line import DONE, FAILED, Parser
+from broker.commands.session import name, seconds, with_dispatcher
 
 if TYPE_CHECKING:
     from rich.table import Table
 
+    from broker.dispatcher import Dispatcher
+    from broker.progress import Progress
+    from schemas import Report
+
 _ROWS = 30  # workstations shown at once on a terminal; the rest is counted
-_GOOD = {State.SUCCEEDED: "green", State.STARTED: "cyan"}
+_COLORS = {"succeeded": "green", "started": "cyan"}
 
 
-async def watch(dispatcher: Dispatcher, job_id: str, *, as_json: bool, limit: float | None) -> int:
+def options() -> Parser:
+    """Return the options of all commands that watch."""
+    parser = Parser(add_help=False)
+    parser.add_argument("--json", action="store_true", help="print JSON, a line a report")
+    parser.add_argument(
+        "--give-up-after",
+        metavar="D",
+        type=seconds,
+        help="stop watching after so long, such as 10m",
+    )
+    return parser
+
+
+def add_to(commands: "argparse._SubParsersAction[Parser]") -> None:
+    """Add the command to a program's commands."""
+    command = commands.add_parser(
+        "watch",
+        help="follow a job until it has ended everywhere",
+        description="Follows a job until it has ended on every workstation that received it or"
+        " that it names.",
+        parents=[options()],
+    )
+    command.add_argument("job", metavar="JOB", type=name, help="the job's id")
+    command.set_defaults(run=_run)
+
+
+def _run(arguments: argparse.Namespace) -> int:
+    return with_dispatcher(
+        lambda dispatcher: watch(
+            dispatcher, arguments.job, as_json=arguments.json, limit=arguments.give_up_after
+        )
+    )
+
+
+async def watch(
+    dispatcher: "Dispatcher", job_id: str, *, as_json: bool, limit: float | None
+) -> int:
     """Follow a job to its end, or for so many seconds at most.
 
     Returns:
         The exit status: whether it succeeded everywhere.
     """
+    from broker.progress import Progress
+
     progress = Progress(job_id)
     gave_up = False
     with _display(progress, as_json=as_json) as display:
@@ -38,7 +79,7 @@ async def watch(dispatcher: Dispatcher, job_id: str, *, as_json: bool, limit: fl
     return DONE if progress.succeeded else FAILED
 
 
-def _display(progress: Progress, *, as_json: bool) -> AbstractContextManager[Any]:
+def _display(progress: "Progress", *, as_json: bool) -> AbstractContextManager[Any]:
     """Return the live view for a terminal; elsewhere there is none."""
     if as_json or not sys.stdout.isatty():
         return nullcontext()
@@ -47,14 +88,14 @@ def _display(progress: Progress, *, as_json: bool) -> AbstractContextManager[Any
     return Live(get_renderable=lambda: _table(progress), refresh_per_second=8, transient=True)
 
 
-def _tell(report: Report, display: Any, *, as_json: bool) -> None:
+def _tell(report: "Report", display: Any, *, as_json: bool) -> None:
     if as_json:
         print(report.body().decode(), flush=True)
     elif display is None:
         print(line(report), flush=True)
 
 
-def line(report: Report) -> str:
+def line(report: "Report") -> str:
     """Return a report in one line."""
     parts = [f"{report.workstation:<16} {report.state:<10} {report.agent:<16}"]
     if result := report.result:
@@ -70,20 +111,22 @@ def line(report: Report) -> str:
     return "  ".join(parts).rstrip()
 
 
-def first_line(report: Report) -> str:
+def first_line(report: "Report") -> str:
     """Return the first line that a command wrote, of its errors where it failed."""
     if report.result is None:
         return ""
     streams = (report.result.stdout, report.result.stderr)
-    if report.state is not State.SUCCEEDED:
+    if report.state != "succeeded":
         streams = streams[::-1]
     lines = [text for stream in streams for text in str(stream).splitlines()[:1]]
     return "".join(char if char.isprintable() else "?" for char in (lines or [""])[0])
 
 
-def _table(progress: Progress) -> "Table":
+def _table(progress: "Progress") -> "Table":
     from rich.table import Table
     from rich.text import Text
+
+    from broker.progress import has_ended
 
     table = Table(box=None, pad_edge=False, caption=_counts(progress), caption_justify="left")
     for column in ("WORKSTATION", "STATE", "AGENT", "EXIT", "OUTPUT"):
@@ -92,8 +135,7 @@ def _table(progress: Progress) -> "Table":
         progress.workstations.values(), key=lambda report: (has_ended(report), report.workstation)
     )
     for report in reports[:_ROWS]:
-        ended = report.state.final or report.state is State.DECLINED
-        color = _GOOD.get(report.state, "red" if ended else "yellow")
+        color = _COLORS.get(report.state, "red" if has_ended(report) else "yellow")
         code = report.result.exit_code if report.result else None
         table.add_row(
             report.workstation,
@@ -105,7 +147,7 @@ def _table(progress: Progress) -> "Table":
     return table
 
 
-def _counts(progress: Progress) -> str:
+def _counts(progress: "Progress") -> str:
     states = Counter(str(report.state) for report in progress.workstations.values())
     missing = len(progress.expected - progress.workstations.keys())
     parts = [f"{count} {state.replace('_', ' ')}" for state, count in states.most_common()]
@@ -114,7 +156,7 @@ def _counts(progress: Progress) -> str:
     return ", ".join(parts) or "no workstation has received it yet"
 
 
-def _summarize(progress: Progress, *, gave_up: bool) -> None:
+def _summarize(progress: "Progress", *, gave_up: bool) -> None:
     if sys.stdout.isatty():
         for report in sorted(progress.workstations.values(), key=lambda found: found.workstation):
             print(line(report))

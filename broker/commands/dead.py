@@ -1,7 +1,6 @@
 """`pcm dead`: what could not be delivered or read, for people and as JSON."""
 
 import argparse
-import asyncio
 import base64
 import json
 import sys
@@ -9,7 +8,8 @@ from dataclasses import fields
 from datetime import datetime
 from typing import TYPE_CHECKING, Any
 
-from broker.command_line import DONE, FAILED, OUT_OF_REACH, Parser, Wrong, WrongUse
+from broker.command_line import DONE, FAILED, Parser, Wrong, WrongUse
+from broker.commands.session import finish
 
 if TYPE_CHECKING:
     from broker.dead import DeadLetters
@@ -48,23 +48,21 @@ def add_to(commands: "argparse._SubParsersAction[Parser]") -> None:
     for several in (requeue, drop):
         several.add_argument("id", metavar="ID", nargs="*")
         several.add_argument("--all", action="store_true", help="all letters")
+    for action in (listing, show, requeue, drop):
+        action.set_defaults(run=_dead)
 
 
-def dead(arguments: argparse.Namespace) -> int:
+def _dead(arguments: argparse.Namespace) -> int:
     """Do what is asked, and return the exit status."""
     what = arguments.what
     if what in {"requeue", "drop"} and bool(arguments.id) == arguments.all:
         raise WrongUse(f"dead {what}: give ID, or --all")
 
-    from broker.connection import BrokerError, Unreachable
     from broker.dead import UnknownLetter
 
     try:
-        return asyncio.run(_do(arguments))
-    except Unreachable as error:
-        print(f"pcm: the broker is out of reach: {error}", file=sys.stderr)
-        return OUT_OF_REACH
-    except (BrokerError, UnknownLetter) as error:
+        return finish(_do(arguments))
+    except UnknownLetter as error:
         raise Wrong(str(error)) from error
 
 

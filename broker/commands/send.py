@@ -1,0 +1,212 @@
+"""`pcm send`: a job made from options or a file, and sent."""
+
+import argparse
+import json
+import sys
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from broker.command_line import DONE, Parser, WrongUse
+from broker.commands import watch
+from broker.commands.session import with_dispatcher
+
+if TYPE_CHECKING:
+    from broker.dispatcher import Dispatcher
+    from schemas import Job, Target
+
+# Where an option's field has another name.
+_OPTIONS = {
+    "argv": "COMMAND",
+    "environment": "--env",
+    "success_exit_codes": "--success-exit",
+    "restart_exit_codes": "--restart-exit",
+    "platforms": "--platform",
+    "targets": "--to",
+}
+_WITH_FILE = {"command", "file", "wait", "json", "give_up_after", "run", "takes_command"}
+
+
+def add_to(commands: "argparse._SubParsersAction[Parser]") -> None:
+    """Add the command to a program's commands."""
+    send = commands.add_parser(
+        "send",
+        help="send a command as a job",
+        description="Sends a command as a job, and prints the job's id. Times T are ISO 8601 with"
+        " a zone, +10m, now, or 'YYYY-MM-DDTHH:MM local' for each workstation's own clock;"
+        " durations D are such as 30s, 5m, 1h30m.",
+        usage="pcm send [OPTION]... -- COMMAND [ARG]...\n       pcm send --file FILE [OPTION]...",
+        parents=[watch.options()],
+    )
+    add = send.add_argument
+    add(
+        "--to",
+        action="append",
+        metavar="TARGET",
+        help="all (default), group:NAME or workstation:NAME; again for more",
+    )
+    add("--background", action="store_true", help="run by the service agent, shown to nobody")
+    add("--offer-at", metavar="T", help="not seen before (default: at once)")
+    add("--mandatory-at", metavar="T", help="runs then, wanted or not (default: optional)")
+    add("--expires-at", metavar="T", help="never started after")
+    add("--timeout", metavar="D", help="ended after so long (default: 1h)")
+    add("--success-exit", metavar="N,N", help="exit codes of success (default: 0)")
+    add("--restart-exit", metavar="N,N", help="of success and restart (default: 1641,3010)")
+    add("--user-input-required", action="store_true", help="never run without a user")
+    add("--survives-agent", action="store_true", help="goes on when its agent ends or restarts")
+    add("--rerun-interrupted", action="store_true", help="may start again after a crash")
+    add("--supersedes", metavar="KEY", help="replaces older jobs of this key not yet started")
+    add("--platform", action="append", metavar="P", help="only on, such as linux or linux/x86_64")
+    add("--env", action="append", metavar="K=V", help="environment variable; again for more")
+    add("--cwd", metavar="DIR", help="folder to start in")
+    add("--shell", action="store_true", help="the command is a script for /bin/sh -c")
+    add("--name", metavar="TEXT", help="name for people (default: the command)")
+    add("--file", metavar="FILE", help="a whole job as JSON; - for stdin")
+    add("--wait", action="store_true", help="watch it, as pcm watch does")
+    send.set_defaults(run=_send, takes_command=True)
+
+
+def _send(arguments: argparse.Namespace) -> int:
+    from schemas import Context, Requirement
+
+    job = read_job(arguments)
+
+    async def work(dispatcher: "Dispatcher") -> int:
+        await dispatcher.dispatch(job)
+        _print_sent(job, as_json=arguments.json)
+        if not arguments.wait:
+            return DONE
+        if (job.context, job.requirement) == (Context.FOREGROUND, Requirement.OPTIONAL):
+            print("pcm: it is an offer: it runs where a user says so", file=sys.stderr)
+        return await watch.watch(
+            dispatcher, job.id, as_json=arguments.json, limit=arguments.give_up_after
+        )
+
+    return with_dispatcher(work)
+
+
+def _print_sent(job: "Job", *, as_json: bool) -> None:
+    if as_json:
+        from broker.topology import routing_keys
+
+        print(json.dumps({"job": job.id, "routing_keys": routing_keys(job)}), flush=True)
+    else:
+        print(job.id, flush=True)
+
+
+def read_job(arguments: argparse.Namespace) -> "Job":
+    """Return the job that the options of `pcm send` ask for.
+
+    Raises:
+        WrongUse: one of them is wrong; the text names it.
+    """
+    from pydantic import ValidationError
+
+    from schemas import Command, Job, explain
+
+    if arguments.file is not None:
+        return _from_file(arguments)
+    if not arguments.argv:
+        raise WrongUse("send: give a command after --, or --file")
+    now = datetime.now(UTC)
+    try:
+        command = Command(
+            argv=(" ".join(arguments.argv),) if arguments.shell else tuple(arguments.argv),
+            shell=arguments.shell,
+            background=arguments.background,
+            user_input_required=arguments.user_input_required,
+            survives_agent=arguments.survives_agent,
+            rerun_interrupted=arguments.rerun_interrupted,
+            environment=dict(map(_variable, arguments.env or [])),
+            **_given(
+                cwd=arguments.cwd,
+                timeout=arguments.timeout,
+                success_exit_codes=_codes("--success-exit", arguments.success_exit),
+                restart_exit_codes=_codes("--restart-exit", arguments.restart_exit),
+                platforms=arguments.platform,
+            ),
+        )
+        return Job(
+            command=command,
+            targets=tuple(map(_target, arguments.to or ["all"])),
+            created_at=now,
+            **_given(
+                name=arguments.name,
+                offer_at=_moment("--offer-at", arguments.offer_at, now),
+                mandatory_at=_moment("--mandatory-at", arguments.mandatory_at, now),
+                expires_at=_moment("--expires-at", arguments.expires_at, now),
+                supersedes=arguments.supersedes,
+            ),
+        )
+    except ValidationError as error:
+        raise WrongUse(as_option(explain(error))) from error
+
+
+def _from_file(arguments: argparse.Namespace) -> "Job":
+    from schemas import InvalidMessage, Job
+
+    given = [name for name, value in vars(arguments).items() if value and name not in _WITH_FILE]
+    if given:
+        option = "COMMAND" if given[0] == "argv" else f"--{given[0].replace('_', '-')}"
+        raise WrongUse(f"{option}: the file says it all; leave out one of the two")
+    try:
+        if arguments.file == "-":
+            body = sys.stdin.buffer.read()
+        else:
+            body = Path(arguments.file).read_bytes()
+        return Job.read(body)
+    except OSError as error:
+        raise WrongUse(f"--file: {arguments.file}: {error.strerror}") from error
+    except InvalidMessage as error:
+        raise WrongUse(f"--file: {arguments.file}: {error}") from error
+
+
+def _target(text: str) -> "Target":
+    from pydantic import ValidationError
+
+    from schemas import Target, explain
+
+    try:
+        return Target.parse(text)
+    except ValidationError as error:
+        raise WrongUse(f"--to: {explain(error)}") from error
+
+
+def _given(**values: Any) -> dict[str, Any]:
+    return {name: value for name, value in values.items() if value is not None}
+
+
+def _variable(text: str) -> tuple[str, str]:
+    name, equals, value = text.partition("=")
+    if not equals:
+        raise WrongUse(f"--env: {text!r}: write NAME=VALUE")
+    return name, value
+
+
+def _codes(option: str, text: str | None) -> frozenset[int] | None:
+    if text is None:
+        return None
+    try:
+        return frozenset(int(code) for code in text.split(","))
+    except ValueError as error:
+        raise WrongUse(f"{option}: {text!r}: write numbers, such as 0,2") from error
+
+
+def _moment(option: str, text: str | None, now: datetime) -> Any:
+    from schemas.times import parse_moment
+
+    if text is None:
+        return None
+    try:
+        return parse_moment(text, now)
+    except ValueError as error:
+        raise WrongUse(f"{option}: {error}") from error
+
+
+def as_option(text: str) -> str:
+    """Name the option where a message names the field."""
+    field, colon, rest = text.partition(":")
+    name = field.split(".")[0]
+    if not colon or not name.isidentifier():
+        return text
+    return _OPTIONS.get(name, f"--{name.replace('_', '-')}") + colon + rest

@@ -1,0 +1,77 @@
+"""What commands stand on: a dispatcher that is connected, and errors told in one line."""
+
+import argparse
+import asyncio
+import sys
+from collections.abc import Awaitable, Callable, Coroutine
+from typing import TYPE_CHECKING, Any
+
+from broker.command_line import OUT_OF_REACH, Wrong, WrongUse
+
+if TYPE_CHECKING:
+    from broker.dispatcher import Dispatcher
+
+
+def with_dispatcher(work: "Callable[[Dispatcher], Awaitable[int]]") -> int:
+    """Connect, work, and return the exit status; what goes wrong is a line on stderr."""
+    from broker.dispatcher import Dispatcher
+    from broker.settings import DispatcherSettings, load
+
+    settings = load(DispatcherSettings)
+
+    async def connected() -> int:
+        async with Dispatcher.connect(settings, told=trying) as dispatcher:
+            return await work(dispatcher)
+
+    return finish(connected())
+
+
+def finish(work: Coroutine[Any, Any, int]) -> int:
+    """Run work that speaks to the broker, and return the exit status.
+
+    Raises:
+        Wrong: it cannot be done, and why.
+    """
+    from pydantic import ValidationError
+
+    from broker.commands.send import as_option
+    from broker.connection import BrokerError, Unreachable
+    from broker.dispatcher import UnknownJob
+    from schemas import explain
+
+    try:
+        return asyncio.run(work)
+    except Unreachable as error:
+        print(f"pcm: the broker is out of reach: {error}", file=sys.stderr)
+        return OUT_OF_REACH
+    except (BrokerError, UnknownJob) as error:
+        raise Wrong(str(error)) from error
+    except ValidationError as error:
+        raise WrongUse(as_option(explain(error))) from error
+    except ValueError as error:
+        raise WrongUse(str(error)) from error
+
+
+def trying(reason: str) -> None:
+    """Tell the user that the broker is out of reach, and tried again."""
+    print(f"pcm: {reason}; trying again", file=sys.stderr)
+
+
+def seconds(text: str) -> float:
+    """Read a duration that is an option."""
+    from schemas.times import parse_duration
+
+    try:
+        return float(parse_duration(text).total_seconds())
+    except ValueError as error:
+        raise argparse.ArgumentTypeError(str(error)) from error
+
+
+def name(text: str) -> str:
+    """Read the name of a workstation, or the id of a job, that is an argument."""
+    from schemas.names import check_name
+
+    try:
+        return check_name(text)
+    except ValueError as error:
+        raise argparse.ArgumentTypeError(str(error)) from error

@@ -1,0 +1,84 @@
+"""A job that goes out in waves: to a few first, and on only while it does well."""
+
+from datetime import UTC, datetime, timedelta
+from typing import Annotated, Literal
+
+from pydantic import AfterValidator, Field, field_validator
+
+from schemas.job import Job, JobId, new_job_id, whoami
+from schemas.message import Message
+from schemas.names import Name, Text, workstation
+from schemas.times import Duration, Instant
+
+
+def _check_limit(text: str) -> str:
+    number = text.removesuffix("%")
+    if not (number.isascii() and number.isdecimal()) or (number != text and int(number) > 100):  # noqa: PLR2004
+        raise ValueError(f"{text!r}: write a count such as 3, or a part such as 5%")
+    return text
+
+
+FailureLimit = Annotated[str, AfterValidator(_check_limit)]
+"""How many failures are borne: a count, or a percentage of the workstations sent to so far."""
+
+_LONGEST_ID = 50  # a wave's own id has a few letters more
+
+
+class Rollout(Message):
+    """The plan of a rollout.
+
+    Who carries it out keeps nothing of its own: each wave is a job whose id follows from the
+    plan, so that whoever sends it again sends the same job.
+    """
+
+    kind: Literal["rollout"] = "rollout"
+    id: JobId = Field(default_factory=new_job_id, max_length=_LONGEST_ID)
+    job: Job = Field(description="what each wave is; with an id and targets of its own")
+    waves: tuple[tuple[Name, ...], ...] = Field(min_length=1)
+    max_failures: FailureLimit = "0"
+    pause: Duration = Field(default=timedelta(0), description="seconds between two waves")
+    wave_limit: Duration | None = Field(
+        default=None,
+        description="seconds after which a wave that has not ended goes for ended; the"
+        " workstations that it waits for count as failures",
+    )
+    sender: Text = Field(default_factory=whoami, max_length=200)
+    created_at: Instant = Field(default_factory=lambda: datetime.now(UTC))
+
+    @field_validator("waves")
+    @classmethod
+    def _each_once(cls, waves: tuple[tuple[str, ...], ...]) -> tuple[tuple[str, ...], ...]:
+        names = [name for wave in waves for name in wave]
+        if not all(waves):
+            raise ValueError("a wave is empty")
+        if len(set(names)) < len(names):
+            raise ValueError("a workstation is in more than one place")
+        return waves
+
+    def wave_id(self, number: int) -> str:
+        """Return the id of a wave's job; the first is number 1."""
+        return f"{self.id}-w{number}"
+
+    def wave(self, number: int) -> Job:
+        """Return a wave's job; the first is number 1."""
+        changes = {
+            "id": self.wave_id(number),
+            "targets": tuple(map(workstation, self.waves[number - 1])),
+            "excluded": (),
+            "rollout": self.id,
+            "sender": self.sender,
+            "created_at": datetime.now(UTC),
+        }
+        return Job.model_validate({**self.job.model_dump(), **changes})
+
+
+class RolloutOrder(Message):
+    """What is asked of a rollout that was begun; the newest counts, but an abort is for ever."""
+
+    kind: Literal["rollout_order"] = "rollout_order"
+    rollout_id: JobId
+    action: Literal["pause", "resume", "abort"]
+    max_failures: FailureLimit | None = Field(default=None, description="from now on")
+    reason: Text = Field(default="", max_length=1000)
+    sender: Text = Field(default_factory=whoami, max_length=200)
+    created_at: Instant = Field(default_factory=lambda: datetime.now(UTC))
