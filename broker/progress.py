@@ -24,7 +24,8 @@ class Progress:
         if isinstance(record, Job):
             self.job = record
         elif isinstance(record, Cancellation):
-            self.cancellation = record
+            if not record.workstations:  # else those it names say so themselves
+                self.cancellation = record
         elif record.id not in self._seen:
             self._seen.add(record.id)
             known = self.workstations.get(record.workstation)
