@@ -63,6 +63,24 @@ class DispatcherSettings(BrokerSettings):
     )
 
 
+def _history_url() -> str:
+    state = Path(os.environ.get("XDG_STATE_HOME") or Path.home() / ".local" / "state")
+    return f"sqlite:///{state}/pcm/history.db"
+
+
+class HistorySettings(DispatcherSettings):
+    """A dispatcher's settings, and the history's."""
+
+    history_url: str = Field(
+        default_factory=_history_url,
+        description="the history's database: sqlite:///FILE, or postgresql://USER@HOST/DATABASE"
+        " (default: ~/.local/state/pcm/history.db)",
+    )
+    history_keep: Duration = Field(
+        default=timedelta(days=365), description="how long the history remembers a job"
+    )
+
+
 Settings = TypeVar("Settings", bound=BrokerSettings)
 
 

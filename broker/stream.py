@@ -6,6 +6,7 @@ from collections.abc import AsyncGenerator, AsyncIterator, Iterator
 from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass
 from datetime import datetime
+from typing import Literal
 
 from aio_pika.abc import AbstractConnection, AbstractIncomingMessage, HeadersType
 
@@ -86,13 +87,17 @@ class Entry:
 
 @asynccontextmanager
 async def read(
-    connection: AbstractConnection, start: int | datetime | None
-) -> AsyncIterator[AsyncIterator[Entry]]:
+    connection: AbstractConnection,
+    start: int | datetime | Literal["last"] | None,
+    prefetch: int = _PREFETCH,
+) -> AsyncIterator["Entries"]:
     """Read the stream on a channel of its own.
 
     Args:
         connection: to the broker.
-        start: an offset, a time (a chunk earlier is possible), or None for the beginning.
+        start: an offset, a time (a chunk earlier is possible), "last" for the last chunk, or None
+            for the beginning.
+        prefetch: how many entries may be under way.
     """
     arrived: asyncio.Queue[AbstractIncomingMessage | None] = asyncio.Queue()
     with translated(f"reading {topology.REPORTS}"):
@@ -102,13 +107,13 @@ async def read(
             channel.close_callbacks.add(lambda *_: arrived.put_nowait(None))
             underlay = await channel.get_underlay_channel()
             underlay.on_consumer_cancel_callbacks.add(lambda *_: arrived.put_nowait(None))
-            await channel.set_qos(prefetch_count=_PREFETCH)
+            await channel.set_qos(prefetch_count=prefetch)
             queue = await channel.declare_queue(topology.REPORTS, passive=True)
             offset = "first" if start is None else start
             tag = await queue.consume(arrived.put, arguments={"x-stream-offset": offset})
 
     try:
-        yield _Entries(arrived)
+        yield Entries(arrived, prefetch)
     finally:
         # What has no end was lost with its connection, and nobody waits for it, or tries again.
         with suppress(BrokerError), translated(f"reading {topology.REPORTS}"):
@@ -118,23 +123,35 @@ async def read(
                 await channel.close()
 
 
-class _Entries(AsyncIterator[Entry]):
+class Entries(AsyncIterator[Entry]):
     """What arrives on a stream's channel; waiting for the next may be cancelled, and taken up."""
 
-    def __init__(self, arrived: "asyncio.Queue[AbstractIncomingMessage | None]") -> None:
+    def __init__(
+        self, arrived: "asyncio.Queue[AbstractIncomingMessage | None]", prefetch: int
+    ) -> None:
         self._arrived = arrived
-        self._credit = _PREFETCH
+        self._prefetch = self._credit = prefetch
         self._last: AbstractIncomingMessage | None = None
 
     async def __anext__(self) -> Entry:
         # An acknowledgement is only credit for more. It comes before the next message is taken:
         # who is cancelled here has taken none.
-        if self._credit <= _PREFETCH // 2 and self._last is not None:
+        if self._credit <= self._prefetch // 2 and self._last is not None:
             with translated(f"reading {topology.REPORTS}"):
                 await self._last.ack(multiple=True)
-            self._credit = _PREFETCH
-        message = await self._arrived.get()
+            self._credit = self._prefetch
+        return self._entry(await self._arrived.get())
+
+    async def batch(self, most: int) -> list[Entry]:
+        """Wait for the next entry; return it with those that have arrived behind it."""
+        entries = [await anext(self)]
+        while len(entries) < most and not self._arrived.empty():
+            entries.append(self._entry(self._arrived.get_nowait()))
+        return entries
+
+    def _entry(self, message: AbstractIncomingMessage | None) -> Entry:
         if message is None:
+            self._arrived.put_nowait(None)  # for whoever asks again
             raise Unreachable(f"reading {topology.REPORTS}: the connection was lost")
         offset = message.headers.get("x-stream-offset")
         if not isinstance(offset, int):

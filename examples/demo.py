@@ -17,9 +17,9 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 from broker import Dispatcher, DispatcherSettings
-from broker.commands.watch import first_line
 from broker.topology import AgentKind, queue_name
 from schemas import Command, Job, Report, State, workstation
+from schemas.report import first_line
 from tests.rabbitmq import Node, NoRabbitMQ
 
 WORKSTATION, USER = "ws-042", "ada"

@@ -147,3 +147,14 @@ class Report(Message):
         if self.state is State.SUCCEEDED and (self.result is None or self.result.exit_code is None):
             raise ValueError("result: a success has an exit code")
         return self
+
+
+def first_line(report: Report) -> str:
+    """Return the first line that a command wrote, of its errors where it failed."""
+    if report.result is None:
+        return ""
+    streams = (report.result.stdout, report.result.stderr)
+    if report.state is not State.SUCCEEDED:
+        streams = streams[::-1]
+    lines = [text for stream in streams for text in str(stream).splitlines()[:1]]
+    return "".join(char if char.isprintable() else "?" for char in (lines or [""])[0])

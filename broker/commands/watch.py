@@ -97,6 +97,8 @@ def _tell(report: "Report", display: Any, *, as_json: bool) -> None:
 
 def line(report: "Report") -> str:
     """Return a report in one line."""
+    from schemas.report import first_line
+
     parts = [f"{report.workstation:<16} {report.state:<10} {report.agent:<16}"]
     if result := report.result:
         if result.exit_code is not None:
@@ -111,22 +113,12 @@ def line(report: "Report") -> str:
     return "  ".join(parts).rstrip()
 
 
-def first_line(report: "Report") -> str:
-    """Return the first line that a command wrote, of its errors where it failed."""
-    if report.result is None:
-        return ""
-    streams = (report.result.stdout, report.result.stderr)
-    if report.state != "succeeded":
-        streams = streams[::-1]
-    lines = [text for stream in streams for text in str(stream).splitlines()[:1]]
-    return "".join(char if char.isprintable() else "?" for char in (lines or [""])[0])
-
-
 def _table(progress: "Progress") -> "Table":
     from rich.table import Table
     from rich.text import Text
 
     from broker.progress import has_ended
+    from schemas.report import first_line
 
     table = Table(box=None, pad_edge=False, caption=_counts(progress), caption_justify="left")
     for column in ("WORKSTATION", "STATE", "AGENT", "EXIT", "OUTPUT"):

@@ -1,0 +1,362 @@
+"""Folds the stream's entries into the history's tables: the same tables, however it is cut up.
+
+What is known of a job on a workstation depends on the set of its reports alone: neither their
+order nor a second copy changes it.
+"""
+
+from collections.abc import Callable, Iterable
+from typing import Any
+
+from pydantic import TypeAdapter
+from sqlalchemy import Connection, Select, Table, delete, literal, select, tuple_, union, update
+from sqlalchemy.dialects import postgresql, sqlite
+
+from broker.history.tables import (
+    agents,
+    jobs,
+    memberships,
+    outcomes,
+    records,
+    reports,
+    results,
+    workstations,
+)
+from broker.stream import Entry, Record
+from schemas import Cancellation, CheckIn, Departure, Job, Report, Result, State, WallClock
+from schemas.job import id_time
+from schemas.report import first_line
+from schemas.times import Moment
+
+QUEUED = "queued"
+UNREACHABLE = "unreachable"
+
+_RANKS = {state: 5 if state.final else 2 for state in State} | {
+    State.RECEIVED: 1,  # both agents of a workstation say so: it tells nothing new
+    State.STARTED: 3,
+}
+_QUEUED_RANK, _GONE_RANK = 0, 4
+_RESULT = TypeAdapter(Result)
+_LONGEST_ERROR = 200
+_LATEST_ZONE = 12 * 3600.0  # how far the last clock on a wall is behind UTC
+
+Row = dict[str, Any]
+
+
+class Fold:
+    """Takes entries in their order; `flush` writes what is not written yet."""
+
+    def __init__(self, connection: Connection) -> None:
+        self._connection = connection
+        self._best: dict[tuple[str, str], Row] = {}
+        self._reports: list[Row] = []
+        self._results: dict[tuple[str, str], Row] = {}
+        self._seen: dict[str, Row] = {}
+        self._stubs: dict[str, Row] = {}
+        self._writers: dict[type[Record], Callable[[Any, int], None]] = {
+            Report: self._report,
+            Job: self._job,
+            CheckIn: self._check_in,
+            Departure: self._departure,
+            Cancellation: self._cancellation,
+        }
+
+    def add(self, entries: Iterable[Entry]) -> None:
+        """Take in entries."""
+        for entry in entries:
+            for record in entry.records():
+                if writer := self._writers.get(type(record)):
+                    writer(record, entry.offset)
+                if not isinstance(record, Report | CheckIn | Job):
+                    self._keep(record, entry)
+
+    def flush(self) -> None:
+        """Write all that was taken in."""
+        self._upsert(jobs, list(self._stubs.values()), ())
+        self._upsert(reports, self._reports, ())
+        self._upsert(results, list(self._results.values()), ())
+        self._rank(list(self._best.values()))
+        if self._seen:
+            self._connection.execute(
+                update(workstations)
+                .where(workstations.c.name == _bound("b_name"))
+                .where(workstations.c.seen_offset < _bound("b_offset"))
+                .values(seen_at=_bound("b_at"), seen_offset=_bound("b_offset")),
+                list(self._seen.values()),
+            )
+        for taken in (self._stubs, self._reports, self._results, self._best, self._seen):
+            taken.clear()
+
+    # Reports
+
+    def _report(self, report: Report, offset: int) -> None:
+        key = (report.job_id, report.workstation)
+        at = report.at.timestamp()
+        until = report.until.timestamp() if report.until else None
+        row = {
+            "job_id": report.job_id,
+            "workstation": report.workstation,
+            "agent": report.agent,
+            "state": str(report.state),
+            "at": at,
+            "reason": report.reason,
+            "until": until,
+        }
+        self._reports.append({**row, "id": report.id, "offset": offset})
+        self._seen[report.workstation] = {
+            "b_name": report.workstation,
+            "b_at": at,
+            "b_offset": offset,
+        }
+        if report.job_id not in self._stubs:
+            self._stubs[report.job_id] = _stub(report, offset)
+        if report.state is State.CONFLICT:
+            return
+        place = _place(report.state, at, offset)
+        known = self._best.get(key)
+        if known is None or (known["rank"], known["rank_at"], known["rank_offset"]) < place:
+            rank = dict(zip(("rank", "rank_at", "rank_offset"), place, strict=True))
+            self._best[key] = {**row, **rank, **_ending(report)}
+        if report.state.final and report.result is not None and key not in self._results:
+            body = _RESULT.dump_json(report.result, exclude_defaults=True)
+            self._results[key] = {"job_id": key[0], "workstation": key[1], "body": body}
+
+    def _rank(self, rows: list[Row]) -> None:
+        """Write what says more than what is known of a job on a workstation."""
+        if not rows:
+            return
+        statement = self._insert(outcomes)
+        new = statement.excluded
+        ours, theirs = (
+            tuple_(columns.rank, columns.rank_at, columns.rank_offset)
+            for columns in (outcomes.c, new)
+        )
+        changed = {name: new[name] for name in rows[0] if name not in outcomes.primary_key.columns}
+        self._connection.execute(
+            statement.on_conflict_do_update(
+                index_elements=list(outcomes.primary_key), set_=changed, where=ours < theirs
+            ),
+            rows,
+        )
+
+    # What administrators ask
+
+    def _job(self, job: Job, offset: int) -> None:
+        self.flush()
+        self._upsert(
+            jobs,
+            [
+                {
+                    "id": job.id,
+                    "offset": offset,
+                    "name": job.title,
+                    "context": str(job.context),
+                    "requirement": str(job.requirement),
+                    "sender": job.sender,
+                    "targets": " ".join(map(str, job.targets)),
+                    "command": str(job.command),
+                    "created_at": job.created_at.timestamp(),
+                    "offer_at": _seconds(job.offer_at),
+                    "mandatory_at": _seconds(job.mandatory_at),
+                    "expires_at": _seconds(job.expires_at),
+                    "rerun_of": job.rerun_of,
+                    "rollout": job.rollout,
+                    "schedule": job.schedule,
+                    "body": job.body(),
+                }
+            ],
+            tuple(column.name for column in jobs.columns if column.name != "id"),
+            # Sent again it is the same job; only what is known of its reports alone is less.
+            where=jobs.c.body.is_(None),
+        )
+        self._expect(job)
+
+    def _expect(self, job: Job) -> None:
+        """Note the workstations that the job is for, as they are known now."""
+        waits: dict[str, Any] = {
+            "state": QUEUED,
+            "rank": _QUEUED_RANK,
+            "rank_at": 0.0,
+            "rank_offset": 0,
+        }
+        named = [
+            {"job_id": job.id, "workstation": target.name, **waits}
+            for target in job.targets
+            if target.scope == "workstation"
+        ]
+        self._upsert(outcomes, named, ())
+        if len(named) == len(job.targets):
+            return
+        columns = ["job_id", "workstation", *waits]
+        found = addressed(job).subquery()
+        values = select(literal(job.id), found.c.name, *map(literal, waits.values())).where(
+            literal(value=True)  # SQLite takes the ON of ON CONFLICT for a join's without it
+        )
+        self._connection.execute(
+            self._insert(outcomes).from_select(columns, values).on_conflict_do_nothing()
+        )
+
+    def _cancellation(self, cancellation: Cancellation, _: int) -> None:
+        if cancellation.workstations:
+            return  # those it names say so themselves
+        self.flush()
+        self._connection.execute(
+            update(jobs)
+            .where(jobs.c.id == cancellation.job_id, jobs.c.cancelled_at.is_(None))
+            .values(
+                cancelled_at=cancellation.created_at.timestamp(),
+                cancelled_by=cancellation.sender,
+                cancel_reason=cancellation.reason,
+            )
+        )
+
+    def _keep(self, record: Record, entry: Entry) -> None:
+        row = {
+            "offset": entry.offset,
+            "kind": entry.kind,
+            "subject": _subject(record),
+            "at": getattr(record, "created_at").timestamp(),  # noqa: B009 - all of these have it
+            "body": entry.body,
+        }
+        self._upsert(records, [row], ())
+
+    # Who is there
+
+    def _check_in(self, check_in: CheckIn, offset: int) -> None:
+        self.flush()
+        name, at, facts = check_in.workstation, check_in.at.timestamp(), check_in.facts
+        row = {
+            "name": name,
+            "first_seen": at,
+            "seen_at": at,
+            "seen_offset": offset,
+            **facts.model_dump(),
+        }
+        self._upsert(workstations, [row], ("seen_at", "seen_offset", *facts.model_dump()))
+        if check_in.agent == "service" or not self._has_service(name):
+            self._connection.execute(delete(memberships).where(memberships.c.workstation == name))
+            groups = [{"group": group, "workstation": name} for group in check_in.groups]
+            self._upsert(memberships, groups, ())
+        told = {
+            "up": check_in.up,
+            "paused": check_in.paused,
+            "at": at,
+            "interval": check_in.interval.total_seconds(),
+            "program": check_in.program,
+            "windows": check_in.windows,
+            "waiting": check_in.waiting,
+            "running": check_in.running,
+        }
+        agent = {"workstation": name, "agent": check_in.agent, **told}
+        self._upsert(agents, [agent], tuple(told))
+
+    def _has_service(self, workstation: str) -> bool:
+        query = select(agents.c.agent).where(
+            agents.c.workstation == workstation, agents.c.agent == "service"
+        )
+        return self._connection.scalar(query) is not None
+
+    def _departure(self, departure: Departure, offset: int) -> None:
+        """Forget a workstation; what waited in its queues will never reach it."""
+        self.flush()
+        name = departure.workstation
+        for column in (workstations.c.name, memberships.c.workstation, agents.c.workstation):
+            self._connection.execute(delete(column.table).where(column == name))
+        self._connection.execute(
+            update(outcomes)
+            .where(outcomes.c.workstation == name, outcomes.c.rank < _GONE_RANK)
+            .values(
+                state=UNREACHABLE,
+                rank=_GONE_RANK,
+                rank_at=0.0,
+                rank_offset=offset,
+                at=departure.created_at.timestamp(),
+                reason=f"{departure.sender} had the workstation forgotten",
+            )
+        )
+
+    # SQL
+
+    def _insert(self, table: Table) -> Any:
+        """Return an INSERT that knows ON CONFLICT, which both databases do, each by itself."""
+        of = postgresql if self._connection.dialect.name == "postgresql" else sqlite
+        return of.insert(table)
+
+    def _upsert(
+        self, table: Table, rows: list[Row], changed: tuple[str, ...], where: Any = None
+    ) -> None:
+        """Insert rows; of those that are there, set the columns that are named."""
+        if not rows:
+            return
+        statement = self._insert(table)
+        if changed:
+            statement = statement.on_conflict_do_update(
+                index_elements=list(table.primary_key),
+                set_={name: statement.excluded[name] for name in changed if name in rows[0]},
+                where=where,
+            )
+        else:
+            statement = statement.on_conflict_do_nothing()
+        self._connection.execute(statement, rows)
+
+
+def addressed(job: Job) -> Select[tuple[str]]:
+    """Return the query for the known workstations that a job's targets reach."""
+    scopes = {target.scope for target in job.targets}
+    if "all" in scopes:
+        return select(workstations.c.name)
+    groups = [target.name for target in job.targets if target.scope == "group"]
+    names = [target.name for target in job.targets if target.scope == "workstation"]
+    found = union(
+        select(memberships.c.workstation.label("name")).where(memberships.c.group.in_(groups)),
+        select(workstations.c.name).where(workstations.c.name.in_(names)),
+    ).subquery()
+    return select(found.c.name)
+
+
+def _bound(name: str) -> Any:
+    from sqlalchemy import bindparam
+
+    return bindparam(name)
+
+
+def _place(state: State, at: float, offset: int) -> tuple[int, float, int]:
+    """Return how much a report says: the later place is the one that counts.
+
+    Of final reports the first one; else the newer, by the workstation's clock.
+    """
+    rank = _RANKS[state]
+    return (rank, 0.0, -offset) if state.final else (rank, at, offset)
+
+
+def _ending(report: Report) -> Row:
+    result = report.result
+    return {
+        "exit_code": result.exit_code if result else None,
+        "signal": result.signal if result else None,
+        "duration": result.duration.total_seconds() if result else None,
+        "restart_required": result.restart_required if result else None,
+        "error": first_line(report)[:_LONGEST_ERROR] if report.state.final else "",
+    }
+
+
+def _stub(report: Report, offset: int) -> Row:
+    """Return what is known of a job of which there is a report alone."""
+    made = id_time(report.job_id) or report.at
+    return {"id": report.job_id, "offset": offset, "created_at": made.timestamp()}
+
+
+def _seconds(moment: Moment | None) -> float | None:
+    """Return a time; of one on the clocks on the wall, when the last of them shows it."""
+    if isinstance(moment, WallClock):
+        from datetime import UTC
+
+        return moment.local.replace(tzinfo=UTC).timestamp() + _LATEST_ZONE
+    return None if moment is None else moment.timestamp()
+
+
+def _subject(record: Record) -> str:
+    """Return whom or what a record is about: a job, a workstation, a rollout, a schedule."""
+    for name in ("job_id", "workstation", "rollout_id", "name", "id"):
+        if (value := getattr(record, name, None)) is not None:
+            return str(value)
+    raise AssertionError(record)

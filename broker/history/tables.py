@@ -1,0 +1,282 @@
+"""The history's tables, in SQLite or PostgreSQL, and how they are opened.
+
+Times are seconds since the epoch; offsets are those of the stream `pcm.reports`.
+"""
+
+import os
+import sqlite3
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from sqlalchemy import (
+    BigInteger,
+    Boolean,
+    Column,
+    Connection,
+    Double,
+    Engine,
+    Index,
+    Integer,
+    LargeBinary,
+    MetaData,
+    Table,
+    Text,
+    create_engine,
+    event,
+    insert,
+    inspect,
+    make_url,
+    select,
+    text,
+)
+from sqlalchemy.exc import ArgumentError, DBAPIError, NoSuchModuleError, SQLAlchemyError
+from sqlalchemy.schema import CreateIndex, CreateTable
+
+SCHEMA_VERSION = 1
+_LOCK = 7_263_001  # any number that nobody else takes in PostgreSQL's advisory locks
+_BUSY = 30.0  # seconds for which another process's transaction is waited for
+
+_metadata = MetaData()
+
+
+class HistoryError(Exception):
+    """The history's database cannot be used, and why."""
+
+
+def _table(name: str, *columns: Any) -> Table:
+    # All are looked up by their key alone: in SQLite the table is then its key's index.
+    return Table(name, _metadata, *columns, sqlite_with_rowid=False)
+
+
+def _text(name: str, *, key: bool = False) -> Column[str]:
+    return Column(name, Text, primary_key=key, nullable=False, server_default=None if key else "")
+
+
+def _time(name: str) -> Column[float]:
+    return Column(name, Double)
+
+
+reading = _table(
+    "reading",
+    Column("id", Integer, primary_key=True, autoincrement=False),  # 1: there is one row
+    Column("version", Integer, nullable=False),
+    Column("next_offset", BigInteger, nullable=False),
+    _text("last"),  # what the entry before that offset was: another stream has another
+    _text("collector"),
+    _time("collected_at"),  # when a collector last had all that there was
+    _time("kept_at"),  # when what is too old was last dropped
+)
+"""How far the stream was read: written with what was read, in one transaction."""
+
+gaps = _table(
+    "gaps",
+    Column("first", BigInteger, primary_key=True, autoincrement=False),
+    Column("next", BigInteger, nullable=False),
+    _text("why"),
+)
+"""What was never read, since the stream had dropped it."""
+
+jobs = _table(
+    "jobs",
+    _text("id", key=True),
+    Column("offset", BigInteger, nullable=False),
+    _text("name"),
+    _text("context"),
+    _text("requirement"),
+    _text("sender"),
+    _text("targets"),
+    _text("command"),
+    Column("created_at", Double, nullable=False),
+    _time("offer_at"),
+    _time("mandatory_at"),
+    _time("expires_at"),
+    _time("cancelled_at"),
+    _text("cancelled_by"),
+    _text("cancel_reason"),
+    Column("rerun_of", Text),
+    Column("rollout", Text),
+    Column("schedule", Text),
+    Column("body", LargeBinary),  # none: only reports of it were found
+)
+Index("newest_jobs", jobs.c.created_at)
+Index("occurrences", jobs.c.schedule, jobs.c.created_at)
+
+outcomes = _table(
+    "outcomes",
+    _text("job_id", key=True),
+    _text("workstation", key=True),
+    _text("state"),
+    Column("rank", Integer, nullable=False),
+    Column("rank_at", Double, nullable=False),
+    Column("rank_offset", BigInteger, nullable=False),
+    _time("at"),
+    _text("agent"),
+    _text("reason"),
+    _time("until"),
+    Column("exit_code", BigInteger),
+    Column("signal", Integer),
+    Column("duration", Double),
+    Column("restart_required", Boolean),
+    _text("error"),
+)
+"""What is known of each job on each workstation: the report that says most."""
+Index("states", outcomes.c.job_id, outcomes.c.state)
+Index("of_workstation", outcomes.c.workstation, outcomes.c.state)
+
+reports = _table(
+    "reports",
+    _text("job_id", key=True),
+    _text("workstation", key=True),
+    _text("id", key=True),
+    Column("offset", BigInteger, nullable=False),
+    _text("agent"),
+    _text("state"),
+    Column("at", Double, nullable=False),
+    _text("reason"),
+    _time("until"),
+)
+
+results = _table(
+    "results",
+    _text("job_id", key=True),
+    _text("workstation", key=True),
+    Column("body", LargeBinary, nullable=False),
+)
+"""How each command that was started ended, with its output, as JSON."""
+
+workstations = _table(
+    "workstations",
+    _text("name", key=True),
+    Column("first_seen", Double, nullable=False),
+    Column("seen_at", Double, nullable=False),
+    Column("seen_offset", BigInteger, nullable=False),
+    _text("os"),
+    _text("arch"),
+    _text("release"),
+    _text("python"),
+    Column("memory", BigInteger, nullable=False),
+)
+
+memberships = _table("memberships", _text("group", key=True), _text("workstation", key=True))
+Index("groups_of", memberships.c.workstation)
+
+agents = _table(
+    "agents",
+    _text("workstation", key=True),
+    _text("agent", key=True),
+    Column("up", Boolean, nullable=False),
+    Column("paused", Boolean, nullable=False),
+    Column("at", Double, nullable=False),
+    Column("interval", Double, nullable=False),
+    _text("program"),
+    _text("windows"),
+    Column("waiting", Integer, nullable=False),
+    Column("running", Integer, nullable=False),
+)
+
+records = _table(
+    "records",
+    Column("offset", BigInteger, primary_key=True, autoincrement=False),
+    _text("kind"),
+    _text("subject"),
+    Column("at", Double, nullable=False),
+    Column("body", LargeBinary, nullable=False),
+)
+"""What else administrators asked: cancellations, departures, rollouts, schedules."""
+Index("asked", records.c.kind, records.c.subject)
+
+CONTENT = tuple(table for table in _metadata.sorted_tables if table is not reading)
+"""All that can be made anew from the stream."""
+
+
+def open_history(url: str) -> Engine:
+    """Open the history, and make its tables where they are missing.
+
+    Raises:
+        HistoryError: that is not possible.
+    """
+    engine = _engine(url)
+    try:
+        _prepare(engine)
+    except BaseException:
+        engine.dispose()
+        raise
+    return engine
+
+
+def _prepare(engine: Engine) -> None:
+    with told(engine), engine.connect() as connection:
+        there = inspect(connection).has_table(reading.name)
+        version = connection.scalar(select(reading.c.version)) if there else None
+    if version is None:
+        with told(engine), engine.begin() as connection:
+            _create(connection)
+    elif version != SCHEMA_VERSION:
+        raise HistoryError(
+            f"PCM_HISTORY_URL: its tables are of version {version}, this program's of"
+            f" {SCHEMA_VERSION}: drop them, and they are made anew from the stream"
+        )
+
+
+def _engine(url: str) -> Engine:
+    try:
+        parsed = make_url(url)
+        if parsed.get_backend_name() == "sqlite":
+            return _sqlite(url, parsed.database)
+        if parsed.drivername == "postgresql":
+            parsed = parsed.set(drivername="postgresql+psycopg")
+        return create_engine(parsed, pool_pre_ping=True)
+    except (ArgumentError, NoSuchModuleError) as error:
+        raise HistoryError(
+            "PCM_HISTORY_URL: write sqlite:////absolute/path.db or postgresql://USER@HOST/DATABASE"
+        ) from error
+    except ImportError as error:
+        raise HistoryError(
+            f"PCM_HISTORY_URL: {error.name} is missing: install package-command-manager[postgresql]"
+        ) from error
+
+
+def _sqlite(url: str, path: str | None) -> Engine:
+    if not path:
+        raise HistoryError("PCM_HISTORY_URL: name a file: sqlite:////absolute/path.db")
+    try:
+        Path(path).parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+        # It holds what commands wrote: nobody else reads that.
+        os.close(os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600))
+    except OSError as error:
+        raise HistoryError(f"PCM_HISTORY_URL: {path}: {error.strerror}") from error
+    engine = create_engine(url, connect_args={"timeout": _BUSY})
+
+    @event.listens_for(engine, "connect")
+    def _configure(connection: sqlite3.Connection, _: Any) -> None:
+        # What a loss of power takes away is read from the stream again.
+        for pragma in ("journal_mode = WAL", "synchronous = NORMAL", "cache_size = -65536"):
+            connection.execute(f"PRAGMA {pragma}")
+
+    return engine
+
+
+def _create(connection: Connection) -> None:
+    if connection.dialect.name == "postgresql":
+        connection.execute(text("SELECT pg_advisory_xact_lock(:lock)"), {"lock": _LOCK})
+    for table in _metadata.sorted_tables:
+        connection.execute(CreateTable(table, if_not_exists=True))
+        for index in table.indexes:
+            connection.execute(CreateIndex(index, if_not_exists=True))
+    if connection.scalar(select(reading.c.version)) is None:
+        connection.execute(insert(reading).values(id=1, version=SCHEMA_VERSION, next_offset=0))
+
+
+@contextmanager
+def told(engine: Engine) -> Iterator[None]:
+    """Tell what the database says is wrong in one line, as HistoryError."""
+    try:
+        yield
+    except DBAPIError as error:
+        cause = str(error.orig).strip().splitlines() or [type(error.orig).__name__]
+        where = engine.url.render_as_string(hide_password=True)
+        raise HistoryError(f"PCM_HISTORY_URL: {where}: {cause[0]}") from error
+    except SQLAlchemyError as error:
+        raise HistoryError(f"PCM_HISTORY_URL: {error}") from error
