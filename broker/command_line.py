@@ -22,6 +22,15 @@ class WrongUse(Wrong):
     status = USAGE
 
 
+class OutOfReach(Wrong):
+    """The broker cannot be reached; the text says why."""
+
+    status = OUT_OF_REACH
+
+    def __str__(self) -> str:
+        return f"the broker is out of reach: {super().__str__()}"
+
+
 class Parser(argparse.ArgumentParser):
     """A parser whose errors are one line, and which takes no abbreviations."""
 

@@ -3,12 +3,15 @@
 import argparse
 import asyncio
 import sys
-from collections.abc import Awaitable, Callable, Coroutine
+from collections.abc import Awaitable, Callable, Coroutine, Iterator
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
-from broker.command_line import OUT_OF_REACH, Wrong, WrongUse
+from broker.command_line import OutOfReach, Wrong, WrongUse
 
 if TYPE_CHECKING:
+    from sqlalchemy import Engine
+
     from broker.dispatcher import Dispatcher
 
 
@@ -42,8 +45,7 @@ def finish(work: Coroutine[Any, Any, int]) -> int:
     try:
         return asyncio.run(work)
     except Unreachable as error:
-        print(f"pcm: the broker is out of reach: {error}", file=sys.stderr)
-        return OUT_OF_REACH
+        raise OutOfReach(str(error)) from error
     except (BrokerError, UnknownJob) as error:
         raise Wrong(str(error)) from error
     except ValidationError as error:
@@ -75,3 +77,35 @@ def name(text: str) -> str:
         return check_name(text)
     except ValueError as error:
         raise argparse.ArgumentTypeError(str(error)) from error
+
+
+@contextmanager
+def history() -> "Iterator[Engine]":
+    """Open the history, up to date: what a collector has not read, is read first.
+
+    Where the broker is out of reach, the history answers as it is, and stderr says so.
+
+    Raises:
+        Wrong: the database cannot be used, or there is neither broker nor history.
+    """
+    from broker.connection import BrokerError
+    from broker.history.collector import catch_up, is_collected, is_empty
+    from broker.history.tables import HistoryError, open_history
+    from broker.settings import HistorySettings, load
+
+    settings = load(HistorySettings)
+    try:
+        engine = open_history(settings.history_url)
+        try:
+            try:
+                if not is_collected(engine):
+                    asyncio.run(catch_up(settings, engine))
+            except BrokerError as error:
+                if is_empty(engine):
+                    raise OutOfReach(str(error)) from error
+                print(f"pcm: as far as is known here: {error}", file=sys.stderr)
+            yield engine
+        finally:
+            engine.dispose()
+    except HistoryError as error:
+        raise Wrong(str(error)) from error

@@ -62,6 +62,12 @@ def is_collected(engine: Engine) -> bool:
     return at is not None and abs(time.time() - at) < _FRESH
 
 
+def is_empty(engine: Engine) -> bool:
+    """Whether nothing was ever read into the history."""
+    with told(engine), engine.connect() as connection:
+        return not connection.scalar(select(reading.c.next_offset))
+
+
 async def catch_up(settings: HistorySettings, engine: Engine) -> None:
     """Read into the history all that is in the stream now.
 

@@ -299,7 +299,7 @@ class Fold:
         self._connection.execute(statement, rows)
 
 
-def addressed(job: Job) -> Select[tuple[str]]:
+def addressed(job: Job) -> Select[str]:
     """Return the query for the known workstations that a job's targets reach."""
     scopes = {target.scope for target in job.targets}
     if "all" in scopes:

@@ -1,0 +1,324 @@
+"""What came of jobs: each workstation that a job is for is in exactly one state."""
+
+import time
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, fields
+from typing import Any
+
+from pydantic import TypeAdapter
+from sqlalchemy import (
+    ColumnElement,
+    Connection,
+    Engine,
+    Select,
+    case,
+    exists,
+    func,
+    literal,
+    select,
+)
+
+from broker.history.fold import QUEUED, UNREACHABLE
+from broker.history.tables import (
+    gaps,
+    jobs,
+    outcomes,
+    records,
+    reports,
+    results,
+    told,
+    workstations,
+)
+from broker.stream import Entry, Record
+from schemas import Job, Result, State
+
+WAITING = (QUEUED, *(State.RECEIVED, State.OFFERED, State.POSTPONED, State.ACCEPTED))
+RUNNING = (State.STARTED,)
+FAILURES = (State.FAILED, State.TIMED_OUT, State.INTERRUPTED, State.REFUSED, State.EXPIRED)
+STATES = (
+    *WAITING,
+    *RUNNING,
+    State.SUCCEEDED,
+    *FAILURES,
+    State.CANCELLED,
+    State.DECLINED,
+    State.NOT_APPLICABLE,
+    UNREACHABLE,
+)
+"""All states that a job can be in on a workstation; it is in exactly one."""
+_PLACES = {
+    state: place
+    for place, state in enumerate(
+        dict.fromkeys((*RUNNING, *FAILURES, *WAITING, UNREACHABLE, *STATES))
+    )
+}
+
+_RESULT = TypeAdapter(Result)
+_CHUNK = 500
+
+
+@dataclass(frozen=True)
+class JobRow:
+    """A job as it is listed. Times are seconds since the epoch."""
+
+    id: str
+    name: str
+    context: str
+    requirement: str
+    sender: str
+    targets: str
+    command: str
+    created_at: float
+    offer_at: float | None
+    mandatory_at: float | None
+    expires_at: float | None
+    cancelled_at: float | None
+    cancelled_by: str
+    cancel_reason: str
+    rerun_of: str | None
+    rollout: str | None
+    schedule: str | None
+    counts: Counter[str]
+
+    @property
+    def open(self) -> int:
+        """On how many workstations it waits or runs."""
+        return sum(self.counts[state] for state in (*WAITING, *RUNNING))
+
+    @property
+    def failures(self) -> int:
+        """On how many workstations it came to a bad end."""
+        return sum(self.counts[state] for state in FAILURES)
+
+
+@dataclass(frozen=True)
+class Pair:
+    """What is known of a job on a workstation. Times are seconds since the epoch."""
+
+    workstation: str
+    state: str
+    at: float | None
+    agent: str
+    reason: str
+    until: float | None
+    exit_code: int | None
+    signal: int | None
+    duration: float | None
+    restart_required: bool | None
+    error: str
+
+
+@dataclass(frozen=True)
+class Event:
+    """One report."""
+
+    at: float
+    state: str
+    agent: str
+    reason: str
+    until: float | None
+
+
+@dataclass(frozen=True)
+class FailureGroup:
+    """Workstations on which a job failed alike."""
+
+    state: str
+    exit_code: int | None
+    signal: int | None
+    error: str
+    count: int
+    example: str
+
+
+class UnknownId(Exception):
+    """No job has this id, or begins so; or more than one does. The text says which."""
+
+
+_JOB_COLUMNS = tuple(jobs.c[field.name] for field in fields(JobRow) if field.name != "counts")
+_PAIR_COLUMNS = tuple(field.name for field in fields(Pair))
+
+
+class Accounts:
+    """Answers from the history, as of one instant."""
+
+    def __init__(self, connection: Connection, now: float | None = None) -> None:
+        self._connection = connection
+        self.now = time.time() if now is None else now
+
+    # Jobs
+
+    def jobs(self, *where: ColumnElement[bool], most: int | None = None) -> list[JobRow]:
+        """Return jobs, the newest first; `where` are conditions on the table `jobs`."""
+        query = select(*_JOB_COLUMNS).where(*where)
+        rows = self._connection.execute(
+            query.order_by(jobs.c.created_at.desc(), jobs.c.id.desc()).limit(most)
+        ).all()
+        counts = self.counts([row.id for row in rows])
+        return [JobRow(**row._mapping, counts=counts[row.id]) for row in rows]  # noqa: SLF001 - its name for a dict
+
+    def find(self, job_id: str) -> JobRow:
+        """Return the job of an id, or of the only one that begins so.
+
+        Raises:
+            UnknownId: there is none, or more than one.
+        """
+        if exact := self.jobs(jobs.c.id == job_id):
+            return exact[0]
+        found = self.jobs(jobs.c.id.startswith(job_id, autoescape=True), most=2)
+        if len(found) == 1:
+            return found[0]
+        raise UnknownId(
+            f"{job_id}: more than one job begins so"
+            if found
+            else f"{job_id}: no such job was sent, as far as the history goes"
+        )
+
+    def body(self, job_id: str) -> Job | None:
+        """Return a job as it was sent; None where only reports of it are known."""
+        body = self._connection.scalar(select(jobs.c.body).where(jobs.c.id == job_id))
+        return None if body is None else Job.read(body, tolerant=True)
+
+    def has_state(self, states: Sequence[str]) -> ColumnElement[bool]:
+        """Return the condition that a job is in one of some states on some workstation."""
+        state = self._state()
+        rows = _joined(select(literal(1))).where(state.in_(states))
+        # A state that is computed needs all that is queued; else the index tells.
+        stored = {*states, QUEUED}
+        return exists(rows.where(outcomes.c.state.in_(stored)).correlate(jobs))
+
+    # Workstations of a job
+
+    def counts(self, job_ids: Sequence[str]) -> dict[str, Counter[str]]:
+        """Return for each job on how many workstations it is in which state."""
+        found: dict[str, Counter[str]] = {job_id: Counter() for job_id in job_ids}
+        for start in range(0, len(job_ids), _CHUNK):
+            wanted = outcomes.c.job_id.in_(job_ids[start : start + _CHUNK])
+            told = (
+                select(outcomes.c.job_id, outcomes.c.state, func.count())
+                .where(wanted, outcomes.c.state != QUEUED)
+                .group_by(outcomes.c.job_id, outcomes.c.state)
+            )
+            state = self._state()
+            silent = (
+                _joined(select(outcomes.c.job_id, state, func.count()))
+                .select_from(jobs)
+                .where(wanted, outcomes.c.state == QUEUED)
+                .group_by(outcomes.c.job_id, state)
+            )
+            for query in (told, silent):
+                for job_id, name, count in self._connection.execute(query):
+                    found[job_id][name] += count
+        return found
+
+    def pairs(
+        self,
+        job_id: str,
+        states: Sequence[str] | None = None,
+        names: Sequence[str] | None = None,
+        most: int | None = None,
+    ) -> list[Pair]:
+        """Return the workstations of a job, what is not over and what went wrong first."""
+        state = self._state().label("state")
+        columns = [state if name == "state" else outcomes.c[name] for name in _PAIR_COLUMNS]
+        place = case(_PLACES, value=state, else_=99)
+        query = _joined(select(*columns)).select_from(jobs).where(outcomes.c.job_id == job_id)
+        if states is not None:
+            query = query.where(state.in_(states))
+        if names is not None:
+            query = query.where(outcomes.c.workstation.in_(names))
+        rows = self._connection.execute(query.order_by(place, outcomes.c.workstation).limit(most))
+        return [Pair(*row) for row in rows]
+
+    def pair(self, job_id: str, workstation: str) -> Pair | None:
+        """Return what is known of a job on a workstation; None if it is not for it."""
+        return next(iter(self.pairs(job_id, names=[workstation])), None)
+
+    def failures(self, job_id: str, most: int = 20) -> list[FailureGroup]:
+        """Return the groups of workstations on which a job failed alike, the largest first."""
+        columns = outcomes.c
+        alike = (columns.state, columns.exit_code, columns.signal, columns.error)
+        count = func.count()
+        query = (
+            select(*alike, count, func.min(columns.workstation))
+            .where(columns.job_id == job_id, columns.state.in_(FAILURES))
+            .group_by(*alike)
+            .order_by(count.desc(), columns.error)
+            .limit(most)
+        )
+        return [FailureGroup(*row) for row in self._connection.execute(query)]
+
+    def events(self, job_id: str, workstation: str) -> list[Event]:
+        """Return the reports of a job on a workstation, in the order in which they came."""
+        query = (
+            select(*(reports.c[field.name] for field in fields(Event)))
+            .where(reports.c.job_id == job_id, reports.c.workstation == workstation)
+            .order_by(reports.c.offset, reports.c.at)
+        )
+        return [Event(*row) for row in self._connection.execute(query)]
+
+    def results(
+        self, job_id: str, names: Sequence[str] | None = None
+    ) -> Iterator[tuple[str, Result]]:
+        """Yield how a job ended on each workstation where it was started, by name."""
+        query = select(results.c.workstation, results.c.body).where(results.c.job_id == job_id)
+        if names is not None:
+            query = query.where(results.c.workstation.in_(names))
+        for name, body in self._connection.execute(query.order_by(results.c.workstation)):
+            yield name, _RESULT.validate_json(body)
+
+    # What else was asked
+
+    def records(self, kind: str, subject: str | None = None) -> list[Record]:
+        """Return what was asked of a kind, of all or one subject, in the order of the stream."""
+        query = select(records.c.offset, records.c.kind, records.c.body).where(
+            records.c.kind == kind
+        )
+        if subject is not None:
+            query = query.where(records.c.subject == subject)
+        return [
+            record
+            for offset, of, body in self._connection.execute(query.order_by(records.c.offset))
+            for record in Entry(offset, of, "", body).records()
+        ]
+
+    def gaps(self) -> list[str]:
+        """Return what is missing from the history, a sentence each."""
+        rows = self._connection.execute(select(gaps).order_by(gaps.c.first))
+        return [
+            f"{row.next - row.first} entries of the stream from offset {row.first} are missing:"
+            f" {row.why}"
+            if row.next > row.first
+            else f"at offset {row.first} of the stream: {row.why}"
+            for row in rows
+        ]
+
+    def _state(self) -> ColumnElement[str]:
+        """Return what a row's state is now: of what nobody reported, the job itself tells."""
+        return case(
+            (outcomes.c.state != QUEUED, outcomes.c.state),
+            (jobs.c.cancelled_at.is_not(None), str(State.CANCELLED)),
+            (jobs.c.expires_at <= self.now, str(State.EXPIRED)),
+            (workstations.c.name.is_(None), UNREACHABLE),
+            else_=QUEUED,
+        )
+
+
+def _joined(query: Select[Any]) -> Select[Any]:
+    """Add to a query of jobs what their states are told from."""
+    return query.join(outcomes, outcomes.c.job_id == jobs.c.id).outerjoin(
+        workstations, workstations.c.name == outcomes.c.workstation
+    )
+
+
+@contextmanager
+def accounts(engine: Engine, now: float | None = None) -> Iterator[Accounts]:
+    """Ask a history.
+
+    Raises:
+        HistoryError: the database cannot be used.
+    """
+    with told(engine), engine.connect() as connection:
+        yield Accounts(connection, now)
