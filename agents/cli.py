@@ -51,7 +51,7 @@ def _do(arguments: argparse.Namespace) -> int:
 
 
 def _run_agent(kind: str, settings: "AgentSettings") -> int:
-    from agents import log
+    from broker import log
     from broker.topology import AgentKind, agent_name
 
     if kind == AgentKind.INTERACTIVE:

@@ -3,10 +3,10 @@
 import sys
 
 from broker.command_line import Parser, WrongUse, run
-from broker.commands import cancel, dead, send, topology, watch
+from broker.commands import cancel, dead, history, send, topology, watch
 from broker.settings import describe
 
-_COMMANDS = (send, watch, cancel, dead, topology)
+_COMMANDS = (send, watch, cancel, history, dead, topology)
 
 
 def main() -> None:
@@ -27,12 +27,12 @@ def main() -> None:
 
 
 def _parser() -> Parser:
-    from broker.settings import DispatcherSettings
+    from broker.settings import HistorySettings
 
     parser = Parser(
         prog="pcm",
         description="Sends commands to the workstations of a fleet, and tells what came of them.",
-        epilog=describe(DispatcherSettings)
+        epilog=describe(HistorySettings)
         + "\n\nexit status: 0 done; 1 the work failed somewhere; 2 wrong usage; 3 no broker",
     )
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")

@@ -21,9 +21,11 @@ from broker.history.fold import Fold
 from broker.history.tables import (
     CONTENT,
     HistoryError,
+    UnusableHistory,
     gaps,
     jobs,
     outcomes,
+    prepare,
     reading,
     reports,
     results,
@@ -35,7 +37,8 @@ from broker.stream import Entry
 _BATCH = 4000
 _PREFETCH = 8000
 _BEAT = 5.0  # seconds
-_FRESH = 3 * _BEAT
+FRESH = 3 * _BEAT
+"""Seconds after which a collector that says nothing is not there."""
 _SILENCE = 60.0
 _HOUSEKEEPING = 3600.0
 _log = structlog.get_logger()
@@ -59,7 +62,7 @@ def is_collected(engine: Engine) -> bool:
     query = select(reading.c.collected_at)
     with told(engine), engine.connect() as connection:
         at = connection.scalar(query)
-    return at is not None and abs(time.time() - at) < _FRESH
+    return at is not None and abs(time.time() - at) < FRESH
 
 
 def is_empty(engine: Engine) -> bool:
@@ -76,6 +79,18 @@ async def catch_up(settings: HistorySettings, engine: Engine) -> None:
         HistoryError: the database cannot be used.
     """
     await Collector(settings, engine).catch_up()
+
+
+async def first_offset(settings: HistorySettings) -> int:
+    """Return the first offset that the stream still has.
+
+    Raises:
+        BrokerError: the broker cannot be reached, or does not let us.
+    """
+    async with connect(settings, "pcm history") as connection:
+        await stream.mark(await Publisher.open(connection))
+        async with stream.read(connection, None, 1) as entries, asyncio.timeout(CALL_LIMIT):
+            return (await anext(entries)).offset
 
 
 class Collector:
@@ -99,11 +114,16 @@ class Collector:
         await self._database(_keep_house, self._settings.history_keep.total_seconds())
 
     async def run(self) -> None:
-        """Keep the history up to date until cancelled, whatever of broker and database is away."""
+        """Keep the history up to date until cancelled, whatever of broker and database is away.
+
+        Raises:
+            UnusableHistory: the database is none that this program can use.
+        """
         attempt = 0
         while True:
             began = time.monotonic()
             try:
+                await asyncio.to_thread(prepare, self._engine)
                 await self._database(_stand_by_unless_ours, self._name)
                 await self._session()
             except _Overtaken:
@@ -111,9 +131,11 @@ class Collector:
                 attempt = 0
                 await asyncio.sleep(_BEAT)
                 continue
+            except UnusableHistory:
+                raise
             except (BrokerError, HistoryError) as failure:
                 self._tell("collector.waits", str(failure))
-            if time.monotonic() - began > _FRESH:
+            if time.monotonic() - began > FRESH:
                 attempt = 0
             await asyncio.sleep(backoff(attempt))
             attempt += 1
@@ -293,7 +315,7 @@ def _note_gap(connection: Connection, first: int, until: int, why: str) -> None:
 def _stand_by_unless_ours(connection: Connection, name: str) -> None:
     """Raise _Overtaken where another collector is at work."""
     other, at = connection.execute(select(reading.c.collector, reading.c.collected_at)).one()
-    if at is not None and other != name and abs(time.time() - at) < _FRESH:
+    if at is not None and other != name and abs(time.time() - at) < FRESH:
         raise _Overtaken
 
 
@@ -301,7 +323,7 @@ def _beat(connection: Connection, name: str) -> None:
     now = time.time()
     stale = or_(
         reading.c.collected_at.is_(None),
-        ~reading.c.collected_at.between(now - _FRESH, now + _FRESH),
+        ~reading.c.collected_at.between(now - FRESH, now + FRESH),
         reading.c.collector == name,
     )
     beaten: CursorResult[object] = connection.execute(

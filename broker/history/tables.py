@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from sqlalchemy import (
+    URL,
     BigInteger,
     Boolean,
     Column,
@@ -24,7 +25,6 @@ from sqlalchemy import (
     Table,
     Text,
     create_engine,
-    event,
     insert,
     inspect,
     make_url,
@@ -32,6 +32,7 @@ from sqlalchemy import (
     text,
 )
 from sqlalchemy.exc import ArgumentError, DBAPIError, NoSuchModuleError, SQLAlchemyError
+from sqlalchemy.pool import NullPool
 from sqlalchemy.schema import CreateIndex, CreateTable
 
 SCHEMA_VERSION = 1
@@ -42,7 +43,11 @@ _metadata = MetaData()
 
 
 class HistoryError(Exception):
-    """The history's database cannot be used, and why."""
+    """The history's database cannot be used now, and why."""
+
+
+class UnusableHistory(HistoryError):
+    """It is none that this program can use, whenever it is tried."""
 
 
 def _table(name: str, *columns: Any) -> Table:
@@ -197,16 +202,21 @@ def open_history(url: str) -> Engine:
     Raises:
         HistoryError: that is not possible.
     """
-    engine = _engine(url)
+    engine = engine_of(url)
     try:
-        _prepare(engine)
+        prepare(engine)
     except BaseException:
         engine.dispose()
         raise
     return engine
 
 
-def _prepare(engine: Engine) -> None:
+def prepare(engine: Engine) -> None:
+    """Make the tables where they are missing.
+
+    Raises:
+        HistoryError: the database cannot be reached; or it is unusable.
+    """
     with told(engine), engine.connect() as connection:
         there = inspect(connection).has_table(reading.name)
         version = connection.scalar(select(reading.c.version)) if there else None
@@ -214,48 +224,55 @@ def _prepare(engine: Engine) -> None:
         with told(engine), engine.begin() as connection:
             _create(connection)
     elif version != SCHEMA_VERSION:
-        raise HistoryError(
+        raise UnusableHistory(
             f"PCM_HISTORY_URL: its tables are of version {version}, this program's of"
             f" {SCHEMA_VERSION}: drop them, and they are made anew from the stream"
         )
 
 
-def _engine(url: str) -> Engine:
+def engine_of(url: str) -> Engine:
+    """Return a way to the database of a URL; nothing is asked of it yet.
+
+    Raises:
+        UnusableHistory: it is no such URL, or what it takes is not there.
+    """
     try:
         parsed = make_url(url)
         if parsed.get_backend_name() == "sqlite":
-            return _sqlite(url, parsed.database)
+            return _sqlite(parsed)
         if parsed.drivername == "postgresql":
             parsed = parsed.set(drivername="postgresql+psycopg")
         return create_engine(parsed, pool_pre_ping=True)
     except (ArgumentError, NoSuchModuleError) as error:
-        raise HistoryError(
+        raise UnusableHistory(
             "PCM_HISTORY_URL: write sqlite:////absolute/path.db or postgresql://USER@HOST/DATABASE"
         ) from error
     except ImportError as error:
-        raise HistoryError(
+        raise UnusableHistory(
             f"PCM_HISTORY_URL: {error.name} is missing: install package-command-manager[postgresql]"
         ) from error
 
 
-def _sqlite(url: str, path: str | None) -> Engine:
+def _sqlite(url: URL) -> Engine:
+    path = url.database
     if not path:
-        raise HistoryError("PCM_HISTORY_URL: name a file: sqlite:////absolute/path.db")
-    try:
-        Path(path).parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+        raise UnusableHistory("PCM_HISTORY_URL: name a file: sqlite:////absolute/path.db")
+
+    def connect() -> sqlite3.Connection:
         # It holds what commands wrote: nobody else reads that.
         os.close(os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600))
-    except OSError as error:
-        raise HistoryError(f"PCM_HISTORY_URL: {path}: {error.strerror}") from error
-    engine = create_engine(url, connect_args={"timeout": _BUSY})
-
-    @event.listens_for(engine, "connect")
-    def _configure(connection: sqlite3.Connection, _: Any) -> None:
+        connection = sqlite3.connect(path, timeout=_BUSY, check_same_thread=False)
         # What a loss of power takes away is read from the stream again.
         for pragma in ("journal_mode = WAL", "synchronous = NORMAL", "cache_size = -65536"):
             connection.execute(f"PRAGMA {pragma}")
+        return connection
 
-    return engine
+    try:
+        Path(path).parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+    except OSError as error:
+        raise UnusableHistory(f"PCM_HISTORY_URL: {path}: {error.strerror}") from error
+    # No pool: a file that was removed, or put back, is met as it is.
+    return create_engine(url, creator=connect, poolclass=NullPool)
 
 
 def _create(connection: Connection) -> None:
@@ -275,8 +292,15 @@ def told(engine: Engine) -> Iterator[None]:
     try:
         yield
     except DBAPIError as error:
-        cause = str(error.orig).strip().splitlines() or [type(error.orig).__name__]
-        where = engine.url.render_as_string(hide_password=True)
-        raise HistoryError(f"PCM_HISTORY_URL: {where}: {cause[0]}") from error
+        lines = str(error.orig).strip().splitlines() or [type(error.orig).__name__]
+        damaged = isinstance(error.orig, sqlite3.DatabaseError) and "malformed" in lines[0]
+        remedy = "; remove it, and it is made anew from the stream" if damaged else ""
+        raise HistoryError(f"PCM_HISTORY_URL: {_plain(engine.url)}: {lines[0]}{remedy}") from error
+    except OSError as error:
+        raise HistoryError(f"PCM_HISTORY_URL: {_plain(engine.url)}: {error.strerror}") from error
     except SQLAlchemyError as error:
         raise HistoryError(f"PCM_HISTORY_URL: {error}") from error
+
+
+def _plain(url: URL) -> str:
+    return url.render_as_string(hide_password=True)

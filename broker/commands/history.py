@@ -1,0 +1,157 @@
+"""`pcm collect` and `pcm history`: the history kept up to date, looked after, and made anew."""
+
+import argparse
+import asyncio
+import json
+import signal
+from datetime import UTC, datetime
+from typing import TYPE_CHECKING
+
+from broker.command_line import DONE, Parser, Wrong, WrongUse
+from broker.commands.session import finish
+
+if TYPE_CHECKING:
+    from sqlalchemy import Engine
+
+    from broker.history.status import Status
+    from broker.settings import HistorySettings
+
+
+def add_to(commands: "argparse._SubParsersAction[Parser]") -> None:
+    """Add the commands to a program's commands."""
+    collect = commands.add_parser(
+        "collect",
+        help="keep the history up to date, as a service",
+        description="Reads the reports into the history as they come, until it is told to stop"
+        " (SIGTERM). Where none runs, each command that asks the history reads first what is new."
+        " Of several, one works and the others stand by.",
+    )
+    collect.set_defaults(run=_collect)
+    actions = commands.add_parser(
+        "history",
+        help="how far the history goes, and how to make it anew",
+        description="The history is a database made of the stream pcm.reports; it can be made"
+        " anew from it at any time.",
+    ).add_subparsers(dest="what", required=True, metavar="status|rebuild")
+    status = actions.add_parser(
+        "status",
+        help="how far it goes",
+        description="Tells where the history is, what it holds, how far it has read the stream,"
+        " what is missing, and whether a collector keeps it up to date. Reads nothing new.",
+    )
+    status.add_argument("--json", action="store_true", help="print JSON")
+    status.set_defaults(run=_status)
+    rebuild = actions.add_parser(
+        "rebuild",
+        help="make it anew from the stream",
+        description="Empties the history and reads the whole stream again.",
+    )
+    rebuild.add_argument(
+        "--yes",
+        action="store_true",
+        help="also where the stream does not go back as far as the history",
+    )
+    rebuild.set_defaults(run=_rebuild)
+
+
+def _collect(_arguments: argparse.Namespace) -> int:
+    from broker import log
+    from broker.history.tables import HistoryError, engine_of
+    from broker.settings import HistorySettings, load
+
+    settings = load(HistorySettings)
+    try:
+        engine = engine_of(settings.history_url)
+        log.configure(program="collect")
+        asyncio.run(_until_stopped(settings, engine))
+    except HistoryError as error:
+        raise Wrong(str(error)) from error
+    return DONE
+
+
+async def _until_stopped(settings: "HistorySettings", engine: "Engine") -> None:
+    from broker.history.collector import Collector
+
+    collector = Collector(settings, engine)
+    work = asyncio.create_task(collector.run())
+    for number in (signal.SIGTERM, signal.SIGINT):
+        asyncio.get_running_loop().add_signal_handler(number, work.cancel)
+    try:
+        await asyncio.wait({work})
+        if not work.cancelled():
+            work.result()
+    finally:
+        await collector.leave()
+        engine.dispose()
+
+
+def _status(arguments: argparse.Namespace) -> int:
+    from dataclasses import asdict
+
+    from broker.history.status import status
+    from broker.history.tables import HistoryError, open_history
+    from broker.settings import HistorySettings, load
+
+    try:
+        engine = open_history(load(HistorySettings).history_url)
+        found = status(engine)
+        engine.dispose()
+    except HistoryError as error:
+        raise Wrong(str(error)) from error
+    if arguments.json:
+        print(json.dumps(asdict(found), indent=2))
+    else:
+        _show(found)
+    return DONE
+
+
+def _show(found: "Status") -> None:
+    rows = {
+        "database": found.database,
+        "holds": f"{found.jobs:,} jobs, {found.pairs:,} times a job on a workstation,"
+        f" {found.reports:,} reports, {found.workstations:,} workstations",
+        "oldest job": _local(found.oldest_job) if found.oldest_job else "none",
+        "read up to": f"offset {found.next_offset:,} of the stream",
+        "kept up by": found.collector or "no collector: each question reads first what is new",
+    }
+    for name, value in rows.items():
+        print(f"{name:<12}{value}")
+    for gap in found.gaps:
+        print(f"{'missing':<12}{gap}")
+
+
+def _local(seconds: float) -> str:
+    return f"{datetime.fromtimestamp(seconds, UTC).astimezone():%Y-%m-%d %H:%M:%S}"
+
+
+def _rebuild(arguments: argparse.Namespace) -> int:
+    from broker.history.tables import HistoryError, open_history
+    from broker.settings import HistorySettings, load
+
+    settings = load(HistorySettings)
+    try:
+        engine = open_history(settings.history_url)
+        try:
+            return finish(_anew(settings, engine, sure=arguments.yes))
+        finally:
+            engine.dispose()
+    except HistoryError as error:
+        raise Wrong(str(error)) from error
+
+
+async def _anew(settings: "HistorySettings", engine: "Engine", *, sure: bool) -> int:
+    from broker.history.collector import catch_up, first_offset, rebuild
+    from broker.history.status import jobs_before, status
+
+    first = await first_offset(settings)
+    lost = await asyncio.to_thread(jobs_before, engine, first)
+    if lost and not sure:
+        raise WrongUse(
+            f"history rebuild: the stream begins at offset {first}: {lost} older jobs would be"
+            " gone from the history; say --yes if you mean it"
+        )
+    await asyncio.to_thread(rebuild, engine)
+    await catch_up(settings, engine)
+    found = await asyncio.to_thread(status, engine)
+    print(f"made anew: {found.jobs:,} jobs, {found.reports:,} reports")
+    return DONE

@@ -1,0 +1,65 @@
+"""How the history itself stands."""
+
+import time
+from dataclasses import dataclass
+
+from sqlalchemy import Engine, Table, func, select
+
+from broker.history.accounts import Accounts
+from broker.history.collector import FRESH
+from broker.history.tables import (
+    jobs,
+    outcomes,
+    reading,
+    reports,
+    told,
+    workstations,
+)
+
+
+@dataclass(frozen=True)
+class Status:
+    """What a history holds, and how far it goes. Times are seconds since the epoch."""
+
+    database: str
+    jobs: int
+    pairs: int
+    reports: int
+    workstations: int
+    oldest_job: float | None
+    next_offset: int
+    collector: str
+    gaps: list[str]
+
+
+def status(engine: Engine) -> Status:
+    """Return how a history stands.
+
+    Raises:
+        HistoryError: the database cannot be used.
+    """
+    with told(engine), engine.connect() as connection:
+
+        def count(table: Table) -> int:
+            return connection.scalar(select(func.count()).select_from(table)) or 0
+
+        read = connection.execute(select(reading)).one()
+        fresh = read.collected_at is not None and abs(time.time() - read.collected_at) < FRESH
+        return Status(
+            engine.url.render_as_string(hide_password=True),
+            jobs=count(jobs),
+            pairs=count(outcomes),
+            reports=count(reports),
+            workstations=count(workstations),
+            oldest_job=connection.scalar(select(func.min(jobs.c.created_at))),
+            next_offset=read.next_offset,
+            collector=read.collector if fresh else "",
+            gaps=Accounts(connection).gaps(),
+        )
+
+
+def jobs_before(engine: Engine, offset: int) -> int:
+    """Return how many jobs stood in the stream before an offset."""
+    query = select(func.count()).select_from(jobs).where(jobs.c.offset < offset)
+    with told(engine), engine.connect() as connection:
+        return connection.scalar(query) or 0
