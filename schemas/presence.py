@@ -1,7 +1,7 @@
 """Who is there: what agents say of themselves, and are told apart from jobs."""
 
 from datetime import UTC, datetime
-from typing import Annotated, Literal
+from typing import Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
@@ -49,7 +49,7 @@ class CheckIn(Message):
     kind: Literal["check_in"] = "check_in"
     workstation: Name
     agent: AgentName
-    at: Annotated[Instant, Field(default_factory=lambda: datetime.now(UTC))]
+    at: Instant = Field(default_factory=lambda: datetime.now(UTC))
     up: bool = Field(default=True, description="no: it was stopped, and says so at its end")
     paused: bool = False
     groups: tuple[Name, ...] = Field(default=(), description="all that it is in, by facts as well")
@@ -69,7 +69,7 @@ class Pause(Message):
     paused: bool = Field(description="no: they go on")
     reason: Text = Field(default="", max_length=1000)
     sender: Text = Field(default_factory=whoami, max_length=200)
-    created_at: Annotated[Instant, Field(default_factory=lambda: datetime.now(UTC))]
+    created_at: Instant = Field(default_factory=lambda: datetime.now(UTC))
 
 
 class Departure(Message):
@@ -78,4 +78,4 @@ class Departure(Message):
     kind: Literal["departure"] = "departure"
     workstation: Name
     sender: Text = Field(default_factory=whoami, max_length=200)
-    created_at: Annotated[Instant, Field(default_factory=lambda: datetime.now(UTC))]
+    created_at: Instant = Field(default_factory=lambda: datetime.now(UTC))

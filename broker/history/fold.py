@@ -5,10 +5,23 @@ order nor a second copy changes it.
 """
 
 from collections.abc import Callable, Iterable
+from functools import cache
 from typing import Any
 
 from pydantic import TypeAdapter
-from sqlalchemy import Connection, Select, Table, delete, literal, select, tuple_, union, update
+from sqlalchemy import (
+    ColumnElement,
+    Connection,
+    Select,
+    Table,
+    bindparam,
+    delete,
+    literal,
+    select,
+    tuple_,
+    union,
+    update,
+)
 from sqlalchemy.dialects import postgresql, sqlite
 
 from broker.history.tables import (
@@ -35,6 +48,21 @@ _RANKS = {state: 5 if state.final else 2 for state in State} | {
     State.STARTED: 3,
 }
 _QUEUED_RANK, _GONE_RANK = 0, 4
+
+
+def _names(table: Table) -> list[str]:
+    return [column.name for column in table.columns]
+
+
+_RANK = ("rank", "rank_at", "rank_offset")
+_OUTCOME = tuple(name for name in _names(outcomes) if name not in outcomes.primary_key.columns)
+_JOB = tuple(name for name in _names(jobs) if name != "id" and not name.startswith("cancel"))
+_SEEN = (
+    update(workstations)
+    .where(workstations.c.name == bindparam("its_name"))
+    .where(workstations.c.seen_offset < bindparam("its_offset"))
+    .values(seen_at=bindparam("its_at"), seen_offset=bindparam("its_offset"))
+)
 _RESULT = TypeAdapter(Result)
 _LONGEST_ERROR = 200
 _LATEST_ZONE = 12 * 3600.0  # how far the last clock on a wall is behind UTC
@@ -71,18 +99,12 @@ class Fold:
 
     def flush(self) -> None:
         """Write all that was taken in."""
-        self._upsert(jobs, list(self._stubs.values()), ())
-        self._upsert(reports, self._reports, ())
-        self._upsert(results, list(self._results.values()), ())
-        self._rank(list(self._best.values()))
+        self._upsert(jobs, self._stubs.values())
+        self._upsert(reports, self._reports)
+        self._upsert(results, self._results.values())
+        self._upsert(outcomes, self._best.values(), _OUTCOME)
         if self._seen:
-            self._connection.execute(
-                update(workstations)
-                .where(workstations.c.name == _bound("b_name"))
-                .where(workstations.c.seen_offset < _bound("b_offset"))
-                .values(seen_at=_bound("b_at"), seen_offset=_bound("b_offset")),
-                list(self._seen.values()),
-            )
+            self._connection.execute(_SEEN, list(self._seen.values()))
         for taken in (self._stubs, self._reports, self._results, self._best, self._seen):
             taken.clear()
 
@@ -103,9 +125,9 @@ class Fold:
         }
         self._reports.append({**row, "id": report.id, "offset": offset})
         self._seen[report.workstation] = {
-            "b_name": report.workstation,
-            "b_at": at,
-            "b_offset": offset,
+            "its_name": report.workstation,
+            "its_at": at,
+            "its_offset": offset,
         }
         if report.job_id not in self._stubs:
             self._stubs[report.job_id] = _stub(report, offset)
@@ -114,29 +136,10 @@ class Fold:
         place = _place(report.state, at, offset)
         known = self._best.get(key)
         if known is None or (known["rank"], known["rank_at"], known["rank_offset"]) < place:
-            rank = dict(zip(("rank", "rank_at", "rank_offset"), place, strict=True))
-            self._best[key] = {**row, **rank, **_ending(report)}
+            self._best[key] = {**row, **dict(zip(_RANK, place, strict=True)), **_ending(report)}
         if report.state.final and report.result is not None and key not in self._results:
             body = _RESULT.dump_json(report.result, exclude_defaults=True)
             self._results[key] = {"job_id": key[0], "workstation": key[1], "body": body}
-
-    def _rank(self, rows: list[Row]) -> None:
-        """Write what says more than what is known of a job on a workstation."""
-        if not rows:
-            return
-        statement = self._insert(outcomes)
-        new = statement.excluded
-        ours, theirs = (
-            tuple_(columns.rank, columns.rank_at, columns.rank_offset)
-            for columns in (outcomes.c, new)
-        )
-        changed = {name: new[name] for name in rows[0] if name not in outcomes.primary_key.columns}
-        self._connection.execute(
-            statement.on_conflict_do_update(
-                index_elements=list(outcomes.primary_key), set_=changed, where=ours < theirs
-            ),
-            rows,
-        )
 
     # What administrators ask
 
@@ -164,26 +167,19 @@ class Fold:
                     "body": job.body(),
                 }
             ],
-            tuple(column.name for column in jobs.columns if column.name != "id"),
-            # Sent again it is the same job; only what is known of its reports alone is less.
-            where=jobs.c.body.is_(None),
+            _JOB,
         )
         self._expect(job)
 
     def _expect(self, job: Job) -> None:
         """Note the workstations that the job is for, as they are known now."""
-        waits: dict[str, Any] = {
-            "state": QUEUED,
-            "rank": _QUEUED_RANK,
-            "rank_at": 0.0,
-            "rank_offset": 0,
-        }
+        waits: Row = {"state": QUEUED, "rank": _QUEUED_RANK, "rank_at": 0.0, "rank_offset": 0}
         named = [
             {"job_id": job.id, "workstation": target.name, **waits}
             for target in job.targets
             if target.scope == "workstation"
         ]
-        self._upsert(outcomes, named, ())
+        self._upsert(outcomes, named)
         if len(named) == len(job.targets):
             return
         columns = ["job_id", "workstation", *waits]
@@ -191,9 +187,8 @@ class Fold:
         values = select(literal(job.id), found.c.name, *map(literal, waits.values())).where(
             literal(value=True)  # SQLite takes the ON of ON CONFLICT for a join's without it
         )
-        self._connection.execute(
-            self._insert(outcomes).from_select(columns, values).on_conflict_do_nothing()
-        )
+        statement = _upsert(self._connection.dialect.name, outcomes, ())
+        self._connection.execute(statement.from_select(columns, values))
 
     def _cancellation(self, cancellation: Cancellation, _: int) -> None:
         if cancellation.workstations:
@@ -217,7 +212,7 @@ class Fold:
             "at": getattr(record, "created_at").timestamp(),  # noqa: B009 - all of these have it
             "body": entry.body,
         }
-        self._upsert(records, [row], ())
+        self._upsert(records, [row])
 
     # Who is there
 
@@ -235,7 +230,7 @@ class Fold:
         if check_in.agent == "service" or not self._has_service(name):
             self._connection.execute(delete(memberships).where(memberships.c.workstation == name))
             groups = [{"group": group, "workstation": name} for group in check_in.groups]
-            self._upsert(memberships, groups, ())
+            self._upsert(memberships, groups)
         told = {
             "up": check_in.up,
             "paused": check_in.paused,
@@ -276,27 +271,31 @@ class Fold:
 
     # SQL
 
-    def _insert(self, table: Table) -> Any:
-        """Return an INSERT that knows ON CONFLICT, which both databases do, each by itself."""
-        of = postgresql if self._connection.dialect.name == "postgresql" else sqlite
-        return of.insert(table)
-
-    def _upsert(
-        self, table: Table, rows: list[Row], changed: tuple[str, ...], where: Any = None
-    ) -> None:
+    def _upsert(self, table: Table, rows: Iterable[Row], changed: tuple[str, ...] = ()) -> None:
         """Insert rows; of those that are there, set the columns that are named."""
-        if not rows:
-            return
-        statement = self._insert(table)
-        if changed:
-            statement = statement.on_conflict_do_update(
-                index_elements=list(table.primary_key),
-                set_={name: statement.excluded[name] for name in changed if name in rows[0]},
-                where=where,
-            )
-        else:
-            statement = statement.on_conflict_do_nothing()
-        self._connection.execute(statement, rows)
+        if rows := list(rows):
+            statement = _upsert(self._connection.dialect.name, table, changed)
+            self._connection.execute(statement, rows)
+
+
+@cache  # to make one takes longer than to execute it
+def _upsert(dialect: str, table: Table, changed: tuple[str, ...]) -> Any:
+    """Return an INSERT that knows ON CONFLICT, which both databases do, each by itself."""
+    statement: Any = (postgresql if dialect == "postgresql" else sqlite).insert(table)
+    if not changed:
+        return statement.on_conflict_do_nothing()
+    new = statement.excluded
+    where: ColumnElement[bool] | None = None
+    if table is jobs:  # sent again it is the same job; what its reports alone tell is less
+        where = jobs.c.body.is_(None)
+    elif table is outcomes:  # only what says more than what is known
+        ours, theirs = (tuple_(*(of[name] for name in _RANK)) for of in (table.c, new))
+        where = ours < theirs
+    return statement.on_conflict_do_update(
+        index_elements=list(table.primary_key),
+        set_={name: new[name] for name in changed},
+        where=where,
+    )
 
 
 def addressed(job: Job) -> Select[str]:
@@ -311,12 +310,6 @@ def addressed(job: Job) -> Select[str]:
         select(workstations.c.name).where(workstations.c.name.in_(names)),
     ).subquery()
     return select(found.c.name)
-
-
-def _bound(name: str) -> Any:
-    from sqlalchemy import bindparam
-
-    return bindparam(name)
 
 
 def _place(state: State, at: float, offset: int) -> tuple[int, float, int]:
