@@ -183,11 +183,15 @@ class Accounts:
 
     def has_state(self, states: Sequence[str]) -> ColumnElement[bool]:
         """Return the condition that a job is in one of some states on some workstation."""
-        state = self._state()
-        rows = _joined(select(literal(1))).where(state.in_(states))
-        # A state that is computed needs all that is queued; else the index tells.
-        stored = {*states, QUEUED}
-        return exists(rows.where(outcomes.c.state.in_(stored)).correlate(jobs))
+        of_job = (
+            select(literal(1))
+            .select_from(outcomes)
+            .outerjoin(workstations, workstations.c.name == outcomes.c.workstation)
+            .where(outcomes.c.job_id == jobs.c.id, self._state().in_(states))
+            # What is computed is queued; of all else the index tells.
+            .where(outcomes.c.state.in_({*states, QUEUED}))
+        )
+        return exists(of_job.correlate(jobs))
 
     # Workstations of a job
 
@@ -204,7 +208,6 @@ class Accounts:
             state = self._state()
             silent = (
                 _joined(select(outcomes.c.job_id, state, func.count()))
-                .select_from(jobs)
                 .where(wanted, outcomes.c.state == QUEUED)
                 .group_by(outcomes.c.job_id, state)
             )
@@ -224,7 +227,7 @@ class Accounts:
         state = self._state().label("state")
         columns = [state if name == "state" else outcomes.c[name] for name in _PAIR_COLUMNS]
         place = case(_PLACES, value=state, else_=99)
-        query = _joined(select(*columns)).select_from(jobs).where(outcomes.c.job_id == job_id)
+        query = _joined(select(*columns)).where(outcomes.c.job_id == job_id)
         if states is not None:
             query = query.where(state.in_(states))
         if names is not None:
@@ -307,9 +310,11 @@ class Accounts:
 
 
 def _joined(query: Select[Any]) -> Select[Any]:
-    """Add to a query of jobs what their states are told from."""
-    return query.join(outcomes, outcomes.c.job_id == jobs.c.id).outerjoin(
-        workstations, workstations.c.name == outcomes.c.workstation
+    """Let a query ask of jobs all that their states are told from."""
+    return (
+        query.select_from(jobs)
+        .join(outcomes, outcomes.c.job_id == jobs.c.id)
+        .outerjoin(workstations, workstations.c.name == outcomes.c.workstation)
     )
 
 

@@ -138,7 +138,10 @@ class Fleet:
             .where(outcomes.c.state.in_(WAITING))
             .group_by(outcomes.c.workstation)
         )
-        return Counter(dict(self._connection.execute(query).tuples()))
+        found: Counter[str] = Counter()
+        for name, count in self._connection.execute(query):
+            found[name] = count
+        return found
 
 
 @contextmanager
