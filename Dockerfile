@@ -26,7 +26,8 @@ LABEL org.opencontainers.image.title="Package Command Manager" \
 # is: each agent keeps a private folder in it. A volume that is new takes over its owner and mode.
 RUN useradd --uid 10001 --user-group --no-create-home --home-dir /tmp pcm \
  && useradd --uid 10002 --user-group --no-create-home --home-dir /tmp pcm-user \
- && install --directory --owner=pcm --group=pcm --mode=1777 /var/lib/pcm
+ && install --directory --owner=pcm --group=pcm --mode=1777 /var/lib/pcm \
+ && install --directory --owner=pcm --group=pcm --mode=0700 /var/lib/pcm-history
 COPY --from=venv /opt/pcm /opt/pcm
 ENV PATH=/opt/pcm/bin:$PATH HOME=/tmp PYTHONUNBUFFERED=1 PYTHONDONTWRITEBYTECODE=1
 USER 10001:10001

@@ -194,8 +194,8 @@ class _Session:
     async def run(self) -> None:
         """Read to the end of what is there, and on if there is a beat."""
         place = await self._database(_place)
-        end, self._mark = await self._end()
-        if place.next_offset > end:
+        self._mark = await stream.mark(self._publisher)
+        if not await self._reaches(place.next_offset):
             place = await self._database(_begin_anew, place)
         start = place.next_offset - 1 if place.next_offset else None
         async with stream.read(self._publisher.connection, start, _PREFETCH) as entries:
@@ -230,18 +230,19 @@ class _Session:
                 beaten = now
                 await self._beat()
 
-    async def _end(self) -> tuple[int, str]:
-        """Put a mark at the stream's end; return its offset and its id."""
-        mark = await stream.mark(self._publisher)
+    async def _reaches(self, offset: int) -> bool:
+        """Whether the stream goes as far as an offset; another one in its place may not."""
         async with stream.read(self._publisher.connection, "last") as entries:
             while True:
                 try:
                     async with asyncio.timeout(CALL_LIMIT):
-                        (entry,) = await entries.batch(1)
+                        entry = await anext(entries)
                 except TimeoutError:
                     raise Unreachable(f"reading {topology.REPORTS}: no end is found") from None
-                if entry.message_id == mark:
-                    return entry.offset, mark
+                if entry.offset >= offset:
+                    return True
+                if entry.message_id == self._mark:
+                    return False
 
     async def _store(
         self, place: _Place, entries: list[Entry], dropped_before: int | None = None

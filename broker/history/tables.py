@@ -293,7 +293,7 @@ def told(engine: Engine) -> Iterator[None]:
         yield
     except DBAPIError as error:
         lines = str(error.orig).strip().splitlines() or [type(error.orig).__name__]
-        damaged = isinstance(error.orig, sqlite3.DatabaseError) and "malformed" in lines[0]
+        damaged = "malformed" in lines[0] or "not a database" in lines[0]
         remedy = "; remove it, and it is made anew from the stream" if damaged else ""
         raise HistoryError(f"PCM_HISTORY_URL: {_plain(engine.url)}: {lines[0]}{remedy}") from error
     except OSError as error:
