@@ -12,6 +12,7 @@ from typing import Any, ClassVar, Protocol, TypeVar
 
 import structlog
 
+from agents import facts
 from agents.claims import UNKNOWN, Claims, Decision
 from agents.entries import Entries
 from agents.identity import Identity
@@ -127,7 +128,7 @@ class Agent:
                     tasks.create_task(self._work()) for _ in range(self._settings.concurrency)
                 ]
                 paused = self._presence.paused or None
-                _log.info("agent.started", groups=list(self._settings.groups), paused=paused)
+                _log.info("agent.started", groups=facts.groups(self._settings), paused=paused)
                 await self._stopping.wait()
                 _log.info("agent.stopping", running=self._runs.count)
                 self._uplink.stop_intake()

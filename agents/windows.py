@@ -3,6 +3,7 @@
 import re
 from dataclasses import dataclass
 from datetime import UTC, date, datetime, time, timedelta, tzinfo
+from functools import lru_cache
 from typing import Annotated, Any
 
 from pydantic import PlainValidator
@@ -20,7 +21,7 @@ _WINDOW = re.compile(
 )
 _WHOLE_DAY = 24 * 60  # minutes
 _SHOULD_BE = "write such as Sun 02:00-06:00, Mon-Fri 22:00-04:00 or daily 00:00-24:00"
-_AHEAD = 22  # days: three times each window, since a clock that is changed may take one away
+_AHEAD = 24  # days: three times each window, since a clock that is changed may take one away
 _ENDLESS = timedelta(days=8).total_seconds()  # windows repeat each week: this one has no end
 
 
@@ -61,27 +62,30 @@ class Windows:
         """
         if not self.windows:
             return earliest
-        for begin, end in self._spans(earliest, zone):
+        today = datetime.fromtimestamp(earliest, UTC).astimezone(zone).date()
+        yesterday = today - timedelta(days=1)  # a window of then may go on
+        for begin, end in _spans(self, yesterday, zone):
             start = max(begin, earliest)
             if start + duration <= end or end - begin > _ENDLESS:
                 return start
         return NEVER
 
-    def _spans(self, earliest: float, zone: tzinfo | None) -> list[tuple[float, float]]:
-        """Return the times in which one is open, in order; windows that touch are one."""
-        first = datetime.fromtimestamp(earliest, UTC).astimezone(zone).date() - timedelta(days=2)
-        days = (first + timedelta(days=number) for number in range(_AHEAD + 2))
-        found = sorted(
-            span for day in days for window in self.windows if (span := window.on(day, zone))
-        )
-        spans = found[:1]
-        for begin, end in found[1:]:
-            last_begin, last_end = spans[-1]
-            if begin <= last_end:
-                spans[-1] = (last_begin, max(end, last_end))
-            else:
-                spans.append((begin, end))
-        return spans
+
+@lru_cache
+def _spans(windows: Windows, first: date, zone: tzinfo | None) -> list[tuple[float, float]]:
+    """Return the times from a day on in which one is open, in order; those that touch are one."""
+    days = (first + timedelta(days=number) for number in range(_AHEAD))
+    found = sorted(
+        span for day in days for window in windows.windows if (span := window.on(day, zone))
+    )
+    spans = found[:1]
+    for begin, end in found[1:]:
+        last_begin, last_end = spans[-1]
+        if begin <= last_end:
+            spans[-1] = (last_begin, max(end, last_end))
+        else:
+            spans.append((begin, end))
+    return spans
 
 
 NO_WINDOWS = Windows()
