@@ -93,6 +93,8 @@ async def test_a_paused_workstation_starts_nothing_and_goes_on_in_order(
         ws.job(f"until test -e {go}; do sleep 0.05; done", shell=True, background=True)
     )
     service.wait_for("job.started")
+    queued = await dispatcher.dispatch(ws.job("true", background=True))
+    service.wait_for("job.received", 2)
     await pause(settings, ws, reason="exams")
     for agent in ws.agents:
         agent.wait_for("agent.paused")
@@ -113,6 +115,7 @@ async def test_a_paused_workstation_starts_nothing_and_goes_on_in_order(
     assert (await ended(dispatcher, late, starts=0)).state is State.EXPIRED
     assert (await ended(dispatcher, unwanted, starts=0)).state is State.CANCELLED
     interactive.wait_for("job.offered", 2)
+    assert len(service.events("job.started")) == 1
     said = ws.run("pcm-agent", "run", offer.id).stdout
     assert said == "true: is accepted; this workstation is paused, and it runs when that ends\n"
 
@@ -135,12 +138,12 @@ async def test_a_paused_workstation_starts_nothing_and_goes_on_in_order(
 
     await pause(settings, ws, paused=False)
     assert (await ended(dispatcher, last)).state is State.SUCCEEDED
-    for job in (*overdue, users, offer):
+    for job in (*overdue, queued, users, offer):
         assert (await ended(dispatcher, job)).state is State.SUCCEEDED
     by = [agents_of(await told(dispatcher, job), State.STARTED) for job in (users, offer)]
     assert by == [{"interactive-ada"}, {"interactive-ada"}]
     started = [event["job"] for event in service.events("job.started")]
-    assert started == [overdue[1].id, overdue[2].id, overdue[0].id, last.id]
+    assert started == [overdue[1].id, overdue[2].id, overdue[0].id, queued.id, last.id]
     assert "paused" not in ws.run("pcm-agent", "pending").stdout
 
 
