@@ -7,28 +7,30 @@ import asyncio
 import time
 from collections.abc import Callable, Coroutine
 from contextlib import suppress
-from datetime import UTC, datetime
 from functools import partial
 from typing import Any, ClassVar, Protocol, TypeVar
 
 import structlog
 
+from agents import facts
 from agents.claims import UNKNOWN, Claims, Decision
 from agents.entries import Entries
 from agents.identity import Identity
 from agents.intake import Intake
 from agents.ledger import Ledger
 from agents.outbox import Outbox
+from agents.presence import Presence
 from agents.recovery import Recovery
 from agents.runner import Ended
 from agents.runs import Runs, threads
-from agents.schedule import NEVER, Next, Step, order
+from agents.schedule import Next, Step, order
 from agents.settings import AgentSettings
 from agents.state import lock, private_directory, shared_directory
-from agents.tables import Entry, Tables, superseded_by
+from agents.tables import NEVER, Entry, Tables
 from agents.uplink import Uplink
+from agents.withdrawal import Withdrawal
 from broker.topology import AgentKind
-from schemas import Cancellation, Context, State
+from schemas import Context, Pause, State
 
 _T = TypeVar("_T")
 _log = structlog.get_logger()
@@ -49,7 +51,7 @@ _DECIDERS = 4
 class Rules(Protocol):
     """Decides what is next for an entry."""
 
-    def next(self, entry: Entry, now: float, *, claimed: bool) -> Next:
+    def next(self, entry: Entry, now: float, *, claimed: bool, paused: bool) -> Next:
         """Return the next step and its time."""
 
 
@@ -75,6 +77,9 @@ class Agent:
         self._claims = Claims(settings.state_dir, self.identity.name)
         self._outbox = Outbox(self.identity, self._ledger)
         self.entries = Entries(self._ledger, self._claims, self._outbox.wake)
+        self._runs = Runs(settings, self.identity, self.entries, self.directory / "runs")
+        self._withdrawal = Withdrawal(self.entries, self._runs)
+        self._presence = Presence(settings, self.identity, self.entries, self._runs)
         recovery = Recovery(self.identity, settings, self._ledger, self._admit)
         intake = Intake(
             self.identity,
@@ -83,14 +88,16 @@ class Agent:
             self._claims,
             recovery,
             accepted=self._accept,
-            cancelled=self._cancel,
+            cancelled=self._withdrawal.cancel,
+            paused=self._pause,
             stored=self._outbox.wake,
         )
-        self._uplink = Uplink(settings, self.identity, self._ledger, intake, self._outbox, recovery)
+        self._uplink = Uplink(
+            settings, self.identity, self._ledger, intake, self._outbox, self._presence, recovery
+        )
         self._ready: asyncio.PriorityQueue[tuple[tuple[float, float, str], str]] = (
             asyncio.PriorityQueue()
         )
-        self._runs = Runs(settings, self.identity, self.entries, self.directory / "runs")
         self._deciders = threads(_DECIDERS, "decide")
         self._blocked: dict[str, float] = {}  # until when, by the monotonic clock
         self._orphans: dict[str, float] = {}
@@ -120,7 +127,8 @@ class Agent:
                 workers = [
                     tasks.create_task(self._work()) for _ in range(self._settings.concurrency)
                 ]
-                _log.info("agent.started", groups=list(self._settings.groups))
+                paused = self._presence.paused or None
+                _log.info("agent.started", groups=facts.groups(self._settings), paused=paused)
                 await self._stopping.wait()
                 _log.info("agent.stopping", running=self._runs.count)
                 self._uplink.stop_intake()
@@ -153,6 +161,7 @@ class Agent:
                 await self._ledger.commit(lambda _: None)  # all before it is on the disk
                 if not self._at_once:
                     await self._outbox.drained()
+                    await self._presence.leave()
                 return
         _log.warning("outbox.waits", reason="reports are sent at the next start")
 
@@ -163,6 +172,7 @@ class Agent:
     def _recover(self) -> None:
         """Take up the ledger where a former run of this agent left it."""
         life, found = self._ledger.load()
+        self._presence.paused = life.paused
         still_open = {entry.job.id for entry in found}
         self._runs.tidy(still_open)
         if life.damage:
@@ -184,7 +194,7 @@ class Agent:
             text = "its agent was away for longer than decisions are kept"
             closing = Next(Step.CLOSE, 0, State.EXPIRED, text)
             self._begin(self._close(entry, closing))
-        self._supersede(entry)
+        self._withdrawal.supersede(entry)
 
     async def _take_up(self, entry: Entry) -> None:
         """Go on with a job whose command was started when a former run of this agent ended."""
@@ -212,8 +222,10 @@ class Agent:
         """Forget what ended long ago, so that nothing grows for ever."""
         while True:
             now = time.time()
-
-            await self._ledger.commit(partial(Tables.keep_house, now=now, keep=self._keep))
+            windows = str(self._settings.windows)
+            await self._ledger.commit(
+                partial(Tables.keep_house, now=now, keep=self._keep, windows=windows)
+            )
             await self._in_thread(partial(self._claims.forget, now - self._keep))
             for job_id in self._blocked.keys() | self._orphans.keys():
                 if self.entries.get(job_id) is None:
@@ -230,25 +242,13 @@ class Agent:
         _log.info("job.received", job=entry.job.id, name=entry.job.title)
         self._admit(entry)
 
-    def _supersede(self, newer: Entry) -> None:
-        """Withdraw the older jobs of the same key that have not started."""
-        key, age = newer.job.supersedes, (newer.job.created_at, newer.job.id)
-        if key is None or newer.cancelled is not None:
-            return
-        for entry in self.entries.all():
-            job = entry.job
-            if job.supersedes == key and (job.created_at, job.id) < age and not entry.starts:
-                self._withdraw(entry, superseded_by(newer.job.id))
-
-    def _cancel(self, cancellation: Cancellation) -> None:
-        if entry := self.entries.get(cancellation.job_id):
-            self._withdraw(entry, cancellation.reason)
-            self._runs.cancel(entry.job.id, cancellation.reason)
-
-    def _withdraw(self, entry: Entry, reason: str) -> None:
-        if entry.cancelled is None and not self._runs.has(entry.job.id):
-            _log.info("job.cancelled", job=entry.job.id, reason=reason)
-            self.entries.change(entry, cancelled=reason)
+    def _pause(self, pause: Pause) -> None:
+        """Start nothing more, or go on with what is due meanwhile."""
+        event = "agent.paused" if pause.paused else "agent.resumed"
+        _log.info(event, by=pause.sender, reason=pause.reason or None)
+        self._presence.pause(paused=pause.paused)
+        if not pause.paused:
+            self.entries.wake_all()
 
     async def _schedule(self) -> None:
         """Take each entry's next step when its time comes."""
@@ -256,7 +256,8 @@ class Agent:
             self._advance(await self.entries.due(), time.time())
 
     def _next(self, entry: Entry) -> Next:
-        return self._rules.next(entry, time.time(), claimed=self._claims.holds(entry.job.id))
+        claimed, paused = self._claims.holds(entry.job.id), self._presence.paused
+        return self._rules.next(entry, time.time(), claimed=claimed, paused=paused)
 
     def _advance(self, entry: Entry, now: float) -> None:
         following = self._next(entry)
@@ -384,7 +385,8 @@ class Agent:
             try:
                 if entry := self.entries.get(job_id):
                     following = self._next(entry)
-                    if following.step is Step.RUN and not self._stopping.is_set():
+                    due = following.step is Step.RUN and following.at <= time.time()
+                    if due and not self._stopping.is_set():
                         await self._run(entry)
             finally:
                 self.entries.vacate(job_id)
@@ -399,8 +401,3 @@ class Agent:
     def _finish(self, entry: Entry, ended: Ended) -> None:
         final = self.identity.report(entry.job.id, ended.state, ended.reason, result=ended.result)
         self.entries.finish(entry, ended, final)
-
-
-def instant(seconds: float) -> datetime:
-    """Return seconds since the epoch as an instant."""
-    return datetime.fromtimestamp(seconds, UTC)

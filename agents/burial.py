@@ -79,7 +79,7 @@ class Burial:
     def _refuse(self, tables: Tables, refusal: Refusal) -> None:
         """Report a refused job, by one of the agents only where both received the message."""
         job_id = refusal.job_id
-        if job_id is None or refusal.message.type == "cancellation":
+        if job_id is None or refusal.message.type in ("cancellation", "pause"):
             return
         shared = not (refusal.message.routing_key or "").startswith(f"{Context.BACKGROUND}.")
         if tables.knows(job_id):

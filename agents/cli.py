@@ -109,6 +109,8 @@ def _list(what: str, state_dir: Path, *, as_json: bool) -> int:
     if as_json:
         print(json.dumps(rows, indent=2))
     else:
+        if what == "pending":
+            listing.show_pauses(listing.pauses(state_dir))
         listing.show(what, rows)
     return DONE
 

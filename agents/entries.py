@@ -57,6 +57,11 @@ class Entries:
         heapq.heappush(self._due, (at, job_id))
         self._changed.set()
 
+    def wake_all(self) -> None:
+        """Have all looked at anew, now."""
+        self._due = [(0.0, job_id) for job_id in self._open]
+        self._changed.set()
+
     def occupy(self, job_id: str) -> None:
         """Let nobody look at an entry until it is vacated: somebody is at it."""
         self._busy.add(job_id)
@@ -88,7 +93,7 @@ class Entries:
         """Have all looked at anew where the clock was set back: their times were told by it."""
         if clock < self._clock - _CLOCK_STEP:
             _log.warning("clock.set_back", seconds=round(self._clock - clock))
-            self._due = [(0.0, job_id) for job_id in self._open]
+            self.wake_all()
             self._clock = clock
         self._clock = max(self._clock, clock)
 

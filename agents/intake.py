@@ -18,9 +18,10 @@ from agents.settings import AgentSettings
 from agents.tables import Entry, Known, Tables
 from broker import topology
 from broker.connection import CALL_LIMIT, Publisher, Unreachable, translated
-from schemas import Cancellation, Job, State
+from schemas import Cancellation, Job, Pause, State
 from schemas.times import duration_text
 
+_Taken = Entry | Cancellation | Pause
 _PREFETCH = 500
 _LONGEST_REASON = 1000
 _SUSPECT = 2  # times that a message came back to us: an ordinary loss of the connection is one
@@ -44,6 +45,7 @@ class Intake:
         recovery: Recovery,
         accepted: Callable[[Entry], None],
         cancelled: Callable[[Cancellation], None],
+        paused: Callable[[Pause], None],
         stored: Callable[[], None],
     ) -> None:
         self._identity = identity
@@ -53,6 +55,7 @@ class Intake:
         self._recovery = recovery
         self._accepted = accepted
         self._cancelled = cancelled
+        self._paused = paused
         self._stored = stored
         self._burial = Burial(identity, ledger, claims, stored)
         self._made_at = 0.0
@@ -151,13 +154,15 @@ class Intake:
                     if id(message) not in refused:
                         await message.ack()
 
-    def _entered(self, future: "asyncio.Future[list[Entry | Cancellation]]") -> None:
+    def _entered(self, future: "asyncio.Future[list[_Taken]]") -> None:
         if future.cancelled() or future.exception() is not None:
             return
         self._stored()
         for order in future.result():
             if isinstance(order, Entry):
                 self._accepted(order)
+            elif isinstance(order, Pause):
+                self._paused(order)
             else:
                 self._cancelled(order)
 
@@ -187,24 +192,29 @@ class Intake:
             if message.type == "probe":
                 continue
             try:
-                orders.append(
-                    read_order(message.body, message.routing_key or "", self._identity.kind)
-                )
+                orders.append(read_order(message.body, message.routing_key or "", self._identity))
             except Poison as poison:
                 job_id = job_id_of(message.body, message.message_id)
                 refusals.append(Refusal(message, str(poison)[:_LONGEST_REASON], job_id))
         return orders, refusals
 
-    def _enter(
-        self, tables: Tables, orders: list[Order], ended: dict[str, Entry]
-    ) -> list[Entry | Cancellation]:
+    def _heeds(self, tables: Tables, order: Cancellation | Pause, now: float) -> bool:
+        """Keep what is said here; return whether anything follows from it."""
+        if isinstance(order, Pause):
+            return tables.pause(order)
+        if not order.concerns(self._identity.workstation):
+            return False
+        tables.remember_cancellation(order.job_id, order.reason, now)
+        return True
+
+    def _enter(self, tables: Tables, orders: list[Order], ended: dict[str, Entry]) -> list[_Taken]:
         now = time.time()
-        taken: list[Entry | Cancellation] = []
+        taken: list[_Taken] = []
         report = self._identity.report
         for order in orders:
-            if isinstance(order, Cancellation):
-                tables.remember_cancellation(order.job_id, order.reason, now)
-                taken.append(order)
+            if not isinstance(order, Job):
+                if self._heeds(tables, order, now):
+                    taken.append(order)
                 continue
             if (former := ended.get(order.id)) and not tables.knows(order.id):
                 tables.insert(former)

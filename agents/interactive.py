@@ -1,13 +1,13 @@
 """The interactive agent: in a user's session, with the user's rights, for foreground jobs."""
 
 import time
-from datetime import datetime
+from datetime import UTC, datetime
 from typing import Any
 
 from agents import control
-from agents.agent import Agent, instant
+from agents.agent import Agent
 from agents.control import Declined
-from agents.platforms import here
+from agents.place import here
 from agents.schedule import InteractiveRules
 from agents.settings import AgentSettings
 from agents.tables import Entry
@@ -22,7 +22,7 @@ class InteractiveAgent(Agent):
 
     def __init__(self, settings: AgentSettings) -> None:
         self._interactive = InteractiveRules(
-            here(), settings.countdown.total_seconds(), settings.accept_offers
+            here(settings), settings.countdown.total_seconds(), settings.accept_offers
         )
         super().__init__(settings, self._interactive, settings.user)
 
@@ -47,7 +47,19 @@ class InteractiveAgent(Agent):
     def run_now(self, entry: Entry) -> str:
         """The user wants the job run now; return what to tell them."""
         self.accept(entry)
-        return f"{entry.job.title}: runs now"
+        return f"{entry.job.title}: {self._start(entry)}"
+
+    def _start(self, entry: Entry) -> str:
+        """Say when an accepted job starts."""
+        if self._presence.paused:
+            return "is accepted; this workstation is paused, and it runs when that ends"
+        now = time.time()
+        start = self._interactive.place.start(entry.job, now, now)
+        if start <= now:
+            return "runs now"
+        if start >= entry.expires_at:
+            return "is accepted, but expires before the next maintenance window"
+        return f"is accepted; it runs in the maintenance window of {_on_the_clock(start)}"
 
     def postpone(self, entry: Entry, until: datetime) -> str:
         """The user wants to be asked again later.
@@ -55,12 +67,12 @@ class InteractiveAgent(Agent):
         Raises:
             Declined: that would be after its mandatory time, or its expiry.
         """
-        limit = min(self._interactive.deadline(entry), entry.expires_at)
+        limit = min(self._interactive.deadline(entry, time.time()), entry.expires_at)
         if until.timestamp() <= time.time():
             raise Declined("--until: is in the past")
         if until.timestamp() > limit:
             kind = "runs" if limit < entry.expires_at else "expires"
-            raise Declined(f"--until: the job {kind} at {instant(limit).astimezone():%c}")
+            raise Declined(f"--until: the job {kind} at {_on_the_clock(limit)}")
         report = self.identity.report(entry.job.id, State.POSTPONED, until=until)
         self.entries.change(entry, report, until=until.timestamp())
         return f"{entry.job.title}: postponed until {until.astimezone():%c}"
@@ -90,8 +102,14 @@ class InteractiveAgent(Agent):
             what = "more than one job begins so" if found else "no such job is offered"
             raise Declined(f"{job_id}: {what}")
         entry = (exact or found)[0]
-        if self._runs.has(entry.job.id) or entry.state in {State.ACCEPTED, State.STARTED}:
+        if self._runs.has(entry.job.id) or entry.state is State.STARTED:
             raise Declined(f"{entry.job.title}: runs already")
+        if entry.state is State.ACCEPTED:
+            raise Declined(f"{entry.job.title}: {self._start(entry)}")
         if self._claims.decision(entry.job.id):
             raise Declined(f"{entry.job.title}: another agent of this workstation has it")
         return entry
+
+
+def _on_the_clock(seconds: float) -> str:
+    return f"{datetime.fromtimestamp(seconds, UTC).astimezone():%c}"

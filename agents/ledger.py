@@ -160,9 +160,22 @@ def read(path: Path) -> list[Entry]:
     Raises:
         StateError: it cannot be read.
     """
+    return _read(path, lambda database: list(entries(database, "ORDER BY received_at, id")))
+
+
+def read_life(path: Path) -> Life:
+    """Return the story of a ledger that another process may be writing.
+
+    Raises:
+        StateError: it cannot be read.
+    """
+    return _read(path, lambda database: Tables(database).life())
+
+
+def _read(path: Path, look: Callable[[sqlite3.Connection], _T]) -> _T:
     uri = f"{path.absolute().as_uri()}?mode=ro"
     try:
         with closing(sqlite3.connect(uri, uri=True, timeout=5)) as database:
-            return list(entries(database, "ORDER BY received_at, id"))
+            return look(database)
     except (sqlite3.Error, ValueError) as error:
         raise StateError(f"{path}: {error}; the agent's next start mends it") from error

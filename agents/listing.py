@@ -1,14 +1,18 @@
 """What the agents of a state directory hold and did, for people and as JSON."""
 
+import time
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 from agents import ledger
 from agents.claims import decision
-from agents.schedule import NEVER, order
+from agents.place import Place
+from agents.schedule import order
 from agents.state import StateError
-from agents.tables import Entry
+from agents.tables import NEVER, Entry, Life
+from agents.windows import parse
+from schemas import Context, Pause, State
 
 Row = dict[str, Any]
 
@@ -20,6 +24,7 @@ def pending(state_dir: Path) -> list[Row]:
         for agent, entry in _entries(state_dir)
         if entry.open and not _elsewhere(state_dir, agent, entry)
     ]
+    lives = _lives(state_dir)
     return [
         {
             "job": entry.job.id,
@@ -30,12 +35,21 @@ def pending(state_dir: Path) -> list[Row]:
             "offer_at": _time(entry.offer_at),
             "mandatory_at": _time(entry.mandatory_at),
             "expires_at": _time(entry.expires_at),
+            "starts_at": _time(_window_of(entry, lives[agent])),
             "postponed_until": _time(entry.until),
+            "paused": lives[agent].paused,
             "sender": entry.job.sender,
             "command": str(entry.job.command),
         }
         for entry, agent in sorted(found, key=lambda pair: (order(pair[0]), pair[1]))
     ]
+
+
+def pauses(state_dir: Path) -> dict[str, Pause]:
+    """Return what was said to the agents that are paused, by their names."""
+    return {
+        agent: life.pause for agent, life in _lives(state_dir).items() if life.pause and life.paused
+    }
 
 
 def history(state_dir: Path) -> list[Row]:
@@ -58,6 +72,14 @@ def history(state_dir: Path) -> list[Row]:
     ]
 
 
+def show_pauses(pauses: dict[str, Pause]) -> None:
+    """Print for people who is paused, a line for each."""
+    for agent, pause in pauses.items():
+        since = f"{pause.created_at.astimezone():%Y-%m-%d %H:%M:%S}"
+        reason = f": {pause.reason}" if pause.reason else ""
+        print(f"{agent} is paused since {since} by {pause.sender}{reason}")
+
+
 def show(what: str, rows: list[Row]) -> None:
     """Print rows as a table for people."""
     from rich.console import Console
@@ -68,7 +90,17 @@ def show(what: str, rows: list[Row]) -> None:
         print("nothing is pending" if what == "pending" else "nothing has ended here")
         return
     columns = (
-        ("job", "name", "kind", "agent", "state", "offer_at", "mandatory_at", "expires_at")
+        (
+            "job",
+            "name",
+            "kind",
+            "agent",
+            "state",
+            "offer_at",
+            "mandatory_at",
+            "starts_at",
+            "expires_at",
+        )
         if what == "pending"
         else ("job", "name", "agent", "state", "exit_code", "at", "reason")
     )
@@ -85,7 +117,19 @@ def show(what: str, rows: list[Row]) -> None:
 
 def _entries(state_dir: Path) -> list[tuple[str, Entry]]:
     """Return the entries of all ledgers here that may be read, each with its agent's name."""
-    found: list[tuple[str, Entry]] = []
+    return [
+        (path.parent.name, entry) for path in _ledgers(state_dir) for entry in ledger.read(path)
+    ]
+
+
+def _lives(state_dir: Path) -> dict[str, Life]:
+    """Return the stories of all ledgers here that may be read, by their agents' names."""
+    return {path.parent.name: ledger.read_life(path) for path in _ledgers(state_dir)}
+
+
+def _ledgers(state_dir: Path) -> list[Path]:
+    """Return the ledgers here that may be read."""
+    found: list[Path] = []
     hidden: list[Path] = []
     if not state_dir.is_dir():
         raise StateError(f"PCM_STATE_DIR: {state_dir}: no agent has worked here")
@@ -95,12 +139,29 @@ def _entries(state_dir: Path) -> list[tuple[str, Entry]]:
         try:
             path = folder / "ledger.db"
             if path.is_file():
-                found += [(folder.name, entry) for entry in ledger.read(path)]
+                found.append(path)
         except PermissionError:
             hidden.append(folder)
     if hidden and not found:
         raise StateError(f"{hidden[0]}: is another user's")
     return found
+
+
+def _window_of(entry: Entry, life: Life) -> float | None:
+    """Return when a job that waits for a maintenance window starts; None where that is open."""
+    job = entry.job
+    if not job.respects_windows or not life.windows or life.paused or entry.state is State.STARTED:
+        return None
+    now = time.time()
+    if entry.state is State.ACCEPTED:
+        due: float | None = now
+    elif entry.mandatory_at is None and job.context is Context.BACKGROUND:
+        due = entry.offer_at
+    else:
+        due = entry.mandatory_at
+    if due is None:
+        return None  # it is the user's to say
+    return Place(frozenset(), windows=parse(life.windows)).start(job, max(due, now), now)
 
 
 def _elsewhere(state_dir: Path, agent: str, entry: Entry) -> bool:

@@ -1,17 +1,19 @@
-"""Reads what is delivered to an agent: a job, a cancellation, or neither."""
+"""Reads what is delivered to an agent: a job, a cancellation, a pause, or none of them."""
 
 import json
+import re
 from typing import Annotated
 
 from pydantic import Field, TypeAdapter, ValidationError
 
+from agents.identity import Identity
 from broker import topology
-from broker.topology import AgentKind
-from schemas import Cancellation, Job, explain
+from schemas import Cancellation, Job, Pause, explain
 from schemas.message import BODY_LIMIT
 from schemas.names import check_name
 
-Order = Job | Cancellation
+Order = Job | Cancellation | Pause
+_KIND = re.compile(r"^(job|cancellation|pause)\.")
 _ORDER: TypeAdapter[Order] = TypeAdapter(Annotated[Order, Field(discriminator="kind")])
 
 
@@ -19,31 +21,44 @@ class Poison(Exception):
     """A message cannot be read or trusted; the text says why."""
 
 
-def read_order(body: bytes, routing_key: str, kind: AgentKind) -> Order:
-    """Read what was delivered to an agent of a kind.
+def read_order(body: bytes, routing_key: str, reader: Identity) -> Order:
+    """Read what was delivered to an agent.
 
     Raises:
-        Poison: it is no job or cancellation, or came by a way that it should not have.
+        Poison: it is no job, cancellation or pause, or came by a way that it should not have.
     """
     if len(body) > BODY_LIMIT:
         raise Poison(f"{len(body)} bytes are over the limit of {BODY_LIMIT}")
     try:
         order = _ORDER.validate_json(body, extra="ignore")
     except ValidationError as error:
-        raise Poison(explain(error).removeprefix("job.").removeprefix("cancellation.")) from error
+        raise Poison(_KIND.sub("", explain(error))) from error
     except Exception as error:
         # Whatever it is: were it to end the agent, it would be delivered again, and end it again.
         raise Poison(f"cannot be read: {error}") from error
     if isinstance(order, Job):
-        if routing_key not in topology.routing_keys(order):
-            raise Poison(f"the routing key {routing_key} does not match the job")
-        if not any(
-            kind in route.bound
-            for route in topology.ROUTES
-            if (route.context, route.requirement) == (order.context, order.requirement)
-        ):
-            raise Poison(f"a {order.context} job is not for the {kind} agent")
+        _check_job(order, routing_key, reader)
+    elif isinstance(order, Pause):
+        _check_pause(order, routing_key, reader)
     return order
+
+
+def _check_job(job: Job, routing_key: str, reader: Identity) -> None:
+    if routing_key not in topology.routing_keys(job):
+        raise Poison(f"the routing key {routing_key} does not match the job")
+    if not any(
+        reader.kind in route.bound
+        for route in topology.ROUTES
+        if (route.context, route.requirement) == (job.context, job.requirement)
+    ):
+        raise Poison(f"a {job.context} job is not for the {reader.kind} agent")
+
+
+def _check_pause(pause: Pause, routing_key: str, reader: Identity) -> None:
+    if pause.workstation != reader.workstation:
+        raise Poison(f"a pause of {pause.workstation} is not for {reader.workstation}")
+    if routing_key != topology.pause_key(reader.workstation):
+        raise Poison(f"the routing key {routing_key} does not match the pause")
 
 
 def job_id_of(body: bytes, message_id: str | None) -> str | None:

@@ -3,6 +3,8 @@
 import errno
 import platform
 
+from schemas.command import plain_machine
+
 NO_FILES = frozenset({errno.EMFILE, errno.ENFILE, errno.ENOMEM})
 """Errors that say that no file at all can be opened now."""
 NO_ROOM = NO_FILES | {errno.EAGAIN, errno.ENOSPC}
@@ -11,8 +13,17 @@ NO_ROOM = NO_FILES | {errno.EAGAIN, errno.ENOSPC}
 _SYSTEMS = {"darwin": "macos"}
 
 
+def system() -> str:
+    """Return this machine's system, such as linux."""
+    name = platform.system().lower()
+    return _SYSTEMS.get(name, name)
+
+
+def machine() -> str:
+    """Return what kind of machine this is, such as x86_64."""
+    return plain_machine(platform.machine())
+
+
 def here() -> frozenset[str]:
     """Return the platforms that this machine answers to, such as linux and linux/x86_64."""
-    system = platform.system().lower()
-    system = _SYSTEMS.get(system, system)
-    return frozenset({system, f"{system}/{platform.machine().lower()}"})
+    return frozenset({system(), f"{system()}/{machine()}"})

@@ -18,12 +18,13 @@ from aio_pika.abc import AbstractConnection
 
 from agents.identity import Identity
 from agents.ledger import Ledger
+from agents.place import targets
 from agents.settings import AgentSettings
 from agents.tables import Entry, Life, Tables
 from broker import stream, topology
 from broker.connection import Publisher, Refused
 from broker.topology import AgentKind
-from schemas import Cancellation, Job, Report, State, everyone, group, workstation
+from schemas import Cancellation, Job, Report, State, workstation
 
 _log = structlog.get_logger()
 _CLOCK_SKEW = 600.0
@@ -160,8 +161,7 @@ class Recovery:
     def _was_accepted(self, job: Job, story: _Story, life: Life) -> bool:
         """Whether the damaged ledger must have held a job."""
         mine = workstation(self._identity.workstation)
-        scopes = {everyone, mine, *map(group, self._settings.groups)}
-        if not scopes & set(job.targets):
+        if targets(self._settings).isdisjoint(job.targets):
             return False
         return (
             story.by(self._identity.name)

@@ -16,11 +16,11 @@ from typing import Any
 import structlog
 
 from agents.state import StateError
-from agents.tables import MIGRATIONS, SCHEMA_VERSION, entries
-from schemas import InvalidMessage, Job, Report, State
+from agents.tables import MIGRATIONS, SCHEMA_VERSION, Tables, entries
+from schemas import InvalidMessage, Job, Pause, Report, State
 
 _log = structlog.get_logger()
-_TABLES = ("jobs", "cancellations", "refusals", "outbox", "bindings")
+_TABLES = ("jobs", "cancellations", "refusals", "outbox", "bindings", "pauses")
 _DAMAGED = {sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB}
 _Row = dict[str, Any]
 
@@ -118,6 +118,7 @@ def _check(database: sqlite3.Connection) -> None:
                 raise Damaged("a job is not what it was")
         for (body,) in database.execute("SELECT body FROM outbox"):
             Report.read(body, tolerant=True)
+        Tables(database).life()
     except ValueError as error:
         raise Damaged(f"a record cannot be read: {error}") from error
     except sqlite3.OperationalError as error:  # a table is missing, or text is no text
@@ -236,6 +237,8 @@ def _valid(table: str, row: _Row) -> bool:
             return bool(Job.read(row["body"], tolerant=True).digest() == row["digest"])
         if table == "outbox":
             return bool(Report.read(row["body"], tolerant=True).state == row["state"])
+        if table == "pauses":
+            Pause.read(row["body"], tolerant=True)
     except (InvalidMessage, ValueError, TypeError):
         return False
     return True

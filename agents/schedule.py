@@ -6,10 +6,9 @@ The table of the domain, as code. Nothing here reads a clock or touches a file.
 from dataclasses import dataclass
 from enum import Enum
 
-from agents.tables import Entry
+from agents.place import Place
+from agents.tables import NEVER, Entry
 from schemas import Context, State
-
-NEVER = float("inf")
 
 
 class Step(Enum):
@@ -33,13 +32,11 @@ class Next:
     reason: str = ""
 
 
-def _ending(entry: Entry, platforms: frozenset[str]) -> Next | None:
+def _ending(entry: Entry, place: Place, now: float) -> Next | None:
     """Return why a job is never started here, and from when on; None if nothing says so."""
     if entry.cancelled is not None:
         return Next(Step.CLOSE, 0, State.CANCELLED, entry.cancelled or "cancelled")
-    wanted = entry.job.command.platforms
-    if wanted and not wanted & platforms:
-        reason = f"runs on {', '.join(sorted(wanted))}; this is {max(platforms, key=len)}"
+    if reason := place.unfit(entry.job, now):
         return Next(Step.CLOSE, 0, State.NOT_APPLICABLE, reason)
     if entry.expires_at < NEVER:
         return Next(Step.CLOSE, entry.expires_at, State.EXPIRED, "nobody ran it in time")
@@ -65,13 +62,13 @@ def _first(now: float, ending: Next | None, *steps: Next | None) -> Next:
 class ServiceRules:
     """What the service agent does: background jobs at their time, others where no user did."""
 
-    platforms: frozenset[str]
+    place: Place
     takeover_grace: float
 
-    def next(self, entry: Entry, now: float, *, claimed: bool) -> Next:  # noqa: ARG002 - as the other's
-        """Return the next step of an open entry, and its time."""
-        run_at = self._run_at(entry, now)
-        return _first(now, _ending(entry, self.platforms), Next(Step.RUN, run_at))
+    def next(self, entry: Entry, now: float, *, claimed: bool, paused: bool = False) -> Next:  # noqa: ARG002 - as the other's
+        """Return the next step of an open entry, and its time; nothing is run while `paused`."""
+        run_at = NEVER if paused else self.place.start(entry.job, self._run_at(entry, now), now)
+        return _first(now, _ending(entry, self.place, now), Next(Step.RUN, run_at))
 
     def _run_at(self, entry: Entry, now: float) -> float:
         if entry.state is State.STARTED:
@@ -92,39 +89,54 @@ class ServiceRules:
 class InteractiveRules:
     """What the interactive agent does: offers jobs, and runs what the user or the time says."""
 
-    platforms: frozenset[str]
+    place: Place
     countdown: float
     accept_offers: bool = False
 
-    def next(self, entry: Entry, now: float, *, claimed: bool) -> Next:
+    def next(self, entry: Entry, now: float, *, claimed: bool, paused: bool = False) -> Next:
         """Return the next step of an open entry, and its time.
 
-        `claimed` tells whether this agent holds the job's claim.
+        Args:
+            entry: as it is now.
+            now: seconds since the epoch.
+            claimed: whether this agent holds the job's claim.
+            paused: whether nothing is run now.
         """
-        ending = _ending(entry, self.platforms)
+        ending = _ending(entry, self.place, now)
         if entry.state in (State.ACCEPTED, State.STARTED):  # started: to be started again
-            return _first(now, ending, Next(Step.RUN, 0))
+            return _first(now, ending, self._wanted(entry, now, claimed=claimed, paused=paused))
         # Shown in the future: the clock was set back since, and it is shown anew.
         if entry.shown_at is None or entry.shown_at > now:
             return _first(now, ending, Next(Step.OFFER, _offer_at(entry, now)))
         if self.accept_offers and entry.state is State.OFFERED:
             return _first(now, ending, Next(Step.ACCEPT, 0))
-        return _first(now, ending, self._countdown(entry, claimed=claimed), _again(entry))
+        countdown = self._countdown(entry, now, claimed=claimed, paused=paused)
+        return _first(now, ending, countdown, _again(entry))
 
-    def _countdown(self, entry: Entry, *, claimed: bool) -> Next:
-        deadline = self.deadline(entry)
+    def _wanted(self, entry: Entry, now: float, *, claimed: bool, paused: bool) -> Next:
+        """Return when a job that is to be run at once may start."""
+        start = NEVER if paused else self.place.start(entry.job, 0, now)
+        if start > now and entry.state is State.ACCEPTED and not claimed:
+            return Next(Step.COUNT_DOWN, 0)  # the service must not come first
+        return Next(Step.RUN, start)
+
+    def _countdown(self, entry: Entry, now: float, *, claimed: bool, paused: bool) -> Next:
+        deadline = self.deadline(entry, now)
         if claimed:
-            return Next(Step.RUN, deadline)
+            return Next(Step.RUN, NEVER if paused else deadline)
         return Next(Step.COUNT_DOWN, deadline - self.countdown)
 
-    def deadline(self, entry: Entry) -> float:
+    def deadline(self, entry: Entry, now: float) -> float:
         """Return when a mandatory job that was shown runs, whatever the user says.
 
-        At its mandatory time; but from its first being shown, the user has a whole countdown.
+        At its mandatory time; but from its first being shown, the user has a whole countdown. A
+        job that respects windows runs in the first one from then on.
         """
         if entry.mandatory_at is None or entry.shown_at is None:
             return NEVER
-        return max(entry.mandatory_at, entry.shown_at + self.countdown)
+        return self.place.start(
+            entry.job, max(entry.mandatory_at, entry.shown_at + self.countdown), now
+        )
 
 
 def _again(entry: Entry) -> Next | None:

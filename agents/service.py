@@ -1,7 +1,7 @@
 """The service agent: unattended, bound to every key, with the system's rights."""
 
 from agents.agent import Agent
-from agents.platforms import here
+from agents.place import here
 from agents.schedule import ServiceRules
 from agents.settings import AgentSettings
 from broker.topology import AgentKind
@@ -13,5 +13,5 @@ class ServiceAgent(Agent):
     kind = AgentKind.SERVICE
 
     def __init__(self, settings: AgentSettings) -> None:
-        rules = ServiceRules(here(), settings.takeover_grace.total_seconds())
+        rules = ServiceRules(here(settings), settings.takeover_grace.total_seconds())
         super().__init__(settings, rules)

@@ -10,9 +10,11 @@ from typing import Annotated
 from pydantic import AfterValidator, ByteSize, Field, field_validator
 from pydantic_settings import NoDecode
 
+from agents.windows import NO_WINDOWS, WindowsSetting
 from broker.settings import BrokerSettings
 from broker.topology import QueueType
 from schemas.names import Name
+from schemas.presence import is_automatic
 from schemas.times import Duration, duration_text
 
 _SYSTEM_STATE = Path("/var/lib/pcm")
@@ -116,6 +118,14 @@ class AgentSettings(BrokerSettings):
         default=timedelta(minutes=1),
         description="how long to wait after a refused login, up to five times as long",
     )
+    check_in: Interval = Field(
+        default=timedelta(minutes=15),
+        description="how often an agent says that it is there, besides when something changes",
+    )
+    windows: WindowsSetting = Field(
+        default=NO_WINDOWS,
+        description="its maintenance windows, parted by commas, such as Sun 02:00-06:00",
+    )
     accept_offers: bool = Field(
         default=False, description="run optional offers at once: the user's standing yes"
     )
@@ -131,5 +141,10 @@ class AgentSettings(BrokerSettings):
 
     @field_validator("groups")
     @classmethod
-    def _distinct(cls, groups: tuple[str, ...]) -> tuple[str, ...]:
+    def _given(cls, groups: tuple[str, ...]) -> tuple[str, ...]:
+        for name in filter(is_automatic, groups):
+            raise ValueError(
+                f"{name}: groups that begin with os-, arch- or release- are given by what the"
+                " machine is; leave it out"
+            )
         return tuple(dict.fromkeys(groups))

@@ -10,8 +10,11 @@ from dataclasses import dataclass
 from enum import Enum
 from typing import Any
 
-from schemas import Job, Report, State, WallClock
+from schemas import Job, Pause, Report, State, WallClock
 from schemas.times import Moment
+
+NEVER = float("inf")
+"""When that happens which never does, in seconds since the epoch."""
 
 MIGRATIONS = (
     """
@@ -63,6 +66,14 @@ CREATE TABLE ledger (
 INSERT INTO ledger SELECT now, now, '' FROM (SELECT (julianday('now') - 2440587.5) * 86400 AS now);
 UPDATE ledger SET made_at = coalesce((SELECT min(received_at) FROM jobs), made_at);
 """,
+    """
+CREATE TABLE pauses (
+    only INTEGER PRIMARY KEY CHECK (only = 1),
+    created_at REAL NOT NULL,
+    body BLOB NOT NULL
+) STRICT;
+ALTER TABLE ledger ADD COLUMN windows TEXT NOT NULL DEFAULT '';
+""",
 )
 """What makes a ledger of each version from the one before; the first from nothing."""
 SCHEMA_VERSION = len(MIGRATIONS)
@@ -112,7 +123,7 @@ class Entry:
     @property
     def expires_at(self) -> float:
         """When it is too late to start it."""
-        return _seconds(self.job.expires_at, float("inf"))
+        return _seconds(self.job.expires_at, NEVER)
 
 
 def _seconds(moment: Moment | None, default: float) -> float:
@@ -146,11 +157,20 @@ class Life:
         made_at: when it was begun, or the one that it was made good from.
         seen_at: when its agent was last seen at work.
         damage: what was wrong with a former one, until that is made good.
+        windows: the maintenance windows that its agent goes by.
+        pause: what was said last of pausing.
     """
 
     made_at: float
     seen_at: float
     damage: str
+    windows: str
+    pause: Pause | None
+
+    @property
+    def paused(self) -> bool:
+        """Whether its agent starts nothing."""
+        return self.pause is not None and self.pause.paused
 
 
 class Tables:
@@ -244,6 +264,16 @@ class Tables:
             "INSERT INTO refusals VALUES (?, ?) ON CONFLICT DO NOTHING", (job_id, now)
         )
 
+    def pause(self, pause: Pause) -> bool:
+        """Keep what is said of pausing, if nothing newer is known; return whether it was kept."""
+        changed = self._database.execute(
+            "INSERT INTO pauses VALUES (1, ?, ?) ON CONFLICT DO UPDATE SET"
+            " created_at = excluded.created_at, body = excluded.body"
+            " WHERE excluded.created_at > pauses.created_at",
+            (pause.created_at.timestamp(), pause.body()),
+        )
+        return changed.rowcount > 0
+
     def report(self, report: Report) -> None:
         """Store a report, to be sent until the broker has confirmed it."""
         self._database.execute(
@@ -271,16 +301,22 @@ class Tables:
         self._database.executemany("INSERT INTO bindings VALUES (?)", [(key,) for key in keys])
 
     def life(self) -> Life:
-        """Return when this ledger was begun, and its agent last seen, and what was damaged."""
-        return Life(*self._one("SELECT made_at, seen_at, damage FROM ledger"))
+        """Return this ledger's story."""
+        row = self._one("SELECT body FROM pauses")
+        pause = Pause.read(row[0], tolerant=True) if row else None
+        query = "SELECT made_at, seen_at, damage, windows FROM ledger"
+        made_at, seen_at, damage, windows = self._one(query)
+        return Life(made_at, seen_at, damage, windows, pause)
 
     def mended(self) -> None:
         """Note that the damage is made good, as far as that goes."""
         self._database.execute("UPDATE ledger SET damage = ''")
 
-    def keep_house(self, now: float, keep: float) -> None:
+    def keep_house(self, now: float, keep: float, windows: str) -> None:
         """Note that the agent is at work, and drop what ended more than `keep` seconds ago."""
-        self._database.execute("UPDATE ledger SET seen_at = max(seen_at, ?)", (now,))
+        self._database.execute(
+            "UPDATE ledger SET seen_at = max(seen_at, ?), windows = ?", (now, windows)
+        )
         before = now - keep
         self._database.execute("DELETE FROM jobs WHERE NOT open AND changed_at < ?", (before,))
         for table in ("cancellations", "refusals"):

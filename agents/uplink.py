@@ -7,10 +7,12 @@ import structlog
 from aio_pika.abc import AbstractConnection
 from aio_pika.exceptions import ChannelPreconditionFailed
 
+from agents import facts
 from agents.identity import Identity
 from agents.intake import Intake
 from agents.ledger import Ledger
 from agents.outbox import Outbox
+from agents.presence import Presence
 from agents.recovery import Recovery
 from agents.settings import AgentSettings
 from broker import topology
@@ -34,7 +36,7 @@ _ONCE_CONNECTED = 2  # attempts that still count: a broker that lets us in only 
 
 
 class Uplink:
-    """Connects, binds the agent's queue, and runs intake and outbox until the link is lost."""
+    """Connects, binds the agent's queue, and runs all that uses the link until it is lost."""
 
     def __init__(
         self,
@@ -43,6 +45,7 @@ class Uplink:
         ledger: Ledger,
         intake: Intake,
         outbox: Outbox,
+        presence: Presence,
         recovery: Recovery,
     ) -> None:
         self._settings = settings
@@ -50,6 +53,7 @@ class Uplink:
         self._ledger = ledger
         self._intake = intake
         self._outbox = outbox
+        self._presence = presence
         self._recovery = recovery
         self._stopping = asyncio.Event()
         self._told: set[str] = set()
@@ -109,6 +113,7 @@ class Uplink:
                 # Not sooner: a broker that is low hears nothing more from whoever published.
                 await begun.wait()
                 tasks.create_task(self._outbox.run(publisher))
+                tasks.create_task(self._presence.run(connection))
 
     def _queue(self) -> topology.Queue:
         settings = self._settings
@@ -116,7 +121,7 @@ class Uplink:
             self._identity.kind,
             settings.workstation,
             self._identity.user,
-            settings.groups,
+            facts.groups(settings),
             settings.queue_type,
             int(settings.queue_expires.total_seconds() * 1000),
         )

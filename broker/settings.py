@@ -125,4 +125,4 @@ def _plain(value: Any) -> str:
         return duration_text(value)
     if isinstance(value, tuple):
         return ", ".join(value) or "none"
-    return str(value)
+    return str(value) or "none"

@@ -84,6 +84,11 @@ def routing_keys(job: Job) -> tuple[str, ...]:
     return tuple(routing_key(job, target) for target in job.targets)
 
 
+def pause_key(workstation_name: str) -> str:
+    """Return the key of a pause: one that reaches all agents of one workstation, and no others."""
+    return f"{Context.FOREGROUND}.{Requirement.MANDATORY}.{_scope(workstation(workstation_name))}"
+
+
 def report_key(state: str, workstation_name: str, agent: str) -> str:
     """Return the key of a report, or a check-in; `agent` is `service` or `interactive-USER`."""
     return f"{state}.{workstation_name}.{agent}"

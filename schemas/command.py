@@ -21,6 +21,11 @@ System = Literal["linux", "macos", "windows", "freebsd"]
 _ALIASES = {"amd64": "x86_64", "arm64": "aarch64"}
 
 
+def plain_machine(name: str) -> str:
+    """Return the one word by which a kind of machine goes here, such as x86_64 for AMD64."""
+    return _ALIASES.get(name.lower(), name.lower())
+
+
 def _check_platform(text: str) -> str:
     system, slash, machine = text.lower().partition("/")
     known = get_args(System)
@@ -28,7 +33,7 @@ def _check_platform(text: str) -> str:
         raise ValueError(
             f"{text!r} is no platform: use {', '.join(known)}, or such as linux/x86_64"
         )
-    return f"{system}/{_ALIASES.get(machine, machine)}" if slash else system
+    return f"{system}/{plain_machine(machine)}" if slash else system
 
 
 Platform = Annotated[str, AfterValidator(_check_platform)]

@@ -1,5 +1,6 @@
 """Who is there: what agents say of themselves, and are told apart from jobs."""
 
+import re
 from datetime import UTC, datetime
 from typing import Literal
 
@@ -12,6 +13,8 @@ from schemas.report import AgentName
 from schemas.times import Duration, Instant
 
 _AUTOMATIC = ("os-", "arch-", "release-")
+_IN_NO_NAME = re.compile(r"[^a-z0-9_-]")
+_LONGEST_NAME = 63
 
 
 class Facts(BaseModel):
@@ -30,9 +33,7 @@ class Facts(BaseModel):
         """The groups that a workstation is in by being what it is, such as os-linux."""
         given = zip(_AUTOMATIC, (self.os, self.arch, self.release), strict=True)
         return tuple(
-            (prefix + "".join(c if c.isalnum() and c.isascii() else "-" for c in fact.lower()))[:63]
-            if prefix == "release-"
-            else prefix + fact.lower()
+            (prefix + _IN_NO_NAME.sub("-", fact.lower()))[:_LONGEST_NAME]
             for prefix, fact in given
             if fact
         )

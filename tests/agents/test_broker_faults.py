@@ -17,6 +17,7 @@ from schemas import State
 from tests.faults import counting, ran_once, succeeded_once, told_once, until, works
 from tests.proxy import Proxy
 from tests.rabbitmq import Node, free_port
+from tests.steering import check_ins
 from tests.workstation import AgentProcess, Workstation, final, follow
 
 _OLD = 2.0  # a node killed within a second of declaring a queue may not know it afterwards
@@ -199,6 +200,26 @@ async def test_an_agent_starts_while_the_broker_is_out_of_memory(
     assert final(await follow(dispatcher, job)).state is State.INTERRUPTED
     ran_once(ran, [2])
     stayed(service)
+
+
+async def test_a_check_in_that_the_broker_does_not_take_hinders_nobody(
+    ws: Workstation, settings: DispatcherSettings, node: Node
+) -> None:
+    with alarm(node, "memory"):
+        service = ws.start("service", watch_interval="1s", check_in="1s")
+        leaving = ws.start("interactive", watch_interval="1s", check_in="1s")
+        await asyncio.to_thread(takes_nothing, ws)  # takes longer than a call may take
+        began = time.monotonic()
+        assert await asyncio.to_thread(leaving.end) == 0
+        assert time.monotonic() - began < 5
+        assert not leaving.events("outbox.waits")
+    async with check_ins(settings, ws) as heard:
+        after = datetime.now(UTC)
+        while not (said := await heard.next()).up or said.at < after:
+            pass
+    for agent in (service, leaving):
+        assert not agent.events("broker.lost")
+        assert not agent.events("check_in.failed")
 
 
 async def unreadable(node: Node, ws: Workstation, count: int) -> None:

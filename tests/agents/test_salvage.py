@@ -18,7 +18,7 @@ from agents.salvage import open_ledger
 from agents.state import StateError
 from agents.tables import MIGRATIONS, SCHEMA_VERSION, Entry, Tables
 from broker import Dispatcher
-from schemas import Command, Job, Report, State, everyone
+from schemas import Command, Job, Pause, Report, State, everyone
 from tests.workstation import Workstation, final, follow
 
 JOBS = 400
@@ -43,6 +43,7 @@ def fill(path: Path) -> None:
                 job_id=f"job-{number}", workstation="w", agent="service", state=State.RECEIVED
             )
             tables.report(report)
+        assert tables.pause(Pause(workstation="w", paused=True))
         database.execute("COMMIT")
 
 
@@ -64,6 +65,11 @@ def drop_a_table(path: Path) -> None:
         database.execute("DROP TABLE outbox")
 
 
+def spoil_the_pause(path: Path) -> None:
+    with closing(sqlite3.connect(path)) as database, database:
+        database.execute("UPDATE pauses SET body = x'ff'")
+
+
 DAMAGES: dict[str, tuple[Callable[[Path], object], int]] = {
     # What is done to it, and how many of its jobs can still be read at least.
     "garbage": (lambda path: path.write_bytes(b"garbage" * 10_000), 0),
@@ -73,6 +79,7 @@ DAMAGES: dict[str, tuple[Callable[[Path], object], int]] = {
     "a bad page": (lambda path: overwrite(path, path.stat().st_size // 2, b"\xff" * 4096), 100),
     "another command": (flip_a_body, JOBS - 1),
     "a table is missing": (drop_a_table, JOBS),
+    "an unreadable pause": (spoil_the_pause, JOBS),
 }
 
 
@@ -88,6 +95,8 @@ def test_a_damaged_file_is_kept_and_what_is_readable_taken_over(tmp_path: Path, 
         assert "ledger.damaged-1.db" in tables.life().damage
         taken = ledger.read(path)
         assert len(taken) >= readable
+        if name in {"another command", "a table is missing"}:
+            assert tables.life().paused
         for entry in taken:  # as it was, or not at all
             assert entry.job == make_job(int(entry.job.id[4:])).model_copy(
                 update={"created_at": entry.job.created_at, "sender": entry.job.sender}

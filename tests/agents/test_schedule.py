@@ -7,13 +7,14 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from agents.schedule import NEVER, InteractiveRules, Next, ServiceRules, Step, order
-from agents.tables import Entry
+from agents.place import Place
+from agents.schedule import InteractiveRules, Next, ServiceRules, Step, order
+from agents.tables import NEVER, Entry
 from schemas import Command, Job, State, everyone
 
 START = datetime(2026, 11, 30, 12, tzinfo=UTC)
 T0 = START.timestamp()
-LINUX = frozenset({"linux", "linux/x86_64"})
+LINUX = Place(frozenset({"linux", "linux/x86_64"}))
 SERVICE = ServiceRules(LINUX, takeover_grace=60)
 INTERACTIVE = InteractiveRules(LINUX, countdown=300)
 
@@ -153,7 +154,7 @@ def test_nothing_that_the_user_does_escapes_a_mandatory_job(
 ) -> None:
     """Q122202: the deadline depends on the mandatory time and the first showing alone."""
     held = entry(shown=shown, state=state, until=until, mandatory_at=mandatory)
-    deadline = INTERACTIVE.deadline(held)
+    deadline = INTERACTIVE.deadline(held, T0 + shown)
     assert deadline == pytest.approx(T0 + max(mandatory, shown + 300))
     following = INTERACTIVE.next(held, T0 + shown, claimed=True)
     assert following.at <= deadline

@@ -1,0 +1,35 @@
+"""What this machine is, and the groups that its workstation is in by that."""
+
+import os
+import platform
+from functools import cache
+
+from agents import platforms
+from agents.settings import AgentSettings
+from schemas import Facts
+
+
+@cache
+def gather() -> Facts:
+    """Return the facts; they are gathered once in a process."""
+    return Facts(
+        os=platforms.system(),
+        arch=platforms.machine(),
+        release=_release(),
+        python=platform.python_version(),
+        memory=os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE"),
+    )
+
+
+def groups(settings: AgentSettings) -> tuple[str, ...]:
+    """Return all groups of the workstation: those that were given, and those by facts."""
+    return settings.groups + gather().groups
+
+
+def _release() -> str:
+    """Return the system's release, such as debian-12; a rolling one has no number."""
+    try:
+        told = platform.freedesktop_os_release()
+    except OSError:
+        return ""
+    return "-".join(filter(None, (told.get("ID"), told.get("VERSION_ID"))))

@@ -1,0 +1,56 @@
+"""What a job finds on this workstation: its platforms, its groups, its maintenance windows."""
+
+from dataclasses import dataclass
+
+from agents import facts, platforms
+from agents.settings import AgentSettings
+from agents.tables import NEVER
+from agents.windows import NO_WINDOWS, Windows
+from schemas import Job, Target, everyone, group, workstation
+from schemas.times import duration_text
+
+
+@dataclass(frozen=True)
+class Place:
+    """A workstation, as far as it decides whether and when a job starts.
+
+    Attributes:
+        platforms: what its commands can be made for.
+        targets: all targets that mean it.
+        windows: its maintenance windows.
+    """
+
+    platforms: frozenset[str]
+    targets: frozenset[Target] = frozenset()
+    windows: Windows = NO_WINDOWS
+
+    def unfit(self, job: Job, now: float) -> str:
+        """Return why a job cannot be run here, whatever the time; nothing if it can."""
+        wanted = job.command.platforms
+        if wanted and not wanted & self.platforms:
+            return f"runs on {', '.join(sorted(wanted))}; this is {max(self.platforms, key=len)}"
+        if left_out := self.targets.intersection(job.excluded):
+            return f"left out: {', '.join(sorted(map(str, left_out)))}"
+        if self.start(job, now, now) == NEVER:
+            timeout = duration_text(job.command.timeout)
+            return f"its timeout of {timeout} fits in no maintenance window: {self.windows}"
+        return ""
+
+    def start(self, job: Job, at: float, now: float) -> float:
+        """Return when a job that is due at a time may start: then, or in a later window."""
+        if not job.respects_windows or at == NEVER:
+            return at
+        due = max(at, now)
+        start = self.windows.start(due, job.command.timeout.total_seconds())
+        return at if start == due else start
+
+
+def targets(settings: AgentSettings) -> frozenset[Target]:
+    """Return all targets that mean this workstation."""
+    groups = map(group, facts.groups(settings))
+    return frozenset({everyone, workstation(settings.workstation), *groups})
+
+
+def here(settings: AgentSettings) -> Place:
+    """Return this workstation."""
+    return Place(platforms.here(), targets(settings), settings.windows)

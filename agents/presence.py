@@ -1,0 +1,113 @@
+"""What an agent says of itself: that it is there and how it is, and at its end that it leaves.
+
+A check-in that is lost does not matter, since another follows: none is kept, and none may stand
+in the way of reports.
+"""
+
+import asyncio
+import random
+from contextlib import suppress
+from importlib.metadata import version
+
+import structlog
+from aio_pika.abc import AbstractConnection
+
+from agents import facts
+from agents.entries import Entries
+from agents.identity import Identity
+from agents.runs import Runs
+from agents.settings import AgentSettings
+from broker import stream, topology
+from broker.connection import Blocked, BrokerError, Publisher, Refused, blocked
+from schemas import CheckIn, State
+
+_log = structlog.get_logger()
+_RETRY = 30.0
+
+
+class Presence:
+    """The check-ins of an agent, and whether it is paused."""
+
+    def __init__(
+        self, settings: AgentSettings, identity: Identity, entries: Entries, runs: Runs
+    ) -> None:
+        self._settings = settings
+        self._identity = identity
+        self._entries = entries
+        self._runs = runs
+        self._program = version("package-command-manager")
+        self._changed = asyncio.Event()
+        self._leaving = False
+        self._told = False
+        self._connection: AbstractConnection | None = None
+        # Of its own: what the broker refuses closes the channel, and must not cost reports theirs.
+        self._publisher: Publisher | None = None
+        self.paused = False
+        """Whether the agent starts nothing."""
+
+    def pause(self, *, paused: bool) -> None:
+        """Pause the agent, or let it go on, and say so."""
+        if paused != self.paused:
+            self.paused = paused
+            self._changed.set()
+
+    async def run(self, connection: AbstractConnection) -> None:
+        """Check in now, whenever something changes, and in time; until cancelled."""
+        interval = self._settings.check_in.total_seconds()
+        self._connection = connection
+        try:
+            while not self._leaving:
+                self._changed.clear()
+                said = await self._say(connection)
+                pause = interval if said else min(interval, _RETRY)
+                with suppress(TimeoutError):
+                    async with asyncio.timeout(pause * random.uniform(0.75, 1)):  # noqa: S311 - no secret
+                        await self._changed.wait()
+        finally:
+            self._connection = self._publisher = None
+
+    async def leave(self) -> None:
+        """Say that the agent leaves, if the broker is there; nothing is said after it."""
+        self._leaving = True
+        if self._connection is not None:
+            await self._say(self._connection, up=False)
+
+    async def _say(self, connection: AbstractConnection, *, up: bool = True) -> bool:
+        """Send a check-in; return whether the broker has it."""
+        try:
+            if await blocked(connection):
+                return False
+            if self._publisher is None:
+                self._publisher = await Publisher.open(connection)
+            await stream.append(
+                self._publisher,
+                topology.report_key("check_in", self._identity.workstation, self._identity.name),
+                self._check_in(up=up).body(),
+                kind="check_in",
+            )
+        except Blocked:
+            return False
+        except BrokerError as error:  # a lost connection is noticed, and told, by others
+            self._publisher = None
+            if isinstance(error, Refused) and not self._told:
+                self._told = True
+                _log.warning("check_in.failed", reason=str(error))
+            return False
+        self._told = False
+        return True
+
+    def _check_in(self, *, up: bool) -> CheckIn:
+        settings = self._settings
+        return CheckIn(
+            workstation=self._identity.workstation,
+            agent=self._identity.name,
+            up=up,
+            paused=self.paused,
+            groups=facts.groups(settings),
+            facts=facts.gather(),
+            program=self._program,
+            windows=str(settings.windows),
+            waiting=sum(entry.state is not State.STARTED for entry in self._entries.all()),
+            running=self._runs.count,
+            interval=settings.check_in,
+        )
