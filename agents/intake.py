@@ -6,6 +6,7 @@ import time
 from collections.abc import Callable
 from datetime import timedelta
 
+import structlog
 from aio_pika.abc import AbstractConnection, AbstractIncomingMessage
 
 from agents.burial import Burial, Refusal
@@ -23,6 +24,7 @@ from schemas.times import duration_text
 
 _Taken = Entry | Cancellation | Pause
 _PREFETCH = 500
+_log = structlog.get_logger()
 _LONGEST_REASON = 1000
 _SUSPECT = 2  # times that a message came back to us: an ordinary loss of the connection is one
 
@@ -201,7 +203,10 @@ class Intake:
     def _heeds(self, tables: Tables, order: Cancellation | Pause, now: float) -> bool:
         """Keep what is said here; return whether anything follows from it."""
         if isinstance(order, Pause):
-            return tables.pause(order)
+            heeded = tables.pause(order)
+            if not heeded:
+                _log.info("pause.outdated", by=order.sender, made_at=str(order.created_at))
+            return heeded
         if not order.concerns(self._identity.workstation):
             return False
         tables.remember_cancellation(order.job_id, order.reason, now)

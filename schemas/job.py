@@ -159,7 +159,8 @@ class Job(Message):
         `template`: whatever its id is; what is made of it has ids of its own.
         """
         less = {"created_at", "sender", "version"} | ({"id"} if template else set())
-        asked = self.model_dump_json(exclude=less)
+        # Without what is not said: a newer version's words leave older jobs what they were.
+        asked = self.model_dump_json(exclude=less, exclude_defaults=True)
         return hashlib.sha256(asked.encode()).hexdigest()
 
 
