@@ -3,16 +3,22 @@
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from broker.batch import Sent
     from broker.connection import BrokerError, LoginRefused, Refused, Unreachable, Unroutable
-    from broker.dispatcher import Dispatcher, UnknownJob, send, send_and_wait
+    from broker.dispatcher import Dispatcher, UnknownJob
+    from broker.job_file import WrongJobFile, read_jobs
     from broker.progress import Progress
     from broker.settings import DispatcherSettings
+    from broker.sync import SyncDispatcher, send, send_and_wait
 
 _HOMES = {
+    "broker.batch": ("Sent",),
     "broker.connection": ("BrokerError", "LoginRefused", "Refused", "Unreachable", "Unroutable"),
-    "broker.dispatcher": ("Dispatcher", "UnknownJob", "send", "send_and_wait"),
+    "broker.dispatcher": ("Dispatcher", "UnknownJob"),
+    "broker.job_file": ("WrongJobFile", "read_jobs"),
     "broker.progress": ("Progress",),
     "broker.settings": ("DispatcherSettings",),
+    "broker.sync": ("SyncDispatcher", "send", "send_and_wait"),
 }
 
 __all__ = [
@@ -22,9 +28,13 @@ __all__ = [
     "LoginRefused",
     "Progress",
     "Refused",
+    "Sent",
+    "SyncDispatcher",
     "UnknownJob",
     "Unreachable",
     "Unroutable",
+    "WrongJobFile",
+    "read_jobs",
     "send",
     "send_and_wait",
 ]

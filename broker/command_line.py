@@ -44,11 +44,12 @@ class Parser(argparse.ArgumentParser):
 
 
 def run(program: str, work: Callable[[], int]) -> int:
-    """Do a command's work; return the exit status. Errors are one line on stderr."""
+    """Do a command's work; return the exit status. Errors are lines on stderr, one for each."""
     try:
         return work()
     except (Wrong, WrongSetting) as error:
-        print(f"{program}: {error}", file=sys.stderr)
+        for line in str(error).splitlines():
+            print(f"{program}: {line}", file=sys.stderr)
         return error.status if isinstance(error, Wrong) else USAGE
     except KeyboardInterrupt:
         return 130

@@ -3,16 +3,28 @@
 import asyncio
 import time
 import uuid
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Iterator, Sequence
+from collections.abc import (
+    AsyncGenerator,
+    AsyncIterable,
+    AsyncIterator,
+    Awaitable,
+    Callable,
+    Coroutine,
+    Iterable,
+    Iterator,
+    Sequence,
+)
 from contextlib import AsyncExitStack, aclosing, asynccontextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from functools import partial
-from typing import Self, TypeVar
+from typing import Any, Self, TypeVar
+from weakref import WeakValueDictionary
 
 from aio_pika.abc import AbstractConnection
 
 from broker import stream, topology
+from broker.batch import IN_FLIGHT, Sent, send_all
 from broker.connection import (
     CALL_LIMIT,
     LoginRefused,
@@ -52,17 +64,39 @@ class _Link:
 
 
 class _Patience:
-    """How long failures in a row are borne."""
+    """How long failures in a row are borne, by one or by all who share it."""
 
     def __init__(self, seconds: float, told: Callable[[str], None]) -> None:
         self._seconds = seconds
         self._told = told
+        self._turn = asyncio.Lock()
+        self._lost: _Link | None = None
+        self._end: Unreachable | None = None
         self.renew()
 
     def renew(self) -> None:
         """Begin anew: something went well."""
         self._attempt = 0
         self._deadline = float("inf")
+
+    async def linked(self, link: Callable[[], Awaitable[_Link]]) -> _Link:
+        """Return the link; where it has to be made again, one does that and the others wait."""
+        async with self._turn:
+            while self._end is None:
+                try:
+                    return await link()
+                except LoginRefused as refusal:
+                    self._end = refusal
+                except Unreachable as failure:
+                    await self.wait(failure)
+        raise self._end
+
+    async def lost(self, link: _Link, failure: Unreachable) -> None:
+        """Wait once for each link that is lost, whoever of those on it says so."""
+        async with self._turn:
+            if self._lost is not link:
+                self._lost = link
+                await self.wait(failure)
 
     async def wait(self, failure: Unreachable) -> None:
         """Wait before the next attempt; raise the failure where there is to be none."""
@@ -72,6 +106,7 @@ class _Patience:
             self._deadline = now + self._seconds
             self._told(str(failure))
         if now + pause >= self._deadline:
+            self._end = failure
             raise failure
         self._attempt += 1
         await asyncio.sleep(pause)
@@ -91,6 +126,7 @@ class Dispatcher:
         self._told = told or (lambda _: None)
         self._link: _Link | None = None
         self._linking = asyncio.Lock()
+        self._sending: WeakValueDictionary[str, asyncio.Lock] = WeakValueDictionary()
 
     @classmethod
     @asynccontextmanager
@@ -127,11 +163,45 @@ class Dispatcher:
             Unreachable: the broker could not be reached in time; send the same job again.
             ValueError: it is over the size limit, or has expired.
         """
-        body = job.body()
-        if len(body) > BODY_LIMIT:
-            raise ValueError(f"job: {len(body)} bytes are over the limit of {BODY_LIMIT}")
-        if (expiration := _time_to_live(job)) is not None and expiration <= 0:
-            raise ValueError("expires_at: is in the past, so the job could never start")
+        return await self._dispatch(job, self._patience())
+
+    async def dispatch_all(
+        self, jobs: Iterable[Job] | AsyncIterable[Job], in_flight: int = IN_FLIGHT
+    ) -> AsyncGenerator[Sent, None]:
+        """Send many jobs at once, each as `dispatch` does; yield what became of each, in order.
+
+        A job that cannot be sent is yielded with its error (`Unroutable`, `ValueError`), and the
+        others go on. When the broker stays out of reach, or who iterates stops early, it is not
+        known of the jobs not yet yielded whether they were sent; send the same jobs again.
+
+        Args:
+            jobs: which; no more of them are taken than can be on the way.
+            in_flight: how many may be on the way, unconfirmed or not yet yielded.
+
+        Raises:
+            Unreachable: the broker could not be reached in time.
+            Refused: no permission.
+            ValueError: `in_flight` is less than 1.
+        """
+        async with aclosing(send_all(self.sender(), jobs, in_flight)) as all_sent:
+            async for sent in all_sent:
+                yield sent
+
+    def sender(self) -> Callable[[Job], Coroutine[Any, Any, Sent]]:
+        """Return what sends jobs that share one patience, and tells what became of each."""
+        patience = self._patience()
+
+        async def send(job: Job) -> Sent:
+            try:
+                await self._dispatch(job, patience)
+            except (Unroutable, ValueError) as error:
+                return Sent(job, error)
+            return Sent(job, None)
+
+        return send
+
+    async def _dispatch(self, job: Job, patience: _Patience) -> Job:
+        expiration = check_sendable(job)
 
         async def send(link: _Link) -> None:
             await _check_routes(link.publisher, job)
@@ -144,7 +214,9 @@ class Dispatcher:
                 await _record(link.publisher, f"cancellation.{job.id}", withdrawn)
                 raise Unroutable(lost) from None
 
-        await self._persist(send)
+        # What the broker returns, it names by its id: two of the same id would be confused.
+        async with self._sending.setdefault(job.id, asyncio.Lock()):
+            await self._persist(send, patience)
         return job
 
     async def cancel(
@@ -171,7 +243,9 @@ class Dispatcher:
         await self._persist(send)
         return cancellation
 
-    async def follow(self, job_id: str, progress: Progress | None = None) -> AsyncIterator[Report]:
+    async def follow(
+        self, job_id: str, progress: Progress | None = None
+    ) -> AsyncGenerator[Report, None]:
         """Yield a job's reports, old and new, until it has ended wherever it went.
 
         That is: on every workstation that received it or that it names, and then no further
@@ -208,21 +282,25 @@ class Dispatcher:
     def _settle(self) -> float:
         return self._settings.settle.total_seconds()
 
-    async def _persist(self, send: Callable[[_Link], Awaitable[_T]]) -> _T:
+    async def _persist(
+        self, send: Callable[[_Link], Awaitable[_T]], patience: _Patience | None = None
+    ) -> _T:
         """Do something over the link; when the link fails, do it again over a new one."""
-        patience = self._patience()
+        patience = patience or self._patience()
         while True:
-            link = None
+            link = await patience.linked(self._linked)
             try:
-                link = await self._linked()
-                return await send(link)
+                result = await send(link)
             except LoginRefused:
                 raise
             except Unreachable as failure:
                 await self._unlink(link)
-                await patience.wait(failure)
+                await patience.lost(link, failure)
+            else:
+                patience.renew()
+                return result
 
-    def _patience(self) -> "_Patience":
+    def _patience(self) -> _Patience:
         return _Patience(self._settings.patience.total_seconds(), self._told)
 
     async def _linked(self) -> _Link:
@@ -350,6 +428,19 @@ def _split(keys: Sequence[str]) -> Iterator[Sequence[str]]:
     yield keys[start:]
 
 
+def check_sendable(job: Job) -> float | None:
+    """Return the seconds for which queues keep a job; None: until it is fetched.
+
+    Raises:
+        ValueError: it is over the size limit, or has expired.
+    """
+    if (size := len(job.body())) > BODY_LIMIT:
+        raise ValueError(f"job: {size} bytes are over the limit of {BODY_LIMIT}")
+    if (expiration := _time_to_live(job)) is not None and expiration <= 0:
+        raise ValueError("expires_at: is in the past, so the job could never start")
+    return expiration
+
+
 def _time_to_live(job: Job) -> float | None:
     """Return the seconds for which queues keep a job; None: until it is fetched."""
     if job.expires_at is None:
@@ -419,27 +510,3 @@ async def _until_settled(
         if (caught_up, progress.reports) != news:
             news = (caught_up, progress.reports)
             quiet_since = heard
-
-
-def send(job: Job, settings: DispatcherSettings | None = None) -> Job:
-    """Send a job, from a script that is not async; see `Dispatcher.dispatch`."""
-
-    async def sending() -> Job:
-        async with Dispatcher.connect(settings) as dispatcher:
-            return await dispatcher.dispatch(job)
-
-    return asyncio.run(sending())
-
-
-def send_and_wait(job: Job, settings: DispatcherSettings | None = None) -> Progress:
-    """Send a job and wait until it has ended wherever it went; see `Dispatcher.follow`."""
-
-    async def waiting() -> Progress:
-        async with Dispatcher.connect(settings) as dispatcher:
-            progress = Progress(job.id)
-            await dispatcher.dispatch(job)
-            async for _ in dispatcher.follow(job.id, progress):
-                pass
-            return progress
-
-    return asyncio.run(waiting())

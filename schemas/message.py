@@ -61,11 +61,16 @@ def explain(error: ValidationError) -> str:
     """Return the first thing wrong in one line, with the field's name in front."""
     first: Any = error.errors(include_url=False)[0]
     field = ".".join(str(part) for part in first["loc"])
-    cause = first.get("ctx", {}).get("error")
-    text = str(cause) if isinstance(cause, ValueError) else first["msg"]
-    if first["type"] == "extra_forbidden":
+    more = error.error_count() - 1
+    return (f"{field}: " if field else "") + cause(first) + (f" (and {more} more)" if more else "")
+
+
+def cause(found: Any) -> str:
+    """Return in one line what is wrong, of one of the errors that pydantic lists."""
+    error = found.get("ctx", {}).get("error")
+    text = str(error) if isinstance(error, ValueError) else found["msg"]
+    if found["type"] == "extra_forbidden":
         text = "no such field"
     if len(text) > _LONGEST_TEXT:  # it repeats what was given
         text = text[:_LONGEST_TEXT] + "..."
-    more = error.error_count() - 1
-    return (f"{field}: " if field else "") + text + (f" (and {more} more)" if more else "")
+    return str(text)

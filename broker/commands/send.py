@@ -1,13 +1,13 @@
-"""`pcm send`: a job made from options or a file, and sent."""
+"""`pcm send`: a job made from options, or the jobs of a file, and sent."""
 
 import argparse
 import json
 import sys
+import time
 from datetime import UTC, datetime
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from broker.command_line import DONE, Parser, WrongUse
+from broker.command_line import DONE, FAILED, Parser, WrongUse
 from broker.commands import watch
 from broker.commands.session import with_dispatcher
 
@@ -23,6 +23,7 @@ _OPTIONS = {
     "restart_exit_codes": "--restart-exit",
     "platforms": "--platform",
     "targets": "--to",
+    "excluded": "--not-to",
 }
 _WITH_FILE = {"command", "file", "wait", "json", "give_up_after", "run", "takes_command"}
 
@@ -32,9 +33,9 @@ def add_to(commands: "argparse._SubParsersAction[Parser]") -> None:
     send = commands.add_parser(
         "send",
         help="send a command as a job",
-        description="Sends a command as a job, and prints the job's id. Times T are ISO 8601 with"
-        " a zone, +10m, now, or 'YYYY-MM-DDTHH:MM local' for each workstation's own clock;"
-        " durations D are such as 30s, 5m, 1h30m.",
+        description="Sends a command as a job, or all jobs of a file, and prints an id a line."
+        " Times T are ISO 8601 with a zone, +10m, now, or 'YYYY-MM-DDTHH:MM local' for each"
+        " workstation's own clock; durations D are such as 30s, 5m, 1h30m.",
         usage="pcm send [OPTION]... -- COMMAND [ARG]...\n       pcm send --file FILE [OPTION]...",
         parents=[watch.options()],
     )
@@ -45,6 +46,7 @@ def add_to(commands: "argparse._SubParsersAction[Parser]") -> None:
         metavar="TARGET",
         help="all (default), group:NAME or workstation:NAME; again for more",
     )
+    add("--not-to", action="append", metavar="TARGET", help="whom it is not for, though in --to")
     add("--background", action="store_true", help="run by the service agent, shown to nobody")
     add("--offer-at", metavar="T", help="not seen before (default: at once)")
     add("--mandatory-at", metavar="T", help="runs then, wanted or not (default: optional)")
@@ -55,34 +57,65 @@ def add_to(commands: "argparse._SubParsersAction[Parser]") -> None:
     add("--user-input-required", action="store_true", help="never run without a user")
     add("--survives-agent", action="store_true", help="goes on when its agent ends or restarts")
     add("--rerun-interrupted", action="store_true", help="may start again after a crash")
+    add("--respects-windows", action="store_true", help="starts in maintenance windows only")
     add("--supersedes", metavar="KEY", help="replaces older jobs of this key not yet started")
     add("--platform", action="append", metavar="P", help="only on, such as linux or linux/x86_64")
     add("--env", action="append", metavar="K=V", help="environment variable; again for more")
     add("--cwd", metavar="DIR", help="folder to start in")
     add("--shell", action="store_true", help="the command is a script for /bin/sh -c")
     add("--name", metavar="TEXT", help="name for people (default: the command)")
-    add("--file", metavar="FILE", help="a whole job as JSON; - for stdin")
-    add("--wait", action="store_true", help="watch it, as pcm watch does")
+    add("--file", metavar="FILE", help="whole jobs as JSON, YAML or TOML; - for stdin")
+    add("--wait", action="store_true", help="watch each, as pcm watch does")
     send.set_defaults(run=_send, takes_command=True)
 
 
 def _send(arguments: argparse.Namespace) -> int:
-    from schemas import Context, Requirement
-
-    job = read_job(arguments)
+    jobs = [read_job(arguments)] if arguments.file is None else _from_file(arguments)
 
     async def work(dispatcher: "Dispatcher") -> int:
-        await dispatcher.dispatch(job)
-        _print_sent(job, as_json=arguments.json)
+        sent = await _send_all(dispatcher, jobs, as_json=arguments.json)
+        status = DONE if len(sent) == len(jobs) else FAILED
         if not arguments.wait:
-            return DONE
-        if (job.context, job.requirement) == (Context.FOREGROUND, Requirement.OPTIONAL):
-            print("pcm: it is an offer: it runs where a user says so", file=sys.stderr)
-        return await watch.watch(
-            dispatcher, job.id, as_json=arguments.json, limit=arguments.give_up_after
-        )
+            return status
+        end = time.monotonic() + (arguments.give_up_after or 0)
+        for job in sent:
+            limit = arguments.give_up_after and end - time.monotonic()
+            watched = await _watch(dispatcher, job, as_json=arguments.json, limit=limit)
+            status = max(status, watched)
+        return status
 
     return with_dispatcher(work)
+
+
+async def _send_all(dispatcher: "Dispatcher", jobs: "list[Job]", *, as_json: bool) -> "list[Job]":
+    """Send jobs; tell of each, and return those that were sent."""
+    from broker.connection import Unreachable
+
+    sent: list[Job] = []
+    try:
+        async for job, error in dispatcher.dispatch_all(jobs):
+            if error is None:
+                _print_sent(job, as_json=as_json)
+                sent.append(job)
+            elif len(jobs) == 1:
+                raise error
+            else:
+                print(f"pcm: {job.title}: {error}", file=sys.stderr)
+    except Unreachable:
+        if len(jobs) > 1:
+            print(f"pcm: {len(sent)} of {len(jobs)} jobs were surely sent", file=sys.stderr)
+        raise
+    return sent
+
+
+async def _watch(
+    dispatcher: "Dispatcher", job: "Job", *, as_json: bool, limit: float | None
+) -> int:
+    from schemas import Context, Requirement
+
+    if (job.context, job.requirement) == (Context.FOREGROUND, Requirement.OPTIONAL):
+        print("pcm: it is an offer: it runs where a user says so", file=sys.stderr)
+    return await watch.watch(dispatcher, job.id, as_json=as_json, limit=limit)
 
 
 def _print_sent(job: "Job", *, as_json: bool) -> None:
@@ -95,7 +128,7 @@ def _print_sent(job: "Job", *, as_json: bool) -> None:
 
 
 def read_job(arguments: argparse.Namespace) -> "Job":
-    """Return the job that the options of `pcm send` ask for.
+    """Return the one job that the options of `pcm send` ask for.
 
     Raises:
         WrongUse: one of them is wrong; the text names it.
@@ -105,7 +138,10 @@ def read_job(arguments: argparse.Namespace) -> "Job":
     from schemas import Command, Job, explain
 
     if arguments.file is not None:
-        return _from_file(arguments)
+        jobs = _from_file(arguments)
+        if len(jobs) > 1:
+            raise WrongUse(f"--file: {arguments.file}: has {len(jobs)} jobs; give one")
+        return jobs[0]
     if not arguments.argv:
         raise WrongUse("send: give a command after --, or --file")
     now = datetime.now(UTC)
@@ -128,7 +164,9 @@ def read_job(arguments: argparse.Namespace) -> "Job":
         )
         return Job(
             command=command,
-            targets=tuple(map(_target, arguments.to or ["all"])),
+            targets=_targets("--to", arguments.to or ["all"]),
+            excluded=_targets("--not-to", arguments.not_to or []),
+            respects_windows=arguments.respects_windows,
             created_at=now,
             **_given(
                 name=arguments.name,
@@ -142,34 +180,30 @@ def read_job(arguments: argparse.Namespace) -> "Job":
         raise WrongUse(as_option(explain(error))) from error
 
 
-def _from_file(arguments: argparse.Namespace) -> "Job":
-    from schemas import InvalidMessage, Job
+def _from_file(arguments: argparse.Namespace) -> "list[Job]":
+    from broker.job_file import WrongJobFile, read_jobs
 
     given = [name for name, value in vars(arguments).items() if value and name not in _WITH_FILE]
     if given:
         option = "COMMAND" if given[0] == "argv" else f"--{given[0].replace('_', '-')}"
         raise WrongUse(f"{option}: the file says it all; leave out one of the two")
     try:
-        if arguments.file == "-":
-            body = sys.stdin.buffer.read()
-        else:
-            body = Path(arguments.file).read_bytes()
-        return Job.read(body)
+        return read_jobs(arguments.file)
     except OSError as error:
         raise WrongUse(f"--file: {arguments.file}: {error.strerror}") from error
-    except InvalidMessage as error:
-        raise WrongUse(f"--file: {arguments.file}: {error}") from error
+    except WrongJobFile as error:
+        raise WrongUse(str(error)) from error
 
 
-def _target(text: str) -> "Target":
+def _targets(option: str, texts: list[str]) -> "tuple[Target, ...]":
     from pydantic import ValidationError
 
     from schemas import Target, explain
 
     try:
-        return Target.parse(text)
+        return tuple(map(Target.parse, texts))
     except ValidationError as error:
-        raise WrongUse(f"--to: {explain(error)}") from error
+        raise WrongUse(f"{option}: {explain(error)}") from error
 
 
 def _given(**values: Any) -> dict[str, Any]:

@@ -64,8 +64,9 @@ def test_bad_input_is_one_line_that_names_it(words: list[str], named: str) -> No
 @pytest.mark.parametrize(
     ("text", "named"),
     [
-        ("no json", "Invalid JSON"),
-        ("[]", "object"),
+        ("no job", "stdin:1: is no job"),
+        ("{", "stdin:1: is no JSON"),
+        ("[]", "stdin: has no jobs"),
         ('{"command": {"argv": ["x"]}}', "targets"),
         ('{"command": {"argv": ["x"], "backgruond": true}, "targets": ["all"]}', "backgruond"),
         ('{"command": {"argv": ["x"]}, "targets": ["all"], "version": "2.0"}', "version"),

@@ -1,0 +1,133 @@
+"""The dispatcher for scripts that are not async: the same, on an event loop in its own thread."""
+
+import asyncio
+from collections import deque
+from collections.abc import Awaitable, Callable, Iterable, Iterator, Sequence
+from contextlib import aclosing, suppress
+from functools import partial
+from types import TracebackType
+from typing import TYPE_CHECKING, Self, TypeVar
+
+from broker.batch import IN_FLIGHT, Sent, check_in_flight
+from broker.dispatcher import Dispatcher
+from broker.loop_thread import LoopThread, result
+from broker.progress import Progress
+from broker.settings import DispatcherSettings, load
+from schemas import Cancellation, Job, Report
+
+if TYPE_CHECKING:
+    from concurrent.futures import Future
+
+_T = TypeVar("_T")
+
+
+class SyncDispatcher:
+    """A `Dispatcher` whose methods wait for what comes of them; open inside `with`, once.
+
+    Several threads may use it at the same time. It may be used where an event loop runs already,
+    too; that loop stands still meanwhile.
+    """
+
+    def __init__(
+        self,
+        settings: DispatcherSettings | None = None,
+        told: Callable[[str], None] | None = None,
+    ) -> None:
+        """See `Dispatcher.connect`; `told` is called in another thread."""
+        settings = settings or load(DispatcherSettings)
+        self._thread = LoopThread(lambda: Dispatcher.connect(settings, told))
+
+    def __enter__(self) -> Self:
+        """Connect; see `Dispatcher.connect`."""
+        self._thread.open()
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        """Disconnect; what other threads still wait for is given up."""
+        self._thread.close()
+
+    def dispatch(self, job: Job) -> Job:
+        """Send a job; see `Dispatcher.dispatch`."""
+        return self._call(lambda dispatcher: dispatcher.dispatch(job))
+
+    def dispatch_all(self, jobs: Iterable[Job], in_flight: int = IN_FLIGHT) -> Iterator[Sent]:
+        """Send many jobs at once, yield what became of each; see `Dispatcher.dispatch_all`.
+
+        The jobs are taken in the thread that iterates.
+        """
+        check_in_flight(in_flight)
+        send = self._thread.held.sender()
+        on_the_way: deque[Future[Sent]] = deque()
+        try:
+            for job in jobs:
+                on_the_way.append(self._thread.submit(partial(send, job)))
+                while on_the_way and (len(on_the_way) >= in_flight or on_the_way[0].done()):
+                    yield result(on_the_way.popleft())
+            while on_the_way:
+                yield result(on_the_way.popleft())
+        finally:
+            for left in on_the_way:
+                left.cancel()
+
+    def cancel(
+        self, job_id: str, reason: str = "", workstations: Sequence[str] = ()
+    ) -> Cancellation:
+        """Withdraw a job; see `Dispatcher.cancel`."""
+        return self._call(lambda dispatcher: dispatcher.cancel(job_id, reason, workstations))
+
+    def follow(self, job_id: str, progress: Progress | None = None) -> Iterator[Report]:
+        """Yield a job's reports until it has ended wherever it went; see `Dispatcher.follow`."""
+        reports = self._thread.held.follow(job_id, progress)
+        try:
+            while report := result(self._thread.submit(lambda: anext(reports, None))):
+                yield report
+        finally:
+            with suppress(RuntimeError):  # it is closed, and so are they
+                self._thread.submit(reports.aclose)
+
+    def wait(self, job_id: str, limit: float | None = None) -> Progress:
+        """Return how far a job has come, once it has ended wherever it went.
+
+        Args:
+            job_id: of which job.
+            limit: seconds after which it is no longer waited for; `Progress.ended` tells.
+
+        Raises:
+            UnknownJob: the broker has no record of it.
+            Unreachable: the broker stayed out of reach.
+        """
+        progress = Progress(job_id)
+
+        async def following(dispatcher: Dispatcher) -> Progress:
+            with suppress(TimeoutError):
+                async with (
+                    asyncio.timeout(limit),
+                    aclosing(dispatcher.follow(job_id, progress)) as reports,
+                ):
+                    async for _ in reports:
+                        pass
+            return progress
+
+        return self._call(following)
+
+    def _call(self, call: Callable[[Dispatcher], Awaitable[_T]]) -> _T:
+        dispatcher = self._thread.held
+        return result(self._thread.submit(lambda: call(dispatcher)))
+
+
+def send(job: Job, settings: DispatcherSettings | None = None) -> Job:
+    """Send a job, from a script that is not async; see `Dispatcher.dispatch`."""
+    with SyncDispatcher(settings) as dispatcher:
+        return dispatcher.dispatch(job)
+
+
+def send_and_wait(job: Job, settings: DispatcherSettings | None = None) -> Progress:
+    """Send a job and wait until it has ended wherever it went; see `Dispatcher.follow`."""
+    with SyncDispatcher(settings) as dispatcher:
+        dispatcher.dispatch(job)
+        return dispatcher.wait(job.id)
