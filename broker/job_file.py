@@ -22,6 +22,7 @@ _TAGS = {"instant", "wall clock", "[key]"}  # pydantic's own, in the place of an
 _LONGEST_VALUE = 80
 _PLAIN = {
     "string_type": "is no text: put it in quotes",
+    "string_unicode": "is not UTF-8",
     "tuple_type": "is no list: write it in [ ]",
     "frozen_set_type": "is no list: write it in [ ]",
     "dict_type": "is no mapping: write { NAME: VALUE }",

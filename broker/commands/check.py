@@ -30,7 +30,8 @@ def _run(arguments: argparse.Namespace) -> int:
 
 
 def _check(file: str, *, as_json: bool) -> int:
-    from broker.job_file import Problem, WrongJobFile, read_jobs
+    from broker.job_file import WrongJobFile, read_jobs
+    from broker.marked import Problem
 
     try:
         jobs = read_jobs(file)
