@@ -22,6 +22,7 @@ _TAGS = {"instant", "wall clock", "[key]"}  # pydantic's own, in the place of an
 _LONGEST_VALUE = 80
 _PLAIN = {
     "string_type": "is no text: put it in quotes",
+    "too_short": "is empty",
     "string_unicode": "is not UTF-8",
     "tuple_type": "is no list: write it in [ ]",
     "frozen_set_type": "is no list: write it in [ ]",
@@ -176,9 +177,14 @@ class _Jobs:
             case "extra_forbidden":
                 name = str(found["loc"][-1])
                 self._wrong(node, _no_such_field(name, at_top=len(found["loc"]) == 1))
+            case "too_short" if node.value:
+                pass  # what is in it is wrong, and told
             case kind if kind in _PLAIN:
-                whole = isinstance(node.value, dict | list)
-                shown = "" if whole else f"{repr(node.value)[:_LONGEST_VALUE]} "
+                shown = (
+                    ""
+                    if isinstance(node.value, dict | list)
+                    else f"{repr(node.value)[:_LONGEST_VALUE]} "
+                )
                 self._wrong(node, shown + _PLAIN[kind])
             case _:
                 self._add(node, cause(found))

@@ -124,7 +124,7 @@ def test_nothing_is_sent_where_one_is_wrong(ws: Workstation) -> None:
     assert ids == []
     assert [error.split(": ")[:3] for error in errors] == [
         ["pcm", "stdin:21", "[1].command.timeout"],
-        ["pcm", "stdin:36", "[2].target"],
+        ["pcm", "stdin:38", "[2].target"],
     ]
     send(ws, jobs_for(ws, "true"), "--wait")  # behind what would have been sent before
     assert not ran.exists()

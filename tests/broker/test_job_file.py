@@ -175,6 +175,7 @@ extra: 1
         ("", "jobs.yaml", "jobs.yaml: has no jobs: write one, or jobs: [...]"),
         ("# nothing\n", "jobs.toml", "jobs.toml:1: command: is missing"),
         ("jobs: []\n", "jobs.yaml", "jobs.yaml: has no jobs: write one, or jobs: [...]"),
+        ("targets: []", "jobs.yaml", "jobs.yaml:1: targets: is empty"),
         ("jobs: {}\n", "jobs.yaml", "jobs.yaml:1: jobs: is no list of jobs"),
         ("just text", "stdin", "stdin:1: is no job: write a mapping with command and targets"),
         (b"a: 1\nb: \xff\n", "jobs.yaml", "jobs.yaml:2: is not UTF-8: save it as UTF-8"),
