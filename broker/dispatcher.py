@@ -31,10 +31,10 @@ from broker.connection import (
     Publisher,
     Unreachable,
     Unroutable,
-    backoff,
     connect,
     translated,
 )
+from broker.patience import Patience
 from broker.progress import Progress
 from broker.settings import DispatcherSettings, load
 from schemas import Cancellation, Job, Report, Target, WallClock, workstation
@@ -61,55 +61,6 @@ class _Link:
     connection: AbstractConnection
     publisher: Publisher
     stack: AsyncExitStack
-
-
-class _Patience:
-    """How long failures in a row are borne, by one or by all who share it."""
-
-    def __init__(self, seconds: float, told: Callable[[str], None]) -> None:
-        self._seconds = seconds
-        self._told = told
-        self._turn = asyncio.Lock()
-        self._lost: _Link | None = None
-        self._end: Unreachable | None = None
-        self.renew()
-
-    def renew(self) -> None:
-        """Begin anew: something went well."""
-        self._attempt = 0
-        self._deadline = float("inf")
-
-    async def linked(self, link: Callable[[], Awaitable[_Link]]) -> _Link:
-        """Return the link; where it has to be made again, one does that and the others wait."""
-        async with self._turn:
-            while self._end is None:
-                try:
-                    return await link()
-                except LoginRefused as refusal:
-                    self._end = refusal
-                except Unreachable as failure:
-                    await self.wait(failure)
-        raise self._end
-
-    async def lost(self, link: _Link, failure: Unreachable) -> None:
-        """Wait once for each link that is lost, whoever of those on it says so."""
-        async with self._turn:
-            if self._lost is not link:
-                self._lost = link
-                await self.wait(failure)
-
-    async def wait(self, failure: Unreachable) -> None:
-        """Wait before the next attempt; raise the failure where there is to be none."""
-        now = time.monotonic()
-        pause = backoff(self._attempt, cap=2)
-        if self._attempt == 0:
-            self._deadline = now + self._seconds
-            self._told(str(failure))
-        if now + pause >= self._deadline:
-            self._end = failure
-            raise failure
-        self._attempt += 1
-        await asyncio.sleep(pause)
 
 
 class Dispatcher:
@@ -200,7 +151,7 @@ class Dispatcher:
 
         return send
 
-    async def _dispatch(self, job: Job, patience: _Patience) -> Job:
+    async def _dispatch(self, job: Job, patience: Patience) -> Job:
         expiration = check_sendable(job)
 
         async def send(link: _Link) -> None:
@@ -283,7 +234,7 @@ class Dispatcher:
         return self._settings.settle.total_seconds()
 
     async def _persist(
-        self, send: Callable[[_Link], Awaitable[_T]], patience: _Patience | None = None
+        self, send: Callable[[_Link], Awaitable[_T]], patience: Patience | None = None
     ) -> _T:
         """Do something over the link; when the link fails, do it again over a new one."""
         patience = patience or self._patience()
@@ -300,8 +251,8 @@ class Dispatcher:
                 patience.renew()
                 return result
 
-    def _patience(self) -> _Patience:
-        return _Patience(self._settings.patience.total_seconds(), self._told)
+    def _patience(self) -> Patience:
+        return Patience(self._settings.patience.total_seconds(), self._told)
 
     async def _linked(self) -> _Link:
         async with self._linking:
