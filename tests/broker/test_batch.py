@@ -2,7 +2,6 @@
 
 import asyncio
 import random
-import time
 from collections.abc import AsyncIterator, Iterator
 from contextlib import aclosing
 from datetime import UTC, datetime, timedelta
@@ -10,7 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from broker import Dispatcher, DispatcherSettings, Progress, Unreachable, Unroutable
+from broker import Dispatcher, DispatcherSettings, Progress, Sent, Unreachable, Unroutable
+from broker.batch import send_all
 from schemas import Command, Job, group, workstation
 from tests.broker.test_dispatcher import declare, drain
 from tests.faults import counting, ran_once, succeeded_once, until
@@ -136,16 +136,32 @@ async def test_none_on_the_way_is_no_number(dispatcher: Dispatcher) -> None:
         await anext(dispatcher.dispatch_all([], in_flight=0))
 
 
-async def test_at_once_is_faster_than_one_by_one(dispatcher: Dispatcher, node: Broker) -> None:
-    await declare(node, "batch")
-    began = time.perf_counter()
-    for _ in range(200):
-        await dispatcher.dispatch(job())
-    one_by_one = time.perf_counter() - began
-    began = time.perf_counter()
-    assert len([sent async for sent in dispatcher.dispatch_all(job() for _ in range(200))]) == 200
-    assert time.perf_counter() - began < one_by_one
-    await drain(node, "batch")
+async def test_none_waits_for_the_confirm_of_another(
+    own_node: Node, settings: DispatcherSettings
+) -> None:
+    """While the broker confirms nothing, as many as may be are on the way."""
+    await declare(own_node, "batch")
+    with Proxy(own_node.port) as proxy:
+        slow = settings.model_copy(update={"amqp_url": (proxy.url(),)})
+        async with Dispatcher.connect(slow) as dispatcher:
+            send, begun = dispatcher.sender(), list[Job]()
+
+            async def counted(job: Job) -> Sent:
+                begun.append(job)
+                return await send(job)
+
+            async def sending() -> list[Sent]:
+                jobs = [job() for _ in range(300)]
+                return [sent async for sent in send_all(counted, jobs, in_flight=200)]
+
+            proxy.freeze()
+            task = asyncio.create_task(sending())
+            await until(lambda: len(begun) == 200)
+            await asyncio.sleep(0.5)
+            assert len(begun) == 200
+            proxy.thaw()
+            assert [sent.job for sent in await task] == begun
+    assert sorted(await drain(own_node, "batch")) == sorted(job.id for job in begun)
 
 
 async def test_a_connection_cut_in_the_middle_loses_and_doubles_nothing(
