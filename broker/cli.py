@@ -3,10 +3,25 @@
 import sys
 
 from broker.command_line import Parser, WrongUse, run
-from broker.commands import cancel, check, dead, history, send, topology, watch
+from broker.commands import (
+    cancel,
+    check,
+    dead,
+    history,
+    jobs,
+    output,
+    report,
+    send,
+    show,
+    topology,
+    watch,
+    why,
+)
 from broker.settings import describe
 
-_COMMANDS = (send, check, watch, cancel, history, dead, topology)
+_COMMANDS = (
+    send, check, watch, jobs, show, output, why, report, cancel, history, dead, topology,
+)  # fmt: skip
 
 
 def main() -> None:

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from broker.command_line import DONE, FAILED, Parser, Wrong, WrongUse
 from broker.commands.session import finish
+from broker.commands.terminal import print_table, printable, printable_lines
 
 if TYPE_CHECKING:
     from broker.dead import DeadLetters
@@ -136,31 +137,8 @@ def _none() -> int:
 
 
 def _print_table(letters: "list[Letter]") -> None:
-    rows = [
-        [
-            printable(str(cell or "-"))
-            for cell in (_row(letter) | {"at": _local(letter.at)}).values()
-        ]
-        for letter in letters
-    ]
-    if not sys.stdout.isatty():  # a row a line, and at once for very many
-        rows.insert(0, [column.upper() for column in _COLUMNS])
-        widths = [max(map(len, cells)) for cells in zip(*rows, strict=True)]
-        for row in rows:
-            cells = (cell.ljust(width) for cell, width in zip(row, widths, strict=True))
-            print("  ".join(cells).rstrip())
-        return
-
-    from rich.console import Console
-    from rich.table import Table
-    from rich.text import Text
-
-    table = Table(box=None, pad_edge=False, header_style="bold")
-    for column in _COLUMNS:
-        table.add_column(column.upper(), overflow="fold", no_wrap=column in {"id", "at"})
-    for row in rows:
-        table.add_row(*map(Text, row))
-    Console().print(table)
+    rows = [(_row(letter) | {"at": _local(letter.at)}).values() for letter in letters]
+    print_table(_COLUMNS, rows, whole={"id", "at"})
 
 
 def _row(letter: "Letter") -> dict[str, Any]:
@@ -222,7 +200,7 @@ def _as_text(body: bytes) -> str:
         text = json.dumps(json.loads(body), indent=2, ensure_ascii=False)
     except (ValueError, RecursionError):
         text = body.decode(errors="backslashreplace")
-    shown = "\n".join(map(printable, text[:_SHOWN].split("\n")))
+    shown = printable_lines(text[:_SHOWN])
     more = len(text) - _SHOWN
     return shown if more <= 0 else f"{shown}\n... {more} characters more; --json prints it whole"
 
@@ -236,10 +214,3 @@ def _plain(value: object) -> str:
 
 def _local(at: datetime | None) -> str:
     return f"{at.astimezone():%Y-%m-%d %H:%M:%S}" if at else "-"
-
-
-def printable(text: str) -> str:
-    """Return text that does nothing to a terminal: what is not printable is escaped."""
-    return "".join(
-        char if char.isprintable() else char.encode("unicode_escape").decode() for char in text
-    )

@@ -57,6 +57,7 @@ _PLACES = {
 
 _RESULT = TypeAdapter(Result)
 _CHUNK = 500
+_FEW = 100
 
 
 @dataclass(frozen=True)
@@ -123,7 +124,11 @@ class Event:
 
 @dataclass(frozen=True)
 class FailureGroup:
-    """Workstations on which a job failed alike."""
+    """Workstations on which a job failed alike.
+
+    Attributes:
+        error: the first line that it wrote; where it wrote none, the reason.
+    """
 
     state: str
     exit_code: int | None
@@ -242,13 +247,17 @@ class Accounts:
     def failures(self, job_id: str, most: int = 20) -> list[FailureGroup]:
         """Return the groups of workstations on which a job failed alike, the largest first."""
         columns = outcomes.c
-        alike = (columns.state, columns.exit_code, columns.signal, columns.error)
+        state = self._state()
+        error = case((columns.error != "", columns.error), else_=columns.reason)
+        alike = (state, columns.exit_code, columns.signal, error)
         count = func.count()
         query = (
-            select(*alike, count, func.min(columns.workstation))
-            .where(columns.job_id == job_id, columns.state.in_(FAILURES))
+            _joined(select(*alike, count, func.min(columns.workstation)))
+            .select_from(jobs)
+            .where(columns.job_id == job_id, columns.state.in_((*FAILURES, QUEUED)))
+            .where(state.in_(FAILURES))
             .group_by(*alike)
-            .order_by(count.desc(), columns.error)
+            .order_by(count.desc(), error)
             .limit(most)
         )
         return [FailureGroup(*row) for row in self._connection.execute(query)]
@@ -269,7 +278,12 @@ class Accounts:
         query = select(results.c.workstation, results.c.body).where(results.c.job_id == job_id)
         if names is not None:
             query = query.where(results.c.workstation.in_(names))
-        for name, body in self._connection.execute(query.order_by(results.c.workstation)):
+        # Not all at once: what commands wrote may be very much.
+        few = {"yield_per": _FEW}
+        rows = self._connection.execute(
+            query.order_by(results.c.workstation), execution_options=few
+        )
+        for name, body in rows:
             yield name, _RESULT.validate_json(body)
 
     # What else was asked

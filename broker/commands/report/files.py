@@ -1,0 +1,46 @@
+"""Files that are written whole, or not at all."""
+
+import os
+import tempfile
+from collections.abc import Mapping
+from contextlib import ExitStack, suppress
+from pathlib import Path
+
+
+def write_whole(files: Mapping[Path, bytes]) -> None:
+    """Write files: all are on the disk beside their places before the first takes its own.
+
+    Raises:
+        OSError: one could not be written; what was there is as it was.
+    """
+    with ExitStack() as left:
+        written = {}
+        for file, body in files.items():
+            written[file] = _beside(file, body, left)
+        for file, beside in written.items():
+            beside.replace(file)
+
+
+def _beside(file: Path, body: bytes, left: ExitStack) -> Path:
+    number, name = tempfile.mkstemp(dir=file.parent, prefix=f".{file.name[:100]}.")
+    left.callback(_remove, Path(name))
+    with os.fdopen(number, "wb") as beside:
+        os.fchmod(number, _mode(file))
+        beside.write(body)
+        beside.flush()
+        os.fsync(number)
+    return Path(name)
+
+
+def _mode(file: Path) -> int:
+    """Return the mode of the file that is replaced, or what a new one would have."""
+    with suppress(FileNotFoundError):
+        return file.stat().st_mode & 0o777
+    mask = os.umask(0)
+    os.umask(mask)
+    return 0o666 & ~mask
+
+
+def _remove(file: Path) -> None:
+    with suppress(FileNotFoundError):
+        file.unlink()

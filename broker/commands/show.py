@@ -1,0 +1,182 @@
+"""`pcm show`: all that is known of a job, or of a job on one workstation."""
+
+import argparse
+import json
+from typing import TYPE_CHECKING, Any
+
+from broker.clock import iso, local, moment, span
+from broker.command_line import DONE, Parser, Wrong
+from broker.commands.head import job_head
+from broker.commands.looking import (
+    ROWS,
+    add_states,
+    chosen,
+    exit_text,
+    job_fields,
+    looking,
+    ordered,
+    pair_fields,
+    shares,
+    words,
+)
+from broker.commands.session import name
+from broker.commands.terminal import print_table, printable
+
+if TYPE_CHECKING:
+    from broker.history.accounts import Accounts, Event, FailureGroup, JobRow, Pair
+
+_BAR = 40  # characters
+
+
+def add_to(commands: "argparse._SubParsersAction[Parser]") -> None:
+    """Add the command to a program's commands."""
+    show = commands.add_parser(
+        "show",
+        help="what came of a job, workstation by workstation",
+        description="Shows a job, how many workstations are in which state, what failed alike, and"
+        " a row a workstation: what runs and what failed first.",
+        epilog="see also: pcm output (what its commands wrote), pcm why (one workstation's state"
+        " explained), pcm report (a page or a sheet)",
+    )
+    show.add_argument("job", metavar="JOB", type=name, help="the job's id; it may be cut short")
+    show.add_argument(
+        "--workstation", metavar="W", type=name, help="all that this one reported, in order"
+    )
+    add_states(show, "only workstations where it is so")
+    show.add_argument(
+        "--all", action="store_true", help=f"all workstations (default: {ROWS} at most)"
+    )
+    show.add_argument("--json", action="store_true", help="print JSON")
+    show.set_defaults(run=_run)
+
+
+def _run(arguments: argparse.Namespace) -> int:
+    with looking() as (accounts, _):
+        row = accounts.find(arguments.job)
+        if arguments.workstation is not None:
+            return _one(accounts, row, arguments.workstation, as_json=arguments.json)
+        states = chosen(arguments.state)
+        pairs = accounts.pairs(row.id, states, most=None if arguments.all else ROWS)
+        counted = row.counts if states is None else {one: row.counts[one] for one in states}
+        left_out = max(0, sum(counted.values()) - len(pairs))
+        groups = accounts.failures(row.id)
+        if arguments.json:
+            _print_json(accounts, row, pairs, groups, left_out)
+        else:
+            _print(accounts, row, pairs, groups, left_out)
+    return DONE
+
+
+def _print_json(
+    accounts: "Accounts",
+    row: "JobRow",
+    pairs: "list[Pair]",
+    groups: "list[FailureGroup]",
+    left_out: int,
+) -> None:
+    body = accounts.body(row.id)
+    told = job_fields(row) | {
+        "sent": None if body is None else body.model_dump(mode="json", exclude_none=True),
+        "failure_groups": [vars(group) for group in groups],
+        "workstations": [pair_fields(pair) for pair in pairs],
+        "left_out": left_out,
+    }
+    print(json.dumps(told, indent=2))
+
+
+def _print(
+    accounts: "Accounts",
+    row: "JobRow",
+    pairs: "list[Pair]",
+    groups: "list[FailureGroup]",
+    left_out: int,
+) -> None:
+    for label, text in job_head(accounts, row):
+        print(f"{label:<14}{printable(text)}")
+    print()
+    _print_counts(row)
+    if groups:
+        print("\nWhat failed alike:")
+        print_table(
+            ("count", "state", "exit", "first line of error, or reason", "such as"),
+            [_group_cells(group) for group in groups],
+            whole={"count", "state", "exit"},
+            right={"count", "exit"},
+        )
+    if pairs:
+        print()
+        _print_pairs(pairs, accounts.now)
+    if left_out:
+        print(f"\n{left_out:,} workstations more; --all shows them, --state some")
+
+
+def _print_counts(row: "JobRow") -> None:
+    counted = ordered(row.counts)
+    total = row.counts.total()
+    for (state, count), share in zip(counted, shares([count for _, count in counted]), strict=True):
+        bar = "█" * max(1, round(_BAR * count / total))
+        print(f"{words(state):<14}{count:>9,}  {share:>5} %  {bar}")
+    print(f"{'workstations':<14}{total:>9,}" + ("  100.0 %" if total else ""))
+
+
+def _group_cells(group: "FailureGroup") -> tuple[Any, ...]:
+    code = exit_text(group.exit_code, group.signal)
+    return (f"{group.count:,}", words(group.state), code, group.error, group.example)
+
+
+def _print_pairs(pairs: "list[Pair]", now: float) -> None:
+    columns = ("workstation", "state", "at", "agent", "exit", "took", "told")
+    rows = [
+        (
+            pair.workstation,
+            words(pair.state) + (" (restart)" if pair.restart_required else ""),
+            local(pair.at),
+            pair.agent,
+            exit_text(pair.exit_code, pair.signal),
+            "" if pair.duration is None else _took(pair.duration),
+            _told(pair, now),
+        )
+        for pair in pairs
+    ]
+    print_table(columns, rows, whole={"workstation", "at", "exit", "took"}, right={"exit", "took"})
+
+
+def _took(duration: float) -> str:
+    return f"{duration:.1f} s" if duration < 60 else span(duration)  # noqa: PLR2004 - seconds
+
+
+def _told(pair: "Pair", now: float) -> str:
+    until = "" if pair.until is None else f"until {moment(pair.until, now)}"
+    return "; ".join(part for part in (until, pair.reason, pair.error) if part)
+
+
+# One workstation
+
+
+def _one(accounts: "Accounts", row: "JobRow", workstation: str, *, as_json: bool) -> int:
+    pair = accounts.pair(row.id, workstation)
+    events = accounts.events(row.id, workstation)
+    if pair is None and not events:
+        raise Wrong(
+            f"--workstation: {row.id} is not for {workstation};"
+            f" pcm why {row.id} {workstation} says why"
+        )
+    if as_json:
+        told = [vars(event) | {"at": iso(event.at), "until": iso(event.until)} for event in events]
+        whole = {"job": row.id, "workstation": workstation, "reports": told}
+        print(json.dumps({**whole, "outcome": pair and pair_fields(pair)}, indent=2))
+        return DONE
+    print(f"{row.id}  {printable(row.name)}")
+    print(f"{workstation}: {words(pair.state) if pair else 'no state'}\n")
+    if events:
+        columns = ("at", "state", "agent", "told")
+        print_table(columns, [_event_cells(event, accounts.now) for event in events], whole={"at"})
+    else:
+        print("it has reported nothing")
+    return DONE
+
+
+def _event_cells(event: "Event", now: float) -> tuple[str, ...]:
+    until = "" if event.until is None else f"until {moment(event.until, now)}"
+    told = "; ".join(part for part in (until, event.reason) if part)
+    return (local(event.at), words(event.state), event.agent, told)
