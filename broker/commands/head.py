@@ -10,7 +10,7 @@ if TYPE_CHECKING:
     from broker.history.accounts import Accounts, JobRow
     from schemas import Cancellation, Job
 
-_TARGETS = 20
+_TARGETS = 10
 
 
 def job_head(accounts: "Accounts", row: "JobRow") -> list[tuple[str, str]]:

@@ -124,6 +124,12 @@ def exit_text(exit_code: int | None, signal: int | None) -> str:
     return "" if signal is None else f"signal {signal}"
 
 
+def told(pair: "Pair") -> str:
+    """Return what is told of a workstation's end: the reason, and the first line of error."""
+    reason = "" if pair.reason == f"exit code {pair.exit_code}" else pair.reason
+    return "; ".join(part for part in (reason, pair.error) if part)
+
+
 def job_fields(row: "JobRow") -> dict[str, Any]:
     """Return a job as JSON has it."""
     fields = vars(row) | {name: iso(getattr(row, name)) for name in _TIMES}

@@ -17,6 +17,7 @@ from broker.commands.looking import (
     ordered,
     pair_fields,
     shares,
+    told,
     words,
 )
 from broker.commands.session import name
@@ -75,13 +76,13 @@ def _print_json(
     left_out: int,
 ) -> None:
     body = accounts.body(row.id)
-    told = job_fields(row) | {
+    whole = job_fields(row) | {
         "sent": None if body is None else body.model_dump(mode="json", exclude_none=True),
         "failure_groups": [vars(group) for group in groups],
         "workstations": [pair_fields(pair) for pair in pairs],
         "left_out": left_out,
     }
-    print(json.dumps(told, indent=2))
+    print(json.dumps(whole, indent=2))
 
 
 def _print(
@@ -147,7 +148,7 @@ def _took(duration: float) -> str:
 
 def _told(pair: "Pair", now: float) -> str:
     until = "" if pair.until is None else f"until {moment(pair.until, now)}"
-    return "; ".join(part for part in (until, pair.reason, pair.error) if part)
+    return "; ".join(part for part in (until, told(pair)) if part)
 
 
 # One workstation
@@ -162,8 +163,10 @@ def _one(accounts: "Accounts", row: "JobRow", workstation: str, *, as_json: bool
             f" pcm why {row.id} {workstation} says why"
         )
     if as_json:
-        told = [vars(event) | {"at": iso(event.at), "until": iso(event.until)} for event in events]
-        whole = {"job": row.id, "workstation": workstation, "reports": told}
+        events_told = [
+            vars(event) | {"at": iso(event.at), "until": iso(event.until)} for event in events
+        ]
+        whole = {"job": row.id, "workstation": workstation, "reports": events_told}
         print(json.dumps({**whole, "outcome": pair and pair_fields(pair)}, indent=2))
         return DONE
     print(f"{row.id}  {printable(row.name)}")
@@ -178,5 +181,5 @@ def _one(accounts: "Accounts", row: "JobRow", workstation: str, *, as_json: bool
 
 def _event_cells(event: "Event", now: float) -> tuple[str, ...]:
     until = "" if event.until is None else f"until {moment(event.until, now)}"
-    told = "; ".join(part for part in (until, event.reason) if part)
-    return (local(event.at), words(event.state), event.agent, told)
+    text = "; ".join(part for part in (until, event.reason) if part)
+    return (local(event.at), words(event.state), event.agent, text)

@@ -36,9 +36,12 @@ class Account:
     now: float
 
     @property
-    def ended(self) -> int:
-        """On how many workstations nothing more happens by itself."""
-        return self.job.counts.total() - self.job.open
+    def kinds(self) -> dict[str, int]:
+        """On how many workstations it is in a state of which kind."""
+        counts = dict.fromkeys((*KINDS, "running", "waiting"), 0)
+        for state, count in self.job.counts.items():
+            counts[kind(state)] += count
+        return counts
 
 
 def read(accounts: Accounts, job_id: str) -> Account:
@@ -88,4 +91,6 @@ def _ended_at(job: JobRow, pair: Pair) -> float | None:
     """Return when a job ended somewhere; of what nobody reported, the job itself tells."""
     if pair.at is not None:
         return pair.at
-    return job.cancelled_at if pair.state == State.CANCELLED else job.expires_at
+    if pair.state == State.CANCELLED:
+        return job.cancelled_at
+    return job.expires_at if pair.state == State.EXPIRED else None

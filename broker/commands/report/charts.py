@@ -7,8 +7,8 @@ from typing import NamedTuple
 
 from broker.commands.report.account import KINDS, Account, ends
 
-_WIDTH, _HEIGHT = 720, 240
-_LEFT, _RIGHT, _TOP, _BOTTOM = 52, 12, 10, 26
+_WIDTH, _HEIGHT = 560, 220
+_LEFT, _RIGHT, _TOP, _BOTTOM = 48, 12, 10, 26
 _POINTS = 240  # as many as can be told apart
 _TICKS = (1, 2, 5)
 _STEPS = (1, 2, 5, 10, 15, 30)
@@ -116,7 +116,7 @@ def bars(title: str, rows: Sequence[Bar]) -> str:
     most = max((row.value for row in rows), default=0)
     if most <= 0:
         return ""
-    height, left, right = 26, 190, 130
+    height, left, right = 26, 170, 104
     scale = (_WIDTH - left - right) / most
     parts = []
     for place, row in enumerate(rows):
@@ -130,7 +130,7 @@ def bars(title: str, rows: Sequence[Bar]) -> str:
     return _svg(len(rows) * height + 4, title, parts)
 
 
-def _cut(text: str, most: int = 27) -> str:
+def _cut(text: str, most: int = 22) -> str:
     return text if len(text) <= most else text[: most - 1] + "…"
 
 

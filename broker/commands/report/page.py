@@ -7,7 +7,7 @@ from datetime import UTC, datetime
 from html import escape
 
 from broker.clock import local, span
-from broker.commands.looking import exit_text, ordered, shares, words
+from broker.commands.looking import exit_text, ordered, shares, told, words
 from broker.commands.report.account import KINDS, Account, kind
 from broker.commands.report.charts import Bar, bars, progress
 from broker.commands.report.style import SCRIPT, STYLE
@@ -16,6 +16,13 @@ from broker.history.accounts import FailureGroup, Pair
 
 _SLOWEST = 10
 _GROUPS = 10
+_KIND_WORDS = {
+    "succeeded": "succeeded",
+    "failed": "failures",
+    "other": "otherwise ended",
+    "running": "running",
+    "waiting": "waiting",
+}
 
 
 def page_of(account: Account) -> str:
@@ -38,11 +45,12 @@ def page_of(account: Account) -> str:
 {_tiles(account)}
 {_share_bar(account)}
 <div class="panels">
+{_panel("The job", _head(account), wide=True)}
 {_panel("States", _states(account))}
 {_panel("Ends over time", _progress(account))}
-{_panel("What failed alike", _failures(account))}
+{_panel("Failures", _failures(account))}
 {_panel("Slowest workstations", _slowest(account))}
-{_panel("The job", _head(account))}
+{_panel("What failed alike", _groups(account), wide=True)}
 </div>
 <h2>Workstations</h2>
 {_table(account)}
@@ -72,33 +80,28 @@ def _clock(at: float) -> str:
     return f"{datetime.fromtimestamp(at, UTC).astimezone():%Y-%m-%d %H:%M:%S %Z}"
 
 
-def _panel(title: str, content: str) -> str:
-    return f'<section class="panel"><h2>{title}</h2>{content}</section>' if content else ""
+def _panel(title: str, content: str, *, wide: bool = False) -> str:
+    of = "panel wide" if wide else "panel"
+    return f'<section class="{of}"><h2>{title}</h2>{content}</section>' if content else ""
 
 
 def _tiles(account: Account) -> str:
-    counts = account.job.counts
-    figures = {
-        "workstations": counts.total(),
-        "succeeded": counts["succeeded"],
-        "failures": account.job.failures,
-        "ended": account.ended,
-        "still open": account.job.open,
-    }
-    tiles = (f"<div><dt>{name}</dt><dd>{count:,}</dd></div>" for name, count in figures.items())
+    """Return the figures, of which all but the first add up to the first."""
+    tiles = [f"<div><dt>workstations</dt><dd>{account.job.counts.total():,}</dd></div>"]
+    tiles += [
+        f"<div><dt>{_dot(of)}{_KIND_WORDS[of]}</dt><dd>{count:,}</dd></div>"
+        for of, count in account.kinds.items()
+    ]
     return f'<dl class="tiles">{"".join(tiles)}</dl>'
 
 
 def _share_bar(account: Account) -> str:
     """Return how the workstations are shared out, in one bar."""
-    total = account.job.counts.total()
-    by_kind = dict.fromkeys((*KINDS, "running", "waiting"), 0)
-    for state, count in ordered(account.job.counts):
-        by_kind[kind(state)] += count
+    total = max(account.job.counts.total(), 1)
     parts, left = [], 0.0
-    for name, count in by_kind.items():
-        width = 1000 * count / max(total, 1)
-        parts.append(f'<rect class="{name}" x="{left:.2f}" width="{width:.2f}" height="10"/>')
+    for of, count in account.kinds.items():
+        width = 1000 * count / total
+        parts.append(f'<rect class="{of}" x="{left:.2f}" width="{width:.2f}" height="10"/>')
         left += width
     return (
         '<div class="bar"><svg viewBox="0 0 1000 10" preserveAspectRatio="none"'
@@ -120,9 +123,7 @@ def _progress(account: Account) -> str:
     chart = progress(account)
     if not chart:
         return "<p>It has ended nowhere yet.</p>"
-    seen = {kind(state) for state in account.job.counts if account.job.counts[state]}
-    names = {"succeeded": "succeeded", "failed": "failures", "other": "other ends"}
-    keys = (f"<span>{_dot(one)}{name}</span>" for one, name in names.items() if one in seen)
+    keys = (f"<span>{_dot(of)}{_KIND_WORDS[of]}</span>" for of in KINDS if account.kinds[of])
     return f'{chart}<p class="keys">{"".join(keys)}</p>'
 
 
@@ -136,16 +137,18 @@ def _failures(account: Account) -> str:
         Bar(printable(group.error) or _exit(group), group.count, f"{group.count:,}", "failed")
         for group in account.failures[:_GROUPS]
     ]
-    if not rows:
+    return bars("Failures", rows)
+
+
+def _groups(account: Account) -> str:
+    if not account.failures:
         return ""
-    body = "".join(map(_group, account.failures))
     others = account.job.failures - sum(group.count for group in account.failures)
     more = f'<p class="note">{others:,} more failed in other ways.</p>' if others > 0 else ""
     return (
-        f"{bars('What failed alike', rows)}"
         '<div class="scroll"><table><thead><tr><th class="n">count</th><th>state</th><th>exit</th>'
         "<th>first line of error, or reason</th><th>such as</th></tr></thead>"
-        f"<tbody>{body}</tbody></table></div>{more}"
+        f"<tbody>{''.join(map(_group, account.failures))}</tbody></table></div>{more}"
     )
 
 
@@ -154,7 +157,7 @@ def _group(group: FailureGroup) -> str:
     return (
         f'<tr><td class="n">{group.count:,}</td><td class="t">{words(group.state)}</td>'
         f'<td class="t">{code}</td><td class="w">{_text(group.error)}</td>'
-        f"<td>{_text(group.example)}</td></tr>"
+        f'<td class="t">{_text(group.example)}</td></tr>'
     )
 
 
@@ -180,7 +183,7 @@ def _took(duration: float) -> str:
 
 
 def _head(account: Account) -> str:
-    lines = (f"<dt>{name}</dt><dd>{_text(text)}</dd>" for name, text in account.head)
+    lines = (f"<div><dt>{name}</dt><dd>{_text(text)}</dd></div>" for name, text in account.head)
     return f'<dl class="head">{"".join(lines)}</dl>'
 
 
@@ -202,11 +205,10 @@ def _row(pair: Pair) -> str:
     took = "" if pair.duration is None else _took(pair.duration)
     key = "" if pair.duration is None else f"{pair.duration:.3f}"
     restart = " (restart)" if pair.restart_required else ""
-    told = "; ".join(part for part in (pair.reason, pair.error) if part)
     return (
-        f"<tr><td>{_text(pair.workstation)}</td>"
+        f'<tr><td class="t">{_text(pair.workstation)}</td>'
         f'<td class="t">{_dot(kind(pair.state))}{words(pair.state)}{restart}</td>'
         f'<td class="t">{local(pair.at)}</td><td>{_text(pair.agent)}</td>'
         f'<td class="n">{exit_text(pair.exit_code, pair.signal)}</td>'
-        f'<td class="n" data-key="{key}">{took}</td><td class="w">{_text(told)}</td></tr>'
+        f'<td class="n" data-key="{key}">{took}</td><td class="w">{_text(told(pair))}</td></tr>'
     )

@@ -14,24 +14,26 @@ body { margin: 0 auto; padding: 2rem 1.5rem 4rem; max-width: 76rem; background: 
   color: var(--ink); font: 15px/1.5 system-ui, sans-serif; }
 h1 { font-size: 1.6rem; line-height: 1.25; margin: 0 0 .2rem; overflow-wrap: anywhere; }
 h2 { font-size: 1.05rem; margin: 0 0 .7rem; }
-.id, code, td.mono { font-family: ui-monospace, monospace; }
-.id, footer, .note, .sum { color: var(--quiet); }
+.id { font-family: ui-monospace, monospace; }
+.id, footer, .note { color: var(--quiet); }
 .id { font-size: .85rem; margin: 0 0 1.5rem; }
 .gap { border-left: 4px solid var(--failed); padding: .4rem .9rem; background: var(--panel); }
 .tiles { display: flex; flex-wrap: wrap; gap: .8rem; margin: 0 0 1.2rem; padding: 0; }
 .tiles div { flex: 1 1 8rem; background: var(--panel); border-radius: 6px; padding: .7rem 1rem; }
 .tiles dt { color: var(--quiet); font-size: .85rem; }
 .tiles dd { margin: 0; font-size: 1.5rem; font-variant-numeric: tabular-nums; }
-.bar { display: flex; height: 14px; gap: 2px; border-radius: 4px; overflow: hidden;
+.bar { height: 14px; border-radius: 4px; overflow: hidden;
   margin: 0 0 1.6rem; background: var(--panel); }
-.bar svg { width: 100%; height: 100%; }
 .panels { display: grid; gap: 1.2rem; grid-template-columns: repeat(auto-fit, minmax(26rem, 1fr));
   margin: 0 0 2rem; }
 .panel { border: 1px solid var(--line); border-radius: 8px; padding: 1rem 1.1rem; min-width: 0; }
-.head { display: grid; grid-template-columns: max-content 1fr; gap: .15rem 1rem; margin: 0; }
+.wide { grid-column: 1 / -1; }
+.head { columns: 2 24rem; column-gap: 2.5rem; margin: 0; }
+.head div { display: grid; grid-template-columns: 8rem 1fr; break-inside: avoid; }
 .head dt { color: var(--quiet); }
 .head dd { margin: 0; overflow-wrap: anywhere; }
 svg { display: block; width: 100%; height: auto; }
+.bar svg { height: 100%; }
 svg text { fill: var(--ink); font: 13px system-ui, sans-serif; }
 svg text.tick { fill: var(--quiet); font-size: 12px; }
 .end { text-anchor: end; } .middle { text-anchor: middle; }
@@ -39,11 +41,12 @@ svg text.tick { fill: var(--quiet); font-size: 12px; }
 .succeeded { fill: var(--succeeded); } .failed { fill: var(--failed); }
 .other { fill: var(--other); } .running { fill: var(--running); } .waiting { fill: var(--waiting); }
 .keys { display: flex; flex-wrap: wrap; gap: 0 1.1rem; margin: .5rem 0 0; font-size: .85rem; }
-.keys svg, td svg { display: inline-block; width: .75em; height: .75em; margin-right: .4em; }
+.keys svg, dt svg, td svg { display: inline-block; width: .75em; height: .75em;
+  margin-right: .4em; }
 .scroll { overflow-x: auto; }
 table { border-collapse: collapse; width: 100%; font-size: .87rem;
   font-variant-numeric: tabular-nums; }
-th, td { text-align: left; padding: .28rem .8rem .28rem 0; border-bottom: 1px solid var(--line);
+th, td { text-align: left; padding: .28rem 1rem .28rem 0; border-bottom: 1px solid var(--line);
   vertical-align: top; }
 th { position: sticky; top: 0; background: var(--paper); color: var(--quiet); font-weight: 600;
   white-space: nowrap; }
@@ -53,6 +56,7 @@ th[aria-sort=descending] button::after { content: " ▼"; }
 td.n, th.n { text-align: right; } td.t { white-space: nowrap; }
 td.w { overflow-wrap: anywhere; min-width: 14rem; }
 footer { margin-top: 2rem; font-size: .85rem; }
+@media (min-width: 64rem) { .scroll { overflow: visible; } }
 @media (max-width: 40rem) { .panels { grid-template-columns: 1fr; } }
 @media print { :root { color-scheme: light; --paper: #fff; --ink: #000; --quiet: #444;
   --line: #bbb; --panel: #f3f3f3; --succeeded: #2a8a4a; --failed: #c8322b; --other: #8b6fc0;

@@ -1,0 +1,19 @@
+"""What tests of the history's commands share."""
+
+from collections.abc import AsyncIterator
+from pathlib import Path
+
+import pytest
+
+from broker import DispatcherSettings, topology
+from broker.connection import Publisher, connect
+from tests.rabbitmq import Broker
+from tests.told import Told
+
+
+@pytest.fixture
+async def told(node: Broker, settings: DispatcherSettings, tmp_path: Path) -> AsyncIterator[Told]:
+    """A stream to tell things to, and a history to ask."""
+    async with connect(settings, "test") as connection:
+        await topology.ensure(connection)
+        yield Told(await Publisher.open(connection), node.url, tmp_path)
