@@ -32,7 +32,7 @@ class Told:
     def __init__(self, publisher: Publisher, url: str, folder: Path) -> None:
         self.prefix = f"t{next(_numbers)}-{os.getpid()}"
         self._publisher = publisher
-        self._environment = {
+        self.environment = {
             "PATH": os.environ["PATH"],
             "HOME": str(folder),
             "TZ": "UTC",
@@ -86,7 +86,7 @@ class Told:
         """Run pcm, and return the very bytes that it wrote."""
         return subprocess.run(
             [BIN / "pcm", *words],
-            env=self._environment | settings,
+            env=self.environment | settings,
             stdin=subprocess.DEVNULL,
             capture_output=True,
             timeout=100,
