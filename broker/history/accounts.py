@@ -253,7 +253,6 @@ class Accounts:
         count = func.count()
         query = (
             _joined(select(*alike, count, func.min(columns.workstation)))
-            .select_from(jobs)
             .where(columns.job_id == job_id, columns.state.in_((*FAILURES, QUEUED)))
             .where(state.in_(FAILURES))
             .group_by(*alike)

@@ -81,7 +81,7 @@ async def test_show_tells_all_of_it(told: Told) -> None:
     percents = [float(words[words.index("%") - 1]) for words in rows]
     assert round(sum(percents), 1) == 100
     assert sum(int(words[words.index("%") - 2]) for words in rows) == 18
-    assert "2  failed             7  no disk" in failures.splitlines()[2]
+    assert failures.splitlines()[2].split()[:5] == ["2", "failed", "7", "no", "disk"]
     assert "no such program: apt-get" in failures
     lines = [line.split() for line in pairs.splitlines()[1:]]
     assert len(lines) == 18
@@ -209,7 +209,7 @@ async def test_jobs_are_listed_the_newest_first_and_narrowed(told: Told) -> None
     assert head.split()[:3] == ["ID", "NAME", "KIND"]
     assert first.startswith(new.id)
     assert "foreground mandatory" in first
-    assert "1 h ago" in first
+    assert ", 1 h " in first
     assert "1 waiting" in first
     assert "background optional" in second
     assert "1 failed" in second

@@ -16,7 +16,10 @@ def write_whole(files: Mapping[Path, bytes]) -> None:
     with ExitStack() as left:
         written = {}
         for file, body in files.items():
-            written[file] = _beside(file, body, left)
+            try:
+                written[file] = _beside(file, body, left)
+            except OSError as error:  # the file's name is not always in it, or is the other's
+                raise OSError(error.errno, error.strerror, str(file)) from error
         for file, beside in written.items():
             beside.replace(file)
 
