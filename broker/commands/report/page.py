@@ -19,7 +19,7 @@ _GROUPS = 10
 _KIND_WORDS = {
     "succeeded": "succeeded",
     "failed": "failures",
-    "other": "otherwise ended",
+    "other": "otherwise",
     "running": "running",
     "waiting": "waiting",
 }

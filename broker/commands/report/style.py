@@ -62,6 +62,7 @@ footer { margin-top: 2rem; font-size: .85rem; }
   --line: #bbb; --panel: #f3f3f3; --succeeded: #2a8a4a; --failed: #c8322b; --other: #8b6fc0;
   --running: #1f77c9; --waiting: #b8871b; }
   body { padding: 0; max-width: none; font-size: 10pt; } th { position: static; }
+  .tiles div { flex-basis: 5rem; padding: .5rem .6rem; }
   .panel, tr { break-inside: avoid; } .panels { grid-template-columns: 1fr 1fr; }
   * { print-color-adjust: exact; } }
 """
