@@ -149,16 +149,16 @@ class Circumstances:
             return ""
         return f", unless it has expired by then, at {self.time_text('expires_at')}"
 
-    @property
-    def windows(self) -> str:
-        """The maintenance windows that the job keeps to; nothing where any time is right."""
-        if self.body is None or not self.body.respects_windows or self.service is None:
-            return ""
-        return self.service.windows
+    def windows(self, agent: str) -> str:
+        """Return the windows of an agent that the job keeps to; nothing where any time is right."""
+        row = self.agent(agent)
+        respects = self.body is not None and self.body.respects_windows
+        return row.windows if respects and row is not None else ""
 
-    def in_window(self) -> str:
-        """Return the windows that the job keeps to, as the end of a sentence."""
-        return f", in its next maintenance window ({self.windows})" if self.windows else ""
+    def in_window(self, agent: str) -> str:
+        """Return the windows of an agent that the job keeps to, as the end of a sentence."""
+        windows = self.windows(agent)
+        return f", in its next maintenance window ({windows})" if windows else ""
 
     def first(self, state: State, agent: str | None = None) -> Event | None:
         """Return the first report of a state, by any or one agent."""

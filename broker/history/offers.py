@@ -1,7 +1,7 @@
 """What is to come of a user's job that has not started: offers, countdowns, the take-over."""
 
 from broker.history.accounts import Pair
-from broker.history.circumstances import SERVICE, Circumstances, Prospect, agent_name, user_name
+from broker.history.circumstances import SERVICE, Circumstances, Prospect, user_name
 from schemas import State
 
 # What agents do unless their settings say otherwise, of which the history knows nothing.
@@ -37,6 +37,7 @@ def _offered(c: Circumstances, pair: Pair) -> Prospect:
         )
     if pair.state == State.ACCEPTED:
         starts = f"{user}'s agent starts it as soon as there is room for it"
+        starts += c.in_window(pair.agent)
         return Prospect(what, starts + c.unless_expired())
     again = pair.until if pair.state == State.POSTPONED else None
     if c.mandatory:
@@ -57,14 +58,8 @@ def _decision(c: Circumstances, pair: Pair, user: str) -> str:
 
 def _about_to_offer(c: Circumstances) -> Prospect:
     agent = c.users[0]
-    who = agent_name(agent.agent)
-    if agent.status(c.now) == "paused":
-        return Prospect(
-            f"{c.workstation} has it, but {who} is paused",
-            f"it is offered when the agent is told to go on{c.unless_expired()}",
-        )
     return Prospect(
-        f"{c.workstation} has it; {who} is up, and has not told that it is offered",
+        f"{c.workstation} has it; {c.standing(agent.agent)}, and has not told that it is offered",
         f"it is offered to {user_name(agent.agent)} within moments{c.unless_expired()}",
     )
 
@@ -80,6 +75,9 @@ def _mandatory(c: Circumstances, pair: Pair, what: str, again: float | None) -> 
     user, deadline = user_name(pair.agent), _deadline(c, pair)
     own = deadline == c.time("mandatory_at")
     when = c.time_text("mandatory_at") if own else c.at(deadline)
+    if window := c.in_window(pair.agent):
+        runs = f"it runs after {when}{window}, whatever {user} does{c.unless_expired()}"
+        return Prospect(what, runs, again if again is not None and again > c.now else None)
     runs = f"at {when} it runs, whatever {user} does{c.unless_expired(deadline)}"
     if deadline <= c.now:
         return Prospect(what, f"its countdown is over: {user}'s agent starts it now")
@@ -132,13 +130,13 @@ def _takeover(c: Circumstances, what: str) -> Prospect:
         return Prospect(
             what,
             "the service agent takes over as soon as it has room for it"
-            f"{c.in_window()}{c.unless_expired()}",
+            f"{c.in_window(SERVICE)}{c.unless_expired()}",
         )
     own = begun == c.time("mandatory_at")
     when = f"{c.time_text('mandatory_at')}, or a minute later" if own else c.at(at)
-    return Prospect(
-        what,
-        f"the service agent takes over at {when}, unless a user logs on and runs it before"
-        f"{c.in_window()}{c.unless_expired(at)}",
-        at,
-    )
+    unless = "unless a user logs on and runs it before"
+    if window := c.in_window(SERVICE):
+        takes_over = f"the service agent takes over after {when}{window}, {unless}"
+        return Prospect(what, takes_over + c.unless_expired())
+    takes_over = f"the service agent takes over at {when}, {unless}"
+    return Prospect(what, takes_over + c.unless_expired(at), at)

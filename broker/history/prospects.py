@@ -67,12 +67,14 @@ def _by_service(c: Circumstances, pair: Pair) -> Prospect:
     what = "mandatory time" if c.mandatory else "offer time"
     time = c.time(name)
     if time is not None and time > c.now:
-        certain = c.status(SERVICE) == "up" and not c.windows
+        windows = c.windows(SERVICE)
+        certain = c.status(SERVICE) == "up" and not windows
         unless = c.unless_expired(time if certain else None)
+        then = "after that" if windows else "then"
         return Prospect(
             f"{c.workstation} has it, and waits for its {what}, {c.time_text(name)}{_but(c)}",
-            f"the service agent starts it then{_if_back(c)}{c.in_window()}{unless}",
-            time,
+            f"the service agent starts it {then}{_if_back(c)}{c.in_window(SERVICE)}{unless}",
+            None if windows else time,
         )
     received = c.first(State.RECEIVED, SERVICE)
     since = time or pair.at or c.job.created_at
@@ -100,10 +102,10 @@ def _due(c: Circumstances, since: float) -> Prospect:
         back = "is told to go on" if c.status(SERVICE) == "paused" else "is back"
         return Prospect(
             f"{due}, but {c.standing(SERVICE)}",
-            f"it starts when the agent {back}{c.in_window()}{c.unless_expired()}",
+            f"it starts when the agent {back}{c.in_window(SERVICE)}{c.unless_expired()}",
             c.time("expires_at"),
         )
-    if windows := c.windows:
+    if windows := c.windows(SERVICE):
         limit = span(c.body.command.timeout.total_seconds()) if c.body else ""
         return Prospect(
             f"{due}, and waits for a maintenance window ({windows}) that its time limit of {limit}"

@@ -254,6 +254,15 @@ CASES: dict[str, tuple[Circumstances, str, str, timedelta | None]] = {
         "starts it then",
         timedelta(hours=26),
     ),
+    "waits, and keeps to windows": (
+        known(
+            pair("received"), agent(windows="Sun 02:00-06:00"), **BACKGROUND,
+            mandatory_at=HOUR, respects_windows=True,
+        ),
+        "waits for its mandatory time, 2026-11-23 13:00 (in 1 h)",
+        "starts it after that, in its next maintenance window (Sun 02:00-06:00).",
+        None,
+    ),
     "due, in turn": (
         known(pair("received"), UP, **BACKGROUND),
         "due since 2026-11-23 11:50 (10 min ago); the service agent runs 2 commands, and 3 wait",
@@ -310,10 +319,10 @@ CASES: dict[str, tuple[Circumstances, str, str, timedelta | None]] = {
         "it is offered to ada within moments",
         None,
     ),
-    "user's agent paused": (
+    "about to be offered, and paused": (
         known(pair("received"), UP, agent(ADA, "paused")),
-        "ada's agent is paused",
-        "offered when the agent is told to go on",
+        "ada's agent is paused, and has not told that it is offered",
+        "it is offered to ada within moments",
         None,
     ),
     "optional, nobody logged on": (
@@ -334,6 +343,15 @@ CASES: dict[str, tuple[Circumstances, str, str, timedelta | None]] = {
         ("the service agent takes over at 2026-11-23 13:00 (in 1 h), or a minute later, unless a"
         " user logs on"),
         HOUR + MINUTE,
+    ),
+    "take-over, and keeps to windows": (
+        known(
+            pair("received"), agent(windows="Sun 02:00-06:00"), mandatory_at=HOUR,
+            respects_windows=True,
+        ),
+        "nobody is known to be logged on",
+        "or a minute later, in its next maintenance window (Sun 02:00-06:00), unless a user",
+        None,
     ),
     "take-over due": (
         known(pair("received"), UP, mandatory_at=-HOUR),
@@ -382,6 +400,25 @@ CASES: dict[str, tuple[Circumstances, str, str, timedelta | None]] = {
         "and it counts down",
         "at 2026-11-23 12:04 (in 4 min) it runs",
         4 * MINUTE,
+    ),
+    "offered, and keeps to windows": (
+        known(
+            pair("offered", agent=ADA), UP, agent(ADA, windows="Sun 02:00-06:00"),
+            mandatory_at=HOUR, respects_windows=True,
+        ),
+        "who has not decided",
+        ("it runs after 2026-11-23 13:00 (in 1 h), in its next maintenance window"
+        " (Sun 02:00-06:00), whatever ada does"),
+        None,
+    ),
+    "accepted, and keeps to windows": (
+        known(
+            pair("accepted", agent=ADA), UP, agent(ADA, windows="Sun 02:00-06:00"),
+            respects_windows=True,
+        ),
+        "ada wanted it to run",
+        "as soon as there is room for it, in its next maintenance window (Sun 02:00-06:00)",
+        None,
     ),
     "countdown over": (
         known(pair("offered", agent=ADA), UP, USER, mandatory_at=-MINUTE),
