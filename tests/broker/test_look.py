@@ -8,6 +8,7 @@ import struct
 import subprocess
 import termios
 from datetime import UTC, datetime, timedelta
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -16,7 +17,7 @@ from broker.history.accounts import FAILURES, STATES, WAITING
 from schemas import Cancellation, Departure, Job, Output, Report, State, group
 from tests.broker.test_cli import pcm
 from tests.told import Told, result
-from tests.workstation import BIN
+from tests.workstation import BIN, Workstation
 
 S = State
 NOW = datetime.now(UTC)
@@ -407,3 +408,24 @@ def test_bad_input_is_one_line_that_names_it(words: list[str], named: str) -> No
     done = pcm(*words)
     assert (done.returncode, done.stdout, len(done.stderr.splitlines())) == (2, "", 1)
     assert named in done.stderr
+
+
+def test_what_a_real_agent_did_is_told(ws: Workstation, tmp_path: Path) -> None:
+    ws.start("service")
+    to = ["--to", str(ws.target), "--background"]
+    sent = ws.run("pcm", "send", *to, "--wait", "--shell", "--", "echo fine; echo odd >&2; exit 7")
+    job = sent.stdout.split()[0]
+    later = ws.run("pcm", "send", *to, "--mandatory-at", "+2h", "--", "true").stdout.strip()
+    shown = ws.run("pcm", "show", job)
+    assert (shown.returncode, shown.stderr) == (0, "")
+    assert shown.stdout.splitlines()[-1].split()[:2] == [ws.name, "failed"]
+    written = ws.run("pcm", "output", job)
+    assert written.stdout == f"== {ws.name}  failed  exit 7\nfine\n-- stderr\nodd\n\n"
+    why = ws.run("pcm", "why", job, ws.name).stdout
+    assert why.startswith("The service agent ran it: it failed at ")
+    assert " with exit code 7 in under a second: odd.\n" in why
+    waits = ws.run("pcm", "why", later, ws.name).stdout
+    assert "waits for its mandatory time" in waits
+    page = tmp_path / "page.html"
+    assert ws.run("pcm", "report", job, "--html", str(page)).returncode == 0
+    assert "odd" in page.read_text()
