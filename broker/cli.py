@@ -3,10 +3,10 @@
 import sys
 
 from broker.command_line import Parser, WrongUse, run
-from broker.commands import cancel, check, dead, history, send, topology, watch
+from broker.commands import cancel, check, dead, history, schedule, send, topology, watch
 from broker.settings import describe
 
-_COMMANDS = (send, check, watch, cancel, history, dead, topology)
+_COMMANDS = (send, check, watch, cancel, schedule, history, dead, topology)
 
 
 def main() -> None:
