@@ -47,7 +47,7 @@ def _check_cron(text: str) -> str:
 def _check_zone(name: str) -> str:
     try:
         ZoneInfo(name)
-    except (OSError, ValueError):
+    except (KeyError, OSError, ValueError):
         raise ValueError(f"{name!r} is no time zone: write such as Europe/Berlin or UTC") from None
     return name
 

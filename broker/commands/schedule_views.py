@@ -20,7 +20,6 @@ if TYPE_CHECKING:
 _SHOWN = 10  # occurrences that were sent
 _COMING = 5
 _MOST = 10_000
-_LEAD = timedelta(hours=30)  # how far a clock on a wall may be behind the sending of its job
 _MINUTES = "%Y-%m-%d %H:%M"
 
 
@@ -63,19 +62,24 @@ def _count(text: str) -> int:
 
 def upcoming(schedule: "Schedule", now: datetime, count: int = 1) -> "list[Occurrence]":
     """Return the next occurrences by the clock here, though they may have been sent."""
-    start = max(schedule.created_at, now - (timedelta(0) if schedule.zone else _LEAD))
+    from schemas.schedule import LEAD
+
+    start = max(schedule.created_at, now - (timedelta(0) if schedule.zone else LEAD))
     coming = (found for found in schedule.coming(start) if found.here > now)
     return list(islice(coming, count))
 
 
 def clock(occurrence: "Occurrence") -> str:
     """Return when an occurrence is, on the clock that it goes by."""
+    return _clock(occurrence.instant or occurrence.local, occurrence.schedule.zone)
+
+
+def _clock(time: datetime, zone: str | None) -> str:
     from zoneinfo import ZoneInfo
 
-    zone = occurrence.schedule.zone
-    if zone is None or occurrence.instant is None:
-        return f"{occurrence.local:{_MINUTES}} local"
-    return f"{occurrence.instant.astimezone(ZoneInfo(zone)):{_MINUTES}} {zone}"
+    if time.tzinfo is None:
+        return f"{time:{_MINUTES}} local"
+    return f"{time.astimezone(ZoneInfo(zone or 'UTC')):{_MINUTES}} {zone or 'UTC'}"
 
 
 def added(schedule: "Schedule") -> tuple[dict[str, Any], str]:
@@ -211,18 +215,21 @@ def _sent(known: "Accounts", schedule: "Schedule", most: int) -> list[dict[str, 
     from broker.history.tables import jobs
 
     rows = known.jobs(jobs.c.schedule == schedule.name, most=most)
-    return [{"job": row.id, "time": _time(known, row), "counts": dict(row.counts)} for row in rows]
+    return [
+        {"job": row.id, "time": _time(known, row, schedule.zone), "counts": dict(row.counts)}
+        for row in rows
+    ]
 
 
-def _time(known: "Accounts", row: "JobRow") -> str:
+def _time(known: "Accounts", row: "JobRow", zone: str | None) -> str:
     """Return when an occurrence was, on the clock that it went by."""
     from schemas import WallClock
 
     job = known.body(row.id)
     at = None if job is None else job.offer_at
     if isinstance(at, WallClock):
-        return f"{at.local:{_MINUTES}} local"
-    return f"{at or datetime.fromtimestamp(row.created_at, UTC):%Y-%m-%dT%H:%MZ}"
+        return _clock(at.local, None)
+    return _clock(at or datetime.fromtimestamp(row.created_at, UTC), zone)
 
 
 def _tally(counts: "Mapping[str, int]") -> str:
