@@ -12,7 +12,7 @@ from datetime import UTC, datetime, timedelta
 import structlog
 from sqlalchemy import Engine
 
-from broker.connection import BrokerError, Refused, Unroutable, backoff
+from broker.connection import BrokerError, Refused, Unreachable, Unroutable, backoff
 from broker.dispatcher import Dispatcher
 from broker.history.collector import catch_up, is_collected
 from broker.history.schedules import in_force, sent
@@ -34,11 +34,20 @@ _log = structlog.get_logger()
 
 
 class Scheduler:
-    """Sends what is due of all schedules."""
+    """Sends what is due of all schedules.
 
-    def __init__(self, settings: HistorySettings, engine: Engine) -> None:
+    Args:
+        settings: how to reach the broker.
+        engine: the history.
+        collected: whether it is left to a collector to keep the history up to date.
+    """
+
+    def __init__(
+        self, settings: HistorySettings, engine: Engine, *, collected: bool = False
+    ) -> None:
         self._settings = settings
         self._engine = engine
+        self._collected = collected
         self._settled: set[str] = set()
         self._state = ""
 
@@ -72,6 +81,8 @@ class Scheduler:
         """
         await asyncio.to_thread(prepare, self._engine)
         if not await asyncio.to_thread(is_collected, self._engine):
+            if self._collected:
+                raise Unreachable("the collector has not caught up")
             await catch_up(self._settings, self._engine)
         if due := await asyncio.to_thread(self._due, now):
             async with Dispatcher.connect(self._settings) as dispatcher:

@@ -400,11 +400,15 @@ def forwarding(port: int) -> Callable[..., Any]:
 class Service(AgentProcess):
     """A `pcm schedule run`, and its log."""
 
-    def __init__(self, ws: Workstation, name: str, program: Program = (BIN / "pcm",)) -> None:
+    def __init__(
+        self,
+        ws: Workstation,
+        name: str,
+        program: Program = (BIN / "pcm", "schedule"),
+        what: str = "run",
+    ) -> None:
         history = {"PCM_HISTORY_URL": f"sqlite:///{ws.folder}/history.db"}
-        super().__init__(
-            "run", {**ws.environment, **history}, ws.folder / f"{name}.log", (*program, "schedule")
-        )
+        super().__init__(what, {**ws.environment, **history}, ws.folder / f"{name}.log", program)
 
 
 _STRUCK = """
@@ -420,7 +424,7 @@ main()
 def struck(point: str, text: str) -> Program:
     """Return a `pcm` that kills itself at a point."""
     root = str(Path(__file__).parents[2])
-    return (sys.executable, "-c", _STRUCK.format(root=root, point=point, text=text))
+    return (sys.executable, "-c", _STRUCK.format(root=root, point=point, text=text), "schedule")
 
 
 @pytest.mark.parametrize(
@@ -454,6 +458,18 @@ async def test_killed_in_the_middle_another_one_sends_it(
     reports = await follow(dispatcher, job)
     assert agents_of(reports, State.SUCCEEDED) == {"service"}
     assert ran.read_text() == "x\n"
+
+
+async def test_a_collector_sends_what_is_due_as_well(
+    ws: Workstation, node: Broker, queue: str, add: Add
+) -> None:
+    at = datetime.now(UTC).replace(second=0, microsecond=0)
+    daily = f"{at.minute} {at.hour} * * *"
+    of = await add(make(workstation(queue), repeat=daily, created_at=at - HOUR))
+    service = Service(ws, "collect", (BIN / "pcm",), "collect")
+    service.wait_for("occurrence.sent")
+    assert service.end() == 0
+    assert await drain(node, queue) == [id_of(of, at)]
 
 
 @pytest.mark.timeout(200)
