@@ -79,7 +79,8 @@ class Scheduler:
             BrokerError: the broker cannot be reached, or does not let us.
             HistoryError: the database cannot be used.
         """
-        await asyncio.to_thread(prepare, self._engine)
+        if not self._collected:  # tables made by another would hide from it that they are empty
+            await asyncio.to_thread(prepare, self._engine)
         if not await asyncio.to_thread(is_collected, self._engine):
             if self._collected:
                 raise Unreachable("the collector has not caught up")
