@@ -11,6 +11,7 @@ from broker.commands import (
     jobs,
     output,
     report,
+    schedule,
     send,
     show,
     topology,
@@ -20,8 +21,20 @@ from broker.commands import (
 from broker.settings import describe
 
 _COMMANDS = (
-    send, check, watch, jobs, show, output, why, report, cancel, history, dead, topology,
-)  # fmt: skip
+    send,
+    check,
+    watch,
+    jobs,
+    show,
+    output,
+    why,
+    report,
+    cancel,
+    schedule,
+    history,
+    dead,
+    topology,
+)
 
 
 def main() -> None:

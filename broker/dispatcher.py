@@ -37,7 +37,16 @@ from broker.connection import (
 from broker.patience import Patience
 from broker.progress import Progress
 from broker.settings import DispatcherSettings, load
-from schemas import Cancellation, Job, Report, Target, WallClock, workstation
+from schemas import (
+    Cancellation,
+    Job,
+    Report,
+    Schedule,
+    ScheduleRemoval,
+    Target,
+    WallClock,
+    workstation,
+)
 from schemas.job import id_time, whoami
 from schemas.message import BODY_LIMIT
 
@@ -170,6 +179,42 @@ class Dispatcher:
             await self._persist(send, patience)
         return job
 
+    async def dispatch_occurrence(self, job: Job) -> Job:
+        """Send a job as `dispatch` does, but its record last, which then proves that it was sent.
+
+        That is for jobs whose ids are known before: whoever finds no record sends it again.
+
+        Raises:
+            Unroutable, Unreachable, ValueError: as `dispatch` does.
+        """
+        expiration = check_sendable(job)
+
+        async def send(link: _Link) -> None:
+            await _check_routes(link.publisher, job)
+            try:
+                await _publish(link.publisher, job, job, expiration)
+            except Unroutable:
+                raise Unroutable(_nobody(job.targets)) from None
+            await _record(link.publisher, f"job.{job.id}", job)
+
+        async with self._sending.setdefault(job.id, asyncio.Lock()):
+            await self._persist(send)
+        return job
+
+    async def record(self, record: Schedule | ScheduleRemoval) -> None:
+        """Put into the stream what is no workstation's business yet.
+
+        Raises:
+            Unreachable: the broker could not be reached in time; record it again.
+            ValueError: it is over the size limit.
+        """
+        _check_size(record)
+
+        async def send(link: _Link) -> None:
+            await _record(link.publisher, f"{record.kind}.{record.name}", record)
+
+        await self._persist(send)
+
     async def cancel(
         self, job_id: str, reason: str = "", workstations: Sequence[str] = ()
     ) -> Cancellation:
@@ -283,7 +328,9 @@ async def _marked(link: _Link) -> tuple[_Link, str]:
     return link, await stream.mark(link.publisher)
 
 
-async def _record(publisher: Publisher, key: str, record: Job | Cancellation) -> None:
+async def _record(
+    publisher: Publisher, key: str, record: Job | Cancellation | Schedule | ScheduleRemoval
+) -> None:
     message_id = record.id if isinstance(record, Job) else None
     await stream.append(publisher, key, record.body(), kind=record.kind, message_id=message_id)
 
@@ -385,11 +432,16 @@ def check_sendable(job: Job) -> float | None:
     Raises:
         ValueError: it is over the size limit, or has expired.
     """
-    if (size := len(job.body())) > BODY_LIMIT:
-        raise ValueError(f"job: {size} bytes are over the limit of {BODY_LIMIT}")
+    _check_size(job)
     if (expiration := _time_to_live(job)) is not None and expiration <= 0:
         raise ValueError("expires_at: is in the past, so the job could never start")
     return expiration
+
+
+def _check_size(record: Job | Schedule | ScheduleRemoval) -> None:
+    size = len(record.body())
+    if size > BODY_LIMIT:
+        raise ValueError(f"{record.kind}: {size} bytes are over the limit of {BODY_LIMIT}")
 
 
 def _time_to_live(job: Job) -> float | None:

@@ -2,8 +2,10 @@
 
 import hashlib
 from collections.abc import Iterator
+from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
-from itertools import takewhile
+from functools import cached_property
+from itertools import dropwhile, groupby, takewhile
 from typing import Annotated, Literal, Self
 from zoneinfo import ZoneInfo
 
@@ -16,28 +18,36 @@ from schemas.names import Name, Text
 from schemas.times import Duration, Instant, WallClock, at_wall
 
 _FIRST_ZONE = timedelta(hours=14)  # how far a clock on a wall is ahead of UTC at most
+_LAST_ZONE = timedelta(hours=12)  # and behind
 _AHEAD = timedelta(hours=1)  # so that also agents there have a job in time
+LEAD = _FIRST_ZONE + _AHEAD + _LAST_ZONE
+"""How long after it was sent in time the last clock on a wall shows an occurrence's time."""
 _NO_TIMES = ("offer_at", "mandatory_at", "expires_at")
+_NOT_ASKED = {"created_at", "sender", "version"}
 
 
 def _check_cron(text: str) -> str:
     fields = text.split()
+    why = "it never comes"
     try:
-        if len(fields) != 5:  # noqa: PLR2004 - minutes are fine enough
-            raise CronSimError("must have five fields")  # noqa: TRY301
-        next(CronSim(text, datetime(2026, 1, 1)))  # noqa: DTZ001 - any
-    except (CronSimError, StopIteration) as error:
-        raise ValueError(
-            f"{text!r}: {error or 'never comes'}; write MINUTE HOUR DAY MONTH WEEKDAY, such as"
-            " '0 2 * * 0' for 02:00 on Sundays"
-        ) from None
-    return " ".join(fields)
+        if len(fields) == 5:  # noqa: PLR2004 - minutes are fine enough
+            next(CronSim(text, datetime(2026, 1, 1)))  # noqa: DTZ001 - any
+            return " ".join(fields)
+        why = f"has {len(fields)} fields, not 5"
+    except (CronSimError, ValueError) as error:  # the latter of figures beyond all bounds
+        why = str(error)
+    except StopIteration:
+        pass
+    raise ValueError(
+        f"{text[:80]!r}: {why[:80]}; write MINUTE HOUR DAY MONTH WEEKDAY, such as '0 2 * * 0' for"
+        " 02:00 on Sundays"
+    )
 
 
 def _check_zone(name: str) -> str:
     try:
         ZoneInfo(name)
-    except (OSError, ValueError):
+    except (KeyError, OSError, ValueError):
         raise ValueError(f"{name!r} is no time zone: write such as Europe/Berlin or UTC") from None
     return name
 
@@ -47,7 +57,7 @@ class Schedule(Message):
 
     Its times are those that cron's five fields name, in a zone or on each workstation's clock on
     the wall: one that the clock skips is the first instant after the gap, one that it shows twice
-    is the first of the two.
+    is the first of the two. Where several so come to the same instant, the last of them counts.
     """
 
     kind: Literal["schedule"] = "schedule"
@@ -81,64 +91,92 @@ class Schedule(Message):
                     f"job.{name}: each occurrence has times of its own; use mandatory_after and"
                     " expires_after"
                 )
+        if self.mandatory_after is not None and self.mandatory_after < timedelta(0):
+            raise ValueError("mandatory_after: must be 0 or more")
         if self.expires_after is not None:
             least = self.mandatory_after or timedelta(0)
             if self.expires_after <= least:
                 raise ValueError("expires_after: must be more than 0, and than mandatory_after")
         return self
 
+    def explain(self) -> str:
+        """Return its times in words, such as `At 02:00 on Sunday`."""
+        return CronSim(self.repeat, datetime(2026, 1, 1)).explain()  # noqa: DTZ001 - any
+
+    def coming(self, after: datetime) -> Iterator["Occurrence"]:
+        """Yield the occurrences that are to be sent after an instant, in their order."""
+        if self.zone is None:
+            start = after.astimezone(UTC) + _FIRST_ZONE + _AHEAD
+        else:
+            start = after.astimezone(ZoneInfo(self.zone))
+        every = (Occurrence(self, local) for local in CronSim(self.repeat, _naive(start)))
+        later = dropwhile(lambda occurrence: occurrence.send_at <= after, every)
+        for _, at_once in groupby(later, key=lambda occurrence: occurrence.send_at):
+            *_, last = at_once
+            yield last
+
     def times(self, after: datetime, until: datetime) -> Iterator["Occurrence"]:
         """Yield the occurrences that are to be sent after one instant and up to another."""
-        # One that a clock skips comes later, by up to a day: begin early, and leave out.
-        start = (after + _FIRST_ZONE + _AHEAD).replace(tzinfo=None) - timedelta(days=2)
-        for local in takewhile(
-            lambda time: time <= until.replace(tzinfo=None) + timedelta(days=2),
-            CronSim(self.repeat, start.replace(microsecond=0)),
-        ):
-            occurrence = Occurrence(self, local)
-            if after < occurrence.send_at <= until:
-                yield occurrence
+        return takewhile(lambda occurrence: occurrence.send_at <= until, self.coming(after))
 
 
+def _naive(moment: datetime) -> datetime:
+    return moment.replace(tzinfo=None, fold=0)
+
+
+@dataclass(frozen=True, repr=False)
 class Occurrence:
     """One occurrence of a schedule, at a time on the clock."""
 
-    def __init__(self, schedule: Schedule, local: datetime) -> None:
-        self.schedule = schedule
-        self.local = local
+    schedule: Schedule
+    local: datetime
 
     def __repr__(self) -> str:
         return f"<Occurrence {self.schedule.name} {self.local:%Y-%m-%d %H:%M}>"
 
-    @property
+    @cached_property
     def instant(self) -> datetime | None:
         """When it is; None where each workstation's own clock says it."""
         zone = self.schedule.zone
         return None if zone is None else at_wall(self.local, ZoneInfo(zone))
 
     @property
+    def here(self) -> datetime:
+        """When it is by this machine's clock, where each workstation's own says it."""
+        return self.instant or at_wall(self.local)
+
+    @property
+    def begins_at(self) -> datetime:
+        """When it is by the first clock on a wall that shows its time."""
+        return self.instant or self.local.replace(tzinfo=UTC) - _FIRST_ZONE
+
+    @property
     def send_at(self) -> datetime:
         """When it is to be sent: before the first clock on a wall shows its time."""
-        return self.instant or self.local.replace(tzinfo=UTC) - _FIRST_ZONE - _AHEAD
+        return self.instant or self.begins_at - _AHEAD
+
+    @property
+    def ends_at(self) -> datetime | None:
+        """When it has expired everywhere; None: never."""
+        if self.schedule.expires_after is None:
+            return None
+        last = self.instant or self.local.replace(tzinfo=UTC) + _LAST_ZONE
+        return last + self.schedule.expires_after
 
     @property
     def id(self) -> str:
         """The id of its job: the same by whomever it is sent."""
-        schedule = self.schedule
-        asked = schedule.model_dump_json(exclude={"created_at", "sender", "version", "job"})
-        text = f"{asked}\0{schedule.job.digest(template=True)}\0{self.local.isoformat()}"
-        unique = hashlib.sha256(text.encode()).hexdigest()[:10]
-        return f"{self.send_at:{ID_TIME}}-{unique}"
+        # Without what is as always, which a later version may have more of.
+        asked = self.schedule.model_dump_json(
+            exclude={**dict.fromkeys(_NOT_ASKED, True), "job": {*_NOT_ASKED, "id"}},
+            exclude_defaults=True,
+        )
+        unique = hashlib.sha256(f"{asked}\0{self.local.isoformat()}".encode()).hexdigest()
+        return f"{self.send_at:{ID_TIME}}-{unique[:10]}"
 
     def job(self) -> Job:
         """Return its job, as it is to be sent."""
         schedule = self.schedule
-
-        def moment(after: timedelta) -> datetime | WallClock:
-            if (instant := self.instant) is not None:
-                return instant + after
-            return WallClock(local=self.local + after)
-
         times = {
             "offer_at": timedelta(0),
             "mandatory_at": schedule.mandatory_after,
@@ -150,9 +188,14 @@ class Occurrence:
             "schedule": schedule.name,
             "sender": schedule.sender,
             "created_at": datetime.now(UTC),
-            **{name: moment(after) for name, after in times.items() if after is not None},
+            **{name: self._moment(after) for name, after in times.items() if after is not None},
         }
         return Job.model_validate({**schedule.job.model_dump(), **changes})
+
+    def _moment(self, after: timedelta) -> datetime | WallClock:
+        if self.instant is None:
+            return WallClock(local=self.local + after)
+        return self.instant + after
 
 
 class ScheduleRemoval(Message):

@@ -22,8 +22,9 @@ def add_to(commands: "argparse._SubParsersAction[Parser]") -> None:
     collect = commands.add_parser(
         "collect",
         help="keep the history up to date, as a service",
-        description="Reads the reports into the history as they come, until it is told to stop"
-        " (SIGTERM). Where none runs, each command that asks the history reads first what is new."
+        description="Reads the reports into the history as they come, and sends what schedules"
+        " have due, until it is told to stop (SIGTERM). Where none runs, each command that"
+        " asks the history reads first what is new."
         " Of several, one works and the others stand by.",
     )
     collect.set_defaults(run=_collect)
@@ -71,9 +72,15 @@ def _collect(_arguments: argparse.Namespace) -> int:
 
 async def _until_stopped(settings: "HistorySettings", engine: "Engine") -> None:
     from broker.history.collector import Collector
+    from broker.scheduler import Scheduler
 
     collector = Collector(settings, engine)
-    work = asyncio.create_task(collector.run())
+    scheduler = Scheduler(settings, engine, collected=True)
+
+    async def both() -> None:
+        await asyncio.gather(collector.run(), scheduler.run())
+
+    work = asyncio.create_task(both())
     for number in (signal.SIGTERM, signal.SIGINT):
         asyncio.get_running_loop().add_signal_handler(number, work.cancel)
     try:

@@ -39,7 +39,19 @@ def add_to(commands: "argparse._SubParsersAction[Parser]") -> None:
         usage="pcm send [OPTION]... -- COMMAND [ARG]...\n       pcm send --file FILE [OPTION]...",
         parents=[watch.options()],
     )
+    add_options(send)
     add = send.add_argument
+    add("--offer-at", metavar="T", help="not seen before (default: at once)")
+    add("--mandatory-at", metavar="T", help="runs then, wanted or not (default: optional)")
+    add("--expires-at", metavar="T", help="never started after")
+    add("--file", metavar="FILE", help="whole jobs as JSON, YAML or TOML; - for stdin")
+    add("--wait", action="store_true", help="watch each, as pcm watch does")
+    send.set_defaults(run=_send, takes_command=True)
+
+
+def add_options(parser: Parser) -> None:
+    """Add the options that say what a job is, and whom it is for, but not when."""
+    add = parser.add_argument
     add(
         "--to",
         action="append",
@@ -48,9 +60,6 @@ def add_to(commands: "argparse._SubParsersAction[Parser]") -> None:
     )
     add("--not-to", action="append", metavar="TARGET", help="whom it is not for, though in --to")
     add("--background", action="store_true", help="run by the service agent, shown to nobody")
-    add("--offer-at", metavar="T", help="not seen before (default: at once)")
-    add("--mandatory-at", metavar="T", help="runs then, wanted or not (default: optional)")
-    add("--expires-at", metavar="T", help="never started after")
     add("--timeout", metavar="D", help="ended after so long (default: 1h)")
     add("--success-exit", metavar="N,N", help="exit codes of success (default: 0)")
     add("--restart-exit", metavar="N,N", help="of success and restart (default: 1641,3010)")
@@ -64,9 +73,6 @@ def add_to(commands: "argparse._SubParsersAction[Parser]") -> None:
     add("--cwd", metavar="DIR", help="folder to start in")
     add("--shell", action="store_true", help="the command is a script for /bin/sh -c")
     add("--name", metavar="TEXT", help="name for people (default: the command)")
-    add("--file", metavar="FILE", help="whole jobs as JSON, YAML or TOML; - for stdin")
-    add("--wait", action="store_true", help="watch each, as pcm watch does")
-    send.set_defaults(run=_send, takes_command=True)
 
 
 def _send(arguments: argparse.Namespace) -> int:

@@ -13,10 +13,19 @@ from functools import partial
 from typing import TypeVar
 
 import structlog
+from aio_pika.abc import AbstractConnection
 from sqlalchemy import Connection, CursorResult, Engine, delete, insert, or_, select, update
 
 from broker import stream, topology
-from broker.connection import CALL_LIMIT, BrokerError, Publisher, Unreachable, backoff, connect
+from broker.connection import (
+    CALL_LIMIT,
+    BrokerError,
+    Publisher,
+    Unreachable,
+    backoff,
+    connect,
+    translated,
+)
 from broker.history.fold import Fold
 from broker.history.tables import (
     CONTENT,
@@ -105,7 +114,7 @@ class Collector:
     async def catch_up(self) -> None:
         """Read what is there, and return; see the function of that name."""
         async with connect(self._settings, "pcm history") as connection:
-            publisher = await Publisher.open(connection)
+            publisher = await _publisher(connection)
             while True:
                 with suppress(_Overtaken):
                     session = _Session(self._engine, publisher, None)
@@ -147,7 +156,7 @@ class Collector:
 
     async def _session(self) -> None:
         async with connect(self._settings, f"pcm collect {self._name}") as connection:
-            publisher = await Publisher.open(connection)
+            publisher = await _publisher(connection)
             session = _Session(self._engine, publisher, self._beat)
             housekeeping = asyncio.create_task(self._keep_house())
             try:
@@ -175,6 +184,14 @@ class Collector:
 
     async def _database(self, work: Callable[..., _T], *values: object) -> _T:
         return await asyncio.to_thread(_transact, self._engine, work, *values)
+
+
+async def _publisher(connection: AbstractConnection) -> Publisher:
+    """Return a publisher to a broker that has the stream."""
+    with translated("declaring the topology"):
+        async with asyncio.timeout(CALL_LIMIT):
+            await topology.ensure(connection)
+    return await Publisher.open(connection)
 
 
 class _Session:

@@ -6,7 +6,7 @@ Times are seconds since the epoch; offsets are those of the stream `pcm.reports`
 import os
 import sqlite3
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -259,8 +259,11 @@ def _sqlite(url: URL) -> Engine:
         raise UnusableHistory("PCM_HISTORY_URL: name a file: sqlite:////absolute/path.db")
 
     def connect() -> sqlite3.Connection:
-        # It holds what commands wrote: nobody else reads that.
-        os.close(os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600))
+        # It holds what commands wrote: nobody else reads that. One that is there is not opened:
+        # to close it would end the locks that this process's other connections have on it.
+        with suppress(FileExistsError):
+            flags = os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC
+            os.close(os.open(path, flags, 0o600))
         connection = sqlite3.connect(path, timeout=_BUSY, check_same_thread=False)
         # What a loss of power takes away is read from the stream again.
         for pragma in ("journal_mode = WAL", "synchronous = NORMAL", "cache_size = -65536"):

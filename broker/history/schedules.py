@@ -1,0 +1,46 @@
+"""Which schedules are in force, and which of their occurrences were sent."""
+
+from collections.abc import Collection
+
+from sqlalchemy import Engine, select
+
+from broker.history.tables import jobs, records, told
+from broker.stream import Entry
+from schemas import Schedule, ScheduleRemoval
+
+_KINDS = ("schedule", "schedule_removal")
+
+
+def in_force(engine: Engine) -> dict[str, Schedule]:
+    """Return the schedules that are in force, by name: of each name the newest not removed.
+
+    Raises:
+        HistoryError: the database cannot be used.
+    """
+    query = (
+        select(records.c.offset, records.c.kind, records.c.body)
+        .where(records.c.kind.in_(_KINDS))
+        .order_by(records.c.offset)
+    )
+    with told(engine), engine.connect() as connection:
+        entries = [Entry(row.offset, row.kind, "", row.body) for row in connection.execute(query)]
+    found: dict[str, Schedule] = {}
+    for entry in entries:
+        for record in entry.records():
+            if isinstance(record, Schedule):
+                found[record.name] = record
+            elif isinstance(record, ScheduleRemoval):
+                found.pop(record.name, None)
+    return dict(sorted(found.items()))
+
+
+def sent(engine: Engine, job_ids: Collection[str]) -> set[str]:
+    """Return those of some jobs that were sent, as far as the history goes.
+
+    Raises:
+        HistoryError: the database cannot be used.
+    """
+    # A job of which there are reports alone has reached somebody, but perhaps not all.
+    query = select(jobs.c.id).where(jobs.c.id.in_(job_ids), jobs.c.body.is_not(None))
+    with told(engine), engine.connect() as connection:
+        return set(connection.scalars(query))
