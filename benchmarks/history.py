@@ -18,7 +18,8 @@ from datetime import UTC, datetime, timedelta
 from broker import stream, topology
 from broker.connection import Publisher, connect
 from broker.history.accounts import accounts
-from broker.history.collector import catch_up, rebuild
+from broker.history.collector import catch_up
+from broker.history.reader import rebuild
 from broker.history.tables import open_history
 from broker.settings import HistorySettings
 from schemas import CheckIn, Command, Job, Output, Report, Result, State, everyone

@@ -147,9 +147,13 @@ def _rebuild(arguments: argparse.Namespace) -> int:
 
 
 async def _anew(settings: "HistorySettings", engine: "Engine", *, sure: bool) -> int:
-    from broker.history.collector import catch_up, first_offset, rebuild
+    from broker.dispatcher import Dispatcher
+    from broker.history.collector import catch_up, first_offset
+    from broker.history.reader import rebuild
+    from broker.history.schedules import in_force_from_before
     from broker.history.status import jobs_before, status
 
+    await catch_up(settings, engine)
     first = await first_offset(settings)
     lost = await asyncio.to_thread(jobs_before, engine, first)
     if lost and not sure:
@@ -157,6 +161,10 @@ async def _anew(settings: "HistorySettings", engine: "Engine", *, sure: bool) ->
             f"history rebuild: the stream begins at offset {first}: {lost} older jobs would be"
             " gone from the history; say --yes if you mean it"
         )
+    async with Dispatcher.connect(settings) as dispatcher:
+        # A schedule is in force for longer than the stream keeps that it was added.
+        for schedule in await asyncio.to_thread(in_force_from_before, engine, first):
+            await dispatcher.record(schedule)
     await asyncio.to_thread(rebuild, engine)
     await catch_up(settings, engine)
     found = await asyncio.to_thread(status, engine)

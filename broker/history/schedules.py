@@ -4,6 +4,7 @@ from collections.abc import Collection
 
 from sqlalchemy import Engine, select
 
+from broker.history.reader import place_in
 from broker.history.tables import jobs, records, told
 from broker.stream import Entry
 from schemas import Schedule, ScheduleRemoval
@@ -17,6 +18,21 @@ def in_force(engine: Engine) -> dict[str, Schedule]:
     Raises:
         HistoryError: the database cannot be used.
     """
+    return {name: schedule for name, (_, schedule) in _in_force(engine).items()}
+
+
+def in_force_from_before(engine: Engine, offset: int) -> list[Schedule]:
+    """Return those in force that stood before an offset of the stream, or in a former one.
+
+    Raises:
+        HistoryError: the database cannot be used.
+    """
+    with told(engine), engine.connect() as connection:
+        before = place_in(connection).base + offset
+    return [schedule for at, schedule in _in_force(engine).values() if at < before]
+
+
+def _in_force(engine: Engine) -> dict[str, tuple[int, Schedule]]:
     query = (
         select(records.c.offset, records.c.kind, records.c.body)
         .where(records.c.kind.in_(_KINDS))
@@ -24,11 +40,11 @@ def in_force(engine: Engine) -> dict[str, Schedule]:
     )
     with told(engine), engine.connect() as connection:
         entries = [Entry(row.offset, row.kind, "", row.body) for row in connection.execute(query)]
-    found: dict[str, Schedule] = {}
+    found: dict[str, tuple[int, Schedule]] = {}
     for entry in entries:
         for record in entry.records():
             if isinstance(record, Schedule):
-                found[record.name] = record
+                found[record.name] = (entry.offset, record)
             elif isinstance(record, ScheduleRemoval):
                 found.pop(record.name, None)
     return dict(sorted(found.items()))

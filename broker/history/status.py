@@ -7,6 +7,7 @@ from sqlalchemy import Engine, Table, func, select
 
 from broker.history.accounts import Accounts
 from broker.history.collector import FRESH
+from broker.history.reader import place_in
 from broker.history.tables import (
     jobs,
     outcomes,
@@ -59,7 +60,7 @@ def status(engine: Engine) -> Status:
 
 
 def jobs_before(engine: Engine, offset: int) -> int:
-    """Return how many jobs stood in the stream before an offset."""
-    query = select(func.count()).select_from(jobs).where(jobs.c.offset < offset)
+    """Return how many jobs stood before an offset of the stream, or in a former one."""
     with told(engine), engine.connect() as connection:
-        return connection.scalar(query) or 0
+        before = jobs.c.offset < place_in(connection).base + offset
+        return connection.scalar(select(func.count()).select_from(jobs).where(before)) or 0

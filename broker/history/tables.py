@@ -1,6 +1,7 @@
 """The history's tables, in SQLite or PostgreSQL, and how they are opened.
 
-Times are seconds since the epoch; offsets are those of the stream `pcm.reports`.
+Times are seconds since the epoch; offsets are those of the stream `pcm.reports`, behind those of
+a former one that it took the place of.
 """
 
 import os
@@ -67,8 +68,9 @@ reading = _table(
     "reading",
     Column("id", Integer, primary_key=True, autoincrement=False),  # 1: there is one row
     Column("version", Integer, nullable=False),
+    Column("base", BigInteger, nullable=False),
     Column("next_offset", BigInteger, nullable=False),
-    _text("last"),  # what the entry before that offset was: another stream has another
+    _text("last"),
     _text("collector"),
     _time("collected_at"),  # when a collector last had all that there was
     _time("kept_at"),  # when what is too old was last dropped
@@ -286,7 +288,9 @@ def _create(connection: Connection) -> None:
         for index in table.indexes:
             connection.execute(CreateIndex(index, if_not_exists=True))
     if connection.scalar(select(reading.c.version)) is None:
-        connection.execute(insert(reading).values(id=1, version=SCHEMA_VERSION, next_offset=0))
+        connection.execute(
+            insert(reading).values(id=1, version=SCHEMA_VERSION, base=0, next_offset=0)
+        )
 
 
 @contextmanager

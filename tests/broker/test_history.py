@@ -15,9 +15,9 @@ from sqlalchemy import Engine, select
 
 from broker.history import tables
 from broker.history.accounts import STATES, JobRow, Pair, accounts
-from broker.history.collector import rebuild
 from broker.history.fleet import fleet
 from broker.history.fold import Fold
+from broker.history.reader import rebuild
 from broker.history.tables import open_history
 from broker.stream import Entry
 from schemas import (

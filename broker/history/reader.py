@@ -1,0 +1,216 @@
+"""Reads the stream into the history's tables: each entry once, whoever else reads at the time."""
+
+import asyncio
+import hashlib
+import time
+from collections.abc import Awaitable, Callable
+from contextlib import suppress
+from dataclasses import dataclass, replace
+from typing import TypeVar
+
+import structlog
+from sqlalchemy import Connection, CursorResult, Engine, delete, insert, select, update
+
+from broker import stream, topology
+from broker.connection import CALL_LIMIT, Publisher, Unreachable
+from broker.history.fold import Fold
+from broker.history.tables import CONTENT, gaps, reading, told
+from broker.stream import Entry
+
+_BATCH = 4000
+_PREFETCH = 8000
+BEAT = 5.0
+"""Seconds after which a reader that goes on tells that it is there."""
+_SILENCE = 60.0
+_log = structlog.get_logger()
+_T = TypeVar("_T")
+
+
+@dataclass(frozen=True)
+class Place:
+    """How far the stream was read.
+
+    Attributes:
+        base: what is added to this stream's offsets, so that they come after those of the former.
+        next_offset: the offset of the first entry that was not read.
+        last: what the entry before it was: another stream has another there.
+    """
+
+    base: int
+    next_offset: int
+    last: str
+
+    def after(self, entry: Entry) -> "Place":
+        """Return the place behind an entry."""
+        return replace(self, next_offset=entry.offset + 1, last=_print_of(entry))
+
+
+class Overtaken(Exception):
+    """Somebody else has read on meanwhile, or reads on instead of us."""
+
+
+class Reader:
+    """One reading of the stream over one connection; with a beat it goes on for ever."""
+
+    def __init__(
+        self,
+        engine: Engine,
+        publisher: Publisher,
+        beat: Callable[[Place], Awaitable[None]] | None = None,
+    ) -> None:
+        self._engine = engine
+        self._publisher = publisher
+        self._beat = beat
+        self._mark = ""
+
+    async def run(self) -> None:
+        """Read to the end of what is there, and on if there is a beat.
+
+        Raises:
+            Overtaken: somebody else has read on, or the stream is another one: run again.
+            BrokerError: the broker cannot be reached, or does not let us.
+            HistoryError: the database cannot be used.
+        """
+        place = await self._database(place_in)
+        self._mark = await stream.mark(self._publisher)
+        if not await self._reaches(place.next_offset):
+            await self._database(_begin_anew, place)
+            raise Overtaken
+        start = place.next_offset - 1 if place.next_offset else None
+        async with stream.read(self._publisher.connection, start, _PREFETCH) as entries:
+            first = await self._check(place, await self._next(entries)) if place.next_offset else []
+            await self._read_on(place, first, entries)
+
+    async def _check(self, place: Place, entry: Entry) -> list[Entry]:
+        """Look whether the stream goes on where we left it; return what is new of an entry."""
+        if entry.offset >= place.next_offset:
+            return [entry]
+        if _print_of(entry) != place.last:
+            await self._database(_begin_anew, place)
+            raise Overtaken
+        return []
+
+    async def _read_on(self, place: Place, batch: list[Entry], entries: stream.Entries) -> None:
+        caught_up, heard, beaten = False, time.monotonic(), 0.0
+        while True:
+            now = time.monotonic()
+            if batch:
+                place, heard = await self._database(_store, place, batch), now
+                caught_up = caught_up or any(entry.message_id == self._mark for entry in batch)
+            elif not caught_up and now - heard > CALL_LIMIT:
+                raise Unreachable(f"reading {topology.REPORTS}: nothing more comes")
+            elif caught_up and now - heard > _SILENCE:  # is it silent, or does nobody tell us?
+                self._mark, caught_up, heard = await stream.mark(self._publisher), False, now
+            if caught_up and self._beat is None:
+                return
+            if caught_up and self._beat is not None and now - beaten > BEAT:
+                beaten = now
+                await self._beat(place)
+            batch = []
+            with suppress(TimeoutError):
+                async with asyncio.timeout(BEAT):
+                    batch = await entries.batch(_BATCH)
+
+    async def _reaches(self, offset: int) -> bool:
+        """Whether the stream goes as far as an offset; another one in its place may not."""
+        async with stream.read(self._publisher.connection, "last") as entries:
+            while True:
+                entry = await self._next(entries)
+                if entry.offset >= offset:
+                    return True
+                if entry.message_id == self._mark:
+                    return False
+
+    async def _next(self, entries: stream.Entries) -> Entry:
+        try:
+            async with asyncio.timeout(CALL_LIMIT):
+                return await anext(entries)
+        except TimeoutError:
+            raise Unreachable(f"reading {topology.REPORTS}: nothing comes") from None
+
+    async def _database(self, work: Callable[..., _T], *values: object) -> _T:
+        return await asyncio.to_thread(transact, self._engine, work, *values)
+
+
+def transact(engine: Engine, work: Callable[..., _T], *values: object) -> _T:
+    """Do something in a transaction.
+
+    Raises:
+        HistoryError: the database cannot be used.
+    """
+    with told(engine), engine.begin() as connection:
+        return work(connection, *values)
+
+
+def place_in(connection: Connection) -> Place:
+    """Return how far the stream was read."""
+    columns = (reading.c.base, reading.c.next_offset, reading.c.last)
+    return Place(*connection.execute(select(*columns)).one())
+
+
+def rebuild(engine: Engine) -> None:
+    """Empty the history, so that it is made anew from the stream.
+
+    Raises:
+        HistoryError: the database cannot be used.
+    """
+
+    def work(connection: Connection) -> None:
+        anew = {"base": 0, "next_offset": 0, "last": "", "collected_at": None, "kept_at": None}
+        connection.execute(update(reading).values(anew))
+        for table in CONTENT:
+            connection.execute(delete(table))
+
+    transact(engine, work)
+
+
+def _print_of(entry: Entry) -> str:
+    """Return what tells an entry from that of another stream at the same offset."""
+    content = b"\0".join((entry.kind.encode(), entry.message_id.encode(), entry.body))
+    return hashlib.sha256(content).hexdigest()[:32]
+
+
+def _move(connection: Connection, place: Place, to: Place) -> None:
+    """Note how far was read; the first statement of its transaction, so that others wait for it.
+
+    Raises:
+        Overtaken: it is not as we left it.
+    """
+    moved: CursorResult[object] = connection.execute(
+        update(reading)
+        .where(
+            reading.c.base == place.base,
+            reading.c.next_offset == place.next_offset,
+            reading.c.last == place.last,
+        )
+        .values(base=to.base, next_offset=to.next_offset, last=to.last)
+    )
+    if moved.rowcount != 1:
+        raise Overtaken
+
+
+def _store(connection: Connection, place: Place, entries: list[Entry]) -> Place:
+    to = place.after(entries[-1])
+    _move(connection, place, to)
+    if (first := entries[0].offset) > place.next_offset:
+        why = "the stream had dropped it, by age or size, before it was read"
+        _log.warning("history.gap", first=place.next_offset, next=first)
+        _note_gap(connection, place.base + place.next_offset, place.base + first, why)
+    fold = Fold(connection)
+    fold.add(replace(entry, offset=place.base + entry.offset) for entry in entries)
+    fold.flush()
+    return to
+
+
+def _begin_anew(connection: Connection, place: Place) -> None:
+    """Read another stream from its beginning; what is known of the former one stays."""
+    base = place.base + place.next_offset
+    _move(connection, place, Place(base, 0, ""))
+    why = "another stream has taken its place: what came last in the former one may be missing"
+    _log.warning("history.other_stream", next=place.next_offset)
+    _note_gap(connection, base, base, why)
+
+
+def _note_gap(connection: Connection, first: int, until: int, why: str) -> None:
+    connection.execute(delete(gaps).where(gaps.c.first == first))
+    connection.execute(insert(gaps).values(first=first, next=until, why=why))
