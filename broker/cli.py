@@ -7,6 +7,7 @@ from broker.commands import (
     cancel,
     check,
     dead,
+    fleet,
     history,
     jobs,
     output,
@@ -16,11 +17,13 @@ from broker.commands import (
     topology,
     watch,
     why,
+    workstations,
 )
 from broker.settings import describe
 
 _COMMANDS = (
-    send, check, watch, jobs, show, output, why, report, cancel, history, dead, topology,
+    send, check, watch, jobs, show, output, why, report, cancel, workstations, fleet,
+    history, dead, topology,
 )  # fmt: skip
 
 
