@@ -136,8 +136,12 @@ def line(report: "Report") -> str:
 
 def counted(tally: "Tally") -> str:
     """Return on how many workstations a job is in which state."""
-    counts = +tally.progress.counts
-    parts = [f"{count} {state.replace('_', ' ')}" for state, count in counts.most_common()]
+    from schemas import State
+
+    counts = tally.progress.counts
+    # What has ended first, and always in one order: it is shown anew while it changes.
+    states = sorted(State, key=lambda state: not state.final)
+    parts = [f"{counts[state]} {state.replace('_', ' ')}" for state in states if counts[state]]
     if missing := len(tally.unheard):
         parts.append(f"{missing} not received")
     return ", ".join(parts) or "no workstation has received it yet"

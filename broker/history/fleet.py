@@ -139,7 +139,7 @@ class Fleet:
         found: dict[str, list[AgentRow]] = {}
         # The service first: it is the one that each workstation has.
         for row in self._connection.execute(
-            query.order_by(agents.c.workstation, agents.c.agent.desc())
+            query.order_by(agents.c.workstation, agents.c.agent != "service", agents.c.agent)
         ):
             found.setdefault(row.workstation, []).append(AgentRow(*row))
         return found
