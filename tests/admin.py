@@ -27,6 +27,7 @@ class Admin:
 
     def __init__(self, url: str, folder: Path) -> None:
         self.url = url
+        self._folder = folder
         self.environment = {
             "PATH": os.environ["PATH"],
             "HOME": str(folder),
@@ -49,6 +50,21 @@ class Admin:
             timeout=60,
             check=False,
         )
+
+    def start(self, *words: str) -> "subprocess.Popen[bytes]":
+        """Start pcm with pipes to read from."""
+        return subprocess.Popen(
+            [BIN / "pcm", *words],
+            env=self.environment,
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+        )
+
+    @property
+    def has_history(self) -> bool:
+        """Whether its history was ever opened."""
+        return (self._folder / "history.db").exists()
 
     def on_terminal(self, *words: str, **settings: str) -> OnTerminal:
         """Start pcm on a terminal."""

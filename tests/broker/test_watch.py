@@ -2,7 +2,6 @@
 
 import json
 import signal
-import subprocess
 import time
 from collections.abc import Iterator
 from datetime import UTC, datetime
@@ -15,7 +14,6 @@ from broker.commands.tally import Tally
 from schemas import Command, Job, Output, Report, State, group, workstation
 from tests.admin import Admin, check_in, ended, report
 from tests.rabbitmq import Broker
-from tests.workstation import BIN
 
 
 @pytest.fixture
@@ -147,7 +145,7 @@ async def test_json_is_a_line_a_report_and_nothing_else(admin: Admin) -> None:
     assert (done.returncode, done.stderr) == (0, "")
     found = [Report.read(line) for line in done.stdout.splitlines()]
     assert sorted(one.id for one in found) == sorted(one.id for one in reports)
-    assert not Path(admin.environment["HOME"], "history.db").exists()
+    assert not admin.has_history
 
 
 async def test_ctrl_c_ends_the_watching_and_says_so(admin: Admin) -> None:
@@ -159,12 +157,7 @@ async def test_ctrl_c_ends_the_watching_and_says_so(admin: Admin) -> None:
     terminal.interrupt()
     assert terminal.end() == 130
     assert terminal.screen.shown == [f"pcm: the job goes on; pcm watch {job.id} follows it again"]
-    piped = subprocess.Popen(
-        [BIN / "pcm", "watch", job.id, "--json"],
-        env=admin.environment,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-    )
+    piped = admin.start("watch", job.id, "--json")
     assert piped.stdout is not None
     assert json.loads(piped.stdout.readline())["state"] == "received"
     piped.send_signal(signal.SIGINT)
@@ -199,7 +192,7 @@ async def test_a_job_that_names_all_needs_no_history(admin: Admin) -> None:
     done = admin.run("watch", job.id, "--give-up-after", "1s")
     summary = f"{job.id}: 1 succeeded, 1 not received"
     assert done.stdout.splitlines()[1:3] == ["gave up waiting for wa-2", summary]
-    assert not Path(admin.environment["HOME"], "history.db").exists()
+    assert not admin.has_history
 
 
 def test_each_report_costs_the_same_however_many_there_were() -> None:
@@ -257,7 +250,7 @@ def test_a_report_of_less_than_is_known_changes_no_count() -> None:
     final = ended(job, "w", 1)
     late = report(job, "w", State.STARTED, at=datetime(2030, 1, 1, tzinfo=UTC))
     for one in (report(job, "w", State.RECEIVED), final, late, final):
-        progress.add(one)
-        tally.add(one)
+        if progress.add(one):
+            tally.add(one)
     assert (tally.running, tally.failed, tally.ended) == ({}, 1, 1)
     assert +progress.counts == {State.FAILED: 1}
