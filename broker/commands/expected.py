@@ -11,7 +11,7 @@ from broker.commands.tally import Tally
 if TYPE_CHECKING:
     from sqlalchemy import Engine
 
-_LAST_WAIT = 2.0  # seconds for which the answer is waited for at the end
+_LAST_WAIT = 10.0  # seconds for which the answer is waited for at the end
 _COLLECTED = 5  # seconds until a collector has surely read what was just sent
 
 
@@ -22,7 +22,9 @@ async def expecting(tally: Tally) -> AsyncIterator[None]:
     try:
         yield
         if tally.progress.caught_up.is_set():
-            await asyncio.wait({asking}, timeout=_LAST_WAIT)
+            _, late = await asyncio.wait({asking}, timeout=_LAST_WAIT)
+            if late:
+                print("pcm: without the history: it is not up to date yet", file=sys.stderr)
     finally:
         asking.cancel()
         with suppress(asyncio.CancelledError):
