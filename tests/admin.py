@@ -31,6 +31,7 @@ class Admin:
         self.environment = {
             "PATH": os.environ["PATH"],
             "HOME": str(folder),
+            "TZ": "Asia/Kolkata",
             "PCM_AMQP_URL": url,
             "PCM_SETTLE": "500ms",
             "PCM_HISTORY_URL": f"sqlite:///{folder}/history.db",

@@ -3,7 +3,6 @@
 import json
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from datetime import UTC
 from typing import TYPE_CHECKING, Any
 
 from broker.command_line import DONE, FAILED, WrongUse
@@ -112,6 +111,8 @@ def _lines(job: "Job", plan: Plan) -> Iterator[str]:
     yield from _row("not applicable", plan.not_applicable)
     yield from _row("left out", plan.excluded)
     yield from _row("not known", plan.unknown)
+    if plan.unknown:
+        yield f"{'':<16}(where no queue is bound for one of these, pcm send sends nothing)"
     yield from _row("routing keys", routing_keys(job))
     yield f"{'offered':<16}{_when(job.offer_at, 'at once')}"
     yield f"{'mandatory':<16}{_when(job.mandatory_at, 'never: it is optional')}"
@@ -135,4 +136,4 @@ def _when(moment: "Moment | None", otherwise: str) -> str:
         return otherwise
     if isinstance(moment, WallClock):
         return f"{moment.local:%Y-%m-%d %H:%M:%S} on each workstation's own clock"
-    return f"{moment.astimezone():%Y-%m-%d %H:%M:%S %Z} ({moment.astimezone(UTC):%H:%M:%S} UTC)"
+    return f"{moment.astimezone():%Y-%m-%d %H:%M:%S %Z}"
