@@ -2,6 +2,7 @@
 
 import asyncio
 import json
+import time
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
@@ -13,6 +14,7 @@ from broker.topology import AgentKind
 from schemas import Command, Job, Pause, State, group, workstation
 from tests.admin import Admin, check_in, report
 from tests.rabbitmq import Broker
+from tests.workstation import Workstation
 
 
 @pytest.fixture
@@ -231,3 +233,31 @@ async def test_forgetting_asks_back(admin: Admin) -> None:
         terminal.type(answer)
         assert terminal.end() == status
     assert await queues(admin, "pcm.service.wy-1") == []
+
+
+def wait_for_status(admin: Admin, name: str, status: str) -> None:
+    """Wait until a workstation has checked in so."""
+    deadline = time.monotonic() + 30
+    while rows(admin, "workstations", name)[0]["status"] != status:
+        assert time.monotonic() < deadline
+
+
+async def test_real_agents_are_listed_paused_resumed_and_forgotten(
+    ws: Workstation, admin: Admin
+) -> None:
+    service = ws.start("service", groups="wr")
+    interactive = ws.start("interactive", groups="wr")
+    for command, event in (("pause", "agent.paused"), ("resume", "agent.resumed")):
+        assert admin.run(command, ws.name).returncode == 0
+        for agent in (service, interactive):
+            agent.wait_for(event)
+        wait_for_status(admin, ws.name, "paused" if command == "pause" else "up")
+    assert admin.run("resume", ws.name).returncode == 0, "it is not paused, which is harmless"
+    (row,) = rows(admin, "workstations", "--group", "wr")
+    assert row["os"] == "linux"
+    assert admin.run("forget", ws.name, "--yes").returncode == 1
+    assert [agent.end() for agent in (interactive, service)] == [0, 0]
+    wait_for_status(admin, ws.name, "stopped")
+    assert admin.run("forget", ws.name, "--yes").returncode == 0
+    assert await queues(admin, f"pcm.service.{ws.name}", f"pcm.interactive.{ws.name}.ada") == []
+    assert admin.run("workstations", ws.name).returncode == 1
