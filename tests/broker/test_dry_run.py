@@ -38,7 +38,7 @@ async def test_it_tells_whom_a_job_would_reach_and_sends_nothing(admin: Admin) -
     done = admin.run("send", "--dry-run", *words, "--to", "group:dr-empty", "--", "true")
     assert (done.returncode, done.stderr) == (0, "")
     told = {line[:16].strip(): line[16:] for line in done.stdout.splitlines()}
-    assert done.stdout.startswith("would reach 3 workstations")
+    assert done.stdout.startswith("true: would reach 3 workstations")
     assert told["reached"] == "3: dr-1, dr-2, dr-3"
     assert told["not known"] == "2: workstation:dr-new, group:dr-empty"
     assert "no queue is bound for one of these, pcm send sends nothing" in done.stdout
@@ -78,6 +78,22 @@ async def test_those_left_out_are_told_of_a_file(admin: Admin) -> None:
         ["de-2", "de-3"],
     )
     assert found["routing_keys"] == ["background.optional.group.de"]
+
+
+async def test_of_a_file_of_several_jobs_each_is_told(admin: Admin) -> None:
+    await admin.tell([check_in("ds-1", "ds")])
+    jobs = [
+        Job(command=Command(argv=("true",)), targets=(group(name),), name=name)
+        for name in ("ds", "ds-empty")
+    ]
+    text = "[" + ",".join(job.body().decode() for job in jobs) + "]"
+    done = admin.run("send", "--dry-run", "--json", "--file", "-", given=text)
+    assert (done.returncode, done.stderr) == (1, "")
+    found = [json.loads(line) for line in done.stdout.splitlines()]
+    assert [plan["reached"] for plan in found] == [["ds-1"], []]
+    told = admin.run("send", "--dry-run", "--file", "-", given=text).stdout
+    assert "\nds-empty: would reach 0 workstations, " in told
+    assert told.count("nothing was sent\n") == 1
 
 
 async def test_it_tells_when(admin: Admin) -> None:
