@@ -11,8 +11,8 @@ from rich.console import Console, Group
 from rich.live import Live
 from rich.text import Text
 
-from broker.commands.table import printable
 from broker.commands.tally import Failure, Tally
+from broker.commands.terminal import printable
 from broker.commands.watch import counted
 from schemas import State
 from schemas.times import duration_text

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 from broker.command_line import DONE, FAILED, Parser
 from broker.commands.session import name, seconds, with_dispatcher
-from broker.commands.table import printable
+from broker.commands.terminal import printable
 
 if TYPE_CHECKING:
     from broker.commands.live import View

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from broker.command_line import DONE, Parser, Wrong
 from broker.commands.session import history, name
-from broker.commands.table import print_table
+from broker.commands.terminal import print_table
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -79,7 +79,7 @@ def _chosen(known: "Fleet", arguments: argparse.Namespace) -> "list[WorkstationR
 
 def _print(rows: "Sequence[WorkstationRow]", now: float, *, everything: bool) -> None:
     shown = rows if everything else rows[:_MOST]
-    print_table(_COLUMNS, [_cells(row, now) for row in shown])
+    print_table(_COLUMNS, [_cells(row, now) for row in shown], whole={"name"})
     if left := len(rows) - len(shown):
         print(f"... and {left} more; --all shows them, --status and --group choose")
 
