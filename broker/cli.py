@@ -7,6 +7,7 @@ from broker.commands import (
     cancel,
     check,
     dead,
+    fleet,
     history,
     jobs,
     output,
@@ -17,6 +18,7 @@ from broker.commands import (
     topology,
     watch,
     why,
+    workstations,
 )
 from broker.settings import describe
 
@@ -31,6 +33,8 @@ _COMMANDS = (
     report,
     cancel,
     schedule,
+    workstations,
+    fleet,
     history,
     dead,
     topology,

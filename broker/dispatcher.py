@@ -2,7 +2,6 @@
 
 import asyncio
 import time
-import uuid
 from collections.abc import (
     AsyncGenerator,
     AsyncIterable,
@@ -35,6 +34,7 @@ from broker.connection import (
     translated,
 )
 from broker.patience import Patience
+from broker.probes import unbound
 from broker.progress import Progress
 from broker.settings import DispatcherSettings, load
 from schemas import (
@@ -266,6 +266,8 @@ class Dispatcher:
                     async for entry in _until_settled(entries, progress, mark, look, self._settle):
                         start = entry.offset + 1
                         patience.renew()
+                        if entry.message_id == mark:
+                            progress.caught_up.set()
                         for record in entry.of_job(job_id):
                             if progress.add(record) and isinstance(record, Report):
                                 yield record
@@ -273,6 +275,14 @@ class Dispatcher:
             except Unreachable as failure:
                 await self._unlink(link)
                 await patience.wait(failure)
+
+    async def do(self, work: Callable[[Publisher], Awaitable[_T]]) -> _T:
+        """Do something over the connection; where that is lost, do it again over a new one.
+
+        Raises:
+            Unreachable: the broker could not be reached in time.
+        """
+        return await self._persist(lambda link: work(link.publisher))
 
     @property
     def _settle(self) -> float:
@@ -384,30 +394,13 @@ async def _publish(
 async def _check_routes(publisher: Publisher, job: Job) -> None:
     """Find the targets that reach no queue, which one publish to many cannot tell.
 
-    A probe is published for each; it is gone at once, but the broker says whether it had
-    somewhere to go. One target needs none: its publish itself says so.
+    One target needs no probe: its publish itself says so.
     """
     if len(job.targets) == 1:
         return
-    probes = (
-        publisher.publish(
-            topology.JOBS,
-            topology.routing_key(job, target),
-            b"",
-            kind="probe",
-            message_id=uuid.uuid4().hex,
-            expiration=0,
-            unroutable_fails=True,
-        )
-        for target in job.targets
-    )
-    results = await asyncio.gather(*probes, return_exceptions=True)
-    answers = list(zip(job.targets, results, strict=True))
-    if lost := [target for target, result in answers if isinstance(result, Unroutable)]:
-        raise Unroutable(_nobody(lost))
-    for result in results:
-        if result is not None:
-            raise result
+    lost = await unbound(publisher, topology.routing_keys(job))
+    if lost:
+        raise Unroutable(_nobody(job.targets[place] for place in lost))
 
 
 def _nobody(targets: Iterable[Target]) -> str:

@@ -1,19 +1,34 @@
 """How far a job has come: its records, folded into one state for each workstation."""
 
+import asyncio
+from collections import Counter
 from datetime import UTC, datetime
 
 from schemas import Cancellation, Job, Report, State
 
 
 class Progress:
-    """One job's state on each workstation, from its records in any order, each once or more."""
+    """One job's state on each workstation, from its records in any order, each once or more.
+
+    Attributes:
+        workstations: the report that says most, for each workstation.
+        counts: on how many workstations it is in which state.
+        expected: the workstations that the job is sent to by name.
+        caught_up: set once all was read that was there when somebody began to follow the job.
+    """
 
     def __init__(self, job_id: str) -> None:
         self.job_id = job_id
         self.job: Job | None = None
         self.cancellation: Cancellation | None = None
         self.workstations: dict[str, Report] = {}
+        self.counts: Counter[State] = Counter()
+        self.expected: frozenset[str] = frozenset()
+        self.caught_up = asyncio.Event()
         self._seen: set[str] = set()
+        # Kept, since they are asked for with each report.
+        self._open: set[str] = set()
+        self._silent: set[str] = set()
 
     def __repr__(self) -> str:
         states = ", ".join(f"{name}={report.state}" for name, report in self.workstations.items())
@@ -23,6 +38,12 @@ class Progress:
         """Take in a record; return whether it is a report that was not seen before."""
         if isinstance(record, Job):
             self.job = record
+            self.expected = frozenset(
+                target.name
+                for target in record.targets
+                if target.name and target.scope == "workstation"
+            )
+            self._silent = set(self.expected - self.workstations.keys())
         elif isinstance(record, Cancellation):
             if not record.workstations:  # else those it names say so themselves
                 self.cancellation = record
@@ -32,9 +53,18 @@ class Progress:
             if record.state is not State.CONFLICT and (
                 known is None or (not known.state.final and _later(record, known))
             ):
-                self.workstations[record.workstation] = record
+                self._take(record, known)
             return True
         return False
+
+    def _take(self, report: Report, known: Report | None) -> None:
+        name = report.workstation
+        self.workstations[name] = report
+        self.counts[report.state] += 1
+        if known is not None:
+            self.counts[known.state] -= 1
+        self._silent.discard(name)
+        (self._open.discard if has_ended(report) else self._open.add)(name)
 
     @property
     def reports(self) -> int:
@@ -45,12 +75,6 @@ class Progress:
     def unknown(self) -> bool:
         """Whether there is no trace of the job."""
         return self.job is None and not self.workstations
-
-    @property
-    def expected(self) -> set[str]:
-        """The workstations that the job is sent to by name."""
-        targets = self.job.targets if self.job else ()
-        return {target.name for target in targets if target.name and target.scope == "workstation"}
 
     @property
     def closed(self) -> bool:
@@ -73,20 +97,17 @@ class Progress:
     @property
     def waiting(self) -> set[str]:
         """The workstations, known so far, where the job has not ended and still may."""
-        ended = {name for name, report in self.workstations.items() if has_ended(report)}
-        known = self.workstations.keys() if self.over else self.workstations.keys() | self.expected
-        return set(known) - ended
+        return set(self._open) if self.over else self._open | self._silent
 
     @property
     def ended(self) -> bool:
         """Whether it has ended on each workstation known so far."""
-        return (self.over or bool(self.workstations)) and not self.waiting
+        return not self._open and (self.over or (bool(self.workstations) and not self._silent))
 
     @property
     def succeeded(self) -> bool:
         """Whether it has ended, everywhere in success, and somewhere at all."""
-        reports = self.workstations.values()
-        return self.ended and {report.state for report in reports} == {State.SUCCEEDED}
+        return self.ended and (+self.counts).keys() == {State.SUCCEEDED}
 
 
 def has_ended(report: Report) -> bool:

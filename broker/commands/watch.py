@@ -3,22 +3,23 @@
 import argparse
 import asyncio
 import sys
-from collections import Counter
-from contextlib import AbstractContextManager, nullcontext
-from typing import TYPE_CHECKING, Any
+from collections.abc import AsyncIterator, Collection
+from contextlib import asynccontextmanager
+from typing import TYPE_CHECKING
 
 from broker.command_line import DONE, FAILED, Parser
 from broker.commands.session import name, seconds, with_dispatcher
+from broker.commands.terminal import printable
 
 if TYPE_CHECKING:
-    from rich.table import Table
-
+    from broker.commands.live import View
+    from broker.commands.tally import Tally
     from broker.dispatcher import Dispatcher
-    from broker.progress import Progress
     from schemas import Report
 
-_ROWS = 30  # workstations shown at once on a terminal; the rest is counted
-_COLORS = {"succeeded": "green", "started": "cyan"}
+_FEW = 30  # workstations, each of which has a line at the end
+_GROUPS = 20
+_NAMES = 10
 
 
 def options() -> Parser:
@@ -40,7 +41,10 @@ def add_to(commands: "argparse._SubParsersAction[Parser]") -> None:
         "watch",
         help="follow a job until it has ended everywhere",
         description="Follows a job until it has ended on every workstation that received it or"
-        " that it names.",
+        " that it names. On a terminal it shows how many are in which state, of those that the"
+        " history expects, how fast they end, and each kind of failure once; elsewhere it prints"
+        " a line a report. Those that are off, and have not received the job, are not waited"
+        " for, but counted at the end. Ctrl-C ends the watching, not the job.",
         parents=[options()],
     )
     command.add_argument("job", metavar="JOB", type=name, help="the job's id")
@@ -63,36 +67,53 @@ async def watch(
     Returns:
         The exit status: whether it succeeded everywhere.
     """
+    from broker.commands.tally import Tally
     from broker.progress import Progress
 
     progress = Progress(job_id)
+    tally = Tally(progress)
     gave_up = False
-    with _display(progress, as_json=as_json) as display:
-        try:
-            async with asyncio.timeout(limit):
-                async for report in dispatcher.follow(job_id, progress):
-                    _tell(report, display, as_json=as_json)
-        except TimeoutError:
-            gave_up = True
+    try:
+        async with _display(tally, as_json=as_json) as view:
+            try:
+                async with asyncio.timeout(limit):
+                    async for report in dispatcher.follow(job_id, progress):
+                        _tell(report, tally, view, as_json=as_json)
+            except TimeoutError:
+                gave_up = True
+    except asyncio.CancelledError:
+        print(f"pcm: the job goes on; pcm watch {job_id} follows it again", file=sys.stderr)
+        raise
     if not as_json:
-        _summarize(progress, gave_up=gave_up)
+        _summarize(tally, gave_up=gave_up)
     return DONE if progress.succeeded else FAILED
 
 
-def _display(progress: "Progress", *, as_json: bool) -> AbstractContextManager[Any]:
-    """Return the live view for a terminal; elsewhere there is none."""
-    if as_json or not sys.stdout.isatty():
-        return nullcontext()
-    from rich.live import Live
+@asynccontextmanager
+async def _display(tally: "Tally", *, as_json: bool) -> "AsyncIterator[View | None]":
+    """Show the live view on a terminal; elsewhere there is none."""
+    from broker.commands.expected import expecting
 
-    return Live(get_renderable=lambda: _table(progress), refresh_per_second=8, transient=True)
+    if as_json:
+        yield None
+    elif not sys.stdout.isatty():
+        async with expecting(tally):
+            yield None
+    else:
+        from broker.commands.live import shown
+
+        async with expecting(tally), shown(tally) as view:
+            yield view
 
 
-def _tell(report: "Report", display: Any, *, as_json: bool) -> None:
+def _tell(report: "Report", tally: "Tally", view: "View | None", *, as_json: bool) -> None:
+    failure = tally.add(report)
     if as_json:
         print(report.body().decode(), flush=True)
-    elif display is None:
+    elif view is None:
         print(line(report), flush=True)
+    elif failure is not None:
+        view.tell(failure)
 
 
 def line(report: "Report") -> str:
@@ -113,47 +134,47 @@ def line(report: "Report") -> str:
     return "  ".join(parts).rstrip()
 
 
-def _table(progress: "Progress") -> "Table":
-    from rich.table import Table
-    from rich.text import Text
+def counted(tally: "Tally") -> str:
+    """Return on how many workstations a job is in which state."""
+    from schemas import State
 
-    from broker.progress import has_ended
-    from schemas.report import first_line
-
-    table = Table(box=None, pad_edge=False, caption=_counts(progress), caption_justify="left")
-    for column in ("WORKSTATION", "STATE", "AGENT", "EXIT", "OUTPUT"):
-        table.add_column(column, no_wrap=True, overflow="ellipsis")
-    reports = sorted(
-        progress.workstations.values(), key=lambda report: (has_ended(report), report.workstation)
-    )
-    for report in reports[:_ROWS]:
-        color = _COLORS.get(report.state, "red" if has_ended(report) else "yellow")
-        code = report.result.exit_code if report.result else None
-        table.add_row(
-            report.workstation,
-            Text(report.state, style=color),
-            report.agent,
-            "" if code is None else str(code),
-            Text(first_line(report) or report.reason),
-        )
-    return table
-
-
-def _counts(progress: "Progress") -> str:
-    states = Counter(str(report.state) for report in progress.workstations.values())
-    missing = len(progress.expected - progress.workstations.keys())
-    parts = [f"{count} {state.replace('_', ' ')}" for state, count in states.most_common()]
-    if missing:
+    counts = tally.progress.counts
+    # What has ended first, and always in one order: it is shown anew while it changes.
+    states = sorted(State, key=lambda state: not state.final)
+    parts = [f"{counts[state]} {state.replace('_', ' ')}" for state in states if counts[state]]
+    if missing := len(tally.unheard):
         parts.append(f"{missing} not received")
     return ", ".join(parts) or "no workstation has received it yet"
 
 
-def _summarize(progress: "Progress", *, gave_up: bool) -> None:
+def _summarize(tally: "Tally", *, gave_up: bool) -> None:
+    progress = tally.progress
     if sys.stdout.isatty():
-        for report in sorted(progress.workstations.values(), key=lambda found: found.workstation):
-            print(line(report))
-    waiting = sorted(progress.waiting)
+        _print_ends(tally)
     if gave_up:
-        names = ", ".join(waiting[:10]) + (" ..." if len(waiting) > 10 else "")  # noqa: PLR2004
+        names = _some(progress.waiting)
         print(f"gave up waiting for {names or 'the first workstation'}")
-    print(f"{progress.job_id}: {_counts(progress)}")
+    print(f"{progress.job_id}: {counted(tally)}")
+    unheard = frozenset() if progress.over else tally.unheard
+    if unheard:
+        print(f"not received, as far as is known: {_some(unheard)}; it waits for them, and")
+        print(f"pcm show {progress.job_id} tells later what came of it")
+
+
+def _print_ends(tally: "Tally") -> None:
+    """Print a line a workstation if they are few, else a line for all that failed alike."""
+    reports = tally.progress.workstations
+    if len(reports) <= _FEW:
+        for _, report in sorted(reports.items()):
+            print(line(report))
+        return
+    failures = sorted(tally.failures.values(), key=lambda failure: -failure.count)
+    for failure in failures[:_GROUPS]:
+        print(f"{failure.count:>6} {printable(failure.text)}  ({failure.example})")
+    if others := failures[_GROUPS:]:
+        print(f"{sum(failure.count for failure in others):>6} in {len(others)} other ways")
+
+
+def _some(names: Collection[str]) -> str:
+    more = len(names) - _NAMES
+    return ", ".join(sorted(names)[:_NAMES]) + (f" and {more} more" if more > 0 else "")

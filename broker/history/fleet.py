@@ -6,11 +6,11 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, fields
 
-from sqlalchemy import Connection, Engine, func, select
+from sqlalchemy import Connection, Engine, func, or_, select
 
-from broker.history.accounts import WAITING
-from broker.history.fold import addressed
-from broker.history.tables import agents, memberships, outcomes, told, workstations
+from broker.history.accounts import RUNNING, WAITING
+from broker.history.fold import QUEUED, addressed
+from broker.history.tables import agents, jobs, memberships, outcomes, told, workstations
 from schemas import Job
 
 _MISSED = 2.5  # intervals without a check-in after which an agent is missing
@@ -45,7 +45,8 @@ class WorkstationRow:
     """A workstation. Times are seconds since the epoch, by its own clock.
 
     Attributes:
-        waiting: the jobs that are for it and have not started there.
+        waiting: how many jobs are for it and have not started there.
+        running: how many have started there and not ended.
     """
 
     name: str
@@ -59,12 +60,22 @@ class WorkstationRow:
     groups: tuple[str, ...] = ()
     agents: tuple[AgentRow, ...] = ()
     waiting: int = field(default=0, compare=False)
+    running: int = field(default=0, compare=False)
+
+    @property
+    def service(self) -> AgentRow | None:
+        """Its service agent, once that has checked in."""
+        return next((row for row in self.agents if row.agent == "service"), None)
+
+    def status(self, now: float) -> str:
+        """Return the status of its service agent; one that never checked in is missing."""
+        return self.service.status(now) if self.service else "missing"
 
 
 _COLUMNS = tuple(
     workstations.c[column.name]
     for column in fields(WorkstationRow)
-    if column.name not in {"groups", "agents", "waiting"}
+    if column.name not in {"groups", "agents", "waiting", "running"}
 )
 
 
@@ -86,13 +97,14 @@ class Fleet:
             members = select(memberships.c.workstation).where(memberships.c.group == group)
             query = query.where(workstations.c.name.in_(members))
         rows = self._connection.execute(query).all()
-        groups, running, waiting = self._groups(), self._agents(), self._waiting()
+        groups, agents_of, open_jobs = self._groups(), self._agents(), self._open_jobs()
         return [
             WorkstationRow(
                 **row._mapping,  # noqa: SLF001 - its name for a dict
                 groups=tuple(groups.get(row.name, ())),
-                agents=tuple(running.get(row.name, ())),
-                waiting=waiting[row.name],
+                agents=tuple(agents_of.get(row.name, ())),
+                waiting=open_jobs[row.name, False],
+                running=open_jobs[row.name, True],
             )
             for row in rows
         ]
@@ -127,20 +139,25 @@ class Fleet:
         found: dict[str, list[AgentRow]] = {}
         # The service first: it is the one that each workstation has.
         for row in self._connection.execute(
-            query.order_by(agents.c.workstation, agents.c.agent.desc())
+            query.order_by(agents.c.workstation, agents.c.agent != "service", agents.c.agent)
         ):
             found.setdefault(row.workstation, []).append(AgentRow(*row))
         return found
 
-    def _waiting(self) -> Counter[str]:
+    def _open_jobs(self) -> Counter[tuple[str, bool]]:
+        """Return how many jobs wait, and run, for each workstation and whether they run."""
+        # What nobody reported stays queued, though its job was withdrawn or has expired since.
+        over = or_(jobs.c.cancelled_at.is_not(None), jobs.c.expires_at <= self.now)
         query = (
-            select(outcomes.c.workstation, func.count())
-            .where(outcomes.c.state.in_(WAITING))
-            .group_by(outcomes.c.workstation)
+            select(outcomes.c.workstation, outcomes.c.state, func.count())
+            .join(jobs, jobs.c.id == outcomes.c.job_id)
+            .where(outcomes.c.state.in_((*WAITING, *RUNNING)))
+            .where(or_(outcomes.c.state != QUEUED, over.is_not(True)))
+            .group_by(outcomes.c.workstation, outcomes.c.state)
         )
-        found: Counter[str] = Counter()
-        for name, count in self._connection.execute(query):
-            found[name] = count
+        found: Counter[tuple[str, bool]] = Counter()
+        for name, state, count in self._connection.execute(query):
+            found[name, state in RUNNING] += count
         return found
 
 

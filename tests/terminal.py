@@ -1,0 +1,117 @@
+"""A program on a pseudo-terminal, and what its user sees."""
+
+import fcntl
+import os
+import pty
+import re
+import select
+import signal
+import struct
+import subprocess
+import termios
+import time
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+
+_LIMIT = 60.0
+_TOKEN = re.compile(r"\x1b\[\??([0-9;]*)([A-Za-z])|(\r)|(\n)|([^\x1b\r\n]+)|\x1b.?")
+
+
+class Screen:
+    """What a terminal shows, with all that has scrolled away; it knows what rich writes."""
+
+    def __init__(self) -> None:
+        self.lines = [""]
+        self._row = self._column = 0
+
+    def feed(self, text: str) -> None:
+        """Take in what a program writes."""
+        for number, letter, back, down, plain in _TOKEN.findall(text):
+            if back:
+                self._column = 0
+            elif down:
+                self._down()
+            elif plain:
+                self._write(plain)
+            elif letter == "A":
+                self._row = max(0, self._row - int(number or 1))
+            elif letter == "K":
+                self.lines[self._row] = "" if number == "2" else self._line()[: self._column]
+
+    def _down(self) -> None:
+        self._row += 1
+        self._column = 0
+        if self._row == len(self.lines):
+            self.lines.append("")
+
+    def _line(self) -> str:
+        return self.lines[self._row].ljust(self._column)
+
+    def _write(self, text: str) -> None:
+        line = self._line()
+        end = self._column + len(text)
+        self.lines[self._row] = line[: self._column] + text + line[end:]
+        self._column = end
+
+    @property
+    def shown(self) -> list[str]:
+        """The lines that are not empty."""
+        return [line.rstrip() for line in self.lines if line.strip()]
+
+
+class OnTerminal:
+    """A program that runs on a terminal of its own."""
+
+    def __init__(
+        self, words: Sequence[str | Path], environment: Mapping[str, str], columns: int = 100
+    ) -> None:
+        self._master, slave = pty.openpty()
+        fcntl.ioctl(slave, termios.TIOCSWINSZ, struct.pack("HHHH", 40, columns, 0, 0))
+        self.screen = Screen()
+        self.written = 0
+        self.process = subprocess.Popen(
+            words,
+            env={"TERM": "xterm", "LANG": "C.UTF-8", **environment},
+            stdin=slave,
+            stdout=slave,
+            stderr=slave,
+            start_new_session=True,
+        )
+        os.close(slave)
+
+    def until(self, seen: Callable[[str], bool]) -> str:
+        """Wait until the screen shows something; return it."""
+        deadline = time.monotonic() + _LIMIT
+        while not seen(text := "\n".join(self.screen.shown)):
+            assert time.monotonic() < deadline, text
+            assert self._read(), f"it ended:\n{text}"
+        return text
+
+    def type(self, text: str) -> None:
+        """Type something."""
+        os.write(self._master, text.encode())
+
+    def interrupt(self) -> None:
+        """Press Ctrl-C."""
+        self.process.send_signal(signal.SIGINT)
+
+    def end(self) -> int:
+        """Wait until it has ended; return its exit status."""
+        deadline = time.monotonic() + _LIMIT
+        while self._read():
+            assert time.monotonic() < deadline, self.screen.shown
+        os.close(self._master)
+        return self.process.wait(_LIMIT)
+
+    def _read(self) -> bool:
+        """Take in what it has written; return whether there may be more."""
+        ready, _, _ = select.select([self._master], [], [], 0.2)
+        if not ready:
+            return True
+        try:
+            data = os.read(self._master, 65536)
+        except OSError:  # nobody has it open any more
+            return False
+        self.written += len(data)
+        self.screen.feed(data.decode(errors="replace"))
+        return bool(data)
