@@ -41,10 +41,13 @@ from schemas import (
     Cancellation,
     Job,
     Report,
+    Rollout,
+    RolloutOrder,
     Schedule,
     ScheduleRemoval,
     Target,
     WallClock,
+    WaveSent,
     workstation,
 )
 from schemas.job import id_time, whoami
@@ -63,6 +66,7 @@ class UnknownJob(Exception):
 
 
 _T = TypeVar("_T")
+_Asked = Schedule | ScheduleRemoval | Rollout | RolloutOrder | WaveSent
 
 
 @dataclass(frozen=True)
@@ -111,11 +115,15 @@ class Dispatcher:
         finally:
             await dispatcher._unlink(dispatcher._link)
 
-    async def dispatch(self, job: Job) -> Job:
+    async def dispatch(self, job: Job, *, partly: bool = False) -> Job:
         """Send a job; when this returns, the broker has stored it in every queue it reaches.
 
         The job's record goes to the stream first: whoever holds only its id can follow it,
         and cancel it wherever it went.
+
+        Args:
+            job: which job.
+            partly: whether targets that no queue is bound for are passed over.
 
         Raises:
             Unroutable: no queue is bound for one of its targets, named in the message; nothing
@@ -123,7 +131,7 @@ class Dispatcher:
             Unreachable: the broker could not be reached in time; send the same job again.
             ValueError: it is over the size limit, or has expired.
         """
-        return await self._dispatch(job, self._patience())
+        return await self._dispatch(job, self._patience(), partly=partly)
 
     async def dispatch_all(
         self, jobs: Iterable[Job] | AsyncIterable[Job], in_flight: int = IN_FLIGHT
@@ -160,14 +168,15 @@ class Dispatcher:
 
         return send
 
-    async def _dispatch(self, job: Job, patience: Patience) -> Job:
+    async def _dispatch(self, job: Job, patience: Patience, *, partly: bool = False) -> Job:
         expiration = check_sendable(job)
 
         async def send(link: _Link) -> None:
-            await _check_routes(link.publisher, job)
+            if not partly:
+                await _check_routes(link.publisher, job)
             await _record(link.publisher, f"job.{job.id}", job)
             try:
-                await _publish(link.publisher, job, job, expiration)
+                await _publish(link.publisher, job, job, expiration, partly=partly)
             except Unroutable:
                 lost = _nobody(job.targets)
                 withdrawn = Cancellation(job_id=job.id, reason=lost)
@@ -201,7 +210,11 @@ class Dispatcher:
             await self._persist(send)
         return job
 
-    async def record(self, record: Schedule | ScheduleRemoval) -> None:
+    async def unbound(self, job: Job) -> list[Target]:
+        """Return a job's targets that no queue is bound for."""
+        return await self._persist(lambda link: _unbound(link.publisher, job))
+
+    async def record(self, record: _Asked) -> None:
         """Put into the stream what is no workstation's business yet.
 
         Raises:
@@ -209,14 +222,15 @@ class Dispatcher:
             ValueError: it is over the size limit.
         """
         _check_size(record)
-
-        async def send(link: _Link) -> None:
-            await _record(link.publisher, f"{record.kind}.{record.name}", record)
-
-        await self._persist(send)
+        key = f"{record.kind}.{_subject(record)}"
+        await self._persist(lambda link: _record(link.publisher, key, record))
 
     async def cancel(
-        self, job_id: str, reason: str = "", workstations: Sequence[str] = ()
+        self,
+        job_id: str,
+        reason: str = "",
+        workstations: Sequence[str] = (),
+        job: Job | None = None,
     ) -> Cancellation:
         """Withdraw a job: it does not start, and is ended where it runs.
 
@@ -224,6 +238,7 @@ class Dispatcher:
             job_id: of which job.
             reason: told to the workstations.
             workstations: only there; default: wherever it went.
+            job: the job itself, where that is known; else it is looked for in the stream.
 
         Raises:
             UnknownJob: the broker has no record of it.
@@ -232,9 +247,9 @@ class Dispatcher:
         cancellation = Cancellation(job_id=job_id, reason=reason, workstations=tuple(workstations))
 
         async def send(link: _Link) -> None:
-            job = await _find(link, job_id)
+            found = job or await _find(link, job_id)
             await _record(link.publisher, f"cancellation.{job_id}", cancellation)
-            await _publish(link.publisher, cancellation, job)
+            await _publish(link.publisher, cancellation, found)
 
         await self._persist(send)
         return cancellation
@@ -338,9 +353,14 @@ async def _marked(link: _Link) -> tuple[_Link, str]:
     return link, await stream.mark(link.publisher)
 
 
-async def _record(
-    publisher: Publisher, key: str, record: Job | Cancellation | Schedule | ScheduleRemoval
-) -> None:
+def _subject(record: _Asked) -> str:
+    """Return what a record is about, as its key says."""
+    if isinstance(record, Schedule | ScheduleRemoval):
+        return record.name
+    return record.id if isinstance(record, Rollout) else record.rollout_id
+
+
+async def _record(publisher: Publisher, key: str, record: stream.Record) -> None:
     message_id = record.id if isinstance(record, Job) else None
     await stream.append(publisher, key, record.body(), kind=record.kind, message_id=message_id)
 
@@ -367,6 +387,8 @@ async def _publish(
     job: Job,
     expiration: float | None = None,
     body: bytes | None = None,
+    *,
+    partly: bool = False,
 ) -> None:
     """Publish a job, or its cancellation, under the job's keys.
 
@@ -387,7 +409,7 @@ async def _publish(
             message_id=job.id,
             headers={"BCC": list(keys[1:])} if keys[1:] else None,
             expiration=expiration,
-            unroutable_fails=isinstance(record, Job),
+            unroutable_fails=isinstance(record, Job) and not partly,
         )
 
 
@@ -396,11 +418,13 @@ async def _check_routes(publisher: Publisher, job: Job) -> None:
 
     One target needs no probe: its publish itself says so.
     """
-    if len(job.targets) == 1:
-        return
-    lost = await unbound(publisher, topology.routing_keys(job))
-    if lost:
-        raise Unroutable(_nobody(job.targets[place] for place in lost))
+    if len(job.targets) > 1 and (lost := await _unbound(publisher, job)):
+        raise Unroutable(_nobody(lost))
+
+
+async def _unbound(publisher: Publisher, job: Job) -> list[Target]:
+    """Return the targets that reach no queue."""
+    return [job.targets[place] for place in await unbound(publisher, topology.routing_keys(job))]
 
 
 def _nobody(targets: Iterable[Target]) -> str:
@@ -431,7 +455,7 @@ def check_sendable(job: Job) -> float | None:
     return expiration
 
 
-def _check_size(record: Job | Schedule | ScheduleRemoval) -> None:
+def _check_size(record: Job | _Asked) -> None:
     size = len(record.body())
     if size > BODY_LIMIT:
         raise ValueError(f"{record.kind}: {size} bytes are over the limit of {BODY_LIMIT}")

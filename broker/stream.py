@@ -31,6 +31,7 @@ from schemas import (
     RolloutOrder,
     Schedule,
     ScheduleRemoval,
+    WaveSent,
 )
 
 Record = (
@@ -41,6 +42,7 @@ Record = (
     | Departure
     | Rollout
     | RolloutOrder
+    | WaveSent
     | Schedule
     | ScheduleRemoval
 )
@@ -52,6 +54,7 @@ _KINDS: dict[str, type[Record]] = {
     "departure": Departure,
     "rollout": Rollout,
     "rollout_order": RolloutOrder,
+    "wave_sent": WaveSent,
     "schedule": Schedule,
     "schedule_removal": ScheduleRemoval,
 }

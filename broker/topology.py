@@ -65,6 +65,7 @@ STREAM_KEYS = (
             "departure",
             "rollout",
             "rollout_order",
+            "wave_sent",
             "schedule",
             "schedule_removal",
             "mark",

@@ -1,5 +1,6 @@
 """A job that goes out in waves: to a few first, and on only while it does well."""
 
+import re
 from datetime import UTC, datetime, timedelta
 from typing import Annotated, Literal
 
@@ -10,15 +11,21 @@ from schemas.message import Message
 from schemas.names import Name, Text, workstation
 from schemas.times import Duration, Instant
 
+_COUNT = re.compile(r"[0-9]{1,9}|(100|[0-9]{1,2})%")
 
-def _check_limit(text: str) -> str:
-    number = text.removesuffix("%")
-    if not (number.isascii() and number.isdecimal()) or (number != text and int(number) > 100):  # noqa: PLR2004
+
+def check_limit(text: str) -> str:
+    """Return how many failures are borne, as it was written.
+
+    Raises:
+        ValueError: it is neither a count nor a percentage.
+    """
+    if not _COUNT.fullmatch(text):
         raise ValueError(f"{text!r}: write a count such as 3, or a part such as 5%")
     return text
 
 
-FailureLimit = Annotated[str, AfterValidator(_check_limit)]
+FailureLimit = Annotated[str, AfterValidator(check_limit)]
 """How many failures are borne: a count, or a percentage of the workstations sent to so far."""
 
 _LONGEST_ID = 50  # a wave's own id has a few letters more
@@ -36,9 +43,12 @@ class Rollout(Message):
     job: Job = Field(description="what each wave is; with an id and targets of its own")
     waves: tuple[tuple[Name, ...], ...] = Field(min_length=1)
     max_failures: FailureLimit = "0"
-    pause: Duration = Field(default=timedelta(0), description="seconds between two waves")
+    pause: Duration = Field(
+        default=timedelta(0), ge=timedelta(0), description="seconds between two waves"
+    )
     wave_limit: Duration | None = Field(
         default=None,
+        gt=timedelta(0),
         description="seconds after which a wave that has not ended goes for ended; the"
         " workstations that it waits for count as failures",
     )
@@ -59,15 +69,15 @@ class Rollout(Message):
         """Return the id of a wave's job; the first is number 1."""
         return f"{self.id}-w{number}"
 
-    def wave(self, number: int) -> Job:
-        """Return a wave's job; the first is number 1."""
+    def wave(self, number: int, created_at: datetime | None = None) -> Job:
+        """Return a wave's job, made now or then; the first is number 1."""
         changes = {
             "id": self.wave_id(number),
             "targets": tuple(map(workstation, self.waves[number - 1])),
             "excluded": (),
             "rollout": self.id,
             "sender": self.sender,
-            "created_at": datetime.now(UTC),
+            "created_at": created_at or datetime.now(UTC),
         }
         return Job.model_validate({**self.job.model_dump(), **changes})
 
@@ -80,5 +90,15 @@ class RolloutOrder(Message):
     action: Literal["pause", "resume", "abort"]
     max_failures: FailureLimit | None = Field(default=None, description="from now on")
     reason: Text = Field(default="", max_length=1000)
+    sender: Text = Field(default_factory=whoami, max_length=200)
+    created_at: Instant = Field(default_factory=lambda: datetime.now(UTC))
+
+
+class WaveSent(Message):
+    """A wave's job was published to all that it is for: nobody needs to send it again."""
+
+    kind: Literal["wave_sent"] = "wave_sent"
+    rollout_id: JobId
+    number: int = Field(ge=1, description="of the wave; the first is 1")
     sender: Text = Field(default_factory=whoami, max_length=200)
     created_at: Instant = Field(default_factory=lambda: datetime.now(UTC))

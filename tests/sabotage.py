@@ -1,6 +1,7 @@
-"""Runs `pcm-agent`, and ends it at a named point, as a power cut would: kill -9 of itself.
+"""Runs `pcm-agent`, or `pcm`, and ends it at a named point, as a power cut would: by kill -9.
 
     python sabotage.py POINT [TEXT] -- service
+    python sabotage.py POINT [TEXT] -- pcm send ...
 
 The kill comes when the point is reached for the first time; with TEXT, for what has it.
 """
@@ -17,6 +18,8 @@ from agents.claims import Claims
 from agents.intake import Intake
 from agents.process import Process
 from agents.runner import Run
+from broker import cli as administration
+from broker import dispatcher
 from broker.connection import Publisher
 
 if TYPE_CHECKING:
@@ -36,6 +39,10 @@ POINTS: dict[str, tuple[Any, str, str]] = {
     "sending": (Publisher, "publish", "before"),
     "sent": (Publisher, "publish", "after"),
     "reading": (intake, "read_order", "before"),
+    "recording": (dispatcher, "_record", "before"),
+    "recorded": (dispatcher, "_record", "after"),
+    "publishing": (dispatcher, "_publish", "before"),
+    "published": (dispatcher, "_publish", "after"),
 }
 """Between which steps of the pipeline a point lies: what is called, and whether before or after."""
 
@@ -74,5 +81,10 @@ def sabotage(point: str, text: str) -> None:
 if __name__ == "__main__":
     cut = sys.argv.index("--")
     sabotage(sys.argv[1], " ".join(sys.argv[2:cut]))
-    sys.argv = ["pcm-agent", *sys.argv[cut + 1 :]]
-    cli.main()
+    program, *_ = sys.argv[cut + 1 :]
+    if program == "pcm":
+        sys.argv = sys.argv[cut + 1 :]
+        administration.main()
+    else:
+        sys.argv = ["pcm-agent", *sys.argv[cut + 1 :]]
+        cli.main()

@@ -8,7 +8,7 @@ from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
 from broker.command_line import DONE, FAILED, Parser, WrongUse
-from broker.commands import watch
+from broker.commands import watch, waves
 from broker.commands.dry_run import dry_run
 from broker.commands.session import with_dispatcher
 
@@ -27,6 +27,7 @@ _OPTIONS = {
     "excluded": "--not-to",
 }
 _WITH_FILE = {"command", "file", "wait", "dry_run", "json", "give_up_after", "run", "takes_command"}
+_WITH_FILE |= set(waves.OPTIONS)
 
 
 def add_to(commands: "argparse._SubParsersAction[Parser]") -> None:
@@ -48,6 +49,7 @@ def add_to(commands: "argparse._SubParsersAction[Parser]") -> None:
     add("--file", metavar="FILE", help="whole jobs as JSON, YAML or TOML; - for stdin")
     add("--wait", action="store_true", help="watch each, as pcm watch does")
     add("--dry-run", action="store_true", help="send nothing; tell whom it would reach, and when")
+    waves.add_options(send)
     send.set_defaults(run=_send, takes_command=True)
 
 
@@ -78,11 +80,14 @@ def add_options(parser: Parser) -> None:
 
 
 def _send(arguments: argparse.Namespace) -> int:
+    in_waves = waves.check_options(arguments)
     jobs = [read_job(arguments)] if arguments.file is None else _from_file(arguments)
     if arguments.dry_run:
         if arguments.wait:
             raise WrongUse("--wait: a dry run sends nothing to wait for; leave out one of the two")
         return dry_run(jobs, as_json=arguments.json)
+    if in_waves:
+        return waves.begin(jobs, arguments)
 
     async def work(dispatcher: "Dispatcher") -> int:
         sent = await _send_all(dispatcher, jobs, as_json=arguments.json)

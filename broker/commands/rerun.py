@@ -1,0 +1,134 @@
+"""`pcm rerun`: a job's command once more, where it failed."""
+
+import argparse
+import sys
+from datetime import UTC, datetime
+from typing import TYPE_CHECKING
+
+from broker.command_line import DONE, Parser, Wrong, WrongUse
+from broker.commands import standing, watch
+from broker.commands.session import history, name, with_dispatcher
+
+if TYPE_CHECKING:
+    from sqlalchemy import Engine
+
+    from broker.dispatcher import Dispatcher
+    from schemas import Job
+
+
+def add_to(commands: "argparse._SubParsersAction[Parser]") -> None:
+    """Add the command to a program's commands."""
+    rerun = commands.add_parser(
+        "rerun",
+        help="send a job's command again where it failed",
+        description="Sends a job's command again, as a new job for the workstations that are"
+        " chosen, and prints the new job's id. A mandatory time that has passed is now; an expiry"
+        " that has passed is as far from now as it was from the job's sending.",
+        parents=[watch.options()],
+    )
+    rerun.add_argument("job", metavar="JOB", type=name, help="the job's id, or how it begins")
+    rerun.add_argument(
+        "--failed",
+        action="store_true",
+        help="where it failed, timed out, was interrupted or refused, or expired (default)",
+    )
+    rerun.add_argument("--expired", action="store_true", help="where it expired")
+    rerun.add_argument(
+        "--state",
+        metavar="S",
+        action="append",
+        default=[],
+        help="where it is in this state, such as cancelled; again for more",
+    )
+    rerun.add_argument(
+        "--workstation",
+        metavar="W",
+        action="append",
+        type=name,
+        default=[],
+        help="there, in whatever state; with the others: only there; again for more",
+    )
+    rerun.add_argument("--wait", action="store_true", help="watch it, as pcm watch does")
+    rerun.set_defaults(run=_run)
+
+
+def _run(arguments: argparse.Namespace) -> int:
+    states = _states(arguments)
+    with history() as engine:
+        job, names = _choose(engine, arguments, states)
+    return with_dispatcher(lambda dispatcher: _send(dispatcher, job, names, arguments))
+
+
+def _states(arguments: argparse.Namespace) -> tuple[str, ...] | None:
+    """Return the states that are asked for; None: whatever it is."""
+    from broker.history.accounts import FAILURES, STATES
+    from schemas import State
+
+    if wrong := [state for state in arguments.state if state not in STATES]:
+        raise WrongUse(f"--state: {wrong[0]!r} is no state: use {', '.join(map(str, STATES))}")
+    states = [*arguments.state, *(FAILURES if arguments.failed else ())]
+    states += [State.EXPIRED] if arguments.expired else []
+    if not states and arguments.workstation:
+        return None
+    return tuple(states or FAILURES)
+
+
+def _choose(
+    engine: "Engine", arguments: argparse.Namespace, states: tuple[str, ...] | None
+) -> tuple["Job", list[str]]:
+    """Return the job that is to be sent again, and where."""
+    from broker.history.accounts import UnknownId, accounts
+
+    with accounts(engine) as found:
+        try:
+            job_id = found.find(arguments.job).id
+        except UnknownId as error:
+            raise Wrong(str(error)) from error
+        job = found.body(job_id)
+        at = {pair.workstation: pair.state for pair in found.pairs(job_id)}
+    if job is None:
+        raise Wrong(f"{job_id}: the history has reports of it, but not the job itself")
+    if strange := [name for name in arguments.workstation if name not in at]:
+        raise Wrong(
+            f"--workstation: {standing.some(strange)}: {job_id} was not for it; nothing was sent"
+        )
+    among = arguments.workstation or sorted(at)
+    names = [name for name in dict.fromkeys(among) if states is None or at[name] in states]
+    if not names:
+        raise Wrong(f"{job_id}: on no workstation {' or '.join(states or ())}; nothing was sent")
+    return job, names
+
+
+async def _send(
+    dispatcher: "Dispatcher", job: "Job", names: list[str], arguments: argparse.Namespace
+) -> int:
+    from broker.again import again
+
+    new = again(job, names, datetime.now(UTC))
+    # One that is gone would keep the others from it.
+    if lost := set(await dispatcher.unbound(new)):
+        left = tuple(target for target in new.targets if target not in lost)
+        gone = standing.some(sorted(str(target.name) for target in lost))
+        if not left:
+            raise Wrong(f"no workstation is bound to {gone}; nothing was sent")
+        print(f"pcm: left out, since no queue is bound for them: {gone}", file=sys.stderr)
+        new = new.model_copy(update={"targets": left})
+    await dispatcher.dispatch(new, partly=True)  # who is there was asked just now
+    _tell(new, as_json=arguments.json)
+    if not arguments.wait:
+        return DONE
+    return await watch.watch(
+        dispatcher, new.id, as_json=arguments.json, limit=arguments.give_up_after
+    )
+
+
+def _tell(job: "Job", *, as_json: bool) -> None:
+    import json
+
+    if as_json:
+        told = {"job": job.id, "rerun_of": job.rerun_of, "workstations": len(job.targets)}
+        print(json.dumps(told), flush=True)
+    else:
+        print(job.id, flush=True)
+        count = len(job.targets)
+        print(f"again on {count} workstation{'s' * (count != 1)}", flush=True)

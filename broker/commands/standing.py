@@ -1,0 +1,187 @@
+"""How a rollout stands, in words and as JSON."""
+
+import json
+from collections import Counter
+from datetime import UTC, datetime
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Sequence
+
+    from broker.history.courses import Course
+    from broker.rollout import Standing, Tally
+    from schemas import Rollout
+
+_SHOWN = 10  # names in one line
+
+
+class Teller:
+    """Prints how a rollout stands, a line whenever that changes."""
+
+    def __init__(self, plan: "Rollout", *, as_json: bool) -> None:
+        self._plan = plan
+        self._as_json = as_json
+        self._told = ""
+
+    def __call__(self, found: "Standing") -> None:
+        """Print it, if it is news."""
+        text = json.dumps(as_json(self._plan, found)) if self._as_json else line(self._plan, found)
+        if text != self._told:
+            self._told = text
+            print(text, flush=True)
+
+
+def tell_plan(plan: "Rollout", *, as_json: bool) -> None:
+    """Print what was begun."""
+    sizes = list(map(len, plan.waves))
+    if as_json:
+        tell_json({"rollout": plan.id, "workstations": sum(sizes), "waves": sizes})
+        return
+    print(plan.id)
+    waves = ", ".join(map(str, sizes))
+    print(f"{_many(sum(sizes))} in {len(sizes)} waves: {waves}", flush=True)
+
+
+def tell_json(found: dict[str, Any]) -> None:
+    """Print a line of JSON."""
+    print(json.dumps(found), flush=True)
+
+
+def as_json(plan: "Rollout", found: "Standing") -> dict[str, Any]:
+    """Return how a rollout stands, as it goes into JSON."""
+    return {
+        "rollout": plan.id,
+        "state": found.state,
+        "reason": found.reason,
+        "wave": found.wave,
+        "waves": len(plan.waves),
+        "until": _iso(found.until),
+        "workstations": sum(map(len, plan.waves)),
+        "sent_to": found.sent_to,
+        "failures": found.failures,
+        "max_failures": found.limit,
+        "states": {str(state): count for state, count in sorted(found.counts.items()) if count},
+    }
+
+
+def line(plan: "Rollout", found: "Standing") -> str:
+    """Return how a rollout stands, in one line."""
+    parts = [f"wave {found.wave} of {len(plan.waves)}" if found.wave else "nothing sent"]
+    parts.append(_state(plan, found))
+    if found.counts:
+        parts.append(_counts(found.counts))
+    return "; ".join(parts)
+
+
+def _state(plan: "Rollout", found: "Standing") -> str:
+    if found.state == "pausing" and found.until is not None:
+        return f"pausing until {_local(found.until)}"
+    if found.state == "due" and found.send is not None:
+        return f"sending wave {found.send} to {_many(len(plan.waves[found.send - 1]))}"
+    if found.reason:
+        between = ": " if found.state in {"stopped", "expired"} else " "
+        return f"{found.state}{between}{found.reason}"
+    return found.state
+
+
+def hint(plan: "Rollout", found: "Standing") -> str:
+    """Return how to go on with a rollout that does not by itself; empty if it has ended."""
+    if found.cancel:
+        return f"it has not ended everywhere: pcm rollout abort {plan.id}"
+    if found.state in {"finished", "aborted"}:
+        return ""
+    abort = f"or pcm rollout abort {plan.id}"
+    if found.state == "expired":
+        return f"no further wave can be sent: pcm rollout abort {plan.id}"
+    if found.state == "stopped":
+        return f"to go on: pcm rollout resume {plan.id} --max-failures N, {abort}"
+    return f"to go on: pcm rollout resume {plan.id}, {abort}"
+
+
+def tell_all(courses: "Iterable[Course]", *, as_json: bool) -> None:
+    """Print a row a rollout."""
+    if as_json:
+        for course in courses:
+            tell_json(_course(course))
+        return
+    rows = [("ID", "STATE", "WAVE", "SENT TO", "FAILURES", "NAME")]
+    for course in courses:
+        plan, found = course.plan, course.standing
+        total = sum(map(len, plan.waves))
+        wave, sent_to = f"{found.wave}/{len(plan.waves)}", f"{found.sent_to}/{total}"
+        rows.append((plan.id, found.state, wave, sent_to, str(found.failures), plan.job.title))
+    _print(rows)
+
+
+def tell_one(course: "Course", *, as_json: bool) -> None:
+    """Print all of a rollout."""
+    plan, found = course.plan, course.standing
+    if as_json:
+        tell_json(_course(course))
+        return
+    print(f"{plan.id}  {plan.job.title}")
+    print(f"by {plan.sender}; failures: {found.failures}, borne: {found.limit}")
+    print(line(plan, found))
+    rows = [("WAVE", "WORKSTATIONS", "BEGUN", "STATES")]
+    for number, names in enumerate(plan.waves, 1):
+        tally = course.tallies.get(number)
+        begun_at = _local(tally.begun_at) if tally and tally.begun_at else "-"
+        rows.append(
+            (str(number), str(len(names)), begun_at, _counts(tally.counts) if tally else "")
+        )
+    _print(rows)
+    if found.goes_on and not found.cancel:
+        print(f"if nobody drives it any more: pcm rollout resume {plan.id}")
+    elif text := hint(plan, found):
+        print(text)
+
+
+def _course(course: "Course") -> dict[str, Any]:
+    plan = course.plan
+    waves = [
+        {
+            "job": plan.wave_id(number),
+            "workstations": list(names),
+            **_tally(course.tallies.get(number)),
+        }
+        for number, names in enumerate(plan.waves, 1)
+    ]
+    more = {"name": plan.job.title, "sender": plan.sender, "plan": waves}
+    return as_json(plan, course.standing) | more
+
+
+def _tally(tally: "Tally | None") -> dict[str, Any]:
+    if tally is None:
+        return {"begun_at": None, "states": {}}
+    states = {str(state): count for state, count in sorted(tally.counts.items()) if count}
+    return {"begun_at": _iso(tally.begun_at), "states": states}
+
+
+def some(names: "Sequence[str]") -> str:
+    """Return names in one line, not all where they are many."""
+    return ", ".join(names[:_SHOWN]) + (" ..." if len(names) > _SHOWN else "")
+
+
+def _counts(counts: Counter[str]) -> str:
+    return ", ".join(
+        f"{count} {state.replace('_', ' ')}" for state, count in counts.most_common() if count
+    )
+
+
+def _many(count: int) -> str:
+    return f"{count} workstation{'s' * (count != 1)}"
+
+
+def _print(rows: "Sequence[tuple[str, ...]]") -> None:
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    for row in rows:
+        cells = (cell.ljust(width) for cell, width in zip(row, widths, strict=True))
+        print("  ".join(cells).rstrip())
+
+
+def _iso(at: float | None) -> str | None:
+    return None if at is None else datetime.fromtimestamp(at, UTC).isoformat()
+
+
+def _local(at: float) -> str:
+    return f"{datetime.fromtimestamp(at, UTC).astimezone():%Y-%m-%d %H:%M:%S}"
