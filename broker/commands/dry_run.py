@@ -2,7 +2,7 @@
 
 import json
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 from broker.command_line import DONE, FAILED, WrongUse
@@ -10,6 +10,7 @@ from broker.commands.session import history
 
 if TYPE_CHECKING:
     from broker.history.fleet import Fleet, WorkstationRow
+    from broker.waves import Item
     from schemas import Job
     from schemas.times import Moment
 
@@ -25,19 +26,21 @@ class Plan:
         excluded: would, were they not left out.
         not_applicable: are reached, and would answer that it is not for their platform.
         unknown: targets of which nobody has checked in.
+        waves: how many each wave would reach; nothing if it went out at once.
     """
 
     reached: list[str]
     excluded: list[str]
     not_applicable: list[str]
     unknown: list[str]
+    waves: tuple[int, ...] = ()
 
 
-def dry_run(jobs: "Sequence[Job]", *, as_json: bool) -> int:
+def dry_run(jobs: "Sequence[Job]", waves: "Sequence[Item]", *, as_json: bool) -> int:
     """Tell what sending jobs would do; return the exit status: whether each reaches anybody.
 
     Raises:
-        WrongUse: one of them could not be sent.
+        WrongUse: one of them could not be sent, or not in such waves.
     """
     from broker.dispatcher import check_sendable
     from broker.history.fleet import fleet
@@ -48,7 +51,7 @@ def dry_run(jobs: "Sequence[Job]", *, as_json: bool) -> int:
     except ValueError as error:
         raise WrongUse(str(error)) from error
     with history() as engine, fleet(engine) as known:
-        plans = [plan_of(job, known) for job in jobs]
+        plans = [_in_waves(plan_of(job, known), waves) for job in jobs]
     for job, plan in zip(jobs, plans, strict=True):
         if as_json:
             print(json.dumps(_as_json(job, plan)))
@@ -77,6 +80,17 @@ def plan_of(job: "Job", known: "Fleet") -> Plan:
     )
 
 
+def _in_waves(plan: Plan, waves: "Sequence[Item]") -> Plan:
+    from broker.waves import cut
+
+    if not (waves and plan.reached):
+        return plan
+    try:
+        return replace(plan, waves=tuple(map(len, cut(plan.reached, waves))))
+    except ValueError as error:
+        raise WrongUse(f"--waves: {error}") from error
+
+
 def _can_run(job: "Job", row: "WorkstationRow") -> bool:
     """Whether a workstation answers to one of the command's platforms, or has not said what it is.
 
@@ -97,6 +111,7 @@ def _as_json(job: "Job", plan: Plan) -> dict[str, Any]:
         "excluded": plan.excluded,
         "not_applicable": plan.not_applicable,
         "unknown_targets": plan.unknown,
+        "waves": plan.waves,
         "times": job.model_dump(mode="json", include={"offer_at", "mandatory_at", "expires_at"}),
     }
 
@@ -113,6 +128,8 @@ def _lines(job: "Job", plan: Plan) -> Iterator[str]:
     yield from _row("not known", plan.unknown)
     if plan.unknown:
         yield f"{'':<16}(where no queue is bound for one of these, pcm send sends nothing)"
+    if plan.waves:
+        yield f"{'waves':<16}{len(plan.waves)}: of {', '.join(map(str, plan.waves))} workstations"
     yield from _row("routing keys", routing_keys(job))
     yield f"{'offered':<16}{_when(job.offer_at, 'at once')}"
     yield f"{'mandatory':<16}{_when(job.mandatory_at, 'never: it is optional')}"

@@ -85,7 +85,7 @@ def _send(arguments: argparse.Namespace) -> int:
     if arguments.dry_run:
         if arguments.wait:
             raise WrongUse("--wait: a dry run sends nothing to wait for; leave out one of the two")
-        return dry_run(jobs, as_json=arguments.json)
+        return dry_run(jobs, arguments.waves or (), as_json=arguments.json)
     if in_waves:
         return waves.begin(jobs, arguments)
 
