@@ -5,7 +5,8 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from broker.batch import Sent
     from broker.connection import BrokerError, LoginRefused, Refused, Unreachable, Unroutable
-    from broker.dispatcher import Dispatcher, UnknownJob
+    from broker.dispatcher import Dispatcher
+    from broker.following import UnknownJob
     from broker.job_file import WrongJobFile, read_jobs
     from broker.progress import Progress
     from broker.settings import DispatcherSettings
@@ -14,7 +15,8 @@ if TYPE_CHECKING:
 _HOMES = {
     "broker.batch": ("Sent",),
     "broker.connection": ("BrokerError", "LoginRefused", "Refused", "Unreachable", "Unroutable"),
-    "broker.dispatcher": ("Dispatcher", "UnknownJob"),
+    "broker.dispatcher": ("Dispatcher",),
+    "broker.following": ("UnknownJob",),
     "broker.job_file": ("WrongJobFile", "read_jobs"),
     "broker.progress": ("Progress",),
     "broker.settings": ("DispatcherSettings",),

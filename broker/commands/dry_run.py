@@ -42,8 +42,8 @@ def dry_run(jobs: "Sequence[Job]", waves: "Sequence[Item]", *, as_json: bool) ->
     Raises:
         WrongUse: one of them could not be sent, or not in such waves.
     """
-    from broker.dispatcher import check_sendable
     from broker.history.fleet import fleet
+    from broker.publishing import check_sendable
 
     try:
         for job in jobs:

@@ -39,7 +39,7 @@ def finish(work: Coroutine[Any, Any, int]) -> int:
 
     from broker.commands.send import as_option
     from broker.connection import BrokerError, Unreachable
-    from broker.dispatcher import UnknownJob
+    from broker.following import UnknownJob
     from schemas import explain
 
     try:

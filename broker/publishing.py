@@ -1,0 +1,165 @@
+"""How what administrators ask goes out: to the stream that keeps it, and to whom it is for."""
+
+from collections.abc import Iterable, Iterator, Sequence
+from datetime import UTC, datetime, timedelta
+
+from broker import stream, topology
+from broker.connection import Publisher, Unroutable
+from broker.probes import unbound
+from schemas import (
+    Cancellation,
+    Job,
+    Rollout,
+    RolloutOrder,
+    Schedule,
+    ScheduleRemoval,
+    Target,
+    WallClock,
+    WaveSent,
+    workstation,
+)
+from schemas.message import BODY_LIMIT
+
+# A header frame has to fit into one frame of 131,072 bytes.
+_KEYS_LIMIT = 120_000
+_KEY_OVERHEAD = 5
+_MAX_TTL = 2**32 / 1000 - 1  # seconds: the broker counts in 32 bits of milliseconds
+
+Plan = Schedule | ScheduleRemoval | Rollout | RolloutOrder | WaveSent
+"""What is no workstation's business yet."""
+
+
+async def record(publisher: Publisher, asked: Job | Cancellation | Plan) -> None:
+    """Put into the stream that something was asked.
+
+    Raises:
+        Unreachable: the broker's answer is not known.
+    """
+    message_id = asked.id if isinstance(asked, Job) else None
+    key = f"{asked.kind}.{_subject(asked)}"
+    await stream.append(publisher, key, asked.body(), kind=asked.kind, message_id=message_id)
+
+
+def _subject(asked: Job | Cancellation | Plan) -> str:
+    match asked:
+        case Schedule() | ScheduleRemoval():
+            return asked.name
+        case Job() | Rollout():
+            return asked.id
+        case Cancellation():
+            return asked.job_id
+        case _:
+            return asked.rollout_id
+
+
+async def send_again(publisher: Publisher, job: Job, body: bytes) -> None:
+    """Publish a job that was read from `body`, as it stands there, once more to all it is for.
+
+    Raises:
+        Unroutable: no queue is bound for any of its targets.
+        ValueError: it is over the size limit, or has expired.
+    """
+    if len(body) > BODY_LIMIT:
+        raise ValueError(f"{len(body)} bytes are over the limit of {BODY_LIMIT}")
+    if (expiration := _time_to_live(job)) is not None and expiration <= 0:
+        raise ValueError(f"it expired at {job.expires_at}")
+    # Its record may be gone, or never was: without it nobody could follow or cancel the job.
+    await stream.append(publisher, f"job.{job.id}", body, kind=job.kind, message_id=job.id)
+    await publish(publisher, job, job, expiration, body)
+
+
+async def publish(
+    publisher: Publisher,
+    record: Job | Cancellation,
+    job: Job,
+    expiration: float | None = None,
+    body: bytes | None = None,
+    *,
+    partly: bool = False,
+) -> None:
+    """Publish a job, or its cancellation, under the job's keys.
+
+    What is for some workstations only goes to those; whichever key it has, it comes to the queue
+    behind the job.
+    """
+    keys_of_all = topology.routing_keys(job)
+    if isinstance(record, Cancellation) and record.workstations:
+        keys_of_all = tuple(
+            topology.routing_key(job, workstation(name)) for name in record.workstations
+        )
+    for keys in _split(keys_of_all):
+        await publisher.publish(
+            topology.JOBS,
+            keys[0],
+            record.body() if body is None else body,
+            kind=record.kind,
+            message_id=job.id,
+            headers={"BCC": list(keys[1:])} if keys[1:] else None,
+            expiration=expiration,
+            unroutable_fails=isinstance(record, Job) and not partly,
+        )
+
+
+async def check_routes(publisher: Publisher, job: Job) -> None:
+    """Find the targets that reach no queue, which one publish to many cannot tell.
+
+    One target needs no probe: its publish itself says so.
+
+    Raises:
+        Unroutable: there are such targets; the text names them.
+    """
+    if len(job.targets) > 1 and (lost := await unbound_targets(publisher, job)):
+        raise Unroutable(nobody(lost))
+
+
+async def unbound_targets(publisher: Publisher, job: Job) -> list[Target]:
+    """Return the targets that reach no queue."""
+    return [job.targets[place] for place in await unbound(publisher, topology.routing_keys(job))]
+
+
+def nobody(targets: Iterable[Target]) -> str:
+    """Return what to tell of targets that no queue is bound for."""
+    names = ", ".join(map(str, targets))
+    return f"targets: no workstation is bound to {names}; nothing was sent"
+
+
+def _split(keys: Sequence[str]) -> Iterator[Sequence[str]]:
+    """Yield keys in as few groups as fit into one message's header each."""
+    start = size = 0
+    for index, key in enumerate(keys):
+        size += len(key) + _KEY_OVERHEAD
+        if size > _KEYS_LIMIT:
+            yield keys[start:index]
+            start, size = index, len(key) + _KEY_OVERHEAD
+    yield keys[start:]
+
+
+def check_sendable(job: Job) -> float | None:
+    """Return the seconds for which queues keep a job; None: until it is fetched.
+
+    Raises:
+        ValueError: it is over the size limit, or has expired.
+    """
+    check_size(job)
+    if (expiration := _time_to_live(job)) is not None and expiration <= 0:
+        raise ValueError("expires_at: is in the past, so the job could never start")
+    return expiration
+
+
+def check_size(record: Job | Plan) -> None:
+    """Refuse what is over the size limit of a message, by ValueError."""
+    size = len(record.body())
+    if size > BODY_LIMIT:
+        raise ValueError(f"{record.kind}: {size} bytes are over the limit of {BODY_LIMIT}")
+
+
+def _time_to_live(job: Job) -> float | None:
+    """Return the seconds for which queues keep a job; None: until it is fetched."""
+    if job.expires_at is None:
+        return None
+    if isinstance(job.expires_at, WallClock):  # the last workstation's clock shows it then
+        end = job.expires_at.local.replace(tzinfo=UTC) + timedelta(hours=12)
+    else:
+        end = job.expires_at
+    left = (end - datetime.now(UTC)).total_seconds()
+    return left if left < _MAX_TTL else None
