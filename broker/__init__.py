@@ -3,24 +3,24 @@
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from broker.batch import Sent
     from broker.connection import BrokerError, LoginRefused, Refused, Unreachable, Unroutable
-    from broker.dispatcher import Dispatcher
-    from broker.following import UnknownJob
-    from broker.job_file import WrongJobFile, read_jobs
-    from broker.progress import Progress
+    from broker.dispatching.batch import Sent
+    from broker.dispatching.dispatcher import Dispatcher
+    from broker.dispatching.following import UnknownJob
+    from broker.dispatching.progress import Progress
+    from broker.dispatching.sync import SyncDispatcher, send, send_and_wait
+    from broker.files.job_file import WrongJobFile, read_jobs
     from broker.settings import DispatcherSettings
-    from broker.sync import SyncDispatcher, send, send_and_wait
 
 _HOMES = {
-    "broker.batch": ("Sent",),
+    "broker.dispatching.batch": ("Sent",),
     "broker.connection": ("BrokerError", "LoginRefused", "Refused", "Unreachable", "Unroutable"),
-    "broker.dispatcher": ("Dispatcher",),
-    "broker.following": ("UnknownJob",),
-    "broker.job_file": ("WrongJobFile", "read_jobs"),
-    "broker.progress": ("Progress",),
+    "broker.dispatching.dispatcher": ("Dispatcher",),
+    "broker.dispatching.following": ("UnknownJob",),
+    "broker.files.job_file": ("WrongJobFile", "read_jobs"),
+    "broker.dispatching.progress": ("Progress",),
     "broker.settings": ("DispatcherSettings",),
-    "broker.sync": ("SyncDispatcher", "send", "send_and_wait"),
+    "broker.dispatching.sync": ("SyncDispatcher", "send", "send_and_wait"),
 }
 
 __all__ = [

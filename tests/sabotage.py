@@ -19,8 +19,8 @@ from agents.intake import Intake
 from agents.process import Process
 from agents.runner import Run
 from broker import cli as administration
-from broker import dispatcher
 from broker.connection import Publisher
+from broker.dispatching import dispatcher
 
 if TYPE_CHECKING:
     from collections.abc import Callable

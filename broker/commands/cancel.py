@@ -8,7 +8,7 @@ from broker.command_line import DONE, Parser
 from broker.commands.session import name, with_dispatcher
 
 if TYPE_CHECKING:
-    from broker.dispatcher import Dispatcher
+    from broker.dispatching.dispatcher import Dispatcher
 
 
 def add_to(commands: "argparse._SubParsersAction[Parser]") -> None:

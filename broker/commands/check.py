@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 from broker.command_line import DONE, USAGE, Parser
 
 if TYPE_CHECKING:
-    from broker.job_file import WrongJobFile
+    from broker.files.job_file import WrongJobFile
     from schemas import Job
 
 
@@ -30,8 +30,8 @@ def _run(arguments: argparse.Namespace) -> int:
 
 
 def _check(file: str, *, as_json: bool) -> int:
-    from broker.job_file import WrongJobFile, read_jobs
-    from broker.marked import Problem
+    from broker.files.job_file import WrongJobFile, read_jobs
+    from broker.files.marked import Problem
 
     try:
         jobs = read_jobs(file)

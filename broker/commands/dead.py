@@ -13,8 +13,8 @@ from broker.commands.session import finish
 from broker.commands.terminal import print_table, printable, printable_lines
 
 if TYPE_CHECKING:
-    from broker.dead import DeadLetters
-    from broker.letter import Letter
+    from broker.dead.letter import Letter
+    from broker.dead.letters import DeadLetters
 
 _SHOWN = 8192  # characters of a body that people are shown
 _COLUMNS = ("id", "at", "workstation", "agent", "job", "count", "reason")
@@ -59,7 +59,7 @@ def _dead(arguments: argparse.Namespace) -> int:
     if what in {"requeue", "drop"} and bool(arguments.id) == arguments.all:
         raise WrongUse(f"dead {what}: give ID, or --all")
 
-    from broker.dead import UnknownLetter
+    from broker.dead.letters import UnknownLetter
 
     try:
         return finish(_do(arguments))
@@ -68,7 +68,7 @@ def _dead(arguments: argparse.Namespace) -> int:
 
 
 async def _do(arguments: argparse.Namespace) -> int:
-    from broker.dead import MOST, DeadLetters
+    from broker.dead.letters import MOST, DeadLetters
     from broker.settings import BrokerSettings, load
 
     ids = tuple(getattr(arguments, "id", ()))
@@ -103,7 +103,7 @@ async def _do(arguments: argparse.Namespace) -> int:
 
 async def _requeue(letters: "DeadLetters", chosen: "list[Letter]") -> int:
     from broker.connection import Unroutable
-    from broker.dead import NotRequeued
+    from broker.dead.letters import NotRequeued
 
     status = DONE
     sent = []

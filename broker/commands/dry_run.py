@@ -10,7 +10,7 @@ from broker.commands.session import history
 
 if TYPE_CHECKING:
     from broker.history.fleet import Fleet, WorkstationRow
-    from broker.waves import Item
+    from broker.plans.waves import Item
     from schemas import Job
     from schemas.times import Moment
 
@@ -42,8 +42,8 @@ def dry_run(jobs: "Sequence[Job]", waves: "Sequence[Item]", *, as_json: bool) ->
     Raises:
         WrongUse: one of them could not be sent, or not in such waves.
     """
+    from broker.dispatching.publishing import check_sendable
     from broker.history.fleet import fleet
-    from broker.publishing import check_sendable
 
     try:
         for job in jobs:
@@ -81,7 +81,7 @@ def plan_of(job: "Job", known: "Fleet") -> Plan:
 
 
 def _in_waves(plan: Plan, waves: "Sequence[Item]") -> Plan:
-    from broker.waves import cut
+    from broker.plans.waves import cut
 
     if not (waves and plan.reached):
         return plan

@@ -11,7 +11,7 @@ from broker.command_line import DONE, FAILED, Parser, Wrong, WrongUse
 from broker.commands.session import history, name, with_dispatcher
 
 if TYPE_CHECKING:
-    from broker.dispatcher import Dispatcher
+    from broker.dispatching.dispatcher import Dispatcher
 
 _SHOWN = 10
 
@@ -53,7 +53,7 @@ def add_to(commands: "argparse._SubParsersAction[Parser]") -> None:
 def _pause(arguments: argparse.Namespace) -> int:
     from datetime import UTC, datetime
 
-    from broker.fleet_orders import tell
+    from broker.dispatching.fleet_orders import tell
     from schemas import Pause
 
     names, paused = list(dict.fromkeys(arguments.workstation)), arguments.command == "pause"
@@ -77,7 +77,7 @@ def _pause(arguments: argparse.Namespace) -> int:
 
 
 def _forget(arguments: argparse.Namespace) -> int:
-    from broker.fleet_orders import NotForgettable, check_forgettable, forget
+    from broker.dispatching.fleet_orders import NotForgettable, check_forgettable, forget
     from broker.history.fleet import fleet
 
     names = list(dict.fromkeys(arguments.workstation))

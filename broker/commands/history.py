@@ -72,7 +72,7 @@ def _collect(_arguments: argparse.Namespace) -> int:
 
 async def _until_stopped(settings: "HistorySettings", engine: "Engine") -> None:
     from broker.history.collector import Collector
-    from broker.scheduler import Scheduler
+    from broker.plans.scheduler import Scheduler
 
     collector = Collector(settings, engine)
     scheduler = Scheduler(settings, engine, collected=True)
@@ -147,11 +147,11 @@ def _rebuild(arguments: argparse.Namespace) -> int:
 
 
 async def _anew(settings: "HistorySettings", engine: "Engine", *, sure: bool) -> int:
-    from broker.dispatcher import Dispatcher
+    from broker.dispatching.dispatcher import Dispatcher
     from broker.history.collector import catch_up, first_offset
     from broker.history.reader import rebuild
-    from broker.history.schedules import in_force_from_before
     from broker.history.status import jobs_before, status
+    from broker.plans.schedules import in_force_from_before
 
     await catch_up(settings, engine)
     first = await first_offset(settings)

@@ -12,7 +12,7 @@ from broker.commands.session import history, name, with_dispatcher
 if TYPE_CHECKING:
     from sqlalchemy import Engine
 
-    from broker.dispatcher import Dispatcher
+    from broker.dispatching.dispatcher import Dispatcher
     from schemas import Job
 
 
@@ -102,7 +102,7 @@ def _choose(
 async def _send(
     dispatcher: "Dispatcher", job: "Job", names: list[str], arguments: argparse.Namespace
 ) -> int:
-    from broker.again import again
+    from broker.plans.again import again
 
     new = again(job, names, datetime.now(UTC))
     # One that is gone would keep the others from it.

@@ -13,9 +13,9 @@ if TYPE_CHECKING:
 
     from sqlalchemy import Engine
 
-    from broker.dispatcher import Dispatcher
-    from broker.driver import Driver
-    from broker.rollout import Standing
+    from broker.dispatching.dispatcher import Dispatcher
+    from broker.plans.driver import Driver
+    from broker.plans.rollout import Standing
     from schemas import Rollout
 
 LIMIT_HELP = "failures borne: a count, or a part such as 5%% of the workstations sent to so far"
@@ -65,7 +65,7 @@ def driver_of(
     dispatcher: "Dispatcher", engine: "Engine", plan: "Rollout", *, as_json: bool
 ) -> "Driver":
     """Return what drives a rollout, and prints how it goes."""
-    from broker.driver import Driver
+    from broker.plans.driver import Driver
     from broker.settings import HistorySettings, load
 
     told = standing.Teller(plan, as_json=as_json)
@@ -99,7 +99,7 @@ def _tell_left(plan: "Rollout") -> None:
 
 
 def _list(arguments: argparse.Namespace) -> int:
-    from broker.history.courses import course, plans
+    from broker.plans.courses import course, plans
 
     with history() as engine:
         courses = [course(engine, plan) for plan in plans(engine)]
@@ -109,7 +109,7 @@ def _list(arguments: argparse.Namespace) -> int:
 
 def _show(arguments: argparse.Namespace) -> int:
     def work(engine: "Engine", plan: "Rollout") -> int:
-        from broker.history.courses import course
+        from broker.plans.courses import course
 
         standing.tell_one(course(engine, plan), as_json=arguments.json)
         return DONE
@@ -119,7 +119,7 @@ def _show(arguments: argparse.Namespace) -> int:
 
 def _found(arguments: argparse.Namespace, work: "Callable[[Engine, Rollout], int]") -> int:
     """Find the rollout that is named, and work on it."""
-    from broker.history.courses import UnknownRollout, find
+    from broker.plans.courses import UnknownRollout, find
 
     with history() as engine:
         try:
@@ -137,7 +137,7 @@ def _driven(
     """Record an order for the rollout that is named, and work on it."""
 
     def ordered(engine: "Engine", plan: "Rollout") -> int:
-        from broker.history.courses import course
+        from broker.plans.courses import course
         from schemas import RolloutOrder
 
         found = course(engine, plan).standing

@@ -15,7 +15,7 @@ from broker.commands.session import history, name, with_dispatcher
 if TYPE_CHECKING:
     from sqlalchemy import Engine
 
-    from broker.dispatcher import Dispatcher
+    from broker.dispatching.dispatcher import Dispatcher
     from schemas import Schedule, ScheduleRemoval
     from schemas.schedule import Occurrence
 
@@ -94,7 +94,7 @@ def _add_adding(actions: "argparse._SubParsersAction[Parser]") -> None:
 
 
 def _add(arguments: argparse.Namespace) -> int:
-    from broker.history.schedules import in_force
+    from broker.plans.schedules import in_force
 
     schedule = _read(arguments)
     with history() as engine:
@@ -129,7 +129,7 @@ def _read(arguments: argparse.Namespace) -> "Schedule":
 
 
 def _remove(arguments: argparse.Namespace) -> int:
-    from broker.history.schedules import in_force
+    from broker.plans.schedules import in_force
     from schemas import ScheduleRemoval
 
     with history() as engine:
@@ -143,7 +143,7 @@ def _remove(arguments: argparse.Namespace) -> int:
 
 def _under_way(engine: "Engine", schedule: "Schedule | None") -> "list[Occurrence]":
     """Return the occurrences that were sent, and whose time is yet to come."""
-    from broker.history.schedules import sent
+    from broker.plans.schedules import sent
     from schemas.schedule import LEAD
 
     if schedule is None:
@@ -185,7 +185,7 @@ def _record(
 def _run(_arguments: argparse.Namespace) -> int:
     from broker import log
     from broker.history.tables import HistoryError, engine_of
-    from broker.scheduler import Scheduler
+    from broker.plans.scheduler import Scheduler
     from broker.settings import HistorySettings, load
 
     settings = load(HistorySettings)

@@ -96,7 +96,7 @@ def _whose(schedule: "Schedule") -> str:
 
 def _list(arguments: argparse.Namespace) -> int:
     from broker.history.accounts import accounts
-    from broker.history.schedules import in_force
+    from broker.plans.schedules import in_force
 
     now = datetime.now(UTC)
     with history() as engine, accounts(engine) as known:
@@ -133,7 +133,7 @@ def _list(arguments: argparse.Namespace) -> int:
 
 def _show(arguments: argparse.Namespace) -> int:
     from broker.history.accounts import accounts
-    from broker.history.schedules import in_force
+    from broker.plans.schedules import in_force
 
     with history() as engine, accounts(engine) as known:
         schedule = _find(in_force(engine), arguments.schedule)
@@ -175,7 +175,7 @@ def _facts(schedule: "Schedule") -> dict[str, str]:
 
 
 def _next(arguments: argparse.Namespace) -> int:
-    from broker.history.schedules import in_force
+    from broker.plans.schedules import in_force
 
     with history() as engine:
         schedules = in_force(engine)

@@ -13,7 +13,7 @@ from broker.commands.dry_run import dry_run
 from broker.commands.session import with_dispatcher
 
 if TYPE_CHECKING:
-    from broker.dispatcher import Dispatcher
+    from broker.dispatching.dispatcher import Dispatcher
     from schemas import Job, Target
 
 # Where an option's field has another name.
@@ -198,7 +198,7 @@ def read_job(arguments: argparse.Namespace) -> "Job":
 
 
 def _from_file(arguments: argparse.Namespace) -> "list[Job]":
-    from broker.job_file import WrongJobFile, read_jobs
+    from broker.files.job_file import WrongJobFile, read_jobs
 
     given = [name for name, value in vars(arguments).items() if value and name not in _WITH_FILE]
     if given:

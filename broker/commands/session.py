@@ -12,12 +12,12 @@ from broker.command_line import OutOfReach, Wrong, WrongUse
 if TYPE_CHECKING:
     from sqlalchemy import Engine
 
-    from broker.dispatcher import Dispatcher
+    from broker.dispatching.dispatcher import Dispatcher
 
 
 def with_dispatcher(work: "Callable[[Dispatcher], Awaitable[int]]") -> int:
     """Connect, work, and return the exit status; what goes wrong is a line on stderr."""
-    from broker.dispatcher import Dispatcher
+    from broker.dispatching.dispatcher import Dispatcher
     from broker.settings import DispatcherSettings, load
 
     settings = load(DispatcherSettings)
@@ -39,7 +39,7 @@ def finish(work: Coroutine[Any, Any, int]) -> int:
 
     from broker.commands.send import as_option
     from broker.connection import BrokerError, Unreachable
-    from broker.following import UnknownJob
+    from broker.dispatching.following import UnknownJob
     from schemas import explain
 
     try:

@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
 
-    from broker.history.courses import Course
-    from broker.rollout import Standing, Tally
+    from broker.plans.courses import Course
+    from broker.plans.rollout import Standing, Tally
     from schemas import Rollout
 
 _SHOWN = 10  # names in one line

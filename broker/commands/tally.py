@@ -5,7 +5,7 @@ from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from broker.progress import Progress, has_ended
+from broker.dispatching.progress import Progress, has_ended
 from schemas import Report, State
 from schemas.report import first_line
 

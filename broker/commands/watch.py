@@ -14,7 +14,7 @@ from broker.commands.terminal import printable
 if TYPE_CHECKING:
     from broker.commands.live import View
     from broker.commands.tally import Tally
-    from broker.dispatcher import Dispatcher
+    from broker.dispatching.dispatcher import Dispatcher
     from schemas import Report
 
 _FEW = 30  # workstations, each of which has a line at the end
@@ -68,7 +68,7 @@ async def watch(
         The exit status: whether it succeeded everywhere.
     """
     from broker.commands.tally import Tally
-    from broker.progress import Progress
+    from broker.dispatching.progress import Progress
 
     progress = Progress(job_id)
     tally = Tally(progress)

@@ -12,8 +12,8 @@ from broker.commands.session import history, with_dispatcher
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from broker.dispatcher import Dispatcher
-    from broker.waves import Item
+    from broker.dispatching.dispatcher import Dispatcher
+    from broker.plans.waves import Item
     from schemas import Job, Rollout
 
 OPTIONS = ("waves", "max_failures", "pause", "wave_limit")
@@ -95,7 +95,7 @@ async def _bound(dispatcher: "Dispatcher", job: "Job", names: list[str]) -> list
 
 
 def _plan(job: "Job", names: list[str], arguments: argparse.Namespace) -> "Rollout":
-    from broker.waves import cut, mixed
+    from broker.plans.waves import cut, mixed
     from schemas import Rollout
     from schemas.job import new_job_id
     from schemas.message import BODY_LIMIT
@@ -119,7 +119,7 @@ def _plan(job: "Job", names: list[str], arguments: argparse.Namespace) -> "Rollo
 
 
 def _waves(text: str) -> "tuple[Item, ...]":
-    from broker.waves import read_waves
+    from broker.plans.waves import read_waves
 
     try:
         return read_waves(text)

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from sqlalchemy import Engine
 
     from broker.history.accounts import Accounts
-    from broker.history.circumstances import Circumstances
+    from broker.history.why.circumstances import Circumstances
 
 
 def add_to(commands: "argparse._SubParsersAction[Parser]") -> None:
@@ -33,7 +33,7 @@ def add_to(commands: "argparse._SubParsersAction[Parser]") -> None:
 
 
 def _run(arguments: argparse.Namespace) -> int:
-    from broker.history.why import explain
+    from broker.history.why.why import explain
 
     with looking() as (accounts, engine):
         known = _circumstances(accounts, engine, arguments.job, arguments.workstation)
@@ -51,8 +51,8 @@ def _run(arguments: argparse.Namespace) -> int:
 def _circumstances(
     accounts: "Accounts", engine: "Engine", job: str, workstation: str
 ) -> "Circumstances":
-    from broker.history.circumstances import Circumstances
     from broker.history.fleet import fleet
+    from broker.history.why.circumstances import Circumstances
     from schemas import Cancellation
 
     row = accounts.find(job)

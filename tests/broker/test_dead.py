@@ -15,7 +15,7 @@ from aio_pika.abc import AbstractChannel, AbstractIncomingMessage
 
 from broker import Dispatcher, DispatcherSettings, Unroutable, topology
 from broker.connection import connect
-from broker.dead import DeadLetters, NotRequeued, UnknownLetter
+from broker.dead.letters import DeadLetters, NotRequeued, UnknownLetter
 from broker.topology import AgentKind
 from schemas import Job, State
 from tests.rabbitmq import Node

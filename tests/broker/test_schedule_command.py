@@ -11,7 +11,7 @@ import pytest
 
 from broker import Dispatcher
 from broker.history.tables import open_history
-from broker.scheduler import Scheduler
+from broker.plans.scheduler import Scheduler
 from broker.settings import HistorySettings
 from schemas import Schedule
 from tests.rabbitmq import Broker

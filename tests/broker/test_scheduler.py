@@ -22,9 +22,9 @@ from structlog.testing import capture_logs
 from broker import Dispatcher
 from broker.history.accounts import accounts
 from broker.history.collector import Collector, catch_up
-from broker.history.schedules import in_force, sent
 from broker.history.tables import jobs, open_history
-from broker.scheduler import OLDEST, TOLERANCE, Scheduler, wanted
+from broker.plans.scheduler import OLDEST, TOLERANCE, Scheduler, wanted
+from broker.plans.schedules import in_force, sent
 from broker.settings import HistorySettings
 from schemas import Command, Job, Schedule, ScheduleRemoval, State, Target, group, workstation
 from schemas.schedule import Occurrence

@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from broker.history.accounts import FAILURES
-from broker.rollout import Standing, Tally, standing
+from broker.plans.rollout import Standing, Tally, standing
 from schemas import Command, Job, Rollout, RolloutOrder, State, WallClock, everyone
 
 NOW = datetime.now(UTC).timestamp()

@@ -12,9 +12,9 @@ from typing import Any
 import pytest
 
 from broker.history.accounts import STATES, Event, JobRow, Pair
-from broker.history.circumstances import Circumstances
 from broker.history.fleet import AgentRow, WorkstationRow
-from broker.history.why import explain
+from broker.history.why.circumstances import Circumstances
+from broker.history.why.why import explain
 from schemas import Cancellation, Command, Job, State, WallClock
 from tests.told import Told
 

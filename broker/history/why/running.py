@@ -1,7 +1,7 @@
 """What is to come of a job on a workstation where its command was started."""
 
 from broker.history.accounts import Pair
-from broker.history.circumstances import SERVICE, Circumstances, Prospect, agent_name, because
+from broker.history.why.circumstances import SERVICE, Circumstances, Prospect, agent_name, because
 from schemas import State
 
 _MISSING_AFTER = 600.0  # an agent's setting, of which the history knows nothing

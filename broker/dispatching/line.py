@@ -17,7 +17,7 @@ from broker.connection import (
     connect,
     translated,
 )
-from broker.patience import Patience
+from broker.dispatching.patience import Patience
 from broker.settings import DispatcherSettings
 from schemas.job import whoami
 

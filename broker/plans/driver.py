@@ -11,10 +11,10 @@ from collections.abc import Callable
 from sqlalchemy import Engine
 
 from broker.connection import LoginRefused, Unreachable
-from broker.dispatcher import Dispatcher
+from broker.dispatching.dispatcher import Dispatcher
 from broker.history.collector import catch_up, is_collected
-from broker.history.courses import Course, course
-from broker.rollout import Standing
+from broker.plans.courses import Course, course
+from broker.plans.rollout import Standing
 from broker.settings import HistorySettings
 from schemas import Rollout, RolloutOrder, WaveSent
 

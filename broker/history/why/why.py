@@ -4,7 +4,8 @@ from dataclasses import dataclass
 
 from broker.clock import span
 from broker.history.accounts import Pair
-from broker.history.circumstances import (
+from broker.history.fold import QUEUED, UNREACHABLE
+from broker.history.why.circumstances import (
     SERVICE,
     Circumstances,
     Prospect,
@@ -12,9 +13,8 @@ from broker.history.circumstances import (
     because,
     user_name,
 )
-from broker.history.fold import QUEUED, UNREACHABLE
-from broker.history.prospects import wait
-from broker.history.running import run_on
+from broker.history.why.prospects import wait
+from broker.history.why.running import run_on
 from schemas import State, Target
 
 NOT_ADDRESSED = "not_addressed"

@@ -2,9 +2,16 @@
 
 from broker.clock import span
 from broker.history.accounts import Pair
-from broker.history.circumstances import SERVICE, Circumstances, Prospect, Time, agent_name, because
 from broker.history.fold import QUEUED
-from broker.history.offers import offer
+from broker.history.why.circumstances import (
+    SERVICE,
+    Circumstances,
+    Prospect,
+    Time,
+    agent_name,
+    because,
+)
+from broker.history.why.offers import offer
 from schemas import State
 
 

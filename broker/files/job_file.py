@@ -8,8 +8,8 @@ from typing import Any
 
 from pydantic import ValidationError
 
-from broker.marked import Node, Problem, Unreadable, read_text
-from broker.publishing import check_sendable
+from broker.dispatching.publishing import check_sendable
+from broker.files.marked import Node, Problem, Unreadable, read_text
 from schemas import Command, Job
 from schemas.message import cause
 from schemas.times import parse_moment

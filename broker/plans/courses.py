@@ -10,7 +10,7 @@ from sqlalchemy import Connection, Engine, func, select
 
 from broker.history.accounts import RUNNING, WAITING, Accounts
 from broker.history.tables import jobs, outcomes, told
-from broker.rollout import Standing, Tally, standing
+from broker.plans.rollout import Standing, Tally, standing
 from broker.stream import Record
 from schemas import Rollout, RolloutOrder, WaveSent
 

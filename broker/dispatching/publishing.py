@@ -5,7 +5,7 @@ from datetime import UTC, datetime, timedelta
 
 from broker import stream, topology
 from broker.connection import Publisher, Unroutable
-from broker.probes import unbound
+from broker.dispatching.probes import unbound
 from schemas import (
     Cancellation,
     Job,

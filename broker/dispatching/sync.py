@@ -8,10 +8,10 @@ from functools import partial
 from types import TracebackType
 from typing import TYPE_CHECKING, Self, TypeVar
 
-from broker.batch import IN_FLIGHT, Sent, check_in_flight
-from broker.dispatcher import Dispatcher
-from broker.loop_thread import LoopThread, result
-from broker.progress import Progress
+from broker.dispatching.batch import IN_FLIGHT, Sent, check_in_flight
+from broker.dispatching.dispatcher import Dispatcher
+from broker.dispatching.loop_thread import LoopThread, result
+from broker.dispatching.progress import Progress
 from broker.settings import DispatcherSettings, load
 from schemas import Cancellation, Job, Report
 

@@ -1,7 +1,7 @@
 """What is to come of a user's job that has not started: offers, countdowns, the take-over."""
 
 from broker.history.accounts import Pair
-from broker.history.circumstances import SERVICE, Circumstances, Prospect, user_name
+from broker.history.why.circumstances import SERVICE, Circumstances, Prospect, user_name
 from schemas import State
 
 # What agents do unless their settings say otherwise, of which the history knows nothing.

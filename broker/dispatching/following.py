@@ -8,8 +8,8 @@ from datetime import datetime, timedelta
 
 from broker import stream, topology
 from broker.connection import CALL_LIMIT, Unreachable
-from broker.line import Link
-from broker.progress import Progress
+from broker.dispatching.line import Link
+from broker.dispatching.progress import Progress
 from schemas import Job
 from schemas.job import id_time
 

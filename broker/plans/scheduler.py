@@ -13,10 +13,10 @@ import structlog
 from sqlalchemy import Engine
 
 from broker.connection import BrokerError, Refused, Unreachable, Unroutable, backoff
-from broker.dispatcher import Dispatcher
+from broker.dispatching.dispatcher import Dispatcher
 from broker.history.collector import catch_up, is_collected
-from broker.history.schedules import in_force, sent
 from broker.history.tables import HistoryError, UnusableHistory, prepare
+from broker.plans.schedules import in_force, sent
 from broker.settings import HistorySettings
 from schemas import Schedule
 from schemas.schedule import Occurrence

@@ -10,7 +10,7 @@ from aio_pika.exceptions import ChannelNotFoundEntity
 
 from broker import stream, topology
 from broker.connection import CALL_LIMIT, Publisher, Unroutable, translated
-from broker.probes import unbound
+from broker.dispatching.probes import unbound
 from broker.topology import AgentKind
 from schemas import Departure, Pause
 

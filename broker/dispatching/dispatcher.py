@@ -17,13 +17,13 @@ from typing import TYPE_CHECKING, Any, Self, TypeVar
 from weakref import WeakValueDictionary
 
 from broker import stream
-from broker.batch import IN_FLIGHT, Sent, send_all
 from broker.connection import Publisher, Unreachable, Unroutable
-from broker.following import find, since, until_settled
-from broker.line import Line, Link
-from broker.patience import Patience
-from broker.progress import Progress
-from broker.publishing import (
+from broker.dispatching.batch import IN_FLIGHT, Sent, send_all
+from broker.dispatching.following import find, since, until_settled
+from broker.dispatching.line import Line, Link
+from broker.dispatching.patience import Patience
+from broker.dispatching.progress import Progress
+from broker.dispatching.publishing import (
     Plan,
     check_routes,
     check_sendable,

@@ -21,8 +21,8 @@ from broker.connection import (
     connect,
     translated,
 )
-from broker.letter import Letter, read_letter
-from broker.publishing import send_again
+from broker.dead.letter import Letter, read_letter
+from broker.dispatching.publishing import send_again
 from broker.settings import BrokerSettings, load
 from schemas import InvalidMessage, Job
 from schemas.job import whoami

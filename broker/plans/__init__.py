@@ -1,0 +1,1 @@
+"""What is sent later, in parts, or again: schedules, rollouts, reruns."""
