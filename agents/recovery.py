@@ -23,6 +23,7 @@ from agents.settings import AgentSettings
 from agents.tables import Entry, Life, Tables
 from broker import stream, topology
 from broker.connection import Publisher, Refused
+from broker.entry import Record
 from broker.topology import AgentKind
 from schemas import Cancellation, Job, Report, State, workstation
 
@@ -170,7 +171,7 @@ class Recovery:
         )
 
 
-def _tell_on(stories: dict[str, _Story], record: stream.Record, here: str) -> None:
+def _tell_on(stories: dict[str, _Story], record: Record, here: str) -> None:
     if isinstance(record, Report):
         if record.workstation == here:
             stories.setdefault(record.job_id, _Story()).reports.append(record)

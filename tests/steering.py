@@ -6,6 +6,7 @@ from contextlib import asynccontextmanager
 
 from broker import DispatcherSettings, stream, topology
 from broker.connection import Publisher, connect
+from broker.entry import Entry
 from schemas import CheckIn, Pause
 from tests.workstation import Workstation
 
@@ -31,7 +32,7 @@ async def pause(
 class CheckIns:
     """The check-ins of a workstation, as they come."""
 
-    def __init__(self, entries: AsyncIterator[stream.Entry], ws: Workstation) -> None:
+    def __init__(self, entries: AsyncIterator[Entry], ws: Workstation) -> None:
         self._entries = entries
         self._ws = ws
 

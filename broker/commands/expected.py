@@ -49,7 +49,8 @@ async def _ask(tally: Tally) -> None:
 
 async def _promised(job_id: str) -> frozenset[str]:
     """Return the workstations for which the history has the job queued."""
-    from broker.history.collector import catch_up, is_collected
+    from broker.history.collector import catch_up
+    from broker.history.place import is_collected
     from broker.history.tables import open_history
     from broker.settings import HistorySettings, load
 

@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from sqlalchemy import Engine
 
     from broker.dispatching.dispatcher import Dispatcher
+    from broker.settings import HistorySettings
 
 
 def with_dispatcher(work: "Callable[[Dispatcher], Awaitable[int]]") -> int:
@@ -88,8 +89,7 @@ def history() -> "Iterator[Engine]":
     Raises:
         Wrong: the database cannot be used, or there is neither broker nor history.
     """
-    from broker.connection import BrokerError
-    from broker.history.collector import catch_up, is_collected, is_empty
+    from broker.history.place import is_collected
     from broker.history.tables import HistoryError, open_history
     from broker.settings import HistorySettings, load
 
@@ -97,15 +97,23 @@ def history() -> "Iterator[Engine]":
     try:
         engine = open_history(settings.history_url)
         try:
-            try:
-                if not is_collected(engine):
-                    asyncio.run(catch_up(settings, engine))
-            except BrokerError as error:
-                if is_empty(engine):
-                    raise OutOfReach(str(error)) from error
-                print(f"pcm: as far as is known here: {error}", file=sys.stderr)
+            if not is_collected(engine):
+                _catch_up(settings, engine)
             yield engine
         finally:
             engine.dispose()
     except HistoryError as error:
         raise Wrong(str(error)) from error
+
+
+def _catch_up(settings: "HistorySettings", engine: "Engine") -> None:
+    from broker.connection import BrokerError
+    from broker.history.collector import catch_up
+    from broker.history.place import is_empty
+
+    try:
+        asyncio.run(catch_up(settings, engine))
+    except BrokerError as error:
+        if is_empty(engine):
+            raise OutOfReach(str(error)) from error
+        print(f"pcm: as far as is known here: {error}", file=sys.stderr)

@@ -10,6 +10,7 @@ from broker import stream, topology
 from broker.connection import CALL_LIMIT, Unreachable
 from broker.dispatching.line import Link
 from broker.dispatching.progress import Progress
+from broker.entry import Entry
 from schemas import Job
 from schemas.job import id_time
 
@@ -43,12 +44,12 @@ async def find(link: Link, job_id: str) -> Job:
 
 
 async def until_settled(
-    entries: AsyncIterator[stream.Entry],
+    entries: AsyncIterator[Entry],
     progress: Progress,
     mark: str,
     look: Callable[[], Awaitable[str]],
     settle: float,
-) -> AsyncIterator[stream.Entry]:
+) -> AsyncIterator[Entry]:
     """Pass entries on until the job has ended and no report of it came for a while.
 
     Where it is silent for long, another mark is put to the stream's end: that it comes shows

@@ -20,6 +20,7 @@ from sqlalchemy import (
     select,
 )
 
+from broker.entry import Entry, Record
 from broker.history.fold import QUEUED, UNREACHABLE
 from broker.history.tables import (
     gaps,
@@ -31,7 +32,6 @@ from broker.history.tables import (
     told,
     workstations,
 )
-from broker.stream import Entry, Record
 from schemas import Job, Result, State
 
 WAITING = (QUEUED, *(State.RECEIVED, State.OFFERED, State.POSTPONED, State.ACCEPTED))

@@ -22,7 +22,8 @@ from broker.connection import (
     connect,
     translated,
 )
-from broker.history.reader import BEAT, Overtaken, Place, Reader, place_in, transact
+from broker.history.place import BEAT, FRESH, Place, place_in, transact
+from broker.history.reader import Overtaken, Reader
 from broker.history.tables import (
     HistoryError,
     UnusableHistory,
@@ -32,29 +33,12 @@ from broker.history.tables import (
     reading,
     reports,
     results,
-    told,
 )
 from broker.settings import HistorySettings
 
-FRESH = 3 * BEAT
-"""Seconds after which a collector that says nothing is not there."""
 _HOUSEKEEPING = 3600.0
 _log = structlog.get_logger()
 _T = TypeVar("_T")
-
-
-def is_collected(engine: Engine) -> bool:
-    """Whether a collector keeps the history up to date now."""
-    query = select(reading.c.collected_at)
-    with told(engine), engine.connect() as connection:
-        at = connection.scalar(query)
-    return at is not None and abs(time.time() - at) < FRESH
-
-
-def is_empty(engine: Engine) -> bool:
-    """Whether nothing was ever read into the history."""
-    with told(engine), engine.connect() as connection:
-        return place_in(connection) == Place(0, 0, "")
 
 
 async def catch_up(settings: HistorySettings, engine: Engine) -> None:

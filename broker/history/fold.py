@@ -22,8 +22,9 @@ from sqlalchemy import (
     union,
     update,
 )
-from sqlalchemy.dialects import postgresql, sqlite
+from sqlalchemy.dialects import sqlite
 
+from broker.entry import Entry, Record
 from broker.history.tables import (
     agents,
     jobs,
@@ -34,7 +35,6 @@ from broker.history.tables import (
     results,
     workstations,
 )
-from broker.stream import Entry, Record
 from schemas import Cancellation, CheckIn, Departure, Job, Report, Result, State, WallClock
 from schemas.job import id_time
 from schemas.report import first_line
@@ -281,7 +281,12 @@ class Fold:
 @cache  # to make one takes longer than to execute it
 def _upsert(dialect: str, table: Table, changed: tuple[str, ...]) -> Any:
     """Return an INSERT that knows ON CONFLICT, which both databases do, each by itself."""
-    statement: Any = (postgresql if dialect == "postgresql" else sqlite).insert(table)
+    if dialect == "postgresql":
+        from sqlalchemy.dialects import postgresql
+
+        statement: Any = postgresql.insert(table)
+    else:
+        statement = sqlite.insert(table)
     if not changed:
         return statement.on_conflict_do_nothing()
     new = statement.excluded

@@ -1,48 +1,27 @@
 """Reads the stream into the history's tables: each entry once, whoever else reads at the time."""
 
 import asyncio
-import hashlib
 import time
 from collections.abc import Awaitable, Callable
 from contextlib import suppress
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import TypeVar
 
 import structlog
-from sqlalchemy import Connection, CursorResult, Engine, delete, insert, select, update
+from sqlalchemy import Connection, CursorResult, Engine, delete, insert, update
 
 from broker import stream, topology
 from broker.connection import CALL_LIMIT, Publisher, Unreachable
+from broker.entry import Entry
 from broker.history.fold import Fold
-from broker.history.tables import CONTENT, gaps, reading, told
-from broker.stream import Entry
+from broker.history.place import BEAT, Place, place_in, print_of, transact
+from broker.history.tables import CONTENT, gaps, reading
 
 _BATCH = 4000
 _PREFETCH = 8000
-BEAT = 5.0
-"""Seconds after which a reader that goes on tells that it is there."""
 _SILENCE = 60.0
 _log = structlog.get_logger()
 _T = TypeVar("_T")
-
-
-@dataclass(frozen=True)
-class Place:
-    """How far the stream was read.
-
-    Attributes:
-        base: what is added to this stream's offsets, so that they come after those of the former.
-        next_offset: the offset of the first entry that was not read.
-        last: what the entry before it was: another stream has another there.
-    """
-
-    base: int
-    next_offset: int
-    last: str
-
-    def after(self, entry: Entry) -> "Place":
-        """Return the place behind an entry."""
-        return replace(self, next_offset=entry.offset + 1, last=_print_of(entry))
 
 
 class Overtaken(Exception):
@@ -85,7 +64,7 @@ class Reader:
         """Look whether the stream goes on where we left it; return what is new of an entry."""
         if entry.offset >= place.next_offset:
             return [entry]
-        if _print_of(entry) != place.last:
+        if print_of(entry) != place.last:
             await self._database(_begin_anew, place)
             raise Overtaken
         return []
@@ -132,22 +111,6 @@ class Reader:
         return await asyncio.to_thread(transact, self._engine, work, *values)
 
 
-def transact(engine: Engine, work: Callable[..., _T], *values: object) -> _T:
-    """Do something in a transaction.
-
-    Raises:
-        HistoryError: the database cannot be used.
-    """
-    with told(engine), engine.begin() as connection:
-        return work(connection, *values)
-
-
-def place_in(connection: Connection) -> Place:
-    """Return how far the stream was read."""
-    columns = (reading.c.base, reading.c.next_offset, reading.c.last)
-    return Place(*connection.execute(select(*columns)).one())
-
-
 def rebuild(engine: Engine) -> None:
     """Empty the history, so that it is made anew from the stream.
 
@@ -162,12 +125,6 @@ def rebuild(engine: Engine) -> None:
             connection.execute(delete(table))
 
     transact(engine, work)
-
-
-def _print_of(entry: Entry) -> str:
-    """Return what tells an entry from that of another stream at the same offset."""
-    content = b"\0".join((entry.kind.encode(), entry.message_id.encode(), entry.body))
-    return hashlib.sha256(content).hexdigest()[:32]
 
 
 def _move(connection: Connection, place: Place, to: Place) -> None:

@@ -6,8 +6,7 @@ from dataclasses import dataclass
 from sqlalchemy import Engine, Table, func, select
 
 from broker.history.accounts import Accounts
-from broker.history.collector import FRESH
-from broker.history.reader import place_in
+from broker.history.place import FRESH, place_in
 from broker.history.tables import (
     jobs,
     outcomes,

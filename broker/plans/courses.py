@@ -8,10 +8,10 @@ from typing import TypeVar
 
 from sqlalchemy import Connection, Engine, func, select
 
+from broker.entry import Record
 from broker.history.accounts import RUNNING, WAITING, Accounts
 from broker.history.tables import jobs, outcomes, told
 from broker.plans.rollout import Standing, Tally, standing
-from broker.stream import Record
 from schemas import Rollout, RolloutOrder, WaveSent
 
 _Kind = TypeVar("_Kind", bound=Record)

@@ -12,7 +12,8 @@ from sqlalchemy import Engine
 
 from broker.connection import LoginRefused, Unreachable
 from broker.dispatching.dispatcher import Dispatcher
-from broker.history.collector import catch_up, is_collected
+from broker.history.collector import catch_up
+from broker.history.place import is_collected
 from broker.plans.courses import Course, course
 from broker.plans.rollout import Standing
 from broker.settings import HistorySettings

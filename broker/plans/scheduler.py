@@ -14,7 +14,8 @@ from sqlalchemy import Engine
 
 from broker.connection import BrokerError, Refused, Unreachable, Unroutable, backoff
 from broker.dispatching.dispatcher import Dispatcher
-from broker.history.collector import catch_up, is_collected
+from broker.history.collector import catch_up
+from broker.history.place import is_collected
 from broker.history.tables import HistoryError, UnusableHistory, prepare
 from broker.plans.schedules import in_force, sent
 from broker.settings import HistorySettings

@@ -4,9 +4,9 @@ from collections.abc import Collection
 
 from sqlalchemy import Engine, select
 
-from broker.history.reader import place_in
+from broker.entry import Entry
+from broker.history.place import place_in
 from broker.history.tables import jobs, records, told
-from broker.stream import Entry
 from schemas import Schedule, ScheduleRemoval
 
 _KINDS = ("schedule", "schedule_removal")

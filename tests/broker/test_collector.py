@@ -23,7 +23,8 @@ from broker import stream, topology
 from broker.connection import BrokerError, Publisher, Unreachable, connect
 from broker.history import tables
 from broker.history.accounts import accounts
-from broker.history.collector import catch_up, is_collected
+from broker.history.collector import catch_up
+from broker.history.place import is_collected
 from broker.history.reader import rebuild
 from broker.history.tables import HistoryError, open_history
 from broker.settings import HistorySettings

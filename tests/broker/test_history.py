@@ -13,13 +13,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 from sqlalchemy import Engine, select
 
+from broker.entry import Entry
 from broker.history import tables
 from broker.history.accounts import STATES, JobRow, Pair, accounts
 from broker.history.fleet import fleet
 from broker.history.fold import Fold
 from broker.history.reader import rebuild
 from broker.history.tables import open_history
-from broker.stream import Entry
 from schemas import (
     Cancellation,
     CheckIn,

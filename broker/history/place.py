@@ -1,0 +1,73 @@
+"""How far the stream was read into the history, and whether somebody reads on."""
+
+import hashlib
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from typing import TypeVar
+
+from sqlalchemy import Connection, Engine, select
+
+from broker.entry import Entry
+from broker.history.tables import reading, told
+
+BEAT = 5.0
+"""Seconds after which a reader that goes on tells that it is there."""
+FRESH = 3 * BEAT
+"""Seconds after which a collector that says nothing is not there."""
+_T = TypeVar("_T")
+
+
+@dataclass(frozen=True)
+class Place:
+    """How far the stream was read.
+
+    Attributes:
+        base: what is added to this stream's offsets, so that they come after those of the former.
+        next_offset: the offset of the first entry that was not read.
+        last: what the entry before it was: another stream has another there.
+    """
+
+    base: int
+    next_offset: int
+    last: str
+
+    def after(self, entry: Entry) -> "Place":
+        """Return the place behind an entry."""
+        return replace(self, next_offset=entry.offset + 1, last=print_of(entry))
+
+
+def print_of(entry: Entry) -> str:
+    """Return what tells an entry from that of another stream at the same offset."""
+    content = b"\0".join((entry.kind.encode(), entry.message_id.encode(), entry.body))
+    return hashlib.sha256(content).hexdigest()[:32]
+
+
+def place_in(connection: Connection) -> Place:
+    """Return how far the stream was read."""
+    columns = (reading.c.base, reading.c.next_offset, reading.c.last)
+    return Place(*connection.execute(select(*columns)).one())
+
+
+def transact(engine: Engine, work: Callable[..., _T], *values: object) -> _T:
+    """Do something in a transaction.
+
+    Raises:
+        HistoryError: the database cannot be used.
+    """
+    with told(engine), engine.begin() as connection:
+        return work(connection, *values)
+
+
+def is_collected(engine: Engine) -> bool:
+    """Whether a collector keeps the history up to date now."""
+    query = select(reading.c.collected_at)
+    with told(engine), engine.connect() as connection:
+        at = connection.scalar(query)
+    return at is not None and abs(time.time() - at) < FRESH
+
+
+def is_empty(engine: Engine) -> bool:
+    """Whether nothing was ever read into the history."""
+    with told(engine), engine.connect() as connection:
+        return place_in(connection) == Place(0, 0, "")
