@@ -106,8 +106,13 @@ class Progress:
 
     @property
     def succeeded(self) -> bool:
-        """Whether it has ended, everywhere in success, and somewhere at all."""
-        return self.ended and (+self.counts).keys() == {State.SUCCEEDED}
+        """Whether it has ended, in success wherever it was for, and somewhere at all."""
+        states = (+self.counts).keys()
+        return (
+            self.ended
+            and State.SUCCEEDED in states
+            and states <= {State.SUCCEEDED, State.NOT_APPLICABLE}
+        )
 
 
 def has_ended(report: Report) -> bool:

@@ -245,6 +245,22 @@ async def test_a_database_file_that_is_gone_is_made_anew(
         assert _modes(folder) == {0o600}
 
 
+async def test_a_file_that_a_question_made_anew_is_filled_by_the_collector(
+    settings: HistorySettings, tmp_path: Path
+) -> None:
+    (job,) = await publish(settings, 1)
+    folder = Path(settings.history_url.removeprefix("sqlite:///")).parent
+    with collector(settings, tmp_path / "log") as running:
+        running.wait_for("collector.keeps_up")
+        _remove(folder)
+        engine = open_history(settings.history_url)
+        try:
+            await until(lambda: is_collected(engine))
+            assert succeeded(engine, job) == len(NAMES)
+        finally:
+            engine.dispose()
+
+
 def _remove(folder: Path) -> None:
     assert _modes(folder) == {0o600}
     for file in folder.iterdir():
@@ -314,6 +330,26 @@ async def test_another_stream_in_the_place_of_the_former_is_read_from_its_beginn
     with accounts(history) as asked:
         (gap,) = asked.gaps()
     assert "another stream" in gap
+
+
+async def test_a_schedule_outlives_the_stream_that_it_was_added_to(
+    settings: HistorySettings, history: Engine
+) -> None:
+    await _new_stream(settings)
+    words = ("add", "weekly", "--repeat", "0 2 * * 0", "--zone", "UTC", "--background")
+    added = pcm(settings, "schedule", *words, "--", "true")
+    assert added.returncode == 0, added.stderr
+    pcm(settings, "schedule", "list")
+    await _new_stream(settings)
+    await publish(settings, 1)
+    assert "weekly" in pcm(settings, "schedule", "list").stdout
+    rebuilt = pcm(settings, "history", "rebuild")
+    assert rebuilt.returncode == 0, rebuilt.stderr
+    await catch_up(settings, history)
+    with accounts(history) as asked:
+        (kept,) = asked.records("schedule", "weekly")
+        assert asked.gaps() == []
+    assert kept.kind == "schedule"
 
 
 async def _new_stream(settings: HistorySettings, arguments: dict[str, int] | None = None) -> None:
