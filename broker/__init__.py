@@ -10,7 +10,9 @@ if TYPE_CHECKING:
     from broker.dispatching.progress import Progress
     from broker.dispatching.sync import SyncDispatcher, send, send_and_wait
     from broker.files.job_file import WrongJobFile, read_jobs
-    from broker.settings import DispatcherSettings
+    from broker.history.history import History
+    from broker.history.tables import HistoryError
+    from broker.settings import DispatcherSettings, HistorySettings
 
 _HOMES = {
     "broker.dispatching.batch": ("Sent",),
@@ -19,7 +21,9 @@ _HOMES = {
     "broker.dispatching.following": ("UnknownJob",),
     "broker.files.job_file": ("WrongJobFile", "read_jobs"),
     "broker.dispatching.progress": ("Progress",),
-    "broker.settings": ("DispatcherSettings",),
+    "broker.history.history": ("History",),
+    "broker.history.tables": ("HistoryError",),
+    "broker.settings": ("DispatcherSettings", "HistorySettings"),
     "broker.dispatching.sync": ("SyncDispatcher", "send", "send_and_wait"),
 }
 
@@ -27,6 +31,9 @@ __all__ = [
     "BrokerError",
     "Dispatcher",
     "DispatcherSettings",
+    "History",
+    "HistoryError",
+    "HistorySettings",
     "LoginRefused",
     "Progress",
     "Refused",

@@ -101,8 +101,7 @@ def hint(plan: "Rollout", found: "Standing") -> str:
 def tell_all(courses: "Iterable[Course]", *, as_json: bool) -> None:
     """Print a row a rollout."""
     if as_json:
-        for course in courses:
-            tell_json(_course(course))
+        print(json.dumps(list(map(_course, courses)), indent=2))
         return
     rows = [("ID", "STATE", "WAVE", "SENT TO", "FAILURES", "NAME")]
     for course in courses:

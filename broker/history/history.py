@@ -1,0 +1,53 @@
+"""The history for scripts: opened up to date, and asked as of one instant."""
+
+import asyncio
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from typing import Self
+
+from sqlalchemy import Connection
+
+from broker.history.accounts import Accounts
+from broker.history.collector import catch_up
+from broker.history.fleet import Fleet
+from broker.history.place import is_collected
+from broker.history.tables import open_history, told
+from broker.settings import HistorySettings, load
+
+
+class History:
+    """What came of all jobs, and who is there.
+
+    Attributes:
+        accounts: answers about jobs.
+        fleet: answers about workstations.
+    """
+
+    def __init__(self, connection: Connection) -> None:
+        self.accounts = Accounts(connection)
+        self.fleet = Fleet(connection, self.accounts.now)
+
+    @classmethod
+    @contextmanager
+    def read(cls, settings: HistorySettings | None = None) -> Iterator[Self]:
+        """Open the history; what no collector has read of the stream, is read first.
+
+        Args:
+            settings: how; default: from the environment.
+
+        Raises:
+            HistoryError: the database cannot be used.
+            BrokerError: the broker cannot be reached, or does not let us.
+        """
+        settings = settings or load(HistorySettings)
+        engine = open_history(settings.history_url)
+        try:
+            if not is_collected(engine):
+                # In a thread of its own: the caller's may have a loop that runs.
+                with ThreadPoolExecutor(1) as thread:
+                    thread.submit(asyncio.run, catch_up(settings, engine)).result()
+            with told(engine), engine.connect() as connection:
+                yield cls(connection)
+        finally:
+            engine.dispose()
