@@ -2,6 +2,7 @@
 
 import argparse
 import json
+import sys
 from datetime import UTC, datetime, timedelta
 from itertools import islice
 from typing import TYPE_CHECKING, Any
@@ -96,6 +97,7 @@ def _whose(schedule: "Schedule") -> str:
 
 def _list(arguments: argparse.Namespace) -> int:
     from broker.history.accounts import accounts
+    from broker.history.place import is_collected
     from broker.plans.schedules import in_force
 
     now = datetime.now(UTC)
@@ -104,6 +106,12 @@ def _list(arguments: argparse.Namespace) -> int:
             (schedule, next(iter(upcoming(schedule, now)), None), _sent(known, schedule, 1))
             for schedule in in_force(engine).values()
         ]
+        sends = is_collected(engine)
+    if found and not sends:
+        print(
+            "pcm: no pcm collect is at work; they are sent while that, or pcm schedule run, is",
+            file=sys.stderr,
+        )
     if arguments.json:
         rows = [
             {
