@@ -172,7 +172,7 @@ class Agent:
     def _recover(self) -> None:
         """Take up the ledger where a former run of this agent left it."""
         life, found = self._ledger.load()
-        self._presence.paused = life.paused
+        self._presence.restore(life.pause)
         still_open = {entry.job.id for entry in found}
         self._runs.tidy(still_open)
         if life.damage:
@@ -246,7 +246,7 @@ class Agent:
         """Start nothing more, or go on with what is due meanwhile."""
         event = "agent.paused" if pause.paused else "agent.resumed"
         _log.info(event, by=pause.sender, reason=pause.reason or None)
-        self._presence.pause(paused=pause.paused)
+        self._presence.pause(pause)
         if not pause.paused:
             self.entries.wake_all()
 

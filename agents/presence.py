@@ -19,7 +19,7 @@ from agents.runs import Runs
 from agents.settings import AgentSettings
 from broker import stream, topology
 from broker.connection import Blocked, BrokerError, Publisher, Refused, blocked
-from schemas import CheckIn, State
+from schemas import CheckIn, Pause, State
 
 _log = structlog.get_logger()
 _RETRY = 30.0
@@ -42,13 +42,23 @@ class Presence:
         self._connection: AbstractConnection | None = None
         # Of its own: what the broker refuses closes the channel, and must not cost reports theirs.
         self._publisher: Publisher | None = None
-        self.paused = False
-        """Whether the agent starts nothing."""
+        self._pause: Pause | None = None
 
-    def pause(self, *, paused: bool) -> None:
+    @property
+    def paused(self) -> bool:
+        """Whether the agent starts nothing."""
+        return self._pause is not None and self._pause.paused
+
+    def restore(self, pause: Pause | None) -> None:
+        """Take up what was said last of pausing, before this start."""
+        self._pause = pause
+
+    def pause(self, pause: Pause) -> None:
         """Pause the agent, or let it go on, and say so."""
-        if paused != self.paused:
-            self.paused = paused
+        former, self._pause = self._pause, pause
+        if (pause.paused, pause.reason) != (
+            (former.paused, former.reason) if former else (False, "")
+        ):
             self._changed.set()
 
     async def run(self, connection: AbstractConnection) -> None:
@@ -102,7 +112,7 @@ class Presence:
             workstation=self._identity.workstation,
             agent=self._identity.name,
             up=up,
-            paused=self.paused,
+            pause=self._pause if self.paused else None,
             groups=facts.groups(settings),
             facts=facts.gather(),
             program=self._program,

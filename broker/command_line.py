@@ -1,6 +1,8 @@
 """What both programs share: how options are read, and what their exit status says."""
 
 import argparse
+import errno
+import os
 import sys
 from collections.abc import Callable
 from typing import Any, NoReturn
@@ -46,7 +48,8 @@ class Parser(argparse.ArgumentParser):
 def run(program: str, work: Callable[[], int]) -> int:
     """Do a command's work; return the exit status. Errors are lines on stderr, one for each."""
     try:
-        return work()
+        status = work()
+        sys.stdout.flush()
     except (Wrong, WrongSetting) as error:
         for line in str(error).splitlines():
             print(f"{program}: {line}", file=sys.stderr)
@@ -56,3 +59,9 @@ def run(program: str, work: Callable[[], int]) -> int:
     except BrokenPipeError:  # whoever read our output has enough
         sys.stderr.close()
         return DONE
+    except OSError as error:
+        if error.errno != errno.ENOSPC:
+            raise
+        print(f"{program}: standard output: {error.strerror}", file=sys.stderr)
+        os._exit(FAILED)  # or Python tries to write it again
+    return status

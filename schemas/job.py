@@ -172,6 +172,9 @@ class Cancellation(Message):
     workstations: tuple[Name, ...] = Field(
         default=(), description="only there; default: wherever the job went"
     )
+    unsent: bool = Field(
+        default=False, description="the job reached nobody: it is as if it had not been sent"
+    )
     reason: Text = Field(default="", max_length=1000)
     sender: Text = Field(default_factory=whoami, max_length=200)
     created_at: Instant = Field(default_factory=_now)

@@ -44,24 +44,6 @@ def is_automatic(group: str) -> bool:
     return group.startswith(_AUTOMATIC)
 
 
-class CheckIn(Message):
-    """An agent says that it is there, or leaves; the newest of each agent counts."""
-
-    kind: Literal["check_in"] = "check_in"
-    workstation: Name
-    agent: AgentName
-    at: Instant = Field(default_factory=lambda: datetime.now(UTC))
-    up: bool = Field(default=True, description="no: it was stopped, and says so at its end")
-    paused: bool = False
-    groups: tuple[Name, ...] = Field(default=(), description="all that it is in, by facts as well")
-    facts: Facts = Facts()
-    program: Text = Field(default="", description="the version of the agent's program")
-    windows: Text = Field(default="", description="its maintenance windows, as they are set")
-    waiting: int = Field(default=0, ge=0, description="jobs that it has, and has not started")
-    running: int = Field(default=0, ge=0, description="jobs whose commands run")
-    interval: Duration = Field(description="after how long the next is due at the latest")
-
-
 class Pause(Message):
     """A workstation's agents start nothing more, until they are told to go on."""
 
@@ -71,6 +53,29 @@ class Pause(Message):
     reason: Text = Field(default="", max_length=1000)
     sender: Text = Field(default_factory=whoami, max_length=200)
     created_at: Instant = Field(default_factory=lambda: datetime.now(UTC))
+
+
+class CheckIn(Message):
+    """An agent says that it is there, or leaves; the newest of each agent counts."""
+
+    kind: Literal["check_in"] = "check_in"
+    workstation: Name
+    agent: AgentName
+    at: Instant = Field(default_factory=lambda: datetime.now(UTC))
+    up: bool = Field(default=True, description="no: it was stopped, and says so at its end")
+    pause: Pause | None = Field(default=None, description="why it starts nothing, if it is paused")
+    groups: tuple[Name, ...] = Field(default=(), description="all that it is in, by facts as well")
+    facts: Facts = Facts()
+    program: Text = Field(default="", description="the version of the agent's program")
+    windows: Text = Field(default="", description="its maintenance windows, as they are set")
+    waiting: int = Field(default=0, ge=0, description="jobs that it has, and has not started")
+    running: int = Field(default=0, ge=0, description="jobs whose commands run")
+    interval: Duration = Field(description="after how long the next is due at the latest")
+
+    @property
+    def paused(self) -> bool:
+        """Whether it starts nothing."""
+        return self.pause is not None
 
 
 class Departure(Message):

@@ -4,8 +4,8 @@ import argparse
 import json
 from typing import TYPE_CHECKING
 
-from broker.command_line import DONE, Parser
-from broker.commands.session import name, with_dispatcher
+from broker.command_line import DONE, Parser, Wrong
+from broker.commands.session import known_history, name, with_dispatcher
 
 if TYPE_CHECKING:
     from broker.dispatching.dispatcher import Dispatcher
@@ -19,7 +19,7 @@ def add_to(commands: "argparse._SubParsersAction[Parser]") -> None:
         description="Withdraws a job: where it has not started it never does, where it runs it"
         " is ended.",
     )
-    cancel.add_argument("job", metavar="JOB", type=name, help="the job's id")
+    cancel.add_argument("job", metavar="JOB", type=name, help="its id, or the beginning")
     cancel.add_argument(
         "--workstation",
         metavar="W",
@@ -34,8 +34,9 @@ def add_to(commands: "argparse._SubParsersAction[Parser]") -> None:
 
 
 def _run(arguments: argparse.Namespace) -> int:
+    job = _of_history(arguments)
+
     async def work(dispatcher: "Dispatcher") -> int:
-        job = arguments.job
         await dispatcher.cancel(job, arguments.reason, arguments.workstation)
         if arguments.json:
             where = {"workstations": arguments.workstation} if arguments.workstation else {}
@@ -46,3 +47,32 @@ def _run(arguments: argparse.Namespace) -> int:
         return DONE
 
     return with_dispatcher(work)
+
+
+def _of_history(arguments: argparse.Namespace) -> str:
+    """Return the whole id of the job.
+
+    Raises:
+        Wrong: there is nothing to cancel, as far as the history goes.
+    """
+    from broker.history.accounts import RUNNING, WAITING, UnknownId, accounts
+
+    job: str = arguments.job
+    with known_history() as engine:
+        if engine is None:
+            return job
+        with accounts(engine) as asked:
+            try:
+                row = asked.find(job)
+            except UnknownId as error:
+                if error.several:
+                    raise Wrong(str(error)) from error
+                return job  # the broker may know it
+            names = arguments.workstation
+            pairs = asked.pairs(row.id, names=names or None)
+    if strangers := sorted(set(names) - {pair.workstation for pair in pairs}):
+        raise Wrong(f"{row.id}: is not for {', '.join(strangers)}; nothing was sent")
+    if pairs and not any(pair.state in (*WAITING, *RUNNING) for pair in pairs):
+        where = ", ".join(names) if names else "everywhere"
+        raise Wrong(f"{row.id}: has ended {where}; there is nothing to cancel")
+    return row.id

@@ -22,10 +22,10 @@ class Plan:
     """What would become of a job, by the names of workstations.
 
     Attributes:
-        reached: would receive it.
+        reached: would receive it, and could run it.
         excluded: would, were they not left out.
-        not_applicable: are reached, and would answer that it is not for their platform.
-        unknown: targets of which nobody has checked in.
+        not_applicable: would answer that it is not for their platform.
+        unknown: targets of which nobody has checked in; without a queue, nothing is sent.
         waves: how many each wave would reach; nothing if it went out at once.
     """
 
@@ -59,7 +59,7 @@ def dry_run(jobs: "Sequence[Job]", waves: "Sequence[Item]", *, as_json: bool) ->
             print("\n".join(_lines(job, plan)))
     if not as_json:
         print("nothing was sent")
-    return DONE if all(plan.reached for plan in plans) else FAILED
+    return DONE if all(plan.reached and not plan.unknown for plan in plans) else FAILED
 
 
 def plan_of(job: "Job", known: "Fleet") -> Plan:
@@ -67,11 +67,12 @@ def plan_of(job: "Job", known: "Fleet") -> Plan:
     reached = known.reached(job)
     everybody = known.reached(job.model_copy(update={"excluded": ()}))
     rows = {row.name: row for row in known.workstations()}
+    unfit = {name for name in reached if not _can_run(job, rows[name])}
     there = {"workstation": rows.keys(), "group": known.groups().keys()}
     return Plan(
-        reached=reached,
+        reached=[name for name in reached if name not in unfit],
         excluded=sorted(set(everybody) - set(reached)),
-        not_applicable=[name for name in reached if not _can_run(job, rows[name])],
+        not_applicable=sorted(unfit),
         unknown=[
             str(target)
             for target in job.targets
@@ -83,10 +84,11 @@ def plan_of(job: "Job", known: "Fleet") -> Plan:
 def _in_waves(plan: Plan, waves: "Sequence[Item]") -> Plan:
     from broker.plans.waves import cut
 
-    if not (waves and plan.reached):
+    names = plan.reached + plan.not_applicable  # a wave is sent to those as well
+    if not (waves and names):
         return plan
     try:
-        return replace(plan, waves=tuple(map(len, cut(plan.reached, waves))))
+        return replace(plan, waves=tuple(map(len, cut(names, waves))))
     except ValueError as error:
         raise WrongUse(f"--waves: {error}") from error
 

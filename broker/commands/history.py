@@ -7,8 +7,8 @@ import signal
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING
 
-from broker.command_line import DONE, Parser, Wrong, WrongUse
-from broker.commands.session import finish
+from broker.command_line import DONE, Parser, WrongUse
+from broker.commands.session import finish, history_errors
 
 if TYPE_CHECKING:
     from sqlalchemy import Engine
@@ -57,16 +57,14 @@ def add_to(commands: "argparse._SubParsersAction[Parser]") -> None:
 
 def _collect(_arguments: argparse.Namespace) -> int:
     from broker import log
-    from broker.history.tables import HistoryError, engine_of
+    from broker.history.tables import engine_of
     from broker.settings import HistorySettings, load
 
     settings = load(HistorySettings)
-    try:
+    with history_errors():
         engine = engine_of(settings.history_url)
         log.configure(program="collect")
         asyncio.run(_until_stopped(settings, engine))
-    except HistoryError as error:
-        raise Wrong(str(error)) from error
     return DONE
 
 
@@ -96,15 +94,13 @@ def _status(arguments: argparse.Namespace) -> int:
     from dataclasses import asdict
 
     from broker.history.status import status
-    from broker.history.tables import HistoryError, open_history
+    from broker.history.tables import open_history
     from broker.settings import HistorySettings, load
 
-    try:
+    with history_errors():
         engine = open_history(load(HistorySettings).history_url)
         found = status(engine)
         engine.dispose()
-    except HistoryError as error:
-        raise Wrong(str(error)) from error
     if arguments.json:
         print(json.dumps(asdict(found), indent=2))
     else:
@@ -132,18 +128,16 @@ def _local(seconds: float) -> str:
 
 
 def _rebuild(arguments: argparse.Namespace) -> int:
-    from broker.history.tables import HistoryError, open_history
+    from broker.history.tables import open_history
     from broker.settings import HistorySettings, load
 
     settings = load(HistorySettings)
-    try:
+    with history_errors():
         engine = open_history(settings.history_url)
         try:
             return finish(_anew(settings, engine, sure=arguments.yes))
         finally:
             engine.dispose()
-    except HistoryError as error:
-        raise Wrong(str(error)) from error
 
 
 async def _anew(settings: "HistorySettings", engine: "Engine", *, sure: bool) -> int:

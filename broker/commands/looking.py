@@ -127,7 +127,7 @@ def exit_text(exit_code: int | None, signal: int | None) -> str:
 def told(pair: "Pair") -> str:
     """Return what is told of a workstation's end: the reason, and the first line of error."""
     reason = "" if pair.reason == f"exit code {pair.exit_code}" else pair.reason
-    return "; ".join(part for part in (reason, pair.error) if part)
+    return "; ".join(part for part in (reason, pair.line) if part)
 
 
 def job_fields(row: "JobRow") -> dict[str, Any]:

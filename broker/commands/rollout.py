@@ -157,7 +157,8 @@ def _driven(
 
 
 def _status(found: "Standing") -> int:
-    return DONE if found.state == "finished" and not found.exceeded else FAILED
+    went_well = found.state == "finished" and not found.exceeded and found.counts["succeeded"]
+    return DONE if went_well else FAILED
 
 
 def _resume(arguments: argparse.Namespace) -> int:

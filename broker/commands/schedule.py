@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from broker.command_line import DONE, Parser, Wrong, WrongUse
 from broker.commands import schedule_views, send
-from broker.commands.session import history, name, with_dispatcher
+from broker.commands.session import history, history_errors, name, with_dispatcher
 
 if TYPE_CHECKING:
     from sqlalchemy import Engine
@@ -164,8 +164,16 @@ def _record(
     *,
     as_json: bool,
 ) -> int:
+    from schemas import Schedule
+
     async def work(dispatcher: "Dispatcher") -> int:
         await dispatcher.record(record)
+        if isinstance(record, Schedule) and (lost := await dispatcher.unbound(record.job)):
+            names = ", ".join(map(str, lost))
+            print(
+                f"pcm: no workstation is bound to {names} yet: until one is, nothing is sent",
+                file=sys.stderr,
+            )
         data, text = told
         if as_json:
             print(json.dumps({**data, "under_way": [found.id for found in under_way]}))
@@ -184,18 +192,16 @@ def _record(
 
 def _run(_arguments: argparse.Namespace) -> int:
     from broker import log
-    from broker.history.tables import HistoryError, engine_of
+    from broker.history.tables import engine_of
     from broker.plans.scheduler import Scheduler
     from broker.settings import HistorySettings, load
 
     settings = load(HistorySettings)
-    try:
+    with history_errors():
         engine = engine_of(settings.history_url)
         log.configure(program="schedule")
         asyncio.run(_until_stopped(Scheduler(settings, engine).run()))
         engine.dispose()
-    except HistoryError as error:
-        raise Wrong(str(error)) from error
     return DONE
 
 

@@ -60,7 +60,7 @@ def add_options(parser: Parser) -> None:
         "--to",
         action="append",
         metavar="TARGET",
-        help="all (default), group:NAME or workstation:NAME; again for more",
+        help="all, group:NAME or workstation:NAME; again for more",
     )
     add("--not-to", action="append", metavar="TARGET", help="whom it is not for, though in --to")
     add("--background", action="store_true", help="run by the service agent, shown to nobody")
@@ -161,6 +161,8 @@ def read_job(arguments: argparse.Namespace) -> "Job":
         return jobs[0]
     if not arguments.argv:
         raise WrongUse("send: give a command after --, or --file")
+    if not arguments.to:
+        raise WrongUse("--to: say whom it is for: all, group:NAME or workstation:NAME")
     now = datetime.now(UTC)
     try:
         command = Command(
@@ -181,7 +183,7 @@ def read_job(arguments: argparse.Namespace) -> "Job":
         )
         return Job(
             command=command,
-            targets=_targets("--to", arguments.to or ["all"]),
+            targets=_targets("--to", arguments.to),
             excluded=_targets("--not-to", arguments.not_to or []),
             respects_windows=arguments.respects_windows,
             created_at=now,

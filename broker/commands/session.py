@@ -2,18 +2,22 @@
 
 import argparse
 import asyncio
+import re
 import sys
 from collections.abc import Awaitable, Callable, Coroutine, Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from typing import TYPE_CHECKING, Any
 
 from broker.command_line import OutOfReach, Wrong, WrongUse
+from broker.settings import WrongSetting
 
 if TYPE_CHECKING:
     from sqlalchemy import Engine
 
     from broker.dispatching.dispatcher import Dispatcher
     from broker.settings import HistorySettings
+
+_WHOLE_ID = re.compile(r"\d{8}-\d{6}-[0-9a-z]{10}")
 
 
 def with_dispatcher(work: "Callable[[Dispatcher], Awaitable[int]]") -> int:
@@ -81,6 +85,24 @@ def name(text: str) -> str:
 
 
 @contextmanager
+def history_errors() -> "Iterator[None]":
+    """Tell what is wrong with the history's database in one line.
+
+    Raises:
+        Wrong: it cannot be used.
+        WrongSetting: its URL is wrong.
+    """
+    from broker.history.tables import HistoryError, WrongHistory
+
+    try:
+        yield
+    except WrongHistory:
+        raise
+    except HistoryError as error:
+        raise Wrong(str(error)) from error
+
+
+@contextmanager
 def history() -> "Iterator[Engine]":
     """Open the history, up to date: what a collector has not read, is read first.
 
@@ -90,11 +112,11 @@ def history() -> "Iterator[Engine]":
         Wrong: the database cannot be used, or there is neither broker nor history.
     """
     from broker.history.place import is_collected
-    from broker.history.tables import HistoryError, open_history
+    from broker.history.tables import open_history
     from broker.settings import HistorySettings, load
 
     settings = load(HistorySettings)
-    try:
+    with history_errors():
         engine = open_history(settings.history_url)
         try:
             if not is_collected(engine):
@@ -102,8 +124,6 @@ def history() -> "Iterator[Engine]":
             yield engine
         finally:
             engine.dispose()
-    except HistoryError as error:
-        raise Wrong(str(error)) from error
 
 
 def _catch_up(settings: "HistorySettings", engine: "Engine") -> None:
@@ -117,3 +137,37 @@ def _catch_up(settings: "HistorySettings", engine: "Engine") -> None:
         if is_empty(engine):
             raise OutOfReach(str(error)) from error
         print(f"pcm: as far as is known here: {error}", file=sys.stderr)
+
+
+@contextmanager
+def known_history() -> "Iterator[Engine | None]":
+    """Open the history for what is better with it, and goes without: then it is None."""
+    stack = ExitStack()
+    with stack:
+        try:
+            engine = stack.enter_context(history())
+        except (Wrong, WrongSetting):
+            engine = None
+        yield engine
+
+
+def whole_id(job: str) -> str:
+    """Return the id of the only job that begins so, as far as the history goes.
+
+    Raises:
+        Wrong: more than one does.
+    """
+    if _WHOLE_ID.fullmatch(job):
+        return job
+    from broker.history.accounts import UnknownId, accounts
+
+    with known_history() as engine:
+        if engine is None:
+            return job
+        with accounts(engine) as asked:
+            try:
+                return asked.find(job).id
+            except UnknownId as error:
+                if error.several:
+                    raise Wrong(str(error)) from error
+                return job  # the broker may know it

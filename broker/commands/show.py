@@ -122,7 +122,7 @@ def _print_counts(row: "JobRow") -> None:
 
 def _group_cells(group: "FailureGroup") -> tuple[Any, ...]:
     code = exit_text(group.exit_code, group.signal)
-    return (f"{group.count:,}", words(group.state), code, group.error, group.example)
+    return (f"{group.count:,}", words(group.state), code, group.line, group.example)
 
 
 def _print_pairs(pairs: "list[Pair]", now: float) -> None:

@@ -8,7 +8,7 @@ from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING
 
 from broker.command_line import DONE, FAILED, Parser
-from broker.commands.session import name, seconds, with_dispatcher
+from broker.commands.session import name, seconds, whole_id, with_dispatcher
 from broker.commands.terminal import printable
 
 if TYPE_CHECKING:
@@ -47,14 +47,15 @@ def add_to(commands: "argparse._SubParsersAction[Parser]") -> None:
         " for, but counted at the end. Ctrl-C ends the watching, not the job.",
         parents=[options()],
     )
-    command.add_argument("job", metavar="JOB", type=name, help="the job's id")
+    command.add_argument("job", metavar="JOB", type=name, help="its id, or the beginning")
     command.set_defaults(run=_run)
 
 
 def _run(arguments: argparse.Namespace) -> int:
+    job = whole_id(arguments.job)
     return with_dispatcher(
         lambda dispatcher: watch(
-            dispatcher, arguments.job, as_json=arguments.json, limit=arguments.give_up_after
+            dispatcher, job, as_json=arguments.json, limit=arguments.give_up_after
         )
     )
 

@@ -128,6 +128,13 @@ def _row(row: "WorkstationRow", now: float) -> dict[str, Any]:
                 "windows": agent.windows,
                 "waiting": agent.waiting,
                 "running": agent.running,
+                "pause": {
+                    "since": _instant(agent.paused_at),
+                    "by": agent.paused_by,
+                    "reason": agent.pause_reason,
+                }
+                if agent.paused_at is not None
+                else None,
             }
             for agent in row.agents
         ],

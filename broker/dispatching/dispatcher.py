@@ -143,7 +143,7 @@ class Dispatcher:
                 await publish(link.publisher, job, job, expiration, partly=partly)
             except Unroutable:
                 lost = nobody(job.targets)
-                withdrawn = Cancellation(job_id=job.id, reason=lost)
+                withdrawn = Cancellation(job_id=job.id, reason=lost, unsent=True)
                 await record(link.publisher, withdrawn)
                 raise Unroutable(lost) from None
 

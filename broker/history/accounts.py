@@ -96,7 +96,11 @@ class JobRow:
 
 @dataclass(frozen=True)
 class Pair:
-    """What is known of a job on a workstation. Times are seconds since the epoch."""
+    """What is known of a job on a workstation. Times are seconds since the epoch.
+
+    Attributes:
+        line: the first line that its command wrote, of its errors where it failed.
+    """
 
     workstation: str
     state: str
@@ -108,7 +112,7 @@ class Pair:
     signal: int | None
     duration: float | None
     restart_required: bool | None
-    error: str
+    line: str
 
 
 @dataclass(frozen=True)
@@ -127,19 +131,23 @@ class FailureGroup:
     """Workstations on which a job failed alike.
 
     Attributes:
-        error: the first line that it wrote; where it wrote none, the reason.
+        line: the first line that it wrote; where it wrote none, the reason.
     """
 
     state: str
     exit_code: int | None
     signal: int | None
-    error: str
+    line: str
     count: int
     example: str
 
 
 class UnknownId(Exception):
     """No job has this id, or begins so; or more than one does. The text says which."""
+
+    def __init__(self, text: str, *, several: bool) -> None:
+        super().__init__(text)
+        self.several = several
 
 
 _JOB_COLUMNS = tuple(jobs.c[field.name] for field in fields(JobRow) if field.name != "counts")
@@ -178,7 +186,8 @@ class Accounts:
         raise UnknownId(
             f"{job_id}: more than one job begins so"
             if found
-            else f"{job_id}: no such job was sent, as far as the history goes"
+            else f"{job_id}: no such job was sent, as far as the history goes",
+            several=bool(found),
         )
 
     def body(self, job_id: str) -> Job | None:
@@ -248,15 +257,15 @@ class Accounts:
         """Return the groups of workstations on which a job failed alike, the largest first."""
         columns = outcomes.c
         state = self._state()
-        error = case((columns.error != "", columns.error), else_=columns.reason)
-        alike = (state, columns.exit_code, columns.signal, error)
+        line = case((columns.line != "", columns.line), else_=columns.reason)
+        alike = (state, columns.exit_code, columns.signal, line)
         count = func.count()
         query = (
             _joined(select(*alike, count, func.min(columns.workstation)))
             .where(columns.job_id == job_id, columns.state.in_((*FAILURES, QUEUED)))
             .where(state.in_(FAILURES))
             .group_by(*alike)
-            .order_by(count.desc(), error)
+            .order_by(count.desc(), line)
             .limit(most)
         )
         return [FailureGroup(*row) for row in self._connection.execute(query)]

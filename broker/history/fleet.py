@@ -30,6 +30,9 @@ class AgentRow:
     windows: str
     waiting: int
     running: int
+    paused_at: float | None = None
+    paused_by: str = ""
+    pause_reason: str = ""
 
     def status(self, now: float) -> str:
         """Return whether it is `up`, `paused`, `stopped`, or `missing` without a word."""

@@ -16,6 +16,7 @@ from sqlalchemy import (
     Table,
     bindparam,
     delete,
+    exists,
     literal,
     select,
     tuple_,
@@ -64,7 +65,7 @@ _SEEN = (
     .values(seen_at=bindparam("its_at"), seen_offset=bindparam("its_offset"))
 )
 _RESULT = TypeAdapter(Result)
-_LONGEST_ERROR = 200
+_LONGEST_LINE = 200
 _LATEST_ZONE = 12 * 3600.0  # how far the last clock on a wall is behind UTC
 
 Row = dict[str, Any]
@@ -194,6 +195,9 @@ class Fold:
         if cancellation.workstations:
             return  # those it names say so themselves
         self.flush()
+        if cancellation.unsent:
+            self._forget(cancellation.job_id)
+            return
         self._connection.execute(
             update(jobs)
             .where(jobs.c.id == cancellation.job_id, jobs.c.cancelled_at.is_(None))
@@ -203,6 +207,12 @@ class Fold:
                 cancel_reason=cancellation.reason,
             )
         )
+
+    def _forget(self, job_id: str) -> None:
+        """Drop a job that reached nobody, unless somebody has reported of it."""
+        silent = ~exists().where(reports.c.job_id == job_id)
+        self._connection.execute(delete(jobs).where(jobs.c.id == job_id, silent))
+        self._connection.execute(delete(outcomes).where(outcomes.c.job_id == job_id, silent))
 
     def _keep(self, record: Record, entry: Entry) -> None:
         row = {
@@ -231,9 +241,13 @@ class Fold:
             self._connection.execute(delete(memberships).where(memberships.c.workstation == name))
             groups = [{"group": group, "workstation": name} for group in check_in.groups]
             self._upsert(memberships, groups)
+        pause = check_in.pause
         told = {
             "up": check_in.up,
-            "paused": check_in.paused,
+            "paused": pause is not None,
+            "paused_at": pause.created_at.timestamp() if pause else None,
+            "paused_by": pause.sender if pause else "",
+            "pause_reason": pause.reason if pause else "",
             "at": at,
             "interval": check_in.interval.total_seconds(),
             "program": check_in.program,
@@ -333,7 +347,7 @@ def _ending(report: Report) -> Row:
         "signal": result.signal if result else None,
         "duration": result.duration.total_seconds() if result else None,
         "restart_required": result.restart_required if result else None,
-        "error": first_line(report)[:_LONGEST_ERROR] if report.state.final else "",
+        "line": first_line(report)[:_LONGEST_LINE] if report.state.final else "",
     }
 
 

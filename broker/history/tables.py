@@ -7,7 +7,7 @@ a former one that it took the place of.
 import os
 import sqlite3
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -36,6 +36,8 @@ from sqlalchemy.exc import ArgumentError, DBAPIError, NoSuchModuleError, SQLAlch
 from sqlalchemy.pool import NullPool
 from sqlalchemy.schema import CreateIndex, CreateTable
 
+from broker.settings import WrongSetting
+
 SCHEMA_VERSION = 1
 _LOCK = 7_263_001  # any number that nobody else takes in PostgreSQL's advisory locks
 _BUSY = 30.0  # seconds for which another process's transaction is waited for
@@ -49,6 +51,10 @@ class HistoryError(Exception):
 
 class UnusableHistory(HistoryError):
     """It is none that this program can use, whenever it is tried."""
+
+
+class WrongHistory(UnusableHistory, WrongSetting):
+    """Its URL is none, or leads nowhere."""
 
 
 def _table(name: str, *columns: Any) -> Table:
@@ -126,7 +132,7 @@ outcomes = _table(
     Column("signal", Integer),
     Column("duration", Double),
     Column("restart_required", Boolean),
-    _text("error"),
+    _text("line"),
 )
 """What is known of each job on each workstation: the report that says most."""
 Index("states", outcomes.c.job_id, outcomes.c.state)
@@ -175,6 +181,9 @@ agents = _table(
     _text("agent", key=True),
     Column("up", Boolean, nullable=False),
     Column("paused", Boolean, nullable=False),
+    _time("paused_at"),
+    _text("paused_by"),
+    _text("pause_reason"),
     Column("at", Double, nullable=False),
     Column("interval", Double, nullable=False),
     _text("program"),
@@ -236,7 +245,8 @@ def engine_of(url: str) -> Engine:
     """Return a way to the database of a URL; nothing is asked of it yet.
 
     Raises:
-        UnusableHistory: it is no such URL, or what it takes is not there.
+        WrongHistory: it is no such URL.
+        UnusableHistory: what it takes is not there.
     """
     try:
         parsed = make_url(url)
@@ -246,7 +256,7 @@ def engine_of(url: str) -> Engine:
             parsed = parsed.set(drivername="postgresql+psycopg")
         return create_engine(parsed, pool_pre_ping=True)
     except (ArgumentError, NoSuchModuleError) as error:
-        raise UnusableHistory(
+        raise WrongHistory(
             "PCM_HISTORY_URL: write sqlite:////absolute/path.db or postgresql://USER@HOST/DATABASE"
         ) from error
     except ImportError as error:
@@ -258,24 +268,32 @@ def engine_of(url: str) -> Engine:
 def _sqlite(url: URL) -> Engine:
     path = url.database
     if not path:
-        raise UnusableHistory("PCM_HISTORY_URL: name a file: sqlite:////absolute/path.db")
+        raise WrongHistory("PCM_HISTORY_URL: name a file: sqlite:////absolute/path.db")
 
     def connect() -> sqlite3.Connection:
         # It holds what commands wrote: nobody else reads that. One that is there is not opened:
         # to close it would end the locks that this process's other connections have on it.
-        with suppress(FileExistsError):
+        try:
             flags = os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC
             os.close(os.open(path, flags, 0o600))
+        except FileExistsError:
+            pass
+        except OSError as error:
+            raise sqlite3.OperationalError(error.strerror) from error
         connection = sqlite3.connect(path, timeout=_BUSY, check_same_thread=False)
         # What a loss of power takes away is read from the stream again.
         for pragma in ("journal_mode = WAL", "synchronous = NORMAL", "cache_size = -65536"):
             connection.execute(f"PRAGMA {pragma}")
         return connection
 
+    folder = Path(path).parent
     try:
-        Path(path).parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+        if folder.is_relative_to(Path.home()):  # elsewhere it is not for us to make folders
+            folder.mkdir(mode=0o700, parents=True, exist_ok=True)
     except OSError as error:
         raise UnusableHistory(f"PCM_HISTORY_URL: {path}: {error.strerror}") from error
+    if not folder.is_dir():
+        raise WrongHistory(f"PCM_HISTORY_URL: {folder}: is no folder; make it first")
     # No pool: a file that was removed, or put back, is met as it is.
     return create_engine(url, creator=connect, poolclass=NullPool)
 
@@ -303,8 +321,6 @@ def told(engine: Engine) -> Iterator[None]:
         damaged = "malformed" in lines[0] or "not a database" in lines[0]
         remedy = "; remove it, and it is made anew from the stream" if damaged else ""
         raise HistoryError(f"PCM_HISTORY_URL: {_plain(engine.url)}: {lines[0]}{remedy}") from error
-    except OSError as error:
-        raise HistoryError(f"PCM_HISTORY_URL: {_plain(engine.url)}: {error.strerror}") from error
     except SQLAlchemyError as error:
         raise HistoryError(f"PCM_HISTORY_URL: {error}") from error
 

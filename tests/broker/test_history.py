@@ -29,6 +29,7 @@ from schemas import (
     Job,
     Message,
     Output,
+    Pause,
     Report,
     Result,
     State,
@@ -41,6 +42,7 @@ from schemas.report import final_id
 from tests.postgresql import schema
 
 NOW = datetime(2026, 11, 23, 12, tzinfo=UTC)
+PAUSE = Pause(workstation="ws-2", paused=True, reason="exam", sender="ada@hq", created_at=NOW)
 
 
 @pytest.fixture(params=["sqlite", "postgresql"])
@@ -285,7 +287,7 @@ def test_a_final_state_is_final_whatever_the_clocks_say(history: Engine) -> None
         (failure,) = asked.failures(sent.id)
         assert len(asked.events(sent.id, "ws-1")) == 3
         assert dict(asked.results(sent.id))["ws-1"].exit_code == 3
-    assert (pair.state, pair.exit_code, pair.error) == ("failed", 3, "E: no")
+    assert (pair.state, pair.exit_code, pair.line) == ("failed", 3, "E: no")
     assert (failure.count, failure.example, failure.exit_code) == (1, "ws-1", 3)
 
 
@@ -338,7 +340,7 @@ def test_the_fleet_is_as_it_last_checked_in(history: Engine) -> None:
             check_in("ws-1", "lab", facts=facts, program="0.1.0", windows="Sun 02:00-06:00"),
             check_in("ws-1", "user-said-so", agent="interactive-ada", facts=facts),
             check_in("ws-2", "lab", "hq", up=False, facts=facts),
-            check_in("ws-2", "hq", paused=True, facts=facts),
+            check_in("ws-2", "hq", pause=PAUSE, facts=facts),
             waits,
         ],
     )
@@ -348,6 +350,7 @@ def test_the_fleet_is_as_it_last_checked_in(history: Engine) -> None:
         assert [each.agent for each in first.agents] == ["service", "interactive-ada"]
         assert (first.os, first.memory, first.waiting) == ("linux", 2**33, 1)
         assert second.agents[0].status(asked.now) == "paused"
+        assert (second.agents[0].paused_by, second.agents[0].pause_reason) == ("ada@hq", "exam")
         assert first.agents[0].status(asked.now) == "up"
         assert first.agents[0].status(asked.now + 3600) == "missing"
         assert asked.reached(job(group("hq"), workstation("ws-1"))) == ["ws-1", "ws-2"]

@@ -184,7 +184,7 @@ async def test_the_sheet_has_a_row_a_workstation_and_no_formulas(
         name: name.rstrip("23") for name in by_name
     }
     failed = by_name["failed"]
-    assert (failed["exit_code"], failed["duration"], failed["error"]) == ("7", "2.0", "no disk")
+    assert (failed["exit_code"], failed["duration"], failed["line"]) == ("7", "2.0", "no disk")
     assert datetime.fromisoformat(failed["at"]).utcoffset() == timedelta(0)
     formula = told.job("a", "b", "c", "d", "e")
     starts = dict(zip("abcde", ("=1+1", "+1", "-1", "@x", 'fine, "quoted"'), strict=True))

@@ -71,7 +71,7 @@ def pair(state: str, at: timedelta | None = -10 * MINUTE, **fields: Any) -> Pair
     given: dict[str, Any] = {
         "workstation": "ws", "state": state, "at": seconds(at), "agent": SERVICE, "reason": "",
         "until": None, "exit_code": None, "signal": None, "duration": None,
-        "restart_required": None, "error": "",
+        "restart_required": None, "line": "",
     }  # fmt: skip
     return Pair(**{**given, **fields})
 

@@ -16,6 +16,8 @@ from tests.admin import Admin, check_in, report
 from tests.rabbitmq import Broker
 from tests.workstation import Workstation
 
+PAUSE = Pause(workstation="wl-paused", paused=True, reason="exam", sender="ada@hq")
+
 
 @pytest.fixture
 def admin(node: Broker, tmp_path: Path) -> Admin:
@@ -61,7 +63,7 @@ async def test_workstations_are_listed_as_they_checked_in(admin: Admin) -> None:
     long_ago = datetime.now(UTC) - timedelta(days=1)
     job = Job(command=Command(argv=("x",)), targets=(group("wl"), workstation("wl-up")))
     withdrawn = job.model_copy(update={"id": "wl-expired", "expires_at": long_ago})
-    await admin.tell([check_in("wl-up", "wl", "os-linux"), check_in("wl-paused", paused=True)])
+    await admin.tell([check_in("wl-up", "wl", "os-linux"), check_in("wl-paused", pause=PAUSE)])
     await admin.tell([check_in("wl-up", agent="interactive-ada")])
     await admin.tell([check_in("wl-up", agent="interactive-bob", up=False)])
     await admin.tell([check_in("wl-off", up=False), check_in("wl-gone", at=long_ago)])

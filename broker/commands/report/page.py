@@ -134,7 +134,7 @@ def _dot(of: str) -> str:
 
 def _failures(account: Account) -> str:
     rows = [
-        Bar(printable(group.error) or _exit(group), group.count, f"{group.count:,}", "failed")
+        Bar(printable(group.line) or _exit(group), group.count, f"{group.count:,}", "failed")
         for group in account.failures[:_GROUPS]
     ]
     return bars("Failures", rows)
@@ -156,7 +156,7 @@ def _group(group: FailureGroup) -> str:
     code = exit_text(group.exit_code, group.signal)
     return (
         f'<tr><td class="n">{group.count:,}</td><td class="t">{words(group.state)}</td>'
-        f'<td class="t">{code}</td><td class="w">{_text(group.error)}</td>'
+        f'<td class="t">{code}</td><td class="w">{_text(group.line)}</td>'
         f'<td class="t">{_text(group.example)}</td></tr>'
     )
 

@@ -9,7 +9,7 @@ from broker.history.accounts import Pair
 
 _COLUMNS = (
     "workstation", "state", "at", "agent", "exit_code", "signal", "duration", "restart_required",
-    "until", "reason", "error",
+    "until", "reason", "line",
 )  # fmt: skip
 _FORMULA = ("=", "+", "-", "@", "\t", "\r", "\n")
 

@@ -117,6 +117,10 @@ class Circumstances:
                 return f"{who} was stopped at {self.at(row.at)}"
             case "missing":
                 return f"{who} has been missing since {self.at(row.at)}"
+            case "paused" if row.paused_at is not None:
+                reason = f": {row.pause_reason}" if row.pause_reason else ""
+                since = self.at(row.paused_at)
+                return f"{who} is paused since {since} by {row.paused_by}{reason}"
             case status:
                 return f"{who} is {status}"
 

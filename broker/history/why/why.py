@@ -163,7 +163,7 @@ def _ended(c: Circumstances, pair: Pair) -> Prospect:
     at, who = c.at(pair.at or c.now), agent_name(pair.agent)
     started = c.first(State.STARTED)
     who = agent_name(started.agent) if started else who
-    error = because(pair.error)
+    error = because(pair.line)
     match State(pair.state):
         case State.SUCCEEDED:
             why = f"{who} ran it: it succeeded at {at}{_figures(pair)}"
