@@ -15,6 +15,7 @@ from schemas import (
     RolloutOrder,
     Schedule,
     ScheduleRemoval,
+    WaveEnded,
     WaveSent,
 )
 
@@ -26,6 +27,7 @@ Record = (
     | Departure
     | Rollout
     | RolloutOrder
+    | WaveEnded
     | WaveSent
     | Schedule
     | ScheduleRemoval
@@ -39,6 +41,7 @@ _KINDS: dict[str, type[Record]] = {
     "rollout": Rollout,
     "rollout_order": RolloutOrder,
     "wave_sent": WaveSent,
+    "wave_ended": WaveEnded,
     "schedule": Schedule,
     "schedule_removal": ScheduleRemoval,
 }

@@ -66,6 +66,7 @@ STREAM_KEYS = (
             "rollout",
             "rollout_order",
             "wave_sent",
+            "wave_ended",
             "schedule",
             "schedule_removal",
             "mark",

@@ -6,7 +6,7 @@ from schemas.message import InvalidMessage, Message, explain
 from schemas.names import Target, everyone, group, workstation
 from schemas.presence import CheckIn, Departure, Facts, Pause
 from schemas.report import Output, Report, Result, State
-from schemas.rollout import Rollout, RolloutOrder, WaveSent
+from schemas.rollout import Rollout, RolloutOrder, WaveEnded, WaveSent
 from schemas.schedule import Schedule, ScheduleRemoval
 from schemas.times import WallClock
 
@@ -32,6 +32,7 @@ __all__ = [
     "State",
     "Target",
     "WallClock",
+    "WaveEnded",
     "WaveSent",
     "everyone",
     "explain",

@@ -51,6 +51,9 @@ class Message(BaseModel):
             return cls.model_validate_json(body, extra="ignore" if tolerant else "forbid")
         except ValidationError as error:
             raise InvalidMessage(explain(error)) from error
+        except Exception as error:
+            # Whatever it is: who reads what others wrote must not stop at it.
+            raise InvalidMessage(f"cannot be read: {error}") from error
 
     def body(self) -> bytes:
         """Return the message as JSON, as it goes over the wire."""

@@ -26,7 +26,7 @@ class Facts(BaseModel):
     arch: Text = Field(default="", description="such as x86_64")
     release: Text = Field(default="", description="such as debian-12")
     python: Text = Field(default="", description="such as 3.11.7: what the agent runs on")
-    memory: int = Field(default=0, ge=0, description="bytes; 0: not known")
+    memory: int = Field(default=0, ge=0, lt=2**63, description="bytes; 0: not known")
 
     @property
     def groups(self) -> tuple[str, ...]:
@@ -68,8 +68,10 @@ class CheckIn(Message):
     facts: Facts = Facts()
     program: Text = Field(default="", description="the version of the agent's program")
     windows: Text = Field(default="", description="its maintenance windows, as they are set")
-    waiting: int = Field(default=0, ge=0, description="jobs that it has, and has not started")
-    running: int = Field(default=0, ge=0, description="jobs whose commands run")
+    waiting: int = Field(
+        default=0, ge=0, lt=2**31, description="jobs that it has, and has not started"
+    )
+    running: int = Field(default=0, ge=0, lt=2**31, description="jobs whose commands run")
     interval: Duration = Field(description="after how long the next is due at the latest")
 
     @property

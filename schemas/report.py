@@ -19,7 +19,7 @@ from pydantic import (
 
 from schemas.job import JobId
 from schemas.message import Message
-from schemas.names import Name
+from schemas.names import Name, Text
 from schemas.times import Duration, Instant
 
 
@@ -68,7 +68,10 @@ def _to_json(data: bytes) -> str | dict[str, str]:
 
 def _from_json(value: Any) -> Any:
     if isinstance(value, dict) and value.keys() == {"base64"}:
-        return base64.b64decode(value["base64"], validate=True)
+        encoded = value["base64"]
+        if not isinstance(encoded, str):
+            raise ValueError("base64: must be text")
+        return base64.b64decode(encoded, validate=True)
     return value
 
 
@@ -94,7 +97,9 @@ class Output(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     head: Data = b""
-    dropped: int = Field(default=0, ge=0, description="bytes left out between head and tail")
+    dropped: int = Field(
+        default=0, ge=0, lt=2**63, description="bytes left out between head and tail"
+    )
     tail: Data = b""
 
     def __str__(self) -> str:
@@ -107,11 +112,14 @@ class Result(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    exit_code: int | None = Field(default=None, description="none if a signal ended it")
-    signal: int | None = None
+    exit_code: int | None = Field(
+        default=None, ge=0, lt=2**32, description="none if a signal ended it"
+    )
+    signal: int | None = Field(default=None, ge=0, lt=2**16)
     duration: Duration
     max_memory: int = Field(
         ge=0,
+        lt=2**63,
         description="bytes: the most that one process of it held; exact above the agent's own"
         " size, below it at least that much",
     )
@@ -125,6 +133,17 @@ def final_id(job_id: str, workstation: str) -> str:
     return hashlib.sha256(f"{job_id}\0{workstation}".encode()).hexdigest()[:32]
 
 
+_LONGEST_REASON = 10_000
+
+
+def _tellable(value: Any) -> Any:
+    """Make text of a cause: it comes from programs and systems, and must be told whatever it is."""
+    if not isinstance(value, str):
+        return value
+    return value.replace("\0", "?").encode(errors="replace").decode()[:_LONGEST_REASON]
+
+
+Told = Annotated[str, BeforeValidator(_tellable)]
 AgentName = Annotated[str, Field(pattern=r"^(service|interactive-[a-z0-9_-]{1,63})$")]
 
 
@@ -132,13 +151,13 @@ class Report(Message):
     """One thing that happened to a job on a workstation."""
 
     kind: Literal["report"] = "report"
-    id: str = Field(default_factory=lambda: uuid.uuid4().hex)
+    id: Text = Field(default_factory=lambda: uuid.uuid4().hex, min_length=1, max_length=100)
     job_id: JobId
     workstation: Name
     agent: AgentName
     state: State
     at: Instant = Field(default_factory=lambda: datetime.now(UTC))
-    reason: str = ""
+    reason: Told = ""
     until: Instant | None = Field(default=None, description="a postponement's end")
     result: Result | None = None
 

@@ -102,3 +102,13 @@ class WaveSent(Message):
     number: int = Field(ge=1, description="of the wave; the first is 1")
     sender: Text = Field(default_factory=whoami, max_length=200)
     created_at: Instant = Field(default_factory=lambda: datetime.now(UTC))
+
+
+class WaveEnded(Message):
+    """A wave was seen to have ended, or goes for ended: the pause behind it begins."""
+
+    kind: Literal["wave_ended"] = "wave_ended"
+    rollout_id: JobId
+    number: int = Field(ge=1, description="of the wave; the first is 1")
+    sender: Text = Field(default_factory=whoami, max_length=200)
+    created_at: Instant = Field(default_factory=lambda: datetime.now(UTC))

@@ -38,7 +38,7 @@ def parse_duration(value: Any) -> Any:
         value = sum(float(number) * _SECONDS[unit] for number, unit in parts)
     if isinstance(value, (int, float)) and not isinstance(value, bool):
         if not abs(value) <= _LONGEST:  # written so that it is true of NaN, too
-            raise ValueError(f"{value:g} s is no duration that a clock can count")
+            raise ValueError("is no duration that a clock can count")
         return timedelta(seconds=value)
     if isinstance(value, bool):
         raise ValueError("is no duration: write 30s, or a number of seconds")  # noqa: TRY004

@@ -39,10 +39,10 @@ POINTS: dict[str, tuple[Any, str, str]] = {
     "sending": (Publisher, "publish", "before"),
     "sent": (Publisher, "publish", "after"),
     "reading": (intake, "read_order", "before"),
-    "recording": (dispatcher, "_record", "before"),
-    "recorded": (dispatcher, "_record", "after"),
-    "publishing": (dispatcher, "_publish", "before"),
-    "published": (dispatcher, "_publish", "after"),
+    "recording": (dispatcher, "record", "before"),
+    "recorded": (dispatcher, "record", "after"),
+    "publishing": (dispatcher, "publish", "before"),
+    "published": (dispatcher, "publish", "after"),
 }
 """Between which steps of the pipeline a point lies: what is called, and whether before or after."""
 

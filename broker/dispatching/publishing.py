@@ -15,6 +15,7 @@ from schemas import (
     ScheduleRemoval,
     Target,
     WallClock,
+    WaveEnded,
     WaveSent,
     workstation,
 )
@@ -25,7 +26,7 @@ _KEYS_LIMIT = 120_000
 _KEY_OVERHEAD = 5
 _MAX_TTL = 2**32 / 1000 - 1  # seconds: the broker counts in 32 bits of milliseconds
 
-Plan = Schedule | ScheduleRemoval | Rollout | RolloutOrder | WaveSent
+Plan = Schedule | ScheduleRemoval | Rollout | RolloutOrder | WaveSent | WaveEnded
 """What is no workstation's business yet."""
 
 

@@ -29,6 +29,7 @@ from broker.history.tables import (
     records,
     reports,
     results,
+    snapshot,
     told,
     workstations,
 )
@@ -76,6 +77,7 @@ class JobRow:
     mandatory_at: float | None
     expires_at: float | None
     cancelled_at: float | None
+    cancel_offset: int | None
     cancelled_by: str
     cancel_reason: str
     rerun_of: str | None
@@ -347,5 +349,5 @@ def accounts(engine: Engine, now: float | None = None) -> Iterator[Accounts]:
     Raises:
         HistoryError: the database cannot be used.
     """
-    with told(engine), engine.connect() as connection:
+    with told(engine), snapshot(engine) as connection:
         yield Accounts(connection, now)

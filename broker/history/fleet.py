@@ -10,7 +10,7 @@ from sqlalchemy import Connection, Engine, func, or_, select
 
 from broker.history.accounts import RUNNING, WAITING
 from broker.history.fold import QUEUED, addressed
-from broker.history.tables import agents, jobs, memberships, outcomes, told, workstations
+from broker.history.tables import agents, jobs, memberships, outcomes, snapshot, told, workstations
 from schemas import Job
 
 _MISSED = 2.5  # intervals without a check-in after which an agent is missing
@@ -171,5 +171,5 @@ def fleet(engine: Engine, now: float | None = None) -> Iterator[Fleet]:
     Raises:
         HistoryError: the database cannot be used.
     """
-    with told(engine), engine.connect() as connection:
+    with told(engine), snapshot(engine) as connection:
         yield Fleet(connection, now)

@@ -191,7 +191,7 @@ class Fold:
         statement = _upsert(self._connection.dialect.name, outcomes, ())
         self._connection.execute(statement.from_select(columns, values))
 
-    def _cancellation(self, cancellation: Cancellation, _: int) -> None:
+    def _cancellation(self, cancellation: Cancellation, offset: int) -> None:
         if cancellation.workstations:
             return  # those it names say so themselves
         self.flush()
@@ -203,6 +203,7 @@ class Fold:
             .where(jobs.c.id == cancellation.job_id, jobs.c.cancelled_at.is_(None))
             .values(
                 cancelled_at=cancellation.created_at.timestamp(),
+                cancel_offset=offset,
                 cancelled_by=cancellation.sender,
                 cancel_reason=cancellation.reason,
             )

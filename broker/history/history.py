@@ -12,7 +12,7 @@ from broker.history.accounts import Accounts
 from broker.history.collector import catch_up
 from broker.history.fleet import Fleet
 from broker.history.place import is_collected
-from broker.history.tables import open_history, told
+from broker.history.tables import open_history, snapshot, told
 from broker.settings import HistorySettings, load
 
 
@@ -47,7 +47,7 @@ class History:
                 # In a thread of its own: the caller's may have a loop that runs.
                 with ThreadPoolExecutor(1) as thread:
                     thread.submit(asyncio.run, catch_up(settings, engine)).result()
-            with told(engine), engine.connect() as connection:
+            with told(engine), snapshot(engine) as connection:
                 yield cls(connection)
         finally:
             engine.dispose()

@@ -106,6 +106,7 @@ jobs = _table(
     _time("mandatory_at"),
     _time("expires_at"),
     _time("cancelled_at"),
+    Column("cancel_offset", BigInteger),
     _text("cancelled_by"),
     _text("cancel_reason"),
     Column("rerun_of", Text),
@@ -301,6 +302,8 @@ def _sqlite(url: URL) -> Engine:
 def _create(connection: Connection) -> None:
     if connection.dialect.name == "postgresql":
         connection.execute(text("SELECT pg_advisory_xact_lock(:lock)"), {"lock": _LOCK})
+    else:
+        connection.exec_driver_sql("BEGIN IMMEDIATE")  # several may come first
     for table in _metadata.sorted_tables:
         connection.execute(CreateTable(table, if_not_exists=True))
         for index in table.indexes:
@@ -309,6 +312,18 @@ def _create(connection: Connection) -> None:
         connection.execute(
             insert(reading).values(id=1, version=SCHEMA_VERSION, base=0, next_offset=0)
         )
+
+
+@contextmanager
+def snapshot(engine: Engine) -> Iterator[Connection]:
+    """Connect for questions whose answers are of one moment, whatever is written meanwhile."""
+    with engine.connect() as connection:
+        if connection.dialect.name == "postgresql":
+            options = {"isolation_level": "REPEATABLE READ", "postgresql_readonly": True}
+            yield connection.execution_options(**options)
+        else:
+            connection.exec_driver_sql("BEGIN")
+            yield connection
 
 
 @contextmanager

@@ -2,19 +2,20 @@
 
 import time
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import TypeVar
 
-from sqlalchemy import Connection, Engine, func, select
+from sqlalchemy import Connection, Engine, select
 
 from broker.entry import Record
-from broker.history.accounts import RUNNING, WAITING, Accounts
-from broker.history.tables import jobs, outcomes, told
+from broker.history.accounts import Accounts
+from broker.history.tables import jobs, records, snapshot, told
 from broker.plans.rollout import Standing, Tally, standing
-from schemas import Rollout, RolloutOrder, WaveSent
+from schemas import Rollout, RolloutOrder, WaveEnded, WaveSent
 
 _Kind = TypeVar("_Kind", bound=Record)
+_Asked = TypeVar("_Asked", RolloutOrder, WaveSent, WaveEnded)
 
 
 class UnknownRollout(Exception):
@@ -27,7 +28,7 @@ class Course:
 
     plan: Rollout
     orders: tuple[RolloutOrder, ...]
-    sent: tuple[WaveSent, ...]
+    marks: tuple[WaveSent | WaveEnded, ...]
     tallies: Mapping[int, Tally]
     now: float
 
@@ -36,14 +37,14 @@ class Course:
         """How it stands."""
         return standing(self.plan, self.orders, self.tallies, self.now)
 
-    def has(self, record: RolloutOrder | WaveSent) -> bool:
+    def has(self, record: RolloutOrder | WaveSent | WaveEnded) -> bool:
         """Whether it takes a record into account, and so all that was on record before it."""
-        return record in self.orders or record in self.sent
+        return record in self.orders or record in self.marks
 
 
 def plans(engine: Engine) -> list[Rollout]:
     """Return the rollouts that were begun, the newest first."""
-    with told(engine), engine.connect() as connection:
+    with told(engine), snapshot(engine) as connection:
         found = _records(Accounts(connection), "rollout", Rollout)
     first = {plan.id: plan for plan in reversed(found)}  # the same id again changes nothing
     return sorted(first.values(), key=lambda plan: (plan.created_at, plan.id), reverse=True)
@@ -67,52 +68,65 @@ def find(engine: Engine, rollout_id: str) -> Rollout:
 
 
 def course(engine: Engine, plan: Rollout, now: float | None = None) -> Course:
-    """Return how a rollout goes; a workstation's clock that is ahead is not believed."""
+    """Return how a rollout goes."""
     now = time.time() if now is None else now
-    with told(engine), engine.connect() as connection:
+    with told(engine), snapshot(engine) as connection:
         accounts = Accounts(connection, now)
-        sent = tuple(_records(accounts, "wave_sent", WaveSent, plan.id))
-        return Course(
-            plan,
-            tuple(_records(accounts, "rollout_order", RolloutOrder, plan.id)),
-            sent,
-            _tallies(accounts, connection, plan, {mark.number for mark in sent}),
-            now,
+        orders = _placed(connection, RolloutOrder, plan.id)
+        sent = _placed(connection, WaveSent, plan.id)
+        ended = _placed(connection, WaveEnded, plan.id)
+        resumed = max((at for at, order in orders if order.action == "resume"), default=-1)
+        marks: tuple[WaveSent | WaveEnded, ...] = (
+            *(mark for _, mark in sent),
+            *(mark for _, mark in ended),
         )
+        tallies = _tallies(accounts, plan, marks, resumed)
+        return Course(plan, tuple(order for _, order in orders), marks, tallies, now)
 
 
-def _records(
-    accounts: Accounts, name: str, kind: type[_Kind], subject: str | None = None
-) -> list[_Kind]:
-    return [found for found in accounts.records(name, subject) if isinstance(found, kind)]
+def _placed(
+    connection: Connection, kind: type[_Asked], rollout_id: str
+) -> list[tuple[int, _Asked]]:
+    """Return the records of a kind about a rollout, each with its place in the stream."""
+    query = (
+        select(records.c.offset, records.c.body)
+        .where(records.c.kind == kind.model_fields["kind"].default)
+        .where(records.c.subject == rollout_id)
+        .order_by(records.c.offset)
+    )
+    return [(at, kind.read(body, tolerant=True)) for at, body in connection.execute(query)]
+
+
+def _records(accounts: Accounts, name: str, kind: type[_Kind]) -> list[_Kind]:
+    return [found for found in accounts.records(name) if isinstance(found, kind)]
 
 
 def _tallies(
-    accounts: Accounts, connection: Connection, plan: Rollout, sent: set[int]
+    accounts: Accounts,
+    plan: Rollout,
+    marks: Iterable[WaveSent | WaveEnded],
+    resumed: int,
 ) -> dict[int, Tally]:
     known = {job.id: job for job in accounts.jobs(jobs.c.rollout == plan.id)}
-    ends = _ends(connection, list(known), accounts.now)
+    sent = {mark.number for mark in marks if isinstance(mark, WaveSent)}
+    # Of several who saw it, the first.
+    seen = {
+        mark.number: mark.created_at.timestamp()
+        for mark in reversed(tuple(marks))
+        if isinstance(mark, WaveEnded)
+    }
     tallies = {}
     for number in range(1, len(plan.waves) + 1):
-        if job := known.get(job_id := plan.wave_id(number)):
+        if job := known.get(plan.wave_id(number)):
             tallies[number] = Tally(
                 job.created_at,
                 number in sent,
                 Counter(job.counts),
-                ends.get(job_id),
+                seen.get(number),
                 job.cancelled_at,
                 job.cancelled_by,
+                resumed=(job.cancel_offset or 0) < resumed,
             )
         elif number in sent:  # the history keeps records for longer than jobs
-            tallies[number] = Tally(sent=True)
+            tallies[number] = Tally(sent=True, seen_at=seen.get(number))
     return tallies
-
-
-def _ends(connection: Connection, job_ids: list[str], now: float) -> dict[str, float]:
-    query = (
-        select(outcomes.c.job_id, func.max(outcomes.c.at))
-        .where(outcomes.c.job_id.in_(job_ids), outcomes.c.at <= now)
-        .where(outcomes.c.state.not_in((*WAITING, *RUNNING)))
-        .group_by(outcomes.c.job_id)
-    )
-    return dict(connection.execute(query).tuples().all())

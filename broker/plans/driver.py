@@ -17,7 +17,7 @@ from broker.history.place import is_collected
 from broker.plans.courses import Course, course
 from broker.plans.rollout import Standing
 from broker.settings import HistorySettings
-from schemas import Rollout, RolloutOrder, WaveSent
+from schemas import Rollout, RolloutOrder, WaveEnded, WaveSent
 
 _LOOK = 1.0  # seconds
 _LONGEST_REASON = 1000
@@ -39,7 +39,7 @@ class Driver:
         self._engine = engine
         self._plan = plan
         self._told = told
-        self._ours: RolloutOrder | WaveSent | None = None
+        self._ours: RolloutOrder | WaveSent | WaveEnded | None = None
 
     async def begin(self) -> None:
         """Record the plan: from now on anyone can carry it out."""
@@ -68,9 +68,12 @@ class Driver:
         """Do what is to be done now; return whether that was anything."""
         for number in standing.cancel:
             await self._cancel(number, standing.reason)
+        if standing.mark is not None:
+            self._ours = WaveEnded(rollout_id=self._plan.id, number=standing.mark)
+            await self._dispatcher.record(self._ours)
         if standing.send is not None:
             await self._send(standing.send)
-        return standing.send is not None
+        return standing.send is not None or standing.mark is not None
 
     async def _send(self, number: int) -> None:
         await self._dispatcher.dispatch(self._plan.wave(number), partly=True)

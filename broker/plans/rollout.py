@@ -23,16 +23,18 @@ class Tally:
         begun_at: when its job was made; None if only that it was sent is known any more.
         sent: whether somebody says that all of it was sent.
         counts: its workstations, by their states.
-        last_end: when it last ended on one of them.
+        seen_at: when somebody who drove the rollout saw that it had ended.
         cancelled_at: when its job was cancelled, wherever it went.
+        resumed: whether the rollout was resumed after that.
     """
 
     begun_at: float | None = None
     sent: bool = False
     counts: Counter[str] = field(default_factory=Counter)
-    last_end: float | None = None
+    seen_at: float | None = None
     cancelled_at: float | None = None
     cancelled_by: str = ""
+    resumed: bool = False
 
     @property
     def open(self) -> int:
@@ -55,13 +57,13 @@ class Tally:
         )
 
     def ended(self, plan: Rollout, now: float) -> float | None:
-        """Return when it ended, or went for ended; None if it goes on."""
-        overdue = self.overdue(plan, now)
-        if self.open and not overdue:
+        """Return when it was seen to have ended, now if by nobody yet; None if it goes on.
+
+        The clocks of workstations do not count.
+        """
+        if self.open and not self.overdue(plan, now):
             return None
-        begun_at = self.begun_at or 0.0
-        limit = plan.wave_limit.total_seconds() if overdue and plan.wave_limit else 0.0
-        return max(begun_at + limit, self.last_end or 0.0)
+        return now if self.seen_at is None else min(self.seen_at, now)
 
     def failures(self, plan: Rollout, now: float) -> int:
         """Return on how many workstations it failed, or did not end in time."""
@@ -83,6 +85,7 @@ class Standing:
         until: when a pause between two waves is over.
         reason: why it does not go on.
         send: the wave that is to be sent now.
+        mark: the wave that has ended, as nobody has said yet.
         cancel: the waves whose jobs are to be cancelled now.
     """
 
@@ -95,6 +98,7 @@ class Standing:
     until: float | None = None
     reason: str = ""
     send: int | None = None
+    mark: int | None = None
     cancel: tuple[int, ...] = ()
 
     @property
@@ -177,7 +181,8 @@ def _next(found: Standing, plan: Rollout, tallies: Mapping[int, Tally], now: flo
     until = max((end for end in ends if end is not None), default=0.0)
     until += plan.pause.total_seconds() if tallies else 0.0
     if now < until:
-        return replace(found, state="pausing", until=until)
+        mark = found.wave if tallies[found.wave].seen_at is None else None
+        return replace(found, state="pausing", until=until, mark=mark)
     return _due(found, plan, found.wave + 1, now)
 
 
@@ -197,17 +202,12 @@ def _expiry(plan: Rollout) -> float | None:
     return None if expires_at is None else expires_at.timestamp()
 
 
-def _pause(orders: Iterable[RolloutOrder], tallies: Mapping[int, Tally]) -> str:
+def _pause(orders: Sequence[RolloutOrder], tallies: Mapping[int, Tally]) -> str:
     """Return by what it is paused: an order, or that somebody cancelled a wave."""
-    newest, resumed_at = None, 0.0
-    for order in orders:
-        newest = order
-        if order.action == "resume":
-            resumed_at = max(resumed_at, order.created_at.timestamp())
-    if newest is not None and newest.action == "pause":
-        return _by(newest)
+    if orders and orders[-1].action == "pause":
+        return _by(orders[-1])
     for number, tally in sorted(tallies.items()):
-        if tally.cancelled_at is not None and tally.cancelled_at > resumed_at:
+        if tally.cancelled_at is not None and not tally.resumed:
             return f"{tally.cancelled_by} cancelled wave {number}"
     return ""
 

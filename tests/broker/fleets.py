@@ -135,9 +135,12 @@ class Administrator:
         return process
 
     def json(self, *words: str) -> list[Any]:
-        """Run it, and return its lines of JSON."""
+        """Run it, and return the list that it prints, or its lines of JSON."""
         done = self.pcm(*words, "--json")
         assert done.stderr == "", done
+        if done.stdout.startswith("["):
+            found: list[Any] = json.loads(done.stdout)
+            return found
         return [json.loads(line) for line in done.stdout.splitlines()]
 
     def rollout(self, rollout_id: str) -> dict[str, Any]:

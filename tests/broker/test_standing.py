@@ -26,7 +26,7 @@ def plan(*sizes: int, job: Job = JOB, **fields: Any) -> Rollout:
 
 
 def tally(begun_at: float = NOW, *, sent: bool = True, **counts: int) -> Tally:
-    return Tally(begun_at, sent=sent, counts=Counter(counts), last_end=begun_at + 10)
+    return Tally(begun_at, sent=sent, counts=Counter(counts), seen_at=begun_at + 10)
 
 
 def order(action: str, after: float = 0, **fields: Any) -> RolloutOrder:
@@ -92,10 +92,13 @@ def test_every_bad_end_is_a_failure(state: State) -> None:
 
 def test_who_does_not_end_in_time_has_failed() -> None:
     made = plan(4, 4, wave_limit="1h", pause="1m", max_failures="1")
-    tallies = {1: tally(succeeded=3, started=1)}
+    tallies = {1: replace(tally(succeeded=3, started=1), seen_at=None)}
     assert standing(made, (), tallies, NOW + 3599).state == "running"
     found = standing(made, (), tallies, NOW + 3600)
     assert (found.state, found.failures, found.until) == ("pausing", 1, NOW + 3660)
+    assert found.mark == 1
+    tallies[1] = replace(tallies[1], seen_at=NOW + 3600)
+    assert standing(made, (), tallies, NOW + 3659).mark is None
     assert standing(made, (), tallies, NOW + 3660).send == 2
     two = {1: tally(succeeded=2, started=2)}
     assert standing(made, (), two, NOW + 3600).state == "stopped"
@@ -124,8 +127,9 @@ def test_a_wave_that_was_cancelled_pauses_it() -> None:
     cancelled = replace(tally(cancelled=1), cancelled_at=NOW + 20, cancelled_by="bob")
     found = standing(made, (), {1: cancelled}, NOW + 99)
     assert (found.state, found.reason) == ("paused", "bob cancelled wave 1")
-    assert standing(made, [order("resume", 10)], {1: cancelled}, NOW + 99).state == "paused"
-    assert standing(made, [order("resume", 30)], {1: cancelled}, NOW + 99).send == 2
+    assert standing(made, [order("resume")], {1: cancelled}, NOW + 99).state == "paused"
+    resumed = replace(cancelled, resumed=True)
+    assert standing(made, [order("resume")], {1: resumed}, NOW + 99).send == 2
 
 
 def test_an_abort_is_for_ever_and_cancels_what_goes_on() -> None:
@@ -188,6 +192,8 @@ class World:
             counts = Counter(wave.counts)
             counts["cancelled"] += sum(counts.pop(state, 0) for state in ("queued", "started"))
             self.tallies[number] = replace(wave, counts=counts, cancelled_at=self.now)
+        if found.mark is not None and self.chance.random() < 0.8:
+            self.tallies[found.mark] = replace(self.tallies[found.mark], seen_at=self.now)
         if (number := found.send or 0) == 0:
             return
         self.judge(number)
@@ -220,17 +226,13 @@ class World:
             return
         number = self.chance.choice(ready)
         counts = Counter(self.tallies[number].counts)
-        last_end = self.tallies[number].last_end
         if counts["queued"]:
             counts["queued"] -= 1
             counts["started"] += 1
         elif counts["started"]:
             counts["started"] -= 1
             counts[self.chance.choice(["succeeded", "succeeded", "failed"])] += 1
-            last_end = self.now
-        self.tallies[number] = replace(
-            self.tallies[number], counts=Counter(counts), last_end=last_end
-        )
+        self.tallies[number] = replace(self.tallies[number], counts=Counter(counts))
 
     def ask(self) -> None:
         action = self.chance.choice(["pause", "resume", "resume", "resume", "abort"])

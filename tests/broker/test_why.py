@@ -99,8 +99,8 @@ def known(
         sender=job.sender, targets=" ".join(map(str, job.targets)), command="x",
         created_at=job.created_at.timestamp(), offer_at=_time(job.offer_at),
         mandatory_at=_time(job.mandatory_at), expires_at=_time(job.expires_at),
-        cancelled_at=row_fields.get("cancelled_at"), cancelled_by="", cancel_reason="",
-        rerun_of=None, rollout=None, schedule=None, counts=Counter(),
+        cancelled_at=row_fields.get("cancelled_at"), cancel_offset=None, cancelled_by="",
+        cancel_reason="", rerun_of=None, rollout=None, schedule=None, counts=Counter(),
     )  # fmt: skip
     there = station(*agents) if station_ is ... else station_
     return Circumstances(row, job, "ws", of, there, events, cancelled, NOW.timestamp())
@@ -560,7 +560,7 @@ CASES: dict[str, tuple[Circumstances, str, str, timedelta | None]] = {
     ),
     "failed": (
         known(
-            pair("failed", exit_code=7, duration=1.0, reason="exit code 7", error="no disk"), UP,
+            pair("failed", exit_code=7, duration=1.0, reason="exit code 7", line="no disk"), UP,
             events=[event(State.STARTED)],
         ),
         "it failed at 2026-11-23 11:50 (10 min ago) with exit code 7 after 1 s: no disk",
