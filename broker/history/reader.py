@@ -76,7 +76,7 @@ class Reader:
         while True:
             now = time.monotonic()
             if batch:
-                place, heard = await self._database(_store, place, batch), now
+                place, heard = await self._database(store, place, batch), now
                 caught_up = caught_up or any(entry.message_id == self._mark for entry in batch)
             elif not caught_up and now - heard > CALL_LIMIT:
                 raise Unreachable(f"reading {topology.REPORTS}: nothing more comes")
@@ -148,7 +148,12 @@ def _move(connection: Connection, place: Place, to: Place) -> None:
         raise Overtaken
 
 
-def _store(connection: Connection, place: Place, entries: list[Entry]) -> Place:
+def store(connection: Connection, place: Place, entries: list[Entry]) -> Place:
+    """Write entries, and how far was read with them; return the place behind them.
+
+    Raises:
+        Overtaken: somebody else has read on meanwhile.
+    """
     to = place.after(entries[-1])
     _move(connection, place, to)
     if (first := entries[0].offset) > place.next_offset:
