@@ -31,5 +31,7 @@ def _values(pair: Pair) -> list[object]:
 
 def _cell(value: object) -> str:
     """Return a cell; one that a spreadsheet would take for a formula is text."""
+    if isinstance(value, float):  # as a spreadsheet reads it everywhere
+        return f"{value:.6f}".rstrip("0").rstrip(".")
     text = "" if value is None else str(value).replace("\0", "")
     return f"'{text}" if text.startswith(_FORMULA) else text
