@@ -2,6 +2,7 @@
 
 import argparse
 import json
+import re
 import sys
 import time
 from datetime import UTC, datetime
@@ -26,6 +27,7 @@ _OPTIONS = {
     "targets": "--to",
     "excluded": "--not-to",
 }
+_TIMES = re.compile(r"\b(offer_at|mandatory_at|expires_at|mandatory_after|expires_after)\b")
 _WITH_FILE = {"command", "file", "wait", "dry_run", "json", "give_up_after", "run", "takes_command"}
 _WITH_FILE |= set(waves.OPTIONS)
 
@@ -81,6 +83,8 @@ def add_options(parser: Parser) -> None:
 
 def _send(arguments: argparse.Namespace) -> int:
     in_waves = waves.check_options(arguments)
+    if not in_waves:
+        watch.check_options(arguments)
     jobs = [read_job(arguments)] if arguments.file is None else _from_file(arguments)
     if arguments.dry_run:
         if arguments.wait:
@@ -257,7 +261,8 @@ def _moment(option: str, text: str | None, now: datetime) -> Any:
 
 
 def as_option(text: str) -> str:
-    """Name the option where a message names the field."""
+    """Name the options where a message names the fields."""
+    text = _TIMES.sub(lambda found: f"--{found[0].replace('_', '-')}", text)
     field, colon, rest = text.partition(":")
     name = field.split(".")[0]
     if not colon or not name.isidentifier():
