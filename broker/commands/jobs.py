@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 from broker.clock import age, local, relative
 from broker.command_line import DONE, Parser, Wrong
 from broker.commands.looking import add_states, chosen, job_fields, looking, tally, words
-from broker.commands.session import name
+from broker.commands.session import name, plain
 from broker.commands.terminal import Cell, Column, print_table
 
 if TYPE_CHECKING:
@@ -52,9 +52,11 @@ def add_to(commands: "argparse._SubParsersAction[Parser]") -> None:
         type=_since,
         help="only jobs made since: so long ago, such as 2d or 1h30m, or 2026-11-30T02:00Z",
     )
-    jobs.add_argument("--sender", metavar="TEXT", help="only of senders with this in their name")
     jobs.add_argument(
-        "--text", metavar="TEXT", help="only with this in id, name, command or targets"
+        "--sender", metavar="TEXT", type=plain, help="only of senders with this in their name"
+    )
+    jobs.add_argument(
+        "--text", metavar="TEXT", type=plain, help="only with this in id, name, command or targets"
     )
     jobs.add_argument(
         "--limit", metavar="N", type=_count, default=50, help="so many at most (default: 50)"

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 from broker.clock import local
 from broker.command_line import DONE, Parser, Wrong
 from broker.commands.session import history, name
-from broker.commands.terminal import Column, print_table
+from broker.commands.terminal import Column, print_table, printable
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -162,7 +162,7 @@ def _show(arguments: argparse.Namespace) -> int:
         print(json.dumps({**whole, "sent": sent, "next": list(map(_json_of, coming))}, indent=2))
         return DONE
     for label, value in _facts(schedule).items():
-        print(f"{label:<17}{value}")
+        print(printable(f"{label:<17}{value}"))
     for number, row in enumerate(sent):
         label = "" if number else "last sent"
         print(f"{label:<17}{row['time']}  {row['job']}  {_tally(row['counts'])}")

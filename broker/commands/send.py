@@ -12,6 +12,7 @@ from broker.command_line import DONE, FAILED, Parser, WrongUse
 from broker.commands import watch, waves
 from broker.commands.dry_run import dry_run
 from broker.commands.session import with_dispatcher
+from broker.commands.terminal import printable
 
 if TYPE_CHECKING:
     from broker.dispatching.dispatcher import Dispatcher
@@ -121,7 +122,7 @@ async def _send_all(dispatcher: "Dispatcher", jobs: "list[Job]", *, as_json: boo
             elif len(jobs) == 1:
                 raise error
             else:
-                print(f"pcm: {job.title}: {error}", file=sys.stderr)
+                print(printable(f"pcm: {job.title}: {error}"), file=sys.stderr)
     except Unreachable:
         if len(jobs) > 1:
             print(f"pcm: {len(sent)} of {len(jobs)} jobs were surely sent", file=sys.stderr)

@@ -6,7 +6,7 @@ from collections import Counter
 from typing import TYPE_CHECKING, Any
 
 from broker.clock import age, iso, local
-from broker.commands.terminal import Cell, Column, print_table
+from broker.commands.terminal import Cell, Column, print_table, printable
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
@@ -45,7 +45,7 @@ class Teller:
         text = json.dumps(as_json(self._plan, found)) if self._as_json else line(self._plan, found)
         if text != self._told:
             self._told = text
-            print(text, flush=True)
+            print(text if self._as_json else printable(text), flush=True)
 
 
 def tell_plan(plan: "Rollout", *, as_json: bool) -> None:
@@ -138,9 +138,9 @@ def tell_one(course: "Course", *, as_json: bool) -> None:
     if as_json:
         tell_json(_course(course))
         return
-    print(f"{plan.id}  {plan.job.title}")
-    print(f"by {plan.sender}; failures: {found.failures}, borne: {found.limit}")
-    print(line(plan, found))
+    print(printable(f"{plan.id}  {plan.job.title}"))
+    print(printable(f"by {plan.sender}; failures: {found.failures}, borne: {found.limit}"))
+    print(printable(line(plan, found)))
     rows, now = [], time.time()
     for number, names in enumerate(plan.waves, 1):
         tally = course.tallies.get(number)

@@ -143,7 +143,7 @@ def line(report: "Report") -> str:
         parts.append(report.reason)
     if text := _begin_of_output(report):
         parts.append(text)
-    return "  ".join(parts).rstrip()
+    return printable("  ".join(parts).rstrip())
 
 
 def _begin_of_output(report: "Report") -> str:
