@@ -73,7 +73,8 @@ def test_the_version_is_told(program: str) -> None:
         ),
         (
             ["send", "--to", "all", "--expires-at", "-1h", "--", "x"],
-            "--expires-at: '-1h' is no time: write 2026-11-30T02:00Z, +10m, now, or",
+            "--expires-at: '-1h' is no time: write 2026-11-30T02:00Z, +10m, now, or "
+             "'2026-11-30T02:00 local'",
         ),
         (
             ["send", "--to", "all", "--offer-at", "+2h", "--mandatory-at", "+1h", "--", "x"],
