@@ -42,6 +42,7 @@ STORY = (State.RECEIVED, State.STARTED, State.SUCCEEDED)
 
 @pytest.fixture
 def settings(own_node: Node, tmp_path: Path) -> HistorySettings:
+    (tmp_path / "pcm").mkdir(mode=0o700)
     return HistorySettings(
         amqp_url=(own_node.url,), history_url=f"sqlite:///{tmp_path}/pcm/history.db"
     )
@@ -336,7 +337,17 @@ async def test_a_schedule_outlives_the_stream_that_it_was_added_to(
     settings: HistorySettings, history: Engine
 ) -> None:
     await _new_stream(settings)
-    words = ("add", "weekly", "--repeat", "0 2 * * 0", "--zone", "UTC", "--background")
+    words = (
+        "add",
+        "weekly",
+        "--repeat",
+        "0 2 * * 0",
+        "--zone",
+        "UTC",
+        "--to",
+        "all",
+        "--background",
+    )
     added = pcm(settings, "schedule", *words, "--", "true")
     assert added.returncode == 0, added.stderr
     pcm(settings, "schedule", "list")
@@ -415,10 +426,10 @@ async def _published_at_last(settings: HistorySettings) -> list[Job]:
 @pytest.mark.parametrize(
     ("url", "status"),
     [
-        ("nonsense", 1),
-        ("sqlite://", 1),
+        ("nonsense", 2),
+        ("sqlite://", 2),
         ("mysql://root@127.0.0.1/test", 1),
-        ("sqlite:////proc/none/history.db", 1),
+        ("sqlite:////proc/none/history.db", 2),
         ("postgresql://nobody@127.0.0.1:1/test", 1),
     ],
 )

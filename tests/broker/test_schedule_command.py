@@ -46,7 +46,8 @@ class Administrator:
         )
 
     def add(self, *words: str, repeat: str = "0 2 * * 0", command: str = "true") -> Done:
-        return self("add", self.name, "--repeat", repeat, *words, "--", command)
+        to = () if "--to" in words else ("--to", "all")
+        return self("add", self.name, "--repeat", repeat, *to, *words, "--", command)
 
     def json(self, *words: str) -> Any:
         done = self(*words, "--json")
@@ -68,23 +69,23 @@ def pcm(node: Broker, tmp_path: Path) -> Any:
 @pytest.mark.parametrize(
     ("words", "named"),
     [
-        (["add", "x", "--", "true"], "--repeat"),
+        (["add", "x", "--to", "all", "--", "true"], "--repeat"),
         (["add", "a.b", "--repeat", "* * * * *", "--", "true"], "NAME"),
-        (["add", "x", "--repeat", "* * * *", "--", "true"], "--repeat"),
-        (["add", "x", "--repeat", "0 0 31 2 *", "--", "true"], "--repeat"),
+        (["add", "x", "--repeat", "* * * *", "--to", "all", "--", "true"], "--repeat"),
+        (["add", "x", "--repeat", "0 0 31 2 *", "--to", "all", "--", "true"], "--repeat"),
         (["add", "x", "--repeat", "* * * * *"], "command after --"),
-        (["add", "x", "--repeat", "* * * * *", "--zone", "Berlin", "--", "true"], "--zone"),
-        (["add", "x", "--repeat", "* * * * *", "--zone", "UTC", "--workstation-clock", "--", "x"],
+        (["add", "x", "--repeat", "* * * * *", "--to", "all", "--zone", "Berlin", "--", "true"], "--zone"),
+        (["add", "x", "--repeat", "* * * * *", "--to", "all", "--zone", "UTC", "--workstation-clock", "--", "x"],
          "--workstation-clock"),
-        (["add", "x", "--repeat", "* * * * *", "--missed", "all", "--", "true"], "--missed"),
-        (["add", "x", "--repeat", "* * * * *", "--mandatory-after", "5", "--", "true"],
+        (["add", "x", "--repeat", "* * * * *", "--to", "all", "--missed", "all", "--", "true"], "--missed"),
+        (["add", "x", "--repeat", "* * * * *", "--to", "all", "--mandatory-after", "5", "--", "true"],
          "--mandatory-after"),
-        (["add", "x", "--repeat", "* * * * *", "--mandatory-after", "2h", "--expires-after", "1h",
+        (["add", "x", "--repeat", "* * * * *", "--to", "all", "--mandatory-after", "2h", "--expires-after", "1h",
           "--", "true"], "--expires-after"),
-        (["add", "x", "--repeat", "* * * * *", "--offer-at", "+1h", "--", "true"], "--offer-at"),
-        (["add", "x", "--repeat", "* * * * *", "--file", "x", "--", "true"], "--file"),
+        (["add", "x", "--repeat", "* * * * *", "--to", "all", "--offer-at", "+1h", "--", "true"], "--offer-at"),
+        (["add", "x", "--repeat", "* * * * *", "--to", "all", "--file", "x", "--", "true"], "--file"),
         (["add", "x", "--repeat", "* * * * *", "--to", "grup:x", "--", "true"], "--to"),
-        (["add", "x", "--repeat", "* * * * *", "--timeout", "5", "--", "true"], "--timeout"),
+        (["add", "x", "--repeat", "* * * * *", "--to", "all", "--timeout", "5", "--", "true"], "--timeout"),
         (["next", "--count", "0"], "--count"),
         (["next", "--count", "x"], "--count"),
         (["show"], "NAME"),
@@ -163,7 +164,7 @@ def test_the_coming_occurrences_with_their_instants(pcm: Administrator) -> None:
     assert (instants[2] - instants[0]).days == 2
     assert coming[0]["local"].endswith("T02:00:00")
     lines = pcm("next", pcm.name, "--count", "1").stdout.splitlines()
-    assert lines[1].split()[-1] == f"{instants[0]:%Y-%m-%dT%H:%MZ}"
+    assert f"{instants[0]:%Y-%m-%d %H:%M} UTC" in lines[1]
     everything = pcm.json("next", "--count", "200")
     assert coming[0] in everything
     pcm.add("--replace", repeat="0 2 * * *")

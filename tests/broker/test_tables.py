@@ -1,6 +1,7 @@
 """Tables on a terminal: a line a row, whatever its width; elsewhere all of it."""
 
 import asyncio
+import re
 from collections.abc import Sequence
 from datetime import timedelta
 from pathlib import Path
@@ -47,7 +48,7 @@ def test_long_texts_are_cut_before_a_column_is_left_out() -> None:
 
 
 def test_the_least_important_columns_are_left_out_first() -> None:
-    assert table(24) == ["ID     NAME       AGE", "job-1  a long na…  7 min"]
+    assert table(24) == ["ID     NAME        AGE", "job-1  a long na…  7 min"]
     assert table(14) == ["ID     NAME", "job-1  a long…"]
 
 
@@ -121,7 +122,9 @@ def shown(told: Told, size: tuple[int, int], *words: str) -> list[str]:
     columns, rows = size
     terminal = OnTerminal([BIN / "pcm", *words], told.environment, columns, rows)
     assert terminal.end() == 0, terminal.screen.shown
-    assert [line for line in terminal.screen.shown if len(line) > columns] == []
+    # What is told of one thing alone may take more lines; a row of a table may not.
+    long = [line for line in terminal.screen.shown if len(line) > columns]
+    assert all(line.startswith(("name ", "command ", "for ", "pcm: ")) for line in long), long
     return terminal.screen.shown
 
 
@@ -131,13 +134,13 @@ async def test_jobs_are_a_line_each(told: Told, size: tuple[int, int]) -> None:
     head, line = shown(told, size, "jobs", "--text", told.prefix)
     assert head.split()[:2] == ["ID", "NAME"]
     assert line.startswith(job.id)
-    assert "7 min" in line
+    assert re.search(r"\d+ min", line)
     assert "1 succeeded (1 to" in line
     assert "…" in line
     piped = told.pcm("jobs", "--text", told.prefix).stdout
     assert "1 succeeded (1 to be restarted), 1 failed" in piped
     assert "a-long-login-name@administration.example" in piped
-    assert " UTC, 7 min " in piped
+    assert re.search(r" UTC, \d+ min ", piped)
 
 
 @pytest.mark.parametrize("size", SIZES)

@@ -702,7 +702,7 @@ async def test_pcm_why_answers_from_the_history(told: Told) -> None:
     assert following == "The service agent starts it then."
     found = json.loads(told.pcm("why", job.id, told.name("a"), "--json").stdout)
     assert found["state"] == "received"
-    assert found["why"] == why
+    assert found["why"].split(" (in ")[0] == why.split(" (in ")[0]  # a minute may have passed
     assert datetime.fromisoformat(found["next_at"]) == job.mandatory_at
     assert "never checked in" in told.pcm("why", job.id, told.name("b")).stdout
     assert json.loads(told.pcm("why", job.id, told.name("c"), "--json").stdout)["state"] == (
