@@ -116,7 +116,7 @@ def _list(what: str, state_dir: Path, *, as_json: bool) -> int:
 
 
 def _ask(arguments: argparse.Namespace, settings: "AgentSettings") -> int:
-    from agents.control import Declined, ask
+    from agents.control import Declined, ask, read_reason
     from broker.topology import AgentKind, agent_name
     from schemas import WallClock
     from schemas.times import parse_moment
@@ -128,6 +128,11 @@ def _ask(arguments: argparse.Namespace, settings: "AgentSettings") -> int:
         except ValueError as error:
             raise WrongUse(f"--until: {error}") from error
         request["until"] = (until.instant() if isinstance(until, WallClock) else until).isoformat()
+    elif arguments.command == "decline":
+        try:
+            request["reason"] = read_reason(arguments.reason)
+        except Declined as error:
+            raise WrongUse(str(error)) from error
     _check_user(settings.user)
     directory = settings.state_dir / agent_name(AgentKind.INTERACTIVE, settings.user)
     try:
@@ -178,9 +183,13 @@ def _parser() -> Parser:
         ("run", "run an offered job now"),
         ("postpone", "be offered a job again later"),
         ("decline", "do not run an optional job"),
+        ("stop", "end a running job, where it lets its user do so"),
     ):
         command(name, text).add_argument("job", metavar="JOB", help="its id, or the beginning")
     commands.choices["postpone"].add_argument(
         "--until", metavar="T", required=True, help="+10m, or a time such as 2026-11-30T09:00Z"
+    )
+    commands.choices["decline"].add_argument(
+        "--reason", metavar="TEXT", default="", help="why; the administrators read it"
     )
     return parser

@@ -97,7 +97,10 @@ class Job(Message):
         description="starts only in a workstation's maintenance windows, where its timeout fits",
     )
     max_postponements: int | None = Field(
-        default=None, ge=0, lt=2**31, description="how often a user may postpone it; default: no limit"
+        default=None,
+        ge=0,
+        lt=2**31,
+        description="how often a user may postpone it; default: no limit",
     )
     min_interval: Duration = Field(
         default=timedelta(0), description="seconds that a postponement lasts at least"
