@@ -7,7 +7,7 @@ from datetime import UTC, datetime
 from typing import Any
 
 from agents.claims import Claims
-from agents.control import Declined, read_reason
+from agents.control import Declined, read_reason, text_of
 from agents.entries import Entries
 from agents.identity import Identity
 from agents.presence import Presence
@@ -50,8 +50,8 @@ class Choices:
         Raises:
             Declined: it cannot be done.
         """
-        job_id = _text(request, "job")
-        match _text(request, "do"):
+        job_id = text_of(request, "job")
+        match text_of(request, "do"):
             case "run":
                 return self.run_now(self._offered(job_id))
             case "postpone":
@@ -190,16 +190,9 @@ def _only(job_id: str, entries: Iterable[Entry], what: str) -> Entry:
     return (exact or found)[0]
 
 
-def _text(request: dict[str, Any], name: str) -> str:
-    value = request.get(name)
-    if not isinstance(value, str):
-        raise Declined(f"{name}: must be text")
-    return value
-
-
 def _moment(request: dict[str, Any], name: str) -> float:
     try:
-        moment = datetime.fromisoformat(_text(request, name))
+        moment = datetime.fromisoformat(text_of(request, name))
     except ValueError as error:
         raise Declined(f"--{name}: is no time such as 2026-11-30T09:00+00:00") from error
     if moment.tzinfo is None:

@@ -46,6 +46,8 @@ async def serve(directory: Path, answer: Callable[[Request], Awaitable[Answer]])
             await _speak(reader, writer, answer)
         except (OSError, TimeoutError, ValueError):
             pass  # whoever asked is gone
+        except asyncio.CancelledError:
+            pass  # the agent stops: whoever watches sees the end
         finally:
             writer.close()
 
@@ -65,6 +67,7 @@ async def serve(directory: Path, answer: Callable[[Request], Awaitable[Answer]])
             server.close()
             for task in speaking:
                 task.cancel()
+            await asyncio.gather(*speaking, return_exceptions=True)
             with suppress(FileNotFoundError):
                 (directory / _SOCKET).unlink()
     finally:
@@ -78,9 +81,10 @@ async def _speak(
 ) -> None:
     async with asyncio.timeout(_LIMIT):
         try:
+            line = await reader.readline()  # first: what is left unread would cost the reply
             _check_peer(writer)
-            told = await answer(_read(await reader.readline()))
-        except (Declined, ValueError, KeyError, TypeError) as error:
+            told = await answer(_read(line))
+        except (Declined, StateError, ValueError, KeyError, TypeError) as error:
             told = ""
             _write(writer, {"declined": str(error) or "not understood"})
         if isinstance(told, str):
@@ -138,6 +142,21 @@ async def _stream(
         await asyncio.gather(*tasks, return_exceptions=True)
     for task in done:
         task.result()
+
+
+def text_of(request: Request, name: str) -> str:
+    """Return a request's word.
+
+    Raises:
+        Declined: it is missing, or no text.
+    """
+    value = request.get(name)
+    try:
+        if isinstance(value, str):
+            return check_text(value)
+    except ValueError as error:
+        raise Declined(f"{name}: {error}") from error
+    raise Declined(f"{name}: must be text")
 
 
 def read_reason(value: object) -> str:

@@ -2,12 +2,13 @@
 
 import asyncio
 import time
+from contextlib import suppress
 from typing import Any
 
 from agents import control, past, view
 from agents.agent import Agent
 from agents.choices import Choices
-from agents.control import Answer, Declined
+from agents.control import Answer, text_of
 from agents.place import here
 from agents.reminders import Reminders
 from agents.schedule import InteractiveRules
@@ -15,6 +16,8 @@ from agents.settings import AgentSettings
 from agents.showing import Showing
 from agents.tables import Entry, Tables
 from broker.topology import AgentKind
+
+_STORED_LIMIT = 5.0
 
 
 class InteractiveAgent(Agent):
@@ -66,11 +69,14 @@ class InteractiveAgent(Agent):
         match request:
             case {"do": "watch"}:
                 return self._showing.watch()
-            case {"do": "output", "job": str(job_id)}:
-                return await self._showing.output(job_id)
             case {"do": "output"}:
-                raise Declined("job: must be text")
-        return self._choices.make(request)
+                return await self._showing.output(text_of(request, "job"))
+        said = self._choices.make(request)
+        # On the disk before the user is told; a disk that is full is not waited for.
+        with suppress(TimeoutError):
+            async with asyncio.timeout(_STORED_LIMIT):
+                await self._ledger.commit(lambda _: None)
+        return said
 
     def _scene(self, service: bool) -> view.Scene:  # noqa: FBT001 - the only thing to tell
         return view.Scene(
