@@ -23,6 +23,7 @@ from agents.window.dialogs import (
     TimeDialog,
 )
 from agents.window.history import HistoryPane
+from agents.window.memory import Memory
 from agents.window.offers import OffersPane
 from agents.window.running import RunningPane
 from agents.window.snapshot import Offer, Snapshot
@@ -83,8 +84,8 @@ class Window(App[None]):
         self._opened_at = now()
         self._snapshot: Snapshot | None = None
         self._reached = False
-        self._reminders: dict[str, float] = {}
-        self._rung: set[str] = set()
+        self._memory = Memory()
+        self._keys: tuple[object, ...] = ()
         self._wanted = ""
         self._said = ("", 0.0)
         self.rings = 0
@@ -149,19 +150,19 @@ class Window(App[None]):
         if self._snapshot is None:
             return
         snapshot = self._snapshot
-        self._forget(snapshot)
-        self._ring(snapshot, now)
+        if self._memory.take(snapshot, now):
+            self._ring()
         self._draw_tabs(snapshot, now)
         self._show_wanted(snapshot)
-        self.refresh_bindings()
+        self._refresh_keys()
         for screen in self.screen_stack:
             if isinstance(screen, OfferDialog) and screen.is_mounted:
                 await screen.follow(snapshot, now)
 
     def _draw_tabs(self, snapshot: Snapshot, now: float) -> None:
-        offers = model.sorted_offers(snapshot.offers, now, self._reminders)
+        offers = model.sorted_offers(snapshot.offers, now, self._memory.reminders)
         self.offers.show(
-            offers, now, self._reminders, _("Nothing to do. What is offered to you appears here.")
+            offers, now, self._memory, _("Nothing to do. What is offered to you appears here.")
         )
         rows = model.run_rows(snapshot, now, self._opened_at)
         self.running.show(rows, _("Nothing runs."))
@@ -188,27 +189,19 @@ class Window(App[None]):
         status.display = bool(told)
         tell(status, " \u00b7 ".join(told))
 
-    def _forget(self, snapshot: Snapshot) -> None:
-        there = {offer.job for offer in snapshot.offers}
-        self._rung &= there
-        self._reminders = {job: at for job, at in self._reminders.items() if job in there}
+    def _ring(self) -> None:
+        """Ring, and show what is first in the table."""
+        self.rings += 1
+        self.bell()
+        self.call_after_refresh(self.offers.table.scroll_home, animate=False)
 
-    def _ring(self, snapshot: Snapshot, now: float) -> None:
-        """Ring once for each job that soon runs by itself, or of which to remind the user."""
-        due = {job for job, at in self._reminders.items() if at <= now}
-        urgent = {
-            offer.job
-            for offer in snapshot.offers
-            if model.is_urgent(offer, now) and offer.state != "accepted"
-        }
-        new = due | (urgent - self._rung)
-        self._rung |= urgent
-        for job in due:
-            del self._reminders[job]
-        if new:
-            self.rings += 1
-            self.bell()
-            self.call_after_refresh(self.offers.table.scroll_home, animate=False)
+    def _refresh_keys(self) -> None:
+        """Draw the keys again if others have something to do."""
+        names = (*sorted(_OFFER_KEYS), "details", "stop", "search")
+        keys = tuple(self.check_action(name, ()) for name in names)
+        if keys != self._keys:
+            self._keys = keys
+            self.refresh_bindings()
 
     def _show_wanted(self, snapshot: Snapshot) -> None:
         """Show the job that the user has just started, as soon as it runs."""
@@ -229,7 +222,7 @@ class Window(App[None]):
 
     def on_tabbed_content_tab_activated(self, _event: TabbedContent.TabActivated) -> None:
         """The keys are others now."""
-        self.refresh_bindings()
+        self._refresh_keys()
 
     # What the user does
 
@@ -260,11 +253,7 @@ class Window(App[None]):
 
     def _may(self, action: str) -> bool:
         offer = self._offer
-        if offer is None or offer.state == "accepted":
-            return False
-        if action == "decline":
-            return offer.may_decline
-        return action != "postpone" or model.may_postpone(offer, self._now())
+        return offer is not None and model.may(action, offer, self._now())
 
     def _may_stop(self) -> bool:
         if self._snapshot is None:
@@ -277,6 +266,8 @@ class Window(App[None]):
             said = await self._client.ask({"do": do, "job": job, **more})
             if do == "run":
                 self._wanted = job
+            elif do == "remind":
+                self._memory.reminders[job] = self._now() + more["after"]
         except (Declined, Gone) as error:
             said = str(error)
         self._said = (said, time.monotonic() + _SAID_FOR)
@@ -302,7 +293,6 @@ class Window(App[None]):
         if offer := self._offer:
             at = await self.push_screen_wait(TimeDialog(offer, self._now(), remind=True))
             if at is not None:
-                self._reminders[offer.job] = at
                 self._ask("remind", offer.job, after=at - self._now())
 
     @work(group="dialog", exclusive=True)
@@ -318,7 +308,7 @@ class Window(App[None]):
         """Tell all about the job under the cursor."""
         now, job = self._now(), self._pane.job
         if self.tabs.active == "offers-tab" and (offer := self._offer):
-            dialog = DetailsDialog(offer, now, self._reminders.get(job, 0.0))
+            dialog = DetailsDialog(offer, now, self._memory.remind_at(job))
             if await self.push_screen_wait(dialog) == "run_now":
                 self._ask("run", offer.job)
         elif self._snapshot and (ended := self._snapshot.ended(job)):

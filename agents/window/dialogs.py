@@ -1,5 +1,6 @@
 """Dialogs about one job. None of them keeps the job from anything: it says so, and closes."""
 
+import math
 from typing import ClassVar, TypeVar
 
 from rich.table import Table
@@ -21,6 +22,7 @@ from agents.window.times import clock, read
 
 _T = TypeVar("_T")
 _FAREWELL = 3.0
+_LATEST = "latest"
 
 
 class Dialog(ModalScreen[_T]):
@@ -159,20 +161,23 @@ class TimeDialog(OfferDialog[float]):
         yield Input(placeholder=_("14:30, 45m or 2h"), id="own-time", compact=True)
         yield Static("", id="wrong", markup=False)
 
-    def _seconds(self) -> list[float]:
-        choices = model.reminders if self._remind else model.postponements
-        return choices(self.offer, self._now)
-
     def _options(self) -> list[Option]:
-        return [
+        choices = model.reminders if self._remind else model.postponements
+        options = [
             Option(
                 _("{length}, until {time}").format(
                     length=model.whole(seconds), time=clock(self._now + seconds, self._now)
                 ),
                 id=str(int(seconds)),
             )
-            for seconds in self._seconds()
+            for seconds in choices(self.offer, self._now)
         ]
+        if not self._remind and self.offer.limit < math.inf:
+            latest = clock(self.offer.limit, self._now)
+            options.append(
+                Option(_("as long as possible, until {time}").format(time=latest), id=_LATEST)
+            )
+        return options
 
     def changed(self, offer: Offer, now: float) -> None:
         """Take away the choices that are over."""
@@ -187,7 +192,8 @@ class TimeDialog(OfferDialog[float]):
 
     def on_option_list_option_selected(self, event: OptionList.OptionSelected) -> None:
         """Return the time chosen."""
-        self.dismiss(self._now + float(event.option.id or 0))
+        chosen = event.option.id or "0"
+        self.dismiss(self.offer.limit if chosen == _LATEST else self._now + float(chosen))
 
     def on_input_submitted(self, event: Input.Submitted) -> None:
         """Return the time written, if it can be."""
@@ -200,11 +206,11 @@ class TimeDialog(OfferDialog[float]):
             self.dismiss(until)
 
     def _check(self, until: float) -> None:
-        if until >= self.offer.limit:
+        if until > self.offer.limit:
             limit = clock(self.offer.limit, self._now)
-            raise ValueError(_("It must be before {time}.").format(time=limit))
+            raise ValueError(_("It must not be after {time}.").format(time=limit))
         least = 0.0 if self._remind else self.offer.min_interval or 0.0
-        if until - self._now < least:
+        if until < min(self._now + least, self.offer.limit):
             raise ValueError(_("It must be {time} at least.").format(time=model.whole(least)))
 
 

@@ -55,7 +55,7 @@ def sorted_offers(
     return sorted(offers, key=place)
 
 
-def offer_row(offer: Offer, now: float, remind_at: float = 0.0) -> OfferRow:
+def offer_row(offer: Offer, now: float, since: float, remind_at: float = 0.0) -> OfferRow:
     """Return an offer's row."""
     return OfferRow(
         job=offer.job,
@@ -64,7 +64,7 @@ def offer_row(offer: Offer, now: float, remind_at: float = 0.0) -> OfferRow:
         comment=offer.comment,
         kind=kind(offer),
         left=time_left(offer, now, remind_at),
-        bar=bar(offer, now),
+        bar=bar(offer, now, since),
         expires=clock(offer.expires_at, now) if offer.expires_at else _("never"),
         timeout=length(offer.timeout),
         urgent=is_urgent(offer, now),
@@ -97,11 +97,11 @@ def time_left(offer: Offer, now: float, remind_at: float = 0.0) -> str:
     return _("if you like")
 
 
-def bar(offer: Offer, now: float) -> str:
-    """Return the share of the time that is left, drawn; nothing where nothing runs out."""
+def bar(offer: Offer, now: float, since: float) -> str:
+    """Return the share of the time since then that is left, drawn; nothing if none runs out."""
     if offer.deadline is None or offer.state == "accepted":
         return ""
-    whole = offer.deadline - (offer.shown_at or now)
+    whole = offer.deadline - since
     share = (offer.deadline - now) / whole if whole > 0 else 0.0
     full = min(_BAR, max(0, round(share * _BAR)))
     return "\N{FULL BLOCK}" * full + "\N{LIGHT SHADE}" * (_BAR - full)
@@ -142,19 +142,23 @@ def _may(offer: Offer) -> str:
     return _("It can be postponed {n} more times.").format(n=offer.postponements_left)
 
 
-def may_postpone(offer: Offer, now: float) -> bool:
-    """Whether there is a time to which an offer can be postponed."""
-    return (
-        offer.state != "accepted"
-        and offer.postponements_left != 0
-        and now + (offer.min_interval or 0.0) < offer.limit
-    )
+def may(action: str, offer: Offer, now: float) -> bool:
+    """Whether the user may do something to an offer."""
+    if offer.state == "accepted":
+        return False
+    match action:
+        case "postpone":
+            return offer.postponements_left != 0 and now < offer.limit
+        case "remind":
+            return offer.state == "offered" and now < offer.limit
+        case "decline":
+            return offer.may_decline
+    return True
 
 
 def postponements(offer: Offer, now: float) -> list[float]:
     """Return for how many seconds an offer can be postponed: fewer choices the less is left."""
-    room = offer.limit - now
-    return _choices(offer.min_interval or 0.0, room)
+    return _choices(offer.min_interval or 0.0, offer.limit - now)
 
 
 def reminders(offer: Offer, now: float) -> list[float]:

@@ -8,6 +8,7 @@ from textual.containers import Horizontal, Vertical
 from textual.widgets import Button, Static
 
 from agents.window import model
+from agents.window.memory import Memory
 from agents.window.model import OfferRow
 from agents.window.snapshot import Offer
 from agents.window.table import Column, Table, cell, tell
@@ -58,11 +59,12 @@ class OffersPane(Vertical):
         """The job under the cursor."""
         return self.table.job
 
-    def show(
-        self, offers: list[Offer], now: float, reminders: dict[str, float], empty: str
-    ) -> None:
+    def show(self, offers: list[Offer], now: float, memory: Memory, empty: str) -> None:
         """Show these offers, in this order."""
-        rows = [model.offer_row(offer, now, reminders.get(offer.job, 0.0)) for offer in offers]
+        rows = [
+            model.offer_row(offer, now, memory.since(offer, now), memory.remind_at(offer.job))
+            for offer in offers
+        ]
         self.table.put({row.job: _cells(row) for row in rows})
         self.table.display = self.query_one("#chosen").display = bool(rows)
         nothing = self.query_one("#no-offers", Static)
@@ -70,7 +72,7 @@ class OffersPane(Vertical):
         tell(nothing, empty)
         chosen = next((offer for offer in offers if offer.job == self.job), None)
         if chosen:
-            self._choose(chosen, now, reminders.get(chosen.job, 0.0))
+            self._choose(chosen, now, memory.remind_at(chosen.job))
 
     def _choose(self, offer: Offer, now: float, remind_at: float) -> None:
         tell(self.query_one("#chosen-name", Static), offer.name)
@@ -78,11 +80,9 @@ class OffersPane(Vertical):
         told = _("{who}: {why}").format(who=offer.sender, why=why)
         tell(self.query_one("#chosen-why", Static), told)
         tell(self.query_one("#chosen-next", Static), _what_next(offer, now, remind_at))
-        allowed = {"postpone": model.may_postpone(offer, now), "decline": offer.may_decline}
-        ready = offer.state != "accepted"
         for name in self.BUTTONS:
-            button = self.query_one(f"#do-{name}", Button)
-            button.display = name == "details" or (ready and allowed.get(name, True))
+            allowed = name == "details" or model.may(name, offer, now)
+            self.query_one(f"#do-{name}", Button).display = allowed
 
 
 def _what_next(offer: Offer, now: float, remind_at: float) -> str:
