@@ -7,7 +7,6 @@ import os
 import resource
 import signal
 import sys
-from collections.abc import Callable, Coroutine
 from datetime import UTC, datetime
 from functools import partial
 from importlib.util import find_spec
@@ -21,6 +20,8 @@ from broker.settings import describe, load
 _FILES = 65536
 
 if TYPE_CHECKING:
+    from collections.abc import Callable, Coroutine
+
     from agents.agent import Agent
     from agents.settings import AgentSettings
     from agents.window.address import Address
