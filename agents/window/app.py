@@ -76,6 +76,7 @@ class Window(App[None]):
         """
         super().__init__()
         self.title = _("Package Command Manager")
+        self.animation_level = "none"
         self._client = client
         self._owner = owner
         self._light = light
@@ -145,6 +146,8 @@ class Window(App[None]):
 
     async def draw(self) -> None:
         """Show everything as it is now."""
+        if not (self.screen_stack and self.screen_stack[0].query("#status")):
+            return  # it is being closed
         now = self._now()
         self._draw_status(now)
         if self._snapshot is None:

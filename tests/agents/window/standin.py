@@ -134,8 +134,8 @@ class StandIn:
                 case _:
                     self.asked.append(request)
                     await _send(writer, self.reply)
-        except (OSError, ValueError):
-            pass  # the window has gone
+        except (OSError, ValueError, asyncio.CancelledError):
+            pass  # the window has gone, or the test is over
         finally:
             writer.close()
 
