@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 
 from agents.window.snapshot import Ended, Offer, Running, Snapshot
-from agents.window.texts import _
+from agents.window.texts import _, many
 from agents.window.times import DAY, HOUR, MINUTE, clock, left, length
 
 URGENT = 60.0
@@ -139,7 +139,9 @@ def _may(offer: Offer) -> str:
         return ""
     if not offer.postponements_left:
         return _("It cannot be postponed any more.")
-    return _("It can be postponed {n} more times.").format(n=offer.postponements_left)
+    times = offer.postponements_left
+    text = many("It can be postponed once more.", "It can be postponed {n} more times.", times)
+    return text.format(n=times)
 
 
 def may(action: str, offer: Offer, now: float) -> bool:

@@ -33,7 +33,7 @@ async def test_an_open_dialog_says_how_its_job_ended_and_any_key_closes_it(tmp_p
         await window.press("x")
         await window.until("Why do you not want it?")
         agent.show(offers=[], history=[ended("a", "Survey", state="expired", duration=None)])
-        await window.until("It has ended: – expired, not run")
+        await window.until("It has ended: \N{EN DASH} expired, not run")
         await window.press("space")
         assert not isinstance(window.app.screen, OfferDialog)
 

@@ -16,7 +16,7 @@ from tests.workstation import Workstation, final, follow
 
 @asynccontextmanager
 async def _window(ws: Workstation, **settings: str) -> AsyncIterator[Looking]:
-    agent = await asyncio.to_thread(ws.start, "interactive", **settings)
+    agent = await asyncio.to_thread(lambda: ws.start("interactive", **settings))
     async with looking(ws.state_dir / "interactive-ada", (100, 30)) as window:
         await window.until(f"ada on {ws.name}")
         try:
@@ -66,7 +66,7 @@ async def test_an_offer_is_run_and_stopped_by_mouse(
         await window.click("#do-stop")
         await window.until("Stop it?")
         await window.click("#yes")
-        await window.until("~ – stopped")
+        await window.until("~ \N{EN DASH} stopped")
     assert final(await follow(dispatcher, job)).state is State.CANCELLED
 
 
@@ -74,7 +74,7 @@ async def test_a_postponement_is_a_report(ws: Workstation, dispatcher: Dispatche
     job = ws.job("true", name="Update", mandatory_at=_in(hours=2), max_postponements=1)
     async with _window(ws) as window:
         await dispatcher.dispatch(job)
-        await window.until("It can be postponed 1 more times.")
+        await window.until("It can be postponed once more.")
         await window.press("p")
         await window.until("30 minutes, until")
         await window.press("tab", *"40m", "enter")
