@@ -159,7 +159,7 @@ class Window(App[None]):
         self._show_wanted(snapshot)
         self._refresh_keys()
         for screen in self.screen_stack:
-            if isinstance(screen, OfferDialog) and screen.is_mounted:
+            if isinstance(screen, OfferDialog):
                 await screen.follow(snapshot, now)
 
     def _draw_tabs(self, snapshot: Snapshot, now: float) -> None:

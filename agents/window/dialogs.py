@@ -63,10 +63,17 @@ class OfferDialog(Dialog[_T]):
         super().__init__(offer.name)
         self.offer = offer
         self._now = now
+        self._ready = False
         self._over = False
+
+    def on_mount(self) -> None:
+        """From now on there is something to change."""
+        self._ready = True
 
     async def follow(self, snapshot: Snapshot, now: float) -> None:
         """Take in what became of the job meanwhile."""
+        if not self._ready:
+            return
         offer = snapshot.offer(self.offer.job)
         if offer:
             self.changed(offer, now)

@@ -15,7 +15,9 @@ import aiohttp
 import pytest
 
 _LIMIT = 60.0
-_TOKEN = re.compile(r"\x1b\[([0-9;?$]*)([A-Za-z])|\x1b[P\]][^\x07\x1b]*(?:\x07|\x1b\\)?|(.)", re.DOTALL)
+_TOKEN = re.compile(
+    r"\x1b\[([0-9;?$]*)([A-Za-z])|\x1b[P\]][^\x07\x1b]*(?:\x07|\x1b\\)?|(.)", re.DOTALL
+)
 _BINARY = 2
 
 
