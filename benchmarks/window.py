@@ -1,6 +1,6 @@
 """What a window costs: idle, with a countdown on it, and while a command writes very fast.
 
-    python -m benchmarks.window
+python -m benchmarks.window
 """
 
 import asyncio

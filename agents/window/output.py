@@ -94,12 +94,24 @@ class OutputView(ScrollView, can_focus=True):
         self.lines = Lines()
         self._waits = False
         self._cut = 0
+        self._at_end = True
+
+    def watch_scroll_y(self, old_value: float, new_value: float) -> None:
+        """Stay at the end from when the user is there, until they go elsewhere."""
+        super().watch_scroll_y(old_value, new_value)
+        if self.size.height:
+            self._at_end = self.is_vertical_scroll_end
+
+    def on_resize(self) -> None:
+        """Stay at the end."""
+        self._soon()
 
     def start(self, empty: str) -> None:
         """Show nothing yet."""
         self.lines = Lines()
         self.empty = empty
         self._cut = 0
+        self._at_end = True
         self._draw()
 
     def feed(self, stream: str, text: str) -> None:
@@ -144,7 +156,6 @@ class OutputView(ScrollView, can_focus=True):
 
     def _draw(self) -> None:
         self._waits = False
-        at_end = self.is_vertical_scroll_end
         newly_cut = self.lines.dropped - self._cut
         self._cut = self.lines.dropped
         height = self.scrollable_content_region.height
@@ -152,7 +163,7 @@ class OutputView(ScrollView, can_focus=True):
         widest = max((len(self.lines[n].text) for n in range(last, len(self.lines))), default=0)
         width = max(self.virtual_size.width, min(widest + 2, _LONGEST)) if self.lines else 0
         self.virtual_size = Size(width, len(self.lines))
-        if at_end:
+        if self._at_end:
             self.scroll_end(animate=False, immediate=True, x_axis=False)
         elif newly_cut:
             self.scroll_to(y=self.scroll_y - newly_cut, animate=False, immediate=True)
