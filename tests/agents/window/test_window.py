@@ -15,8 +15,8 @@ from tests.workstation import Workstation, final, follow
 
 
 @asynccontextmanager
-async def _window(ws: Workstation, **settings: str) -> AsyncIterator[Looking]:
-    agent = await asyncio.to_thread(lambda: ws.start("interactive", **settings))
+async def _window(ws: Workstation, countdown: str = "1s") -> AsyncIterator[Looking]:
+    agent = await asyncio.to_thread(lambda: ws.start("interactive", countdown=countdown))
     async with looking(ws.state_dir / "interactive-ada", (100, 30)) as window:
         await window.until(f"ada on {ws.name}")
         try:
