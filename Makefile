@@ -26,6 +26,7 @@ test: $(STAMP) rabbitmq
 bench: $(STAMP) rabbitmq
 	@$(VENV)/bin/python -m benchmarks.one_workstation
 	@$(VENV)/bin/python -m benchmarks.publishing
+	@$(VENV)/bin/python -m benchmarks.window
 
 chaos: $(STAMP) rabbitmq
 	@$(VENV)/bin/python -m tests.chaos --minutes $(MINUTES) $(if $(SEED),--seed $(SEED))
