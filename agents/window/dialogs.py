@@ -63,17 +63,12 @@ class OfferDialog(Dialog[_T]):
         super().__init__(offer.name)
         self.offer = offer
         self._now = now
-        self._ready = False
         self._over = False
-
-    def on_mount(self) -> None:
-        """From now on there is something to change."""
-        self._ready = True
 
     async def follow(self, snapshot: Snapshot, now: float) -> None:
         """Take in what became of the job meanwhile."""
-        if not self._ready:
-            return
+        if not self.query("#box-body > *"):
+            return  # it is being opened or closed
         offer = snapshot.offer(self.offer.job)
         if offer:
             self.changed(offer, now)
@@ -132,7 +127,8 @@ class DetailsDialog(OfferDialog[str]):
     def changed(self, offer: Offer, now: float) -> None:
         """Count down."""
         super().changed(offer, now)
-        self.query_one("#facts", Static).update(self._facts())
+        for shown in self.query("#facts").results(Static):
+            shown.update(self._facts())
 
     def _facts(self) -> Table:
         return facts(model.offer_facts(self.offer, self._now, self._remind_at))
@@ -190,7 +186,7 @@ class TimeDialog(OfferDialog[float]):
         """Take away the choices that are over."""
         super().changed(offer, now)
         options = self._options()
-        shown = self.query_one(OptionList)
+        shown = self.query(OptionList).first()
         if [(o.id, o.prompt) for o in options] != [(o.id, o.prompt) for o in shown.options]:
             at = shown.highlighted_option
             shown.set_options(options)
