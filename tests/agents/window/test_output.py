@@ -60,7 +60,7 @@ async def test_very_much_output_does_not_keep_the_user_waiting(tmp_path: Path) -
     async with agent.serving(tmp_path), looking(tmp_path, clock=Clock()) as window:
         await window.until("Running (1)")
         await window.press("2")
-        waits = []
+        waits: list[float] = []
         view = window.app.query_one(OutputView)
         while len(view.lines) < MOST_LINES or len(waits) < 10:
             start = time.monotonic()
