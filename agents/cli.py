@@ -231,6 +231,7 @@ def _parser() -> Parser:
         description="Runs the jobs that reach this workstation, and answers for them.",
         epilog=describe(AgentSettings),
     )
+    parser.add_version()
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
 
     def command(name: str, text: str) -> Parser:

@@ -1,5 +1,7 @@
 """What the agents of a state directory hold and did, for people and as JSON."""
 
+import shutil
+import sys
 import time
 from datetime import UTC, datetime
 from pathlib import Path
@@ -12,9 +14,31 @@ from agents.schedule import order
 from agents.state import StateError
 from agents.tables import NEVER, Entry, Life
 from agents.windows import parse
+from broker.clock import age, local
+from broker.table import Cell, Column, lines
 from schemas import Context, Pause, State
 
 Row = dict[str, Any]
+_PENDING = (
+    Column("job"),
+    Column("name", least=12),
+    Column("kind", rank=3, least=10),
+    Column("agent", rank=5, least=7),
+    Column("state"),
+    Column("offer at", rank=4),
+    Column("mandatory at", rank=1),
+    Column("starts at", rank=1),
+    Column("expires at", rank=2),
+)
+_HISTORY = (
+    Column("job"),
+    Column("name", least=12),
+    Column("agent", rank=3, least=7),
+    Column("state"),
+    Column("exit code", rank=1, right=True),
+    Column("at", rank=2),
+    Column("reason", rank=1, least=16),
+)
 
 
 def pending(state_dir: Path) -> list[Row]:
@@ -75,44 +99,21 @@ def history(state_dir: Path) -> list[Row]:
 def show_pauses(pauses: dict[str, Pause]) -> None:
     """Print for people who is paused, a line for each."""
     for agent, pause in pauses.items():
-        since = f"{pause.created_at.astimezone():%Y-%m-%d %H:%M:%S}"
+        since = local(pause.created_at.timestamp())
         reason = f": {pause.reason}" if pause.reason else ""
         print(f"{agent} is paused since {since} by {pause.sender}{reason}")
 
 
 def show(what: str, rows: list[Row]) -> None:
     """Print rows as a table for people."""
-    from rich.console import Console
-    from rich.table import Table
-    from rich.text import Text
-
     if not rows:
         print("nothing is pending" if what == "pending" else "nothing has ended here")
         return
-    columns = (
-        (
-            "job",
-            "name",
-            "kind",
-            "agent",
-            "state",
-            "offer_at",
-            "mandatory_at",
-            "starts_at",
-            "expires_at",
-        )
-        if what == "pending"
-        else ("job", "name", "agent", "state", "exit_code", "at", "reason")
-    )
-    table = Table(box=None, pad_edge=False, header_style="bold")
-    for column in columns:
-        table.add_column(column.replace("_", " ").upper(), overflow="fold")
-    for row in rows:
-        table.add_row(*(Text(_cell(column, row[column])) for column in columns))
-    console = Console()
-    if not console.is_terminal:
-        console.width = 220
-    console.print(table)
+    columns = _PENDING if what == "pending" else _HISTORY
+    room = shutil.get_terminal_size().columns if sys.stdout.isatty() else None
+    named = [column.name.replace(" ", "_") for column in columns]
+    cells = [[_cell(name, row[name]) for name in named] for row in rows]
+    print("\n".join(lines(columns, cells, room)))
 
 
 def _entries(state_dir: Path) -> list[tuple[str, Entry]]:
@@ -179,9 +180,10 @@ def _time(seconds: float | None) -> str | None:
         return None
 
 
-def _cell(column: str, value: Any) -> str:
+def _cell(column: str, value: Any) -> str | Cell:
     if value is None:
-        return "-"
+        return ""
     if column.endswith("at"):
-        return f"{datetime.fromisoformat(value).astimezone():%Y-%m-%d %H:%M:%S}"
+        at = datetime.fromisoformat(value).timestamp()
+        return Cell(local(at), age(at, time.time()))
     return str(value)

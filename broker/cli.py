@@ -1,5 +1,7 @@
 """`pcm`: the program for administrators."""
 
+import argparse
+import shlex
 import sys
 
 from broker.command_line import Parser, WrongUse, run
@@ -50,16 +52,27 @@ def main() -> None:
     # What follows "--" is a command, whatever it looks like.
     words = sys.argv[1:]
     cut = words.index("--") if "--" in words else len(words)
-    arguments = _parser().parse_args(words[:cut])
+    arguments, strange = _parser().parse_known_args(words[:cut])
     arguments.argv = words[cut + 1 :]
 
     def work() -> int:
+        if strange:
+            raise WrongUse(_strange(arguments, strange))
         if arguments.argv and not getattr(arguments, "takes_command", False):
             raise WrongUse(f"{arguments.command}: takes no command after --")
         status: int = arguments.run(arguments)
         return status
 
     sys.exit(run("pcm", work))
+
+
+def _strange(arguments: argparse.Namespace, words: list[str]) -> str:
+    """Return what is wrong where a command line has words that nobody asked for."""
+    text = shlex.join(words)
+    takes_command = getattr(arguments, "takes_command", False)
+    if takes_command and not (arguments.argv or words[0].startswith("-")):
+        return f"{arguments.command}: {text}: put -- before the command: -- {text}"
+    return f"{arguments.command}: unrecognized arguments: {text}"
 
 
 def _parser() -> Parser:
@@ -71,6 +84,7 @@ def _parser() -> Parser:
         epilog=describe(HistorySettings)
         + "\n\nexit status: 0 done; 1 the work failed somewhere; 2 wrong usage; 3 no broker",
     )
+    parser.add_version()
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
     for module in _COMMANDS:
         module.add_to(commands)

@@ -7,10 +7,10 @@ _DAYS_ALONE = 3 * 86400
 
 
 def local(at: float | None, *, seconds: bool = True) -> str:
-    """Return a time, in seconds since the epoch, on this machine's clock."""
+    """Return a time, in seconds since the epoch, on this machine's clock, with its zone."""
     if at is None:
         return ""
-    form = "%Y-%m-%d %H:%M:%S" if seconds else "%Y-%m-%d %H:%M"
+    form = "%Y-%m-%d %H:%M:%S %Z" if seconds else "%Y-%m-%d %H:%M %Z"
     return f"{datetime.fromtimestamp(at, UTC).astimezone():{form}}"
 
 
@@ -28,6 +28,19 @@ def span(seconds: float) -> str:
         elif parts:
             break
     return " ".join(parts[:2]) or "0 s"
+
+
+def age(at: float, now: float) -> str:
+    """Return how long ago a time was, in its largest unit alone, such as `7 min`."""
+    past = round(now - at)
+    if past < 0:
+        return f"in {age(now, at)}"
+    for unit, size in _UNITS:
+        if count := past // size:
+            return (
+                f"{count:,} {'day' if count == 1 else 'days'}" if unit == "d" else f"{count} {unit}"
+            )
+    return "now"
 
 
 def relative(at: float, now: float) -> str:

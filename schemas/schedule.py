@@ -33,7 +33,7 @@ def _check_cron(text: str) -> str:
         if len(fields) == 5:  # noqa: PLR2004 - minutes are fine enough
             next(CronSim(text, datetime(2026, 1, 1)))  # noqa: DTZ001 - any
             return " ".join(fields)
-        why = f"has {len(fields)} fields, not 5"
+        why = f"has {len(fields)} field{'s' * (len(fields) != 1)}, not 5"
     except (CronSimError, ValueError) as error:  # the latter of figures beyond all bounds
         why = str(error)
     except StopIteration:

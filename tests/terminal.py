@@ -63,10 +63,14 @@ class OnTerminal:
     """A program that runs on a terminal of its own."""
 
     def __init__(
-        self, words: Sequence[str | Path], environment: Mapping[str, str], columns: int = 100
+        self,
+        words: Sequence[str | Path],
+        environment: Mapping[str, str],
+        columns: int = 100,
+        lines: int = 40,
     ) -> None:
         self._master, slave = pty.openpty()
-        fcntl.ioctl(slave, termios.TIOCSWINSZ, struct.pack("HHHH", 40, columns, 0, 0))
+        fcntl.ioctl(slave, termios.TIOCSWINSZ, struct.pack("HHHH", lines, columns, 0, 0))
         self.screen = Screen()
         self.written = 0
         self.process = subprocess.Popen(
@@ -94,6 +98,10 @@ class OnTerminal:
     def interrupt(self) -> None:
         """Press Ctrl-C."""
         self.process.send_signal(signal.SIGINT)
+
+    def hang_up(self) -> None:
+        """Take the terminal away."""
+        os.close(self._master)
 
     def end(self) -> int:
         """Wait until it has ended; return its exit status."""

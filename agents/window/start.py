@@ -1,7 +1,9 @@
 """How the window is opened: in a terminal or for browsers, beside its agent or in its process."""
 
 import asyncio
+import select
 import signal
+import sys
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -10,6 +12,8 @@ from agents.state import StateError
 from agents.window.address import Address
 from agents.window.app import Window
 from agents.window.client import Client, Gone
+
+_LOOK = 1.0  # seconds
 
 
 @dataclass(frozen=True)
@@ -36,7 +40,12 @@ async def open_window(face: Face) -> None:
         StateError: no agent runs there, or it is another user's.
     """
     await _check(face.directory)
-    await Window(Client(face.directory), light=face.light).run_async()
+    window = Window(Client(face.directory), light=face.light)
+    leaving = asyncio.create_task(_leave_with_terminal(window))
+    try:
+        await window.run_async()
+    finally:
+        leaving.cancel()
 
 
 async def serve(face: Face) -> None:
@@ -76,11 +85,22 @@ async def with_agent(agent: Agent, *, light: bool) -> None:
     window = Window(Client(agent.directory), owner=True, light=light)
     working = asyncio.create_task(agent.run())
     working.add_done_callback(lambda _done: window.exit())
+    leaving = asyncio.create_task(_leave_with_terminal(window))
     try:
         await window.run_async()
     finally:
+        leaving.cancel()
         agent.stop()
         await working
+
+
+async def _leave_with_terminal(window: Window) -> None:
+    """Close a window whose terminal is gone: without an end of its own, it would only read that."""
+    poll = select.poll()
+    poll.register(sys.__stdin__ or 0, 0)  # that it is gone is told unasked
+    while not poll.poll(0):
+        await asyncio.sleep(_LOOK)
+    window.exit()
 
 
 async def _check(directory: Path) -> None:

@@ -4,20 +4,30 @@ import argparse
 import base64
 import json
 import sys
+import time
 from dataclasses import fields
 from datetime import datetime
 from typing import TYPE_CHECKING, Any
 
+from broker.clock import age, local
 from broker.command_line import DONE, FAILED, Parser, Wrong, WrongUse
 from broker.commands.session import finish
-from broker.commands.terminal import print_table, printable, printable_lines
+from broker.commands.terminal import Cell, Column, print_table, printable, printable_lines
 
 if TYPE_CHECKING:
     from broker.dead.letter import Letter
     from broker.dead.letters import DeadLetters
 
 _SHOWN = 8192  # characters of a body that people are shown
-_COLUMNS = ("id", "at", "workstation", "agent", "job", "count", "reason")
+_COLUMNS = (
+    Column("id"),
+    Column("at"),
+    Column("workstation", rank=1, least=12),
+    Column("agent", rank=4, least=7),
+    Column("job", rank=2, least=15),
+    Column("count", rank=3, right=True),
+    Column("reason", least=20),
+)
 
 
 def add_to(commands: "argparse._SubParsersAction[Parser]") -> None:
@@ -137,8 +147,13 @@ def _none() -> int:
 
 
 def _print_table(letters: "list[Letter]") -> None:
-    rows = [(_row(letter) | {"at": _local(letter.at)}).values() for letter in letters]
-    print_table(_COLUMNS, rows, whole={"id", "at"})
+    now = time.time()
+    rows = [(_row(letter) | {"at": _at(letter.at, now)}).values() for letter in letters]
+    print_table(_COLUMNS, rows)
+
+
+def _at(at: datetime | None, now: float) -> Cell | None:
+    return Cell(local(at.timestamp()), age(at.timestamp(), now)) if at else None
 
 
 def _row(letter: "Letter") -> dict[str, Any]:
@@ -213,4 +228,4 @@ def _plain(value: object) -> str:
 
 
 def _local(at: datetime | None) -> str:
-    return f"{at.astimezone():%Y-%m-%d %H:%M:%S}" if at else "-"
+    return local(at.timestamp()) if at else "-"

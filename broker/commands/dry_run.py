@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from broker.command_line import DONE, FAILED, WrongUse
 from broker.commands.session import history
+from broker.commands.terminal import printable
 
 if TYPE_CHECKING:
     from broker.history.fleet import Fleet, WorkstationRow
@@ -56,7 +57,7 @@ def dry_run(jobs: "Sequence[Job]", waves: "Sequence[Item]", *, as_json: bool) ->
         if as_json:
             print(json.dumps(_as_json(job, plan)))
         else:
-            print("\n".join(_lines(job, plan)))
+            print("\n".join(map(printable, _lines(job, plan))))
     if not as_json:
         print("nothing was sent")
     return DONE if all(plan.reached and not plan.unknown for plan in plans) else FAILED

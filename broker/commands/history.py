@@ -4,9 +4,9 @@ import argparse
 import asyncio
 import json
 import signal
-from datetime import UTC, datetime
 from typing import TYPE_CHECKING
 
+from broker.clock import iso, local
 from broker.command_line import DONE, Parser, WrongUse
 from broker.commands.session import finish, history_errors
 
@@ -102,7 +102,7 @@ def _status(arguments: argparse.Namespace) -> int:
         found = status(engine)
         engine.dispose()
     if arguments.json:
-        print(json.dumps(asdict(found), indent=2))
+        print(json.dumps(asdict(found) | {"oldest_job": iso(found.oldest_job)}, indent=2))
     else:
         _show(found)
     return DONE
@@ -113,7 +113,7 @@ def _show(found: "Status") -> None:
         "database": found.database,
         "holds": f"{found.jobs:,} jobs, {found.pairs:,} times a job on a workstation,"
         f" {found.reports:,} reports, {found.workstations:,} workstations",
-        "oldest job": _local(found.oldest_job) if found.oldest_job else "none",
+        "oldest job": local(found.oldest_job) or "none",
         "read up to": f"offset {found.next_offset:,} of the stream",
         "kept up by": found.collector or "no collector: each question reads first what is new",
     }
@@ -121,10 +121,6 @@ def _show(found: "Status") -> None:
         print(f"{name:<12}{value}")
     for gap in found.gaps:
         print(f"{'missing':<12}{gap}")
-
-
-def _local(seconds: float) -> str:
-    return f"{datetime.fromtimestamp(seconds, UTC).astimezone():%Y-%m-%d %H:%M:%S}"
 
 
 def _rebuild(arguments: argparse.Namespace) -> int:

@@ -77,7 +77,7 @@ def _render(tally: Tally, console: Console) -> Group:
     unheard = len(tally.unheard)
     total = len(tally.progress.workstations) + unheard
     lines = [
-        _bar(tally, unheard, total, console),
+        *([_bar(tally, unheard, total, console)] if total else []),
         Text(counted(tally)),
         *map(Text, _notes(tally, total)),
     ]
@@ -87,7 +87,7 @@ def _render(tally: Tally, console: Console) -> Group:
 
 
 def _bar(tally: Tally, unheard: int, total: int, console: Console) -> Text:
-    head = f"{100 * tally.ended // total if total else 0:3} % of {total}  "
+    head = f"{100 * tally.ended // total:3} % of {total}  "
     width = max(10, min(60, console.width - len(head)))
     parts = dict.fromkeys(_ORDER, 0)
     for state, count in tally.progress.counts.items():
@@ -97,7 +97,7 @@ def _bar(tally: Tally, unheard: int, total: int, console: Console) -> Text:
     mark = "-" if console.options.ascii_only else "━"
     for color, count in parts.items():
         done += count
-        end = width * done // total if total else 0
+        end = width * done // total
         bar.append(mark * (end - filled), style=color)
         filled = end
     return bar
@@ -109,14 +109,11 @@ def _color(state: State) -> str:
 
 def _notes(tally: Tally, total: int) -> Iterator[str]:
     left = total - tally.ended
-    if rate := tally.rate:
-        end = ""
-        if left:
-            seconds = left / rate
-            at = datetime.fromtimestamp(time.time() + seconds, UTC).astimezone()
-            about = duration_text(timedelta(seconds=int(seconds)))
-            end = f", at this rate until {at:%H:%M:%S}, in {about}"
-        yield f"{rate:.1f} end in a second{end}"
+    if left and (rate := tally.rate):
+        seconds = left / rate
+        at = datetime.fromtimestamp(time.time() + seconds, UTC).astimezone()
+        about = duration_text(timedelta(seconds=int(seconds)))
+        yield f"{rate:.1f} end in a second, at this rate until {at:%H:%M:%S %Z}, in {about}"
     if tally.running:
         more = len(tally.running) - _NAMES
         names = ", ".join(islice(tally.running, _NAMES))

@@ -86,15 +86,24 @@ def words(state: str) -> str:
     return state.replace("_", " ")
 
 
-def tally(counts: Counter[str]) -> str:
+def state_words(state: str, *, restart_required: bool | None) -> str:
+    """Return a state as people read it, and whether the workstation is to be restarted."""
+    return words(state) + (", restart needed" if restart_required else "")
+
+
+def tally(row: "JobRow") -> str:
     """Return how many workstations are where, in a line; what waits is counted together."""
     from broker.history.accounts import RUNNING, STATES, WAITING
 
+    counts = row.counts
     apart = [state for state in STATES if state not in (*WAITING, *RUNNING)]
     parts = [(words(state), counts[state]) for state in apart]
     parts.append(("running", sum(counts[state] for state in RUNNING)))
     parts.append(("waiting", sum(counts[state] for state in WAITING)))
-    return ", ".join(f"{count:,} {word}" for word, count in parts if count) or "nobody yet"
+    told = [f"{count:,} {word}" for word, count in parts if count]
+    if told and row.restart_required:  # successes stand first
+        told[0] += f" ({row.restart_required:,} to be restarted)"
+    return ", ".join(told) or "nobody yet"
 
 
 def shares(counts: Sequence[int]) -> list[str]:

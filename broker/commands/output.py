@@ -67,9 +67,9 @@ def _run(arguments: argparse.Namespace) -> int:
         else:
             written = show.apart(names)
     if not written:
-        what = f"to {streams[0]} " if len(streams) == 1 else ""
+        what = f" to {streams[0]}" if len(streams) == 1 else ""
         where = f" on {few(names)}" if names else ""
-        print(f"pcm: {row.id}: nothing was written {what}{where}".rstrip(), file=sys.stderr)
+        print(f"pcm: {row.id}: nothing was written{what}{where}", file=sys.stderr)
     return DONE if written else FAILED
 
 

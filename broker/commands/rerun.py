@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 from broker.command_line import DONE, Parser, Wrong, WrongUse
 from broker.commands import standing, watch
+from broker.commands.looking import words
 from broker.commands.session import history, name, with_dispatcher
 
 if TYPE_CHECKING:
@@ -53,6 +54,7 @@ def add_to(commands: "argparse._SubParsersAction[Parser]") -> None:
 
 
 def _run(arguments: argparse.Namespace) -> int:
+    watch.check_options(arguments)
     states = _states(arguments)
     with history() as engine:
         job, names = _choose(engine, arguments, states)
@@ -95,8 +97,21 @@ def _choose(
     among = arguments.workstation or sorted(at)
     names = [name for name in dict.fromkeys(among) if states is None or at[name] in states]
     if not names:
-        raise Wrong(f"{job_id}: on no workstation {' or '.join(states or ())}; nothing was sent")
+        raise Wrong(_nothing(job_id, list(at.values()), states or ()))
     return job, names
+
+
+def _nothing(job_id: str, found: list[str], states: tuple[str, ...]) -> str:
+    """Return that there is nowhere to send a job again, and what might have been meant."""
+    from broker.history.accounts import FAILURES
+    from schemas import State
+
+    asked = "failed" if states == FAILURES else f"is {' or '.join(map(words, states))}"
+    text = f"{job_id}: it {asked} on no workstation; nothing was sent"
+    cancelled = found.count(State.CANCELLED)
+    if cancelled and State.CANCELLED not in states:
+        text += f"; it was cancelled on {cancelled:,}: --state cancelled sends it there"
+    return text
 
 
 async def _send(

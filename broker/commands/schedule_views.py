@@ -7,9 +7,10 @@ from datetime import UTC, datetime, timedelta
 from itertools import islice
 from typing import TYPE_CHECKING, Any
 
+from broker.clock import local
 from broker.command_line import DONE, Parser, Wrong
 from broker.commands.session import history, name
-from broker.commands.table import print_table
+from broker.commands.terminal import Column, print_table, printable
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -22,6 +23,15 @@ _SHOWN = 10  # occurrences that were sent
 _COMING = 5
 _MOST = 10_000
 _MINUTES = "%Y-%m-%d %H:%M"
+_LISTED = (
+    Column("name", least=12),
+    Column("repeats", rank=2, least=16),
+    Column("zone", rank=5, least=12),
+    Column("next"),
+    Column("last sent", rank=4),
+    Column("of it", rank=3, least=16),
+)
+_NEXT = (Column("name", least=12), Column("time"), Column("instant", least=16))
 
 
 def add_to(actions: "argparse._SubParsersAction[Parser]") -> None:
@@ -135,7 +145,7 @@ def _list(arguments: argparse.Namespace) -> int:
             )
             for schedule, first, last in found
         ]
-        print_table(("name", "repeats", "zone", "next", "last sent", "of it"), cells)
+        print_table(_LISTED, cells)
     return DONE
 
 
@@ -152,7 +162,7 @@ def _show(arguments: argparse.Namespace) -> int:
         print(json.dumps({**whole, "sent": sent, "next": list(map(_json_of, coming))}, indent=2))
         return DONE
     for label, value in _facts(schedule).items():
-        print(f"{label:<17}{value}")
+        print(printable(f"{label:<17}{value}"))
     for number, row in enumerate(sent):
         label = "" if number else "last sent"
         print(f"{label:<17}{row['time']}  {row['job']}  {_tally(row['counts'])}")
@@ -178,7 +188,7 @@ def _facts(schedule: "Schedule") -> dict[str, str]:
         "context": str(job.context),
         "mandatory": after(schedule.mandatory_after),
         "expires": after(schedule.expires_after),
-        "added": f"{schedule.created_at.astimezone():{_MINUTES}} by {schedule.sender}",
+        "added": f"{local(schedule.created_at.timestamp(), seconds=False)} by {schedule.sender}",
     }
 
 
@@ -202,14 +212,14 @@ def _next(arguments: argparse.Namespace) -> int:
         print("none to come")
     else:
         rows = [(found.schedule.name, clock(found), _instant(found)) for found in found]
-        print_table(("name", "time", "instant"), rows)
+        print_table(_NEXT, rows)
     return DONE
 
 
 def _instant(occurrence: "Occurrence") -> str:
     if occurrence.instant is None:
-        return f"by each clock; sent {occurrence.send_at:%Y-%m-%dT%H:%MZ}"
-    return f"{occurrence.instant:%Y-%m-%dT%H:%MZ}"
+        return f"by each clock; sent {local(occurrence.send_at.timestamp(), seconds=False)}"
+    return local(occurrence.instant.timestamp(), seconds=False)
 
 
 def _find(schedules: "Mapping[str, Schedule]", wanted: str) -> "Schedule":

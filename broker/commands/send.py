@@ -2,6 +2,7 @@
 
 import argparse
 import json
+import re
 import sys
 import time
 from datetime import UTC, datetime
@@ -11,6 +12,7 @@ from broker.command_line import DONE, FAILED, Parser, WrongUse
 from broker.commands import watch, waves
 from broker.commands.dry_run import dry_run
 from broker.commands.session import with_dispatcher
+from broker.commands.terminal import printable
 
 if TYPE_CHECKING:
     from broker.dispatching.dispatcher import Dispatcher
@@ -26,6 +28,7 @@ _OPTIONS = {
     "targets": "--to",
     "excluded": "--not-to",
 }
+_TIMES = re.compile(r"\b(offer_at|mandatory_at|expires_at|mandatory_after|expires_after)\b")
 _WITH_FILE = {"command", "file", "wait", "dry_run", "json", "give_up_after", "run", "takes_command"}
 _WITH_FILE |= set(waves.OPTIONS)
 
@@ -85,6 +88,8 @@ def add_options(parser: Parser) -> None:
 
 def _send(arguments: argparse.Namespace) -> int:
     in_waves = waves.check_options(arguments)
+    if not in_waves:
+        watch.check_options(arguments)
     jobs = [read_job(arguments)] if arguments.file is None else _from_file(arguments)
     if arguments.dry_run:
         if arguments.wait:
@@ -121,7 +126,7 @@ async def _send_all(dispatcher: "Dispatcher", jobs: "list[Job]", *, as_json: boo
             elif len(jobs) == 1:
                 raise error
             else:
-                print(f"pcm: {job.title}: {error}", file=sys.stderr)
+                print(printable(f"pcm: {job.title}: {error}"), file=sys.stderr)
     except Unreachable:
         if len(jobs) > 1:
             print(f"pcm: {len(sent)} of {len(jobs)} jobs were surely sent", file=sys.stderr)
@@ -265,7 +270,8 @@ def _moment(option: str, text: str | None, now: datetime) -> Any:
 
 
 def as_option(text: str) -> str:
-    """Name the option where a message names the field."""
+    """Name the options where a message names the fields."""
+    text = _TIMES.sub(lambda found: f"--{found[0].replace('_', '-')}", text)
     field, colon, rest = text.partition(":")
     name = field.split(".")[0]
     if not colon or not name.isidentifier():

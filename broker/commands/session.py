@@ -74,6 +74,16 @@ def seconds(text: str) -> float:
         raise argparse.ArgumentTypeError(str(error)) from error
 
 
+def plain(text: str) -> str:
+    """Read text that is an option; a shell may give any bytes."""
+    from schemas.names import check_text
+
+    try:
+        return check_text(text)
+    except ValueError as error:
+        raise argparse.ArgumentTypeError(str(error)) from error
+
+
 def name(text: str) -> str:
     """Read the name of a workstation, or the id of a job, that is an argument."""
     from schemas.names import check_name

@@ -4,7 +4,7 @@ import argparse
 import json
 from typing import TYPE_CHECKING, Any
 
-from broker.clock import iso, local, moment, span
+from broker.clock import age, iso, local, moment, span
 from broker.command_line import DONE, Parser, Wrong
 from broker.commands.head import job_head
 from broker.commands.looking import (
@@ -17,16 +17,39 @@ from broker.commands.looking import (
     ordered,
     pair_fields,
     shares,
+    state_words,
     told,
     words,
 )
 from broker.commands.session import name
-from broker.commands.terminal import print_table, printable
+from broker.commands.terminal import Cell, Column, print_table, printable
 
 if TYPE_CHECKING:
     from broker.history.accounts import Accounts, Event, FailureGroup, JobRow, Pair
 
-_BAR = 40  # characters
+_BAR = 30  # characters
+_GROUPS = (
+    Column("count", right=True),
+    Column("state", rank=2),
+    Column("exit", right=True),
+    Column("first line of error, or reason", least=24),
+    Column("such as", rank=1, least=12),
+)
+_PAIRS = (
+    Column("workstation", least=12),
+    Column("state"),
+    Column("at", rank=2),
+    Column("agent", rank=4, least=7),
+    Column("exit", rank=1, right=True),
+    Column("took", rank=3, right=True),
+    Column("told", least=16),
+)
+_EVENTS = (
+    Column("at"),
+    Column("state"),
+    Column("agent", rank=1, least=7),
+    Column("told", least=16),
+)
 
 
 def add_to(commands: "argparse._SubParsersAction[Parser]") -> None:
@@ -98,12 +121,7 @@ def _print(
     _print_counts(row)
     if groups:
         print("\nWhat failed alike:")
-        print_table(
-            ("count", "state", "exit", "first line of error, or reason", "such as"),
-            [_group_cells(group) for group in groups],
-            whole={"count", "state", "exit"},
-            right={"count", "exit"},
-        )
+        print_table(_GROUPS, [_group_cells(group) for group in groups])
     if pairs:
         print()
         _print_pairs(pairs, accounts.now)
@@ -118,6 +136,8 @@ def _print_counts(row: "JobRow") -> None:
         bar = "█" * max(1, round(_BAR * count / total))
         print(f"{words(state):<14}{count:>9,}  {share:>5} %  {bar}")
     print(f"{'workstations':<14}{total:>9,}" + ("  100.0 %" if total else ""))
+    if row.restart_required:
+        print(f"{'to restart':<14}{row.restart_required:>9,}")
 
 
 def _group_cells(group: "FailureGroup") -> tuple[Any, ...]:
@@ -126,12 +146,11 @@ def _group_cells(group: "FailureGroup") -> tuple[Any, ...]:
 
 
 def _print_pairs(pairs: "list[Pair]", now: float) -> None:
-    columns = ("workstation", "state", "at", "agent", "exit", "took", "told")
     rows = [
         (
             pair.workstation,
-            words(pair.state) + (" (restart)" if pair.restart_required else ""),
-            local(pair.at),
+            state_words(pair.state, restart_required=pair.restart_required),
+            "" if pair.at is None else Cell(local(pair.at), age(pair.at, now)),
             pair.agent,
             exit_text(pair.exit_code, pair.signal),
             "" if pair.duration is None else _took(pair.duration),
@@ -139,7 +158,7 @@ def _print_pairs(pairs: "list[Pair]", now: float) -> None:
         )
         for pair in pairs
     ]
-    print_table(columns, rows, whole={"workstation", "at", "exit", "took"}, right={"exit", "took"})
+    print_table(_PAIRS, rows)
 
 
 def _took(duration: float) -> str:
@@ -170,10 +189,12 @@ def _one(accounts: "Accounts", row: "JobRow", workstation: str, *, as_json: bool
         print(json.dumps({**whole, "outcome": pair and pair_fields(pair)}, indent=2))
         return DONE
     print(f"{row.id}  {printable(row.name)}")
-    print(f"{workstation}: {words(pair.state) if pair else 'no state'}\n")
+    state = "no state"
+    if pair is not None:
+        state = state_words(pair.state, restart_required=pair.restart_required)
+    print(f"{workstation}: {state}\n")
     if events:
-        columns = ("at", "state", "agent", "told")
-        print_table(columns, [_event_cells(event, accounts.now) for event in events], whole={"at"})
+        print_table(_EVENTS, [_event_cells(event, accounts.now) for event in events])
     else:
         print("it has reported nothing")
     return DONE

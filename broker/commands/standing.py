@@ -1,9 +1,12 @@
 """How a rollout stands, in words and as JSON."""
 
 import json
+import time
 from collections import Counter
-from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
+
+from broker.clock import age, iso, local
+from broker.commands.terminal import Cell, Column, print_table, printable
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
@@ -13,6 +16,20 @@ if TYPE_CHECKING:
     from schemas import Rollout
 
 _SHOWN = 10  # names in one line
+_LISTED = (
+    Column("id"),
+    Column("state"),
+    Column("wave", rank=2),
+    Column("sent to", rank=1),
+    Column("failures", right=True),
+    Column("name", least=12),
+)
+_WAVES = (
+    Column("wave", right=True),
+    Column("workstations", right=True),
+    Column("begun"),
+    Column("states", least=24),
+)
 
 
 class Teller:
@@ -28,7 +45,7 @@ class Teller:
         text = json.dumps(as_json(self._plan, found)) if self._as_json else line(self._plan, found)
         if text != self._told:
             self._told = text
-            print(text, flush=True)
+            print(text if self._as_json else printable(text), flush=True)
 
 
 def tell_plan(plan: "Rollout", *, as_json: bool) -> None:
@@ -38,8 +55,8 @@ def tell_plan(plan: "Rollout", *, as_json: bool) -> None:
         tell_json({"rollout": plan.id, "workstations": sum(sizes), "waves": sizes})
         return
     print(plan.id)
-    waves = ", ".join(map(str, sizes))
-    print(f"{_many(sum(sizes))} in {len(sizes)} waves: {waves}", flush=True)
+    waves = "one wave" if len(sizes) == 1 else f"{len(sizes)} waves: {', '.join(map(str, sizes))}"
+    print(f"{_many(sum(sizes))} in {waves}", flush=True)
 
 
 def tell_json(found: dict[str, Any]) -> None:
@@ -55,7 +72,7 @@ def as_json(plan: "Rollout", found: "Standing") -> dict[str, Any]:
         "reason": found.reason,
         "wave": found.wave,
         "waves": len(plan.waves),
-        "until": _iso(found.until),
+        "until": iso(found.until),
         "workstations": sum(map(len, plan.waves)),
         "sent_to": found.sent_to,
         "failures": found.failures,
@@ -75,7 +92,7 @@ def line(plan: "Rollout", found: "Standing") -> str:
 
 def _state(plan: "Rollout", found: "Standing") -> str:
     if found.state == "pausing" and found.until is not None:
-        return f"pausing until {_local(found.until)}"
+        return f"pausing until {local(found.until)}"
     if found.state == "due" and found.send is not None:
         return f"sending wave {found.send} to {_many(len(plan.waves[found.send - 1]))}"
     if found.reason:
@@ -103,13 +120,16 @@ def tell_all(courses: "Iterable[Course]", *, as_json: bool) -> None:
     if as_json:
         print(json.dumps(list(map(_course, courses)), indent=2))
         return
-    rows = [("ID", "STATE", "WAVE", "SENT TO", "FAILURES", "NAME")]
+    rows = []
     for course in courses:
         plan, found = course.plan, course.standing
         total = sum(map(len, plan.waves))
         wave, sent_to = f"{found.wave}/{len(plan.waves)}", f"{found.sent_to}/{total}"
         rows.append((plan.id, found.state, wave, sent_to, str(found.failures), plan.job.title))
-    _print(rows)
+    if rows:
+        print_table(_LISTED, rows)
+    else:
+        print("no rollouts")
 
 
 def tell_one(course: "Course", *, as_json: bool) -> None:
@@ -118,17 +138,16 @@ def tell_one(course: "Course", *, as_json: bool) -> None:
     if as_json:
         tell_json(_course(course))
         return
-    print(f"{plan.id}  {plan.job.title}")
-    print(f"by {plan.sender}; failures: {found.failures}, borne: {found.limit}")
-    print(line(plan, found))
-    rows = [("WAVE", "WORKSTATIONS", "BEGUN", "STATES")]
+    print(printable(f"{plan.id}  {plan.job.title}"))
+    print(printable(f"by {plan.sender}; failures: {found.failures}, borne: {found.limit}"))
+    print(printable(line(plan, found)))
+    rows, now = [], time.time()
     for number, names in enumerate(plan.waves, 1):
         tally = course.tallies.get(number)
-        begun_at = _local(tally.begun_at) if tally and tally.begun_at else "-"
-        rows.append(
-            (str(number), str(len(names)), begun_at, _counts(tally.counts) if tally else "")
-        )
-    _print(rows)
+        at = tally.begun_at if tally else None
+        begun = None if at is None else Cell(local(at), age(at, now))
+        rows.append((number, len(names), begun, _counts(tally.counts) if tally else ""))
+    print_table(_WAVES, rows)
     if found.goes_on and not found.cancel:
         print(f"if nobody drives it any more: pcm rollout resume {plan.id}")
     elif text := hint(plan, found):
@@ -153,7 +172,7 @@ def _tally(tally: "Tally | None") -> dict[str, Any]:
     if tally is None:
         return {"begun_at": None, "states": {}}
     states = {str(state): count for state, count in sorted(tally.counts.items()) if count}
-    return {"begun_at": _iso(tally.begun_at), "states": states}
+    return {"begun_at": iso(tally.begun_at), "states": states}
 
 
 def some(names: "Sequence[str]") -> str:
@@ -169,18 +188,3 @@ def _counts(counts: Counter[str]) -> str:
 
 def _many(count: int) -> str:
     return f"{count} workstation{'s' * (count != 1)}"
-
-
-def _print(rows: "Sequence[tuple[str, ...]]") -> None:
-    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
-    for row in rows:
-        cells = (cell.ljust(width) for cell, width in zip(row, widths, strict=True))
-        print("  ".join(cells).rstrip())
-
-
-def _iso(at: float | None) -> str | None:
-    return None if at is None else datetime.fromtimestamp(at, UTC).isoformat()
-
-
-def _local(at: float) -> str:
-    return f"{datetime.fromtimestamp(at, UTC).astimezone():%Y-%m-%d %H:%M:%S}"

@@ -30,6 +30,7 @@ class Tally:
         promised: workstations that are expected to receive the job, though nothing was heard.
         running: where it runs now, the longest first.
         failures: what failed alike, by what it said.
+        restarts: on how many workstations it succeeded and needs them restarted.
     """
 
     def __init__(self, progress: Progress, clock: Callable[[], float] = time.monotonic) -> None:
@@ -37,6 +38,7 @@ class Tally:
         self.promised: frozenset[str] = frozenset()
         self.running: dict[str, None] = {}
         self.failures: dict[str, Failure] = {}
+        self.restarts = 0
         self._clock = clock
         self._since: float | None = None
         self._ends: deque[tuple[int, int]] = deque()  # seconds, and how many ended in each
@@ -52,6 +54,7 @@ class Tally:
             self.running.pop(name, None)
         if has_ended(report):
             self._note_end()
+        self.restarts += bool(report.result and report.result.restart_required)
         if report.state.final and report.state not in _HARMLESS:
             return self._fail(report)
         return None

@@ -1,14 +1,13 @@
 """What is printed for people: nothing in it does anything to their terminal."""
 
+import os
+import shutil
 import sys
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 
+from broker.table import Cell, Column, lines, printable
 
-def printable(text: str) -> str:
-    """Return text that does nothing to a terminal: what is not printable is escaped."""
-    return "".join(
-        char if char.isprintable() else char.encode("unicode_escape").decode() for char in text
-    )
+__all__ = ["Cell", "Column", "print_table", "printable", "printable_lines"]
 
 
 def printable_lines(text: str) -> str:
@@ -18,54 +17,12 @@ def printable_lines(text: str) -> str:
     )
 
 
-def print_table(
-    columns: Sequence[str],
-    rows: Iterable[Iterable[object]],
-    *,
-    whole: Collection[str] = (),
-    right: Collection[str] = (),
-) -> None:
-    """Print rows under their columns; what is empty is a dash.
-
-    Args:
-        columns: their names.
-        rows: a cell for each column.
-        whole: the columns that are not folded on a narrow terminal.
-        right: the columns of figures.
-    """
-    cells = [[printable(str("-" if cell in (None, "") else cell)) for cell in row] for row in rows]
-    if sys.stdout.isatty():
-        _print_folded(columns, cells, whole, right)
-    else:  # a row a line, and at once for very many
-        _print_lines(columns, cells, right)
-
-
-def _print_lines(columns: Sequence[str], rows: list[list[str]], right: Collection[str]) -> None:
-    lines = [[column.upper() for column in columns], *rows]
-    widths = [max(map(len, cells)) for cells in zip(*lines, strict=True)]
-    for line in lines:
-        padded = (
-            cell.rjust(width) if column in right else cell.ljust(width)
-            for column, cell, width in zip(columns, line, widths, strict=True)
-        )
-        print("  ".join(padded).rstrip())
-
-
-def _print_folded(
-    columns: Sequence[str], rows: list[list[str]], whole: Collection[str], right: Collection[str]
-) -> None:
-    from rich.console import Console
-    from rich.table import Table
-    from rich.text import Text
-
-    table = Table(box=None, pad_edge=False, header_style="bold")
-    for column in columns:
-        table.add_column(
-            column.upper(),
-            overflow="fold",
-            no_wrap=column in whole,
-            justify="right" if column in right else "left",
-        )
-    for row in rows:
-        table.add_row(*map(Text, row))
-    Console().print(table)
+def print_table(columns: Sequence[Column], rows: Iterable[Iterable[object]]) -> None:
+    """Print rows under their columns: on a terminal as many as it has room for, elsewhere all."""
+    is_terminal = sys.stdout.isatty()
+    room = shutil.get_terminal_size().columns if is_terminal else None
+    head, *others = lines(columns, rows, room)
+    bold = is_terminal and os.environ.get("TERM", "dumb") != "dumb"
+    print(f"\x1b[1m{head}\x1b[m" if bold else head)
+    for line in others:
+        print(line)

@@ -15,7 +15,7 @@ def add_to(commands: "argparse._SubParsersAction[Parser]") -> None:
         description="Shows which agents each kind of job reaches, or declares the exchanges and"
         " queues that are not an agent's.",
     )
-    topology.add_argument("what", choices=["show", "apply"])
+    topology.add_argument("what", metavar="show|apply", choices=["show", "apply"])
     topology.add_argument("--json", action="store_true", help="print JSON")
     topology.set_defaults(run=_topology)
     schema = commands.add_parser(
@@ -28,7 +28,7 @@ def _topology(arguments: argparse.Namespace) -> int:
     from broker import topology
 
     if arguments.what == "apply":
-        return finish(_apply())
+        return finish(_apply(as_json=arguments.json))
     rows = [(route.words, sorted(map(str, route.bound))) for route in topology.ROUTES]
     if arguments.json:
         print(json.dumps([{"routing_key": f"{words}.*", "bound": bound} for words, bound in rows]))
@@ -39,7 +39,7 @@ def _topology(arguments: argparse.Namespace) -> int:
     return DONE
 
 
-async def _apply() -> int:
+async def _apply(*, as_json: bool) -> int:
     from broker import topology
     from broker.connection import connect, translated
     from broker.settings import BrokerSettings, load
@@ -50,7 +50,10 @@ async def _apply() -> int:
             await topology.apply(channel)
     names = [exchange.name for exchange in topology.EXCHANGES]
     queues = [queue.name for queue in topology.central_queues()]
-    print(f"exchanges {', '.join(names)} and queues {', '.join(queues)} are there")
+    if as_json:
+        print(json.dumps({"exchanges": names, "queues": queues}))
+    else:
+        print(f"exchanges {', '.join(names)} and queues {', '.join(queues)} are there")
     return DONE
 
 

@@ -7,7 +7,8 @@ from collections.abc import AsyncIterator, Collection
 from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING
 
-from broker.command_line import DONE, FAILED, Parser
+from broker.clock import local
+from broker.command_line import DONE, FAILED, Parser, WrongUse
 from broker.commands.session import name, seconds, whole_id, with_dispatcher
 from broker.commands.terminal import printable
 
@@ -33,6 +34,16 @@ def options() -> Parser:
         help="stop watching after so long, such as 10m",
     )
     return parser
+
+
+def check_options(arguments: argparse.Namespace) -> None:
+    """Check the options of a command that watches only where it is asked to.
+
+    Raises:
+        WrongUse: they say for how long, but not that.
+    """
+    if arguments.give_up_after is not None and not arguments.wait:
+        raise WrongUse("--give-up-after: says how long to watch: give --wait, too")
 
 
 def add_to(commands: "argparse._SubParsersAction[Parser]") -> None:
@@ -119,20 +130,31 @@ def _tell(report: "Report", tally: "Tally", view: "View | None", *, as_json: boo
 
 def line(report: "Report") -> str:
     """Return a report in one line."""
-    from schemas.report import first_line
-
-    parts = [f"{report.workstation:<16} {report.state:<10} {report.agent:<16}"]
+    parts = [f"{report.workstation:<16} {report.state:<14} {report.agent:<16}"]
     if result := report.result:
         if result.exit_code is not None:
             parts.append(f"exit {result.exit_code}")
         parts.append(f"{result.duration.total_seconds():.2f}s")
+        if result.restart_required:
+            parts.append("restart needed")
     if report.until:
-        parts.append(f"until {report.until.astimezone():%Y-%m-%d %H:%M:%S}")
-    if report.reason:
+        parts.append(f"until {local(report.until.timestamp())}")
+    if report.reason and not (result and report.reason == f"exit code {result.exit_code}"):
         parts.append(report.reason)
-    if text := first_line(report):
+    if text := _begin_of_output(report):
         parts.append(text)
-    return "  ".join(parts).rstrip()
+    return printable("  ".join(parts).rstrip())
+
+
+def _begin_of_output(report: "Report") -> str:
+    """Return the first line that a command wrote; dots after it tell that there is more."""
+    from schemas.report import first_line
+
+    text, result = first_line(report), report.result
+    if result is None:
+        return text
+    lines = sum(len(str(stream).splitlines()) for stream in (result.stdout, result.stderr))
+    return f"{text} ..." if lines > 1 else text
 
 
 def counted(tally: "Tally") -> str:
@@ -143,6 +165,8 @@ def counted(tally: "Tally") -> str:
     # What has ended first, and always in one order: it is shown anew while it changes.
     states = sorted(State, key=lambda state: not state.final)
     parts = [f"{counts[state]} {state.replace('_', ' ')}" for state in states if counts[state]]
+    if tally.restarts:
+        parts[0] += f" ({tally.restarts} to be restarted)"  # successes stand first
     if missing := len(tally.unheard):
         parts.append(f"{missing} not received")
     return ", ".join(parts) or "no workstation has received it yet"

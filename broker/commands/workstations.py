@@ -3,12 +3,12 @@
 import argparse
 import json
 import sys
-from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
+from broker.clock import age, iso, local
 from broker.command_line import DONE, Parser, Wrong
 from broker.commands.session import history, name
-from broker.commands.terminal import print_table
+from broker.commands.terminal import Cell, Column, print_table
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -18,8 +18,16 @@ if TYPE_CHECKING:
 _MOST = 100  # rows on a terminal
 _STATUSES = ("up", "paused", "stopped", "missing")
 _COLUMNS = (
-    "name", "status", "last seen", "agents", "groups", "platform", "program", "waiting", "running",
-)  # fmt: skip
+    Column("name", least=16),
+    Column("status"),
+    Column("last seen"),
+    Column("agents", rank=1, least=12),
+    Column("groups", rank=2, least=8),
+    Column("platform", rank=5, least=12),
+    Column("program", rank=4, least=7),
+    Column("waiting", rank=3, right=True),
+    Column("running", rank=3, right=True),
+)
 
 
 def add_to(commands: "argparse._SubParsersAction[Parser]") -> None:
@@ -79,12 +87,12 @@ def _chosen(known: "Fleet", arguments: argparse.Namespace) -> "list[WorkstationR
 
 def _print(rows: "Sequence[WorkstationRow]", now: float, *, everything: bool) -> None:
     shown = rows if everything else rows[:_MOST]
-    print_table(_COLUMNS, [_cells(row, now) for row in shown], whole={"name"})
+    print_table(_COLUMNS, [_cells(row, now) for row in shown])
     if left := len(rows) - len(shown):
         print(f"... and {left} more; --all shows them, --status and --group choose")
 
 
-def _cells(row: "WorkstationRow", now: float) -> list[str]:
+def _cells(row: "WorkstationRow", now: float) -> list[object]:
     from schemas.presence import is_automatic
 
     given = [group for group in row.groups if not is_automatic(group)]
@@ -92,7 +100,7 @@ def _cells(row: "WorkstationRow", now: float) -> list[str]:
     return [
         row.name,
         row.status(now),
-        f"{datetime.fromtimestamp(row.seen_at, UTC).astimezone():%Y-%m-%d %H:%M:%S}",
+        Cell(local(row.seen_at), age(row.seen_at, now)),
         ", ".join(_agent(agent, now) for agent in row.agents) or "-",
         ", ".join(given) or "-",
         platform or "-",
@@ -117,19 +125,19 @@ def _row(row: "WorkstationRow", now: float) -> dict[str, Any]:
     return {
         "name": row.name,
         "status": row.status(now),
-        "first_seen": _instant(row.first_seen),
-        "last_seen": _instant(row.seen_at),
+        "first_seen": iso(row.first_seen),
+        "last_seen": iso(row.seen_at),
         "agents": [
             {
                 "agent": agent.agent,
                 "status": agent.status(now),
-                "checked_in": _instant(agent.at),
+                "checked_in": iso(agent.at),
                 "program": agent.program,
                 "windows": agent.windows,
                 "waiting": agent.waiting,
                 "running": agent.running,
                 "pause": {
-                    "since": _instant(agent.paused_at),
+                    "since": iso(agent.paused_at),
                     "by": agent.paused_by,
                     "reason": agent.pause_reason,
                 }
@@ -150,10 +158,6 @@ def _row(row: "WorkstationRow", now: float) -> dict[str, Any]:
     }
 
 
-def _instant(seconds: float) -> str:
-    return datetime.fromtimestamp(seconds, UTC).isoformat()
-
-
 def _groups(arguments: argparse.Namespace) -> int:
     from broker.history.fleet import fleet
 
@@ -169,7 +173,8 @@ def _groups(arguments: argparse.Namespace) -> int:
         print("no groups")
     else:
         cells = [[group, str(count), "automatic" if by else "-"] for group, count, by in rows]
-        print_table(("name", "workstations", "by"), cells)
+        columns = (Column("name", least=16), Column("workstations", right=True), Column("by"))
+        print_table(columns, cells)
     return DONE
 
 

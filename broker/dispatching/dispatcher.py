@@ -152,27 +152,30 @@ class Dispatcher:
             await self._line.persist(send, patience)
         return job
 
-    async def dispatch_occurrence(self, job: Job) -> Job:
+    async def dispatch_occurrence(self, job: Job) -> list[Target]:
         """Send a job as `dispatch` does, but its record last, which then proves that it was sent.
 
         That is for jobs whose ids are known before: whoever finds no record sends it again.
 
+        Returns:
+            The targets that no queue is bound for: nobody is there to leave them out.
+
         Raises:
-            Unroutable, Unreachable, ValueError: as `dispatch` does.
+            Unroutable: that is so of all of them.
+            Unreachable, ValueError: as `dispatch` does.
         """
         expiration = check_sendable(job)
 
-        async def send(link: Link) -> None:
-            await check_routes(link.publisher, job)
-            try:
-                await publish(link.publisher, job, job, expiration)
-            except Unroutable:
-                raise Unroutable(nobody(job.targets)) from None
+        async def send(link: Link) -> list[Target]:
+            lost = await unbound_targets(link.publisher, job)
+            if len(lost) == len(job.targets):
+                raise Unroutable(nobody(lost))
+            await publish(link.publisher, job, job, expiration, partly=True)
             await record(link.publisher, job)
+            return lost
 
         async with self._sending.setdefault(job.id, asyncio.Lock()):
-            await self._line.persist(send)
-        return job
+            return await self._line.persist(send)
 
     async def unbound(self, job: Job) -> list[Target]:
         """Return a job's targets that no queue is bound for."""

@@ -4,7 +4,7 @@ import asyncio
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import aclosing
-from datetime import datetime, timedelta
+from datetime import UTC, datetime, timedelta
 
 from broker import stream, topology
 from broker.connection import CALL_LIMIT, Unreachable
@@ -25,7 +25,8 @@ class UnknownJob(Exception):
 def since(job_id: str) -> datetime | None:
     """Return from when on a job's records can be in the stream; None: from its beginning."""
     made = id_time(job_id)
-    return made - _CLOCK_SKEW if made else None
+    # What was made in the future was made by a clock that is ahead, whenever that was.
+    return made - _CLOCK_SKEW if made and made <= datetime.now(UTC) else None
 
 
 async def find(link: Link, job_id: str) -> Job:

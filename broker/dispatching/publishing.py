@@ -24,6 +24,7 @@ from schemas.message import BODY_LIMIT
 # A header frame has to fit into one frame of 131,072 bytes.
 _KEYS_LIMIT = 120_000
 _KEY_OVERHEAD = 5
+_OLDEST = timedelta(days=30)
 _MAX_TTL = 2**32 / 1000 - 1  # seconds: the broker counts in 32 bits of milliseconds
 
 Plan = Schedule | ScheduleRemoval | Rollout | RolloutOrder | WaveSent | WaveEnded
@@ -144,6 +145,10 @@ def check_sendable(job: Job) -> float | None:
     check_size(job)
     if (expiration := _time_to_live(job)) is not None and expiration <= 0:
         raise ValueError("expires_at: is in the past, so the job could never start")
+    if job.created_at < datetime.now(UTC) - _OLDEST:
+        raise ValueError(
+            f"created_at: is over {_OLDEST.days} days ago: agents may forget so old jobs"
+        )
     return expiration
 
 

@@ -84,6 +84,7 @@ class JobRow:
     rollout: str | None
     schedule: str | None
     counts: Counter[str]
+    restart_required: int = 0
 
     @property
     def open(self) -> int:
@@ -152,7 +153,8 @@ class UnknownId(Exception):
         self.several = several
 
 
-_JOB_COLUMNS = tuple(jobs.c[field.name] for field in fields(JobRow) if field.name != "counts")
+_COUNTED = {"counts", "restart_required"}
+_JOB_COLUMNS = tuple(jobs.c[field.name] for field in fields(JobRow) if field.name not in _COUNTED)
 _PAIR_COLUMNS = tuple(field.name for field in fields(Pair))
 
 
@@ -172,7 +174,15 @@ class Accounts:
             query.order_by(jobs.c.created_at.desc(), jobs.c.id.desc()).limit(most)
         ).all()
         counts = self.counts([row.id for row in rows])
-        return [JobRow(**row._mapping, counts=counts[row.id]) for row in rows]  # noqa: SLF001 - its name for a dict
+        restarts = self._restarts([row.id for row in rows])
+        return [
+            JobRow(
+                **row._mapping,  # noqa: SLF001 - its name for a dict
+                counts=counts[row.id],
+                restart_required=restarts[row.id],
+            )
+            for row in rows
+        ]
 
     def find(self, job_id: str) -> JobRow:
         """Return the job of an id, or of the only one that begins so.
@@ -197,19 +207,55 @@ class Accounts:
         body = self._connection.scalar(select(jobs.c.body).where(jobs.c.id == job_id))
         return None if body is None else Job.read(body, tolerant=True)
 
-    def has_state(self, states: Sequence[str]) -> ColumnElement[bool]:
-        """Return the condition that a job is in one of some states on some workstation."""
+    def has_state(
+        self, states: Sequence[str], workstation: str | None = None
+    ) -> ColumnElement[bool]:
+        """Return the condition that a job is in one of some states on some workstation, or one."""
+        there = [] if workstation is None else [outcomes.c.workstation == workstation]
         of_job = (
             select(literal(1))
             .select_from(outcomes)
             .outerjoin(workstations, workstations.c.name == outcomes.c.workstation)
-            .where(outcomes.c.job_id == jobs.c.id, self._state().in_(states))
+            .where(outcomes.c.job_id == jobs.c.id, self._state().in_(states), *there)
             # What is computed is queued; of all else the index tells.
             .where(outcomes.c.state.in_({*states, QUEUED}))
         )
         return exists(of_job.correlate(jobs))
 
+    def is_for(self, workstation: str) -> ColumnElement[bool]:
+        """Return the condition that a job is for a workstation."""
+        return self.has_state(STATES, workstation)
+
+    def knows(self, workstation: str) -> bool:
+        """Whether a workstation has checked in."""
+        query = select(literal(1)).where(workstations.c.name == workstation)
+        return self._connection.scalar(query) is not None
+
     # Workstations of a job
+
+    def states_on(self, workstation: str, job_ids: Sequence[str]) -> dict[str, str]:
+        """Return in which state jobs are on a workstation, by their ids."""
+        found = {}
+        for start in range(0, len(job_ids), _CHUNK):
+            wanted = outcomes.c.job_id.in_(job_ids[start : start + _CHUNK])
+            query = _joined(select(outcomes.c.job_id, self._state()))
+            for row in self._connection.execute(
+                query.where(wanted, outcomes.c.workstation == workstation)
+            ):
+                found[row[0]] = row[1]
+        return found
+
+    def _restarts(self, job_ids: Sequence[str]) -> Counter[str]:
+        """Return for each job on how many workstations it needs a restart."""
+        found: Counter[str] = Counter()
+        for start in range(0, len(job_ids), _CHUNK):
+            query = select(outcomes.c.job_id, func.count()).where(
+                outcomes.c.job_id.in_(job_ids[start : start + _CHUNK]),
+                outcomes.c.restart_required.is_(True),
+            )
+            for job_id, count in self._connection.execute(query.group_by(outcomes.c.job_id)):
+                found[job_id] = count
+        return found
 
     def counts(self, job_ids: Sequence[str]) -> dict[str, Counter[str]]:
         """Return for each job on how many workstations it is in which state."""

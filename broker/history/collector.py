@@ -59,8 +59,9 @@ async def first_offset(settings: HistorySettings) -> int:
     """
     async with connect(settings, "pcm history") as connection:
         await stream.mark(await Publisher.open(connection))
-        async with stream.read(connection, None, 1) as entries, asyncio.timeout(CALL_LIMIT):
-            return (await anext(entries)).offset
+        with translated(f"reading {topology.REPORTS}"):
+            async with stream.read(connection, None, 1) as entries, asyncio.timeout(CALL_LIMIT):
+                return (await anext(entries)).offset
 
 
 class Collector:

@@ -44,11 +44,12 @@ from schemas.times import Moment
 QUEUED = "queued"
 UNREACHABLE = "unreachable"
 
+_QUEUED_RANK, _GONE_RANK = 0, 3
+# A command that was started, and a departure: whichever came later.
 _RANKS = {state: 5 if state.final else 2 for state in State} | {
     State.RECEIVED: 1,  # both agents of a workstation say so: it tells nothing new
-    State.STARTED: 3,
+    State.STARTED: _GONE_RANK,
 }
-_QUEUED_RANK, _GONE_RANK = 0, 4
 
 
 def _names(table: Table) -> list[str]:
@@ -175,6 +176,7 @@ class Fold:
     def _expect(self, job: Job) -> None:
         """Note the workstations that the job is for, as they are known now."""
         waits: Row = {"state": QUEUED, "rank": _QUEUED_RANK, "rank_at": 0.0, "rank_offset": 0}
+        self._leave_out(job)
         named = [
             {"job_id": job.id, "workstation": target.name, **waits}
             for target in job.targets
@@ -190,6 +192,25 @@ class Fold:
         )
         statement = _upsert(self._connection.dialect.name, outcomes, ())
         self._connection.execute(statement.from_select(columns, values))
+
+    def _leave_out(self, job: Job) -> None:
+        """Note those to whom it comes, and who will say that it is not for them."""
+        if not job.excluded:
+            return
+        named = {str(target.name) for target in job.targets if target.scope == "workstation"}
+        reached = named | set(self._connection.scalars(addressed(job)))
+        for target in job.excluded:
+            of = job.model_copy(update={"targets": (target,)})
+            known = set(self._connection.scalars(addressed(of)))
+            told = {"state": str(State.NOT_APPLICABLE), "reason": f"left out: {target}"}
+            rank: Row = {"rank": _QUEUED_RANK, "rank_at": 0.0, "rank_offset": 0}
+            self._upsert(
+                outcomes,
+                [
+                    {"job_id": job.id, "workstation": name, **told, **rank}
+                    for name in reached & (known | {str(target.name)})
+                ],
+            )
 
     def _cancellation(self, cancellation: Cancellation, offset: int) -> None:
         if cancellation.workstations:
@@ -273,7 +294,7 @@ class Fold:
             self._connection.execute(delete(column.table).where(column == name))
         self._connection.execute(
             update(outcomes)
-            .where(outcomes.c.workstation == name, outcomes.c.rank < _GONE_RANK)
+            .where(outcomes.c.workstation == name, outcomes.c.rank <= _GONE_RANK)
             .values(
                 state=UNREACHABLE,
                 rank=_GONE_RANK,
@@ -335,10 +356,12 @@ def addressed(job: Job) -> Select[str]:
 def _place(state: State, at: float, offset: int) -> tuple[int, float, int]:
     """Return how much a report says: the later place is the one that counts.
 
-    Of final reports the first one; else the newer, by the workstation's clock.
+    Of final reports the first one; of starts the last; else the newer, by the workstation's clock.
     """
     rank = _RANKS[state]
-    return (rank, 0.0, -offset) if state.final else (rank, at, offset)
+    if state.final:
+        return (rank, 0.0, -offset)
+    return (rank, 0.0 if rank == _GONE_RANK else at, offset)
 
 
 def _ending(report: Report) -> Row:

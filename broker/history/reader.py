@@ -9,6 +9,7 @@ from typing import TypeVar
 
 import structlog
 from sqlalchemy import Connection, CursorResult, Engine, delete, insert, update
+from sqlalchemy.exc import DataError
 
 from broker import stream, topology
 from broker.connection import CALL_LIMIT, Publisher, Unreachable
@@ -20,6 +21,7 @@ from broker.history.tables import CONTENT, gaps, reading
 _BATCH = 4000
 _PREFETCH = 8000
 _SILENCE = 60.0
+_LONGEST_REASON = 300
 _log = structlog.get_logger()
 _T = TypeVar("_T")
 
@@ -74,7 +76,7 @@ class Reader:
         while True:
             now = time.monotonic()
             if batch:
-                place, heard = await self._database(_store, place, batch), now
+                place, heard = await self._database(store, place, batch), now
                 caught_up = caught_up or any(entry.message_id == self._mark for entry in batch)
             elif not caught_up and now - heard > CALL_LIMIT:
                 raise Unreachable(f"reading {topology.REPORTS}: nothing more comes")
@@ -146,17 +148,38 @@ def _move(connection: Connection, place: Place, to: Place) -> None:
         raise Overtaken
 
 
-def _store(connection: Connection, place: Place, entries: list[Entry]) -> Place:
+def store(connection: Connection, place: Place, entries: list[Entry]) -> Place:
+    """Write entries, and how far was read with them; return the place behind them.
+
+    Raises:
+        Overtaken: somebody else has read on meanwhile.
+    """
     to = place.after(entries[-1])
     _move(connection, place, to)
     if (first := entries[0].offset) > place.next_offset:
         why = "the stream had dropped it, by age or size, before it was read"
         _log.warning("history.gap", first=place.next_offset, next=first)
         _note_gap(connection, place.base + place.next_offset, place.base + first, why)
-    fold = Fold(connection)
-    fold.add(replace(entry, offset=place.base + entry.offset) for entry in entries)
-    fold.flush()
+    _fold(connection, [replace(entry, offset=place.base + entry.offset) for entry in entries])
     return to
+
+
+def _fold(connection: Connection, entries: list[Entry]) -> None:
+    """Fold entries; one that the database cannot hold costs itself, and no other."""
+    try:
+        with connection.begin_nested():
+            fold = Fold(connection)
+            fold.add(entries)
+            fold.flush()
+    except (DataError, OverflowError, ValueError) as error:
+        if len(entries) > 1:
+            middle = len(entries) // 2
+            _fold(connection, entries[:middle])
+            _fold(connection, entries[middle:])
+            return
+        offset = entries[0].offset
+        _log.warning("history.unreadable", offset=offset, reason=str(error)[:_LONGEST_REASON])
+        _note_gap(connection, offset, offset + 1, "it cannot be kept")
 
 
 def _begin_anew(connection: Connection, place: Place) -> None:

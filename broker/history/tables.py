@@ -256,7 +256,7 @@ def engine_of(url: str) -> Engine:
         if parsed.drivername == "postgresql":
             parsed = parsed.set(drivername="postgresql+psycopg")
         return create_engine(parsed, pool_pre_ping=True)
-    except (ArgumentError, NoSuchModuleError) as error:
+    except (ArgumentError, NoSuchModuleError, ValueError) as error:
         raise WrongHistory(
             "PCM_HISTORY_URL: write sqlite:////absolute/path.db or postgresql://USER@HOST/DATABASE"
         ) from error
@@ -268,7 +268,7 @@ def engine_of(url: str) -> Engine:
 
 def _sqlite(url: URL) -> Engine:
     path = url.database
-    if not path:
+    if not path or url.query:
         raise WrongHistory("PCM_HISTORY_URL: name a file: sqlite:////absolute/path.db")
 
     def connect() -> sqlite3.Connection:

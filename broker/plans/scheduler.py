@@ -108,12 +108,13 @@ class Scheduler:
             log.info("occurrence.skipped", reason="its expiry has passed")
         else:
             try:
-                await dispatcher.dispatch_occurrence(occurrence.job())
+                lost = await dispatcher.dispatch_occurrence(occurrence.job())
             except (Unroutable, Refused, ValueError) as error:
                 log.warning("occurrence.failed", reason=str(error))
             else:
                 late = round((now - occurrence.send_at).total_seconds())
-                log.info("occurrence.sent", late=late if late >= _MINUTE else None)
+                nobody = ", ".join(map(str, lost)) or None
+                log.info("occurrence.sent", late=late if late >= _MINUTE else None, nobody=nobody)
         self._settled.add(occurrence.id)
 
     def _tell(self, state: str, reason: str | None = None) -> None:

@@ -31,6 +31,7 @@ def pcm(*words: str, url: str = NOWHERE, given: str = "") -> "subprocess.Complet
     [
         (["send"], "COMMAND|command"),
         (["send", "--to", "grup:x", "--", "true"], "--to"),
+        (["send", "--to", "all"], "COMMAND|command"),
         (["send", "--to", "group:a.b", "--", "true"], "--to"),
         (["send", "--background", "--user-input-required", "--", "true"], "--user-input-required"),
         (["send", "--mandatory-at", "tomorrow", "--", "true"], "--mandatory-at"),
@@ -43,7 +44,7 @@ def pcm(*words: str, url: str = NOWHERE, given: str = "") -> "subprocess.Complet
         (["send", "--env", "A", "--", "true"], "--env"),
         (["send", "--cwd", "tmp", "--", "true"], "--cwd"),
         (["send", "--nonsense", "--", "true"], "--nonsense"),
-        (["send", "--", ""], "COMMAND"),
+        (["send", "--to", "all", "--", ""], "COMMAND"),
         (["send", "--file", "/no/such/file"], "--file"),
         (["send", "--file", "-", "--background"], "--background"),
         (["send", "--file", "-", "--", "true"], "COMMAND"),
@@ -54,6 +55,8 @@ def pcm(*words: str, url: str = NOWHERE, given: str = "") -> "subprocess.Complet
     ],
 )
 def test_bad_input_is_one_line_that_names_it(words: list[str], named: str) -> None:
+    if words[:1] == ["send"] and not {"--to", "--file"} & set(words):
+        words = ["send", "--to", "all", *words[1:]]
     done = pcm(*words)
     assert done.returncode == 2, done
     assert len(done.stderr.splitlines()) == 1
@@ -85,7 +88,7 @@ def test_a_bad_file_is_one_line_that_names_the_field(text: str, named: str) -> N
 )
 def test_a_wrong_setting_is_named(setting: str, value: str) -> None:
     done = subprocess.run(
-        [BIN / "pcm", "send", "--", "true"],
+        [BIN / "pcm", "send", "--to", "all", "--", "true"],
         env={"PATH": "/usr/bin:/bin", setting: value},
         capture_output=True,
         text=True,
@@ -104,7 +107,7 @@ def test_settings_come_from_a_file_of_ones_own(tmp_path: Path) -> None:
     for mode, told in ((0o600, "PCM_PATIENCE"), (0o666, "PCM_AMQP_URL")):
         file.chmod(mode)
         done = subprocess.run(
-            [BIN / "pcm", "send", "--", "true"],
+            [BIN / "pcm", "send", "--to", "all", "--", "true"],
             env={"PATH": "/usr/bin:/bin", "PCM_AMQP_URL": "nonsense" * (mode == 0o666) or NOWHERE},
             cwd=tmp_path,
             capture_output=True,
@@ -116,7 +119,7 @@ def test_settings_come_from_a_file_of_ones_own(tmp_path: Path) -> None:
 
 
 def test_no_broker_is_exit_status_3_and_tells_no_password() -> None:
-    done = pcm("send", "--", "true")
+    done = pcm("send", "--to", "all", "--", "true")
     assert done.returncode == 3
     first, last = done.stderr.splitlines()
     assert "trying again" in first
@@ -126,7 +129,9 @@ def test_no_broker_is_exit_status_3_and_tells_no_password() -> None:
 
 def test_a_wrong_password_is_told_at_once(node: Broker) -> None:
     """Q230242: and is not tried again and again."""
-    done = pcm("send", "--", "true", url=node.url.replace("guest:guest", "guest:wrong"))
+    done = pcm(
+        "send", "--to", "all", "--", "true", url=node.url.replace("guest:guest", "guest:wrong")
+    )
     assert done.returncode == 3
     assert len(done.stderr.splitlines()) == 1
     assert "the broker refused the login" in done.stderr

@@ -91,7 +91,7 @@ async def test_what_an_agent_could_not_read_is_listed_shown_and_dropped(
     listed = ws.run("pcm", "dead", "list")
     assert listed.returncode == 0
     (line,) = [line for line in listed.stdout.splitlines() if first["id"] in line]
-    assert line.split()[3:5] == [ws.name, "service"]
+    assert line.split()[4:6] == [ws.name, "service"]
 
     shown = ws.run("pcm", "dead", "show", first["id"][:9].upper())
     assert shown.returncode == 0

@@ -14,10 +14,11 @@ from hypothesis import strategies as st
 from sqlalchemy import Engine, select
 
 from broker.entry import Entry
-from broker.history import tables
+from broker.history import reader, tables
 from broker.history.accounts import STATES, JobRow, Pair, accounts
 from broker.history.fleet import fleet
 from broker.history.fold import Fold
+from broker.history.place import place_in
 from broker.history.reader import rebuild
 from broker.history.tables import open_history
 from schemas import (
@@ -382,3 +383,76 @@ def test_what_cannot_be_read_is_passed_over(history: Engine) -> None:
         taken.add([Entry(0, "report", "", body), Entry(1, "other", "", b"\xff")])
         taken.flush()
     assert states(history, sent) == {"ws-1": "succeeded"}
+
+
+CHECK_IN = b'{"kind":"check_in","workstation":"x","agent":"service","interval":1,%s}'
+FAILED = b'{"kind":"report","job_id":"j","workstation":"x","agent":"service","state":"failed",%s}'
+RESULT = FAILED % b'"result":{"duration":1,"max_memory":1,%s}'
+NUMBERS = [b"1" + b"0" * 30, b"1" + b"0" * 400]
+BODIES = [
+    *(CHECK_IN % b'"facts":{"memory":%s}' % number for number in NUMBERS),
+    *(CHECK_IN % b'"waiting":%s' % number for number in NUMBERS),
+    *(CHECK_IN.replace(b"1,%s", number) for number in NUMBERS),
+    *(RESULT % b'"exit_code":%s' % number for number in NUMBERS),
+    *(RESULT % b'"signal":%s' % number for number in NUMBERS),
+    *(FAILED % b'"result":{"duration":%s,"max_memory":1}' % number for number in NUMBERS),
+    RESULT % b'"stdout":{"head":{"base64":null}}',
+    FAILED % b'"reason":"a\\u0000b"',
+    FAILED % b'"id":"%s"' % (b"i" * 100_000),
+]
+
+
+@pytest.mark.parametrize("body", BODIES, ids=range(len(BODIES)))
+def test_hostile_entries_cost_themselves_alone(history: Engine, body: bytes) -> None:
+    sent = job(workstation("ws-1"))
+    kind = json.loads(body[: body.index(b",")] + b"}")["kind"]
+    entries = [
+        Entry(0, "job", "", sent.body()),
+        Entry(1, kind, "", body),
+        Entry(2, "report", "", report(sent, "ws-1", State.SUCCEEDED).body()),
+    ]
+    with history.begin() as connection:
+        place = reader.store(connection, place_in(connection), entries)
+    assert place.next_offset == 3
+    assert states(history, sent) == {"ws-1": "succeeded"}
+
+
+def test_answers_are_of_one_moment(url: str) -> None:
+    ours, theirs = open_history(url), open_history(url)
+    sent = job(workstation("ws-1"))
+    fold(ours, [check_in("ws-1"), sent])
+    with accounts(ours, NOW.timestamp()) as asked:
+        assert asked.counts([sent.id])[sent.id] == {"queued": 1}
+        fold(theirs, [report(sent, "ws-1", State.RECEIVED)], first=5)
+        assert asked.counts([sent.id])[sent.id] == {"queued": 1}
+    assert states(ours, sent) == {"ws-1": "received"}
+    ours.dispose()
+    theirs.dispose()
+
+
+def test_who_is_left_out_is_told_at_once(history: Engine) -> None:
+    sent = job(everyone, workstation("stranger"), excluded=(group("lab"), workstation("stranger")))
+    fold(history, [check_in("ws-1", "lab"), check_in("ws-2"), sent])
+    assert states(history, sent) == {
+        "ws-1": "not_applicable",
+        "ws-2": "queued",
+        "stranger": "not_applicable",
+    }
+
+
+def test_what_was_started_after_a_departure_runs(history: Engine) -> None:
+    sent = job(workstation("ws-1"))
+    gone = Departure(workstation="ws-1", created_at=NOW)
+    fold(history, [check_in("ws-1"), sent, report(sent, "ws-1", State.RECEIVED), gone])
+    assert states(history, sent) == {"ws-1": "unreachable"}
+    fold(history, [report(sent, "ws-1", State.STARTED, -9000)], first=9)
+    assert states(history, sent) == {"ws-1": "started"}
+
+
+def test_a_job_that_reached_nobody_is_no_job(history: Engine) -> None:
+    sent, heard = job(workstation("ws-1")), job(workstation("ws-1"))
+    unsent = [Cancellation(job_id=each.id, unsent=True, created_at=NOW) for each in (sent, heard)]
+    fold(history, [sent, heard, report(heard, "ws-1", State.RECEIVED), *unsent])
+    with accounts(history) as asked:
+        assert [row.id for row in asked.jobs()] == [heard.id]
+        assert asked.pairs(sent.id) == []

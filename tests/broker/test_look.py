@@ -123,7 +123,7 @@ async def test_show_tells_one_workstation_s_story(told: Told) -> None:
     )
     done = told.pcm("show", job.id, "--workstation", told.name("a"))
     lines = done.stdout.splitlines()[4:]
-    assert [line.split()[2] for line in lines] == ["received", "offered", "postponed"]
+    assert [line.split()[3] for line in lines] == ["received", "offered", "postponed"]
     assert "until " in lines[2]
     found = json.loads(told.pcm("show", job.id, "--workstation", told.name("a"), "--json").stdout)
     assert [one["state"] for one in found["reports"]] == ["received", "offered", "postponed"]
@@ -205,12 +205,12 @@ async def test_jobs_are_listed_the_newest_first_and_narrowed(told: Told) -> None
     assert found(new.id[-10:]) == [new.id]
     assert found("100_") == []
     table = told.pcm("jobs", "--text", told.prefix, "--limit", "2")
-    assert table.stderr == "pcm: there are more; --limit 20 shows them\n"
+    assert table.stderr == "pcm: there are more; --limit 20 shows more\n"
     head, first, second = table.stdout.splitlines()
     assert head.split()[:3] == ["ID", "NAME", "KIND"]
     assert first.startswith(new.id)
     assert "foreground mandatory" in first
-    assert ", 1 h " in first
+    assert " UTC, 1 h " in first
     assert "1 waiting" in first
     assert "background optional" in second
     assert "1 failed" in second

@@ -116,7 +116,7 @@ def test_a_driver_that_is_killed_as_it_begins(
     three: Fleet, admin: Administrator, ran: Path, point: str, known: list[str]
 ) -> None:
     before = {row["rollout"] for row in admin.json("rollout", "list")}
-    killed = admin.pcm(*send(three, ran), program=killed_at(point, "rollout."))
+    killed = admin.pcm(*send(three, ran), program=killed_at(point, "kind='rollout'"))
     assert (killed.returncode, killed.stdout) == (-signal.SIGKILL, "")
     begun = [row for row in admin.json("rollout", "list") if row["rollout"] not in before]
     assert ([row["state"] for row in begun], runs(ran)) == (known, {})
@@ -272,7 +272,7 @@ def test_a_wave_cancelled_by_hand_holds_the_rest(
 
 
 def test_two_drivers_at_once(three: Fleet, admin: Administrator, ran: Path) -> None:
-    program = killed_at("recorded", "rollout.")
+    program = killed_at("recorded", "kind='rollout'")
     before = {row["rollout"] for row in admin.json("rollout", "list")}
     admin.pcm(*send(three, ran, "--waves", "1,2,3", "--pause", "2s"), program=program)
     (rollout_id,) = {row["rollout"] for row in admin.json("rollout", "list")} - before

@@ -148,7 +148,7 @@ CASES: dict[str, tuple[Circumstances, str, str, timedelta | None]] = {
     ),
     "came later": (
         known(None, UP, targets=("all",)),
-        "sent to all at 2026-11-23 02:00 (10 h ago), when ws was not known there",
+        "sent to all at 2026-11-23 02:00 UTC (10 h ago), when ws was not known there",
         "does not reach ws",
         None,
     ),
@@ -166,7 +166,7 @@ CASES: dict[str, tuple[Circumstances, str, str, timedelta | None]] = {
     ),
     "forgotten": (
         known(pair("unreachable", reason="bob had the workstation forgotten"), station_=None),
-        "it cannot reach ws: bob had the workstation forgotten, at 2026-11-23 11:50 (10 min ago)",
+        "it cannot reach ws: bob had the workstation forgotten, at 2026-11-23 11:50 UTC (10 min ago)",
         "send it again",
         None,
     ),
@@ -179,15 +179,15 @@ CASES: dict[str, tuple[Circumstances, str, str, timedelta | None]] = {
     ),
     "queued, the agent missing": (
         known(pair("queued", None), agent(status="missing"), **BACKGROUND, expires_at=2 * HOUR),
-        "has been missing since 2026-11-23 11:00 (1 h ago)",
+        "has been missing since 2026-11-23 11:00 UTC (1 h ago)",
         ("taken in when the agent is back, and starts then, unless it has expired by then, at"
-        " 2026-11-23 14:00 (in 2 h)"),
+        " 2026-11-23 14:00 UTC (in 2 h)"),
         2 * HOUR,
     ),
     "queued, the agent stopped": (
         known(pair("queued", None), agent(status="stopped"), **BACKGROUND, mandatory_at=HOUR),
-        "the service agent was stopped at 2026-11-23 11:59 (1 min ago)",
-        "starts at 2026-11-23 13:00 (in 1 h)",
+        "the service agent was stopped at 2026-11-23 11:59 UTC (1 min ago)",
+        "starts at 2026-11-23 13:00 UTC (in 1 h)",
         None,
     ),
     "queued, a user's": (
@@ -204,13 +204,13 @@ CASES: dict[str, tuple[Circumstances, str, str, timedelta | None]] = {
     ),
     "expired in the queue": (
         known(pair("expired", None), agent(status="missing"), expires_at=-HOUR),
-        "it expired at 2026-11-23 11:00 (1 h ago), before ws took it in",
+        "it expired at 2026-11-23 11:00 UTC (1 h ago), before ws took it in",
         "never starts",
         None,
     ),
     "cancelled in the queue": (
         known(pair("cancelled", None), UP, cancelled=[cancellation()]),
-        "cancelled by bob@hq at 2026-11-23 11:00 (1 h ago): not today, before ws took it in",
+        "cancelled by bob@hq at 2026-11-23 11:00 UTC (1 h ago): not today, before ws took it in",
         "never starts",
         None,
     ),
@@ -223,13 +223,13 @@ CASES: dict[str, tuple[Circumstances, str, str, timedelta | None]] = {
     # The service's
     "waits for its offer time": (
         known(pair("received"), UP, **BACKGROUND, offer_at=2 * HOUR + 5 * MINUTE),
-        "waits for its offer time, 2026-11-23 14:05 (in 2 h 5 min)",
+        "waits for its offer time, 2026-11-23 14:05 UTC (in 2 h 5 min)",
         "the service agent starts it then.",
         2 * HOUR + 5 * MINUTE,
     ),
     "waits for its mandatory time": (
         known(pair("received"), UP, **BACKGROUND, mandatory_at=HOUR, expires_at=2 * HOUR),
-        "waits for its mandatory time, 2026-11-23 13:00 (in 1 h)",
+        "waits for its mandatory time, 2026-11-23 13:00 UTC (in 1 h)",
         "the service agent starts it then.",
         HOUR,
     ),
@@ -259,13 +259,13 @@ CASES: dict[str, tuple[Circumstances, str, str, timedelta | None]] = {
             pair("received"), agent(windows="Sun 02:00-06:00"), **BACKGROUND,
             mandatory_at=HOUR, respects_windows=True,
         ),
-        "waits for its mandatory time, 2026-11-23 13:00 (in 1 h)",
+        "waits for its mandatory time, 2026-11-23 13:00 UTC (in 1 h)",
         "starts it after that, in its next maintenance window (Sun 02:00-06:00).",
         None,
     ),
     "due, in turn": (
         known(pair("received"), UP, **BACKGROUND),
-        "due since 2026-11-23 11:50 (10 min ago); the service agent runs 2 commands, and 3 wait",
+        "due since 2026-11-23 11:50 UTC (10 min ago); the service agent runs 2 commands, and 3 wait",
         "as soon as there is room",
         None,
     ),
@@ -296,13 +296,13 @@ CASES: dict[str, tuple[Circumstances, str, str, timedelta | None]] = {
     ),
     "expired, and not told": (
         known(pair("received"), agent(status="missing"), **BACKGROUND, expires_at=-MINUTE),
-        "it expired at 2026-11-23 11:59 (1 min ago), which ws has not told yet",
+        "it expired at 2026-11-23 11:59 UTC (1 min ago), which ws has not told yet",
         "never starts",
         None,
     ),
     "cancelled, and not told": (
         known(pair("received"), agent(status="missing"), cancelled=[cancellation()]),
-        "cancelled by bob@hq at 2026-11-23 11:00 (1 h ago): not today, and ws has not told yet",
+        "cancelled by bob@hq at 2026-11-23 11:00 UTC (1 h ago): not today, and ws has not told yet",
         "it does not start",
         None,
     ),
@@ -328,7 +328,7 @@ CASES: dict[str, tuple[Circumstances, str, str, timedelta | None]] = {
     "optional, nobody logged on": (
         known(pair("received"), UP, expires_at=HOUR),
         "nobody is known to be logged on",
-        "offered when a user logs on; at 2026-11-23 13:00 (in 1 h) the service agent reports it",
+        "offered when a user logs on; at 2026-11-23 13:00 UTC (in 1 h) the service agent reports it",
         HOUR,
     ),
     "needs a user, nobody logged on": (
@@ -340,7 +340,7 @@ CASES: dict[str, tuple[Circumstances, str, str, timedelta | None]] = {
     "mandatory, nobody logged on": (
         known(pair("received"), UP, mandatory_at=HOUR),
         "nobody is known to be logged on",
-        ("the service agent takes over at 2026-11-23 13:00 (in 1 h), or a minute later, unless a"
+        ("the service agent takes over at 2026-11-23 13:00 UTC (in 1 h), or a minute later, unless a"
         " user logs on"),
         HOUR + MINUTE,
     ),
@@ -365,31 +365,31 @@ CASES: dict[str, tuple[Circumstances, str, str, timedelta | None]] = {
             events=[event(State.RECEIVED, -timedelta(seconds=30))],
         ),
         "nobody is known to be logged on",
-        "takes over at 2026-11-23 12:00 (in 30 s)",
+        "takes over at 2026-11-23 12:00 UTC (in 30 s)",
         timedelta(seconds=30),
     ),
     "take-over, the service stopped": (
         known(pair("received"), agent(status="stopped"), mandatory_at=-HOUR),
         "and the service agent was stopped",
-        "takes over after 2026-11-23 11:00 (1 h ago), when it is back",
+        "takes over after 2026-11-23 11:00 UTC (1 h ago), when it is back",
         None,
     ),
     "offered": (
         known(pair("offered", agent=ADA), UP, USER, expires_at=HOUR),
-        "it was offered to ada at 2026-11-23 11:50 (10 min ago), who has not decided",
-        "runs only if ada says so, unless it has expired by then, at 2026-11-23 13:00 (in 1 h)",
+        "it was offered to ada at 2026-11-23 11:50 UTC (10 min ago), who has not decided",
+        "runs only if ada says so, unless it has expired by then, at 2026-11-23 13:00 UTC (in 1 h)",
         HOUR,
     ),
     "offered, mandatory": (
         known(pair("offered", agent=ADA), UP, USER, mandatory_at=HOUR),
         "who has not decided",
-        "ada may run or postpone it; at 2026-11-23 13:00 (in 1 h) it runs, whatever ada does",
+        "ada may run or postpone it; at 2026-11-23 13:00 UTC (in 1 h) it runs, whatever ada does",
         HOUR,
     ),
     "counts down": (
         known(pair("offered", agent=ADA), UP, USER, mandatory_at=3 * MINUTE),
         "who has not decided, and it counts down",
-        "at 2026-11-23 12:03 (in 3 min) it runs",
+        "at 2026-11-23 12:03 UTC (in 3 min) it runs",
         3 * MINUTE,
     ),
     "counts down, shown late": (
@@ -398,7 +398,7 @@ CASES: dict[str, tuple[Circumstances, str, str, timedelta | None]] = {
             events=[event(State.OFFERED, -MINUTE, ADA)],
         ),
         "and it counts down",
-        "at 2026-11-23 12:04 (in 4 min) it runs",
+        "at 2026-11-23 12:04 UTC (in 4 min) it runs",
         4 * MINUTE,
     ),
     "offered, and keeps to windows": (
@@ -407,7 +407,7 @@ CASES: dict[str, tuple[Circumstances, str, str, timedelta | None]] = {
             mandatory_at=HOUR, respects_windows=True,
         ),
         "who has not decided",
-        ("it runs after 2026-11-23 13:00 (in 1 h), in its next maintenance window"
+        ("it runs after 2026-11-23 13:00 UTC (in 1 h), in its next maintenance window"
         " (Sun 02:00-06:00), whatever ada does"),
         None,
     ),
@@ -440,7 +440,7 @@ CASES: dict[str, tuple[Circumstances, str, str, timedelta | None]] = {
     ),
     "postponed": (
         known(pair("postponed", agent=ADA, until=seconds(HOUR)), UP, USER),
-        "ada postponed it until 2026-11-23 13:00 (in 1 h)",
+        "ada postponed it until 2026-11-23 13:00 UTC (in 1 h)",
         "offered again then; it runs only if ada says so",
         HOUR,
     ),
@@ -449,7 +449,7 @@ CASES: dict[str, tuple[Circumstances, str, str, timedelta | None]] = {
             pair("postponed", agent=ADA, until=seconds(HOUR)), UP, USER, mandatory_at=2 * HOUR
         ),
         "ada postponed it until",
-        "offered again then, and at 2026-11-23 14:00 (in 2 h) it runs, whatever ada does",
+        "offered again then, and at 2026-11-23 14:00 UTC (in 2 h) it runs, whatever ada does",
         HOUR,
     ),
     "accepted": (
@@ -466,8 +466,8 @@ CASES: dict[str, tuple[Circumstances, str, str, timedelta | None]] = {
     ),
     "declined": (
         known(pair("declined", agent=ADA, reason="later"), UP, USER, expires_at=HOUR),
-        "ada declined it at 2026-11-23 11:50 (10 min ago): later",
-        "ada may still run it until it expires at 2026-11-23 13:00 (in 1 h)",
+        "ada declined it at 2026-11-23 11:50 UTC (10 min ago): later",
+        "ada may still run it until it expires at 2026-11-23 13:00 UTC (in 1 h)",
         HOUR,
     ),
     "declined, and expired": (
@@ -485,8 +485,8 @@ CASES: dict[str, tuple[Circumstances, str, str, timedelta | None]] = {
     # Runs
     "runs": (
         known(pair("started"), UP, timeout=HOUR),
-        "the service agent runs it since 2026-11-23 11:50 (10 min ago)",
-        "or is ended at 2026-11-23 12:50 (in 50 min), when its time limit is over",
+        "the service agent runs it since 2026-11-23 11:50 UTC (10 min ago)",
+        "or is ended at 2026-11-23 12:50 UTC (in 50 min), when its time limit is over",
         50 * MINUTE,
     ),
     "runs again": (
@@ -498,12 +498,12 @@ CASES: dict[str, tuple[Circumstances, str, str, timedelta | None]] = {
     "runs too long": (
         known(pair("started"), UP, timeout=MINUTE),
         "runs it since",
-        "its time limit was over at 2026-11-23 11:51 (9 min ago)",
+        "its time limit was over at 2026-11-23 11:51 UTC (9 min ago)",
         None,
     ),
     "cancelled, and still runs": (
         known(pair("started"), UP, cancelled=[cancellation()]),
-        "it was cancelled by bob@hq at 2026-11-23 11:00 (1 h ago): not today, and still runs",
+        "it was cancelled by bob@hq at 2026-11-23 11:00 UTC (1 h ago): not today, and still runs",
         "the service agent ends it",
         None,
     ),
@@ -515,8 +515,8 @@ CASES: dict[str, tuple[Circumstances, str, str, timedelta | None]] = {
     ),
     "a user's, and logged off": (
         known(pair("started", agent=ADA), UP, agent(ADA, "stopped")),
-        "ada's agent was stopped at 2026-11-23 11:59 (1 min ago): whether it still runs",
-        "the service agent reports it as interrupted at 2026-11-23 12:09 (in 9 min)",
+        "ada's agent was stopped at 2026-11-23 11:59 UTC (1 min ago): whether it still runs",
+        "the service agent reports it as interrupted at 2026-11-23 12:09 UTC (in 9 min)",
         9 * MINUTE,
     ),
     "survives its agent": (
@@ -537,7 +537,7 @@ CASES: dict[str, tuple[Circumstances, str, str, timedelta | None]] = {
     # Over
     "succeeded": (
         known(pair("succeeded", exit_code=0, duration=125.0), UP),
-        ("the service agent ran it: it succeeded at 2026-11-23 11:50 (10 min ago) with exit code 0"
+        ("the service agent ran it: it succeeded at 2026-11-23 11:50 UTC (10 min ago) with exit code 0"
         " after 2 min 5 s"),
         "it is over",
         None,
@@ -547,7 +547,7 @@ CASES: dict[str, tuple[Circumstances, str, str, timedelta | None]] = {
             pair("succeeded", exit_code=0, duration=0.2, agent=ADA), UP,
             events=[event(State.STARTED, by=ADA)],
         ),
-        ("ada's agent ran it: it succeeded at 2026-11-23 11:50 (10 min ago) with exit code 0 in"
+        ("ada's agent ran it: it succeeded at 2026-11-23 11:50 UTC (10 min ago) with exit code 0 in"
         " under a second"),
         "it is over",
         None,
@@ -563,7 +563,7 @@ CASES: dict[str, tuple[Circumstances, str, str, timedelta | None]] = {
             pair("failed", exit_code=7, duration=1.0, reason="exit code 7", line="no disk"), UP,
             events=[event(State.STARTED)],
         ),
-        "it failed at 2026-11-23 11:50 (10 min ago) with exit code 7 after 1 s: no disk",
+        "it failed at 2026-11-23 11:50 UTC (10 min ago) with exit code 7 after 1 s: no disk",
         "not tried again",
         None,
     ),
@@ -578,13 +578,13 @@ CASES: dict[str, tuple[Circumstances, str, str, timedelta | None]] = {
     ),
     "could not be started": (
         known(pair("failed", reason="no such program: x"), UP),
-        "the service agent could not start it at 2026-11-23 11:50 (10 min ago): no such program: x",
+        "the service agent could not start it at 2026-11-23 11:50 UTC (10 min ago): no such program: x",
         "not tried again",
         None,
     ),
     "timed out": (
         known(pair("timed_out", duration=60.0), UP, timeout=MINUTE),
-        "ended it at 2026-11-23 11:50 (10 min ago): its time limit of 1 min was over",
+        "ended it at 2026-11-23 11:50 UTC (10 min ago): its time limit of 1 min was over",
         "not tried again",
         None,
     ),
@@ -593,14 +593,14 @@ CASES: dict[str, tuple[Circumstances, str, str, timedelta | None]] = {
             pair("interrupted", reason="the agent ended while it ran"), UP,
             rerun_interrupted=True, events=[event(State.STARTED)] * 5,
         ),
-        ("interrupted at 2026-11-23 11:50 (10 min ago): the agent ended while it ran; it was"
+        ("interrupted at 2026-11-23 11:50 UTC (10 min ago): the agent ended while it ran; it was"
         " started 5 times"),
         "not tried again",
         None,
     ),
     "cancelled before its start": (
         known(pair("cancelled", reason="not today."), UP, cancelled=[cancellation()]),
-        "by bob@hq at 2026-11-23 11:00 (1 h ago): not today; it never started there, at",
+        "by bob@hq at 2026-11-23 11:00 UTC (1 h ago): not today; it never started there, at",
         "it is over",
         None,
     ),
@@ -612,14 +612,14 @@ CASES: dict[str, tuple[Circumstances, str, str, timedelta | None]] = {
     ),
     "superseded": (
         known(pair("cancelled", reason="superseded by job-2"), UP),
-        ("it was cancelled; it never started there, at 2026-11-23 11:50 (10 min ago): superseded by"
+        ("it was cancelled; it never started there, at 2026-11-23 11:50 UTC (10 min ago): superseded by"
         " job-2"),
         "it is over",
         None,
     ),
     "expired": (
         known(pair("expired", reason="nobody ran it in time"), UP, expires_at=-HOUR),
-        "it expired at 2026-11-23 11:00 (1 h ago): nobody ran it in time",
+        "it expired at 2026-11-23 11:00 UTC (1 h ago): nobody ran it in time",
         "it is over",
         None,
     ),
@@ -631,7 +631,7 @@ CASES: dict[str, tuple[Circumstances, str, str, timedelta | None]] = {
     ),
     "refused": (
         known(pair("refused", reason="argv: is missing"), UP),
-        "the service agent refused it at 2026-11-23 11:50 (10 min ago): argv: is missing",
+        "the service agent refused it at 2026-11-23 11:50 UTC (10 min ago): argv: is missing",
         "it is over",
         None,
     ),
@@ -682,7 +682,7 @@ def test_there_are_two_sentences_whatever_is_known() -> None:
                 for circumstances in (full, replace(full, body=None)):
                     found = explain(circumstances)
                     for sentence in (found.why, found.next):
-                        assert sentence[0].isupper() or sentence.startswith("ws")
+                        assert sentence[0].isupper() or sentence.startswith(("ws", "ada"))
                         assert sentence.endswith(".")
                         assert not sentence.endswith("..")
                         assert "None" not in sentence

@@ -87,7 +87,8 @@ async def test_workstations_are_listed_as_they_checked_in(admin: Admin) -> None:
     columns = "NAME STATUS LAST SEEN AGENTS GROUPS PLATFORM PROGRAM WAITING RUNNING"
     assert " ".join(head.split()) == columns
     assert (
-        "service, ada, bob (stopped)  wl      linux/x86_64/debian-12  1.2.3    0        1" in line
+        "service, ada, bob (stopped)  wl      linux/x86_64/debian-12  1.2.3          0        1"
+        in line
     )
 
 

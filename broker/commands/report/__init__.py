@@ -69,13 +69,16 @@ def _checked(option: str, text: str) -> Path:
     Raises:
         WrongUse: there cannot be one.
     """
-    file = Path(text).resolve()
-    if text in {"", "-"} or file.is_dir():
-        raise WrongUse(f"{option}: {text!r}: name a file")
-    if file.exists() and not file.is_file():
-        raise WrongUse(f"{option}: {text}: is no plain file")
-    if not file.parent.is_dir():
-        raise WrongUse(f"{option}: {text}: there is no folder {file.parent}")
+    try:
+        file = Path(text).resolve()
+        if text in {"", "-"} or file.is_dir():
+            raise WrongUse(f"{option}: {text!r}: name a file")
+        if file.exists() and not file.is_file():
+            raise WrongUse(f"{option}: {text}: is no plain file")
+        if not file.parent.is_dir():
+            raise WrongUse(f"{option}: {text}: there is no folder {file.parent}")
+    except OSError as error:
+        raise WrongUse(f"{option}: {text}: {error.strerror}") from error
     return file
 
 

@@ -3,11 +3,10 @@
 import base64
 import hashlib
 from collections.abc import Iterable, Iterator
-from datetime import UTC, datetime
 from html import escape
 
 from broker.clock import local, span
-from broker.commands.looking import exit_text, ordered, shares, told, words
+from broker.commands.looking import exit_text, ordered, shares, state_words, told, words
 from broker.commands.report.account import KINDS, Account, kind
 from broker.commands.report.charts import Bar, bars, progress
 from broker.commands.report.style import SCRIPT, STYLE
@@ -54,7 +53,7 @@ def page_of(account: Account) -> str:
 </div>
 <h2>Workstations</h2>
 {_table(account)}
-<footer>As of {_text(_clock(account.now))}. Times are on the clock of the machine that made this
+<footer>As of {_text(local(account.now))}. Times are on the clock of the machine that made this
 page.</footer>
 <script>{SCRIPT}</script>
 </body>
@@ -74,10 +73,6 @@ def _text(text: object) -> str:
 
 def _lines(parts: Iterable[str]) -> str:
     return "\n".join(parts)
-
-
-def _clock(at: float) -> str:
-    return f"{datetime.fromtimestamp(at, UTC).astimezone():%Y-%m-%d %H:%M:%S %Z}"
 
 
 def _panel(title: str, content: str, *, wide: bool = False) -> str:
@@ -204,10 +199,10 @@ def _rows(account: Account) -> Iterator[str]:
 def _row(pair: Pair) -> str:
     took = "" if pair.duration is None else _took(pair.duration)
     key = "" if pair.duration is None else f"{pair.duration:.3f}"
-    restart = " (restart)" if pair.restart_required else ""
+    state = state_words(pair.state, restart_required=pair.restart_required)
     return (
         f'<tr><td class="t">{_text(pair.workstation)}</td>'
-        f'<td class="t">{_dot(kind(pair.state))}{words(pair.state)}{restart}</td>'
+        f'<td class="t">{_dot(kind(pair.state))}{state}</td>'
         f'<td class="t">{local(pair.at)}</td><td>{_text(pair.agent)}</td>'
         f'<td class="n">{exit_text(pair.exit_code, pair.signal)}</td>'
         f'<td class="n" data-key="{key}">{took}</td><td class="w">{_text(told(pair))}</td></tr>'

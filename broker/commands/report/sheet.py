@@ -2,6 +2,7 @@
 
 import csv
 import io
+import re
 
 from broker.clock import iso
 from broker.commands.report.account import Account
@@ -31,5 +32,7 @@ def _values(pair: Pair) -> list[object]:
 
 def _cell(value: object) -> str:
     """Return a cell; one that a spreadsheet would take for a formula is text."""
+    if isinstance(value, float):  # without an exponent
+        return re.sub(r"(\.\d+?)0+$", r"\1", f"{value:.6f}")
     text = "" if value is None else str(value).replace("\0", "")
     return f"'{text}" if text.startswith(_FORMULA) else text

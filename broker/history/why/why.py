@@ -1,5 +1,6 @@
 """Why a job is where it is on a workstation, and what happens there next: a sentence each."""
 
+import re
 from dataclasses import dataclass
 
 from broker.clock import span
@@ -20,6 +21,7 @@ from schemas import State, Target
 NOT_ADDRESSED = "not_addressed"
 """The state of a job on a workstation that it is not for."""
 
+_LEFT_OUT = "left out: "
 _OVER = "Nothing more happens: it is over there"
 
 
@@ -38,11 +40,20 @@ def explain(circumstances: Circumstances) -> Why:
     pair = circumstances.pair
     state = NOT_ADDRESSED if pair is None else pair.state
     found = _not_addressed(circumstances) if pair is None else _of(circumstances, pair)
-    return Why(state, _sentence(found.why), _sentence(found.next), found.next_at)
+    names = _names(circumstances)
+    return Why(state, _sentence(found.why, names), _sentence(found.next, names), found.next_at)
 
 
-def _sentence(text: str) -> str:
-    return text[:1].upper() + text[1:] + "."
+def _names(c: Circumstances) -> set[str]:
+    """Return the names with which a sentence may begin."""
+    agents = [event.agent for event in c.events] + [agent.agent for agent in c.users]
+    agents += [c.pair.agent] if c.pair else []
+    return {c.workstation, *map(user_name, agents)}
+
+
+def _sentence(text: str, names: set[str]) -> str:
+    first = re.split(r"[^\w-]", text, maxsplit=1)[0]
+    return (text if first in names else text[:1].upper() + text[1:]) + "."
 
 
 def _of(c: Circumstances, pair: Pair) -> Prospect:
@@ -186,6 +197,9 @@ def _ended(c: Circumstances, pair: Pair) -> Prospect:
             why = f"it expired at {c.time_text('expires_at')}{because(pair.reason)}"
         case State.NOT_APPLICABLE:
             why = f"it cannot run on {c.workstation}{because(pair.reason)}"
+            if pair.reason.startswith(_LEFT_OUT):
+                targets = pair.reason.removeprefix(_LEFT_OUT)
+                why = f"the job is not for {c.workstation}: it leaves out {targets}"
         case _:
             why = f"{agent_name(pair.agent)} refused it at {at}{because(pair.reason)}"
     return Prospect(why, _after_failure(pair))

@@ -10,6 +10,7 @@ import pytest
 
 from broker import Dispatcher
 from schemas import State
+from tests.faults import until
 from tests.terminal import OnTerminal
 from tests.workstation import BIN, Workstation, final, follow
 
@@ -42,7 +43,8 @@ async def test_closing_the_window_asks_before_it_stops_what_runs(
 ) -> None:
     job = ws.job("sleep", "60", name="Long", mandatory_at=None)
     window = await asyncio.to_thread(_on_terminal, ws, "interactive")
-    await asyncio.to_thread(window.until_written, "Nothing to do.")
+    log = ws.state_dir / "interactive-ada" / "agent.log"
+    await until(lambda: log.is_file() and "broker.connected" in log.read_text())
     await dispatcher.dispatch(job)
     await asyncio.to_thread(window.until_written, "Long")
     window.type("r")
@@ -68,6 +70,13 @@ def test_a_signal_ends_agent_and_window(ws: Workstation) -> None:
     window.until_written("Nothing to do.")
     window.process.send_signal(signal.SIGTERM)
     assert window.end() == 0
+
+
+def test_a_terminal_that_is_gone_takes_agent_and_window_along(ws: Workstation) -> None:
+    window = _on_terminal(ws, "interactive")
+    window.until_written("Nothing to do.")
+    window.hang_up()
+    assert window.process.wait(20) == 0
 
 
 def test_without_a_window_a_terminal_shows_the_log(ws: Workstation) -> None:

@@ -1,0 +1,106 @@
+"""What both programs say of themselves, and of a command line that is wrong."""
+
+import json
+import os
+import subprocess
+from importlib.metadata import version
+
+import pytest
+
+from broker.cli import _COMMANDS
+from tests.broker.test_cli import NOWHERE, pcm
+from tests.rabbitmq import Broker
+from tests.terminal import OnTerminal
+from tests.workstation import BIN
+
+ENVIRONMENT = {"PATH": os.environ["PATH"], "HOME": "/nonexistent"}
+HELPS = [
+    ("pcm",),
+    ("pcm-agent",),
+    ("pcm-agent", "interactive"),
+    *(
+        ("pcm", module.__name__.rpartition(".")[2])
+        for module in _COMMANDS
+        if hasattr(module, "_run")
+    ),
+    ("pcm", "send"),
+    ("pcm", "forget"),
+    ("pcm", "schedule", "add"),
+    ("pcm", "rollout", "abort"),
+]
+
+
+@pytest.mark.parametrize("words", HELPS, ids=" ".join)
+@pytest.mark.parametrize("size", [(80, 24), (120, 40)])
+def test_help_is_as_wide_as_the_terminal(words: tuple[str, ...], size: tuple[int, int]) -> None:
+    program, *others = words
+    terminal = OnTerminal([BIN / program, *others, "--help"], ENVIRONMENT, *size)
+    assert terminal.end() == 0
+    lines = terminal.screen.shown
+    assert [line for line in lines if len(line) > size[0]] == []
+
+
+def test_settings_are_a_table() -> None:
+    terminal = OnTerminal([BIN / "pcm-agent", "--help"], ENVIRONMENT, 80, 24)
+    assert terminal.end() == 0
+    lines = terminal.screen.shown
+    at = next(at for at, line in enumerate(lines) if line.startswith("  PCM_QUEUE_EXPIRES "))
+    assert lines[at + 1].startswith(" " * 24 + "stays away")
+
+
+@pytest.mark.parametrize("program", ["pcm", "pcm-agent"])
+def test_the_version_is_told(program: str) -> None:
+    done = subprocess.run(
+        [BIN / program, "--version"], capture_output=True, text=True, timeout=60, check=True
+    )
+    assert done.stdout == f"{program} {version('package-command-manager')}\n"
+
+
+@pytest.mark.parametrize(
+    ("words", "told"),
+    [
+        (["send", "echo", "hi"], "send: echo hi: put -- before the command: -- echo hi"),
+        (["send", "--to", "all", "ls", "-l"], "send: ls -l: put -- before the command: -- ls -l"),
+        (["send", "--nonsense"], "send: unrecognized arguments: --nonsense"),
+        (["jobs", "x"], "jobs: unrecognized arguments: x"),
+        (
+            ["send", "--to", "all", "--give-up-after", "3s", "--", "x"],
+            "--give-up-after: says how long to watch: give --wait, too",
+        ),
+        (
+            ["rerun", "x", "--give-up-after", "3s"],
+            "--give-up-after: says how long to watch: give --wait, too",
+        ),
+        (
+            ["send", "--to", "all", "--expires-at", "-1h", "--", "x"],
+            "--expires-at: '-1h' is no time: write 2026-11-30T02:00Z, +10m, now, or '2026-11-30T02:00 local'",
+        ),
+        (
+            ["send", "--to", "all", "--mandatory-at", "2040-01-01T00:00 local", "--expires-at",
+             "2040-01-02T00:00Z", "--", "x"],
+            "--mandatory-at, --expires-at: all must be instants, or all wall-clock times",
+        ),
+    ],
+)  # fmt: skip
+def test_what_is_wrong_is_told_in_the_words_of_the_command_line(
+    words: list[str], told: str
+) -> None:
+    done = pcm(*words)
+    assert (done.returncode, done.stdout, done.stderr) == (2, "", f"pcm: {told}\n")
+
+
+def test_topology_says_what_it_wants() -> None:
+    done = pcm("topology")
+    assert done.returncode == 2
+    assert done.stderr.endswith("required: show|apply\n")
+
+
+def test_one_field_is_one_field() -> None:
+    done = pcm("schedule", "add", "x", "--to", "all", "--repeat", "x", "--", "true", url=NOWHERE)
+    assert "has 1 field, not 5" in done.stderr
+
+
+def test_topology_is_applied_in_json(node: Broker) -> None:
+    found = json.loads(pcm("topology", "apply", "--json", url=node.url).stdout)
+    assert "pcm.dead" in found["queues"]
+    assert found["exchanges"]
