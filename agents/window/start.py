@@ -98,7 +98,7 @@ async def _leave_with_terminal(window: Window) -> None:
     """Close a window whose terminal is gone: without an end of its own, it would only read that."""
     poll = select.poll()
     poll.register(sys.__stdin__ or 0, 0)  # that it is gone is told unasked
-    while not poll.poll(0):
+    while not poll.poll(0):  # noqa: ASYNC110 - the kernel wakes nobody for it
         await asyncio.sleep(_LOOK)
     window.exit()
 
