@@ -26,6 +26,7 @@ test: $(STAMP) rabbitmq
 bench: $(STAMP) rabbitmq
 	@$(VENV)/bin/python -m benchmarks.one_workstation
 	@$(VENV)/bin/python -m benchmarks.publishing
+	@$(VENV)/bin/python -m benchmarks.window
 
 chaos: $(STAMP) rabbitmq
 	@$(VENV)/bin/python -m tests.chaos --minutes $(MINUTES) $(if $(SEED),--seed $(SEED))
@@ -40,7 +41,7 @@ rabbitmq:
 lock: $(STAMP)
 	$(VENV)/bin/python -m pip install --quiet 'uv>=0.9'
 	$(VENV)/bin/uv pip compile --quiet --universal --python-version 3.11 --upgrade --generate-hashes \
-		--no-emit-index-url --no-emit-find-links --no-header --extra postgresql \
+		--no-emit-index-url --no-emit-find-links --no-header --extra postgresql --extra web \
 		pyproject.toml -o requirements.lock
 	$(VENV)/bin/uv pip compile --quiet --universal --python-version 3.11 --upgrade --generate-hashes \
 		--no-emit-index-url --no-emit-find-links --no-header --constraint requirements.lock \

@@ -13,6 +13,7 @@ from typing import Any, ClassVar, Protocol, TypeVar
 import structlog
 
 from agents import facts
+from agents.changes import Changes
 from agents.claims import UNKNOWN, Claims, Decision
 from agents.entries import Entries
 from agents.identity import Identity
@@ -76,7 +77,10 @@ class Agent:
         self._ledger = Ledger(self.directory / "ledger.db")
         self._claims = Claims(settings.state_dir, self.identity.name)
         self._outbox = Outbox(self.identity, self._ledger)
-        self.entries = Entries(self._ledger, self._claims, self._outbox.wake)
+        self.changes = Changes()
+        self.entries = Entries(
+            self._ledger, self._claims, self.changes, self._outbox.wake, self.ended
+        )
         self._runs = Runs(settings, self.identity, self.entries, self.directory / "runs")
         self._withdrawal = Withdrawal(self.entries, self._runs)
         self._presence = Presence(settings, self.identity, self.entries, self._runs)
@@ -93,7 +97,14 @@ class Agent:
             stored=self._outbox.wake,
         )
         self._uplink = Uplink(
-            settings, self.identity, self._ledger, intake, self._outbox, self._presence, recovery
+            settings,
+            self.identity,
+            self._ledger,
+            self.changes,
+            intake,
+            self._outbox,
+            self._presence,
+            recovery,
         )
         self._ready: asyncio.PriorityQueue[tuple[tuple[float, float, str], str]] = (
             asyncio.PriorityQueue()
@@ -247,6 +258,7 @@ class Agent:
         event = "agent.paused" if pause.paused else "agent.resumed"
         _log.info(event, by=pause.sender, reason=pause.reason or None)
         self._presence.pause(pause)
+        self.changes.tell()
         if not pause.paused:
             self.entries.wake_all()
 
@@ -273,6 +285,7 @@ class Agent:
         elif following.step is Step.COUNT_DOWN:
             if self._claims.take(job_id):
                 self.entries.wake(job_id)
+                self.changes.tell()
             else:
                 self._not_ours(entry)
         elif following.step is Step.RUN:
@@ -316,6 +329,9 @@ class Agent:
             name=entry.job.title,
             mandatory_at=str(mandatory) if mandatory else None,
         )
+
+    def ended(self, entry: Entry) -> None:
+        """Tell the user that a job ended; an agent without a window has said it in its log."""
 
     def accept(self, entry: Entry, reason: str = "") -> None:
         """The user wants the job run now."""

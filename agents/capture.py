@@ -2,6 +2,7 @@
 
 import os
 import time
+from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
 
@@ -17,7 +18,9 @@ SPOOL_FILES = ("stdout", "stderr")
 class Capture:
     """Keeps the beginning and the end of what is written to it, each half of the limit."""
 
-    def __init__(self, limit: int) -> None:
+    def __init__(self, limit: int, heard: Callable[[bytes], object] | None = None) -> None:
+        """Keep what is written, and hand it on to `heard` as it comes."""
+        self._heard = heard
         self._limit = limit
         self._half = limit // 2
         self._head = bytearray()
@@ -26,6 +29,8 @@ class Capture:
 
     def write(self, data: bytes) -> None:
         """Take in what was written."""
+        if self._heard is not None and data:
+            self._heard(data)
         self._size += len(data)
         room = self._limit - len(self._head)
         self._head += data[:room]

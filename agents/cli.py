@@ -3,12 +3,15 @@
 import argparse
 import asyncio
 import json
+import os
 import resource
 import signal
 import sys
 from datetime import UTC, datetime
+from functools import partial
+from importlib.util import find_spec
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from agents.state import StateError
 from broker.command_line import DONE, Parser, Wrong, WrongUse, run
@@ -17,8 +20,13 @@ from broker.settings import describe, load
 _FILES = 65536
 
 if TYPE_CHECKING:
+    from collections.abc import Callable, Coroutine
+
     from agents.agent import Agent
     from agents.settings import AgentSettings
+    from agents.window.address import Address
+    from agents.window.start import Face
+    from broker.topology import AgentKind
 
 
 def main() -> None:
@@ -40,8 +48,12 @@ def _do(arguments: argparse.Namespace) -> int:
     )
     try:
         match arguments.command:
-            case "service" | "interactive":
-                return _run_agent(arguments.command, settings)
+            case "service":
+                return _run_service(settings)
+            case "interactive":
+                return _run_interactive(arguments, settings)
+            case "window":
+                return _open_window(arguments, settings)
             case "pending" | "history":
                 return _list(arguments.command, settings.state_dir, as_json=arguments.json)
             case _:
@@ -50,29 +62,93 @@ def _do(arguments: argparse.Namespace) -> int:
         raise Wrong(str(error)) from error
 
 
-def _run_agent(kind: str, settings: "AgentSettings") -> int:
-    from broker import log
+def _run_service(settings: "AgentSettings") -> int:
+    from broker.topology import AgentKind
+
+    return _run_agent(AgentKind.SERVICE, settings, lambda agent: agent.run())
+
+
+def _run_interactive(arguments: argparse.Namespace, settings: "AgentSettings") -> int:
+    from broker.topology import AgentKind
+
+    _check_user(settings.user)
+    run_interactive = partial(_run_agent, AgentKind.INTERACTIVE, settings)
+    if arguments.web:
+        from agents.window import start
+
+        _check_extra()
+        return run_interactive(lambda agent: start.in_browsers(agent, _face(arguments, settings)))
+    if settings.no_window or not _on_terminal():
+        return run_interactive(lambda agent: agent.run())
+    from agents.window import start
+
+    light = arguments.light
+    return run_interactive(lambda agent: start.with_agent(agent, light=light), in_file=True)
+
+
+def _open_window(arguments: argparse.Namespace, settings: "AgentSettings") -> int:
+    from agents.window import start
+
+    _check_user(settings.user)
+    face = _face(arguments, settings)
+    if arguments.web:
+        _check_extra()
+        asyncio.run(start.serve(face))
+    elif _on_terminal() or "TEXTUAL_DRIVER" in os.environ:  # the latter as a page's process
+        asyncio.run(start.open_window(face))
+    else:
+        raise WrongUse("window: opens on a terminal; elsewhere, serve it with --web HOST:PORT")
+    return DONE
+
+
+def _face(arguments: argparse.Namespace, settings: "AgentSettings") -> "Face":
+    from agents.window.start import Face
     from broker.topology import AgentKind, agent_name
 
-    if kind == AgentKind.INTERACTIVE:
-        _check_user(settings.user)
-    name = agent_name(AgentKind(kind), settings.user)
-    log.configure(workstation=settings.workstation, agent=name)
+    name = agent_name(AgentKind.INTERACTIVE, settings.user)
+    options = ("--state-dir", str(settings.state_dir.absolute()), "--user", settings.user)
+    return Face(settings.state_dir / name, arguments.light, arguments.web, options)
 
-    async def work() -> None:
-        agent: Agent
-        if kind == AgentKind.SERVICE:
-            from agents.service import ServiceAgent
 
-            agent = ServiceAgent(settings)
-        else:
-            from agents.interactive import InteractiveAgent
+def _on_terminal() -> bool:
+    return all(stream.isatty() for stream in (sys.stdin, sys.stdout, sys.stderr))
 
-            agent = InteractiveAgent(settings)
+
+def _check_extra() -> None:
+    if not find_spec("textual_serve"):
+        raise Wrong("--web: install package-command-manager[web]")
+
+
+def _agent(kind: "AgentKind", settings: "AgentSettings") -> "Agent":
+    if kind == "service":
+        from agents.service import ServiceAgent
+
+        return ServiceAgent(settings)
+    from agents.interactive import InteractiveAgent
+
+    return InteractiveAgent(settings)
+
+
+def _run_agent(
+    kind: "AgentKind",
+    settings: "AgentSettings",
+    work: "Callable[[Agent], Coroutine[Any, Any, None]]",
+    *,
+    in_file: bool = False,
+) -> int:
+    from broker import log
+    from broker.topology import agent_name
+
+    name = agent_name(kind, settings.user)
+    file = settings.state_dir / name / "agent.log" if in_file else None
+    log.configure(file=file, workstation=settings.workstation, agent=name)
+
+    async def run_it() -> None:
+        agent = _agent(kind, settings)
         loop = asyncio.get_running_loop()
         for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
             loop.add_signal_handler(number, agent.stop)
-        await agent.run()
+        await work(agent)
 
     # Were it ignored, as whoever started us may have had it, nobody would know how commands end.
     signal.signal(signal.SIGCHLD, signal.SIG_DFL)
@@ -81,7 +157,7 @@ def _run_agent(kind: str, settings: "AgentSettings") -> int:
     limit = _FILES if hard == resource.RLIM_INFINITY else min(hard, _FILES)
     resource.setrlimit(resource.RLIMIT_NOFILE, (limit, hard))
     try:
-        asyncio.run(work())
+        asyncio.run(run_it())
     except BaseExceptionGroup as group:
         found: BaseException = group
         while isinstance(found, BaseExceptionGroup):
@@ -116,7 +192,7 @@ def _list(what: str, state_dir: Path, *, as_json: bool) -> int:
 
 
 def _ask(arguments: argparse.Namespace, settings: "AgentSettings") -> int:
-    from agents.control import Declined, ask
+    from agents.control import Declined, ask, read_reason
     from broker.topology import AgentKind, agent_name
     from schemas import WallClock
     from schemas.times import parse_moment
@@ -128,6 +204,11 @@ def _ask(arguments: argparse.Namespace, settings: "AgentSettings") -> int:
         except ValueError as error:
             raise WrongUse(f"--until: {error}") from error
         request["until"] = (until.instant() if isinstance(until, WallClock) else until).isoformat()
+    elif arguments.command == "decline":
+        try:
+            request["reason"] = read_reason(arguments.reason)
+        except Declined as error:
+            raise WrongUse(str(error)) from error
     _check_user(settings.user)
     directory = settings.state_dir / agent_name(AgentKind.INTERACTIVE, settings.user)
     try:
@@ -170,6 +251,15 @@ def _parser() -> Parser:
         default=None,
         help="run optional offers at once: the user's standing yes",
     )
+    window = command("window", "open a window on the running interactive agent of the same user")
+    for faced in (interactive, window):
+        faced.add_argument(
+            "--web",
+            metavar="HOST:PORT",
+            type=_address,
+            help="serve the window to browsers there, not in this terminal",
+        )
+        faced.add_argument("--light", action="store_true", help="dark letters on bright ground")
     for name, text in (
         ("pending", "list the jobs that wait, are offered, or run here"),
         ("history", "list the jobs that ended here"),
@@ -179,9 +269,22 @@ def _parser() -> Parser:
         ("run", "run an offered job now"),
         ("postpone", "be offered a job again later"),
         ("decline", "do not run an optional job"),
+        ("stop", "end a running job, where it lets its user do so"),
     ):
         command(name, text).add_argument("job", metavar="JOB", help="its id, or the beginning")
     commands.choices["postpone"].add_argument(
         "--until", metavar="T", required=True, help="+10m, or a time such as 2026-11-30T09:00Z"
     )
+    commands.choices["decline"].add_argument(
+        "--reason", metavar="TEXT", default="", help="why; the administrators read it"
+    )
     return parser
+
+
+def _address(text: str) -> "Address":
+    from agents.window.address import read
+
+    try:
+        return read(text)
+    except ValueError as error:
+        raise argparse.ArgumentTypeError(str(error)) from error

@@ -14,6 +14,7 @@ from typing import Any
 
 import structlog
 
+from agents.changes import Changes
 from agents.claims import Claims
 from agents.ledger import Ledger
 from agents.runner import Ended
@@ -28,11 +29,20 @@ _CLOCK_STEP = 1.0
 class Entries:
     """The open entries of an agent, by job id."""
 
-    def __init__(self, ledger: Ledger, claims: Claims, stored: Callable[[], None]) -> None:
-        """Keep entries; `stored` is called when a report of one was stored."""
+    def __init__(
+        self,
+        ledger: Ledger,
+        claims: Claims,
+        changes: Changes,
+        stored: Callable[[], None],
+        ended: Callable[[Entry], None],
+    ) -> None:
+        """Keep entries; `stored` is called when a report was stored, `ended` when a job ended."""
         self._ledger = ledger
         self._claims = claims
+        self._changes = changes
         self._stored = stored
+        self._ended = ended
         self._open: dict[str, Entry] = {}
         self._busy: set[str] = set()
         self._due: list[tuple[float, str]] = []
@@ -51,6 +61,7 @@ class Entries:
         """Take in an entry that is in the ledger."""
         self._open[entry.job.id] = entry
         self.wake(entry.job.id)
+        self._changes.tell()
 
     def wake(self, job_id: str, at: float = 0.0) -> None:
         """Have an entry looked at, at a time."""
@@ -111,6 +122,7 @@ class Entries:
                 self.wake(job_id)
         else:
             self._open.pop(job_id, None)
+        self._changes.tell()
 
         def write(tables: Tables) -> None:
             tables.save(entry)
@@ -138,4 +150,6 @@ class Entries:
             exit_code=ended.result.exit_code if ended.result else None,
             reason=ended.reason or None,
         )
-        self.change(entry, final, open=False, final=final)
+        entry = replace(entry, state=final.state, open=False, final=final)
+        self._ended(entry)
+        self.change(entry, final)

@@ -49,6 +49,11 @@ class Presence:
         """Whether the agent starts nothing."""
         return self._pause is not None and self._pause.paused
 
+    @property
+    def said(self) -> Pause | None:
+        """What was said last of pausing."""
+        return self._pause
+
     def restore(self, pause: Pause | None) -> None:
         """Take up what was said last of pausing, before this start."""
         self._pause = pause

@@ -14,6 +14,7 @@ import time
 from collections import deque
 from collections.abc import Callable, Mapping
 from contextlib import ExitStack
+from functools import partial
 from pathlib import Path
 from typing import IO, Protocol
 
@@ -72,8 +73,11 @@ class Process:
         output_limit: int,
         spool: Path | None,
         lasting: Callable[[str], object],
+        heard: Callable[[str, bytes], object] | None = None,
     ) -> None:
         """Start it; `lasting` is called with its mark once it has run for a while.
+
+        `heard` is called with what it writes to its pipes, and the name of the stream.
 
         Raises:
             CannotStart: there is no such program or folder, or it may not be run.
@@ -90,7 +94,8 @@ class Process:
         self._peak = _peak_memory(self._pid)
         began = time.monotonic()
         self._looks = deque(began + after for after in _LOOKS)
-        self._captures = Capture(output_limit), Capture(output_limit)
+        stdout, stderr = (heard and partial(heard, stream) for stream in SPOOL_FILES)
+        self._captures = Capture(output_limit, stdout), Capture(output_limit, stderr)
         self._selector = selectors.PollSelector()
         self._selector.register(self._pidfd, selectors.EVENT_READ)
         for pipe, capture in zip(self._pipes(), self._captures, strict=False):

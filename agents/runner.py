@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from datetime import timedelta
 from pathlib import Path
 
+from agents.live import Live
 from agents.process import Adopted, Process, Running
 from agents.remains import JOB_VARIABLE, Remains
 from schemas import Command, Result, State
@@ -53,6 +54,7 @@ class Run:
         spool: where a command that survives its agent writes to.
         lasting: is called with the process's mark once it has run for a while.
         adopt: what a former agent left of the command, and for how many seconds it had run.
+        live: gets what the command writes, for those who look on.
     """
 
     command: Command
@@ -63,12 +65,15 @@ class Run:
     spool: Path
     lasting: Callable[[str], object] = lambda _: None
     adopt: tuple[Remains, float] | None = None
+    live: Live | None = None
 
     def __post_init__(self) -> None:
         self._stop: _Stop | None = None
         self._waker: int | None = None
         self._process: Running | None = None
         self._lock = threading.Lock()
+        self.started_at = time.time() - (self.adopt[1] if self.adopt else 0)
+        """When the command was started, or is about to be."""
 
     def stop(self, state: State, reason: str) -> None:
         """End the command: SIGTERM to its group, SIGKILL after the grace period."""
@@ -128,7 +133,8 @@ class Run:
             return Adopted(*self.adopt, self.spool, self.output_limit)
         variables = {**self.environment, **self.command.environment, JOB_VARIABLE: self.job_id}
         spool = self.spool if self.command.survives_agent else None
-        return Process(self.command, variables, self.output_limit, spool, self.lasting)
+        heard = self.live.write if self.live else None
+        return Process(self.command, variables, self.output_limit, spool, self.lasting, heard)
 
     def _wait(self, process: Running, woken: int) -> Ended:
         began = time.monotonic() - process.age

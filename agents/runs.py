@@ -15,12 +15,14 @@ import structlog
 from agents.capture import spooled
 from agents.entries import Entries
 from agents.identity import Identity
+from agents.live import Live
 from agents.process import CannotStart
 from agents.remains import Remains, find
 from agents.runner import Ended, Left, Run, inherited_environment
 from agents.settings import AgentSettings
 from agents.state import StateError
 from agents.tables import Entry
+from broker.topology import AgentKind
 from schemas import Result, State
 
 _log = structlog.get_logger()
@@ -61,6 +63,20 @@ class Runs:
         """End a job's command, if it runs: it is not wanted any more."""
         if run := self._running.get(job_id):
             run.stop(State.CANCELLED, reason or "cancelled")
+
+    def started(self) -> dict[str, float]:
+        """Return when each running command was started, by job."""
+        return {job_id: run.started_at for job_id, run in self._running.items()}
+
+    def live(self, job_id: str) -> Live | None:
+        """Return what a running command writes, for its user to see; None if it does not run."""
+        return run.live if (run := self._running.get(job_id)) else None
+
+    def _live(self, entry: Entry) -> Live | None:
+        if self._identity.kind is not AgentKind.INTERACTIVE:
+            return None
+        spool = self._spools / entry.job.id
+        return Live(spool if entry.job.command.survives_agent else None)
 
     async def drain(self, patience: float) -> None:
         """Let what runs go on for so many seconds, then stop it; return when all has ended."""
@@ -108,12 +124,15 @@ class Runs:
             self._spools / job_id,
             lambda mark: loop.call_soon_threadsafe(self._lasts, job_id, mark),
             adopt,
+            self._live(entry),
         )
         self._running[job_id] = run
         self._idle.clear()
         try:
             yield run
         finally:
+            if run.live:
+                run.live.close()
             del self._running[job_id]
             if not self._running:
                 self._idle.set()
@@ -174,6 +193,8 @@ class Runs:
     async def _see_through(self, job_id: str, run: Run) -> None:
         with suppress(Left):  # the next start of this agent finds it
             ended = await self._ended(run)
+            if run.live:
+                run.live.close()  # while its files are there
             if entry := self._entries.get(job_id):
                 self._end(entry, ended)
 

@@ -1,5 +1,6 @@
 """The service agent: unattended, bound to every key, with the system's rights."""
 
+from agents import neighbour
 from agents.agent import Agent
 from agents.place import here
 from agents.schedule import ServiceRules
@@ -15,3 +16,4 @@ class ServiceAgent(Agent):
     def __init__(self, settings: AgentSettings) -> None:
         rules = ServiceRules(here(settings), settings.takeover_grace.total_seconds())
         super().__init__(settings, rules)
+        self._seen = neighbour.announce(settings.state_dir)

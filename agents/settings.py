@@ -7,7 +7,7 @@ from datetime import timedelta
 from pathlib import Path
 from typing import Annotated
 
-from pydantic import AfterValidator, ByteSize, Field, field_validator
+from pydantic import AfterValidator, BeforeValidator, ByteSize, Field, field_validator
 from pydantic_settings import NoDecode
 
 from agents.windows import NO_WINDOWS, WindowsSetting
@@ -49,6 +49,10 @@ def _within(least: timedelta, most: timedelta) -> AfterValidator:
 _LONGEST = timedelta(days=49)  # what the broker, which counts milliseconds in 32 bits, can count
 Grace = Annotated[Duration, _within(timedelta(0), _LONGEST)]
 Interval = Annotated[Duration, _within(timedelta(seconds=1), timedelta(days=3650))]
+
+
+def _none_is_zero(value: object) -> object:
+    return timedelta(0) if value in ("0", "none") else value
 
 
 class AgentSettings(BrokerSettings):
@@ -125,6 +129,10 @@ class AgentSettings(BrokerSettings):
     windows: WindowsSetting = Field(
         default=NO_WINDOWS,
         description="its maintenance windows, parted by commas, such as Sun 02:00-06:00",
+    )
+    remind: Annotated[Grace, BeforeValidator(_none_is_zero)] = Field(
+        default=timedelta(hours=4),
+        description="how often an optional offer is shown again; 0 or none for never",
     )
     accept_offers: bool = Field(
         default=False, description="run optional offers at once: the user's standing yes"

@@ -6,6 +6,7 @@ the ledger's affair.
 
 import sqlite3
 from collections.abc import Iterable, Iterator
+from contextlib import suppress
 from dataclasses import dataclass
 from enum import Enum
 from typing import Any
@@ -74,12 +75,16 @@ CREATE TABLE pauses (
 ) STRICT;
 ALTER TABLE ledger ADD COLUMN windows TEXT NOT NULL DEFAULT '';
 """,
+    """
+ALTER TABLE jobs ADD COLUMN postponements INTEGER NOT NULL DEFAULT 0;
+""",
 )
 """What makes a ledger of each version from the one before; the first from nothing."""
 SCHEMA_VERSION = len(MIGRATIONS)
 
 _COLUMNS = (
-    "body, received_at, state, open, shown_at, until, cancelled, changed_at, final, starts, process"
+    "body, received_at, state, open, shown_at, until, cancelled, changed_at, final, starts,"
+    " process, postponements"
 )
 
 
@@ -96,6 +101,7 @@ class Entry:
         final: the final report, if this agent made it.
         starts: how often its command was started.
         process: the process that runs it, as `remains.mark` says it; once it has run a while.
+        postponements: how often the user postponed it.
     """
 
     job: Job
@@ -109,6 +115,13 @@ class Entry:
     final: Report | None = None
     starts: int = 0
     process: str = ""
+    postponements: int = 0
+
+    @property
+    def postponements_left(self) -> int | None:
+        """How often the user may still postpone it; None where the job sets no limit."""
+        most = self.job.max_postponements
+        return None if most is None else max(0, most - self.postponements)
 
     @property
     def offer_at(self) -> float:
@@ -227,7 +240,7 @@ class Tables:
         """Write an entry's present state."""
         self._database.execute(
             "UPDATE jobs SET state = ?, open = ?, shown_at = ?, until = ?, cancelled = ?,"
-            " changed_at = ?, final = ?, starts = ?, process = ? WHERE id = ?",
+            " changed_at = ?, final = ?, starts = ?, process = ?, postponements = ? WHERE id = ?",
             (
                 entry.state,
                 entry.open,
@@ -238,6 +251,7 @@ class Tables:
                 entry.final.body() if entry.final else None,
                 entry.starts,
                 entry.process,
+                entry.postponements,
                 entry.job.id,
             ),
         )
@@ -245,6 +259,21 @@ class Tables:
     def open(self) -> list[Entry]:
         """Return the entries that are open."""
         return list(entries(self._database, "WHERE open ORDER BY received_at, id"))
+
+    def newest(self, limit: int) -> Iterator[Entry]:
+        """Yield the entries that ended last and the user saw, or that ran; the newest first."""
+        query = (
+            "SELECT id FROM jobs WHERE final IS NOT NULL AND (shown_at IS NOT NULL OR starts)"
+            " ORDER BY changed_at DESC LIMIT ?"
+        )
+        for (job_id,) in self._database.execute(query, (limit,)).fetchall():
+            with suppress(ValueError):  # of what has ended, one that cannot be read is borne
+                if entry := self.ended(job_id):
+                    yield entry
+
+    def ended(self, job_id: str) -> Entry | None:
+        """Return the entry of a job that ended here. ValueError: it cannot be read."""
+        return next(entries(self._database, "WHERE id = ? AND final IS NOT NULL", job_id), None)
 
     def knows(self, job_id: str) -> bool:
         """Whether a job of this id was accepted, or refused."""
@@ -331,11 +360,12 @@ def superseded_by(job_id: str) -> str:
     return f"superseded by {job_id}"
 
 
-def entries(database: sqlite3.Connection, where: str) -> Iterator[Entry]:
+def entries(database: sqlite3.Connection, where: str, *values: object) -> Iterator[Entry]:
     """Yield entries; `where` is the end of the query. ValueError: one cannot be read."""
-    for row in database.execute(f"SELECT {_COLUMNS} FROM jobs {where}"):  # noqa: S608 - our own
+    query = f"SELECT {_COLUMNS} FROM jobs {where}"  # noqa: S608 - our own
+    for row in database.execute(query, values):
         body, received_at, state, is_open, shown_at, until, cancelled, changed_at, final, *run = row
-        starts, process = run
+        starts, process, postponements = run
         yield Entry(
             job=Job.read(body, tolerant=True),
             received_at=received_at,
@@ -348,4 +378,5 @@ def entries(database: sqlite3.Connection, where: str) -> Iterator[Entry]:
             final=Report.read(final, tolerant=True) if final else None,
             starts=starts,
             process=process,
+            postponements=postponements,
         )

@@ -2,12 +2,16 @@
 
 import asyncio
 import random
+import time
+from dataclasses import dataclass
+from typing import Literal
 
 import structlog
 from aio_pika.abc import AbstractConnection
 from aio_pika.exceptions import ChannelPreconditionFailed
 
 from agents import facts
+from agents.changes import Changes
 from agents.identity import Identity
 from agents.intake import Intake
 from agents.ledger import Ledger
@@ -35,6 +39,17 @@ _STEADY = 30.0
 _ONCE_CONNECTED = 2  # attempts that still count: a broker that lets us in only to fail is no good
 
 
+LinkState = Literal["connected", "away", "refused"]
+
+
+@dataclass(frozen=True)
+class Link:
+    """How an agent stands with its broker, and since when; refused: its login is."""
+
+    state: LinkState
+    since: float
+
+
 class Uplink:
     """Connects, binds the agent's queue, and runs all that uses the link until it is lost."""
 
@@ -43,6 +58,7 @@ class Uplink:
         settings: AgentSettings,
         identity: Identity,
         ledger: Ledger,
+        changes: Changes,
         intake: Intake,
         outbox: Outbox,
         presence: Presence,
@@ -51,6 +67,7 @@ class Uplink:
         self._settings = settings
         self._identity = identity
         self._ledger = ledger
+        self._changes = changes
         self._intake = intake
         self._outbox = outbox
         self._presence = presence
@@ -58,10 +75,17 @@ class Uplink:
         self._stopping = asyncio.Event()
         self._told: set[str] = set()
         self._attempt = 0
+        self.link = Link("away", time.time())
+        """How it stands with the broker."""
 
     def stop_intake(self) -> None:
         """Take in nothing more; reports are still sent."""
         self._stopping.set()
+
+    def _stands(self, state: LinkState) -> None:
+        if state != self.link.state:
+            self.link = Link(state, time.time())
+            self._changes.tell()
 
     async def run(self) -> None:
         """Stay connected until cancelled, trying again for as long as it takes."""
@@ -72,6 +96,7 @@ class Uplink:
                 await self._session()
             except* BrokerError as group:
                 failure = _first(group)
+                self._stands("refused" if isinstance(failure, LoginRefused) else "away")
                 if loop.time() - began > _STEADY:
                     self._attempt = 0
                 pause = backoff(self._attempt)
@@ -99,6 +124,7 @@ class Uplink:
 
             def consuming() -> None:
                 self._told.clear()
+                self._stands("connected")
                 self._attempt = min(self._attempt, _ONCE_CONNECTED)
                 _log.info("broker.connected", broker=where(connection))
                 begun.set()

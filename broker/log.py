@@ -1,32 +1,67 @@
 """The log: structlog's events, key-value on a terminal, JSON otherwise."""
 
+import logging
 import os
 import sys
 from contextlib import suppress
-from typing import Any, TextIO, cast
+from pathlib import Path
+from typing import Any, Protocol, TextIO, cast
 
 import structlog
 from pydantic_core import to_json
 
+_FILE_LIMIT = 1024 * 1024
 
-class _Lines:
-    """Stderr, line by line; a log that takes no more (its disk is full, its reader gone) is borne.
+
+class _Sink(Protocol):
+    """Takes lines; one that takes no more (its disk is full, its reader gone) is borne.
 
     Nothing is buffered: what could not be written is not tried again at the end.
     """
 
-    def write(self, text: str) -> None:
+    def write(self, text: str) -> object:
         """Write text, if that is possible."""
-        with suppress(OSError):
-            os.write(sys.stderr.fileno(), text.encode(errors="backslashreplace"))
 
     def flush(self) -> None:
         """Do nothing: all is written."""
 
 
-def configure(**context: str) -> None:
-    """Set up logging to stderr; each event carries the context."""
-    terminal = sys.stderr.isatty()
+class _Stderr:
+    def write(self, text: str) -> None:
+        with suppress(OSError):
+            os.write(sys.stderr.fileno(), _encoded(text))
+
+    def flush(self) -> None:
+        pass
+
+
+class _File:
+    """A file of its user's alone; when it is full, it becomes `NAME.1`, and a new one is begun."""
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+
+    def write(self, text: str) -> None:
+        line = _encoded(text)
+        with suppress(OSError):
+            flags = os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW
+            file = os.open(self._path, flags, 0o600)
+            try:
+                os.write(file, line)
+                full = os.fstat(file).st_size >= _FILE_LIMIT
+            finally:
+                os.close(file)
+            if full:
+                self._path.replace(f"{self._path}.1")
+
+    def flush(self) -> None:
+        pass
+
+
+def configure(*, file: Path | None = None, **context: str) -> None:
+    """Set up logging to stderr, or to a file only; each event carries the context."""
+    terminal = file is None and sys.stderr.isatty()
+    sink: _Sink = _Stderr() if file is None else _File(file)
     structlog.configure(
         processors=[
             structlog.contextvars.merge_contextvars,
@@ -37,10 +72,18 @@ def configure(**context: str) -> None:
             if terminal
             else structlog.processors.JSONRenderer(serializer=_to_json),
         ],
-        logger_factory=structlog.WriteLoggerFactory(file=cast("TextIO", _Lines())),
+        logger_factory=structlog.WriteLoggerFactory(file=cast("TextIO", sink)),
         cache_logger_on_first_use=True,
     )
     structlog.contextvars.bind_contextvars(**context)
+    if file is not None:
+        # What libraries tell by other ways would go to stderr.
+        logging.basicConfig(stream=cast("TextIO", sink), level=logging.WARNING, force=True)
+        logging.captureWarnings(capture=True)
+
+
+def _encoded(text: str) -> bytes:
+    return text.encode(errors="backslashreplace")
 
 
 def _to_json(event: structlog.typing.EventDict, **_: Any) -> str:

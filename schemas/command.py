@@ -77,6 +77,7 @@ class Command(BaseModel):
         description="may be started again where its agent, or the machine, ended while it ran;"
         " five times in all",
     )
+    user_may_stop: bool = Field(default=False, description="a user may stop it while it runs")
 
     @field_validator("argv")
     @classmethod
@@ -119,6 +120,10 @@ class Command(BaseModel):
         if self.background and self.user_input_required:
             raise ValueError(
                 "user_input_required: a background command has no user; leave out one of the two"
+            )
+        if self.background and self.user_may_stop:
+            raise ValueError(
+                "user_may_stop: a background command has no user; leave out one of the two"
             )
         if self.shell and len(self.argv) != 1:
             raise ValueError("argv: with shell, give the whole script as one argument")

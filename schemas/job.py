@@ -4,7 +4,7 @@ import getpass
 import hashlib
 import secrets
 import socket
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from enum import StrEnum
 from typing import Annotated, Literal, Self
 
@@ -13,9 +13,10 @@ from pydantic import AfterValidator, Field, field_validator, model_validator
 from schemas.command import Command
 from schemas.message import Message
 from schemas.names import Name, Target, Text, check_name, everyone
-from schemas.times import Instant, Moment, WallClock
+from schemas.times import Duration, Instant, Moment, WallClock
 
 ID_TIME = "%Y%m%d-%H%M%S"
+_LONGEST_INTERVAL = timedelta(days=365)
 _FIRST_YEAR = 2026  # before it, nobody made such ids
 
 
@@ -76,6 +77,9 @@ class Job(Message):
     kind: Literal["job"] = "job"
     id: JobId = Field(default_factory=new_job_id)
     name: Text = Field(default="", max_length=200, description="for people; default: the command")
+    comment: Text = Field(
+        default="", max_length=2000, description="why it is sent, as users are told"
+    )
     command: Command
     targets: tuple[Target, ...] = Field(min_length=1)
     excluded: tuple[Target, ...] = Field(
@@ -91,6 +95,15 @@ class Job(Message):
     respects_windows: bool = Field(
         default=False,
         description="starts only in a workstation's maintenance windows, where its timeout fits",
+    )
+    max_postponements: int | None = Field(
+        default=None,
+        ge=0,
+        lt=2**31,
+        description="how often a user may postpone it; default: no limit",
+    )
+    min_interval: Duration = Field(
+        default=timedelta(0), description="seconds that a postponement lasts at least"
     )
     rerun_of: JobId | None = Field(default=None, description="the job that this one repeats")
     rollout: JobId | None = Field(default=None, description="the rollout that it is a wave of")
@@ -111,6 +124,30 @@ class Job(Message):
         if everyone in excluded:
             raise ValueError("all: then nobody is left")
         return excluded
+
+    @field_validator("min_interval")
+    @classmethod
+    def _countable(cls, interval: timedelta) -> timedelta:
+        if not timedelta(0) <= interval <= _LONGEST_INTERVAL:
+            raise ValueError(f"must be from 0 to {_LONGEST_INTERVAL.days} days")
+        return interval
+
+    @model_validator(mode="after")
+    def _postponed_by_somebody(self) -> Self:
+        given = {
+            "max_postponements": self.max_postponements is not None,
+            "min_interval": bool(self.min_interval),
+        }
+        for name in (name for name, so in given.items() if so and self.command.background):
+            raise ValueError(
+                f"{name}: nobody is asked about a background job; leave out one of the two"
+            )
+        if self.max_postponements == 0 and self.min_interval:
+            raise ValueError(
+                "min_interval: with max_postponements 0 there is no postponement that could last;"
+                " leave out one of the two"
+            )
+        return self
 
     @model_validator(mode="after")
     def _times_in_order(self) -> Self:

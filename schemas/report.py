@@ -157,7 +157,7 @@ class Report(Message):
     agent: AgentName
     state: State
     at: Instant = Field(default_factory=lambda: datetime.now(UTC))
-    reason: Told = ""
+    reason: Told = Field(default="", description="why; of a decline, what the user said")
     until: Instant | None = Field(default=None, description="a postponement's end")
     result: Result | None = None
 

@@ -99,6 +99,10 @@ class OnTerminal:
         """Press Ctrl-C."""
         self.process.send_signal(signal.SIGINT)
 
+    def hang_up(self) -> None:
+        """Take the terminal away."""
+        os.close(self._master)
+
     def end(self) -> int:
         """Wait until it has ended; return its exit status."""
         deadline = time.monotonic() + _LIMIT

@@ -26,6 +26,7 @@ def job_head(accounts: "Accounts", row: "JobRow") -> list[tuple[str, str]]:
     lines = [
         ("job", row.id),
         ("name", row.name),
+        ("comment", body.comment if body else ""),
         ("kind", " ".join(part for part in (row.context, row.requirement) if part)),
         ("command", row.command),
         *_wanted(body),
@@ -52,14 +53,23 @@ def _wanted(body: "Job | None") -> Iterator[tuple[str, str]]:
     yield "in folder", command.cwd or ""
     yield "platforms", ", ".join(sorted(command.platforms))
     yield "supersedes", body.supersedes or ""
+    yield "postponement", _postponed(body)
     said = {
         "runs in a shell": command.shell,
         "needs the user's input": command.user_input_required,
+        "may be stopped by the user": command.user_may_stop,
         "survives its agent": command.survives_agent,
         "may start again after a crash": command.rerun_interrupted,
         "keeps to maintenance windows": body.respects_windows,
     }
     yield "and", ", ".join(text for text, so in said.items() if so)
+
+
+def _postponed(body: "Job") -> str:
+    """Say how a user may postpone a job, where the job says anything of it."""
+    most, least = body.max_postponements, body.min_interval.total_seconds()
+    often = "" if most is None else "never" if most == 0 else f"{most} times at most"
+    return ", ".join(filter(None, [often, f"for {span(least)} at least" if least else ""]))
 
 
 def _times(row: "JobRow", body: "Job | None", now: float) -> Iterator[tuple[str, str]]:

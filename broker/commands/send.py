@@ -71,6 +71,7 @@ def add_options(parser: Parser) -> None:
     add("--success-exit", metavar="N,N", help="exit codes of success (default: 0)")
     add("--restart-exit", metavar="N,N", help="of success and restart (default: 1641,3010)")
     add("--user-input-required", action="store_true", help="never run without a user")
+    add("--user-may-stop", action="store_true", help="a user may stop it while it runs")
     add("--survives-agent", action="store_true", help="goes on when its agent ends or restarts")
     add("--rerun-interrupted", action="store_true", help="may start again after a crash")
     add("--respects-windows", action="store_true", help="starts in maintenance windows only")
@@ -80,6 +81,9 @@ def add_options(parser: Parser) -> None:
     add("--cwd", metavar="DIR", help="folder to start in")
     add("--shell", action="store_true", help="the command is a script for /bin/sh -c")
     add("--name", metavar="TEXT", help="name for people (default: the command)")
+    add("--comment", metavar="TEXT", help="why it is sent, as users are told")
+    add("--max-postponements", metavar="N", help="how often a user may postpone it")
+    add("--min-interval", metavar="D", help="that a postponement lasts at least")
 
 
 def _send(arguments: argparse.Namespace) -> int:
@@ -175,6 +179,7 @@ def read_job(arguments: argparse.Namespace) -> "Job":
             shell=arguments.shell,
             background=arguments.background,
             user_input_required=arguments.user_input_required,
+            user_may_stop=arguments.user_may_stop,
             survives_agent=arguments.survives_agent,
             rerun_interrupted=arguments.rerun_interrupted,
             environment=dict(map(_variable, arguments.env or [])),
@@ -194,6 +199,9 @@ def read_job(arguments: argparse.Namespace) -> "Job":
             created_at=now,
             **_given(
                 name=arguments.name,
+                comment=arguments.comment,
+                max_postponements=arguments.max_postponements,
+                min_interval=arguments.min_interval,
                 offer_at=_moment("--offer-at", arguments.offer_at, now),
                 mandatory_at=_moment("--mandatory-at", arguments.mandatory_at, now),
                 expires_at=_moment("--expires-at", arguments.expires_at, now),

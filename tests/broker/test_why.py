@@ -682,7 +682,9 @@ def test_there_are_two_sentences_whatever_is_known() -> None:
                 for circumstances in (full, replace(full, body=None)):
                     found = explain(circumstances)
                     for sentence in (found.why, found.next):
-                        assert sentence[0].isupper() or sentence.startswith(("ws", "ada", "service"))
+                        assert sentence[0].isupper() or sentence.startswith(
+                            ("ws", "ada", "service")
+                        )
                         assert sentence.endswith(".")
                         assert not sentence.endswith("..")
                         assert "None" not in sentence

@@ -1,0 +1,306 @@
+"""What is shown, without how: rows made of a snapshot, in their order, and words for them."""
+
+from dataclasses import dataclass
+
+from agents.window.snapshot import Ended, Offer, Running, Snapshot
+from agents.window.texts import _, many
+from agents.window.times import DAY, HOUR, MINUTE, clock, left, length
+
+URGENT = 60.0
+"""Seconds before a deadline from which a job is at the top, and has rung."""
+
+_CHOICES = (1, 2, 5, 15, 30, 60, 120, 240, 480, 1440)  # minutes
+_MOST_CHOICES = 6
+_BAR = 8
+_RECENT = 5
+_GOOD, _BAD, _NEITHER, _AGAIN = "\N{CHECK MARK}", "\N{BALLOT X}", "\N{EN DASH}", "\u21bb"
+
+
+@dataclass(frozen=True)
+class OfferRow:
+    """An offer, in words."""
+
+    job: str
+    name: str
+    sender: str
+    comment: str
+    kind: str
+    left: str
+    bar: str
+    expires: str
+    timeout: str
+    urgent: bool
+
+
+def is_urgent(offer: Offer, now: float) -> bool:
+    """Whether a job runs by itself so soon that the user must hear of it."""
+    return offer.deadline is not None and offer.deadline - now < URGENT
+
+
+def sorted_offers(
+    offers: tuple[Offer, ...], now: float, reminders: dict[str, float]
+) -> list[Offer]:
+    """Return offers as a user should look at them: what runs next by itself first."""
+
+    def place(offer: Offer) -> tuple[int, float, str]:
+        quiet = offer.state != "offered" or reminders.get(offer.job, 0) > now
+        if is_urgent(offer, now):
+            rank = 0
+        elif quiet:
+            rank = 3
+        else:
+            rank = 1 if offer.mandatory else 2
+        return rank, offer.limit, offer.job
+
+    return sorted(offers, key=place)
+
+
+def offer_row(offer: Offer, now: float, since: float, remind_at: float = 0.0) -> OfferRow:
+    """Return an offer's row."""
+    return OfferRow(
+        job=offer.job,
+        name=offer.name,
+        sender=offer.sender,
+        comment=offer.comment,
+        kind=kind(offer),
+        left=time_left(offer, now, remind_at),
+        bar=bar(offer, now, since),
+        expires=clock(offer.expires_at, now) if offer.expires_at else _("never"),
+        timeout=length(offer.timeout),
+        urgent=is_urgent(offer, now),
+    )
+
+
+def kind(offer: Offer) -> str:
+    """Return whether an offer is mandatory, or what the user said to it."""
+    sign = "\N{BLACK CIRCLE}" if offer.mandatory else "\N{WHITE CIRCLE}"
+    words = {
+        "postponed": _("postponed"),
+        "declined": _("declined"),
+        "accepted": _("accepted"),
+    }
+    plain = _("required") if offer.mandatory else _("optional")
+    return f"{sign} {words.get(offer.state, plain)}"
+
+
+def time_left(offer: Offer, now: float, remind_at: float = 0.0) -> str:
+    """Return how long until an offer runs by itself, or when it comes back."""
+    if offer.state == "accepted":
+        if offer.starts_at and offer.starts_at > now:
+            return _("starts {time}").format(time=clock(offer.starts_at, now))
+        return _("starts soon")
+    if offer.deadline is not None:
+        return left(offer.deadline - now)
+    back = offer.until if offer.state == "postponed" else None
+    if back := max(back or 0.0, remind_at if remind_at > now else 0.0):
+        return _("again {time}").format(time=clock(back, now))
+    return _("if you like")
+
+
+def bar(offer: Offer, now: float, since: float) -> str:
+    """Return the share of the time since then that is left, drawn; nothing if none runs out."""
+    if offer.deadline is None or offer.state == "accepted":
+        return ""
+    whole = offer.deadline - since
+    share = (offer.deadline - now) / whole if whole > 0 else 0.0
+    full = min(_BAR, max(0, round(share * _BAR)))
+    return "\N{FULL BLOCK}" * full + "\N{LIGHT SHADE}" * (_BAR - full)
+
+
+def sentences(offer: Offer, now: float, remind_at: float = 0.0) -> str:
+    """Say what happens to an offer next, and what the user may do about it."""
+    return " ".join(filter(None, (_next(offer, now), _back(offer, now, remind_at), _may(offer))))
+
+
+def _next(offer: Offer, now: float) -> str:
+    if offer.state == "accepted":
+        if offer.starts_at and offer.starts_at > now:
+            return _("Starts at {time}, when this computer may be worked on.").format(
+                time=clock(offer.starts_at, now)
+            )
+        return _("You said yes: it starts as soon as it may.")
+    if offer.deadline is not None:
+        return _("Runs by itself at {time}.").format(time=clock(offer.deadline, now))
+    return _("Runs only if you want it.")
+
+
+def _back(offer: Offer, now: float, remind_at: float) -> str:
+    if remind_at > now:
+        return _("You will be reminded at {time}.").format(time=clock(remind_at, now))
+    if offer.state == "postponed" and offer.until:
+        return _("You postponed it until {time}.").format(time=clock(offer.until, now))
+    if offer.state == "declined":
+        return _("You declined it; you may still run it.")
+    return ""
+
+
+def _may(offer: Offer) -> str:
+    if offer.postponements_left is None or offer.state == "accepted":
+        return ""
+    if not offer.postponements_left:
+        return _("It cannot be postponed any more.")
+    times = offer.postponements_left
+    text = many("It can be postponed once more.", "It can be postponed {n} more times.", times)
+    return text.format(n=times)
+
+
+def may(action: str, offer: Offer, now: float) -> bool:
+    """Whether the user may do something to an offer."""
+    if offer.state == "accepted":
+        return False
+    match action:
+        case "postpone":
+            return offer.postponements_left != 0 and now < offer.limit
+        case "remind":
+            return offer.state == "offered" and now < offer.limit
+        case "decline":
+            return offer.may_decline
+    return True
+
+
+def postponements(offer: Offer, now: float) -> list[float]:
+    """Return for how many seconds an offer can be postponed: fewer choices the less is left."""
+    return _choices(offer.min_interval or 0.0, offer.limit - now)
+
+
+def reminders(offer: Offer, now: float) -> list[float]:
+    """Return after how many seconds the user can be reminded of an offer."""
+    return _choices(0.0, offer.limit - now)
+
+
+def _choices(least: float, room: float) -> list[float]:
+    fit = [minutes * 60.0 for minutes in _CHOICES if least <= minutes * 60 < room]
+    return fit[-_MOST_CHOICES:]
+
+
+@dataclass(frozen=True)
+class RunRow:
+    """A job that runs, or did so a moment ago."""
+
+    job: str
+    name: str
+    elapsed: str
+    words: str
+    may_stop: bool
+    runs: bool
+
+
+def run_rows(snapshot: Snapshot, now: float, since: float) -> list[RunRow]:
+    """Return what runs, and below it what ran since a time; the newest first."""
+    running = sorted(snapshot.running, key=lambda job: job.started_at, reverse=True)
+    recent = [job for job in snapshot.history if job.duration is not None and job.at >= since]
+    return [*(_runs(job, now) for job in running), *(_ran(job) for job in recent[:_RECENT])]
+
+
+def _runs(job: Running, now: float) -> RunRow:
+    words = _("runs; at most {time}").format(time=length(job.timeout))
+    return RunRow(job.job, job.name, left(now - job.started_at), words, job.may_stop, runs=True)
+
+
+def _ran(job: Ended) -> RunRow:
+    took = length(job.duration or 0)
+    return RunRow(job.job, job.name, took, result(job), may_stop=False, runs=False)
+
+
+def result(job: Ended) -> str:
+    """Return in words how a job ended."""
+    sign, words = _result(job)
+    return f"{sign} {words}"
+
+
+def _result(job: Ended) -> tuple[str, str]:
+    if job.state == "failed":
+        return _BAD, _failure(job)
+    if job.state == "succeeded" and job.restart_required:
+        return _AGAIN, _("finished: needs a restart")
+    if job.state == "cancelled" and job.duration is not None:
+        return _NEITHER, _("stopped")
+    ends = {
+        "succeeded": (_GOOD, _("finished")),
+        "timed_out": (_BAD, _("stopped: it took too long")),
+        "interrupted": (_BAD, _("broken off")),
+        "cancelled": (_NEITHER, _("withdrawn, not run")),
+        "expired": (_NEITHER, _("expired, not run")),
+        "not_applicable": (_NEITHER, _("not for this computer")),
+    }
+    return ends.get(job.state, (_BAD, _("refused")))
+
+
+def _failure(job: Ended) -> str:
+    if job.exit_code is not None:
+        return _("failed: exit code {code}").format(code=job.exit_code)
+    if job.signal is not None:
+        return _("failed: ended by signal {number}").format(number=job.signal)
+    return _("failed: could not be started")
+
+
+def found(history: tuple[Ended, ...], text: str) -> list[Ended]:
+    """Return the jobs in which all words of a search occur."""
+    words = text.casefold().split()
+
+    def has_all(job: Ended) -> bool:
+        parts = (job.name, job.comment, job.sender, job.command, job.job, result(job))
+        told = " ".join(parts).casefold()
+        return all(word in told for word in words)
+
+    return [job for job in history if has_all(job)]
+
+
+def quiet(snapshot: Snapshot | None, now: float) -> list[str]:
+    """Return what is not as always, in words; nothing where all is well."""
+    if snapshot is None:
+        return [_("The agent of this window is not there. Connecting again\N{HORIZONTAL ELLIPSIS}")]
+    since = clock(snapshot.since, now) if snapshot.since else ""
+    told = {
+        "away": _("No connection to the server since {time}; what is here goes on."),
+        "refused": _("The server refuses this computer since {time}; what is here goes on."),
+    }
+    found = [told[snapshot.broker].format(time=since)] if snapshot.broker in told else []
+    if snapshot.paused:
+        why = f": {snapshot.paused.reason}" if snapshot.paused.reason else ""
+        text = _("Paused by {who} since {time}{why}. Nothing starts until it goes on.")
+        at = clock(snapshot.paused.since, now)
+        found.append(text.format(who=snapshot.paused.by, time=at, why=why))
+    if snapshot.service == "absent":
+        found.append(_("The service of this computer is not running."))
+    return found
+
+
+def offer_facts(offer: Offer, now: float, remind_at: float = 0.0) -> list[tuple[str, str]]:
+    """Return all about an offer, as pairs of a word and what it is."""
+    return [
+        (_("Why"), offer.comment or _("(nothing was said)")),
+        (_("From"), offer.sender),
+        (_("Kind"), kind(offer)),
+        (_("Next"), sentences(offer, now, remind_at)),
+        (_("Expires"), clock(offer.expires_at, now) if offer.expires_at else _("never")),
+        (_("Takes"), _("at most {time}").format(time=length(offer.timeout))),
+        (_("Runs"), offer.command),
+        (_("Number"), offer.job),
+    ]
+
+
+def ended_facts(job: Ended, now: float) -> list[tuple[str, str]]:
+    """Return all about a job that ended."""
+    took = length(job.duration) if job.duration is not None else _("did not run")
+    rows = [
+        (_("Result"), result(job)),
+        (_("Reason"), job.reason),
+        (_("When"), clock(job.at, now)),
+        (_("Took"), took),
+        (_("Why"), job.comment),
+        (_("From"), job.sender),
+        (_("Ran") if job.duration is not None else _("Runs"), job.command),
+        (_("Number"), job.job),
+    ]
+    return [row for row in rows if row[1]]
+
+
+def whole(seconds: float) -> str:
+    """Return a choice of a duration in full words."""
+    if seconds >= DAY:
+        return _("1 day") if seconds < 2 * DAY else _("{n} days").format(n=int(seconds // DAY))
+    if seconds >= HOUR:
+        return _("1 hour") if seconds < 2 * HOUR else _("{n} hours").format(n=int(seconds // HOUR))
+    minutes = int(seconds // MINUTE)
+    return _("1 minute") if minutes == 1 else _("{n} minutes").format(n=minutes)

@@ -1,0 +1,86 @@
+"""The tab of what runs: its commands' output as it comes, and the result when they have ended."""
+
+from typing import ClassVar
+
+from rich.text import Text
+from textual.app import ComposeResult
+from textual.containers import Horizontal, Vertical
+from textual.widgets import Button, Static
+
+from agents.window.client import Client
+from agents.window.model import RunRow
+from agents.window.output import OutputView, follow
+from agents.window.table import Column, Table, cell, tell
+from agents.window.texts import _
+
+
+class RunningPane(Vertical):
+    """What runs, and what ran while the window was open."""
+
+    COLUMNS: ClassVar = (
+        Column("name", _("Name"), share=3),
+        Column("elapsed", _("Time"), width=14),
+        Column("words", _("State"), share=2),
+    )
+
+    def __init__(self, client: Client) -> None:
+        super().__init__()
+        self._client = client
+        self._followed = ""
+
+    def compose(self) -> ComposeResult:
+        """Make the table, the output, and the button below."""
+        yield Table(self.COLUMNS, id="running")
+        yield Static(id="no-running", classes="empty", markup=False)
+        yield OutputView(id="output")
+        with Horizontal(id="running-buttons"):
+            yield Static(id="running-words", markup=False)
+            yield Button(_("Stop\u2026"), id="do-stop", compact=True, action="app.stop")
+
+    @property
+    def table(self) -> Table:
+        """The table."""
+        return self.query_one("#running", Table)
+
+    @property
+    def job(self) -> str:
+        """The job under the cursor."""
+        return self.table.job
+
+    def show(self, rows: list[RunRow], empty: str) -> None:
+        """Show these jobs, and the output of the one under the cursor."""
+        self.table.put({row.job: _cells(row) for row in rows})
+        nothing = self.query_one("#no-running", Static)
+        tell(nothing, empty)
+        nothing.display = not rows
+        self.table.display = self.query_one("#running-buttons").display = bool(rows)
+        self.query_one("#output").display = bool(rows)
+        chosen = next((row for row in rows if row.job == self.job), None)
+        if chosen:
+            self._choose(chosen)
+        self._follow(self.job)
+
+    def _choose(self, row: RunRow) -> None:
+        signs = _("lines with ! are errors and warnings")
+        tell(self.query_one("#running-words", Static), f"{row.words} \u00b7 {signs}")
+        self.query_one("#do-stop").display = row.may_stop and row.runs
+
+    def _follow(self, job: str) -> None:
+        if job == self._followed:
+            return
+        self._followed = job
+        view = self.query_one(OutputView)
+        view.start(_("Nothing was written yet."))
+        if job:
+            work = follow(view, self._client, job)
+            self.run_worker(work, group="output", exclusive=True, exit_on_error=False)
+
+
+def _cells(row: RunRow) -> dict[str, Text]:
+    style = "bold" if row.runs else ""
+    sign = "\u25b6" if row.runs else " "
+    return {
+        "name": cell(f"{sign} {row.name}", style),
+        "elapsed": cell(row.elapsed),
+        "words": cell(row.words),
+    }

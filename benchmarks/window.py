@@ -1,0 +1,69 @@
+"""What a window costs: idle, with a countdown on it, and while a command writes very fast.
+
+python -m benchmarks.window
+"""
+
+import asyncio
+import json
+import os
+import tempfile
+import time
+from collections.abc import Awaitable, Callable
+from pathlib import Path
+
+from agents.window.app import Window
+from agents.window.client import Client
+from agents.window.output import OutputView
+from tests.agents.window.standin import StandIn, offer, running
+
+_WATCHED = 20.0
+_LINES = 10_000
+_FOR = 5
+
+
+async def _share(name: str, seconds: float, work: Callable[[], Awaitable[None]]) -> None:
+    """Print which share of a core this process takes while something is done."""
+    cpu, start = time.process_time(), time.monotonic()
+    await work()
+    share = (time.process_time() - cpu) / (time.monotonic() - start)
+    print(f"{name:<44} {share:7.2%} of a core ({seconds:.0f} s)")
+
+
+async def _idle() -> None:
+    await asyncio.sleep(_WATCHED)
+
+
+async def _pour(view: OutputView) -> None:
+    """Write so many lines a second, and measure how late the window's own work comes."""
+    worst = 0.0
+    for second in range(_FOR * 20):
+        lines = "".join(f"line {second} {n} of the output\n" for n in range(_LINES // 20))
+        view.feed("stdout", json.loads(json.dumps(lines)))
+        due = time.monotonic() + 0.05
+        await asyncio.sleep(0.05)
+        worst = max(worst, time.monotonic() - due)
+    print(f"{'the longest that a key would wait':<44} {worst * 1000:7.0f} ms")
+
+
+async def _main() -> None:
+    agent = StandIn()
+    with tempfile.TemporaryDirectory() as folder:
+        directory = Path(folder)
+        async with agent.serving(directory):
+            app = Window(Client(directory))
+            async with app.run_test(size=(140, 40)) as pilot:
+                await pilot.pause(1.0)
+                await _share("nothing offered", _WATCHED, _idle)
+                agent.show(offers=[offer("a", "Update", deadline=time.time() + 1800)])
+                await pilot.pause(1.0)
+                await _share("a countdown", _WATCHED, _idle)
+                agent.show(running=[running("b", "Writer", started_at=time.time())])
+                await pilot.press("2")
+                await pilot.pause(1.0)
+                view = app.query_one(OutputView)
+                await _share(f"{_LINES} lines a second", _FOR, lambda: _pour(view))
+
+
+if __name__ == "__main__":
+    os.environ.setdefault("TERM", "xterm-256color")
+    asyncio.run(_main())
