@@ -55,7 +55,7 @@ def _run_agent(kind: str, settings: "AgentSettings") -> int:
     from broker.topology import AgentKind, agent_name
 
     if kind == AgentKind.INTERACTIVE:
-        _check_user(settings.user)
+        settings = settings.model_copy(update={"user": _user(settings)})
     name = agent_name(AgentKind(kind), settings.user)
     log.configure(workstation=settings.workstation, agent=name)
 
@@ -92,12 +92,12 @@ def _run_agent(kind: str, settings: "AgentSettings") -> int:
     return DONE
 
 
-def _check_user(user: str) -> None:
-    """Refuse a login name that is no name here; a service agent does not mind one."""
+def _user(settings: "AgentSettings") -> str:
+    """Return whom the interactive agent serves; a service agent does not mind what is no name."""
     from schemas.names import check_name
 
     try:
-        check_name(user)
+        return check_name(settings.user)
     except ValueError as error:
         raise WrongUse(f"PCM_USER: {error}") from error
 
@@ -128,8 +128,7 @@ def _ask(arguments: argparse.Namespace, settings: "AgentSettings") -> int:
         except ValueError as error:
             raise WrongUse(f"--until: {error}") from error
         request["until"] = (until.instant() if isinstance(until, WallClock) else until).isoformat()
-    _check_user(settings.user)
-    directory = settings.state_dir / agent_name(AgentKind.INTERACTIVE, settings.user)
+    directory = settings.state_dir / agent_name(AgentKind.INTERACTIVE, _user(settings))
     try:
         print(ask(directory, request))
     except Declined as error:

@@ -62,9 +62,8 @@ class AgentSettings(BrokerSettings):
     groups: Annotated[tuple[Name, ...], NoDecode] = Field(
         default=(), description="the groups that it is in, parted by commas"
     )
-    user: Name = Field(
+    user: str = Field(  # checked where it is needed: a service agent serves none
         default_factory=_login_name,
-        validate_default=False,
         description="the user whom an interactive agent serves (default: the login name)",
     )
     state_dir: Path = Field(

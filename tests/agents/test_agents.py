@@ -419,3 +419,14 @@ async def test_a_folder_that_others_may_write_to_is_not_used(ws: Workstation) ->
     refused = ws.run("pcm-agent", "service")
     assert refused.returncode == 1
     assert "is not a folder of this user's alone" in refused.stderr
+
+
+def test_a_service_agent_needs_no_user(ws: Workstation) -> None:
+    for user in ("", "Ada Lovelace"):
+        assert ws.start("service", user=user).end() == 0
+        assert ws.run("pcm-agent", "pending", user=user).returncode == 0
+        for words in (["interactive", "--no-window"], ["run", "no-such-job"]):
+            done = ws.run("pcm-agent", *words, user=user)
+            assert done.returncode == 2
+            assert done.stderr.startswith(f"pcm-agent: PCM_USER: {user!r} is not a name")
+            assert len(done.stderr.splitlines()) == 1
