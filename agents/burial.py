@@ -119,7 +119,7 @@ class Burial:
                 "workstation": identity.workstation,
                 "agent": identity.name,
                 "job": refusal.job_id or "",
-                "at": datetime.now(UTC).isoformat(timespec="seconds"),
+                "at": datetime.now(UTC).isoformat(timespec="microseconds"),
             },
             content_type=message.content_type or "application/octet-stream",
         )

@@ -36,8 +36,8 @@ class CannotStart(Exception):
 class Running(Protocol):
     """A command that runs, whether we started it or found it."""
 
-    age: float
-    """Seconds that it had run when we came to it."""
+    began: float
+    """When it was started, by time.monotonic()."""
 
     def wait(self, until: float, woken: int | None = None) -> bool:
         """Take its output until it ends (True), or the time comes or `woken` is written to."""
@@ -64,8 +64,6 @@ class Running(Protocol):
 class Process:
     """A process that we start. With a `spool` folder it writes there, and needs us no more."""
 
-    age = 0.0
-
     def __init__(
         self,
         command: Command,
@@ -88,12 +86,13 @@ class Process:
         self._limit = output_limit
         self._spool = spool
         with ExitStack() as files:
-            self._popen = _start(command, variables, *_outlets(files, spool))
+            outlets = _outlets(files, spool)
+            self.began = time.monotonic()  # a quick command has ended when Popen returns
+            self._popen = _start(command, variables, *outlets)
         self._pid = self._popen.pid
         self._pidfd = self._watched()
         self._peak = _peak_memory(self._pid)
-        began = time.monotonic()
-        self._looks = deque(began + after for after in _LOOKS)
+        self._looks = deque(self.began + after for after in _LOOKS)
         stdout, stderr = (heard and partial(heard, stream) for stream in SPOOL_FILES)
         self._captures = Capture(output_limit, stdout), Capture(output_limit, stderr)
         self._selector = selectors.PollSelector()
@@ -159,7 +158,7 @@ class Process:
         code = self._popen.returncode = os.waitstatus_to_exitcode(status)
         self._selector.unregister(self._pidfd)
         # A new process starts with the size of the one that started it: below that, what was
-        # seen while it ran is nearer to the truth.
+        # seen while it ran is nearer to the truth: nothing, where it had ended before we looked.
         peak = usage.ru_maxrss * 1024
         return code, peak if peak > self._own_peak else self._peak
 
@@ -201,7 +200,7 @@ class Adopted:
     """A process that another agent of ours started, and that went on when it ended."""
 
     def __init__(self, remains: Remains, age: float, spool: Path, output_limit: int) -> None:
-        self.age = age
+        self.began = time.monotonic() - age
         self._remains = remains
         self._spool = spool
         self._limit = output_limit

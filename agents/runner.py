@@ -137,10 +137,9 @@ class Run:
         return Process(self.command, variables, self.output_limit, spool, self.lasting, heard)
 
     def _wait(self, process: Running, woken: int) -> Ended:
-        began = time.monotonic() - process.age
         limit = self.command.timeout.total_seconds()
         stop: _Stop | None = None
-        if not process.wait(began + limit, woken):
+        if not process.wait(process.began + limit, woken):
             stop = self._stop or _Stop(State.TIMED_OUT, f"ran longer than {limit:g} s")
             if stop is _LEAVE:
                 raise Left
@@ -148,7 +147,7 @@ class Run:
             if not process.wait(time.monotonic() + self.stop_grace):
                 process.signal(signal.SIGKILL)
                 process.wait(float("inf"))
-        duration = time.monotonic() - began
+        duration = time.monotonic() - process.began
         code, peak = process.reap()
         if code is None or code < 0:  # it may have been ended before this thread heard of the stop
             stop = stop or self._stop

@@ -10,8 +10,11 @@ import asyncio
 import sys
 from datetime import UTC, datetime, timedelta
 
+from pydantic import ValidationError
+
 from broker import BrokerError, Dispatcher
-from schemas import Command, Job, State, group
+from broker.command_line import Parser
+from schemas import Command, Job, State, explain, group
 
 TOLD = {
     State.OFFERED: "is offered it",
@@ -37,19 +40,24 @@ async def offer(job: Job) -> None:
 
 def main() -> int:
     """Read the arguments and offer the command."""
-    if "--" not in sys.argv[2:3] or not sys.argv[3:]:
-        print("usage: ask_users.py GROUP -- COMMAND [ARG]...", file=sys.stderr)
-        return 2
+    parser = Parser(description=__doc__, usage="ask_users.py GROUP -- COMMAND [ARG]...")
+    parser.add_argument("group", metavar="GROUP", help="whose users are asked")
+    parser.add_argument("command", metavar="COMMAND", nargs="+", help="what they may run")
+    arguments = parser.parse_args()
     try:
         job = Job(
-            command=Command(argv=tuple(sys.argv[3:])),
-            targets=(group(sys.argv[1]),),
+            command=Command(argv=tuple(arguments.command)),
+            targets=(group(arguments.group),),
             expires_at=datetime.now(UTC) + timedelta(days=1),
         )
         asyncio.run(offer(job))
-    except (BrokerError, ValueError) as error:
+    except BrokerError as error:
         print(f"ask_users: {error}", file=sys.stderr)
         return 1
+    except ValidationError as error:
+        parser.error(explain(error))
+    except ValueError as error:  # such as a wrong setting
+        parser.error(str(error))
     except KeyboardInterrupt:
         pass  # the offer stands; only the watching ends
     return 0

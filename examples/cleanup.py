@@ -1,6 +1,6 @@
 """Clean up temporary files on every workstation, at two in the morning of its own clock.
 
-    python examples/cleanup.py [FOLDER]          (default: /tmp)
+    python examples/cleanup.py --to all [--folder FOLDER]
 
 A mandatory background job: it runs at its time whether or not anybody is logged on, and is not
 run any more where a machine comes up only after six.
@@ -9,16 +9,16 @@ run any more where a machine comes up only after six.
 import sys
 from datetime import datetime, time, timedelta
 
+from pydantic import ValidationError
+
 from broker import BrokerError, send
-from schemas import Command, Job, WallClock, everyone
+from broker.command_line import Parser
+from schemas import Command, Job, Target, WallClock, explain
 
 
-def main() -> int:
-    """Send the job and say when it runs."""
-    folder = sys.argv[1] if len(sys.argv) > 1 else "/tmp"
-    today = datetime.now().astimezone().date()
-    tonight = datetime.combine(today + timedelta(days=1), time(hour=2))
-    job = Job(
+def order(targets: list[str], folder: str, tonight: datetime) -> Job:
+    """Return the job."""
+    return Job(
         name="nightly clean-up",
         command=Command(
             argv=("find", folder, "-xdev", "-type", "f", "-atime", "+10", "-print", "-delete"),
@@ -27,16 +27,41 @@ def main() -> int:
             success_exit_codes=frozenset({0, 1}),  # 1: a file that was gone meanwhile
             platforms=frozenset({"linux"}),
         ),
-        targets=(everyone,),
+        targets=tuple(map(Target.parse, targets)),
         mandatory_at=WallClock(local=tonight),
         expires_at=WallClock(local=tonight.replace(hour=6)),
     )
+
+
+def main() -> int:
+    """Send the job and say when it runs."""
+    parser = Parser(description=__doc__)
+    parser.add_argument(
+        "--to",
+        metavar="TARGET",
+        action="append",
+        required=True,
+        help="all, group:NAME or workstation:NAME; may be given again",
+    )
+    parser.add_argument(
+        "--folder", default="/tmp", help="what is cleaned, from / on (default: /tmp)"
+    )
+    arguments = parser.parse_args()
+    if not arguments.folder.startswith("/"):
+        parser.error(f"--folder: {arguments.folder!r} must begin with /")
+    today = datetime.now().astimezone().date()
+    tonight = datetime.combine(today + timedelta(days=1), time(hour=2))
     try:
+        job = order(arguments.to, arguments.folder, tonight)
         send(job)
-    except (BrokerError, ValueError) as error:
+    except BrokerError as error:
         print(f"cleanup: {error}", file=sys.stderr)
         return 1
-    print(f"{job.id}: cleans {folder} at {tonight:%Y-%m-%d %H:%M} of each workstation's clock")
+    except ValidationError as error:
+        parser.error(explain(error))
+    except ValueError as error:  # such as a wrong setting
+        parser.error(str(error))
+    print(f"{job.id}: cleans {arguments.folder} at {tonight:%Y-%m-%d %H:%M} of each clock there")
     print(f"look at it with: pcm watch {job.id}; take it back with: pcm cancel {job.id}")
     return 0
 

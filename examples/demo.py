@@ -17,6 +17,7 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 from broker import Dispatcher, DispatcherSettings
+from broker.command_line import Parser
 from broker.topology import AgentKind, queue_name
 from schemas import Command, Job, Report, State, workstation
 from schemas.report import first_line
@@ -238,6 +239,7 @@ async def demonstrate(node: Node, folder: Path) -> bool:
 
 def main() -> int:
     """Run the demonstration."""
+    Parser(prog="demo.py", description=__doc__).parse_args()
     print("starting a private RabbitMQ (a few seconds)", flush=True)
     try:
         with tempfile.TemporaryDirectory(prefix="pcm-demo-") as folder, Node() as node:

@@ -1,6 +1,6 @@
 """Collect an inventory from every workstation: kernel, disk and memory, as a table.
 
-    python examples/inventory.py [TARGET]...     (all, group:NAME, workstation:NAME; default all)
+    python examples/inventory.py --to all
 
 A background job: the service agents run it, at once, and no user sees it.
 """
@@ -9,8 +9,11 @@ import json
 import sys
 from datetime import UTC, datetime, timedelta
 
-from broker import BrokerError, send_and_wait
-from schemas import Command, Job, State, Target
+from pydantic import ValidationError
+
+from broker import BrokerError, Progress, send_and_wait
+from broker.command_line import Parser
+from schemas import Command, Job, State, Target, explain
 
 # One line of JSON from programs that every Linux machine has.
 SCRIPT = r"""
@@ -22,19 +25,18 @@ printf '{"kernel": "%s", "disk_free": %s, "memory": %s}\n' "$kernel" "$disk" "$m
 """
 
 
-def main() -> int:
-    """Ask, wait for the answers, print the table."""
-    job = Job(
+def question(targets: list[str]) -> Job:
+    """Return the job."""
+    return Job(
         name="inventory",
         command=Command(argv=(SCRIPT,), shell=True, background=True, timeout=timedelta(seconds=30)),
-        targets=tuple(map(Target.parse, sys.argv[1:] or ["all"])),
+        targets=tuple(map(Target.parse, targets)),
         expires_at=datetime.now(UTC) + timedelta(hours=1),
     )
-    try:
-        progress = send_and_wait(job)
-    except BrokerError as error:
-        print(f"inventory: {error}", file=sys.stderr)
-        return 1
+
+
+def show(progress: Progress) -> None:
+    """Print the table."""
     print(f"{'WORKSTATION':<20} {'KERNEL':<28} {'DISK FREE':>10} {'MEMORY':>10}")
     for name, report in sorted(progress.workstations.items()):
         if report.state is State.SUCCEEDED and report.result is not None:
@@ -43,6 +45,29 @@ def main() -> int:
             print(f"{name:<20} {found['kernel']:<28} {disk:>6.1f} GiB {memory:>6.1f} GiB")
         else:
             print(f"{name:<20} {report.state}: {report.reason}")
+
+
+def main() -> int:
+    """Ask, wait for the answers, show them."""
+    parser = Parser(description=__doc__)
+    parser.add_argument(
+        "--to",
+        metavar="TARGET",
+        action="append",
+        required=True,
+        help="all, group:NAME or workstation:NAME; may be given again",
+    )
+    arguments = parser.parse_args()
+    try:
+        progress = send_and_wait(question(arguments.to))
+    except BrokerError as error:
+        print(f"inventory: {error}", file=sys.stderr)
+        return 1
+    except ValidationError as error:
+        parser.error(explain(error))
+    except ValueError as error:  # such as a wrong setting
+        parser.error(str(error))
+    show(progress)
     return 0 if progress.succeeded else 1
 
 

@@ -121,7 +121,7 @@ class Result(BaseModel):
         ge=0,
         lt=2**63,
         description="bytes: the most that one process of it held; exact above the agent's own"
-        " size, below it at least that much",
+        " size, below it at least that much, and 0 if it ended before it could be looked at",
     )
     restart_required: bool = False
     stdout: Output = Output()

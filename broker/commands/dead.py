@@ -11,10 +11,13 @@ from typing import TYPE_CHECKING, Any
 
 from broker.clock import age, local
 from broker.command_line import DONE, FAILED, Parser, Wrong, WrongUse
+from broker.commands.asking import agreed, check_askable
 from broker.commands.session import finish
 from broker.commands.terminal import Cell, Column, print_table, printable, printable_lines
 
 if TYPE_CHECKING:
+    from collections.abc import Collection
+
     from broker.dead.letter import Letter
     from broker.dead.letters import DeadLetters
 
@@ -50,12 +53,16 @@ def add_to(commands: "argparse._SubParsersAction[Parser]") -> None:
     requeue = actions.add_parser(
         "requeue",
         help="send it again",
-        description="Sends letters again, and removes each once the broker has stored the new"
-        " message. A job goes to all that it is for; where it is known already, nothing happens.",
+        description="Sends letters again, and removes them once the broker has stored the new"
+        " message; what comes back here meanwhile stays. Letters of the same message are sent"
+        " once. A job goes to all that it is for: who has it already does not run it once more,"
+        " and who has refused it does not take it. Whatever else goes where it was sent at first,"
+        " and comes back from each agent that still cannot read it.",
     )
     drop = actions.add_parser(
         "drop", help="remove it for good", description="Removes letters for good."
     )
+    drop.add_argument("--yes", action="store_true", help="with --all: do not ask back")
     for several in (requeue, drop):
         several.add_argument("id", metavar="ID", nargs="*")
         several.add_argument("--all", action="store_true", help="all letters")
@@ -68,16 +75,39 @@ def _dead(arguments: argparse.Namespace) -> int:
     what = arguments.what
     if what in {"requeue", "drop"} and bool(arguments.id) == arguments.all:
         raise WrongUse(f"dead {what}: give ID, or --all")
+    if what == "drop" and arguments.yes and not arguments.all:
+        raise WrongUse("dead drop: --yes goes with --all; IDs are not asked about")
 
     from broker.dead.letters import UnknownLetter
 
     try:
+        if what == "drop" and arguments.all and not arguments.yes:
+            return _drop_if_agreed(arguments)
         return finish(_do(arguments))
     except UnknownLetter as error:
         raise Wrong(str(error)) from error
 
 
-async def _do(arguments: argparse.Namespace) -> int:
+def _drop_if_agreed(arguments: argparse.Namespace) -> int:
+    """Drop all letters that are there when the user is asked; meanwhile others may look."""
+    check_askable("dead drop --all")
+    seen: set[str] = set()
+
+    async def look() -> int:
+        from broker.dead.letters import DeadLetters
+        from broker.settings import BrokerSettings, load
+
+        async with DeadLetters.open(load(BrokerSettings)) as letters:
+            seen.update(letter.id for letter in letters)
+        return DONE
+
+    finish(look())
+    if not seen:
+        return _none()
+    return finish(_do(arguments, seen)) if agreed(f"drop {len(seen)} letters for good?") else FAILED
+
+
+async def _do(arguments: argparse.Namespace, agreed_on: "Collection[str] | None" = None) -> int:
     from broker.dead.letters import MOST, DeadLetters
     from broker.settings import BrokerSettings, load
 
@@ -97,6 +127,8 @@ async def _do(arguments: argparse.Namespace) -> int:
         # All ids are looked up first: where one is wrong, nothing is done.
         found = map(letters.find, ids) if ids else letters
         chosen = list({letter.id: letter for letter in found}.values())
+        if agreed_on is not None:
+            chosen = [letter for letter in chosen if letter.id in agreed_on]
         if arguments.what == "requeue":
             return await _requeue(letters, chosen)
         if arguments.what == "drop":
@@ -113,20 +145,23 @@ async def _do(arguments: argparse.Namespace) -> int:
 
 async def _requeue(letters: "DeadLetters", chosen: "list[Letter]") -> int:
     from broker.connection import Unroutable
-    from broker.dead.letters import NotRequeued
+    from broker.dead.resending import NotRequeued, by_message
 
     status = DONE
     sent = []
-    for letter in chosen:
+    for letter, *same in by_message(chosen):
         try:
             first, *others = await letters.requeue(letter)
         except (NotRequeued, Unroutable) as error:
-            print(f"pcm: {letter.id}: {printable(str(error))}", file=sys.stderr)
+            for stays in (letter, *same):
+                print(f"pcm: {stays.id}: {printable(str(error))}", file=sys.stderr)
             status = FAILED
         else:
             more = f" and {len(others)} more" if others else ""
             print(f"{letter.id}: sent again as {printable(first)}{more}", flush=True)
-            sent.append(letter)
+            for other in same:
+                print(f"{other.id}: the same message as {letter.id}", flush=True)
+            sent += [letter, *same]
     await letters.drop(*sent)
     return status if chosen else _none()
 

@@ -2,12 +2,12 @@
 
 import argparse
 import json
-import sys
 from collections.abc import Sequence
 from functools import partial
 from typing import TYPE_CHECKING
 
-from broker.command_line import DONE, FAILED, Parser, Wrong, WrongUse
+from broker.command_line import DONE, FAILED, Parser, Wrong
+from broker.commands.asking import agreed, check_askable
 from broker.commands.session import history, name, with_dispatcher
 
 if TYPE_CHECKING:
@@ -81,8 +81,8 @@ def _forget(arguments: argparse.Namespace) -> int:
     from broker.history.fleet import fleet
 
     names = list(dict.fromkeys(arguments.workstation))
-    if not arguments.yes and not sys.stdin.isatty():
-        raise WrongUse("forget: say --yes: there is no terminal to ask back on")
+    if not arguments.yes:
+        check_askable("forget")
     with history() as engine, fleet(engine) as known:
         rows = {row.name: row for row in known.workstations(names)}
     users = {
@@ -107,7 +107,7 @@ def _forget(arguments: argparse.Namespace) -> int:
         if not arguments.yes:
             with_dispatcher(check)
             waiting = sum(row.waiting for row in rows.values())
-            if not _agreed(names, waiting):
+            if not agreed(f"forget {_some(names)}, and the {waiting} jobs that wait there?"):
                 return FAILED
         with_dispatcher(work)
     except NotForgettable as error:
@@ -117,15 +117,6 @@ def _forget(arguments: argparse.Namespace) -> int:
     else:
         print(f"{_some(names)}: forgotten")
     return DONE
-
-
-def _agreed(names: Sequence[str], waiting: int) -> bool:
-    question = f"forget {_some(names)}, and the {waiting} jobs that wait there? [y/N] "
-    print(question, end="", file=sys.stderr, flush=True)
-    if sys.stdin.readline().strip().lower() in {"y", "yes"}:
-        return True
-    print("pcm: nothing was done", file=sys.stderr)
-    return False
 
 
 def _some(names: Sequence[str]) -> str:

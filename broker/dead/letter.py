@@ -19,6 +19,8 @@ _ORIGIN = (
     "x-first-death-queue",
     "x-first-death-reason",
 )
+# What the broker adds at each look.
+_COUNTERS = {"x-delivery-count", "x-acquired-count"}
 _GIVEN_UP = {
     "rejected": "it was rejected without a reason",
     "delivery_limit": "it was delivered too often and never acknowledged",
@@ -79,6 +81,13 @@ def _id(message: AbstractIncomingMessage) -> str:
     parts += [(message.type or "").encode(), message.body]
     seed = b"".join(hashlib.sha256(part).digest() for part in parts)
     return hashlib.sha256(seed).hexdigest()[:_ID_DIGITS]
+
+
+def mark(message: AbstractIncomingMessage) -> bytes:
+    """Return what tells a copy of a letter from those that come later, at each look the same."""
+    headers = {name: value for name, value in message.headers.items() if name not in _COUNTERS}
+    told = (sorted(headers.items()), message.message_id, message.timestamp, message.routing_key)
+    return hashlib.sha256(repr(told).encode() + message.body).digest()
 
 
 def _at(message: AbstractIncomingMessage) -> datetime | None:

@@ -7,7 +7,7 @@ from contextlib import asynccontextmanager, suppress
 from dataclasses import replace
 from datetime import UTC, datetime
 from itertools import takewhile
-from typing import Self
+from typing import NamedTuple, Self
 
 from aio_pika.abc import AbstractChannel, AbstractConnection, AbstractIncomingMessage
 from aiormq.exceptions import ChannelLockedResource
@@ -21,14 +21,10 @@ from broker.connection import (
     connect,
     translated,
 )
-from broker.dead.letter import Letter, read_letter
-from broker.dispatching.publishing import send_again
+from broker.dead.letter import Letter, mark, read_letter
+from broker.dead.resending import resend
 from broker.settings import BrokerSettings, load
-from schemas import InvalidMessage, Job
 from schemas.job import whoami
-
-LEDGER = "ledger"
-"""The kind of a letter that only tells of a damaged ledger."""
 
 MOST = 65_535
 """Letters that one look can hold: AMQP counts a consumer's unacknowledged messages in 16 bits."""
@@ -47,8 +43,10 @@ class UnknownLetter(Exception):
     """No letter, or more than one, has an id that begins so."""
 
 
-class NotRequeued(Exception):
-    """A letter cannot be sent again; the text says why. It stays."""
+class _Copy(NamedTuple):
+    tag: int
+    mark: bytes
+    seen_before: bool
 
 
 def _nothing(_: str) -> bool:
@@ -75,7 +73,7 @@ class DeadLetters:
         self._publisher = publisher
         self._whole = whole
         self._letters: dict[str, Letter] = {}
-        self._tags: dict[str, list[int]] = {}
+        self._copies: dict[str, list[_Copy]] = {}
         self._missing = 0
         self._over = asyncio.Event()
 
@@ -135,55 +133,19 @@ class DeadLetters:
         return self._letters[found[0]]
 
     async def requeue(self, letter: Letter) -> tuple[str, ...]:
-        """Send a letter again; when this returns, the broker has stored the new message.
-
-        The letter stays until it is dropped.
-
-        A job goes to all that it is for: who has it already takes it for the same job. Whatever
-        else goes where it was sent at first.
-
-        Returns:
-            The routing keys.
-
-        Raises:
-            NotRequeued: it is no order, or has expired.
-            Unroutable: no queue is bound to its routing key.
-            Unreachable: whether it was sent is not known; sending it again does no harm.
-        """
-        if letter.body is None:
-            raise ValueError(f"{letter.id}: was not read as a whole")
-        if letter.kind == LEDGER:
-            raise NotRequeued("it is a notice and no order; read it, then drop it")
-        if (job := _job(letter.body)) is not None:
-            keys = topology.routing_keys(job)
-            try:
-                await send_again(self._publisher, job, letter.body)
-            except ValueError as error:
-                raise NotRequeued(f"{error}; drop it") from error
-        else:
-            keys = (letter.routing_key,)
-            if not letter.routing_key:
-                raise NotRequeued("it does not tell where it was sent at first; drop it")
-            await self._publisher.publish(
-                topology.JOBS,
-                letter.routing_key,
-                letter.body,
-                kind=letter.kind,
-                message_id=letter.message_id or None,
-                unroutable_fails=True,
-                content_type=letter.content_type,
-            )
-        return keys
+        """Send a letter again; it stays until it is dropped. See `resend`."""
+        return await resend(self._publisher, letter)
 
     async def drop(self, *letters: Letter) -> None:
-        """Remove letters from the queue for good, with all their copies.
+        """Remove letters from the queue for good, with all their copies that were seen.
 
         Raises:
             Unreachable: some of them may still be there.
         """
-        doomed = {letter.id for letter in letters}
+        ids = {letter.id for letter in letters}
+        doomed = {copy.mark for known in ids for copy in self._copies.get(known, ())}
+        chosen = [copy.tag for known in ids for copy in self._copies.get(known, ())]
         for _ in range(_ATTEMPTS):
-            chosen = [tag for known in doomed for tag in self._tags.get(known, ())]
             if not chosen:
                 return
             with translated("dropping letters"):
@@ -193,14 +155,18 @@ class DeadLetters:
                 # Of many acknowledgements, a quorum queue's channel may lose those that it has
                 # not passed on when it closes: so we look whether they are gone.
                 self._channel = await _alone(self._connection)
-                self._letters, self._tags = {}, {}
+                self._letters, self._copies = {}, {}
                 self._over.clear()
                 await self._read()
+            # What nobody was given before has come meanwhile, such as what was just sent again.
+            there = [copy for known in ids for copy in self._copies.get(known, ())]
+            doomed -= {copy.mark for copy in there if not copy.seen_before}
+            chosen = [copy.tag for copy in there if copy.mark in doomed]
         raise Unreachable("dropping letters: some are still there")
 
     async def _acknowledge(self, chosen: list[int]) -> None:
         underlay = await self._channel.get_underlay_channel()
-        held = sorted(tag for tags in self._tags.values() for tag in tags)
+        held = sorted(copy.tag for copies in self._copies.values() for copy in copies)
         leading = len(list(takewhile(lambda pair: pair[0] == pair[1], zip(held, chosen))))  # noqa: B905 - the shorter one counts
         if leading:
             await underlay.basic_ack(chosen[leading - 1], multiple=True)
@@ -238,7 +204,8 @@ class DeadLetters:
             async with asyncio.timeout(CALL_LIMIT):
                 there, _ = await _counts(self._channel)
             if not there and self._missing == last:
-                return  # some were purged or grew too old after they were counted
+                self._missing = 0  # some were purged or grew too old after they were counted
+                return
             if time.monotonic() - since > CALL_LIMIT:
                 raise TimeoutError
 
@@ -253,7 +220,8 @@ class DeadLetters:
         elif self._whole(letter.id):
             letter = replace(letter, headers=message.headers, body=message.body)
         self._letters[letter.id] = letter
-        self._tags.setdefault(letter.id, []).append(message.delivery_tag or 0)
+        copy = _Copy(message.delivery_tag or 0, mark(message), bool(message.redelivered))
+        self._copies.setdefault(letter.id, []).append(copy)
         self._missing -= 1
         if not self._missing:
             self._over.set()
@@ -291,13 +259,3 @@ async def _counts(channel: AbstractChannel) -> tuple[int, int]:
     queue = await channel.declare_queue(topology.DEAD, passive=True)
     found = queue.declaration_result
     return found.message_count or 0, found.consumer_count or 0
-
-
-def _job(body: bytes) -> Job | None:
-    """Return the job that a body is, as an agent would read it; None where it is none."""
-    try:
-        job = Job.read(body, tolerant=True)
-    except InvalidMessage:
-        return None
-    # An id that was made up just now would be another job at each reading.
-    return job if {"kind", "id"} <= job.model_fields_set else None

@@ -1,7 +1,10 @@
 """How what administrators ask goes out: to the stream that keeps it, and to whom it is for."""
 
+import uuid
 from collections.abc import Iterable, Iterator, Sequence
 from datetime import UTC, datetime, timedelta
+
+from aio_pika.abc import HeadersType
 
 from broker import stream, topology
 from broker.connection import Publisher, Unroutable
@@ -54,6 +57,11 @@ def _subject(asked: Job | Cancellation | Plan) -> str:
             return asked.rollout_id
 
 
+def sent_again() -> HeadersType:
+    """Return headers that tell a message sent again from what was sent before."""
+    return {"sent-again": uuid.uuid4().hex}
+
+
 async def send_again(publisher: Publisher, job: Job, body: bytes) -> None:
     """Publish a job that was read from `body`, as it stands there, once more to all it is for.
 
@@ -67,7 +75,7 @@ async def send_again(publisher: Publisher, job: Job, body: bytes) -> None:
         raise ValueError(f"it expired at {job.expires_at}")
     # Its record may be gone, or never was: without it nobody could follow or cancel the job.
     await stream.append(publisher, f"job.{job.id}", body, kind=job.kind, message_id=job.id)
-    await publish(publisher, job, job, expiration, body)
+    await publish(publisher, job, job, expiration, body, headers=sent_again())
 
 
 async def publish(
@@ -78,6 +86,7 @@ async def publish(
     body: bytes | None = None,
     *,
     partly: bool = False,
+    headers: HeadersType | None = None,
 ) -> None:
     """Publish a job, or its cancellation, under the job's keys.
 
@@ -96,7 +105,7 @@ async def publish(
             record.body() if body is None else body,
             kind=record.kind,
             message_id=job.id,
-            headers={"BCC": list(keys[1:])} if keys[1:] else None,
+            headers={**(headers or {}), **({"BCC": list(keys[1:])} if keys[1:] else {})},
             expiration=expiration,
             unroutable_fails=isinstance(record, Job) and not partly,
         )

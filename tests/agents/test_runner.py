@@ -66,6 +66,16 @@ def test_output_exit_code_and_measures() -> None:
     assert found.duration < timedelta(seconds=30)
 
 
+def test_a_quick_command_took_as_long_as_its_start_at_least() -> None:
+    """Its clock runs before it does: a program may have ended when its start is known."""
+    whole, told = 0.0, 0.0
+    for _ in range(20):
+        began = time.monotonic()
+        told += result(run("true")).duration.total_seconds()
+        whole += time.monotonic() - began
+    assert told > whole / 2
+
+
 def test_the_memory_of_a_large_command_is_known() -> None:
     ended = script("exec python3 -c 'x = b\"x\" * 200_000_000'")
     assert result(ended).max_memory > 200_000_000

@@ -15,11 +15,13 @@ from aio_pika.abc import AbstractChannel, AbstractIncomingMessage
 
 from broker import Dispatcher, DispatcherSettings, Unroutable, topology
 from broker.connection import connect
-from broker.dead.letters import DeadLetters, NotRequeued, UnknownLetter
+from broker.dead.letters import DeadLetters, UnknownLetter
+from broker.dead.resending import NotRequeued
 from broker.topology import AgentKind
 from schemas import Job, State
 from tests.rabbitmq import Node
-from tests.workstation import Workstation, agents_of, final, follow
+from tests.terminal import OnTerminal
+from tests.workstation import BIN, Workstation, agents_of, final, follow
 
 
 @pytest.fixture
@@ -208,11 +210,107 @@ async def test_copies_of_a_letter_are_one(ws: Workstation, channel: AbstractChan
     assert rows(ws, 0) == []
 
 
+async def test_what_comes_back_while_it_is_sent_again_stays(
+    settings: DispatcherSettings, ws: Workstation, channel: AbstractChannel
+) -> None:
+    """The agent cannot read it this time either, and says so before the old letter is dropped."""
+    await poison(ws, channel, b"unreadable")
+    (row,) = rows(ws, 1)
+    service = ws.start("service")
+    async with DeadLetters.open(settings, whole=lambda known: known == row["id"]) as letters:
+        letter = letters.find(row["id"])
+        await letters.requeue(letter)
+        service.wait_for("message.refused")
+        await asyncio.sleep(1)  # it logs before the letter is there
+        await letters.drop(letter)
+    (again,) = rows(ws, 1)
+    assert (again["id"], again["count"]) == (row["id"], 1)
+    assert again["at"] > row["at"]
+    assert ws.run("pcm", "dead", "drop", row["id"]).returncode == 0
+
+
+async def test_what_the_broker_gives_up_again_meanwhile_stays(
+    settings: DispatcherSettings,
+    dispatcher: Dispatcher,
+    ws: Workstation,
+    channel: AbstractChannel,
+) -> None:
+    """The broker tells the time of a death by the second only."""
+    assert ws.start("service").end() == 0
+    await dispatcher.dispatch(ws.job("true", background=True))
+    await give_up(ws, channel)
+    (row,) = rows(ws, 1)
+    async with DeadLetters.open(settings, whole=lambda known: known == row["id"]) as letters:
+        letter = letters.find(row["id"])
+        for _ in range(2):
+            await letters.requeue(letter)
+            await give_up(ws, channel)
+        await asyncio.sleep(1)
+        await letters.drop(letter)
+    (again,) = rows(ws, 1)
+    assert (again["id"], again["count"]) == (row["id"], 2)
+    assert ws.run("pcm", "dead", "drop", row["id"]).returncode == 0
+
+
+async def test_letters_of_one_message_are_sent_again_once(
+    dispatcher: Dispatcher, ws: Workstation, channel: AbstractChannel
+) -> None:
+    assert ws.start("service").end() == 0
+    job = await dispatcher.dispatch(ws.job("true", background=True))
+    await (await fetch(ws, channel)).ack()
+    key, other_key = "no.such.key", f"background.optional.workstation.{ws.name}"
+    for reason in "abc":
+        here = {"workstation": ws.name, "agent": "service", "reason": reason}
+        await put(channel, job.body(), **here)
+        await put(channel, b"[]", **here, **{"routing-key": key if reason == "a" else other_key})
+    letters = {row["id"]: row for row in rows(ws, 6)}
+    done = ws.run("pcm", "dead", "requeue", *letters)
+    assert done.returncode == 1
+    assert len(done.stderr.splitlines()) == 1, "only one was sent by a key that reaches no queue"
+    assert done.stdout.count(": sent again as ") == 2
+    assert done.stdout.count(": the same message as ") == 3
+    (left,) = rows(ws, 1)
+    assert left["reason"] == "a"
+    bodies = [(await fetch(ws, channel)) for _ in range(2)]
+    assert {message.body for message in bodies} == {job.body(), b"[]"}
+    for message in bodies:
+        await message.ack()
+    queue = await channel.get_queue(topology.queue_name(AgentKind.SERVICE, ws.name))
+    assert await queue.get(fail=False) is None
+    assert ws.run("pcm", "dead", "drop", left["id"]).returncode == 0
+
+
+async def test_dropping_all_asks_back(own_node: Node, tmp_path: Path) -> None:
+    ws = Workstation("ws-asked", own_node.url, tmp_path)
+    settings = DispatcherSettings(amqp_url=(own_node.url,))
+    words = (BIN / "pcm", "dead", "drop", "--all")
+    nothing = OnTerminal(words, ws.environment)
+    assert nothing.end() == 0
+    assert nothing.screen.shown == ["no dead letters"]
+    async with connect(settings, "test") as connection, connection.channel() as channel:
+        await topology.ensure(connection)
+        for number in range(2):
+            await put(channel, b"%d" % number, reason="x", workstation=ws.name)
+        assert ws.run("pcm", "dead", "drop", "--all").returncode == 2
+        for answer, status, left in (("\n", 1, 2), ("y\n", 0, 1)):
+            assert len(rows(ws, 2)) == 2
+            terminal = OnTerminal(words, ws.environment)
+            terminal.until(lambda text: "drop 2 letters for good? [y/N]" in text)
+            if status == 0:  # what comes while the user thinks was not asked about
+                await put(channel, b"2", reason="x", workstation=ws.name)
+            terminal.type(answer)
+            assert terminal.end() == status
+            assert len(rows(ws, left)) == left
+        assert ws.run("pcm", "dead", "drop", "--all", "--yes").returncode == 0
+
+
 def test_wrong_use_and_unknown_letters(ws: Workstation) -> None:
     for words, status, told in (
         (["requeue"], 2, "ID"),
         (["drop"], 2, "ID"),
         (["drop", "--all", "abc"], 2, "ID"),
+        (["drop", "--all"], 2, "--yes"),
+        (["drop", "--yes", "abc"], 2, "--yes"),
         (["show"], 2, "ID"),
         ([], 2, "list"),
         (["show", "no"], 1, "'no': no such letter"),
@@ -252,7 +350,7 @@ async def test_many_looks_lose_nothing_and_do_not_disturb_each_other(
         assert done.returncode == 1
         few = ws.run("pcm", "dead", "requeue", "--all")
         assert (few.returncode, len(few.stderr.splitlines())) == (1, 300)
-        dropped = ws.run("pcm", "dead", "drop", "--all")
+        dropped = ws.run("pcm", "dead", "drop", "--all", "--yes")
         assert (dropped.returncode, len(dropped.stdout.splitlines())) == (0, 300)
         assert ws.run("pcm", "dead", "list").stdout == "no dead letters\n"
 

@@ -261,8 +261,8 @@ def test_the_examples_work(ws: Workstation, name: str) -> None:
     ws.start("service", groups=f"{ws.name}-group")
     ws.start("interactive", groups=f"{ws.name}-group", accept_offers="true")
     arguments = {
-        "inventory": [str(ws.target)],
-        "cleanup": [str(ws.folder)],
+        "inventory": ["--to", str(ws.target)],
+        "cleanup": ["--to", str(ws.target), "--folder", str(ws.folder)],
         "ask_users": [f"{ws.name}-group", "--", "echo", "hello"],
     }[name]
     done = subprocess.run(
@@ -280,3 +280,38 @@ def test_the_examples_work(ws: Workstation, name: str) -> None:
         "ask_users": f"{ws.name}: ada has run it",
     }[name]
     assert expected in done.stdout
+
+
+@pytest.mark.parametrize("name", ["inventory", "cleanup", "ask_users", "demo"])
+def test_the_examples_help_and_send_nothing_unless_told(ws: Workstation, name: str) -> None:
+    """There is no broker here: whatever were sent would end with status 1."""
+    wrong: dict[str, list[tuple[list[str], str]]] = {
+        "inventory": [([], "--to"), (["--to", "x"], "no target"), (["--to", "all", "x"], "x")],
+        "cleanup": [
+            ([], "--to"),
+            (["/tmp"], "--to"),
+            (["--to", "group:a b"], "not a name"),
+            (["--to", "all", "--folder", "tmp"], "--folder"),
+        ],
+        "ask_users": [([], "GROUP"), (["lab"], "COMMAND"), (["a b", "--", "true"], "not a name")],
+        "demo": [(["x"], "x")],
+    }
+
+    def run(*words: str) -> "subprocess.CompletedProcess[str]":
+        return subprocess.run(
+            [sys.executable, "-m", f"examples.{name}", *words],
+            env={**ws.environment, "PCM_AMQP_URL": "amqp://127.0.0.1:1/", "PCM_PATIENCE": "0s"},
+            capture_output=True,
+            text=True,
+            timeout=60,
+            check=False,
+        )
+
+    helped = run("--help")
+    assert (helped.returncode, helped.stderr) == (0, "")
+    assert helped.stdout.startswith("usage: ")
+    for words, told in wrong[name]:
+        done = run(*words)
+        assert (done.returncode, done.stdout) == (2, ""), words
+        assert told in done.stderr
+        assert len(done.stderr.splitlines()) == 1

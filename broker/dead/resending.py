@@ -1,0 +1,83 @@
+"""How letters are sent again."""
+
+from collections.abc import Iterable
+
+from broker import topology
+from broker.connection import Publisher
+from broker.dead.letter import Letter
+from broker.dispatching.publishing import send_again, sent_again
+from schemas import InvalidMessage, Job
+
+LEDGER = "ledger"
+"""The kind of a letter that only tells of a damaged ledger."""
+
+
+class NotRequeued(Exception):
+    """A letter cannot be sent again; the text says why. It stays."""
+
+
+async def resend(publisher: Publisher, letter: Letter) -> tuple[str, ...]:
+    """Send a letter again; when this returns, the broker has stored the new message.
+
+    A job goes to all that it is for: who has it already takes it for the same job. Whatever
+    else goes where it was sent at first.
+
+    Returns:
+        The routing keys.
+
+    Raises:
+        NotRequeued: it is no order, or has expired.
+        Unroutable: no queue is bound to its routing key.
+        Unreachable: whether it was sent is not known; sending it again does no harm.
+    """
+    body = _body(letter)
+    if letter.kind == LEDGER:
+        raise NotRequeued("it is a notice and no order; read it, then drop it")
+    if (job := _job(body)) is not None:
+        try:
+            await send_again(publisher, job, body)
+        except ValueError as error:
+            raise NotRequeued(f"{error}; drop it") from error
+        return topology.routing_keys(job)
+    if not letter.routing_key:
+        raise NotRequeued("it does not tell where it was sent at first; drop it")
+    await publisher.publish(
+        topology.JOBS,
+        letter.routing_key,
+        body,
+        kind=letter.kind,
+        message_id=letter.message_id or None,
+        headers=sent_again(),
+        unroutable_fails=True,
+        content_type=letter.content_type,
+    )
+    return (letter.routing_key,)
+
+
+def by_message(letters: Iterable[Letter]) -> list[list[Letter]]:
+    """Return letters together that are of one message, which several could not read or take.
+
+    What is no job goes where it was sent at first: who was sent it by another key has another.
+    """
+    found: dict[tuple[str, bytes, str], list[Letter]] = {}
+    for letter in letters:
+        body = _body(letter)
+        key = letter.routing_key if _job(body) is None else ""
+        found.setdefault((letter.kind, body, key), []).append(letter)
+    return list(found.values())
+
+
+def _body(letter: Letter) -> bytes:
+    if letter.body is None:
+        raise ValueError(f"{letter.id}: was not read as a whole")
+    return letter.body
+
+
+def _job(body: bytes) -> Job | None:
+    """Return the job that a body is, as an agent would read it; None where it is none."""
+    try:
+        job = Job.read(body, tolerant=True)
+    except InvalidMessage:
+        return None
+    # An id that was made up just now would be another job at each reading.
+    return job if {"kind", "id"} <= job.model_fields_set else None
