@@ -46,6 +46,7 @@ _HOUSEKEEPING = 3600.0  # seconds
 _CLAIM_RETRY = 1.0
 _ORPHAN_LOOK = 60.0
 _FLUSH_LIMIT = 5.0
+_CANCEL_AGAIN = 3.0  # longer than closing a connection may take
 _DECIDERS = 4
 
 
@@ -146,14 +147,22 @@ class Agent:
                 for task in others:
                     task.cancel()
                 await self._drain()
-                for task in [uplink, *workers, *self._begun]:
+                for task in [*workers, *self._begun]:
                     task.cancel()
+                await self._end(uplink)
         finally:
             self._runs.close()
             self._deciders.shutdown(wait=False)
             self._ledger.close()
             self._claims.close()
             _log.info("agent.stopped")
+
+    @staticmethod
+    async def _end(uplink: asyncio.Task[None]) -> None:
+        """Cancel until it has ended: the AMQP library may swallow it, as wait_for of 3.11 does."""
+        while not uplink.done():
+            uplink.cancel()
+            await asyncio.wait({uplink}, timeout=_CANCEL_AGAIN)
 
     def _begin(self, work: Coroutine[Any, Any, None]) -> None:
         """Have something done that ends by itself, or with the agent."""

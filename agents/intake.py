@@ -18,7 +18,7 @@ from agents.recovery import Recovery
 from agents.settings import AgentSettings
 from agents.tables import Entry, Known, Tables
 from broker import topology
-from broker.connection import CALL_LIMIT, Publisher, Unreachable, translated
+from broker.connection import CALL_LIMIT, Publisher, Unreachable, blocked, translated
 from schemas import Cancellation, Job, Pause, State
 from schemas.times import duration_text
 
@@ -108,6 +108,8 @@ class Intake:
                     raise Unreachable(f"consuming {name}: the consumer was lost")
             burying.cancel()
             stop.cancel()
+        if await blocked(connection):
+            return  # it would not hear us, and what waits for it cannot be cancelled
         with translated(f"consuming {name}"):
             async with asyncio.timeout(CALL_LIMIT):
                 await channel.close()

@@ -1,7 +1,8 @@
 """Folds the stream's entries into the history's tables: the same tables, however it is cut up.
 
 What is known of a job on a workstation depends on the set of its reports alone: neither their
-order nor a second copy changes it.
+order nor a second copy changes it. Only starts, of which an agent tells in their order, and
+departures count by their place in the stream.
 """
 
 from collections.abc import Callable, Iterable

@@ -4,16 +4,20 @@ import asyncio
 import signal
 import sqlite3
 import time
-from contextlib import closing
+from contextlib import closing, suppress
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
+import aio_pika
 import pytest
 
 from agents import ledger
+from agents.service import ServiceAgent
+from agents.settings import AgentSettings
 from agents.tables import SCHEMA_VERSION
 from broker import Dispatcher
 from schemas import Job, State
+from tests.rabbitmq import Broker
 from tests.workstation import Workstation, agents_of, final, follow
 
 BOTH = {"service", "interactive-ada"}
@@ -352,6 +356,28 @@ async def test_sigterm_lets_a_service_command_finish(
     await until_state(dispatcher, job, State.STARTED)
     assert service.end() == 0
     assert final(await follow(dispatcher, job)).state is State.SUCCEEDED
+
+
+async def test_an_agent_told_to_stop_while_it_connects_ends(
+    ws: Workstation, node: Broker, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The library may swallow a cancellation: where wait_for's result comes at the same time."""
+    settings = AgentSettings(
+        amqp_url=(node.url,), workstation=ws.name, state_dir=ws.state_dir, drain=timedelta(0)
+    )
+    agent = ServiceAgent(settings)
+    library = aio_pika.Connection.connect
+
+    async def connect(connection: aio_pika.Connection) -> None:
+        agent.stop()
+        connecting = asyncio.ensure_future(library(connection))
+        with suppress(asyncio.CancelledError):
+            await asyncio.sleep(1)
+        await connecting
+
+    monkeypatch.setattr(aio_pika.Connection, "connect", connect)
+    async with asyncio.timeout(20):
+        await agent.run()
 
 
 async def test_a_second_signal_stops_at_once(ws: Workstation, dispatcher: Dispatcher) -> None:
