@@ -15,6 +15,7 @@ from broker.connection import Publisher, connect
 from broker.settings import BrokerSettings
 from broker.topology import AgentKind
 from schemas import CheckIn, Departure, Facts, Job, Report, Result, State
+from tests.collected import collected
 from tests.terminal import OnTerminal
 from tests.workstation import BIN
 
@@ -27,14 +28,16 @@ class Admin:
 
     def __init__(self, url: str, folder: Path) -> None:
         self.url = url
-        self._folder = folder
+        self._history = folder / "history.db"
+        collected(url, self._history)
+        self._read_at = self._history.stat().st_mtime_ns
         self.environment = {
             "PATH": os.environ["PATH"],
             "HOME": str(folder),
             "TZ": "Asia/Kolkata",
             "PCM_AMQP_URL": url,
             "PCM_SETTLE": "500ms",
-            "PCM_HISTORY_URL": f"sqlite:///{folder}/history.db",
+            "PCM_HISTORY_URL": f"sqlite:///{self._history}",
         }
 
     def run(
@@ -63,9 +66,9 @@ class Admin:
         )
 
     @property
-    def has_history(self) -> bool:
-        """Whether its history was ever opened."""
-        return (self._folder / "history.db").exists()
+    def has_asked(self) -> bool:
+        """Whether its history was ever brought up to date."""
+        return self._history.stat().st_mtime_ns != self._read_at
 
     def on_terminal(self, *words: str, **settings: str) -> OnTerminal:
         """Start pcm on a terminal."""

@@ -12,6 +12,7 @@ from broker.stream import append
 from schemas import Command, Facts, Job, Message, Output, Report, Result, State
 from schemas import workstation as workstation_target
 from schemas.presence import CheckIn
+from tests.collected import collected
 from tests.workstation import BIN
 
 _numbers = itertools.count(1)
@@ -32,6 +33,7 @@ class Told:
     def __init__(self, publisher: Publisher, url: str, folder: Path) -> None:
         self.prefix = f"t{next(_numbers)}-{os.getpid()}"
         self._publisher = publisher
+        collected(url, folder / "history.db")
         self.environment = {
             "PATH": os.environ["PATH"],
             "HOME": str(folder),

@@ -21,6 +21,7 @@ from broker.history.tables import open_history
 from broker.settings import HistorySettings
 from broker.topology import report_key
 from schemas import CheckIn
+from tests.collected import collected
 from tests.workstation import BIN, Program, Workstation
 
 LIMIT = 60.0
@@ -60,6 +61,7 @@ class Fleet:
     async def seen(self) -> None:
         """Wait until all have said that they are there."""
         settings = HistorySettings(amqp_url=(self.url,))
+        collected(self.url, self.folder / "seen.db")
         engine = open_history(f"sqlite:///{self.folder}/seen.db")
         async with asyncio.timeout(LIMIT):
             while True:
@@ -97,6 +99,7 @@ class Administrator:
 
     def __init__(self, url: str, folder: Path) -> None:
         self._folder = folder
+        collected(url, folder / "history.db")
         self.history_url = f"sqlite:///{folder / 'history.db'}"
         self.environment = {
             "PATH": os.environ["PATH"],

@@ -14,6 +14,7 @@ from broker.history.tables import open_history
 from broker.plans.scheduler import Scheduler
 from broker.settings import HistorySettings
 from schemas import Schedule
+from tests.collected import collected
 from tests.rabbitmq import Broker
 from tests.workstation import BIN, Workstation
 
@@ -61,6 +62,7 @@ class Administrator:
 
 @pytest.fixture
 def pcm(node: Broker, tmp_path: Path) -> Any:
+    collected(node.url, tmp_path / "history.db")
     administrator = Administrator(node.url, tmp_path)
     yield administrator
     administrator("remove", administrator.name)
