@@ -2,6 +2,7 @@
 # What `make` needs on a fresh Debian or Ubuntu machine.
 #   setup.sh python DIR   a virtual environment with the locked packages, and this project in it
 #   setup.sh rabbitmq     the rabbitmq-server program; where we install it, it is not left running
+#   setup.sh chromium     the browser of one test, which is skipped where there is none
 set -eu
 
 packages() {
@@ -45,8 +46,11 @@ rabbitmq)
         fi
     fi
     ;;
+chromium)
+    command -v chromium >/dev/null || command -v chromium-browser >/dev/null || packages chromium
+    ;;
 *)
-    sed -n '2,4p' "$0"
+    sed -n '2,5p' "$0"
     exit 2
     ;;
 esac

@@ -12,6 +12,7 @@ from hypothesis import settings as hypothesis_settings
 
 from broker import Dispatcher, DispatcherSettings
 from tests.rabbitmq import Broker, Node, broker, or_skipped
+from tests.terminal import OnTerminal
 from tests.workstation import Workstation
 
 # A slow moment of the machine is no defect; and the same code has the same outcome.
@@ -51,6 +52,13 @@ async def dispatcher(settings: DispatcherSettings) -> AsyncIterator[Dispatcher]:
     """A dispatcher connected to it."""
     async with Dispatcher.connect(settings) as connected:
         yield connected
+
+
+@pytest.fixture(autouse=True)
+def _terminals() -> Iterator[None]:
+    """What a failed test left on a terminal is no other test's trouble."""
+    yield
+    OnTerminal.end_all()
 
 
 @pytest.fixture

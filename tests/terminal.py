@@ -12,6 +12,7 @@ import termios
 import time
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
+from typing import ClassVar
 
 _LIMIT = 60.0
 _TOKEN = re.compile(r"\x1b\[\??([0-9;]*)([A-Za-z])|(\r)|(\n)|([^\x1b\r\n]+)|\x1b.?")
@@ -60,7 +61,9 @@ class Screen:
 
 
 class OnTerminal:
-    """A program that runs on a terminal of its own."""
+    """A program that runs on a terminal of its own; after its test it is ended, if it runs yet."""
+
+    _open: ClassVar[set["OnTerminal"]] = set()
 
     def __init__(
         self,
@@ -82,6 +85,16 @@ class OnTerminal:
             start_new_session=True,
         )
         os.close(slave)
+        self._open.add(self)
+
+    @classmethod
+    def end_all(cls) -> None:
+        """End those whose tests did not come to their ends."""
+        for terminal in list(cls._open):
+            if terminal.process.poll() is None:
+                terminal.process.kill()
+            terminal.process.wait(_LIMIT)
+            terminal.hang_up()
 
     def until(self, seen: Callable[[str], bool]) -> str:
         """Wait until the screen shows something; return it."""
@@ -101,15 +114,18 @@ class OnTerminal:
 
     def hang_up(self) -> None:
         """Take the terminal away."""
-        os.close(self._master)
+        if self in self._open:
+            self._open.remove(self)
+            os.close(self._master)
 
     def end(self) -> int:
         """Wait until it has ended; return its exit status."""
         deadline = time.monotonic() + _LIMIT
         while self._read():
             assert time.monotonic() < deadline, self.screen.shown
-        os.close(self._master)
-        return self.process.wait(_LIMIT)
+        status = self.process.wait(_LIMIT)
+        self.hang_up()
+        return status
 
     def _read(self) -> bool:
         """Take in what it has written; return whether there may be more."""

@@ -111,9 +111,3 @@ def memory(pid: int) -> int:
     """Return the bytes that a process holds."""
     pages = int(Path(f"/proc/{pid}/statm").read_text().split()[1])
     return pages * os.sysconf("SC_PAGE_SIZE")
-
-
-def processor_time(pid: int) -> float:
-    """Return the seconds that a process has worked."""
-    words = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
-    return (int(words[11]) + int(words[12])) / os.sysconf("SC_CLK_TCK")

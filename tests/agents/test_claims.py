@@ -4,7 +4,6 @@ import os
 import signal
 import subprocess
 import sys
-import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -130,7 +129,6 @@ def test_many_processes_at_once_have_one_winner(tmp_path: Path) -> None:
         "claims = Claims(Path(sys.argv[1]), f'interactive-{sys.argv[2]}')\n"
         "print(sum(claims.decide(f'job-{n}', State.STARTED) for n in range(50)))"
     )
-    began = time.monotonic()
     racers = [
         subprocess.Popen(
             [sys.executable, "-c", code, tmp_path, str(n)], stdout=subprocess.PIPE, text=True
@@ -138,7 +136,6 @@ def test_many_processes_at_once_have_one_winner(tmp_path: Path) -> None:
         for n in range(4)
     ]
     wins = [int(racer.communicate()[0]) for racer in racers]
-    assert time.monotonic() - began < 60
     claims = Claims(tmp_path, "service")
     assert sum(wins) == 50
     assert all(claims.decision(f"job-{n}") for n in range(50))

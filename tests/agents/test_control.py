@@ -1,6 +1,5 @@
 """Windows see what an interactive agent does, as it happens, and hold up nothing."""
 
-import asyncio
 import json
 import os
 import socket
@@ -18,7 +17,7 @@ from schemas import State
 from tests.counted import ended, now, until_there
 from tests.faults import until
 from tests.steering import pause
-from tests.window import asked, memory, offer, processor_time, row, seen, watching, window
+from tests.window import asked, memory, offer, row, seen, watching, window
 from tests.workstation import AgentProcess, Workstation
 
 WAITING = "until test -e {go}; do sleep 0.05; done"
@@ -27,13 +26,14 @@ WAITING = "until test -e {go}; do sleep 0.05; done"
 async def test_a_window_sees_all_that_happens_to_an_offer(
     ws: Workstation, dispatcher: Dispatcher, tmp_path: Path
 ) -> None:
+    began = time.time()
     ws.start("interactive", remind="none")
     go = tmp_path / "go"
     with watching(ws) as window:
         first = window.next()
         assert (first["workstation"], first["user"]) == (ws.name, "ada")
         assert (first["broker"], first["service"], first["paused"]) == ("connected", "absent", None)
-        assert abs(first["now"] - time.time()) < 20
+        assert began <= first["now"] <= time.time()
         assert first["since"] <= first["now"]
         assert (first["offers"], first["running"], first["history"]) == ([], [], [])
         job = await dispatcher.dispatch(
@@ -51,7 +51,7 @@ async def test_a_window_sees_all_that_happens_to_an_offer(
         )
         found = offer(window.until(lambda snapshot: offer(snapshot, job)), job)
         assert found is not None
-        assert abs(found.pop("shown_at") - time.time()) < 20
+        assert began <= found.pop("shown_at") <= time.time()
         assert job.expires_at is not None
         assert found.pop("expires_at") == job.expires_at.timestamp()  # type: ignore[union-attr]
         assert found == {
@@ -77,7 +77,7 @@ async def test_a_window_sees_all_that_happens_to_an_offer(
         running = row(snapshot["running"], job)
         assert running is not None
         assert offer(snapshot, job) is None
-        assert abs(running.pop("started_at") - time.time()) < 20
+        assert began <= running.pop("started_at") <= time.time()
         told = {name: found[name] for name in ("job", "name", "comment", "sender", "command")}
         assert running == {**told, "timeout": 3600, "may_stop": True}
         go.touch()
@@ -86,7 +86,7 @@ async def test_a_window_sees_all_that_happens_to_an_offer(
         assert past is not None
         assert snapshot["running"] == []
         assert past.pop("duration") > 0
-        assert abs(past.pop("at") - time.time()) < 20
+        assert began <= past.pop("at") <= time.time()
         assert past == {
             **told,
             "state": "succeeded",
@@ -98,9 +98,10 @@ async def test_a_window_sees_all_that_happens_to_an_offer(
     ws.agents[0].end()
     ws.start("interactive")
     with watching(ws) as window:
-        assert window.until(lambda snapshot: snapshot["history"])["history"] == [
-            {**past, "at": pytest.approx(time.time(), abs=30), "duration": pytest.approx(2, abs=30)}
-        ]
+        (told_again,) = window.until(lambda snapshot: snapshot["history"])["history"]
+        assert told_again.pop("duration") > 0
+        assert began <= told_again.pop("at") <= time.time()
+        assert told_again == past
 
 
 async def test_a_mandatory_offer_tells_when_it_runs(
@@ -144,10 +145,11 @@ async def test_the_service_and_a_pause_are_seen(
         assert window.next()["service"] == "absent"
         service = ws.start("service")
         window.until(lambda snapshot: snapshot["service"] == "up")
+        began = time.time()
         await pause(settings, ws, reason="exams")
         paused = window.until(lambda snapshot: snapshot["paused"])["paused"]
         assert paused["reason"] == "exams"
-        assert abs(paused["since"] - time.time()) < 20
+        assert int(began) <= paused["since"] <= time.time()
         await pause(settings, ws, paused=False)
         window.until(lambda snapshot: snapshot["paused"] is None)
         service.end(9)
@@ -214,19 +216,6 @@ async def test_at_most_five_pictures_a_second(ws: Workstation, dispatcher: Dispa
         while len(window.next()["offers"]) < len(jobs):
             count += 1
         assert count <= 5 * (time.monotonic() - began) + 1
-
-
-async def test_an_idle_agent_with_a_window_does_not_work(
-    ws: Workstation, dispatcher: Dispatcher
-) -> None:
-    agent = ws.start("interactive")
-    job = await dispatcher.dispatch(ws.job("true"))
-    with watching(ws) as window:
-        window.until(lambda snapshot: offer(snapshot, job))
-        await asyncio.sleep(1)  # what it did at its start
-        before = processor_time(agent.process.pid)
-        await asyncio.sleep(6)
-        assert processor_time(agent.process.pid) - before <= 0.06
 
 
 @pytest.mark.parametrize("survives", [False, True])

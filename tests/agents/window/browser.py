@@ -115,7 +115,7 @@ class Browser:
 def _chromium() -> Iterator[int]:
     program = shutil.which("chromium") or shutil.which("chromium-browser")
     if program is None:
-        pytest.skip("no chromium here")
+        pytest.skip("there is no chromium: setup.sh chromium installs it")
     with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as folder:
         process = subprocess.Popen(
             [

@@ -1,6 +1,5 @@
 """What a command writes: bounded, in its order, and nothing but text."""
 
-import time
 from pathlib import Path
 
 from agents.window.output import MOST_LINES, Lines, OutputView
@@ -60,14 +59,13 @@ async def test_very_much_output_does_not_keep_the_user_waiting(tmp_path: Path) -
     async with agent.serving(tmp_path), looking(tmp_path, clock=Clock()) as window:
         await window.until("Running (1)")
         await window.press("2")
-        waits: list[float] = []
         view = window.app.query_one(OutputView)
-        while len(view.lines) < MOST_LINES or len(waits) < 10:
-            start = time.monotonic()
+        answered = set()
+        while (came := len(view.lines) + view.lines.dropped) < 50_000:
             await window.press("down")
-            waits.append(time.monotonic() - start)
+            answered.add(came)
+        assert len(answered) >= 10  # keys were, while it came
         await window.until("line 99")
-        assert max(waits) < 2
         assert len(view.lines) <= MOST_LINES + 2000
 
 

@@ -3,8 +3,6 @@
 import asyncio
 import os
 import signal
-import time
-from pathlib import Path
 
 import pytest
 
@@ -117,25 +115,3 @@ def test_a_wrong_address_is_told_in_a_line(command: str, ws: Workstation) -> Non
     assert told.stderr == (
         f"pcm-agent {command}: --web: 'nowhere' is no HOST:PORT: write such as localhost:8000\n"
     )
-
-
-def test_an_idle_window_takes_less_than_a_hundredth_of_a_core(ws: Workstation) -> None:
-    ws.start("interactive")
-    window = _on_terminal(ws, "window")
-    window.until_written("Nothing to do.")
-    window.until_written("Help")
-    begun = _cpu(window.process.pid)
-    start = time.monotonic()
-    while time.monotonic() - start < 10:
-        window.until(lambda _shown: True)
-        time.sleep(0.2)
-    share = (_cpu(window.process.pid) - begun) / (time.monotonic() - start)
-    window.type("q")
-    assert window.end() == 0
-    assert share < 0.01, f"{share:.2%} of a core"
-
-
-def _cpu(pid: int) -> float:
-    """Return the seconds of a core that a process has taken."""
-    fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
-    return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
