@@ -86,6 +86,11 @@ class Browser:
                 "Input.dispatchMouseEvent", type=kind, x=x, y=y, button="left", clickCount=1
             )
 
+    async def press(self, key: str) -> None:
+        """Press a key that writes something."""
+        await self._do("Input.dispatchKeyEvent", type="keyDown", key=key, text=key)
+        await self._do("Input.dispatchKeyEvent", type="keyUp", key=key)
+
     async def picture(self) -> bytes:
         """Return what it looks like, as PNG."""
         return base64.b64decode((await self._do("Page.captureScreenshot"))["data"])

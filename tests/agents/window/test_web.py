@@ -100,6 +100,10 @@ async def test_in_a_browser_a_user_sees_an_offer_runs_it_and_sees_what_comes_of_
         async with page() as browser:
             await browser.open(url)
             await browser.until("Nothing to do.")
+            await browser.press("3")  # no click was needed for that
+            await browser.until("Nothing was run here yet.")
+            await browser.press("1")
+            await browser.until("Nothing to do.")
             await dispatcher.dispatch(job)
             await browser.until("Greeting")
             await browser.click_on("Run now")
