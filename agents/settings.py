@@ -66,7 +66,7 @@ class AgentSettings(BrokerSettings):
     groups: Annotated[tuple[Name, ...], NoDecode] = Field(
         default=(), description="the groups that it is in, parted by commas"
     )
-    user: Name = Field(
+    user: Annotated[Name, BeforeValidator(lambda given: given or _login_name())] = Field(
         default_factory=_login_name,
         validate_default=False,
         description="the user whom an interactive agent serves (default: the login name)",

@@ -141,7 +141,7 @@ async def _anew(settings: "HistorySettings", engine: "Engine", *, sure: bool) ->
     from broker.history.collector import catch_up, first_offset
     from broker.history.reader import rebuild
     from broker.history.status import jobs_before, status
-    from broker.plans.schedules import in_force_from_before
+    from broker.plans.schedules import in_force_from_before, next_offset, said_since
 
     await catch_up(settings, engine)
     first = await first_offset(settings)
@@ -153,8 +153,14 @@ async def _anew(settings: "HistorySettings", engine: "Engine", *, sure: bool) ->
         )
     async with Dispatcher.connect(settings) as dispatcher:
         # A schedule is in force for longer than the stream keeps that it was added.
-        for schedule in await asyncio.to_thread(in_force_from_before, engine, first):
+        kept = await asyncio.to_thread(in_force_from_before, engine, first)
+        read = await asyncio.to_thread(next_offset, engine)
+        for schedule in kept:
             await dispatcher.record(schedule)
+        # What somebody else said of one meanwhile stands before that: it is said again.
+        await catch_up(settings, engine)
+        for record in await asyncio.to_thread(said_since, engine, read, kept):
+            await dispatcher.record(record)
     await asyncio.to_thread(rebuild, engine)
     await catch_up(settings, engine)
     found = await asyncio.to_thread(status, engine)

@@ -40,6 +40,7 @@ from broker.settings import WrongSetting
 
 SCHEMA_VERSION = 1
 _LOCK = 7_263_001  # any number that nobody else takes in PostgreSQL's advisory locks
+_WRITE = "PCM_HISTORY_URL: write sqlite:////absolute/path.db or postgresql://USER@HOST/DATABASE"
 _BUSY = 30.0  # seconds for which another process's transaction is waited for
 
 _metadata = MetaData()
@@ -255,15 +256,15 @@ def engine_of(url: str) -> Engine:
             return _sqlite(parsed)
         if parsed.drivername == "postgresql":
             parsed = parsed.set(drivername="postgresql+psycopg")
-        return create_engine(parsed, pool_pre_ping=True)
+        if parsed.get_backend_name() == "postgresql":
+            return create_engine(parsed, pool_pre_ping=True)
     except (ArgumentError, NoSuchModuleError, ValueError) as error:
-        raise WrongHistory(
-            "PCM_HISTORY_URL: write sqlite:////absolute/path.db or postgresql://USER@HOST/DATABASE"
-        ) from error
+        raise WrongHistory(_WRITE) from error
     except ImportError as error:
         raise UnusableHistory(
             f"PCM_HISTORY_URL: {error.name} is missing: install package-command-manager[postgresql]"
         ) from error
+    raise WrongHistory(_WRITE)
 
 
 def _sqlite(url: URL) -> Engine:

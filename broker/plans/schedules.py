@@ -1,6 +1,6 @@
 """Which schedules are in force, and which of their occurrences were sent."""
 
-from collections.abc import Collection
+from collections.abc import Collection, Iterator
 
 from sqlalchemy import Engine, select
 
@@ -32,7 +32,46 @@ def in_force_from_before(engine: Engine, offset: int) -> list[Schedule]:
     return [schedule for at, schedule in _in_force(engine).values() if at < before]
 
 
+def next_offset(engine: Engine) -> int:
+    """Return the offset from which on nothing was read into the history.
+
+    Raises:
+        HistoryError: the database cannot be used.
+    """
+    with told(engine), engine.connect() as connection:
+        place = place_in(connection)
+    return place.base + place.next_offset
+
+
+def said_since(
+    engine: Engine, offset: int, known: Collection[Schedule]
+) -> list[Schedule | ScheduleRemoval]:
+    """Return what was last said of some schedules from an offset on, besides that they are.
+
+    Raises:
+        HistoryError: the database cannot be used.
+    """
+    names = {schedule.name for schedule in known}
+    found = {
+        record.name: record
+        for at, record in _said(engine)
+        if at >= offset and record.name in names and record not in known
+    }
+    return list(found.values())
+
+
 def _in_force(engine: Engine) -> dict[str, tuple[int, Schedule]]:
+    found: dict[str, tuple[int, Schedule]] = {}
+    for offset, record in _said(engine):
+        if isinstance(record, Schedule):
+            found[record.name] = (offset, record)
+        else:
+            found.pop(record.name, None)
+    return dict(sorted(found.items()))
+
+
+def _said(engine: Engine) -> Iterator[tuple[int, Schedule | ScheduleRemoval]]:
+    """Yield all that was said of schedules, in its order, with its offset."""
     query = (
         select(records.c.offset, records.c.kind, records.c.body)
         .where(records.c.kind.in_(_KINDS))
@@ -40,14 +79,10 @@ def _in_force(engine: Engine) -> dict[str, tuple[int, Schedule]]:
     )
     with told(engine), engine.connect() as connection:
         entries = [Entry(row.offset, row.kind, "", row.body) for row in connection.execute(query)]
-    found: dict[str, tuple[int, Schedule]] = {}
     for entry in entries:
         for record in entry.records():
-            if isinstance(record, Schedule):
-                found[record.name] = (entry.offset, record)
-            elif isinstance(record, ScheduleRemoval):
-                found.pop(record.name, None)
-    return dict(sorted(found.items()))
+            if isinstance(record, Schedule | ScheduleRemoval):
+                yield entry.offset, record
 
 
 def sent(engine: Engine, job_ids: Collection[str]) -> set[str]:

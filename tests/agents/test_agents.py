@@ -1,6 +1,7 @@
 """Jobs on a workstation with real agents: the domain's table, and defects of the past."""
 
 import asyncio
+import getpass
 import signal
 import sqlite3
 from contextlib import closing, suppress
@@ -142,6 +143,13 @@ async def test_what_needs_the_user_waits_for_the_next_logon(
         starts[job.id] = next(r.at for r in reports if r.state is State.STARTED)
     by_start = sorted(jobs, key=lambda job: starts[job.id])
     assert by_start == sorted(jobs, key=lambda job: str(job.mandatory_at))
+
+
+@pytest.mark.parametrize("kind", ["service", "interactive"])
+def test_a_user_left_empty_is_the_login_name(kind: str, ws: Workstation) -> None:
+    agent = ws.start(kind, user="")
+    names = {event["agent"] for event in agent.events("agent.started")}
+    assert names == {"service" if kind == "service" else f"interactive-{getpass.getuser()}"}
 
 
 async def test_two_users_one_job(ws: Workstation, dispatcher: Dispatcher) -> None:

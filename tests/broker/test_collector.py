@@ -428,7 +428,7 @@ async def _published_at_last(settings: HistorySettings) -> list[Job]:
     [
         ("nonsense", 2),
         ("sqlite://", 2),
-        ("mysql://root@127.0.0.1/test", 1),
+        ("mysql://root@127.0.0.1/test", 2),
         ("sqlite:////proc/none/history.db", 2),
         ("postgresql://nobody@127.0.0.1:1/test", 1),
     ],

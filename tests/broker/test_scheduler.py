@@ -24,7 +24,7 @@ from broker.history.accounts import accounts
 from broker.history.collector import Collector, catch_up
 from broker.history.tables import jobs, open_history
 from broker.plans.scheduler import OLDEST, TOLERANCE, Scheduler, wanted
-from broker.plans.schedules import in_force, sent
+from broker.plans.schedules import in_force, next_offset, said_since, sent
 from broker.settings import HistorySettings
 from schemas import Command, Job, Schedule, ScheduleRemoval, State, Target, group, workstation
 from schemas.schedule import Occurrence
@@ -184,6 +184,23 @@ async def test_the_newest_counts_until_it_is_removed(
         await dispatcher.record(record)
         await catch_up(ours, history)
         assert in_force(history).get(first.name) == expected
+
+
+async def test_what_is_said_of_a_schedule_while_it_is_recorded_again_still_counts(
+    dispatcher: Dispatcher, ours: HistorySettings, history: Engine
+) -> None:
+    """As a rebuild of the history does, so that the stream keeps it."""
+    of, other = make(group("x")), make(group("x"))
+    await dispatcher.record(of)
+    await catch_up(ours, history)
+    read = next_offset(history)
+    removal = ScheduleRemoval(name=of.name)
+    for record in (removal, of, other):
+        await dispatcher.record(record)
+    await catch_up(ours, history)
+    assert in_force(history)[of.name] == of
+    assert said_since(history, read, [of]) == [removal]
+    assert said_since(history, next_offset(history), [of]) == []
 
 
 async def test_a_schedule_over_the_size_limit_is_refused(dispatcher: Dispatcher) -> None:

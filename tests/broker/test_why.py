@@ -165,9 +165,20 @@ CASES: dict[str, tuple[Circumstances, str, str, timedelta | None]] = {
         HOUR,
     ),
     "forgotten": (
-        known(pair("unreachable", reason="bob had the workstation forgotten"), station_=None),
+        known(
+            pair("unreachable", agent="", reason="bob had the workstation forgotten"), station_=None
+        ),
         "it cannot reach ws: bob had the workstation forgotten, at 2026-11-23 11:50 UTC (10 min ago)",
         "send it again",
+        None,
+    ),
+    "forgotten, with the job": (
+        known(
+            pair("unreachable", agent="service", reason="bob had the workstation forgotten"),
+            station_=None,
+        ),
+        "it cannot reach ws: bob had the workstation forgotten, at 2026-11-23 11:50 UTC (10 min ago)",
+        "unless it comes back: its agents had taken the job in",
         None,
     ),
     # In the queue

@@ -120,6 +120,11 @@ def _unreachable(c: Circumstances, pair: Pair) -> Prospect:
     if pair.at is not None:  # it was forgotten
         why = f"it cannot reach {c.workstation}{because(pair.reason)}, at {c.at(pair.at)}"
         told = "nothing: what waited there is gone with its queues; send it again if it comes back"
+        if pair.agent:
+            told = (
+                "nothing, unless it comes back: its agents had taken the job in, and still do then"
+                " what it says"
+            )
         return Prospect(why, told)
     expiry = c.time("expires_at")
     until = f", at the latest at {c.time_text('expires_at')}" if expiry is not None else ""
