@@ -1,5 +1,7 @@
 """What a window costs: idle, with a countdown on it, and while a command writes very fast.
 
+First the programs as a user has them, on a terminal, with a broker; then the window alone.
+
 python -m benchmarks.window
 """
 
@@ -15,6 +17,9 @@ from agents.window.app import Window
 from agents.window.client import Client
 from agents.window.output import OutputView
 from tests.agents.window.standin import StandIn, offer, running
+from tests.rabbitmq import Node
+from tests.terminal import OnTerminal
+from tests.workstation import BIN, Workstation
 
 _WATCHED = 20.0
 _LINES = 10_000
@@ -45,6 +50,38 @@ async def _pour(view: OutputView) -> None:
     print(f"{'the longest that a key would wait':<44} {worst * 1000:7.0f} ms")
 
 
+def _programs() -> None:
+    """Print which share of a core an agent and a window on it take while nothing happens."""
+    with Node() as node, tempfile.TemporaryDirectory() as folder:
+        ws = Workstation("bench", node.url, Path(folder))
+        agent = ws.start("interactive")
+        window = OnTerminal([BIN / "pcm-agent", "window"], ws.environment)
+        try:
+            pids = {"pcm-agent window": window.process.pid, "its agent": agent.process.pid}
+            _look_on(window, 3.0)  # what they do at their start
+            begun = {name: _worked(pid) for name, pid in pids.items()}
+            start = time.monotonic()
+            _look_on(window, _WATCHED)
+            for name, pid in pids.items():
+                share = (_worked(pid) - begun[name]) / (time.monotonic() - start)
+                print(f"{f'{name}, nothing offered':<44} {share:7.2%} of a core ({_WATCHED:.0f} s)")
+        finally:
+            OnTerminal.end_all()
+            ws.stop()
+
+
+def _look_on(window: OnTerminal, seconds: float) -> None:
+    """Take in what it writes, as a terminal does."""
+    end = time.monotonic() + seconds
+    window.until(lambda _shown: time.monotonic() > end)
+
+
+def _worked(pid: int) -> float:
+    """Return for how many seconds a process has worked."""
+    words = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+    return (int(words[11]) + int(words[12])) / os.sysconf("SC_CLK_TCK")
+
+
 async def _main() -> None:
     agent = StandIn()
     with tempfile.TemporaryDirectory() as folder:
@@ -66,4 +103,5 @@ async def _main() -> None:
 
 if __name__ == "__main__":
     os.environ.setdefault("TERM", "xterm-256color")
+    _programs()
     asyncio.run(_main())
