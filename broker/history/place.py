@@ -6,7 +6,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import TypeVar
 
-from sqlalchemy import Connection, Engine, select
+from sqlalchemy import Connection, Engine, inspect, select
 
 from broker.entry import Entry
 from broker.history.tables import reading, told
@@ -63,7 +63,8 @@ def is_collected(engine: Engine) -> bool:
     """Whether a collector keeps the history up to date now."""
     query = select(reading.c.collected_at)
     with told(engine), engine.connect() as connection:
-        at = connection.scalar(query)
+        there = inspect(connection).has_table(reading.name)  # a new collector makes it
+        at = connection.scalar(query) if there else None
     return at is not None and abs(time.time() - at) < FRESH
 
 
