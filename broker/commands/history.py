@@ -119,6 +119,8 @@ def _show(found: "Status") -> None:
     }
     for name, value in rows.items():
         print(f"{name:<12}{value}")
+    if found.forged:
+        print(f"{'forged':<12}{found.forged:,} entries, which count nowhere: pcm dead list")
     for gap in found.gaps:
         print(f"{'missing':<12}{gap}")
 
@@ -137,12 +139,14 @@ def _rebuild(arguments: argparse.Namespace) -> int:
 
 
 async def _anew(settings: "HistorySettings", engine: "Engine", *, sure: bool) -> int:
+    from broker import log
     from broker.dispatching.dispatcher import Dispatcher
     from broker.history.collector import catch_up, first_offset
     from broker.history.reader import rebuild
     from broker.history.status import jobs_before, status
     from broker.plans.schedules import in_force_from_before
 
+    log.configure(program="pcm")  # not to stdout, which is for answers
     await catch_up(settings, engine)
     first = await first_offset(settings)
     lost = await asyncio.to_thread(jobs_before, engine, first)

@@ -22,6 +22,7 @@ from broker.connection import (
     connect,
     translated,
 )
+from broker.history import forgeries
 from broker.history.place import BEAT, FRESH, Place, place_in, transact
 from broker.history.reader import Overtaken, Reader
 from broker.history.tables import (
@@ -199,3 +200,4 @@ def _keep_house(connection: Connection, keep: float) -> None:
     for table in (outcomes, reports, results):
         connection.execute(delete(table).where(table.c.job_id.in_(old)))
     connection.execute(delete(jobs).where(jobs.c.created_at < now - keep))
+    forgeries.forget(connection)

@@ -8,6 +8,7 @@ from sqlalchemy import Engine, Table, func, select
 from broker.history.accounts import Accounts
 from broker.history.place import FRESH, place_in
 from broker.history.tables import (
+    forgeries,
     jobs,
     outcomes,
     reading,
@@ -30,6 +31,7 @@ class Status:
     next_offset: int
     collector: str
     gaps: list[str]
+    forged: int
 
 
 def status(engine: Engine) -> Status:
@@ -55,6 +57,7 @@ def status(engine: Engine) -> Status:
             next_offset=read.next_offset,
             collector=read.collector if fresh else "",
             gaps=Accounts(connection).gaps(),
+            forged=count(forgeries),
         )
 
 

@@ -38,7 +38,7 @@ from sqlalchemy.schema import CreateIndex, CreateTable
 
 from broker.settings import WrongSetting
 
-SCHEMA_VERSION = 1
+SCHEMA_VERSION = 2
 _LOCK = 7_263_001  # any number that nobody else takes in PostgreSQL's advisory locks
 _BUSY = 30.0  # seconds for which another process's transaction is waited for
 
@@ -203,6 +203,21 @@ records = _table(
 )
 """What else administrators asked: cancellations, departures, rollouts, schedules."""
 Index("asked", records.c.kind, records.c.subject)
+
+forgeries = _table(
+    "forgeries",
+    Column("offset", BigInteger, primary_key=True, autoincrement=False),
+    _text("digest"),
+    Column("told", Boolean, nullable=False),
+    _text("login"),
+    _text("kind"),
+    _text("routing_key"),
+    _text("reason"),
+    Column("body", LargeBinary),  # none: it is told
+)
+"""What is not by whom it speaks of, and whether the administrators were told."""
+Index("digests", forgeries.c.digest)
+Index("untold", forgeries.c.told)
 
 CONTENT = tuple(table for table in _metadata.sorted_tables if table is not reading)
 """All that can be made anew from the stream."""

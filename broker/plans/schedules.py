@@ -4,7 +4,7 @@ from collections.abc import Collection
 
 from sqlalchemy import Engine, select
 
-from broker.entry import Entry
+from broker.entry import read_records
 from broker.history.place import place_in
 from broker.history.tables import jobs, records, told
 from schemas import Schedule, ScheduleRemoval
@@ -39,12 +39,12 @@ def _in_force(engine: Engine) -> dict[str, tuple[int, Schedule]]:
         .order_by(records.c.offset)
     )
     with told(engine), engine.connect() as connection:
-        entries = [Entry(row.offset, row.kind, "", row.body) for row in connection.execute(query)]
+        rows = connection.execute(query).all()
     found: dict[str, tuple[int, Schedule]] = {}
-    for entry in entries:
-        for record in entry.records():
+    for row in rows:
+        for record in read_records(row.kind, row.body):
             if isinstance(record, Schedule):
-                found[record.name] = (entry.offset, record)
+                found[record.name] = (row.offset, record)
             elif isinstance(record, ScheduleRemoval):
                 found.pop(record.name, None)
     return dict(sorted(found.items()))
