@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import aio_pika
+import pamqp.frame
 import pytest
 from aio_pika.abc import AbstractConnection, HeadersType
 from aio_pika.exceptions import ChannelClosed
@@ -288,3 +289,42 @@ async def test_an_agent_whose_ledger_is_damaged_takes_up_no_forged_job(
         entries = stream.read_all(connection, await Publisher.open(connection), None)
         read = [record async for entry in entries for record in entry.records()]
     assert job not in read
+
+
+@pytest.mark.usefixtures("dispatcher")
+async def test_properties_that_are_no_text_keep_nobody_from_what_comes_behind(
+    site: Site, admin: Admin, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    marshal = pamqp.frame.marshal
+
+    def spoilt(frame: Any, channel: int) -> bytes:
+        data = marshal(frame, channel)
+        return data.replace(b"\0\0\0\0BADB", b"\x7f" * 8).replace(b"BAD", b"\xff\xfe\xfd")
+
+    monkeypatch.setattr("pamqp.frame.marshal", spoilt)
+    deep: dict[str, Any] = {}
+    for _ in range(400):  # each is read by three calls of the library
+        deep = {"a": deep}
+    never = datetime.fromtimestamp(int.from_bytes(b"BADB"), UTC)
+    spoils: list[dict[str, Any]] = [
+        {"type": "BAD"},
+        {"correlation_id": "BAD", "app_id": "BAD", "message_id": "BAD"},
+        {"timestamp": never},
+        {"headers": {"BAD": "x"}},
+        {"headers": {"x": "BAD", "when": never, "all": [never, {"BAD": never}]}},
+        {"headers": deep},
+    ]
+    before = json.loads(admin.run("history", "status", "--json").stdout)["next_offset"]
+    connection = await aio_pika.connect(site.url_of("service@ws-1"))
+    async with connection, connection.channel() as channel:
+        exchange = await channel.get_exchange("pcm.reports", ensure=False)
+        for spoil in spoils:
+            for word in ("received", "dead"):
+                message = aio_pika.Message(b"", user_id="service@ws-1", **spoil)
+                await exchange.publish(message, key(word))
+    job = new_job()
+    await admin.tell([job])
+    assert admin.run("show", job.id).returncode == 0
+    status = json.loads(admin.run("history", "status", "--json").stdout)
+    assert status["next_offset"] >= before + len(spoils) + 1
+    assert len(letters(admin)) >= len(spoils)
