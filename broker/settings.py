@@ -118,6 +118,7 @@ class HistorySettings(DispatcherSettings):
 
     history_url: str = Field(
         default_factory=_history_url,
+        repr=False,  # it may have a password
         description="the history's database: sqlite:///FILE, or postgresql://USER@HOST/DATABASE"
         " (default: ~/.local/state/pcm/history.db)",
     )

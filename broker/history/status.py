@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from sqlalchemy import Engine, Table, func, select
 
 from broker.history.accounts import Accounts
+from broker.history.address import shown
 from broker.history.place import FRESH, place_in
 from broker.history.tables import (
     forgeries,
@@ -48,7 +49,7 @@ def status(engine: Engine) -> Status:
         read = connection.execute(select(reading)).one()
         fresh = read.collected_at is not None and abs(time.time() - read.collected_at) < FRESH
         return Status(
-            engine.url.render_as_string(hide_password=True),
+            shown(engine.url),
             jobs=count(jobs),
             pairs=count(outcomes),
             reports=count(reports),

@@ -36,6 +36,7 @@ from sqlalchemy.exc import ArgumentError, DBAPIError, NoSuchModuleError, SQLAlch
 from sqlalchemy.pool import NullPool
 from sqlalchemy.schema import CreateIndex, CreateTable
 
+from broker.history.address import hidden, shown
 from broker.settings import WrongSetting
 
 SCHEMA_VERSION = 2
@@ -265,12 +266,14 @@ def engine_of(url: str) -> Engine:
         UnusableHistory: what it takes is not there.
     """
     try:
-        parsed = make_url(url)
+        parsed = _parsed(url)
         if parsed.get_backend_name() == "sqlite":
             return _sqlite(parsed)
         if parsed.drivername == "postgresql":
             parsed = parsed.set(drivername="postgresql+psycopg")
         return create_engine(parsed, pool_pre_ping=True)
+    except WrongHistory:
+        raise
     except (ArgumentError, NoSuchModuleError, ValueError) as error:
         raise WrongHistory(
             "PCM_HISTORY_URL: write sqlite:////absolute/path.db or postgresql://USER@HOST/DATABASE"
@@ -279,6 +282,13 @@ def engine_of(url: str) -> Engine:
         raise UnusableHistory(
             f"PCM_HISTORY_URL: {error.name} is missing: install package-command-manager[postgresql]"
         ) from error
+
+
+def _parsed(url: str) -> URL:
+    parsed = make_url(url)
+    if "@" in (parsed.host or ""):  # else a part of the password is told as the host
+        raise WrongHistory("PCM_HISTORY_URL: write an @ of a user or a password as %40")
+    return parsed
 
 
 def _sqlite(url: URL) -> Engine:
@@ -350,10 +360,7 @@ def told(engine: Engine) -> Iterator[None]:
         lines = str(error.orig).strip().splitlines() or [type(error.orig).__name__]
         damaged = "malformed" in lines[0] or "not a database" in lines[0]
         remedy = "; remove it, and it is made anew from the stream" if damaged else ""
-        raise HistoryError(f"PCM_HISTORY_URL: {_plain(engine.url)}: {lines[0]}{remedy}") from error
+        why = hidden(lines[0], engine.url)
+        raise HistoryError(f"PCM_HISTORY_URL: {shown(engine.url)}: {why}{remedy}") from error
     except SQLAlchemyError as error:
-        raise HistoryError(f"PCM_HISTORY_URL: {error}") from error
-
-
-def _plain(url: URL) -> str:
-    return url.render_as_string(hide_password=True)
+        raise HistoryError(f"PCM_HISTORY_URL: {hidden(str(error), engine.url)}") from error
