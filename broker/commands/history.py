@@ -139,14 +139,12 @@ def _rebuild(arguments: argparse.Namespace) -> int:
 
 
 async def _anew(settings: "HistorySettings", engine: "Engine", *, sure: bool) -> int:
-    from broker import log
     from broker.dispatching.dispatcher import Dispatcher
     from broker.history.collector import catch_up, first_offset
     from broker.history.reader import rebuild
     from broker.history.status import jobs_before, status
     from broker.plans.schedules import in_force_from_before
 
-    log.configure(program="pcm")  # not to stdout, which is for answers
     await catch_up(settings, engine)
     first = await first_offset(settings)
     lost = await asyncio.to_thread(jobs_before, engine, first)

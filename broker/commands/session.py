@@ -137,12 +137,10 @@ def history() -> "Iterator[Engine]":
 
 
 def _catch_up(settings: "HistorySettings", engine: "Engine") -> None:
-    from broker import log
     from broker.connection import BrokerError
     from broker.history.collector import catch_up
     from broker.history.place import is_empty
 
-    log.configure(program="pcm")  # not to stdout, which is for answers
     try:
         asyncio.run(catch_up(settings, engine))
     except BrokerError as error:

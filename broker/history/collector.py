@@ -13,7 +13,7 @@ import structlog
 from aio_pika.abc import AbstractConnection
 from sqlalchemy import Connection, CursorResult, Engine, delete, or_, select, update
 
-from broker import stream, topology
+from broker import log, stream, topology
 from broker.connection import (
     CALL_LIMIT,
     BrokerError,
@@ -49,6 +49,8 @@ async def catch_up(settings: HistorySettings, engine: Engine) -> None:
         BrokerError: the broker cannot be reached, or does not let us.
         HistoryError: the database cannot be used.
     """
+    if not structlog.is_configured():
+        log.configure(program="pcm")  # else it goes to stdout, which is for answers
     await Collector(settings, engine).catch_up()
 
 
