@@ -3,6 +3,7 @@
 import asyncio
 import logging
 import random
+import ssl
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager, contextmanager
 from typing import Self
@@ -23,11 +24,14 @@ from aio_pika.exceptions import (
 from aiormq.exceptions import ConnectionNotAllowed
 from yarl import URL
 
+from broker import tls, wire
 from broker.settings import BrokerSettings
 
 # Every outage would be told three times and with a traceback; we tell it once, ourselves.
 for _name in ("aio_pika", "aiormq"):
     logging.getLogger(_name).setLevel(logging.CRITICAL + 1)
+
+wire.be_tolerant()
 
 CALL_LIMIT = 10.0
 """Seconds that one call to the broker may take: where it is stuck, the library waits for ever."""
@@ -63,8 +67,13 @@ def backoff(attempt: int, cap: float = 60.0) -> float:
 
 
 @contextmanager
-def translated(doing: str) -> Iterator[None]:
-    """Raise the library's errors as ours; `doing` says what was asked, for the message."""
+def translated(doing: str, *, external: bool = False) -> Iterator[None]:
+    """Raise the library's errors as ours.
+
+    Args:
+        doing: what was asked, for the message.
+        external: whether a login is by certificate.
+    """
     try:
         yield
     except asyncio.CancelledError as error:
@@ -75,7 +84,7 @@ def translated(doing: str) -> Iterator[None]:
     except PublishError as error:
         raise Unroutable(f"{doing}: it reaches no queue") from error
     except (ProbableAuthenticationError, AuthenticationError, ConnectionNotAllowed) as error:
-        raise LoginRefused(f"{doing}: the broker refused the login") from error
+        raise LoginRefused(f"{doing}: the broker {_refusal(error, external=external)}") from error
     except ChannelNotFoundEntity as error:
         # A queue whose node just starts; or it was deleted, and connecting makes it again.
         raise Unreachable(f"{doing}: {_text(error)}") from error
@@ -88,6 +97,19 @@ def translated(doing: str) -> Iterator[None]:
         if type(error) is not Exception and not isinstance(error, CONNECTION_EXCEPTIONS):
             raise
         raise Unreachable(f"{doing}: {_text(error)}") from error
+
+
+def _refusal(error: BaseException, *, external: bool) -> str:
+    if isinstance(error, AuthenticationError):
+        if external:
+            return (
+                "takes no login by certificate: enable its plugin rabbitmq_auth_mechanism_ssl, and"
+                " list EXTERNAL in auth_mechanisms; or write a password in PCM_AMQP_URL"
+            )
+        return "takes no login by password: it has no PLAIN in auth_mechanisms"
+    if external:
+        return "refused the login by certificate: it has no user that PCM_TLS_CERT names"
+    return "refused the login"
 
 
 def _text(error: BaseException) -> str:
@@ -118,12 +140,16 @@ async def connect(settings: BrokerSettings, name: str) -> AsyncIterator[Abstract
         url = URL(text)
         if "heartbeat" not in url.query:
             url = url.update_query(heartbeat=10)
-        connection = aio_pika.Connection(url, client_properties={"connection_name": name})
+        if external := tls.is_external(url, has_certificate=settings.tls_cert is not None):
+            url = url.update_query(auth="external")
+        connection = aio_pika.Connection(
+            url, ssl_context=_context(url, settings), client_properties={"connection_name": name}
+        )
         try:
             try:
-                with translated(f"{_address(url)} as {url.user or 'guest'}"):
+                with translated(f"{_address(url)} as {url.user or 'guest'}", external=external):
                     async with asyncio.timeout(CALL_LIMIT):
-                        await connection.connect()
+                        await _open(connection, url, settings)
             except Unreachable as failure:
                 failures.append(failure)
                 continue
@@ -136,13 +162,34 @@ async def connect(settings: BrokerSettings, name: str) -> AsyncIterator[Abstract
     raise kind("; ".join(map(str, failures)))
 
 
+def _context(url: URL, settings: BrokerSettings) -> ssl.SSLContext | None:
+    """Return how TLS is spoken, with the files as they are now: certificates are renewed."""
+    if url.scheme != "amqps":
+        return None
+    try:
+        return tls.context(settings.tls_ca, settings.tls_cert, settings.tls_key)
+    except ValueError as error:
+        field, _, text = str(error).partition(":")
+        raise Unreachable(f"PCM_{field.upper()}:{text}") from None
+
+
+async def _open(connection: AbstractConnection, url: URL, settings: BrokerSettings) -> None:
+    try:
+        await connection.connect()
+    except (*CONNECTION_EXCEPTIONS, AuthenticationError) as error:
+        has_certificate = settings.tls_cert is not None
+        if why := tls.trouble(error, url, has_certificate=has_certificate):
+            raise Unreachable(f"{_address(url)}: {why}") from error
+        raise
+
+
 def where(connection: AbstractConnection) -> str:
     """Return the address of the broker that a connection leads to."""
     return _address(connection.url)  # type: ignore[attr-defined]
 
 
 def _address(url: URL) -> str:
-    return f"{url.host}:{url.port or 5672}"
+    return f"{url.host}:{url.port or (5671 if url.scheme == 'amqps' else 5672)}"
 
 
 async def _close(connection: AbstractConnection) -> None:

@@ -1,13 +1,16 @@
 """What the stream `pcm.reports` is made of."""
 
+import hashlib
 from collections.abc import Iterator
 from contextlib import suppress
 from dataclasses import dataclass
 
+from broker import topology
 from schemas import (
     Cancellation,
     CheckIn,
     Departure,
+    Forgery,
     InvalidMessage,
     Job,
     Report,
@@ -31,6 +34,7 @@ Record = (
     | WaveSent
     | Schedule
     | ScheduleRemoval
+    | Forgery
 )
 _KINDS: dict[str, type[Record]] = {
     "job": Job,
@@ -44,24 +48,89 @@ _KINDS: dict[str, type[Record]] = {
     "wave_ended": WaveEnded,
     "schedule": Schedule,
     "schedule_removal": ScheduleRemoval,
+    "forgery": Forgery,
 }
+
+
+_MARK = "mark"
+
+
+class Forged(Exception):
+    """An entry is not by whom it speaks of; the text says why."""
+
+
+def read_records(kind: str, body: bytes) -> Iterator[Record]:
+    """Yield the records of a body of a kind, one a line; what cannot be read is left out."""
+    if kind in _KINDS:
+        for line in body.splitlines():
+            with suppress(InvalidMessage):
+                yield _KINDS[kind].read(line, tolerant=True)
 
 
 @dataclass(frozen=True)
 class Entry:
-    """One message of the stream: its offset, its kind, and its body, a record a line."""
+    """One message of the stream: its offset, its kind, and its body, a record a line.
+
+    `user_id` is the login that published it, which the broker has checked where it is there.
+    """
 
     offset: int
     kind: str
     message_id: str
     body: bytes
+    user_id: str = ""
+    routing_key: str = ""
 
-    def records(self) -> Iterator[Record]:
-        """Yield the records in it; what cannot be read is left out."""
-        if self.kind in _KINDS:
-            for line in self.body.splitlines():
-                with suppress(InvalidMessage):
-                    yield _KINDS[self.kind].read(line, tolerant=True)
+    def read(self) -> list[Record]:
+        """Return the records in it; what cannot be read is left out.
+
+        An enrolled agent's login tells of that agent alone, in reports and check-ins, under the
+        keys that these have. Any other login is trusted: only who holds it can bear it.
+
+        Raises:
+            Forged: it does not say who published it, or that login may not say this.
+        """
+        if not self.user_id:
+            raise Forged("it does not say who published it")
+        bearer = topology.bearer(self.user_id)
+        if bearer is None:
+            return list(read_records(self.kind, self.body))
+        found: list[Record] = []
+        if self.kind not in {"report", "check_in"}:
+            raise Forged(f"{self.user_id} published a {self.kind or 'message of no kind'}")
+        for record in read_records(self.kind, self.body):
+            assert isinstance(record, Report | CheckIn)  # noqa: S101 - for the type checker
+            if (record.workstation, record.agent) != bearer:
+                of = f"{record.agent} of {record.workstation}"
+                raise Forged(f"{self.user_id} published a {self.kind} of {of}")
+            state = record.state if isinstance(record, Report) else self.kind
+            if self.routing_key != topology.report_key(state, *bearer):
+                raise Forged(f"{self.user_id} published a {self.kind} of {state} by another key")
+            found.append(record)
+        return found
+
+    def records(self) -> list[Record]:
+        """Return the records in it, of one that is forged none; what cannot be read is left out."""
+        try:
+            return self.read()
+        except Forged:
+            return []
+
+    def is_mark(self, message_id: str) -> bool:
+        """Whether it is the mark of an id, which no agent may set."""
+        return (
+            self.kind == _MARK
+            and self.message_id == message_id
+            and bool(self.user_id)
+            and topology.bearer(self.user_id) is None
+        )
+
+    @property
+    def digest(self) -> str:
+        """What tells it from all that is not the same, said again."""
+        parts = (self.kind, self.user_id, self.routing_key)
+        content = b"\0".join((*(part.encode() for part in parts), self.body))
+        return hashlib.sha256(content).hexdigest()[:32]
 
     def of_job(self, job_id: str) -> Iterator[Job | Cancellation | Report]:
         """Yield the records of one job."""

@@ -3,17 +3,19 @@
 import os
 from datetime import timedelta
 from pathlib import Path
-from typing import Annotated, Any, TypeVar
+from typing import Annotated, Any, Self, TypeVar
 
-from pydantic import Field, ValidationError, field_validator
+from pydantic import Field, ValidationError, field_validator, model_validator
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 from yarl import URL
 
+from broker import tls
 from schemas import explain
 from schemas.times import Duration, duration_text
 
 _SECRETS = Path("/run/secrets")
 _ENV_FILE = Path(".env")
+_SUCH_AS = "must be such as amqp://USER:PASSWORD@HOST:5672/"
 
 
 class WrongSetting(ValueError):
@@ -23,11 +25,29 @@ class WrongSetting(ValueError):
 class BrokerSettings(BaseSettings):
     """How to reach the broker. Each field is an environment variable `PCM_...`."""
 
-    model_config = SettingsConfigDict(env_prefix="PCM_", extra="ignore", frozen=True)
+    model_config = SettingsConfigDict(
+        env_prefix="PCM_", extra="ignore", frozen=True, hide_input_in_errors=True
+    )
 
     amqp_url: Annotated[tuple[str, ...], NoDecode] = Field(
         default=("amqp://guest:guest@localhost:5672/",),
-        description="where the broker is; several, parted by commas, are tried in turn",
+        repr=False,  # it has a password
+        description="where the broker is; several, parted by commas, are tried in turn;"
+        " amqps:// for TLS",
+    )
+    tls_ca: Path | None = Field(
+        default=None,
+        description="file of the authorities that vouch for an amqps broker, PEM"
+        " (default: the system's)",
+    )
+    tls_cert: Path | None = Field(
+        default=None,
+        description="file of our certificate for an amqps broker, PEM; it is the login where the"
+        " URL has no password",
+    )
+    tls_key: Path | None = Field(
+        default=None,
+        description="file of the certificate's key, PEM (default: in the certificate's file)",
     )
 
     @field_validator("amqp_url", mode="before")
@@ -41,13 +61,38 @@ class BrokerSettings(BaseSettings):
         for text in urls:
             try:
                 url = URL(text)
+                wrong = url.scheme not in {"amqp", "amqps"} or not url.host
+                _ = url.port  # which is read only now
             except ValueError:
-                url = URL()
-            if url.scheme not in {"amqp", "amqps"} or not url.host:
-                raise ValueError("must be such as amqp://USER:PASSWORD@HOST:5672/")
+                wrong = True
+            if wrong:
+                raise ValueError(_SUCH_AS)
+            # Else a part of the password goes for a port, or a host, and is told as one.
+            if url.fragment or "@" in f"{url.path}{url.query_string}":
+                raise ValueError(f"{_SUCH_AS}, with / # ? @ : of a password as %2F %23 %3F %40 %3A")
         if not urls:
-            raise ValueError("is empty; write such as amqp://USER:PASSWORD@HOST:5672/")
+            raise ValueError(f"is empty: {_SUCH_AS}")
+        if len({URL(text).scheme for text in urls}) > 1:
+            raise ValueError(
+                "has amqp:// and amqps:// addresses: whoever keeps us from the one could listen on"
+                " the other; write all of a kind"
+            )
         return urls
+
+    @model_validator(mode="after")
+    def _verified(self) -> Self:
+        try:
+            for text in self.amqp_url:
+                tls.check_url(URL(text), has_certificate=self.tls_cert is not None)
+        except ValueError as error:
+            raise ValueError(f"amqp_url: {error}") from None
+        if any(URL(text).scheme == "amqps" for text in self.amqp_url):
+            tls.context(self.tls_ca, self.tls_cert, self.tls_key)
+        else:
+            for field in ("tls_ca", "tls_cert", "tls_key"):
+                if getattr(self, field) is not None:
+                    raise ValueError(f"{field}: is for TLS, and PCM_AMQP_URL has no amqps://")
+        return self
 
 
 class DispatcherSettings(BrokerSettings):
@@ -73,6 +118,7 @@ class HistorySettings(DispatcherSettings):
 
     history_url: str = Field(
         default_factory=_history_url,
+        repr=False,  # it may have a password
         description="the history's database: sqlite:///FILE, or postgresql://USER@HOST/DATABASE"
         " (default: ~/.local/state/pcm/history.db)",
     )

@@ -111,7 +111,12 @@ class Entries(AsyncIterator[Entry]):
         self._credit -= 1
         self._last = message.delivery_tag
         return Entry(
-            offset, properties.message_type or "", properties.message_id or "", message.body
+            offset,
+            properties.message_type or "",
+            properties.message_id or "",
+            message.body,
+            properties.user_id or "",
+            message.routing_key or "",
         )
 
 
@@ -167,6 +172,6 @@ async def read_all(
             with translated(f"reading {topology.REPORTS}"):
                 async with asyncio.timeout(CALL_LIMIT):
                     entry = await anext(entries)
-            if entry.message_id == end:
+            if entry.is_mark(end):
                 return
             yield entry

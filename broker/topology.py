@@ -4,10 +4,12 @@ Everything else that speaks of the topology derives from `ROUTES`: the agents' b
 permissions, `pcm topology show`, the tests.
 """
 
+import re
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from enum import StrEnum
-from typing import Literal
+from functools import lru_cache
+from typing import Literal, NamedTuple
 
 from aio_pika import ExchangeType
 from aio_pika.abc import AbstractChannel, AbstractConnection, AbstractQueue
@@ -69,6 +71,7 @@ STREAM_KEYS = (
             "wave_ended",
             "schedule",
             "schedule_removal",
+            "forgery",
             "mark",
         )
     ),
@@ -103,6 +106,28 @@ def _scope(target: Target) -> str:
 def agent_name(kind: AgentKind, user: str = "") -> str:
     """Return an agent's name on its workstation; one word of a routing key."""
     return f"{kind}-{user}" if kind is AgentKind.INTERACTIVE else str(kind)
+
+
+def login(kind: AgentKind, workstation_name: str, user: str = "") -> str:
+    """Return the broker's name for the user that an enrolled agent is."""
+    return f"{agent_name(kind, user)}@{workstation_name}"
+
+
+class Bearer(NamedTuple):
+    """The one agent that a login is for."""
+
+    workstation: str
+    agent: str
+
+
+_LOGIN = re.compile(r"(service|interactive-[a-z0-9_-]{1,63})@([a-z0-9_-]{1,63})")
+
+
+@lru_cache(maxsize=100_000)
+def bearer(login: str) -> Bearer | None:
+    """Return whose login it is; None for one that is no enrolled agent's."""
+    found = _LOGIN.fullmatch(login)
+    return Bearer(found[2], found[1]) if found else None
 
 
 def queue_name(kind: AgentKind, workstation_name: str, user: str = "") -> str:

@@ -1,6 +1,7 @@
 """The messages: what is asked, of whom, and what happened."""
 
 from schemas.command import Command
+from schemas.forgery import Forgery
 from schemas.job import Cancellation, Context, Job, Requirement
 from schemas.message import InvalidMessage, Message, explain
 from schemas.names import Target, everyone, group, workstation
@@ -17,6 +18,7 @@ __all__ = [
     "Context",
     "Departure",
     "Facts",
+    "Forgery",
     "InvalidMessage",
     "Job",
     "Message",

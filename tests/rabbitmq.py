@@ -99,7 +99,8 @@ def or_skipped() -> Iterator[None]:
 class Node(Broker):
     """A node that runs from `start` to `stop`; its data outlive a `kill` and a new `start`."""
 
-    def __init__(self) -> None:
+    def __init__(self, *plugins: str, configuration: str = "") -> None:
+        """Prepare; `configuration` is lines of rabbitmq.conf."""
         self.port = free_port()
         self._dist_port = free_port()
         self._epmd_port = free_port()
@@ -112,8 +113,8 @@ class Node(Broker):
         )
         self._process: subprocess.Popen[bytes] | None = None
         self._epmd: subprocess.Popen[bytes] | None = None
-        (self._folder / "rabbitmq.conf").write_text(_CONFIG.format(port=self.port))
-        (self._folder / "enabled_plugins").write_text("[].\n")
+        (self._folder / "rabbitmq.conf").write_text(_CONFIG.format(port=self.port) + configuration)
+        (self._folder / "enabled_plugins").write_text(f"[{','.join(plugins)}].\n")
 
     def __enter__(self) -> Self:
         if signal.getsignal(signal.SIGTERM) is signal.SIG_DFL:

@@ -226,6 +226,7 @@ def _show(letter: "Letter", *, as_json: bool) -> int:
         ("job", letter.job_id),
         ("kind", letter.kind),
         ("sent as", letter.routing_key),
+        ("login", letter.login),
         ("message id", letter.message_id),
         ("content type", letter.content_type),
         ("copies", letter.count),

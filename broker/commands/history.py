@@ -119,6 +119,8 @@ def _show(found: "Status") -> None:
     }
     for name, value in rows.items():
         print(f"{name:<12}{value}")
+    if found.forged:
+        print(f"{'forged':<12}{found.forged:,} entries, which count nowhere: pcm dead list")
     for gap in found.gaps:
         print(f"{'missing':<12}{gap}")
 

@@ -46,6 +46,7 @@ class Letter:
     routing_key: str  # under which it was sent at first
     queue: str  # from which the broker gave up delivering it
     size: int
+    login: str = ""  # which the broker has checked: who put it there, or sent it at first
     count: int = 1
     headers: HeadersType = field(default_factory=dict, repr=False)
     body: bytes | None = field(default=None, repr=False)
@@ -58,11 +59,14 @@ def read_letter(message: AbstractIncomingMessage) -> Letter:
     workstation, agent = _owner(queue)
     death = _text(headers.get("x-first-death-reason"))
     reason = _text(headers.get("reason"))
+    login = message.user_id or ""
+    # What an enrolled agent says of itself is no proof; its login is.
+    by = topology.bearer(login)
     return Letter(
         id=_id(message),
         at=_at(message),
-        workstation=_text(headers.get("workstation")) or workstation,
-        agent=_text(headers.get("agent")) or agent,
+        workstation=by.workstation if by else _text(headers.get("workstation")) or workstation,
+        agent=by.agent if by else _text(headers.get("agent")) or agent,
         job_id=_text(headers.get("job")) or (death and message.message_id) or "",
         reason=reason or _GIVEN_UP.get(death, death),
         kind=message.type or "",
@@ -73,6 +77,7 @@ def read_letter(message: AbstractIncomingMessage) -> Letter:
         or (message.routing_key or "" if death else ""),
         queue=queue,
         size=len(message.body),
+        login=login,
     )
 
 

@@ -1,15 +1,17 @@
 """How letters are sent again."""
 
 from collections.abc import Iterable
+from contextlib import aclosing
 
-from broker import topology
+from broker import stream, topology
 from broker.connection import Publisher
 from broker.dead.letter import Letter
+from broker.dispatching.following import since
 from broker.dispatching.publishing import send_again, sent_again
 from schemas import InvalidMessage, Job
 
-LEDGER = "ledger"
-"""The kind of a letter that only tells of a damaged ledger."""
+LEDGER, FORGERY = "ledger", "forgery"
+"""The kinds of letters that only tell of a damaged ledger, and of what was not believed."""
 
 
 class NotRequeued(Exception):
@@ -33,7 +35,16 @@ async def resend(publisher: Publisher, letter: Letter) -> tuple[str, ...]:
     body = _body(letter)
     if letter.kind == LEDGER:
         raise NotRequeued("it is a notice and no order; read it, then drop it")
-    if (job := _job(body)) is not None:
+    if letter.kind == FORGERY:
+        raise NotRequeued("it is forged; read it, then drop it")
+    job = _job(body)
+    # An agent could have made it up, and an administrator would send it with an own login.
+    if not _is_trusted(letter) and not (job and await _is_on_record(publisher, job, body)):
+        who = letter.login or "somebody without a login"
+        raise NotRequeued(
+            f"{who} put it there, and that it was ever sent is not on record; send it anew"
+        )
+    if job is not None:
         try:
             await send_again(publisher, job, body)
         except ValueError as error:
@@ -65,6 +76,20 @@ def by_message(letters: Iterable[Letter]) -> list[list[Letter]]:
         key = letter.routing_key if _job(body) is None else ""
         found.setdefault((letter.kind, body, key), []).append(letter)
     return list(found.values())
+
+
+def _is_trusted(letter: Letter) -> bool:
+    return bool(letter.login) and topology.bearer(letter.login) is None
+
+
+async def _is_on_record(publisher: Publisher, job: Job, body: bytes) -> bool:
+    """Whether the stream has a job, as it stands in `body`, from somebody who may send jobs."""
+    entries = stream.read_all(publisher.connection, publisher, since(job.id))
+    async with aclosing(entries):
+        async for entry in entries:
+            if entry.kind == job.kind and entry.body == body and job in entry.records():
+                return True
+    return False
 
 
 def _body(letter: Letter) -> bytes:

@@ -247,7 +247,7 @@ class Dispatcher:
                     async for entry in until_settled(entries, progress, mark, look, self._settle):
                         start = entry.offset + 1
                         patience.renew()
-                        if entry.message_id == mark:
+                        if entry.is_mark(mark):
                             progress.caught_up.set()
                         for record in entry.of_job(job_id):
                             if progress.add(record) and isinstance(record, Report):

@@ -78,7 +78,7 @@ async def until_settled(
             continue
         heard = time.monotonic()
         yield entry
-        caught_up = caught_up or entry.message_id == mark
+        caught_up = caught_up or entry.is_mark(mark)
         if caught_up and progress.unknown:
             raise UnknownJob(f"{progress.job_id}: no such job was sent")
         if (caught_up, progress.reports) != news:

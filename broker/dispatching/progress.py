@@ -25,7 +25,7 @@ class Progress:
         self.counts: Counter[State] = Counter()
         self.expected: frozenset[str] = frozenset()
         self.caught_up = asyncio.Event()
-        self._seen: set[str] = set()
+        self._seen: set[tuple[str, str]] = set()
         # Kept, since they are asked for with each report.
         self._open: set[str] = set()
         self._silent: set[str] = set()
@@ -47,8 +47,9 @@ class Progress:
         elif isinstance(record, Cancellation):
             if not record.workstations:  # else those it names say so themselves
                 self.cancellation = record
-        elif record.id not in self._seen:
-            self._seen.add(record.id)
+        elif (seen := (record.workstation, record.id)) not in self._seen:
+            # Not by the id alone: one workstation could keep another's report from counting.
+            self._seen.add(seen)
             known = self.workstations.get(record.workstation)
             if record.state is not State.CONFLICT and (
                 known is None or (not known.state.final and _later(record, known))

@@ -20,7 +20,7 @@ from sqlalchemy import (
     select,
 )
 
-from broker.entry import Entry, Record
+from broker.entry import Record, read_records
 from broker.history.fold import QUEUED, UNREACHABLE
 from broker.history.tables import (
     gaps,
@@ -346,15 +346,13 @@ class Accounts:
 
     def records(self, kind: str, subject: str | None = None) -> list[Record]:
         """Return what was asked of a kind, of all or one subject, in the order of the stream."""
-        query = select(records.c.offset, records.c.kind, records.c.body).where(
-            records.c.kind == kind
-        )
+        query = select(records.c.body).where(records.c.kind == kind)
         if subject is not None:
             query = query.where(records.c.subject == subject)
         return [
             record
-            for offset, of, body in self._connection.execute(query.order_by(records.c.offset))
-            for record in Entry(offset, of, "", body).records()
+            for body in self._connection.scalars(query.order_by(records.c.offset))
+            for record in read_records(kind, body)
         ]
 
     def gaps(self) -> list[str]:

@@ -13,7 +13,7 @@ import structlog
 from aio_pika.abc import AbstractConnection
 from sqlalchemy import Connection, CursorResult, Engine, delete, or_, select, update
 
-from broker import stream, topology
+from broker import log, stream, topology
 from broker.connection import (
     CALL_LIMIT,
     BrokerError,
@@ -22,6 +22,7 @@ from broker.connection import (
     connect,
     translated,
 )
+from broker.history import forgeries
 from broker.history.place import BEAT, FRESH, Place, place_in, transact
 from broker.history.reader import Overtaken, Reader
 from broker.history.tables import (
@@ -48,6 +49,8 @@ async def catch_up(settings: HistorySettings, engine: Engine) -> None:
         BrokerError: the broker cannot be reached, or does not let us.
         HistoryError: the database cannot be used.
     """
+    if not structlog.is_configured():
+        log.configure(program="pcm")  # else it goes to stdout, which is for answers
     await Collector(settings, engine).catch_up()
 
 
@@ -199,3 +202,4 @@ def _keep_house(connection: Connection, keep: float) -> None:
     for table in (outcomes, reports, results):
         connection.execute(delete(table).where(table.c.job_id.in_(old)))
     connection.execute(delete(jobs).where(jobs.c.created_at < now - keep))
+    forgeries.forget(connection)

@@ -26,7 +26,8 @@ from sqlalchemy import (
 )
 from sqlalchemy.dialects import sqlite
 
-from broker.entry import Entry, Record
+from broker.entry import Entry, Forged, Record
+from broker.history import forgeries
 from broker.history.tables import (
     agents,
     jobs,
@@ -37,7 +38,7 @@ from broker.history.tables import (
     results,
     workstations,
 )
-from schemas import Cancellation, CheckIn, Departure, Job, Report, Result, State, WallClock
+from schemas import Cancellation, CheckIn, Departure, Forgery, Job, Report, Result, State, WallClock
 from schemas.job import id_time
 from schemas.report import first_line
 from schemas.times import Moment
@@ -89,15 +90,21 @@ class Fold:
             CheckIn: self._check_in,
             Departure: self._departure,
             Cancellation: self._cancellation,
+            Forgery: self._told_forgery,
         }
 
     def add(self, entries: Iterable[Entry]) -> None:
         """Take in entries."""
         for entry in entries:
-            for record in entry.records():
+            try:
+                found = entry.read()
+            except Forged as forged:
+                forgeries.note(self._connection, entry, str(forged))
+                continue
+            for record in found:
                 if writer := self._writers.get(type(record)):
                     writer(record, entry.offset)
-                if not isinstance(record, Report | CheckIn | Job):
+                if not isinstance(record, Report | CheckIn | Job | Forgery):
                     self._keep(record, entry)
 
     def flush(self) -> None:
@@ -246,6 +253,9 @@ class Fold:
             "body": entry.body,
         }
         self._upsert(records, [row])
+
+    def _told_forgery(self, forgery: Forgery, _offset: int) -> None:
+        forgeries.was_told(self._connection, [forgery.digest])
 
     # Who is there
 

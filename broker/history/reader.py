@@ -12,10 +12,11 @@ from sqlalchemy import Connection, CursorResult, Engine, delete, insert, update
 from sqlalchemy.exc import DataError
 
 from broker import stream, topology
-from broker.connection import CALL_LIMIT, Publisher, Unreachable
+from broker.connection import CALL_LIMIT, Publisher, Refused, Unreachable
 from broker.entry import Entry
+from broker.history import forgeries
 from broker.history.fold import Fold
-from broker.history.place import BEAT, Place, place_in, print_of, transact
+from broker.history.place import BEAT, Place, place_in, transact
 from broker.history.tables import CONTENT, gaps, reading
 
 _BATCH = 4000
@@ -43,6 +44,8 @@ class Reader:
         self._publisher = publisher
         self._beat = beat
         self._mark = ""
+        self._teller: Publisher | None = None
+        self._may_tell = True
 
     async def run(self) -> None:
         """Read to the end of what is there, and on if there is a beat.
@@ -66,7 +69,7 @@ class Reader:
         """Look whether the stream goes on where we left it; return what is new of an entry."""
         if entry.offset >= place.next_offset:
             return [entry]
-        if print_of(entry) != place.last:
+        if entry.digest != place.last:
             await self._database(_begin_anew, place)
             raise Overtaken
         return []
@@ -77,7 +80,9 @@ class Reader:
             now = time.monotonic()
             if batch:
                 place, heard = await self._database(store, place, batch), now
-                caught_up = caught_up or any(entry.message_id == self._mark for entry in batch)
+                caught_up = caught_up or any(entry.is_mark(self._mark) for entry in batch)
+                if caught_up:  # not sooner: what comes may say that others have told
+                    await self._tell_forgeries(place)
             elif not caught_up and now - heard > CALL_LIMIT:
                 raise Unreachable(f"reading {topology.REPORTS}: nothing more comes")
             elif caught_up and now - heard > _SILENCE:  # is it silent, or does nobody tell us?
@@ -92,6 +97,19 @@ class Reader:
                 async with asyncio.timeout(BEAT):
                     batch = await entries.batch(_BATCH)
 
+    async def _tell_forgeries(self, place: Place) -> None:
+        """Tell the administrators of entries that are forged, where nobody has."""
+        while self._may_tell and (found := await self._database(forgeries.untold)):
+            if self._teller is None:
+                self._teller = await Publisher.open(self._publisher.connection)
+            try:
+                await forgeries.tell(self._teller, found, place.base)
+            except Refused as error:  # who may not write letters can still read
+                _log.warning("history.forgeries_untold", reason=str(error))
+                self._may_tell = False
+                return
+            await self._database(forgeries.was_told, [row.digest for row in found])
+
     async def _reaches(self, offset: int) -> bool:
         """Whether the stream goes as far as an offset; another one in its place may not."""
         async with stream.read(self._publisher.connection, "last") as entries:
@@ -99,7 +117,7 @@ class Reader:
                 entry = await self._next(entries)
                 if entry.offset >= offset:
                     return True
-                if entry.message_id == self._mark:
+                if entry.is_mark(self._mark):
                     return False
 
     async def _next(self, entries: stream.Entries) -> Entry:

@@ -6,8 +6,10 @@ from dataclasses import dataclass
 from sqlalchemy import Engine, Table, func, select
 
 from broker.history.accounts import Accounts
+from broker.history.address import shown
 from broker.history.place import FRESH, place_in
 from broker.history.tables import (
+    forgeries,
     jobs,
     outcomes,
     reading,
@@ -30,6 +32,7 @@ class Status:
     next_offset: int
     collector: str
     gaps: list[str]
+    forged: int
 
 
 def status(engine: Engine) -> Status:
@@ -46,7 +49,7 @@ def status(engine: Engine) -> Status:
         read = connection.execute(select(reading)).one()
         fresh = read.collected_at is not None and abs(time.time() - read.collected_at) < FRESH
         return Status(
-            engine.url.render_as_string(hide_password=True),
+            shown(engine.url),
             jobs=count(jobs),
             pairs=count(outcomes),
             reports=count(reports),
@@ -55,6 +58,7 @@ def status(engine: Engine) -> Status:
             next_offset=read.next_offset,
             collector=read.collector if fresh else "",
             gaps=Accounts(connection).gaps(),
+            forged=count(forgeries),
         )
 
 

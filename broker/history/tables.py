@@ -36,9 +36,10 @@ from sqlalchemy.exc import ArgumentError, DBAPIError, NoSuchModuleError, SQLAlch
 from sqlalchemy.pool import NullPool
 from sqlalchemy.schema import CreateIndex, CreateTable
 
+from broker.history.address import hidden, shown
 from broker.settings import WrongSetting
 
-SCHEMA_VERSION = 1
+SCHEMA_VERSION = 2
 _LOCK = 7_263_001  # any number that nobody else takes in PostgreSQL's advisory locks
 _WRITE = "PCM_HISTORY_URL: write sqlite:////absolute/path.db or postgresql://USER@HOST/DATABASE"
 _BUSY = 30.0  # seconds for which another process's transaction is waited for
@@ -205,6 +206,21 @@ records = _table(
 """What else administrators asked: cancellations, departures, rollouts, schedules."""
 Index("asked", records.c.kind, records.c.subject)
 
+forgeries = _table(
+    "forgeries",
+    Column("offset", BigInteger, primary_key=True, autoincrement=False),
+    _text("digest"),
+    Column("told", Boolean, nullable=False),
+    _text("login"),
+    _text("kind"),
+    _text("routing_key"),
+    _text("reason"),
+    Column("body", LargeBinary),  # none: it is told
+)
+"""What is not by whom it speaks of, and whether the administrators were told."""
+Index("digests", forgeries.c.digest)
+Index("untold", forgeries.c.told)
+
 CONTENT = tuple(table for table in _metadata.sorted_tables if table is not reading)
 """All that can be made anew from the stream."""
 
@@ -251,13 +267,15 @@ def engine_of(url: str) -> Engine:
         UnusableHistory: what it takes is not there.
     """
     try:
-        parsed = make_url(url)
+        parsed = _parsed(url)
         if parsed.get_backend_name() == "sqlite":
             return _sqlite(parsed)
         if parsed.drivername == "postgresql":
             parsed = parsed.set(drivername="postgresql+psycopg")
         if parsed.get_backend_name() == "postgresql":
             return create_engine(parsed, pool_pre_ping=True)
+    except WrongHistory:
+        raise
     except (ArgumentError, NoSuchModuleError, ValueError) as error:
         raise WrongHistory(_WRITE) from error
     except ImportError as error:
@@ -265,6 +283,13 @@ def engine_of(url: str) -> Engine:
             f"PCM_HISTORY_URL: {error.name} is missing: install package-command-manager[postgresql]"
         ) from error
     raise WrongHistory(_WRITE)
+
+
+def _parsed(url: str) -> URL:
+    parsed = make_url(url)
+    if "@" in (parsed.host or ""):  # else a part of the password is told as the host
+        raise WrongHistory("PCM_HISTORY_URL: write an @ of a user or a password as %40")
+    return parsed
 
 
 def _sqlite(url: URL) -> Engine:
@@ -336,10 +361,7 @@ def told(engine: Engine) -> Iterator[None]:
         lines = str(error.orig).strip().splitlines() or [type(error.orig).__name__]
         damaged = "malformed" in lines[0] or "not a database" in lines[0]
         remedy = "; remove it, and it is made anew from the stream" if damaged else ""
-        raise HistoryError(f"PCM_HISTORY_URL: {_plain(engine.url)}: {lines[0]}{remedy}") from error
+        why = hidden(lines[0], engine.url)
+        raise HistoryError(f"PCM_HISTORY_URL: {shown(engine.url)}: {why}{remedy}") from error
     except SQLAlchemyError as error:
-        raise HistoryError(f"PCM_HISTORY_URL: {error}") from error
-
-
-def _plain(url: URL) -> str:
-    return url.render_as_string(hide_password=True)
+        raise HistoryError(f"PCM_HISTORY_URL: {hidden(str(error), engine.url)}") from error

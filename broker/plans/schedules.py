@@ -4,7 +4,7 @@ from collections.abc import Collection, Iterator
 
 from sqlalchemy import Engine, select
 
-from broker.entry import Entry
+from broker.entry import read_records
 from broker.history.place import place_in
 from broker.history.tables import jobs, records, told
 from schemas import Schedule, ScheduleRemoval
@@ -78,11 +78,11 @@ def _said(engine: Engine) -> Iterator[tuple[int, Schedule | ScheduleRemoval]]:
         .order_by(records.c.offset)
     )
     with told(engine), engine.connect() as connection:
-        entries = [Entry(row.offset, row.kind, "", row.body) for row in connection.execute(query)]
-    for entry in entries:
-        for record in entry.records():
+        rows = connection.execute(query).all()
+    for row in rows:
+        for record in read_records(row.kind, row.body):
             if isinstance(record, Schedule | ScheduleRemoval):
-                yield entry.offset, record
+                yield row.offset, record
 
 
 def sent(engine: Engine, job_ids: Collection[str]) -> set[str]:

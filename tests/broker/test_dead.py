@@ -53,7 +53,7 @@ async def poison(ws: Workstation, channel: AbstractChannel, *bodies: bytes, **fi
     service = ws.start("service")
     exchange = await channel.get_exchange(topology.JOBS)
     for body in bodies:
-        message = aio_pika.Message(body, type="job", **fields)
+        message = aio_pika.Message(body, type="job", user_id="guest", **fields)
         await exchange.publish(message, f"background.optional.workstation.{ws.name}")
     service.wait_for("message.refused", len(bodies))
     await asyncio.sleep(1)  # it logs before it acknowledges, and what is not is delivered again
@@ -77,7 +77,7 @@ async def give_up(ws: Workstation, channel: AbstractChannel, count: int = 1) -> 
 
 async def put(channel: AbstractChannel, body: bytes, kind: str = "job", **headers: Any) -> None:
     """Put a letter there, as an agent would."""
-    message = aio_pika.Message(body, type=kind, headers=headers)
+    message = aio_pika.Message(body, type=kind, headers=headers, user_id="guest")
     await channel.default_exchange.publish(message, topology.DEAD)
 
 
@@ -418,7 +418,7 @@ async def test_the_broker_ends_what_cannot_be_delivered_as_a_letter(
     name = topology.queue_name(AgentKind.SERVICE, ws.name)
     exchange = await channel.get_exchange(topology.JOBS)
     key = f"background.optional.workstation.{ws.name}"
-    await exchange.publish(aio_pika.Message(b"{}", type="job"), key)
+    await exchange.publish(aio_pika.Message(b"{}", type="job", user_id="guest"), key)
     for _ in range(21):
         await (await fetch(ws, channel)).reject(requeue=True)
     (row,) = rows(ws, 1)

@@ -65,7 +65,7 @@ def history(url: str) -> Iterator[Engine]:
 def fold(engine: Engine, messages: Sequence[Message], first: int = 0, cut: int = 1000) -> None:
     """Fold messages that stand in the stream from an offset on, some in a transaction."""
     entries = [
-        Entry(first + place, getattr(message, "kind"), "", message.body())  # noqa: B009
+        Entry(first + place, getattr(message, "kind"), "", message.body(), "guest")  # noqa: B009
         for place, message in enumerate(messages)
     ]
     for start in range(0, len(entries), cut):
@@ -387,7 +387,7 @@ def test_what_cannot_be_read_is_passed_over(history: Engine) -> None:
     body = b"\n".join((b"{", json.dumps({"kind": "report"}).encode(), good))
     with history.begin() as connection:
         taken = Fold(connection)
-        taken.add([Entry(0, "report", "", body), Entry(1, "other", "", b"\xff")])
+        taken.add([Entry(0, "report", "", body, "guest"), Entry(1, "other", "", b"\xff", "guest")])
         taken.flush()
     assert states(history, sent) == {"ws-1": "succeeded"}
 
@@ -414,9 +414,9 @@ def test_hostile_entries_cost_themselves_alone(history: Engine, body: bytes) -> 
     sent = job(workstation("ws-1"))
     kind = json.loads(body[: body.index(b",")] + b"}")["kind"]
     entries = [
-        Entry(0, "job", "", sent.body()),
-        Entry(1, kind, "", body),
-        Entry(2, "report", "", report(sent, "ws-1", State.SUCCEEDED).body()),
+        Entry(0, "job", "", sent.body(), "guest"),
+        Entry(1, kind, "", body, "guest"),
+        Entry(2, "report", "", report(sent, "ws-1", State.SUCCEEDED).body(), "guest"),
     ]
     with history.begin() as connection:
         place = reader.store(connection, place_in(connection), entries)
