@@ -71,6 +71,10 @@ class AgentSettings(BrokerSettings):
         validate_default=False,
         description="the user whom an interactive agent serves (default: the login name)",
     )
+    enrolled: bool = Field(
+        default=False,
+        description="whether pcm enrol made this agent's queue: it declares and binds nothing",
+    )
     state_dir: Path = Field(
         default_factory=_state_dir,
         description="where the workstation's agents keep ledgers and claims "

@@ -105,6 +105,11 @@ def agent_name(kind: AgentKind, user: str = "") -> str:
     return f"{kind}-{user}" if kind is AgentKind.INTERACTIVE else str(kind)
 
 
+def login(kind: AgentKind, workstation_name: str, user: str = "") -> str:
+    """Return the name of an enrolled agent's broker user; `@` is in no other name of ours."""
+    return f"{agent_name(kind, user)}@{workstation_name}"
+
+
 def queue_name(kind: AgentKind, workstation_name: str, user: str = "") -> str:
     """Return the name of an agent's queue; an interactive agent has one for each user."""
     name = f"pcm.{kind}.{workstation_name}"
