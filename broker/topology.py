@@ -201,14 +201,18 @@ def agent_queue(
     user: str,
     groups: Iterable[str],
     queue_type: QueueType,
-    expires_ms: int,
+    expires_ms: int | None,
 ) -> Queue:
-    """Return an agent's queue; the broker deletes it when nobody used it for `expires_ms`."""
+    """Return an agent's queue; the broker deletes it when nobody used it for `expires_ms`.
+
+    Without that, it stays for good.
+    """
     arguments: dict[str, FieldValue] = {
         "x-queue-type": queue_type,
-        "x-expires": expires_ms,
         "x-dead-letter-exchange": DEAD,
     }
+    if expires_ms is not None:
+        arguments["x-expires"] = expires_ms
     if queue_type == "quorum":
         arguments["x-delivery-limit"] = 20  # RabbitMQ 4's default, on 3.10 as well
     else:
