@@ -15,7 +15,7 @@ from broker.topology import Queue, QueueType
 
 Definitions = dict[str, list[dict[str, Any]]]
 
-_IDENTITY = {
+SECTIONS = {
     "vhosts": ("name",),
     "users": ("name",),
     "permissions": ("vhost", "user"),
@@ -24,7 +24,7 @@ _IDENTITY = {
     "queues": ("vhost", "name"),
     "bindings": ("vhost", "source", "destination", "routing_key", "arguments"),
 }
-"""What tells the entries of a section apart."""
+"""The sections that we write, and what tells the entries of each apart."""
 
 
 def hashed(password: str) -> dict[str, str]:
@@ -105,7 +105,7 @@ def merged(*all_of_them: Definitions) -> Definitions:
     found: Definitions = {}
     for definitions in all_of_them:
         for section, entries in definitions.items():
-            identity = _IDENTITY.get(section)
+            identity = SECTIONS.get(section)
             if identity is None:
                 found[section] = entries
                 continue

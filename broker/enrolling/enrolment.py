@@ -4,7 +4,7 @@ from collections.abc import Iterable, Mapping
 
 from broker import topology
 from broker.enrolling.definitions import Definitions, central, hashed, merged, of_agents
-from broker.enrolling.rights import Agent
+from broker.enrolling.rights import Agent, in_order
 from broker.management import Management
 from broker.topology import QueueType
 
@@ -25,7 +25,7 @@ class Enrolment:
         # RabbitMQ 3.10 lists all users, whatever it is asked.
         users = found["items"] if isinstance(found, dict) else found
         agents = (Agent.of_login(user["name"], workstation) for user in users)
-        return sorted(agent for agent in agents if agent)
+        return in_order(agent for agent in agents if agent)
 
     def enrolled(self, workstation: str) -> list[Agent]:
         """Return those of them that may do something: the enrolment of others was cut off."""

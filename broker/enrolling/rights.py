@@ -17,7 +17,7 @@ from schemas.names import check_name
 NOTHING = "^$"
 
 
-@dataclass(frozen=True, order=True)
+@dataclass(frozen=True)
 class Agent:
     """An agent that is, or is to be, enrolled."""
 
@@ -57,7 +57,12 @@ class Agent:
 def agents(workstation: str, users: Iterable[str]) -> list[Agent]:
     """Return the agents of a workstation: its service, and one for each user."""
     interactive = (Agent(AgentKind.INTERACTIVE, workstation, user) for user in users)
-    return [Agent(AgentKind.SERVICE, workstation), *dict.fromkeys(interactive)]
+    return [Agent(AgentKind.SERVICE, workstation), *interactive]
+
+
+def in_order(found: Iterable[Agent]) -> list[Agent]:
+    """Return agents once each: the service, then those of users by name."""
+    return sorted(set(found), key=lambda agent: (agent.kind is not AgentKind.SERVICE, agent.user))
 
 
 def permissions(agent: Agent) -> dict[str, str]:
