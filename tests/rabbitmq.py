@@ -79,13 +79,13 @@ class Broker:
 
 
 @contextmanager
-def broker() -> Iterator[Broker]:
-    """The given broker, or a private node."""
+def broker(*plugins: str) -> Iterator[Broker]:
+    """The given broker, or a private node with plugins."""
     if url := os.environ.get("PCM_TEST_AMQP_URL"):
         ctl = os.environ.get("PCM_TEST_RABBITMQCTL", "rabbitmqctl").split()
         yield Broker(url, ctl, dict(os.environ))
     else:
-        with Node() as node:
+        with Node(*plugins) as node:
             yield node
 
 
