@@ -93,6 +93,9 @@ class Management:
             found = answer.read()
         except ssl.SSLCertVerificationError as error:
             raise Unreachable(f"{doing}: its certificate: {error.verify_message}") from error
+        except ssl.SSLError as error:
+            reason = (error.reason or str(error)).replace("_", " ").lower()
+            raise Unreachable(f"{doing}: TLS: {reason}") from error
         except OSError as error:
             raise Unreachable(f"{doing}: {error.strerror or error}") from error
         except HTTPException as error:
