@@ -214,6 +214,12 @@ class Uplink:
                 if isinstance(error.__cause__, TimeoutError) and await blocked(connection):
                     continue  # since we asked
                 raise
+            except Refused as error:
+                if not self._settings.enrolled:
+                    raise
+                # It may read, and a broker may ask for more: then only the consumer's end shows.
+                _log.info("consumer.unwatched", reason=str(error))
+                return
             if not found.declaration_result.consumer_count and not self._stopping.is_set():
                 raise Unreachable(f"consuming {queue.name}: the broker has no consumer of it")
 
