@@ -22,8 +22,11 @@ def gather() -> Facts:
 
 
 def groups(settings: AgentSettings) -> tuple[str, ...]:
-    """Return all groups of the workstation: those that were given, and those by facts."""
-    return settings.groups + gather().groups
+    """Return the groups by which the agent's queue is bound: those given, and those by facts.
+
+    An enrolled agent is bound as it was enrolled.
+    """
+    return settings.groups if settings.enrolled else settings.groups + gather().groups
 
 
 def _release() -> str:

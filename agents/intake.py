@@ -19,7 +19,7 @@ from agents.settings import AgentSettings
 from agents.tables import Entry, Known, Tables
 from broker import topology
 from broker.connection import CALL_LIMIT, Publisher, Unreachable, blocked, translated
-from schemas import Cancellation, Job, Pause, State
+from schemas import Cancellation, Context, Job, Pause, State
 from schemas.times import duration_text
 
 _Taken = Entry | Cancellation | Pause
@@ -52,6 +52,8 @@ class Intake:
     ) -> None:
         self._identity = identity
         self._keep = settings.keep.total_seconds()
+        # Whoever may not read the stream cannot know what a former ledger ran.
+        self._asks = not settings.enrolled
         self._ledger = ledger
         self._claims = claims
         self._recovery = recovery
@@ -85,7 +87,7 @@ class Intake:
                 underlay = await channel.get_underlay_channel()
                 underlay.on_consumer_cancel_callbacks.add(lambda *_: arrived.put_nowait(None))
                 await channel.set_qos(prefetch_count=_PREFETCH)
-                queue = await channel.declare_queue(name, passive=True)
+                queue = await channel.get_queue(name, ensure=False)
                 # The callback is cancelled when the connection drops: it only passes on.
                 await queue.consume(arrived.put)
         self._made_at = (await self._ledger.commit(Tables.life)).made_at
@@ -228,7 +230,7 @@ class Intake:
                 if former.open:
                     taken.append(former)
                 continue
-            entry = tables.accept(order, now, now - self._keep)
+            entry = tables.accept(order, now, self._oldest(order, now))
             if isinstance(entry, Entry):
                 tables.report(report(order.id, State.RECEIVED))
                 taken.append(entry)
@@ -236,7 +238,20 @@ class Intake:
                 other = "another job with this id came and was refused"
                 tables.report(report(order.id, State.CONFLICT, other))
             elif entry is Known.FORGOTTEN:
-                keep = duration_text(timedelta(seconds=self._keep))
-                old = f"was made over {keep} ago: whether it ran here is not known"
+                old = f"{self._why_forgotten(order, now)}: whether it ran here is not known"
                 tables.report(report(order.id, State.REFUSED, f"{old}; send it as a new job"))
         return taken
+
+    def _oldest(self, job: Job, now: float) -> float:
+        """Return since when a job must have been made, that its being unknown says anything.
+
+        Of users' jobs the claims tell what was decided.
+        """
+        oldest = now - self._keep
+        blind = not self._asks and job.context is Context.BACKGROUND
+        return max(oldest, self._made_at) if blind else oldest
+
+    def _why_forgotten(self, job: Job, now: float) -> str:
+        if job.created_at.timestamp() >= now - self._keep:
+            return "was made before this agent's ledger was begun"
+        return f"was made over {duration_text(timedelta(seconds=self._keep))} ago"

@@ -47,7 +47,7 @@ class Place:
 
 def targets(settings: AgentSettings) -> frozenset[Target]:
     """Return all targets that mean this workstation."""
-    groups = map(group, facts.groups(settings))
+    groups = map(group, (*settings.groups, *facts.gather().groups))
     return frozenset({everyone, workstation(settings.workstation), *groups})
 
 

@@ -93,7 +93,9 @@ class Presence:
             if await blocked(connection):
                 return False
             if self._publisher is None:
-                self._publisher = await Publisher.open(connection)
+                self._publisher = await Publisher.open(
+                    connection, declares=not self._settings.enrolled
+                )
             await stream.append(
                 self._publisher,
                 topology.report_key("check_in", self._identity.workstation, self._identity.name),

@@ -3,7 +3,8 @@
 The stream holds every job as sent and every report. A service agent whose ledger was damaged
 reads it before it goes on: what ended here is not run again, what was accepted is taken up. One
 whose ledger is new asks it about jobs that are older than the ledger. Interactive agents do not
-read it, since it tells of background jobs; the claims tell them what was decided.
+read it, since it tells of background jobs; the claims tell them what was decided. Nor do enrolled
+agents: for their service, a background job that may have run is refused.
 """
 
 import json
@@ -25,7 +26,7 @@ from broker import stream, topology
 from broker.connection import Publisher, Refused
 from broker.entry import Record
 from broker.topology import AgentKind
-from schemas import Cancellation, Job, Report, State, workstation
+from schemas import Cancellation, Context, Job, Report, State, workstation
 
 _log = structlog.get_logger()
 _CLOCK_SKEW = 600.0
@@ -110,7 +111,7 @@ class Recovery:
         self, connection: AbstractConnection, publisher: Publisher, since: float
     ) -> dict[str, _Story]:
         stories: dict[str, _Story] = {}
-        if self._identity.kind is not AgentKind.SERVICE:
+        if self._identity.kind is not AgentKind.SERVICE or self._settings.enrolled:
             return stories
         here = self._identity.workstation
         start = datetime.fromtimestamp(max(0.0, since), UTC)
@@ -142,13 +143,31 @@ class Recovery:
                 tables.insert(self._past(job, story) or Entry(job, now, changed_at=now))
             if story.cancelled is not None:
                 tables.remember_cancellation(job_id, story.cancelled, now)
-        tables.mended()
+        if self._settings.enrolled and self._identity.kind is AgentKind.SERVICE:
+            self._distrust(tables, now)
+            tables.mended(now)
+        else:
+            tables.mended()
         found = []
         for entry in tables.open():
             told = stories.get(entry.job.id)
             cancelled = entry.cancelled if told is None else told.cancelled or entry.cancelled
             found.append(replace(entry, cancelled=cancelled))
         return found
+
+    def _distrust(self, tables: Tables, now: float) -> None:
+        """Refuse what a damaged ledger says is still to be run: it may have been, since.
+
+        Users' jobs are not among it: the claims tell what was decided.
+        """
+        reason = "the ledger was damaged: whether it ran here is not known; send it as a new job"
+        for entry in tables.open():
+            if entry.job.context is Context.BACKGROUND and entry.state is not State.STARTED:
+                final = self._identity.report(entry.job.id, State.REFUSED, reason)
+                tables.report(final)
+                tables.save(
+                    replace(entry, state=final.state, open=False, changed_at=now, final=final)
+                )
 
     def _past(self, job: Job, story: _Story) -> Entry | None:
         """Return the entry of a job that was ended or begun here; None if it was neither."""

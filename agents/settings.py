@@ -7,7 +7,14 @@ from datetime import timedelta
 from pathlib import Path
 from typing import Annotated
 
-from pydantic import AfterValidator, BeforeValidator, ByteSize, Field, field_validator
+from pydantic import (
+    AfterValidator,
+    BeforeValidator,
+    ByteSize,
+    Field,
+    ValidationInfo,
+    field_validator,
+)
 from pydantic_settings import NoDecode
 
 from agents.windows import NO_WINDOWS, WindowsSetting
@@ -62,6 +69,10 @@ class AgentSettings(BrokerSettings):
         default_factory=_host_name,
         validate_default=True,
         description="this workstation's name (default: the host's name)",
+    )
+    enrolled: bool = Field(
+        default=False,
+        description="whether pcm enrol made this agent's queue: it declares and binds nothing",
     )
     groups: Annotated[tuple[Name, ...], NoDecode] = Field(
         default=(), description="the groups that it is in, parted by commas"
@@ -149,8 +160,9 @@ class AgentSettings(BrokerSettings):
 
     @field_validator("groups")
     @classmethod
-    def _given(cls, groups: tuple[str, ...]) -> tuple[str, ...]:
-        for name in filter(is_automatic, groups):
+    def _given(cls, groups: tuple[str, ...], info: ValidationInfo) -> tuple[str, ...]:
+        # Where others bound the queue, only they can say by which groups.
+        for name in () if info.data.get("enrolled") else filter(is_automatic, groups):
             raise ValueError(
                 f"{name}: groups that begin with os-, arch- or release- are given by what the"
                 " machine is; leave it out"

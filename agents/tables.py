@@ -337,9 +337,11 @@ class Tables:
         made_at, seen_at, damage, windows = self._one(query)
         return Life(made_at, seen_at, damage, windows, pause)
 
-    def mended(self) -> None:
-        """Note that the damage is made good, as far as that goes."""
-        self._database.execute("UPDATE ledger SET damage = ''")
+    def mended(self, made_at: float = 0.0) -> None:
+        """Note that the damage is made good, as far as that goes: of what was made since then."""
+        self._database.execute(
+            "UPDATE ledger SET damage = '', made_at = max(made_at, ?)", (made_at,)
+        )
 
     def keep_house(self, now: float, keep: float, windows: str) -> None:
         """Note that the agent is at work, and drop what ended more than `keep` seconds ago."""

@@ -3,12 +3,12 @@
 import asyncio
 import random
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 import structlog
 from aio_pika.abc import AbstractConnection
-from aio_pika.exceptions import ChannelPreconditionFailed
+from aio_pika.exceptions import ChannelNotFoundEntity, ChannelPreconditionFailed
 
 from agents import facts
 from agents.changes import Changes
@@ -25,6 +25,7 @@ from broker.connection import (
     BrokerError,
     LoginRefused,
     Publisher,
+    Refused,
     Unreachable,
     backoff,
     blocked,
@@ -106,20 +107,36 @@ class Uplink:
                     pause = random.uniform(  # noqa: S311 - no secret
                         self._settings.login_pause.total_seconds(), longest.total_seconds()
                     )
-                if str(failure) not in self._told:  # once in an outage
-                    self._told.add(str(failure))
-                    _log.warning("broker.lost", reason=str(failure), retry_in=round(pause, 1))
+                reason = f"{failure}{self._remedy(failure)}"
+                if reason not in self._told:  # once in an outage
+                    self._told.add(reason)
+                    _log.warning("broker.lost", reason=reason, retry_in=round(pause, 1))
             await asyncio.sleep(pause)
             self._attempt += 1
+
+    def _remedy(self, failure: BrokerError) -> str:
+        """Return what ends a failure that is no outage; an enrolled agent cannot help itself."""
+        missing = isinstance(failure.__cause__, ChannelNotFoundEntity) and "no queue" in str(
+            failure
+        )
+        if not self._settings.enrolled or not (
+            missing or isinstance(failure, LoginRefused | Refused)
+        ):
+            return ""
+        user = f" --user {self._identity.user}" if self._identity.user else ""
+        return f"; is it enrolled? pcm enrol {self._identity.workstation}{user}"
 
     async def _session(self) -> None:
         name = f"pcm-agent {self._identity.workstation} {self._identity.name}"
         async with connect(self._settings, name) as connection:
-            with translated("declaring the agent's queue"):
-                async with asyncio.timeout(CALL_LIMIT):
-                    await topology.ensure(connection)
-                    await self._bind(connection)
-            publisher = await Publisher.open(connection, waits=True)
+            if not self._settings.enrolled:
+                with translated("declaring the agent's queue"):
+                    async with asyncio.timeout(CALL_LIMIT):
+                        await topology.ensure(connection)
+                        await self._bind(connection)
+            publisher = await Publisher.open(
+                connection, waits=True, declares=not self._settings.enrolled
+            )
             begun = asyncio.Event()
 
             def consuming() -> None:
@@ -176,12 +193,14 @@ class Uplink:
         """Ask the broker now and then whether it has our consumer: a connection alone is none.
 
         The queue is bound again: with an exchange that was deleted its bindings went, whoever
-        made it again.
+        made it again. Those of an enrolled agent are not for it to bind.
 
         Raises:
             Unreachable: it has none.
         """
         queue = self._queue()
+        if self._settings.enrolled:
+            queue = replace(queue, bindings=())
         interval = self._settings.watch_interval.total_seconds()
         while True:
             await asyncio.sleep(interval * random.uniform(0.75, 1.25))  # noqa: S311 - no secret
@@ -195,6 +214,12 @@ class Uplink:
                 if isinstance(error.__cause__, TimeoutError) and await blocked(connection):
                     continue  # since we asked
                 raise
+            except Refused as error:
+                if not self._settings.enrolled:
+                    raise
+                # It may read, and a broker may ask for more: then only the consumer's end shows.
+                _log.info("consumer.unwatched", reason=str(error))
+                return
             if not found.declaration_result.consumer_count and not self._stopping.is_set():
                 raise Unreachable(f"consuming {queue.name}: the broker has no consumer of it")
 

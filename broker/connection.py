@@ -206,9 +206,15 @@ class Publisher:
     """Publishes with confirms on one channel; the same message may be published again."""
 
     def __init__(
-        self, connection: AbstractConnection, channel: AbstractChannel, *, waits: bool
+        self,
+        connection: AbstractConnection,
+        channel: AbstractChannel,
+        *,
+        waits: bool,
+        declares: bool,
     ) -> None:
         self.connection = connection
+        self.declares = declares
         self._channel = channel
         self._waits = waits
         self._blocked = False
@@ -216,18 +222,21 @@ class Publisher:
         self._user = connection.url.user or "guest"  # type: ignore[attr-defined]
 
     @classmethod
-    async def open(cls, connection: AbstractConnection, *, waits: bool = False) -> Self:
+    async def open(
+        cls, connection: AbstractConnection, *, waits: bool = False, declares: bool = True
+    ) -> Self:
         """Open the channel.
 
         Args:
             connection: to the broker.
             waits: whether a broker that takes no messages is waited for, not given up.
+            declares: whether what is missing of the topology may be made again.
         """
         with translated("opening a channel"):
             async with asyncio.timeout(CALL_LIMIT):
                 channel = connection.channel(on_return_raises=True)
                 await channel.initialize()
-        return cls(connection, channel, waits=waits)
+        return cls(connection, channel, waits=waits, declares=declares)
 
     async def publish(
         self,

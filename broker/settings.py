@@ -94,6 +94,32 @@ class BrokerSettings(BaseSettings):
                     raise ValueError(f"{field}: is for TLS, and PCM_AMQP_URL has no amqps://")
         return self
 
+    @property
+    def virtual_host(self) -> str:
+        """The broker's virtual host."""
+        return URL(self.amqp_url[0]).path[1:] or "/"
+
+
+class ManagementSettings(BrokerSettings):
+    """How to reach the broker, and its management API."""
+
+    management_url: str = Field(
+        default="",
+        description="RabbitMQ's management API, such as https://USER:PASSWORD@HOST:15671 (default:"
+        " the first broker's host and login, port 15672, or 15671 where it speaks TLS)",
+    )
+
+    @field_validator("management_url")
+    @classmethod
+    def _http(cls, text: str) -> str:
+        try:
+            url = URL(text)
+        except ValueError:
+            url = URL()
+        if text and (url.scheme not in {"http", "https"} or not url.host):
+            raise ValueError("must be such as https://USER:PASSWORD@HOST:15671")
+        return text
+
 
 class DispatcherSettings(BrokerSettings):
     """A dispatcher's settings."""

@@ -132,7 +132,8 @@ async def append(
 ) -> None:
     """Publish to `pcm.reports`: to the stream's end, or to the dead letters, as the key says.
 
-    Where that reaches nothing, somebody deleted what it leads to: it is declared and bound again.
+    Where that reaches nothing, somebody deleted what it leads to: it is declared and bound again,
+    by whoever may.
 
     Raises:
         Unreachable: the answer is not known, or it reached nothing; append it again.
@@ -149,6 +150,8 @@ async def append(
             content_type=content_type,
         )
     except Unroutable as error:
+        if not publisher.declares:
+            raise Unreachable(f"{error}; pcm topology apply makes again what is missing") from error
         with translated("declaring the topology"):
             async with asyncio.timeout(CALL_LIMIT), publisher.connection.channel() as channel:
                 await topology.apply(channel)

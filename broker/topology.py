@@ -109,7 +109,7 @@ def agent_name(kind: AgentKind, user: str = "") -> str:
 
 
 def login(kind: AgentKind, workstation_name: str, user: str = "") -> str:
-    """Return the broker's name for the user that an enrolled agent is."""
+    """Return the name of an enrolled agent's broker user; `@` is in no other name of ours."""
     return f"{agent_name(kind, user)}@{workstation_name}"
 
 
@@ -221,14 +221,18 @@ def agent_queue(
     user: str,
     groups: Iterable[str],
     queue_type: QueueType,
-    expires_ms: int,
+    expires_ms: int | None,
 ) -> Queue:
-    """Return an agent's queue; the broker deletes it when nobody used it for `expires_ms`."""
+    """Return an agent's queue; the broker deletes it when nobody used it for `expires_ms`.
+
+    Without that, it stays for good.
+    """
     arguments: dict[str, FieldValue] = {
         "x-queue-type": queue_type,
-        "x-expires": expires_ms,
         "x-dead-letter-exchange": DEAD,
     }
+    if expires_ms is not None:
+        arguments["x-expires"] = expires_ms
     if queue_type == "quorum":
         arguments["x-delivery-limit"] = 20  # RabbitMQ 4's default, on 3.10 as well
     else:

@@ -12,6 +12,7 @@ from hypothesis import settings as hypothesis_settings
 
 from broker import Dispatcher, DispatcherSettings
 from tests.rabbitmq import Broker, Node, broker, or_skipped
+from tests.site import Site
 from tests.terminal import OnTerminal
 from tests.workstation import Workstation
 
@@ -39,6 +40,24 @@ def own_node() -> Iterator[Node]:
     """A private RabbitMQ for the tests of one module, which may do it harm."""
     with or_skipped(), Node() as started:
         yield started
+
+
+@pytest.fixture(scope="session")
+def managed() -> Iterator[Broker]:
+    """A private RabbitMQ with its management API, or the one that is given."""
+    with or_skipped(), broker("rabbitmq_management") as started:
+        yield started
+
+
+@pytest.fixture(scope="module")
+def site(managed: Broker, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Site]:
+    """A virtual host there, for the tests of one module."""
+    name = f"site-{next(_numbers)}-{os.getpid()}"
+    found = Site(managed, name, tmp_path_factory.mktemp(name))
+    try:
+        yield found
+    finally:
+        found.remove()
 
 
 @pytest.fixture

@@ -23,6 +23,11 @@ log.console = false
 log.file.level = warning
 management_agent.disable_metrics_collector = true
 """
+_MANAGEMENT = "rabbitmq_management"
+_MANAGEMENT_CONFIG = """
+management.tcp.ip = 127.0.0.1
+management.tcp.port = {port}
+"""
 # One scheduler a core is plenty; the distribution, too, listens on loopback only.
 _ERLANG = "+S 2:2 +sbwt none -kernel inet_dist_use_interface {127,0,0,1}"
 
@@ -51,12 +56,13 @@ def _program(name: str) -> str:
 class Broker:
     """A broker that tests use: ours, or one that is given.
 
-    `PCM_TEST_AMQP_URL` names a given one, and `PCM_TEST_RABBITMQCTL` the command that steers it,
-    such as `docker exec NAME rabbitmqctl`.
+    `PCM_TEST_AMQP_URL` names a given one, `PCM_TEST_RABBITMQCTL` the command that steers it, such
+    as `docker exec NAME rabbitmqctl`, and `PCM_TEST_MANAGEMENT_URL` its management API.
     """
 
     def __init__(self, url: str, ctl: list[str], environment: dict[str, str]) -> None:
         self.url = url
+        self.management_url = os.environ.get("PCM_TEST_MANAGEMENT_URL", "")
         self._ctl = ctl
         self._environment = environment
 
@@ -73,13 +79,13 @@ class Broker:
 
 
 @contextmanager
-def broker() -> Iterator[Broker]:
-    """The given broker, or a private node."""
+def broker(*plugins: str) -> Iterator[Broker]:
+    """The given broker, or a private node with plugins."""
     if url := os.environ.get("PCM_TEST_AMQP_URL"):
         ctl = os.environ.get("PCM_TEST_RABBITMQCTL", "rabbitmqctl").split()
         yield Broker(url, ctl, dict(os.environ))
     else:
-        with Node() as node:
+        with Node(*plugins) as node:
             yield node
 
 
@@ -100,8 +106,9 @@ class Node(Broker):
     """A node that runs from `start` to `stop`; its data outlive a `kill` and a new `start`."""
 
     def __init__(self, *plugins: str, configuration: str = "") -> None:
-        """Prepare; `configuration` is lines of rabbitmq.conf."""
+        """Prepare; `plugins` come with RabbitMQ, `configuration` is lines of rabbitmq.conf."""
         self.port = free_port()
+        self._management_port = free_port() if _MANAGEMENT in plugins else 0
         self._dist_port = free_port()
         self._epmd_port = free_port()
         self._name = f"pcm-{self.port}@localhost"
@@ -113,7 +120,11 @@ class Node(Broker):
         )
         self._process: subprocess.Popen[bytes] | None = None
         self._epmd: subprocess.Popen[bytes] | None = None
-        (self._folder / "rabbitmq.conf").write_text(_CONFIG.format(port=self.port) + configuration)
+        config = _CONFIG.format(port=self.port) + configuration
+        if self._management_port:
+            config += _MANAGEMENT_CONFIG.format(port=self._management_port)
+            self.management_url = f"http://guest:guest@127.0.0.1:{self._management_port}"
+        (self._folder / "rabbitmq.conf").write_text(config)
         (self._folder / "enabled_plugins").write_text(f"[{','.join(plugins)}].\n")
 
     def __enter__(self) -> Self:

@@ -41,7 +41,7 @@ def add_to(commands: "argparse._SubParsersAction[Parser]") -> None:
         " agent of one is up, it is not forgotten: its agent is to be stopped first. The queues"
         " of interactive agents are found by the users that have checked in; those of other"
         " users cannot be listed, and go by themselves when nobody used them for as long as"
-        " PCM_QUEUE_EXPIRES said there.",
+        " PCM_QUEUE_EXPIRES said there. Logins stay: of an enrolled one, pcm revoke takes them.",
     )
     forget.add_argument("--yes", action="store_true", help="do not ask back")
     forget.set_defaults(run=_forget)

@@ -1,0 +1,1 @@
+"""How agents come by broker users and queues that an administrator made."""

@@ -1,0 +1,93 @@
+"""What an enrolled agent may do at the broker: read its own queue, report in its own name.
+
+RabbitMQ's patterns are regular expressions, and match anywhere unless they are anchored. That of
+a topic permission is matched against the very text of a binding key, wildcards and all; where an
+exchange has no row for a user, the user may do everything there that its permissions allow.
+"""
+
+import re
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import Self
+
+from broker import topology
+from broker.topology import AgentKind
+from schemas.names import check_name
+
+NOTHING = "^$"
+
+
+@dataclass(frozen=True)
+class Agent:
+    """An agent that is, or is to be, enrolled."""
+
+    kind: AgentKind
+    workstation: str
+    user: str = ""
+
+    @classmethod
+    def of_login(cls, login: str, workstation: str) -> Self | None:
+        """Return the agent of a workstation that logs in so; None if none does."""
+        agent, at, name = login.partition("@")
+        if not at or name != workstation:
+            return None
+        kind, dash, user = agent.partition("-")
+        try:
+            found = cls(AgentKind(kind), workstation, check_name(user) if dash else "")
+        except ValueError:
+            return None
+        return found if found.login == login else None
+
+    @property
+    def name(self) -> str:
+        """Its name on its workstation."""
+        return topology.agent_name(self.kind, self.user)
+
+    @property
+    def login(self) -> str:
+        """The name of its broker user."""
+        return topology.login(self.kind, self.workstation, self.user)
+
+    @property
+    def queue(self) -> str:
+        """The name of its queue."""
+        return topology.queue_name(self.kind, self.workstation, self.user)
+
+
+def agents(workstation: str, users: Iterable[str]) -> list[Agent]:
+    """Return the agents of a workstation: its service, and one for each user."""
+    interactive = (Agent(AgentKind.INTERACTIVE, workstation, user) for user in users)
+    return [Agent(AgentKind.SERVICE, workstation), *interactive]
+
+
+def in_order(found: Iterable[Agent]) -> list[Agent]:
+    """Return agents once each: the service, then those of users by name."""
+    return sorted(set(found), key=lambda agent: (agent.kind is not AgentKind.SERVICE, agent.user))
+
+
+def permissions(agent: Agent) -> dict[str, str]:
+    """Return what an agent may configure, write and read: of all names, two."""
+    return {
+        "configure": NOTHING,
+        "write": _only(topology.REPORTS),
+        "read": _only(agent.queue),
+    }
+
+
+def topic_permissions(agent: Agent, groups: Iterable[str]) -> dict[str, dict[str, str]]:
+    """Return under which keys an agent may write and read, by exchange: all topic exchanges.
+
+    Reading pcm.jobs is forbidden by its permissions already. This is the second wall.
+    """
+    own = topology.report_key("", agent.workstation, agent.name)
+    keys = topology.binding_keys(agent.kind, agent.workstation, groups)
+    return {
+        topology.REPORTS: {"write": f"^[a-z_]+{re.escape(own)}$", "read": NOTHING},
+        topology.JOBS: {"write": NOTHING, "read": _only(*keys)},
+    }
+
+
+def _only(*names: str) -> str:
+    """Return the pattern of some names and no others."""
+    escaped = "|".join(map(re.escape, names))
+    return f"^({escaped})$" if len(names) > 1 else f"^{escaped}$"

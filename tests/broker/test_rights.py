@@ -1,0 +1,59 @@
+"""Whose name a right is made for, is who has it: whatever the names, and nobody else."""
+
+import re
+
+from hypothesis import assume, given
+from hypothesis import strategies as st
+
+from broker import topology
+from broker.enrolling.rights import Agent, permissions, topic_permissions
+from broker.topology import JOBS, REPORTS, AgentKind, binding_keys
+from schemas import State
+
+NAMES = st.from_regex(r"[a-z0-9_-]{1,12}", fullmatch=True)
+AGENTS = st.one_of(
+    st.builds(Agent, st.just(AgentKind.SERVICE), NAMES),
+    st.builds(Agent, st.just(AgentKind.INTERACTIVE), NAMES, NAMES),
+)
+
+
+def allows(pattern: str, name: str) -> bool:
+    """Whether RabbitMQ finds a pattern in a name."""
+    return re.search(pattern, name) is not None
+
+
+@given(AGENTS, AGENTS)
+def test_no_other_agents_queue_or_reports(own: Agent, other: Agent) -> None:
+    assume(own != other)
+    rights, topics = permissions(own), topic_permissions(own, [])
+    assert own.login != other.login
+    assert allows(rights["read"], own.queue)
+    assert not allows(rights["read"], other.queue)
+    assert allows(rights["write"], REPORTS)
+    for name in (own.queue, other.queue, JOBS, topology.DEAD, "amq.default", ""):
+        assert not allows(rights["write"], name)
+    for state in (*State, "check_in", "dead"):
+        mine = topology.report_key(state, own.workstation, own.name)
+        theirs = topology.report_key(state, other.workstation, other.name)
+        assert allows(topics[REPORTS]["write"], mine)
+        assert not allows(topics[REPORTS]["write"], theirs)
+
+
+@given(AGENTS, st.sets(NAMES, max_size=3), NAMES, st.sampled_from(AgentKind))
+def test_keys_of_ones_own_and_no_others(
+    own: Agent, groups: set[str], stranger: str, kind: AgentKind
+) -> None:
+    pattern = topic_permissions(own, sorted(groups))[JOBS]["read"]
+    mine = binding_keys(own.kind, own.workstation, groups)
+    assert all(allows(pattern, key) for key in mine)
+    for key in (*binding_keys(kind, stranger, [stranger]), "#", "*.#", "*.*.*.*", "background.#"):
+        assert allows(pattern, key) is (key in mine)
+
+
+@given(AGENTS, NAMES)
+def test_a_login_names_one_agent(own: Agent, workstation: str) -> None:
+    assert Agent.of_login(own.login, own.workstation) == own
+    assume(workstation != own.workstation)
+    assert Agent.of_login(own.login, workstation) is None
+    for login in ("guest", "interactive@ws", "interactive-@ws", "service-x@ws", "other-x@ws"):
+        assert Agent.of_login(login, "ws") is None
