@@ -10,6 +10,7 @@ from urllib.parse import quote, urlencode
 
 from yarl import URL
 
+from broker import tls
 from broker.connection import LoginRefused, Refused, Unreachable
 from broker.settings import ManagementSettings
 
@@ -26,14 +27,18 @@ class Management:
         Refused: the login may not do that, or the broker does not take it.
     """
 
-    def __init__(self, url: str, user: str, password: str) -> None:
+    def __init__(
+        self, url: str, user: str, password: str, verified: ssl.SSLContext | None = None
+    ) -> None:
         """Prepare; nothing is asked yet.
 
         Args:
             url: such as https://HOST:15671; a login in it does not count.
             user: the login's name.
             password: its password; it is shown nowhere.
+            verified: how its certificate is; default: by the system's authorities.
         """
+        self._verified = verified
         self._url = URL(url)
         login = base64.b64encode(f"{user}:{password}".encode()).decode()
         self._headers = {"Authorization": f"Basic {login}", "Content-Type": "application/json"}
@@ -54,7 +59,10 @@ class Management:
         user, password = login.user or "guest", login.password or ""
         if not login.user:
             password = "guest"  # noqa: S105 - RabbitMQ's own default, on loopback only
-        return cls(str(url.with_user(None)), user, password)
+        verified = None
+        if url.scheme == "https":
+            verified = tls.context(settings.tls_ca, settings.tls_cert, settings.tls_key)
+        return cls(str(url.with_user(None)), user, password, verified)
 
     def get(self, *path: str, **query: str | int) -> Any:
         """Return what is there; None if nothing is."""
@@ -107,7 +115,7 @@ class Management:
     def _connection(self) -> HTTPConnection:
         host, port = self._url.host or "", self._url.port
         if self._url.scheme == "https":
-            verified = ssl.create_default_context()
+            verified = self._verified or ssl.create_default_context()
             return HTTPSConnection(host, port, timeout=_LIMIT, context=verified)
         return HTTPConnection(host, port, timeout=_LIMIT)
 
