@@ -64,6 +64,7 @@ def pending(state_dir: Path) -> list[Row]:
             "paused": lives[agent].paused,
             "sender": entry.job.sender,
             "command": str(entry.job.command),
+            "run_as": entry.job.command.run_as,
         }
         for entry, agent in sorted(found, key=lambda pair: (order(pair[0]), pair[1]))
     ]
@@ -89,6 +90,7 @@ def history(state_dir: Path) -> list[Row]:
             "exit_code": final.result.exit_code if final.result else None,
             "duration": final.result.duration.total_seconds() if final.result else None,
             "reason": final.reason,
+            "run_as": entry.job.command.run_as,
             "stdout": str(final.result.stdout) if final.result else "",
             "stderr": str(final.result.stderr) if final.result else "",
         }

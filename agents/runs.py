@@ -16,11 +16,12 @@ from agents.capture import spooled
 from agents.entries import Entries
 from agents.identity import Identity
 from agents.live import Live
-from agents.process import CannotStart
 from agents.remains import Remains, find
-from agents.runner import Ended, Left, Run, inherited_environment
+from agents.runner import Ended, Left, Run
 from agents.settings import AgentSettings
+from agents.starting import CannotStart
 from agents.state import StateError
+from agents.surroundings import environment
 from agents.tables import Entry
 from broker.topology import AgentKind
 from schemas import Result, State
@@ -44,7 +45,7 @@ class Runs:
         self._identity = identity
         self._entries = entries
         self._spools = spools
-        self._environment = inherited_environment()
+        self._environment = environment(session=identity.kind is AgentKind.INTERACTIVE)
         self._threads: ThreadPoolExecutor = threads(settings.concurrency, "run")
         self._running: dict[str, Run] = {}
         self._idle = asyncio.Event()

@@ -12,9 +12,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from agents.capture import Capture
-from agents.process import CannotStart
 from agents.remains import find
-from agents.runner import Ended, Run, inherited_environment
+from agents.runner import Ended, Run
+from agents.starting import CannotStart
+from agents.surroundings import environment
 from schemas import Command, Result, State
 
 LIMIT = 64 * 1024
@@ -22,7 +23,7 @@ LIMIT = 64 * 1024
 
 def make(*argv: str, grace: float = 0.5, **fields: Any) -> Run:
     command = Command(argv=argv, **fields)
-    return Run(command, "job-1", LIMIT, grace, inherited_environment(), Path("no-spool"))
+    return Run(command, "job-1", LIMIT, grace, environment(session=False), Path("no-spool"))
 
 
 def result(ended: Ended) -> Result:
