@@ -1,5 +1,6 @@
 """What the agents of a state directory hold and did, for people and as JSON."""
 
+import os
 import shutil
 import sys
 import time
@@ -137,11 +138,13 @@ def _ledgers(state_dir: Path) -> list[Path]:
     if not state_dir.is_dir():
         raise StateError(f"PCM_STATE_DIR: {state_dir}: no agent has worked here")
     for folder in sorted(state_dir.iterdir()):
-        if folder.name == "claims":
+        if folder.name == "claims" or not folder.is_dir():
             continue
         try:
             path = folder / "ledger.db"
-            if path.is_file():
+            if folder.lstat().st_uid != os.geteuid():  # what they put there is not ours to open
+                hidden.append(folder)
+            elif path.is_file():
                 found.append(path)
         except PermissionError:
             hidden.append(folder)

@@ -27,7 +27,8 @@ from broker.topology import AgentKind
 from schemas import Result, State
 
 _log = structlog.get_logger()
-_MOST_STARTS = 5  # so that a command that ends its own agent or machine does not do so for ever
+MOST_STARTS = 5
+"""So that a command that ends its own agent or machine does not do so for ever."""
 _NO_ROOM_LIMIT = 60.0  # seconds for which a start is tried where files or processes are used up
 _NO_ROOM_PAUSE = 1.0
 _STOP_LIMIT = 10.0
@@ -221,7 +222,7 @@ class Runs:
         if (
             ended.state is State.INTERRUPTED
             and entry.job.command.rerun_interrupted
-            and entry.starts < _MOST_STARTS
+            and entry.starts < MOST_STARTS
         ):
             _log.info("job.interrupted", job=entry.job.id, reason=ended.reason, starts=entry.starts)
             self._entries.change(entry, process="")
