@@ -68,8 +68,8 @@ def private_directory(path: Path) -> Path:
     if found.st_mode & 0o077:
         _refuse(path, f"has mode {_mode(found)}; it must be 0700: chmod 700 {path}")
     try:
-        for entry in os.scandir(path):
-            _check_inside(Path(entry.path), entry.stat(follow_symlinks=False))
+        for inside in path.iterdir():
+            _check_inside(inside, inside.lstat())
     except OSError as error:
         raise StateError(f"PCM_STATE_DIR: {path}: {error.strerror}") from error
     return path
