@@ -19,7 +19,7 @@ from agents.live import Live
 from agents.remains import Remains, find
 from agents.runner import Ended, Left, Run
 from agents.settings import AgentSettings
-from agents.starting import CannotStart
+from agents.starting import CannotStart, owners_of
 from agents.state import StateError
 from agents.surroundings import environment
 from agents.tables import Entry
@@ -178,7 +178,8 @@ class Runs:
         told = False
         while True:
             try:
-                return await asyncio.to_thread(find, entry.job.id, entry.process)
+                owners = owners_of(entry.job.command)
+                return await asyncio.to_thread(find, entry.job.id, entry.process, owners)
             except (OSError, RuntimeError) as problem:
                 if not told:
                     _log.warning("job.held_back", job=entry.job.id, reason=str(problem))

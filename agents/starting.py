@@ -11,6 +11,7 @@ import shutil
 import subprocess
 import sys
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import IO, Any
 
@@ -43,6 +44,15 @@ def user_of(command: Command) -> Account | None:
         return surroundings.account(command.run_as)
     except KeyError:
         raise CannotStart(f"run_as: {command.run_as}: there is no such user here") from None
+
+
+def owners_of(command: Command) -> frozenset[int]:
+    """Return the users whose a command's process can be: the agent's, and whom it runs as."""
+    owners = {os.geteuid()}
+    if command.run_as is not None:
+        with suppress(KeyError):  # gone since
+            owners.add(surroundings.account(command.run_as).uid)
+    return frozenset(owners)
 
 
 def start(
