@@ -14,7 +14,8 @@ import structlog
 
 from agents import facts
 from agents.changes import Changes
-from agents.claims import UNKNOWN, Claims, Decision
+from agents.claims import Claims
+from agents.decision import UNKNOWN, Decision
 from agents.entries import Entries
 from agents.identity import Identity
 from agents.intake import Intake

@@ -15,47 +15,22 @@ its file is still there; the overruler puts its file there, then looks what the 
 it is never both.
 """
 
-import errno
 import fcntl
-import json
 import os
 import secrets
 import stat
 from collections.abc import Callable, Collection
 from contextlib import suppress
-from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import structlog
 
-from agents.platforms import NO_FILES
+from agents.decision import READ_LIMIT, SAFELY, Decision, decision, overwrite, read, regular
 from agents.state import claims_directory, set_aside, shared_directory
-from broker.topology import AgentKind
 from schemas import State
 
 _log = structlog.get_logger()
-_READ_LIMIT = 4096
-_SAFELY = os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK  # neither by a link, nor waiting at a pipe
 _DECIDED = 0o644  # others may lock it, no more
-UNKNOWN = "unknown"
-"""Stands for the agent of a decision that cannot be read."""
-
-
-@dataclass(frozen=True)
-class Decision:
-    """What was decided of a job on this workstation, and by which agent."""
-
-    agent: str
-    state: str
-    ended: bool = False
-
-    @property
-    def running(self) -> bool:
-        """Whether the job was started, and its end is not noted."""
-        return self.state == State.STARTED and not self.ended
-
-
-_UNREADABLE = Decision(UNKNOWN, "unreadable")
 
 
 class Claims:
@@ -166,7 +141,7 @@ class Claims:
         if found is not None and found.running:
             # Not synced: were it lost, the service would ask in vain, and say what is known.
             with suppress(OSError):
-                _overwrite(file, Decision(found.agent, found.state, ended=True))
+                overwrite(file, Decision(found.agent, found.state, ended=True))
         self.release(job_id)
 
     def conclude_all(self, still_open: Collection[str]) -> None:
@@ -246,13 +221,13 @@ class Claims:
 
     def _write(self, job_id: str, state: State) -> bool:
         file = self._held[job_id]
-        before = os.pread(file, _READ_LIMIT, 0)
+        before = os.pread(file, READ_LIMIT, 0)
         decision = Decision(self._agent, state)
         try:
             if self._rules and os.fstat(file).st_uid != os.geteuid():
                 decided = self._replace(job_id, decision)
             else:
-                _overwrite(file, decision)
+                overwrite(file, decision)
                 os.fsync(file)
                 self._sync_directory()
                 with suppress(PermissionError):  # another user made it; what they do is theirs
@@ -271,12 +246,12 @@ class Claims:
         """Put a file of ours in the place of another user's, and hold it; return True."""
         path = self._directory / job_id
         new = self._directory / f".{job_id}.{secrets.token_hex(8)}"  # the name of no job
-        file = os.open(new, os.O_RDWR | _SAFELY | os.O_CREAT | os.O_EXCL, _DECIDED)
+        file = os.open(new, os.O_RDWR | SAFELY | os.O_CREAT | os.O_EXCL, _DECIDED)
         try:
             os.fchmod(file, _DECIDED)  # whatever our umask
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
             if decision is not None:
-                _overwrite(file, decision)
+                overwrite(file, decision)
             os.fsync(file)
             with suppress(FileNotFoundError):
                 if stat.S_ISDIR(path.lstat().st_mode):
@@ -301,15 +276,15 @@ class Claims:
 
     def _open(self, job_id: str, *, make: bool) -> int:
         path = self._directory / job_id
-        flags = os.O_RDWR | _SAFELY
+        flags = os.O_RDWR | SAFELY
         mode = _DECIDED if self._rules else 0o666  # what is ours, others only lock
         while True:
             # Not by one O_CREAT: the kernel may refuse that for another user's file in an open
             # folder (fs.protected_regular).
             try:
-                return _regular(os.open(path, flags))
+                return regular(os.open(path, flags))
             except PermissionError:  # it is decided by another user, or they may only lock it
-                return _regular(os.open(path, os.O_RDONLY | _SAFELY))
+                return regular(os.open(path, os.O_RDONLY | SAFELY))
             except FileNotFoundError:
                 if not make:
                     raise
@@ -321,7 +296,7 @@ class Claims:
             return file
 
     def _read(self, file: int) -> Decision | None:
-        return _read(file, self._directory.parent)
+        return read(file, self._directory.parent)
 
     def _sync_directory(self) -> None:
         directory = os.open(self._directory, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
@@ -329,55 +304,3 @@ class Claims:
             os.fsync(directory)
         finally:
             os.close(directory)
-
-
-def decision(state_dir: Path, job_id: str) -> Decision | None:
-    """Return what the agents of a state directory decided of a job, None while nothing is."""
-    path = state_dir / "claims" / job_id
-    try:
-        file = _regular(os.open(path, os.O_RDONLY | _SAFELY))
-    except FileNotFoundError:
-        return None
-    except OSError as error:
-        if error.errno in NO_FILES:
-            return None  # it cannot be looked at now: whoever wants to decide finds out
-        return _UNREADABLE
-    try:
-        return _read(file, state_dir)
-    finally:
-        os.close(file)
-
-
-def _regular(file: int) -> int:
-    """Return the file if it is a plain one: any user may put other things into the folder."""
-    found = os.fstat(file)
-    if not stat.S_ISREG(found.st_mode) or found.st_nlink > 1:  # also no other name of another file
-        os.close(file)
-        raise OSError(errno.EINVAL, "is no plain file")
-    return file
-
-
-def _overwrite(file: int, decision: Decision) -> None:
-    """Write in one piece, and over all of what was there."""
-    text = json.dumps(asdict(decision)).encode().ljust(os.fstat(file).st_size)
-    if os.pwrite(file, text, 0) < len(text):
-        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
-
-
-def _read(file: int, state_dir: Path) -> Decision | None:
-    text = os.pread(file, _READ_LIMIT, 0)
-    if not text:
-        return None
-    try:
-        found = json.loads(text)
-        decision = Decision(str(found["agent"]), State(found["state"]), found.get("ended") is True)
-    except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
-        # Somebody began to write: what they decided is unknown, so nobody starts it.
-        return _UNREADABLE
-    forged = decision.agent == AgentKind.SERVICE and not _is_keepers(file, state_dir)
-    return _UNREADABLE if forged else decision
-
-
-def _is_keepers(file: int, state_dir: Path) -> bool:
-    """Whether a file belongs to the user whose state directory it is in: the service agent's."""
-    return os.fstat(file).st_uid in (0, state_dir.stat().st_uid)

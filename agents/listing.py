@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from agents import ledger
-from agents.claims import decision
+from agents.decision import decision
 from agents.place import Place
 from agents.schedule import order
 from agents.state import StateError

@@ -7,7 +7,8 @@ counted from when this agent first saw it.
 
 import time
 
-from agents.claims import Claims, Decision
+from agents.claims import Claims
+from agents.decision import Decision
 from agents.runs import MOST_STARTS
 from agents.settings import AgentSettings
 from agents.tables import Entry

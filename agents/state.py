@@ -133,8 +133,10 @@ def _check_last(path: Path, found: os.stat_result, *, service: bool) -> None:
         with suppress(OSError):
             keepers.add((path / "service").lstat().st_uid)
     if found.st_uid not in keepers:
-        user = _name(os.geteuid())
-        _refuse(path, f"belongs to {_name(found.st_uid)}; it must be {user}'s: chown {user} {path}")
+        user, owner = _name(os.geteuid()), _name(found.st_uid)
+        if service:
+            _refuse(path, f"belongs to {owner}; it must be {user}'s: chown {user} {path}")
+        _refuse(path, f"belongs to {owner}; it must be {user}'s, root's or the service agent's")
     if _open_to_others(found):
         _refuse(
             path, f"has mode {_mode(found)}: others could swap what is in it; chmod 1777 {path}"

@@ -10,8 +10,9 @@ from pathlib import Path
 import pytest
 
 from agents import listing, neighbour, standby
-from agents.claims import UNKNOWN, Claims, Decision, decision
+from agents.claims import Claims
 from agents.control import ask
+from agents.decision import UNKNOWN, Decision, decision
 from agents.settings import AgentSettings
 from agents.standby import Standby
 from agents.state import StateError, check, claims_directory, private_directory, shared_directory

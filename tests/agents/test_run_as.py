@@ -23,7 +23,7 @@ from broker import Dispatcher
 from schemas import Command, State
 from tests import other
 from tests.counted import counted, ended, no_traceback, until_there
-from tests.workstation import PCM_AGENT, Workstation
+from tests.workstation import PCM_AGENT, Program, Workstation
 
 USER = pwd.getpwuid(other.UID).pw_name
 
@@ -213,7 +213,7 @@ async def test_what_a_dead_agent_left_of_another_users_command_is_ended(
 
 def test_it_is_shown_and_where_the_agent_is_not_root_it_is_not_applicable(ws: Workstation) -> None:
     """As in a container: never with other rights than were asked for."""
-    program = PCM_AGENT
+    program: Program = PCM_AGENT
     if os.geteuid() == 0:
         keep = "+dac_override,+dac_read_search,+chown,+fowner"
         words = ("setpriv", "--reuid=64321", "--regid=64321", "--clear-groups")
@@ -221,8 +221,8 @@ def test_it_is_shown_and_where_the_agent_is_not_root_it_is_not_applicable(ws: Wo
         ws.state_dir.mkdir()
         os.chown(ws.state_dir, 64321, 64321)
     ws.start("service", program=program)
-    words = ("--to", str(ws.target), "--background", "--run-as", USER, "--wait", "--", "id")
-    sent = ws.run("pcm", "send", *words)
+    options = ("--to", str(ws.target), "--background", "--run-as", USER, "--wait", "--", "id")
+    sent = ws.run("pcm", "send", *options)
     assert sent.returncode == 1
     assert "this agent does not run as root" in sent.stdout + sent.stderr
     job = sent.stdout.split()[0]
