@@ -92,4 +92,4 @@ def read(file: int, state_dir: Path) -> Decision | None:
 
 def _is_keepers(file: int, state_dir: Path) -> bool:
     """Whether a file belongs to the user whose state directory it is in: the service agent's."""
-    return os.fstat(file).st_uid in (0, state_dir.stat().st_uid)
+    return os.fstat(file).st_uid == state_dir.stat().st_uid

@@ -82,8 +82,8 @@ def claims_directory(state_dir: Path) -> Path:
         StateError: it cannot be made, or whoever made it could take away others' claims.
     """
     path = state_dir / "claims"
-    keepers = {0, state_dir.stat().st_uid}
-    if os.geteuid() in keepers:
+    keeper = state_dir.stat().st_uid
+    if os.geteuid() == keeper:
         found = _own_directory(path, _SHARED)
     else:
         try:
@@ -92,8 +92,8 @@ def claims_directory(state_dir: Path) -> Path:
             _refuse(path, "is not there yet; the service agent makes it when it starts")
         except OSError as error:
             raise StateError(f"PCM_STATE_DIR: {path}: {error.strerror}") from error
-        if not stat.S_ISDIR(found.st_mode) or found.st_uid not in keepers:
-            _refuse(path, f"is {_what(found)}; it must be a folder of {_names(keepers)}")
+        if not stat.S_ISDIR(found.st_mode) or found.st_uid != keeper:
+            _refuse(path, f"is {_what(found)}; it must be a folder of {_name(keeper)}'s")
     if _open_to_others(found):
         _refuse(path, f"has mode {_mode(found)}; it must be 1777: chmod 1777 {path}")
     return path
@@ -121,7 +121,7 @@ def check(state_dir: Path, *, service: bool) -> None:
         if step == state_dir.resolve():
             _check_last(step, found, service=service)
         elif found.st_uid not in (0, os.geteuid()):
-            _refuse(step, f"belongs to {_name(found.st_uid)}; it must be {_names({0})}'s")
+            _refuse(step, f"belongs to {_name(found.st_uid)}; it must be root's")
         elif not stat.S_ISLNK(found.st_mode) and _open_to_others(found):
             _refuse(step, f"has mode {_mode(found)}: others could swap what is in it")
 
@@ -219,10 +219,6 @@ def _what(found: os.stat_result) -> str:
 
 def _mode(found: os.stat_result) -> str:
     return f"{stat.S_IMODE(found.st_mode):04o}"
-
-
-def _names(users: set[int]) -> str:
-    return " or ".join(map(_name, sorted(users)))
 
 
 def _name(user: int) -> str:

@@ -11,7 +11,6 @@ import resource
 import signal
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from pathlib import Path
 
 PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 UMASK = 0o022
@@ -98,7 +97,8 @@ def _login(other: Account | None) -> dict[str, str]:
 def folder(variables: Mapping[str, str]) -> str:
     """Return where a command starts that does not say: at home, or where everybody may."""
     home = variables.get("HOME", "/")
-    return home if Path(home).is_absolute() and os.access(home, os.X_OK) else "/"
+    there = os.path.isabs(home) and os.path.isdir(home) and os.access(home, os.X_OK)  # noqa: PTH112, PTH117 - Path's fails where it may not look
+    return home if there else "/"
 
 
 def settle(concurrency: int) -> None:
