@@ -330,7 +330,12 @@ def mine(path):
 for name in ('service', 'claims', 'service.up'):
     os.mkdir(f'{a[0]}/{name}')
 print('ready', flush=True)
-while os.stat(f'{a[0]}/claims').st_uid:
+def owner(path):
+    try:
+        return os.stat(path).st_uid
+    except OSError:  # between the one and the other
+        return None
+while owner(f'{a[0]}/claims') != 0:
     time.sleep(0.01)
 for job in a[2:]:
     while not os.path.exists(f'{a[0]}/claims/{job}'):
