@@ -23,10 +23,12 @@ FROM python:3.13-slim
 LABEL org.opencontainers.image.title="Package Command Manager" \
       org.opencontainers.image.licenses="Apache-2.0"
 # One user for the service agent, one for interactive agents. The state directory is open as /tmp
-# is: each agent keeps a private folder in it. A volume that is new takes over its owner and mode.
+# is: each agent keeps a private folder in it. The service agent's user owns it, whichever agent
+# starts first. A volume that is new takes over owners and modes.
 RUN useradd --uid 10001 --user-group --no-create-home --home-dir /tmp pcm \
  && useradd --uid 10002 --user-group --no-create-home --home-dir /tmp pcm-user \
- && install --directory --owner=pcm --group=pcm --mode=1777 /var/lib/pcm \
+ && install --directory --owner=pcm --group=pcm --mode=1777 /var/lib/pcm /var/lib/pcm/claims \
+ && install --directory --owner=pcm --group=pcm --mode=0700 /var/lib/pcm/service \
  && install --directory --owner=pcm --group=pcm --mode=0700 /var/lib/pcm-history
 COPY --from=venv /opt/pcm /opt/pcm
 ENV PATH=/opt/pcm/bin:$PATH HOME=/tmp PYTHONUNBUFFERED=1 PYTHONDONTWRITEBYTECODE=1

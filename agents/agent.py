@@ -14,7 +14,8 @@ import structlog
 
 from agents import facts
 from agents.changes import Changes
-from agents.claims import UNKNOWN, Claims, Decision
+from agents.claims import Claims
+from agents.decision import UNKNOWN, Decision
 from agents.entries import Entries
 from agents.identity import Identity
 from agents.intake import Intake
@@ -26,7 +27,8 @@ from agents.runner import Ended
 from agents.runs import Runs, threads
 from agents.schedule import Next, Step, order
 from agents.settings import AgentSettings
-from agents.state import lock, private_directory, shared_directory
+from agents.standby import Standby
+from agents.state import check, lock, private_directory, shared_directory
 from agents.tables import NEVER, Entry, Tables
 from agents.uplink import Uplink
 from agents.withdrawal import Withdrawal
@@ -44,7 +46,6 @@ _NOT_STARTED = frozenset(
 )
 _HOUSEKEEPING = 3600.0  # seconds
 _CLAIM_RETRY = 1.0
-_ORPHAN_LOOK = 60.0
 _FLUSH_LIMIT = 5.0
 _CANCEL_AGAIN = 3.0  # longer than closing a connection may take
 _DECIDERS = 4
@@ -71,9 +72,9 @@ class Agent:
         self._settings = settings
         self._rules = rules
         self.identity = Identity(self.kind, settings.workstation, user)
-        self.directory = private_directory(
-            shared_directory(settings.state_dir) / self.identity.name
-        )
+        state_dir = shared_directory(settings.state_dir)
+        check(state_dir, service=self.kind is AgentKind.SERVICE)
+        self.directory = private_directory(state_dir / self.identity.name)
         self._lock = lock(self.directory)
         self._ledger = Ledger(self.directory / "ledger.db")
         self._claims = Claims(settings.state_dir, self.identity.name)
@@ -112,7 +113,7 @@ class Agent:
         )
         self._deciders = threads(_DECIDERS, "decide")
         self._blocked: dict[str, float] = {}  # until when, by the monotonic clock
-        self._orphans: dict[str, float] = {}
+        self._standby = Standby(settings, self._claims)
         self._tasks = asyncio.TaskGroup()
         self._begun: set[asyncio.Task[None]] = set()
         self._stopping = asyncio.Event()
@@ -247,10 +248,10 @@ class Agent:
                 partial(Tables.keep_house, now=now, keep=self._keep, windows=windows)
             )
             await self._in_thread(partial(self._claims.forget, now - self._keep))
-            for job_id in self._blocked.keys() | self._orphans.keys():
+            for job_id in self._blocked.keys() | self._standby.known():
                 if self.entries.get(job_id) is None:
                     self._blocked.pop(job_id, None)
-                    self._orphans.pop(job_id, None)
+                    self._standby.forget(job_id)
             await asyncio.sleep(min(_HOUSEKEEPING, self._keep / 4))
 
     async def _in_thread(self, work: Callable[[], _T]) -> _T:
@@ -354,7 +355,10 @@ class Agent:
         elif decision.agent == self.identity.name or self._inherits(decision.agent):
             # We decided, and ended before our ledger knew.
             state = State(decision.state) if decision.state in _NOT_STARTED else State.INTERRUPTED
-            self._finish(entry, Ended(state, None, "the agent ended while it decided"))
+            reason = "the agent ended while it decided"
+            if decision.agent == UNKNOWN:
+                reason = "its claim cannot be read: whether another agent started it is not known"
+            self._finish(entry, Ended(state, None, reason))
         elif decision.running and self.kind is AgentKind.SERVICE:
             self._stand_by(entry, decision)
         else:
@@ -369,20 +373,11 @@ class Agent:
         return agent == UNKNOWN and self.kind is AgentKind.SERVICE
 
     def _stand_by(self, entry: Entry, decision: Decision) -> None:
-        """Speak for a user's agent that ended in the middle of a job and does not come back."""
-        job_id = entry.job.id
-        limit = self._settings.missing_after.total_seconds()
-        now = time.monotonic()
-        if not self._claims.orphaned(job_id):
-            self._orphans.pop(job_id, None)
-        # Until the expiry the user may be back, and an interrupted job may run again.
-        elif entry.job.command.rerun_interrupted and entry.expires_at > time.time():
-            pass
-        elif now - self._orphans.setdefault(job_id, now) >= limit and self._claims.inherit(job_id):
-            text = f"{decision.agent} ended while it ran, and did not come back"
-            self._finish(entry, Ended(State.INTERRUPTED, None, text))
-            return
-        self._look_again(entry, min(_ORPHAN_LOOK, limit / 2 + _CLAIM_RETRY))
+        """Speak for a user's agent that ended in the middle of a job, or does not end."""
+        if reason := self._standby.conclude(entry, decision):
+            self._finish(entry, Ended(State.INTERRUPTED, None, reason))
+        else:
+            self._look_again(entry, self._standby.pause)
 
     async def _close(self, entry: Entry, following: Next) -> None:
         """End a job that is not started, or not again, if it is ours to say so."""
@@ -401,7 +396,12 @@ class Agent:
         """Decide what becomes of a job; a background job is the service's without a claim."""
         if entry.job.context is Context.BACKGROUND:
             return True
-        return await self._in_thread(lambda: self._claims.decide(entry.job.id, state))
+        job_id = entry.job.id
+        if await self._in_thread(lambda: self._claims.decide(job_id, state)):
+            return True
+        if self.kind is not AgentKind.SERVICE:
+            return False
+        return await self._in_thread(lambda: self._standby.overrule(job_id, state))
 
     async def _work(self) -> None:
         """Run what is due, one after the other."""

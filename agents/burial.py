@@ -10,7 +10,8 @@ from datetime import UTC, datetime
 import structlog
 from aio_pika.abc import AbstractIncomingMessage
 
-from agents.claims import Claims, Decision
+from agents.claims import Claims
+from agents.decision import Decision
 from agents.identity import Identity
 from agents.ledger import Ledger
 from agents.tables import Tables

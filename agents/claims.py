@@ -6,50 +6,39 @@ good: the command was started, or never will be. Who started it holds the lock u
 and that is on record: a start whose lock is free, and whose end is not noted, was cut off.
 Background jobs need no claim: only the service agent receives them, and no user's process may
 stand in their way.
+
+The folder is open to all users, and any of them may put anything into it. What is decided can be
+altered by nobody else: whoever decides makes the file read-only to others, and the service agent,
+whose folder it is, puts a file of its own in the place of another user's. It can do so, too, where
+a claim is held for too long. Holder and overruler may meet: the holder writes, then looks whether
+its file is still there; the overruler puts its file there, then looks what the other one says. So
+it is never both.
 """
 
-import errno
 import fcntl
-import json
 import os
+import secrets
 import stat
 from collections.abc import Callable, Collection
 from contextlib import suppress
-from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import structlog
 
-from agents.platforms import NO_FILES
-from agents.state import shared_directory
+from agents.decision import READ_LIMIT, SAFELY, Decision, decision, overwrite, read, regular
+from agents.state import claims_directory, set_aside, shared_directory
 from schemas import State
 
 _log = structlog.get_logger()
-_READ_LIMIT = 4096
-_SAFELY = os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK  # neither by a link, nor waiting at a pipe
-UNKNOWN = "unknown"
-"""Stands for the agent of a decision that cannot be read."""
-
-
-@dataclass(frozen=True)
-class Decision:
-    """What was decided of a job on this workstation, and by which agent."""
-
-    agent: str
-    state: str
-    ended: bool = False
-
-    @property
-    def running(self) -> bool:
-        """Whether the job was started, and its end is not noted."""
-        return self.state == State.STARTED and not self.ended
+_DECIDED = 0o644  # others may lock it, no more
 
 
 class Claims:
     """The claims of one agent among those of its workstation."""
 
     def __init__(self, state_dir: Path, agent: str) -> None:
-        self._directory = shared_directory(shared_directory(state_dir) / "claims")
+        self._directory = claims_directory(shared_directory(state_dir))
+        self._rules = os.geteuid() == state_dir.stat().st_uid  # may replace others' files
         self._agent = agent
         self._held: dict[str, int] = {}
         self._told: set[str] = set()
@@ -66,7 +55,9 @@ class Claims:
 
         It is held until `decide`, `release`, or this process's end.
         """
-        return job_id in self._held or self._lock(job_id, lambda decision: decision is None)
+        return job_id in self._held or self._lock(
+            job_id, lambda decision: decision is None, make=True
+        )
 
     def resume(self, job_id: str) -> bool:
         """Take up a start of ours that was cut off; False if another agent concluded it."""
@@ -89,8 +80,12 @@ class Claims:
 
     def release(self, job_id: str) -> None:
         """Give the right back, undecided."""
-        if (file := self._held.pop(job_id, None)) is not None:
-            os.close(file)
+        if (file := self._held.pop(job_id, None)) is None:
+            return
+        if self._rules and not os.fstat(file).st_size and self._is_there(job_id, file):
+            with suppress(OSError):  # others may not write to a file of ours
+                (self._directory / job_id).unlink()
+        os.close(file)
 
     def decide(self, job_id: str, state: State) -> bool:
         """Take the claim and write down, for good and to the disk, what becomes of the job.
@@ -108,15 +103,45 @@ class Claims:
                 self.release(job_id)
         return decided
 
+    def overrule(self, job_id: str, told: Decision | None, state: State) -> bool:
+        """Decide a job whose claim another agent holds for too long; `told` is what it says.
+
+        Returns:
+            Whether it is decided; False where the other decided meanwhile, or the folder is not
+            ours.
+        """
+        if not self._rules or job_id in self._held:
+            return False
+        try:
+            other = self._open(job_id, make=False)
+        except OSError:  # nothing that could be written to
+            other = None
+        decided = False
+        try:
+            if other is not None and self._read(other) != told:
+                return False
+            if self._replace(job_id, Decision(self._agent, state)):
+                _log.warning("claim.overruled", job=job_id, state=str(state))
+                found = told if other is None else self._read(other)
+                decided = found == told or not self._replace(job_id, found)
+        except OSError as error:
+            self._tell(job_id, error)
+        finally:
+            if other is not None:
+                os.close(other)
+            if not decided or state is not State.STARTED:
+                self.release(job_id)
+        return decided
+
     def conclude(self, job_id: str) -> None:
         """Note that what was started has ended, and is on record; then let go of it."""
         if (file := self._held.get(job_id)) is None:
             return
-        found = _read(file)
+        found = self._read(file)
         if found is not None and found.running:
             # Not synced: were it lost, the service would ask in vain, and say what is known.
             with suppress(OSError):
-                _overwrite(file, Decision(found.agent, found.state, ended=True))
+                overwrite(file, Decision(found.agent, found.state, ended=True))
         self.release(job_id)
 
     def conclude_all(self, still_open: Collection[str]) -> None:
@@ -167,16 +192,20 @@ class Claims:
         for job_id in list(self._held):
             self.release(job_id)
 
-    def _lock(self, job_id: str, wanted: Callable[[Decision | None], bool]) -> bool:
+    def _lock(
+        self, job_id: str, wanted: Callable[[Decision | None], bool], *, make: bool = False
+    ) -> bool:
         """Take the lock of a claim and hold it, if nobody else does and what it says is wanted."""
         try:
-            file = self._open(job_id)
+            file = self._open(job_id, make=make)
+        except FileNotFoundError:
+            return False
         except OSError as error:  # no room, or a user put something else there
             self._tell(job_id, error)
             return False
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            if not wanted(_read(file)):
+            if not wanted(self._read(file)) or not self._is_there(job_id, file):
                 raise BlockingIOError
         except OSError:
             os.close(file)
@@ -192,35 +221,82 @@ class Claims:
 
     def _write(self, job_id: str, state: State) -> bool:
         file = self._held[job_id]
-        before = os.pread(file, _READ_LIMIT, 0)
+        before = os.pread(file, READ_LIMIT, 0)
+        decision = Decision(self._agent, state)
         try:
-            _overwrite(file, Decision(self._agent, state))
-            os.fsync(file)
-            self._sync_directory()
+            if self._rules and os.fstat(file).st_uid != os.geteuid():
+                decided = self._replace(job_id, decision)
+            else:
+                overwrite(file, decision)
+                os.fsync(file)
+                self._sync_directory()
+                with suppress(PermissionError):  # another user made it; what they do is theirs
+                    os.fchmod(file, _DECIDED)
+                decided = self._is_there(job_id, file)
         except OSError as error:  # the disk is full, say: not decided, to be tried again
             self._tell(job_id, error)
-            os.pwrite(file, before, 0)
-            os.ftruncate(file, len(before))
+            with suppress(OSError):
+                os.pwrite(file, before, 0)
+                os.ftruncate(file, len(before))
             return False
         self._told.discard(job_id)
+        return decided
+
+    def _replace(self, job_id: str, decision: Decision | None) -> bool:
+        """Put a file of ours in the place of another user's, and hold it; return True."""
+        path = self._directory / job_id
+        new = self._directory / f".{job_id}.{secrets.token_hex(8)}"  # the name of no job
+        file = os.open(new, os.O_RDWR | SAFELY | os.O_CREAT | os.O_EXCL, _DECIDED)
+        try:
+            os.fchmod(file, _DECIDED)  # whatever our umask
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            if decision is not None:
+                overwrite(file, decision)
+            os.fsync(file)
+            with suppress(FileNotFoundError):
+                if stat.S_ISDIR(path.lstat().st_mode):
+                    set_aside(path)
+            new.rename(path)
+        except BaseException:
+            os.close(file)
+            new.unlink(missing_ok=True)
+            raise
+        self.release(job_id)
+        self._held[job_id] = file
+        self._sync_directory()
         return True
 
-    def _open(self, job_id: str) -> int:
+    def _is_there(self, job_id: str, file: int) -> bool:
+        """Whether a file that we opened is still the claim's."""
+        try:
+            found = os.lstat(self._directory / job_id)
+        except OSError:
+            return False
+        return os.path.samestat(found, os.fstat(file))
+
+    def _open(self, job_id: str, *, make: bool) -> int:
         path = self._directory / job_id
-        flags = os.O_RDWR | _SAFELY
+        flags = os.O_RDWR | SAFELY
+        mode = _DECIDED if self._rules else 0o666  # what is ours, others only lock
         while True:
             # Not by one O_CREAT: the kernel may refuse that for another user's file in an open
             # folder (fs.protected_regular).
             try:
-                return _regular(os.open(path, flags))
+                return regular(os.open(path, flags))
+            except PermissionError:  # it is decided by another user, or they may only lock it
+                return regular(os.open(path, os.O_RDONLY | SAFELY))
             except FileNotFoundError:
-                pass
+                if not make:
+                    raise
             try:
-                file = os.open(path, flags | os.O_CREAT | os.O_EXCL, 0o666)
+                file = os.open(path, flags | os.O_CREAT | os.O_EXCL, mode)
             except FileExistsError:
                 continue
-            os.fchmod(file, 0o666)  # whatever our umask: the other agent is another user's
+            os.fchmod(file, mode)  # whatever our umask: the other agent is another user's
             return file
+
+    def _read(self, file: int) -> Decision | None:
+        return read(file, self._directory.parent)
 
     def _sync_directory(self) -> None:
         directory = os.open(self._directory, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
@@ -228,47 +304,3 @@ class Claims:
             os.fsync(directory)
         finally:
             os.close(directory)
-
-
-def decision(state_dir: Path, job_id: str) -> Decision | None:
-    """Return what the agents of a state directory decided of a job, None while nothing is."""
-    path = state_dir / "claims" / job_id
-    try:
-        file = _regular(os.open(path, os.O_RDONLY | _SAFELY))
-    except FileNotFoundError:
-        return None
-    except OSError as error:
-        if error.errno in NO_FILES:
-            return None  # it cannot be looked at now: whoever wants to decide finds out
-        return Decision(UNKNOWN, "unreadable")
-    try:
-        return _read(file)
-    finally:
-        os.close(file)
-
-
-def _regular(file: int) -> int:
-    """Return the file if it is a plain one: any user may put other things into the folder."""
-    if not stat.S_ISREG(os.fstat(file).st_mode):
-        os.close(file)
-        raise OSError(errno.EINVAL, "is no plain file")
-    return file
-
-
-def _overwrite(file: int, decision: Decision) -> None:
-    """Write in one piece, and over all of what was there."""
-    text = json.dumps(asdict(decision)).encode().ljust(os.fstat(file).st_size)
-    if os.pwrite(file, text, 0) < len(text):
-        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
-
-
-def _read(file: int) -> Decision | None:
-    text = os.pread(file, _READ_LIMIT, 0)
-    if not text:
-        return None
-    try:
-        found = json.loads(text)
-        return Decision(str(found["agent"]), str(found["state"]), found.get("ended") is True)
-    except (ValueError, KeyError, TypeError):
-        # Somebody began to write: what they decided is unknown, so nobody starts it.
-        return Decision(UNKNOWN, "unreadable")

@@ -4,7 +4,6 @@ import argparse
 import asyncio
 import json
 import os
-import resource
 import signal
 import sys
 from datetime import UTC, datetime
@@ -16,8 +15,6 @@ from typing import TYPE_CHECKING, Any
 from agents.state import StateError
 from broker.command_line import DONE, Parser, Wrong, WrongUse, run
 from broker.settings import describe, load
-
-_FILES = 65536
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Coroutine
@@ -136,6 +133,7 @@ def _run_agent(
     *,
     in_file: bool = False,
 ) -> int:
+    from agents import surroundings
     from broker import log
     from broker.topology import agent_name
 
@@ -150,12 +148,7 @@ def _run_agent(
             loop.add_signal_handler(number, agent.stop)
         await work(agent)
 
-    # Were it ignored, as whoever started us may have had it, nobody would know how commands end.
-    signal.signal(signal.SIGCHLD, signal.SIG_DFL)
-    # Each command takes a handful of files; the usual soft limit is for other programs.
-    _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    limit = _FILES if hard == resource.RLIM_INFINITY else min(hard, _FILES)
-    resource.setrlimit(resource.RLIMIT_NOFILE, (limit, hard))
+    surroundings.settle(settings.concurrency)
     try:
         asyncio.run(run_it())
     except BaseExceptionGroup as group:

@@ -15,7 +15,7 @@ from contextlib import aclosing, suppress
 from pathlib import Path
 from typing import Any
 
-from agents.state import StateError
+from agents.state import StateError, open_own
 from schemas.names import check_text
 
 _SOCKET = "control.sock"
@@ -181,7 +181,7 @@ def ask(directory: Path, request: dict[str, Any]) -> str:
         Declined: it does not do it.
     """
     try:
-        folder = os.open(directory, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+        folder = open_own(directory)
     except OSError as error:
         raise StateError(f"no interactive agent here: {directory}: {error.strerror}") from error
     try:

@@ -1,5 +1,6 @@
 """What the agents of a state directory hold and did, for people and as JSON."""
 
+import os
 import shutil
 import sys
 import time
@@ -8,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from agents import ledger
-from agents.claims import decision
+from agents.decision import decision
 from agents.place import Place
 from agents.schedule import order
 from agents.state import StateError
@@ -64,6 +65,7 @@ def pending(state_dir: Path) -> list[Row]:
             "paused": lives[agent].paused,
             "sender": entry.job.sender,
             "command": str(entry.job.command),
+            "run_as": entry.job.command.run_as,
         }
         for entry, agent in sorted(found, key=lambda pair: (order(pair[0]), pair[1]))
     ]
@@ -89,6 +91,7 @@ def history(state_dir: Path) -> list[Row]:
             "exit_code": final.result.exit_code if final.result else None,
             "duration": final.result.duration.total_seconds() if final.result else None,
             "reason": final.reason,
+            "run_as": entry.job.command.run_as,
             "stdout": str(final.result.stdout) if final.result else "",
             "stderr": str(final.result.stderr) if final.result else "",
         }
@@ -135,11 +138,13 @@ def _ledgers(state_dir: Path) -> list[Path]:
     if not state_dir.is_dir():
         raise StateError(f"PCM_STATE_DIR: {state_dir}: no agent has worked here")
     for folder in sorted(state_dir.iterdir()):
-        if folder.name == "claims":
+        if folder.name == "claims" or not folder.is_dir():
             continue
         try:
             path = folder / "ledger.db"
-            if path.is_file():
+            if folder.lstat().st_uid != os.geteuid():  # what they put there is not ours to open
+                hidden.append(folder)
+            elif path.is_file():
                 found.append(path)
         except PermissionError:
             hidden.append(folder)

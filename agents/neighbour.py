@@ -13,6 +13,8 @@ from pathlib import Path
 
 import structlog
 
+from agents.state import set_aside
+
 _log = structlog.get_logger()
 _NAME = "service.up"
 _SAFELY = os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK
@@ -55,6 +57,10 @@ def is_up(state_dir: Path) -> bool:
 
 
 def _made(path: Path) -> int:
+    with suppress(FileNotFoundError):
+        found = path.lstat()
+        if not stat.S_ISREG(found.st_mode) or found.st_uid != os.geteuid():
+            set_aside(path)
     # Not by one O_CREAT: the kernel may refuse that for another user's file in an open folder.
     with suppress(FileNotFoundError):
         return os.open(path, _SAFELY)

@@ -1,5 +1,6 @@
 """What a job finds on this workstation: its platforms, its groups, its maintenance windows."""
 
+import os
 from dataclasses import dataclass
 
 from agents import facts, platforms
@@ -18,17 +19,24 @@ class Place:
         platforms: what its commands can be made for.
         targets: all targets that mean it.
         windows: its maintenance windows.
+        as_others: whether commands can be run as another user.
     """
 
     platforms: frozenset[str]
     targets: frozenset[Target] = frozenset()
     windows: Windows = NO_WINDOWS
+    as_others: bool = True
 
     def unfit(self, job: Job, now: float) -> str:
         """Return why a job cannot be run here, whatever the time; nothing if it can."""
         wanted = job.command.platforms
         if wanted and not wanted & self.platforms:
             return f"runs on {', '.join(sorted(wanted))}; this is {max(self.platforms, key=len)}"
+        if job.command.run_as and not self.as_others:
+            return (
+                f"run_as: {job.command.run_as}: this agent does not run as root, so it cannot run"
+                " a command as another user"
+            )
         if left_out := self.targets.intersection(job.excluded):
             return f"left out: {', '.join(sorted(map(str, left_out)))}"
         if self.start(job, now, now) == NEVER:
@@ -53,4 +61,4 @@ def targets(settings: AgentSettings) -> frozenset[Target]:
 
 def here(settings: AgentSettings) -> Place:
     """Return this workstation."""
-    return Place(platforms.here(), targets(settings), settings.windows)
+    return Place(platforms.here(), targets(settings), settings.windows, os.geteuid() == 0)

@@ -7,9 +7,7 @@ and /proc.
 import os
 import resource
 import selectors
-import shutil
 import signal
-import subprocess
 import time
 from collections import deque
 from collections.abc import Callable, Mapping
@@ -19,18 +17,15 @@ from pathlib import Path
 from typing import IO, Protocol
 
 from agents.capture import SPOOL_FILES, Capture, spooled
-from agents.platforms import NO_ROOM
 from agents.remains import Remains, alive, mark, signal_group
+from agents.starting import CannotStart, start
+from agents.surroundings import Account
 from schemas import Command, Output
 
 _CHUNK = 256 * 1024
 _GROUP_POLL = 0.02
 _KILL_WAIT = 2.0
 _LOOKS = (0.005, 0.05, 0.5)  # seconds after the start at which its memory is looked at
-
-
-class CannotStart(Exception):
-    """The command cannot be started; the text says why."""
 
 
 class Running(Protocol):
@@ -72,10 +67,12 @@ class Process:
         spool: Path | None,
         lasting: Callable[[str], object],
         heard: Callable[[str, bytes], object] | None = None,
+        user: Account | None = None,
     ) -> None:
         """Start it; `lasting` is called with its mark once it has run for a while.
 
-        `heard` is called with what it writes to its pipes, and the name of the stream.
+        `heard` is called with what it writes to its pipes, and the name of the stream; `user` is
+        whom it runs as, if not as the agent's user.
 
         Raises:
             CannotStart: there is no such program or folder, or it may not be run.
@@ -85,10 +82,14 @@ class Process:
         self._lasting = lasting
         self._limit = output_limit
         self._spool = spool
-        with ExitStack() as files:
-            outlets = _outlets(files, spool)
+        with ExitStack() as ours, ExitStack() as theirs:
+            self._pipes, outlets = _outlets(spool, ours, theirs)
+            if user is not None:
+                for outlet in outlets:  # it may open its /dev/stdout
+                    os.fchown(outlet.fileno(), user.uid, user.gid)
             self.began = time.monotonic()  # a quick command has ended when Popen returns
-            self._popen = _start(command, variables, *outlets)
+            self._popen = start(command, user, variables, outlets)
+            self._files = ours.pop_all()
         self._pid = self._popen.pid
         self._pidfd = self._watched()
         self._peak = _peak_memory(self._pid)
@@ -97,7 +98,7 @@ class Process:
         self._captures = Capture(output_limit, stdout), Capture(output_limit, stderr)
         self._selector = selectors.PollSelector()
         self._selector.register(self._pidfd, selectors.EVENT_READ)
-        for pipe, capture in zip(self._pipes(), self._captures, strict=False):
+        for pipe, capture in zip(self._pipes, self._captures, strict=False):
             os.set_blocking(pipe.fileno(), False)
             self._selector.register(pipe.fileno(), selectors.EVENT_READ, capture)
 
@@ -106,19 +107,16 @@ class Process:
             return os.pidfd_open(self._pid)
         except OSError as error:  # no file is left: it runs, and must not be started again
             signal_group(self._pid, signal.SIGKILL)
-            self._popen.communicate()
+            self._popen.wait()
+            self._files.close()
             text = "it was ended at once: no file was left to watch it by"
             raise CannotStart(text) from error
-
-    def _pipes(self) -> list[IO[bytes]]:
-        return [pipe for pipe in (self._popen.stdout, self._popen.stderr) if pipe is not None]
 
     def close(self) -> None:
         """Close what was open for it."""
         self._selector.close()
         os.close(self._pidfd)
-        for pipe in self._pipes():
-            pipe.close()
+        self._files.close()
 
     def outputs(self) -> tuple[Output, Output]:
         """Return what it wrote to stdout and stderr."""
@@ -232,55 +230,20 @@ class Adopted:
         """Close nothing."""
 
 
-def _outlets(files: ExitStack, spool: Path | None) -> tuple[int | IO[bytes], int | IO[bytes]]:
-    if spool is None:
-        return subprocess.PIPE, subprocess.PIPE
-    spool.mkdir(mode=0o700, parents=True, exist_ok=True)
-    stdout, stderr = (files.enter_context((spool / name).open("wb")) for name in SPOOL_FILES)
-    return stdout, stderr
-
-
-def _start(
-    command: Command,
-    variables: Mapping[str, str],
-    stdout: int | IO[bytes],
-    stderr: int | IO[bytes],
-) -> "subprocess.Popen[bytes]":
-    if command.cwd is not None and not os.path.isdir(command.cwd):  # noqa: PTH112 - Path's fails where it may not look
-        raise CannotStart(f"cwd: {command.cwd} is not a folder here")
-    argv = ("/bin/sh", "-c", *command.argv) if command.shell else command.argv
-    program = _program(argv[0], variables)
-    try:
-        return subprocess.Popen(  # noqa: S603 - to run it is what we are here for
-            argv,
-            executable=program,
-            stdin=subprocess.DEVNULL,
-            stdout=stdout,
-            stderr=stderr,
-            cwd=command.cwd,
-            env=variables,
-            process_group=0,
-            bufsize=0,
-        )
-    except OSError as error:
-        if error.errno in NO_ROOM:
-            raise
-        raise CannotStart(f"{argv[0]}: {error.strerror}") from error
-
-
-def _program(name: str, variables: Mapping[str, str]) -> str:
-    """Return the program's file: as named, or from the absolute folders of PATH.
-
-    An empty or relative folder in PATH would mean whatever lies in the working directory.
-    """
-    if "/" in name:
-        return name
-    folders = variables.get("PATH", os.defpath).split(os.pathsep)
-    absolute = os.pathsep.join(folder for folder in folders if folder.startswith("/"))
-    found = shutil.which(name, path=absolute)
-    if found is None:
-        raise CannotStart(f"{name}: no such program in {absolute}")
-    return found
+def _outlets(
+    spool: Path | None, ours: ExitStack, theirs: ExitStack
+) -> tuple[list[IO[bytes]], list[IO[bytes]]]:
+    """Return what to read of, if anything, and what the command writes stdout and stderr to."""
+    if spool is not None:
+        spool.mkdir(mode=0o700, parents=True, exist_ok=True)
+        return [], [theirs.enter_context((spool / name).open("wb")) for name in SPOOL_FILES]
+    pipes: list[IO[bytes]] = []
+    outlets: list[IO[bytes]] = []
+    for _ in SPOOL_FILES:
+        inner, outer = os.pipe()
+        pipes.append(ours.enter_context(os.fdopen(inner, "rb", buffering=0)))
+        outlets.append(theirs.enter_context(os.fdopen(outer, "wb", buffering=0)))
+    return pipes, outlets
 
 
 def _peak_memory(pid: int) -> int:

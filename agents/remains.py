@@ -8,6 +8,7 @@ import os
 import select
 import signal
 import time
+from collections.abc import Collection
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -78,14 +79,18 @@ class Remains:
         return bool(self.groups)
 
 
-def find(job_id: str, marked: str) -> Remains:
+def find(job_id: str, marked: str, owners: Collection[int]) -> Remains:
     """Return what is left of a job's command; `marked` is its process's mark, if that is known.
+
+    Where it is not, only a process of one of its `owners` is taken for it: any user can name a
+    process of theirs after a job.
 
     Raises:
         OSError: there are no files left to look by.
     """
     variable = f"{JOB_VARIABLE}={job_id}".encode()
     groups: set[int] = set()
+    owned: set[int] = set()
     number = [*marked.split(), "", ""][1]
     pid = int(number) if number.isdecimal() else 0
     process = pid if marked and mark(pid) == marked else None
@@ -96,13 +101,17 @@ def find(job_id: str, marked: str) -> Remains:
             if folder.name.isdecimal() and (
                 variable in (folder / "environ").read_bytes().split(b"\0")
             ):
-                groups.add(os.getpgid(int(folder.name)))
+                group = os.getpgid(int(folder.name))
+                groups.add(group)
+                if folder.stat().st_uid in owners:
+                    owned.add(group)
         except OSError as error:
             if error.errno in NO_FILES:
                 raise
     groups.discard(os.getpgrp())
-    if process is None and len(groups) == 1 and alive(*groups):
-        (process,) = groups
+    owned.discard(os.getpgrp())
+    if process is None and len(owned) == 1 and alive(*owned):
+        (process,) = owned
     return Remains(frozenset(groups), process)
 
 

@@ -13,9 +13,11 @@ from dataclasses import dataclass
 from datetime import timedelta
 from pathlib import Path
 
+from agents import surroundings
 from agents.live import Live
 from agents.process import Adopted, Process, Running
 from agents.remains import JOB_VARIABLE, Remains
+from agents.starting import user_of
 from schemas import Command, Result, State
 
 
@@ -131,10 +133,14 @@ class Run:
     def _started(self) -> Running:
         if self.adopt is not None:
             return Adopted(*self.adopt, self.spool, self.output_limit)
-        variables = {**self.environment, **self.command.environment, JOB_VARIABLE: self.job_id}
+        user = user_of(self.command)
+        given = self.environment
+        if user is not None:
+            given = surroundings.environment(session=False, other=user)
+        variables = {**given, **self.command.environment, JOB_VARIABLE: self.job_id}
         spool = self.spool if self.command.survives_agent else None
         heard = self.live.write if self.live else None
-        return Process(self.command, variables, self.output_limit, spool, self.lasting, heard)
+        return Process(self.command, variables, self.output_limit, spool, self.lasting, heard, user)
 
     def _wait(self, process: Running, woken: int) -> Ended:
         limit = self.command.timeout.total_seconds()
@@ -178,14 +184,6 @@ class Run:
         if code < 0:
             return State.FAILED, f"ended by {_signal_name(-code)}"
         return State.FAILED, f"exit code {code}"
-
-
-def inherited_environment() -> dict[str, str]:
-    """Return what commands get of the agent's own environment.
-
-    The agent's settings hold its password: no command gets to see them.
-    """
-    return {name: value for name, value in os.environ.items() if not name.startswith("PCM_")}
 
 
 def _signal_name(number: int) -> str:

@@ -16,17 +16,19 @@ from agents.capture import spooled
 from agents.entries import Entries
 from agents.identity import Identity
 from agents.live import Live
-from agents.process import CannotStart
 from agents.remains import Remains, find
-from agents.runner import Ended, Left, Run, inherited_environment
+from agents.runner import Ended, Left, Run
 from agents.settings import AgentSettings
+from agents.starting import CannotStart, owners_of
 from agents.state import StateError
+from agents.surroundings import environment
 from agents.tables import Entry
 from broker.topology import AgentKind
 from schemas import Result, State
 
 _log = structlog.get_logger()
-_MOST_STARTS = 5  # so that a command that ends its own agent or machine does not do so for ever
+MOST_STARTS = 5
+"""So that a command that ends its own agent or machine does not do so for ever."""
 _NO_ROOM_LIMIT = 60.0  # seconds for which a start is tried where files or processes are used up
 _NO_ROOM_PAUSE = 1.0
 _STOP_LIMIT = 10.0
@@ -44,7 +46,7 @@ class Runs:
         self._identity = identity
         self._entries = entries
         self._spools = spools
-        self._environment = inherited_environment()
+        self._environment = environment(session=identity.kind is AgentKind.INTERACTIVE)
         self._threads: ThreadPoolExecutor = threads(settings.concurrency, "run")
         self._running: dict[str, Run] = {}
         self._idle = asyncio.Event()
@@ -176,7 +178,8 @@ class Runs:
         told = False
         while True:
             try:
-                return await asyncio.to_thread(find, entry.job.id, entry.process)
+                owners = owners_of(entry.job.command)
+                return await asyncio.to_thread(find, entry.job.id, entry.process, owners)
             except (OSError, RuntimeError) as problem:
                 if not told:
                     _log.warning("job.held_back", job=entry.job.id, reason=str(problem))
@@ -220,7 +223,7 @@ class Runs:
         if (
             ended.state is State.INTERRUPTED
             and entry.job.command.rerun_interrupted
-            and entry.starts < _MOST_STARTS
+            and entry.starts < MOST_STARTS
         ):
             _log.info("job.interrupted", job=entry.job.id, reason=ended.reason, starts=entry.starts)
             self._entries.change(entry, process="")

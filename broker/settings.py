@@ -1,6 +1,7 @@
 """Settings: `PCM_...` variables, a `.env` file, or files in /run/secrets."""
 
 import os
+import stat
 from datetime import timedelta
 from pathlib import Path
 from typing import Annotated, Any, Self, TypeVar
@@ -163,24 +164,37 @@ def load(kind: type[Settings], **options: Any) -> Settings:
         WrongSetting: one of them is wrong.
     """
     given = {name: value for name, value in options.items() if value is not None}
+    file = _own_file(_ENV_FILE)
     try:
         return kind(
             _secrets_dir=_SECRETS if _SECRETS.is_dir() else None,
-            _env_file=_ENV_FILE if _is_ours(_ENV_FILE) else None,
+            _env_file=None if file is None else Path(f"/proc/self/fd/{file}"),
             **given,
         )
     except ValidationError as error:
         field, _, text = explain(error).partition(":")
         raise WrongSetting(f"PCM_{field.upper()}:{text}") from error
+    finally:
+        if file is not None:
+            os.close(file)
 
 
-def _is_ours(file: Path) -> bool:
-    """Whether a file here is our own: who else may write here must not set our settings."""
+def _own_file(path: Path) -> int | None:
+    """Open a file if it is our own: who else may write here must not set our settings.
+
+    Once, and by no link: what is looked at is what is read.
+    """
+    flags = os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK
     try:
-        found = file.stat()
+        file = os.open(path, flags)
     except OSError:
-        return False
-    return found.st_uid == os.geteuid() and not found.st_mode & 0o022
+        return None
+    found = os.fstat(file)
+    plain = stat.S_ISREG(found.st_mode) and found.st_nlink == 1
+    if plain and found.st_uid == os.geteuid() and not found.st_mode & 0o022:
+        return file
+    os.close(file)
+    return None
 
 
 def describe(kind: type[BrokerSettings]) -> str:

@@ -1,5 +1,6 @@
 """What is run."""
 
+import re
 import shlex
 from datetime import timedelta
 from typing import Annotated, Literal, Self, get_args
@@ -18,6 +19,8 @@ from schemas.names import Text
 from schemas.times import Duration
 
 System = Literal["linux", "macos", "windows", "freebsd"]
+_LONGEST_LOGIN = 255
+_NO_LOGIN = re.compile(r"[\s:/,\x00-\x1f\x7f]")
 _ALIASES = {"amd64": "x86_64", "arm64": "aarch64"}
 
 
@@ -36,9 +39,16 @@ def _check_platform(text: str) -> str:
     return f"{system}/{plain_machine(machine)}" if slash else system
 
 
+def _check_login(text: str) -> str:
+    if not text or len(text) > _LONGEST_LOGIN or text.startswith("-") or _NO_LOGIN.search(text):
+        raise ValueError(f"{text!r} is no user's name")
+    return text
+
+
 Platform = Annotated[str, AfterValidator(_check_platform)]
 # Sorted on the wire, so that the same command is the same text in every process.
 ExitCodes = Annotated[frozenset[int], PlainSerializer(sorted, return_type=list[int])]
+Login = Annotated[Text, AfterValidator(_check_login)]
 Platforms = Annotated[frozenset[Platform], PlainSerializer(sorted, return_type=list[str])]
 
 
@@ -78,6 +88,11 @@ class Command(BaseModel):
         " five times in all",
     )
     user_may_stop: bool = Field(default=False, description="a user may stop it while it runs")
+    run_as: Login | None = Field(
+        default=None,
+        description="the user of the workstation whom it runs as; background commands only, and"
+        " only where the service agent runs as root; default: the agent's user",
+    )
 
     @field_validator("argv")
     @classmethod
@@ -124,6 +139,10 @@ class Command(BaseModel):
         if self.background and self.user_may_stop:
             raise ValueError(
                 "user_may_stop: a background command has no user; leave out one of the two"
+            )
+        if self.run_as is not None and not self.background:
+            raise ValueError(
+                "run_as: a foreground command runs as its user; make it background, or leave it out"
             )
         if self.shell and len(self.argv) != 1:
             raise ValueError("argv: with shell, give the whole script as one argument")

@@ -50,6 +50,7 @@ def _wanted(body: "Job | None") -> Iterator[tuple[str, str]]:
         return
     command = body.command
     yield "time limit", span(command.timeout.total_seconds())
+    yield "runs as", command.run_as or ""
     yield "in folder", command.cwd or ""
     yield "platforms", ", ".join(sorted(command.platforms))
     yield "supersedes", body.supersedes or ""

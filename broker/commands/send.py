@@ -78,7 +78,8 @@ def add_options(parser: Parser) -> None:
     add("--supersedes", metavar="KEY", help="replaces older jobs of this key not yet started")
     add("--platform", action="append", metavar="P", help="only on, such as linux or linux/x86_64")
     add("--env", action="append", metavar="K=V", help="environment variable; again for more")
-    add("--cwd", metavar="DIR", help="folder to start in")
+    add("--cwd", metavar="DIR", help="folder to start in (default: the user's home)")
+    add("--run-as", metavar="USER", help="whom a background command runs as (default: root)")
     add("--shell", action="store_true", help="the command is a script for /bin/sh -c")
     add("--name", metavar="TEXT", help="name for people (default: the command)")
     add("--comment", metavar="TEXT", help="why it is sent, as users are told")
@@ -185,6 +186,7 @@ def read_job(arguments: argparse.Namespace) -> "Job":
             environment=dict(map(_variable, arguments.env or [])),
             **_given(
                 cwd=arguments.cwd,
+                run_as=arguments.run_as,
                 timeout=arguments.timeout,
                 success_exit_codes=_codes("--success-exit", arguments.success_exit),
                 restart_exit_codes=_codes("--restart-exit", arguments.restart_exit),

@@ -449,4 +449,4 @@ async def test_a_folder_that_others_may_write_to_is_not_used(ws: Workstation) ->
     folder.chmod(0o777)
     refused = ws.run("pcm-agent", "service")
     assert refused.returncode == 1
-    assert "is not a folder of this user's alone" in refused.stderr
+    assert f"{folder}: has mode 0777; it must be 0700: chmod 700 {folder}" in refused.stderr

@@ -9,7 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from agents.claims import UNKNOWN, Claims, Decision
+from agents.claims import Claims
+from agents.decision import UNKNOWN, Decision
 from schemas import State
 
 HOLD = """

@@ -19,7 +19,8 @@ from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
 
-from agents.claims import UNKNOWN, Claims
+from agents.claims import Claims
+from agents.decision import UNKNOWN
 from agents.identity import Identity
 from agents.salvage import open_ledger
 from agents.tables import Entry, Tables

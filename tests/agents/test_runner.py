@@ -12,9 +12,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from agents.capture import Capture
-from agents.process import CannotStart
 from agents.remains import find
-from agents.runner import Ended, Run, inherited_environment
+from agents.runner import Ended, Run
+from agents.starting import CannotStart
+from agents.surroundings import environment
 from schemas import Command, Result, State
 
 LIMIT = 64 * 1024
@@ -22,7 +23,7 @@ LIMIT = 64 * 1024
 
 def make(*argv: str, grace: float = 0.5, **fields: Any) -> Run:
     command = Command(argv=argv, **fields)
-    return Run(command, "job-1", LIMIT, grace, inherited_environment(), Path("no-spool"))
+    return Run(command, "job-1", LIMIT, grace, environment(session=False), Path("no-spool"))
 
 
 def result(ended: Ended) -> Result:
@@ -238,6 +239,7 @@ def test_what_a_dead_agent_left_running_is_found_by_its_job(tmp_path: Path) -> N
         os.execve("/bin/sh", ["sh", "-c", f"touch {ready}; exec sleep 94.3210"], environment)
     while not ready.exists():
         time.sleep(0.01)
-    assert find("left-behind-1", "").end(grace=5)
+    owners = {os.geteuid()}
+    assert find("left-behind-1", "", owners).end(grace=5)
     assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == -15
-    assert not find("left-behind-1", "").end(grace=5)
+    assert not find("left-behind-1", "", owners).end(grace=5)

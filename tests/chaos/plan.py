@@ -12,9 +12,11 @@ from typing import Any
 GROUP = "lab"
 USERS = ("ada", "bob")
 _MARK = """
-file="$CHAOS_FILES/$CHAOS_WORKSTATION.$PCM_JOB_ID"
+# TMPDIR is .../seats/WORKSTATION/AGENT: of what its agent is told, a command gets little else.
+agent="${TMPDIR##*/}" seat="${TMPDIR%/*}"
+file="${seat%/*/*}/files/${seat##*/}.$PCM_JOB_ID"
 read -r token </proc/sys/kernel/random/uuid
-mark() { printf '%s\\n' "$1 $token $CHAOS_AGENT $(date +%s.%N) $2" >>"$file"; sync "$file"; }
+mark() { printf '%s\\n' "$1 $token $agent $(date +%s.%N) $2" >>"$file"; sync "$file"; }
 mark start
 """
 _SHAPES = {

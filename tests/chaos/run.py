@@ -196,10 +196,7 @@ class Run:
             "PCM_GROUPS": self._group if seat.workstation in self._plan.group else "",
             "PCM_ACCEPT_OFFERS": str(seat.accepts),
             "PCM_NO_WINDOW": "true",
-            # Commands get these, and none that begins with PCM_.
-            "CHAOS_FILES": str(self._folder / "files"),
-            "CHAOS_WORKSTATION": ws.name,
-            "CHAOS_AGENT": seat.agent,
+            "TMPDIR": str(self._folder / "seats" / ws.name / seat.agent),
         }
         return Member(seat, ws, environment, self.evidence.fallen)
 
@@ -481,7 +478,7 @@ class Run:
 
     def _commands(self) -> Iterator[int]:
         """Yield the processes of commands."""
-        mark = f"CHAOS_FILES={self._folder / 'files'}".encode()
+        mark = f"TMPDIR={self._folder / 'seats'}/".encode()
         for process in Path("/proc").iterdir():
             with suppress(OSError):
                 variables = (
@@ -489,7 +486,8 @@ class Run:
                     if process.name.isdecimal()
                     else []
                 )
-                if mark in variables and any(text.startswith(b"PCM_JOB_ID=") for text in variables):
+                names = {text.partition(b"=")[0] for text in variables}
+                if b"PCM_JOB_ID" in names and any(text.startswith(mark) for text in variables):
                     yield int(process.name)
 
     def _gather_remains(self) -> None:
@@ -497,7 +495,7 @@ class Run:
             with suppress(OSError):
                 text = Path(f"/proc/{pid}/cmdline").read_bytes().replace(b"\0", b" ").decode()
                 variables = Path(f"/proc/{pid}/environ").read_bytes().decode().split("\0")
-                ours = [text for text in variables if text.startswith(("PCM_JOB", "CHAOS_W"))]
+                ours = [text for text in variables if text.startswith(("PCM_JOB", "TMPDIR"))]
                 self.evidence.remains.append(f"{pid} {text[-60:]!r} {' '.join(ours)}")
 
     def _gather_files(self) -> None:
