@@ -46,6 +46,8 @@ def own_node() -> Iterator[Node]:
 def managed() -> Iterator[Broker]:
     """A private RabbitMQ with its management API, or the one that is given."""
     with or_skipped(), broker("rabbitmq_management") as started:
+        if not started.management_url:
+            pytest.skip("PCM_TEST_MANAGEMENT_URL: where is the given broker's management API?")
         yield started
 
 
