@@ -2,6 +2,7 @@
 # make test    set up everything, and pass the tests
 # make bench   measure
 # make chaos   let everything go wrong for MINUTES (3), as SEED says (any)
+# make fuzz    give hostile bytes to all that reads them, for MINUTES (3)
 # make lock    take in newer versions of what we build on
 # make clean   remove what the above made
 
@@ -10,7 +11,7 @@ PYTHON ?= python3
 STAMP  := $(VENV)/.ready
 MINUTES ?= 3
 
-.PHONY: demo test bench chaos lock clean rabbitmq
+.PHONY: demo test bench chaos fuzz lock clean rabbitmq
 .DELETE_ON_ERROR:
 
 demo: $(STAMP) rabbitmq
@@ -31,6 +32,12 @@ bench: $(STAMP) rabbitmq
 chaos: $(STAMP) rabbitmq
 	@$(VENV)/bin/python -m tests.chaos --minutes $(MINUTES) $(if $(SEED),--seed $(SEED))
 
+# Led by the code that they reach where atheris is ready for this Python; else at random.
+fuzz: $(STAMP)
+	@$(VENV)/bin/python -m pip install --disable-pip-version-check --quiet --require-hashes \
+		--only-binary :all: -r requirements-fuzz.lock 2>/dev/null || true
+	@$(VENV)/bin/python -m tests.fuzz --minutes $(MINUTES) $(if $(SEED),--seed $(SEED))
+
 $(STAMP): requirements-dev.lock pyproject.toml setup.sh
 	@PYTHON=$(PYTHON) ./setup.sh python $(VENV)
 	@touch $@
@@ -48,4 +55,4 @@ lock: $(STAMP)
 		pyproject.toml --group dev -o requirements-dev.lock
 
 clean:
-	rm -rf $(VENV) .mypy_cache .pytest_cache .ruff_cache .import_linter_cache .hypothesis
+	rm -rf $(VENV) .fuzz .mypy_cache .pytest_cache .ruff_cache .import_linter_cache .hypothesis

@@ -1,6 +1,5 @@
 """What a user may decide of the jobs that they are offered, and of those that run."""
 
-import math
 import time
 from collections.abc import Callable, Iterable
 from datetime import UTC, datetime
@@ -16,8 +15,9 @@ from agents.runs import Runs
 from agents.schedule import InteractiveRules
 from agents.tables import Entry
 from schemas import Requirement, State
-from schemas.times import duration_text
+from schemas.times import check_years, duration_text
 
+_LONGEST = 366 * 86400.0  # seconds
 _ON_THE_WAY = 5.0  # seconds: a time that was right when the user chose it still is
 
 
@@ -121,8 +121,8 @@ class Choices:
         Raises:
             Declined: it would be too late then, or the job is not an offer now.
         """
-        if not isinstance(after, (int, float)) or not 0 < after < math.inf:
-            raise Declined("after: must be a number of seconds above 0")
+        if not isinstance(after, (int, float)) or not 0 < after < _LONGEST:
+            raise Declined("after: must be a number of seconds above 0, and at most a year")
         if entry.state is not State.OFFERED:
             raise Declined(f"{entry.job.title}: is {entry.state}; it is not shown again by itself")
         at = time.time() + after
@@ -197,6 +197,10 @@ def _moment(request: dict[str, Any], name: str) -> float:
         raise Declined(f"--{name}: is no time such as 2026-11-30T09:00+00:00") from error
     if moment.tzinfo is None:
         raise Declined(f"--{name}: must have a zone, such as 2026-11-30T09:00+00:00")
+    try:
+        check_years(moment)
+    except ValueError as error:
+        raise Declined(f"--{name}: {error}") from error
     return moment.timestamp()
 
 

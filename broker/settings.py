@@ -1,13 +1,14 @@
 """Settings: `PCM_...` variables, a `.env` file, or files in /run/secrets."""
 
 import os
+import re
 import stat
 from datetime import timedelta
 from pathlib import Path
 from typing import Annotated, Any, Self, TypeVar
 
 from pydantic import Field, ValidationError, field_validator, model_validator
-from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
+from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict, SettingsError
 from yarl import URL
 
 from broker import tls
@@ -174,9 +175,28 @@ def load(kind: type[Settings], **options: Any) -> Settings:
     except ValidationError as error:
         field, _, text = explain(error).partition(":")
         raise WrongSetting(f"PCM_{field.upper()}:{text}") from error
+    except UnicodeDecodeError as error:  # of the secrets, the next one
+        raise WrongSetting(f"{_ENV_FILE}: is not UTF-8: save it as UTF-8") from error
+    except OSError as error:
+        raise WrongSetting(f"{_ENV_FILE}: cannot be read: {error.strerror}") from error
+    except SettingsError as error:
+        cause = error.__cause__
+        if isinstance(cause, OSError):
+            text = f"cannot be read: {cause.strerror}"
+        elif isinstance(cause, UnicodeDecodeError):
+            text = "is not UTF-8"
+        else:
+            text = str(error)
+        raise WrongSetting(f"{_SECRETS}: {_setting_of(error)}{text}") from error
     finally:
         if file is not None:
             os.close(file)
+
+
+def _setting_of(error: SettingsError) -> str:
+    """Return the setting that an error is about, as far as it tells."""
+    found = re.search(r'field "(\w+)"', str(error))
+    return f"PCM_{found[1].upper()}: " if found else ""
 
 
 def _own_file(path: Path) -> int | None:

@@ -1,49 +1,122 @@
-"""What others put into a message's properties must not end the connection of whoever reads it.
+"""Lets whatever the broker delivers be received, however odd its properties and headers are.
 
-The library raises at texts that are no UTF-8, at times beyond all calendars and at tables within
-tables within tables, and drops the connection, each time that it comes to such a message: one in
-the stream would keep everybody from all that comes behind it.
+The broker passes on what a publisher wrote: a time in the year 146140482, text that is no UTF-8,
+tables in tables to any depth. The library that reads frames ends its connection over each of
+these; the broker would deliver the message again, and it would end the next one: one such report
+would keep every reader of the stream from all that comes behind it. So what cannot be said in
+Python becomes something harmless here, and whoever gets the message judges it.
 """
 
-from datetime import UTC, datetime
+import re
+import struct
+from contextlib import suppress
+from datetime import datetime
+from typing import Any
 
-from pamqp import decode
-from pamqp.common import FieldTable, FieldValue
+from pamqp import commands, decode
 
-_NESTED = (b"F", b"A")  # tables and arrays, which tell their length
-_NEVER = datetime.fromtimestamp(0, UTC)
+_DEEPEST = 20  # tables in tables; the broker's own record of deaths has three levels
+_LENGTH = struct.Struct(">I")
+_SIZES = {
+    **dict.fromkeys((b"t", b"b", b"B"), 1),
+    **dict.fromkeys((b"s", b"u"), 2),
+    **dict.fromkeys((b"I", b"i", b"f"), 4),
+    b"D": 5,
+    **dict.fromkeys((b"l", b"L", b"d", b"T"), 8),
+    b"V": 0,
+    b"\x00": 0,
+}
+_UNREADABLE = "unreadable"
+_MILLISECONDS = re.compile(r"[0-9]{1,20}")
 
-
-def _text(value: bytes) -> tuple[int, str]:
-    end = 1 + value[0]
-    return end, value[1:end].decode(errors="backslashreplace")
-
-
-def _time(value: bytes) -> tuple[int, datetime]:
-    try:
-        return decode.timestamp(value)
-    except (ValueError, OverflowError, OSError):
-        return 8, _NEVER
-
-
-def _table(value: bytes) -> tuple[int, FieldTable]:
-    offset, end = 4, 4 + int.from_bytes(value[:4])
-    found: dict[str, FieldValue] = {}
-    while offset < end:
-        size, key = _text(value[offset:])
-        offset += size
-        rest = value[offset:]
-        try:
-            size, found[key] = decode.embedded_value(rest)
-        except (ValueError, RecursionError):
-            if rest[:1] not in _NESTED:
-                raise
-            size, found[key] = 5 + int.from_bytes(rest[1:5]), None
-        offset += size
-    return end, found
+_unmarshal = commands.Basic.Properties.unmarshal
 
 
 def be_tolerant() -> None:
-    """Have the library read what it would fall over."""
-    decode.METHODS.update(shortstr=_text, timestamp=_time, table=_table)
-    decode.TABLE_MAPPING.update({b"T": _time, b"F": _table})
+    """Have the library receive what it would end a connection over."""
+    decode.METHODS["shortstr"] = _short_text
+    decode.METHODS["timestamp"] = _time
+    decode.METHODS["table"] = _table
+    commands.Basic.Properties.unmarshal = _properties  # type: ignore[assignment, method-assign]
+
+
+def _properties(self: commands.Basic.Properties, flags: int, data: bytes) -> None:
+    # A frame that is cut off, as no broker sends it, has the properties that came before the cut.
+    with suppress(ValueError, LookupError, struct.error, ArithmeticError):
+        _unmarshal(self, flags, data)
+    # RabbitMQ refuses other ones, where they come by AMQP; aio-pika makes no message of them.
+    if self.delivery_mode not in {1, 2}:
+        self.delivery_mode = None
+    if not _MILLISECONDS.fullmatch(self.expiration or ""):
+        self.expiration = None
+
+
+def _text(data: bytes) -> str:
+    return data.decode(errors="backslashreplace")
+
+
+def _long_text(data: bytes) -> str | bytes:
+    try:
+        return data.decode()
+    except UnicodeDecodeError:
+        return data
+
+
+def _short_text(data: bytes) -> tuple[int, str]:
+    end = 1 + data[0]
+    return end, _text(data[1:end])
+
+
+def _time(data: bytes) -> tuple[int, datetime | None]:
+    try:
+        return decode.timestamp(data)
+    except (ValueError, OverflowError, OSError):
+        return 8, None
+
+
+def _table(data: bytes) -> tuple[int, Any]:
+    return _fields(data, 0, 0)
+
+
+def _fields(data: bytes, start: int, depth: int) -> tuple[int, dict[str, Any]]:
+    """Return where the table ends that begins at a place, and what is in it."""
+    at, end = _span(data, start)
+    found: dict[str, Any] = {}
+    while at < end and depth < _DEEPEST:
+        after = at + 1 + data[at]
+        name = _text(data[at + 1 : after])
+        at, found[name] = _value(data, after, end, depth)
+    return end, found
+
+
+def _items(data: bytes, start: int, depth: int) -> tuple[int, list[Any]]:
+    """Return where the array ends that begins at a place, and what is in it."""
+    at, end = _span(data, start)
+    found: list[Any] = []
+    while at < end and depth < _DEEPEST:
+        at, value = _value(data, at, end, depth)
+        found.append(value)
+    return end, found
+
+
+def _value(data: bytes, at: int, end: int, depth: int) -> tuple[int, Any]:
+    kind, at = data[at : at + 1], at + 1
+    if kind == b"F":
+        return _fields(data, at, depth + 1)
+    if kind == b"A":
+        return _items(data, at, depth + 1)
+    if kind in {b"S", b"x"}:
+        at, after = _span(data, at)
+        return after, _long_text(data[at:after]) if kind == b"S" else data[at:after]
+    if kind == b"T":
+        return at + 8, _time(data[at : at + 8])[1]
+    if kind not in _SIZES:  # nobody knows how long it is
+        return end, _UNREADABLE
+    _, value = decode.TABLE_MAPPING[kind](data[at : at + _SIZES[kind]])
+    return at + _SIZES[kind], value
+
+
+def _span(data: bytes, start: int) -> tuple[int, int]:
+    """Return where what bears its length begins and ends."""
+    (length,) = _LENGTH.unpack_from(data, start)
+    return start + 4, min(start + 4 + length, len(data))

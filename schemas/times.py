@@ -19,6 +19,7 @@ from pydantic import (
 
 _DURATION = re.compile(r"(\d+(?:\.\d+)?)(ms|s|m|h|d)")
 _LONGEST = 100 * 365 * 86400.0
+_LONGEST_TEXT = 100
 _YEARS = range(1970, 9000)  # what every machine's clock can count
 _SECONDS = {"ms": 0.001, "s": 1, "m": 60, "h": 3600, "d": 86400}
 
@@ -32,9 +33,12 @@ def parse_duration(value: Any) -> Any:
         ValueError: the text is no duration.
     """
     if isinstance(value, str):
-        parts = _DURATION.findall(value)
+        # Of a longer text, looking for numbers takes the square of its length.
+        parts = _DURATION.findall(value) if len(value) <= _LONGEST_TEXT else []
         if "".join(number + unit for number, unit in parts) != value or not parts:
-            raise ValueError(f"{value!r} is no duration: write 30s, 5m, 2h or 1h30m")
+            raise ValueError(
+                f"{value[:_LONGEST_TEXT]!r} is no duration: write 30s, 5m, 2h or 1h30m"
+            )
         value = sum(float(number) * _SECONDS[unit] for number, unit in parts)
     if isinstance(value, (int, float)) and not isinstance(value, bool):
         if not abs(value) <= _LONGEST:  # written so that it is true of NaN, too
@@ -66,7 +70,8 @@ Duration = Annotated[
 ]
 
 
-def _check_years(value: datetime) -> datetime:
+def check_years(value: datetime) -> datetime:
+    """Return a time that every machine's clock can count; ValueError if it is none."""
     if value.year not in _YEARS:
         raise ValueError(f"the year {value.year} is not from {_YEARS[0]} to {_YEARS[-1]}")
     return value
@@ -74,7 +79,7 @@ def _check_years(value: datetime) -> datetime:
 
 Instant = Annotated[
     AwareDatetime,
-    AfterValidator(_check_years),
+    AfterValidator(check_years),
     AfterValidator(lambda value: value.astimezone(UTC)),
 ]
 """A point in time, zone-aware; UTC on the wire."""
@@ -85,7 +90,7 @@ class WallClock(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    local: Annotated[NaiveDatetime, AfterValidator(_check_years)]
+    local: Annotated[NaiveDatetime, AfterValidator(check_years)]
 
     def instant(self) -> datetime:
         """Return the instant at which this machine's clock shows the time; see `at_wall`."""
@@ -151,5 +156,5 @@ def parse_moment(text: str, now: datetime) -> datetime | WallClock:
         raise ValueError(
             f"{text!r}: give either a zone (Z or +01:00) or ' local' for each clock on the wall"
         )
-    _check_years(moment)
+    check_years(moment)
     return moment if stamp == text else WallClock(local=moment)

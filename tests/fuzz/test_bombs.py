@@ -1,0 +1,14 @@
+"""What is small and wants much gets nothing: no time, no memory, no stack."""
+
+import subprocess
+import sys
+
+
+def test_small_bytes_that_want_much() -> None:
+    ended = subprocess.run(
+        [sys.executable, "-m", "tests.fuzz.bombs"],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert ended.returncode == 0, ended.stderr[-3000:]
