@@ -9,6 +9,7 @@ from broker.commands import (
     cancel,
     check,
     dead,
+    doctor,
     enrol,
     fleet,
     history,
@@ -45,6 +46,7 @@ _COMMANDS = (
     enrol,
     history,
     dead,
+    doctor,
     topology,
 )
 

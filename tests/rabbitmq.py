@@ -21,8 +21,8 @@ listeners.tcp.1 = 127.0.0.1:{port}
 loopback_users.guest = true
 log.console = false
 log.file.level = warning
-management_agent.disable_metrics_collector = true
 """
+_NO_STATISTICS = "management_agent.disable_metrics_collector = true\n"
 _MANAGEMENT = "rabbitmq_management"
 _MANAGEMENT_CONFIG = """
 management.tcp.ip = 127.0.0.1
@@ -105,8 +105,17 @@ def or_skipped() -> Iterator[None]:
 class Node(Broker):
     """A node that runs from `start` to `stop`; its data outlive a `kill` and a new `start`."""
 
-    def __init__(self, *plugins: str, configuration: str = "") -> None:
-        """Prepare; `plugins` come with RabbitMQ, `configuration` is lines of rabbitmq.conf."""
+    def __init__(
+        self, *plugins: str, configuration: str = "", statistics: bool = False, files: int = 0
+    ) -> None:
+        """Prepare.
+
+        Args:
+            plugins: come with RabbitMQ.
+            configuration: lines of rabbitmq.conf.
+            statistics: whether it counts what goes on in it.
+            files: how many it may open; 0: as many as we may.
+        """
         self.port = free_port()
         self._management_port = free_port() if _MANAGEMENT in plugins else 0
         self._dist_port = free_port()
@@ -121,6 +130,10 @@ class Node(Broker):
         self._process: subprocess.Popen[bytes] | None = None
         self._epmd: subprocess.Popen[bytes] | None = None
         config = _CONFIG.format(port=self.port) + configuration
+        if not statistics:
+            config += _NO_STATISTICS
+        if files:
+            (self._folder / "env.conf").write_text(f"ulimit -n {files}\n")
         if self._management_port:
             config += _MANAGEMENT_CONFIG.format(port=self._management_port)
             self.management_url = f"http://guest:guest@127.0.0.1:{self._management_port}"
@@ -238,7 +251,7 @@ class Node(Broker):
             "RABBITMQ_MNESIA_BASE": str(folder / "data"),
             "RABBITMQ_LOG_BASE": str(folder / "log"),
             "RABBITMQ_CONFIG_FILE": str(folder / "rabbitmq.conf"),
-            "RABBITMQ_CONF_ENV_FILE": str(folder / "no-env.conf"),
+            "RABBITMQ_CONF_ENV_FILE": str(folder / "env.conf"),
             "RABBITMQ_ENABLED_PLUGINS_FILE": str(folder / "enabled_plugins"),
             "RABBITMQ_SERVER_ADDITIONAL_ERL_ARGS": _ERLANG,
         }

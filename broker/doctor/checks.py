@@ -1,0 +1,48 @@
+"""All checks, and what they find."""
+
+from collections.abc import Callable, Iterable
+
+from broker.doctor import here, layout, logins, server
+from broker.doctor.finding import Finding, Severity
+from broker.doctor.snapshot import Snapshot
+
+Check = Callable[[Snapshot], Iterable[Finding]]
+
+CHECKS: tuple[Check, ...] = (
+    server.version,
+    server.support,
+    server.encryption,
+    server.descriptors,
+    server.alarms,
+    server.clocks,
+    server.policies,
+    server.default_queue_type,
+    logins.guest,
+    logins.agents_as_others,
+    logins.topic_rows,
+    logins.copies,
+    logins.names,
+    logins.default_exchange,
+    logins.queues,
+    logins.enrolled,
+    layout.missing,
+    layout.exchanges,
+    layout.central_queues,
+    layout.listeners,
+    layout.background,
+    layout.bindings,
+    layout.dead_letter_exchanges,
+    layout.letters,
+    layout.abandoned,
+    here.folders,
+    here.keys,
+    here.settings,
+    server.unseen,
+)
+
+
+def examine(snapshot: Snapshot) -> list[Finding]:
+    """Return all that is wrong, the worst first."""
+    order = list(Severity)
+    found = (finding for check in CHECKS for finding in check(snapshot))
+    return sorted(found, key=lambda finding: order.index(finding.severity))
