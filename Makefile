@@ -22,6 +22,7 @@ test: $(STAMP) rabbitmq
 	$(VENV)/bin/ruff format --check .
 	$(VENV)/bin/mypy
 	$(VENV)/bin/lint-imports
+	@$(VENV)/bin/python -m tests.audit
 	$(VENV)/bin/pytest
 
 bench: $(STAMP) rabbitmq

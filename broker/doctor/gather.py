@@ -7,6 +7,7 @@ import stat
 import time
 from collections.abc import Iterable
 from contextlib import suppress
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -17,7 +18,7 @@ from pydantic import BeforeValidator, Field
 from yarl import URL
 
 from broker import topology
-from broker.connection import CALL_LIMIT, BrokerError, Refused, connect, translated
+from broker.connection import CALL_LIMIT, BrokerError, Refused, blocked, connect, translated
 from broker.doctor.snapshot import Machine, Managed, Place, Row, Snapshot, Unseen
 from broker.history.fleet import WorkstationRow
 from broker.history.history import History
@@ -50,25 +51,25 @@ def gather(settings: DoctorSettings) -> Snapshot:
     unseen: list[Unseen] = []
     managed = _managed(settings, unseen)
     alarmed = managed is not None and any(map(has_alarm, managed.nodes))
-    version, ahead, missing, letters = asyncio.run(_by_amqp(settings, takes=not alarmed))
+    told = asyncio.run(_by_amqp(settings, takes=not alarmed))
     fleet = None
-    if alarmed:
+    if alarmed or told.blocked:
         why = "the broker takes no messages"
         unseen.append(Unseen("clocks, and what agents say of themselves", why, "make room there"))
     else:
-        if ahead is None:
+        if told.ahead is None:
             why = "the login may not declare a queue of its own, and let a message expire in it"
             unseen.append(Unseen("the broker's clock", why, "look as an administrator"))
-        if not missing:  # or asking would declare it
+        if not told.missing:  # or asking would declare it
             fleet = _fleet(settings, unseen)
     return Snapshot(
         now=time.time(),
         urls=[URL(text) for text in settings.amqp_url],
         virtual_host=settings.virtual_host,
-        version=version,
-        ahead=ahead,
-        missing=missing,
-        letters=letters,
+        version=told.version,
+        ahead=told.ahead,
+        missing=told.missing,
+        letters=told.letters,
         managed=managed,
         fleet=fleet,
         machine=look_here(settings.state_dir, settings.trusted_keys),
@@ -79,15 +80,23 @@ def gather(settings: DoctorSettings) -> Snapshot:
 # What any login sees
 
 
-async def _by_amqp(
-    settings: DoctorSettings, *, takes: bool
-) -> tuple[tuple[int, ...], float | None, list[str], int | None]:
+@dataclass(frozen=True)
+class _Told:
+    version: tuple[int, ...]
+    missing: list[str]
+    letters: int | None
+    ahead: float | None
+    blocked: bool
+
+
+async def _by_amqp(settings: DoctorSettings, *, takes: bool) -> _Told:
     async with connect(settings, "pcm doctor") as connection:
         underlay: Any = connection.transport
         text = str(underlay.connection.server_properties.get("version", ""))
         version = tuple(int(part) for part in re.findall(r"\d+", text)[:3])
         missing, letters = await _missing(connection)
-        return version, await _ahead(connection) if takes else None, missing, letters
+        ahead = await _ahead(connection) if takes else None
+        return _Told(version, missing, letters, ahead, await blocked(connection))
 
 
 async def _missing(connection: AbstractConnection) -> tuple[list[str], int | None]:

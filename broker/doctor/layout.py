@@ -153,6 +153,32 @@ def bindings(snapshot: Snapshot) -> Iterator[Finding]:
         )
 
 
+def queue_types(snapshot: Snapshot) -> Iterator[Finding]:
+    """Agents' queues are quorum or classic queues; in a cluster, the latter are on one node.
+
+    What the virtual host makes of a queue without a type does not matter: ours all name theirs.
+    """
+    managed = snapshot.managed
+    if managed is None:
+        return
+    kinds: dict[str, set[str]] = {}
+    for row in managed.queues:
+        if agent_of(row["name"]):
+            kinds.setdefault(str(row.get("type")), set()).add(row["name"])
+    classic = kinds.pop("classic", set())
+    kinds.pop("quorum", None)
+    for kind, found in kinds.items():
+        text = f"{named(found)}: {kind} queues do not hand each job to one reader, once"
+        remedy = "delete them; their agents, or pcm enrol, make them anew"
+        yield Finding(Severity.WILL_BREAK, "queue-types", text, remedy)
+    if classic and len(managed.nodes) > 1:
+        text = f"classic queues are on one node of the cluster, and away with it: {named(classic)}"
+        remedy = (
+            "PCM_QUEUE_TYPE=quorum (pcm enrol --queue-type quorum), where they are not too many"
+        )
+        yield Finding(Severity.HINT, "queue-types", text, remedy)
+
+
 def dead_letter_exchanges(snapshot: Snapshot) -> Iterator[Finding]:
     """What is rejected goes to the administrators, and to nobody else."""
     astray = {

@@ -238,16 +238,3 @@ def _matches(pattern: str, name: str) -> bool:
         return re.search(pattern, name) is not None
     except re.error:
         return True
-
-
-def default_queue_type(snapshot: Snapshot) -> Iterator[Finding]:
-    """Our queues name their type; the lock of the dead letters is a queue of one connection."""
-    kind = snapshot.managed.virtual_host.get("default_queue_type") if snapshot.managed else None
-    if kind not in {None, "undefined", "classic"} and snapshot.version < (4, 0):
-        yield Finding(
-            Severity.WILL_BREAK,
-            "default-queue-type",
-            f"the virtual host's default queue type is {kind}, of which this version makes no"
-            " queue for one connection: pcm dead cannot work",
-            "make a virtual host without --default-queue-type, or update RabbitMQ",
-        )
