@@ -130,10 +130,11 @@ async def _ahead(connection: AbstractConnection) -> float | None:
     """
     try:
         async with asyncio.timeout(CALL_LIMIT), connection.channel() as channel:
-            end = await channel.declare_queue(exclusive=True)
+            end = await channel.declare_queue(exclusive=True, arguments={"x-queue-type": "classic"})
             begin = await channel.declare_queue(
                 exclusive=True,
                 arguments={
+                    "x-queue-type": "classic",
                     "x-dead-letter-exchange": "",
                     "x-dead-letter-routing-key": end.name,
                     "x-message-ttl": 0,

@@ -173,9 +173,7 @@ def queue_types(snapshot: Snapshot) -> Iterator[Finding]:
         yield Finding(Severity.WILL_BREAK, "queue-types", text, remedy)
     if classic and len(managed.nodes) > 1:
         text = f"classic queues are on one node of the cluster, and away with it: {named(classic)}"
-        remedy = (
-            "PCM_QUEUE_TYPE=quorum (pcm enrol --queue-type quorum), where they are not too many"
-        )
+        remedy = "PCM_QUEUE_TYPE=quorum (pcm enrol --queue-type quorum), if they are not too many"
         yield Finding(Severity.HINT, "queue-types", text, remedy)
 
 
