@@ -24,7 +24,7 @@ from broker.history.fleet import WorkstationRow
 from broker.history.history import History
 from broker.history.tables import HistoryError
 from broker.management import Management
-from broker.settings import HistorySettings, ManagementSettings, is_ours
+from broker.settings import HistorySettings, ManagementSettings
 
 _MANAGEMENT = "enable it (rabbitmq-plugins enable rabbitmq_management), and set PCM_MANAGEMENT_URL"
 _PRIVATE = re.compile(r"service|interactive-.+")
@@ -232,13 +232,12 @@ def _fleet(settings: DoctorSettings, unseen: list[Unseen]) -> list[WorkstationRo
 def look_here(state_dir: Path, trusted_keys: Path | None) -> Machine:
     """Return what is on this machine; what is not there, or not for us to see, is left out."""
     agents = [folder for folder in _inside(state_dir) if _PRIVATE.fullmatch(folder.name)]
-    ignored = Path(".env")
     return Machine(
         user=os.geteuid(),
         shared=_places([state_dir, state_dir / "claims"]),
         private=_places([*agents, *(file for folder in agents for file in _inside(folder))]),
         keys=_places([trusted_keys, *_inside(trusted_keys)] if trusted_keys else []),
-        ignored=[] if is_ours(ignored) else _places([ignored]),
+        settings=_places([Path(".env")]),
     )
 
 

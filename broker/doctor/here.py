@@ -46,7 +46,10 @@ def keys(snapshot: Snapshot) -> Iterator[Finding]:
 
 def settings(snapshot: Snapshot) -> Iterator[Finding]:
     """A file of settings that others may write to does not count, and nobody says so."""
-    for place in snapshot.machine.ignored:
+    machine = snapshot.machine
+    for place in machine.settings:
+        if place.owner == machine.user and not place.open_to:
+            continue
         text = f"{place.path} is not read: it is another user's, or others may write to it"
-        remedy = f"chown {snapshot.machine.user} {place.path}; chmod go-w {place.path}"
+        remedy = f"chown {machine.user} {place.path}; chmod go-w {place.path}"
         yield Finding(Severity.HINT, "settings", text, remedy)

@@ -69,14 +69,14 @@ class Machine:
         shared: the folders that all agents of the workstation may write to.
         private: what one agent alone may read and write.
         keys: the folder of trusted keys, and what is in it.
-        ignored: settings' files that do not count, since others may write to them.
+        settings: the file of settings in the folder where we are.
     """
 
     user: int
     shared: Sequence[Place] = ()
     private: Sequence[Place] = ()
     keys: Sequence[Place] = ()
-    ignored: Sequence[Place] = ()
+    settings: Sequence[Place] = ()
 
 
 @dataclass(frozen=True)
