@@ -176,8 +176,12 @@ def _ledger() -> Any:
 
 def _entry(kind: str, data: bytes) -> None:
     """A view leaves out what it cannot read; what the history cannot keep, it says."""
-    entry = Entry(1, kind, "", data)
-    for record in entry.records():
+    entry = Entry(1, kind, "", data, "guest", f"{kind}.x")
+    Entry(1, kind, "", data, f"service@{WS}", f"{kind}.{WS}.service").records()
+    records = entry.records()
+    if not records:
+        raise ValueError("there is nothing in it")
+    for record in records:
         if isinstance(record, Job | Report):
             job_id = record.id if isinstance(record, Job) else record.job_id
             list(entry.of_job(job_id))
@@ -212,6 +216,10 @@ def _properties(data: bytes) -> None:
     letter = read_letter(message)
     assert letter.id == read_letter(message).id
     assert mark(message) == mark(message)
+    said = (message.type or "", message.message_id or "", b"", message.user_id or "")
+    entry = Entry(1, *said, letter.routing_key)
+    entry.records()
+    assert entry.digest == Entry(2, *said, letter.routing_key).digest
     _returns(message)
 
 

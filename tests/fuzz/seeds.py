@@ -13,6 +13,7 @@ from schemas import (
     Command,
     Departure,
     Facts,
+    Forgery,
     Job,
     Message,
     Output,
@@ -115,6 +116,7 @@ MESSAGES: dict[type[Message], tuple[bytes, ...]] = {
         ),
         Schedule(name="s", repeat="*/5 1-3 * 2 *", zone="Europe/Berlin", job=_PLAN, **_MADE),
     ),
+    Forgery: _bodies(Forgery(digest="0" * 32, **_MADE)),
     ScheduleRemoval: _bodies(ScheduleRemoval(name="s", **_MADE)),
 }
 ORDERS = MESSAGES[Job] + MESSAGES[Cancellation] + MESSAGES[Pause]
