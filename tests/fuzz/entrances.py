@@ -22,8 +22,8 @@ from sqlalchemy.exc import DataError
 
 from agents import windows
 from agents.choices import _moment
-from agents.claims import decision
 from agents.control import Declined, _read, read_reason, text_of
+from agents.decision import decision
 from agents.identity import Identity
 from agents.intake import _returns
 from agents.orders import Poison, job_id_of, read_order
