@@ -26,13 +26,15 @@ from agents.recovery import Recovery
 from agents.runner import Ended
 from agents.runs import Runs, threads
 from agents.schedule import Next, Step, order
+from agents.sealing import Sealing
 from agents.settings import AgentSettings
 from agents.standby import Standby
 from agents.state import check, lock, private_directory, shared_directory
 from agents.tables import NEVER, Entry, Tables
+from agents.trust import Trust
 from agents.uplink import Uplink
 from agents.withdrawal import Withdrawal
-from broker.topology import AgentKind
+from broker.topology import AgentKind, login
 from schemas import Context, Pause, State
 
 _T = TypeVar("_T")
@@ -68,7 +70,9 @@ class Agent:
 
         Raises:
             StateError: the state directory cannot be used, or the agent runs already.
+            WrongSetting: the folder of trusted keys cannot be used.
         """
+        trust = Trust.by(settings)
         self._settings = settings
         self._rules = rules
         self.identity = Identity(self.kind, settings.workstation, user)
@@ -76,6 +80,7 @@ class Agent:
         check(state_dir, service=self.kind is AgentKind.SERVICE)
         self.directory = private_directory(state_dir / self.identity.name)
         self._lock = lock(self.directory)
+        self._sealing = Sealing(self.directory, login(self.kind, settings.workstation, user))
         self._ledger = Ledger(self.directory / "ledger.db")
         self._claims = Claims(settings.state_dir, self.identity.name)
         self._outbox = Outbox(self.identity, self._ledger)
@@ -83,16 +88,21 @@ class Agent:
         self.entries = Entries(
             self._ledger, self._claims, self.changes, self._outbox.wake, self.ended
         )
-        self._runs = Runs(settings, self.identity, self.entries, self.directory / "runs")
+        self._runs = Runs(
+            settings, self.identity, self.entries, self.directory / "runs", self._sealing
+        )
         self._withdrawal = Withdrawal(self.entries, self._runs)
-        self._presence = Presence(settings, self.identity, self.entries, self._runs)
-        recovery = Recovery(self.identity, settings, self._ledger, self._admit)
+        self._presence = Presence(
+            settings, self.identity, self.entries, self._runs, self._sealing.public
+        )
+        recovery = Recovery(self.identity, settings, self._ledger, trust, self._admit)
         intake = Intake(
             self.identity,
             settings,
             self._ledger,
             self._claims,
             recovery,
+            trust,
             accepted=self._accept,
             cancelled=self._withdrawal.cancel,
             paused=self._pause,
@@ -279,7 +289,13 @@ class Agent:
 
     def _next(self, entry: Entry) -> Next:
         claimed, paused = self._claims.holds(entry.job.id), self._presence.paused
-        return self._rules.next(entry, time.time(), claimed=claimed, paused=paused)
+        now = time.time()
+        following = self._rules.next(entry, now, claimed=claimed, paused=paused)
+        # Not before it is due: what this agent cannot open, another one here may.
+        due = following.step is not Step.CLOSE and following.at <= now
+        if due and (reason := self._sealing.objection(entry.job.command)):
+            return Next(Step.CLOSE, 0, State.REFUSED, reason)
+        return following
 
     def _advance(self, entry: Entry, now: float) -> None:
         following = self._next(entry)

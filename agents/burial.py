@@ -18,6 +18,7 @@ from agents.tables import Tables
 from broker import stream, topology
 from broker.connection import Publisher, translated
 from schemas import Context, State
+from schemas.signature import HEADER, LONGEST_HEADER
 
 _log = structlog.get_logger()
 _AT_ONCE = 100
@@ -107,6 +108,9 @@ class Burial:
         """Put a message where administrators find it, with the reason."""
         identity = self._identity
         message = refusal.message
+        signatures = message.headers.get(HEADER)
+        if isinstance(signatures, str) and len(signatures) > LONGEST_HEADER:
+            signatures = None  # no signatures: they might be too long for a header with the rest
         _log.warning("message.refused", reason=refusal.reason, job=refusal.job_id)
         await stream.append(
             publisher,
@@ -121,6 +125,7 @@ class Burial:
                 "agent": identity.name,
                 "job": refusal.job_id or "",
                 "at": datetime.now(UTC).isoformat(timespec="microseconds"),
+                **({HEADER: signatures} if isinstance(signatures, str) else {}),
             },
             content_type=message.content_type or "application/octet-stream",
         )

@@ -4,7 +4,7 @@ import asyncio
 import random
 import time
 from collections.abc import Callable
-from datetime import timedelta
+from datetime import UTC, datetime, timedelta
 
 import structlog
 from aio_pika.abc import AbstractConnection, AbstractIncomingMessage
@@ -17,9 +17,11 @@ from agents.orders import Order, Poison, job_id_of, read_order
 from agents.recovery import Recovery
 from agents.settings import AgentSettings
 from agents.tables import Entry, Known, Tables
+from agents.trust import Trust
 from broker import topology
 from broker.connection import CALL_LIMIT, Publisher, Unreachable, blocked, translated
 from schemas import Cancellation, Context, Job, Pause, State
+from schemas.signature import HEADER
 from schemas.times import duration_text
 
 _Taken = Entry | Cancellation | Pause
@@ -45,6 +47,7 @@ class Intake:
         ledger: Ledger,
         claims: Claims,
         recovery: Recovery,
+        trust: Trust | None,
         accepted: Callable[[Entry], None],
         cancelled: Callable[[Cancellation], None],
         paused: Callable[[Pause], None],
@@ -57,6 +60,7 @@ class Intake:
         self._ledger = ledger
         self._claims = claims
         self._recovery = recovery
+        self._trust = trust
         self._accepted = accepted
         self._cancelled = cancelled
         self._paused = paused
@@ -142,7 +146,14 @@ class Intake:
         alone: bool,
     ) -> None:
         """Take in some messages at once; `alone`: no others that were delivered wait."""
-        orders, refusals = self._read(messages)
+        read, refusals = self._read(messages)
+        stale = await self._stale([order for _, order in read])
+        orders = [order for _, order in read if not (isinstance(order, Job) and order.id in stale)]
+        refusals += [
+            Refusal(message, stale[order.id], order.id)
+            for message, order in read
+            if isinstance(order, Job) and order.id in stale
+        ]
         if orders:
             ended = await self._ended_here(orders, connection, publisher)
             future = self._ledger.commit(lambda tables: self._enter(tables, orders, ended))
@@ -191,14 +202,37 @@ class Intake:
         )
         return await self._recovery.ended_here(connection, publisher, unknown) if unknown else {}
 
-    def _read(self, messages: list[AbstractIncomingMessage]) -> tuple[list[Order], list[Refusal]]:
-        orders: list[Order] = []
+    async def _stale(self, orders: list[Order]) -> dict[str, str]:
+        """Return the jobs that are too old to be trusted, and why; known ones are the same job."""
+        if self._trust is None:
+            return {}
+        now = datetime.now(UTC)
+        old = {
+            order.id: reason
+            for order in orders
+            if isinstance(order, Job) and (reason := self._trust.stale(order, now))
+        }
+        if not old:
+            return {}
+        unknown = await self._ledger.commit(
+            lambda tables: [job_id for job_id in old if not tables.knows(job_id)]
+        )
+        return {job_id: old[job_id] for job_id in unknown}
+
+    def _read(
+        self, messages: list[AbstractIncomingMessage]
+    ) -> tuple[list[tuple[AbstractIncomingMessage, Order]], list[Refusal]]:
+        orders: list[tuple[AbstractIncomingMessage, Order]] = []
         refusals: list[Refusal] = []
+        if self._trust is not None:
+            self._trust.refresh()
         for message in messages:
             if message.type == "probe":
                 continue
             try:
-                orders.append(read_order(message.body, message.routing_key or "", self._identity))
+                key, signatures = message.routing_key or "", message.headers.get(HEADER)
+                order = read_order(message.body, key, self._identity, self._trust, signatures)
+                orders.append((message, order))
             except Poison as poison:
                 job_id = job_id_of(message.body, message.message_id)
                 refusals.append(Refusal(message, str(poison)[:_LONGEST_REASON], job_id))

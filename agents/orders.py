@@ -2,11 +2,13 @@
 
 import json
 import re
+from datetime import UTC, datetime
 from typing import Annotated
 
 from pydantic import Field, TypeAdapter, ValidationError
 
 from agents.identity import Identity
+from agents.trust import Trust, Untrusted
 from broker import topology
 from schemas import Cancellation, Job, Pause, explain
 from schemas.message import BODY_LIMIT
@@ -21,11 +23,25 @@ class Poison(Exception):
     """A message cannot be read or trusted; the text says why."""
 
 
-def read_order(body: bytes, routing_key: str, reader: Identity) -> Order:
+def read_order(
+    body: bytes,
+    routing_key: str,
+    reader: Identity,
+    trust: Trust | None = None,
+    signatures: object = None,
+) -> Order:
     """Read what was delivered to an agent.
 
+    Args:
+        body: the message's body.
+        routing_key: under which it was published.
+        reader: who reads it.
+        trust: whose orders count; None: anyone's.
+        signatures: the message's header of this name.
+
     Raises:
-        Poison: it is no job, cancellation or pause, or came by a way that it should not have.
+        Poison: it is no job, cancellation or pause, came by a way that it should not have, or is
+            not signed by those who have to.
     """
     if len(body) > BODY_LIMIT:
         raise Poison(f"{len(body)} bytes are over the limit of {BODY_LIMIT}")
@@ -40,6 +56,8 @@ def read_order(body: bytes, routing_key: str, reader: Identity) -> Order:
         _check_job(order, routing_key, reader)
     elif isinstance(order, Pause):
         _check_pause(order, routing_key, reader)
+    if trust is not None:
+        _check_trust(order, body, trust, signatures)
     return order
 
 
@@ -59,6 +77,17 @@ def _check_pause(pause: Pause, routing_key: str, reader: Identity) -> None:
         raise Poison(f"a pause of {pause.workstation} is not for {reader.workstation}")
     if routing_key != topology.pause_key(reader.workstation):
         raise Poison(f"the routing key {routing_key} does not match the pause")
+
+
+def _check_trust(order: Order, body: bytes, trust: Trust, signatures: object) -> None:
+    now = datetime.now(UTC)
+    try:
+        trust.check(order, body, signatures, now)
+    except Untrusted as error:
+        raise Poison(str(error)) from error
+    # A job's age counts only where the ledger does not know it: that is for who can look.
+    if not isinstance(order, Job) and (reason := trust.stale(order, now)):
+        raise Poison(reason)
 
 
 def job_id_of(body: bytes, message_id: str | None) -> str | None:

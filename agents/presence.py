@@ -29,8 +29,14 @@ class Presence:
     """The check-ins of an agent, and whether it is paused."""
 
     def __init__(
-        self, settings: AgentSettings, identity: Identity, entries: Entries, runs: Runs
+        self,
+        settings: AgentSettings,
+        identity: Identity,
+        entries: Entries,
+        runs: Runs,
+        sealing_key: str,
     ) -> None:
+        self._sealing_key = sealing_key
         self._settings = settings
         self._identity = identity
         self._entries = entries
@@ -127,4 +133,5 @@ class Presence:
             waiting=sum(entry.state is not State.STARTED for entry in self._entries.all()),
             running=self._runs.count,
             interval=settings.check_in,
+            sealing_key=self._sealing_key,
         )

@@ -9,6 +9,7 @@ agents: for their service, a background job that may have run is refused.
 
 import json
 import time
+from collections import Counter
 from collections.abc import Callable, Collection
 from contextlib import aclosing
 from dataclasses import dataclass, field, replace
@@ -22,8 +23,10 @@ from agents.ledger import Ledger
 from agents.place import targets
 from agents.settings import AgentSettings
 from agents.tables import Entry, Life, Tables
+from agents.trust import Trust
 from broker import stream, topology
 from broker.connection import Publisher, Refused
+from broker.entry import Entry as StreamEntry
 from broker.entry import Record
 from broker.topology import AgentKind
 from schemas import Cancellation, Context, Job, Report, State, workstation
@@ -59,9 +62,11 @@ class Recovery:
         identity: Identity,
         settings: AgentSettings,
         ledger: Ledger,
+        trust: Trust | None,
         admit: Callable[[Entry], None],
     ) -> None:
         """Prepare; `admit` takes in the entries once they can be trusted."""
+        self._trust = trust
         self._identity = identity
         self._settings = settings
         self._ledger = ledger
@@ -111,6 +116,7 @@ class Recovery:
         self, connection: AbstractConnection, publisher: Publisher, since: float
     ) -> dict[str, _Story]:
         stories: dict[str, _Story] = {}
+        untrusted: Counter[str] = Counter()
         if self._identity.kind is not AgentKind.SERVICE or self._settings.enrolled:
             return stories
         here = self._identity.workstation
@@ -121,10 +127,21 @@ class Recovery:
                     if entry.kind == "report" and here.encode() not in entry.body:
                         continue
                     for record in entry.records():
-                        _tell_on(stories, record, here)
+                        if reason := self._objection(record, entry):
+                            untrusted[reason] += 1
+                        else:
+                            _tell_on(stories, record, here)
         except Refused as error:
             _log.warning("stream.unreadable", reason=str(error))
+        for reason, count in untrusted.items():
+            _log.warning("stream.untrusted", records=count, reason=reason)
         return stories
+
+    def _objection(self, record: Record, entry: StreamEntry) -> str:
+        """Return why a record is not believed: whoever may publish can write into the stream."""
+        if self._trust is None or not isinstance(record, Job | Cancellation):
+            return ""
+        return self._trust.objection(record, entry.body, entry.signatures)
 
     def _mend(self, tables: Tables, life: Life, stories: dict[str, _Story]) -> list[Entry]:
         """Bring the ledger in step with the stream; return the entries that are open then."""

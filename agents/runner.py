@@ -57,6 +57,7 @@ class Run:
         lasting: is called with the process's mark once it has run for a while.
         adopt: what a former agent left of the command, and for how many seconds it had run.
         live: gets what the command writes, for those who look on.
+        unsealed: opens the command's secret variables.
     """
 
     command: Command
@@ -68,6 +69,7 @@ class Run:
     lasting: Callable[[str], object] = lambda _: None
     adopt: tuple[Remains, float] | None = None
     live: Live | None = None
+    unsealed: Callable[[], Mapping[str, str]] = dict
 
     def __post_init__(self) -> None:
         self._stop: _Stop | None = None
@@ -103,6 +105,7 @@ class Run:
 
         Raises:
             CannotStart: there is no such program or folder, or it may not be run.
+            CannotOpen: its secrets cannot be opened.
             Left: it was left running.
             OSError: there are no files or processes left, and nothing was started.
         """
@@ -137,7 +140,8 @@ class Run:
         given = self.environment
         if user is not None:
             given = surroundings.environment(session=False, other=user)
-        variables = {**given, **self.command.environment, JOB_VARIABLE: self.job_id}
+        own = {**self.command.environment, **self.unsealed()}
+        variables = {**given, **own, JOB_VARIABLE: self.job_id}
         spool = self.spool if self.command.survives_agent else None
         heard = self.live.write if self.live else None
         return Process(self.command, variables, self.output_limit, spool, self.lasting, heard, user)

@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
 from datetime import timedelta
+from functools import partial
 from pathlib import Path
 
 import structlog
@@ -18,6 +19,7 @@ from agents.identity import Identity
 from agents.live import Live
 from agents.remains import Remains, find
 from agents.runner import Ended, Left, Run
+from agents.sealing import CannotOpen, Sealing
 from agents.settings import AgentSettings
 from agents.starting import CannotStart, owners_of
 from agents.state import StateError
@@ -40,8 +42,14 @@ class Runs:
     """Runs commands in threads, and keeps the ledger's entries in step."""
 
     def __init__(
-        self, settings: AgentSettings, identity: Identity, entries: Entries, spools: Path
+        self,
+        settings: AgentSettings,
+        identity: Identity,
+        entries: Entries,
+        spools: Path,
+        sealing: Sealing,
     ) -> None:
+        self._sealing = sealing
         self._settings = settings
         self._identity = identity
         self._entries = entries
@@ -127,6 +135,7 @@ class Runs:
             lambda mark: loop.call_soon_threadsafe(self._lasts, job_id, mark),
             adopt,
             self._live(entry),
+            partial(self._sealing.open, entry.job.command),
         )
         self._running[job_id] = run
         self._idle.clear()
@@ -208,7 +217,7 @@ class Runs:
         while True:
             try:
                 return await loop.run_in_executor(self._threads, run.complete)
-            except CannotStart as problem:
+            except (CannotStart, CannotOpen) as problem:
                 return Ended(State.FAILED, None, str(problem))
             except OSError as problem:  # nothing was started: no file, no process was left
                 if time.monotonic() >= deadline:

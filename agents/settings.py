@@ -5,7 +5,7 @@ import os
 import socket
 from datetime import timedelta
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Self
 
 from pydantic import (
     AfterValidator,
@@ -14,11 +14,12 @@ from pydantic import (
     Field,
     ValidationInfo,
     field_validator,
+    model_validator,
 )
 from pydantic_settings import NoDecode
 
 from agents.windows import NO_WINDOWS, WindowsSetting
-from broker.settings import BrokerSettings
+from broker.settings import BrokerSettings, OptionalPath
 from broker.topology import QueueType
 from schemas.names import Name
 from schemas.presence import is_automatic
@@ -145,6 +146,16 @@ class AgentSettings(BrokerSettings):
         default=timedelta(hours=4),
         description="how often an optional offer is shown again; 0 or none for never",
     )
+    trusted_keys: OptionalPath = Field(
+        default=None,
+        description="the folder of public keys whose orders count; none: orders need no signature",
+    )
+    approvals: int = Field(
+        default=0, ge=0, le=3, description="how many have to approve a job, besides its author"
+    )
+    signed_within: Interval = Field(
+        default=timedelta(days=90), description="how old a signed order may be when it arrives"
+    )
     accept_offers: bool = Field(
         default=False, description="run optional offers at once: the user's standing yes"
     )
@@ -152,6 +163,12 @@ class AgentSettings(BrokerSettings):
     no_window: bool = Field(
         default=False, description="the user decides by commands, not in a window"
     )
+
+    @model_validator(mode="after")
+    def _approved_by_somebody(self) -> Self:
+        if self.approvals and self.trusted_keys is None:
+            raise ValueError("approvals: are signatures: set PCM_TRUSTED_KEYS as well")
+        return self
 
     @field_validator("groups", mode="before")
     @classmethod

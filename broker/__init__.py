@@ -12,6 +12,7 @@ if TYPE_CHECKING:
     from broker.files.job_file import WrongJobFile, read_jobs
     from broker.history.history import History
     from broker.history.tables import HistoryError
+    from broker.sealing import CannotSeal, seal
     from broker.settings import DispatcherSettings, HistorySettings
 
 _HOMES = {
@@ -23,12 +24,14 @@ _HOMES = {
     "broker.dispatching.progress": ("Progress",),
     "broker.history.history": ("History",),
     "broker.history.tables": ("HistoryError",),
+    "broker.sealing": ("CannotSeal", "seal"),
     "broker.settings": ("DispatcherSettings", "HistorySettings"),
     "broker.dispatching.sync": ("SyncDispatcher", "send", "send_and_wait"),
 }
 
 __all__ = [
     "BrokerError",
+    "CannotSeal",
     "Dispatcher",
     "DispatcherSettings",
     "History",
@@ -44,6 +47,7 @@ __all__ = [
     "Unroutable",
     "WrongJobFile",
     "read_jobs",
+    "seal",
     "send",
     "send_and_wait",
 ]

@@ -6,6 +6,7 @@ import sys
 
 from broker.command_line import Parser, WrongUse, run
 from broker.commands import (
+    approve,
     cancel,
     check,
     dead,
@@ -14,6 +15,7 @@ from broker.commands import (
     fleet,
     history,
     jobs,
+    keygen,
     output,
     report,
     rerun,
@@ -48,6 +50,8 @@ _COMMANDS = (
     dead,
     doctor,
     topology,
+    keygen,
+    approve,
 )
 
 

@@ -72,6 +72,7 @@ class Entry:
     """One message of the stream: its offset, its kind, and its body, a record a line.
 
     `user_id` is the login that published it, which the broker has checked where it is there.
+    `signatures` is its header of that name, as it came.
     """
 
     offset: int
@@ -80,6 +81,7 @@ class Entry:
     body: bytes
     user_id: str = ""
     routing_key: str = ""
+    signatures: str = ""
 
     def read(self) -> list[Record]:
         """Return the records in it; what cannot be read is left out.

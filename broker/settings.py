@@ -7,7 +7,13 @@ from datetime import timedelta
 from pathlib import Path
 from typing import Annotated, Any, Self, TypeVar
 
-from pydantic import Field, ValidationError, field_validator, model_validator
+from pydantic import (
+    BeforeValidator,
+    Field,
+    ValidationError,
+    field_validator,
+    model_validator,
+)
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict, SettingsError
 from yarl import URL
 
@@ -22,6 +28,14 @@ _SUCH_AS = "must be such as amqp://USER:PASSWORD@HOST:5672/"
 
 class WrongSetting(ValueError):
     """A setting is wrong; the text names it."""
+
+
+def _none_if_empty(value: object) -> object:
+    return None if value == "" else value
+
+
+OptionalPath = Annotated[Path | None, BeforeValidator(_none_if_empty)]
+"""A file or folder; none where the setting is empty."""
 
 
 class BrokerSettings(BaseSettings):
@@ -133,6 +147,13 @@ class DispatcherSettings(BrokerSettings):
     settle: Duration = Field(
         default=timedelta(seconds=2),
         description="how long to listen for more workstations after all known ones have ended",
+    )
+    signing_key: OptionalPath = Field(
+        default=None, description="the file of the private key that signs what is sent"
+    )
+    trusted_keys: OptionalPath = Field(
+        default=None,
+        description="the folder of public keys by which signatures of what was sent are checked",
     )
 
 

@@ -20,6 +20,7 @@ from broker.connection import (
     translated,
 )
 from broker.entry import Entry
+from schemas.signature import HEADER
 
 _PREFETCH = 500
 _END_LIMIT = 2.0
@@ -105,7 +106,8 @@ class Entries(AsyncIterator[Entry]):
             self._arrived.put_nowait(None)  # for whoever asks again
             raise Unreachable(f"reading {topology.REPORTS}: the connection was lost")
         properties = message.header.properties
-        offset = (properties.headers or {}).get("x-stream-offset")
+        headers = properties.headers or {}
+        offset, signatures = headers.get("x-stream-offset"), headers.get(HEADER)
         if not isinstance(offset, int) or message.delivery_tag is None:
             raise Unreachable(f"{topology.REPORTS} is no stream on this broker")
         self._credit -= 1
@@ -117,6 +119,7 @@ class Entries(AsyncIterator[Entry]):
             message.body,
             properties.user_id or "",
             message.routing_key or "",
+            signatures if isinstance(signatures, str) else "",
         )
 
 

@@ -9,7 +9,10 @@ from schemas.presence import CheckIn, Departure, Facts, Pause
 from schemas.report import Output, Report, Result, State
 from schemas.rollout import Rollout, RolloutOrder, WaveEnded, WaveSent
 from schemas.schedule import Schedule, ScheduleRemoval
+from schemas.secrets import Secrets
+from schemas.signature import Signature, SignedJob
 from schemas.times import WallClock
+from schemas.trusted_key import TrustedKey
 
 __all__ = [
     "Cancellation",
@@ -31,8 +34,12 @@ __all__ = [
     "RolloutOrder",
     "Schedule",
     "ScheduleRemoval",
+    "Secrets",
+    "Signature",
+    "SignedJob",
     "State",
     "Target",
+    "TrustedKey",
     "WallClock",
     "WaveEnded",
     "WaveSent",

@@ -2,6 +2,7 @@
 
 import re
 import shlex
+from collections.abc import Collection
 from datetime import timedelta
 from typing import Annotated, Literal, Self, get_args
 
@@ -16,6 +17,7 @@ from pydantic import (
 )
 
 from schemas.names import Text
+from schemas.secrets import Secrets, check_variable
 from schemas.times import Duration
 
 System = Literal["linux", "macos", "windows", "freebsd"]
@@ -66,6 +68,9 @@ class Command(BaseModel):
     shell: bool = False
     cwd: Text | None = Field(default=None, description="absolute folder to start in")
     environment: dict[Text, Text] = Field(default_factory=dict)
+    secrets: Secrets | None = Field(
+        default=None, description="environment values that only the addressed agents can open"
+    )
     timeout: Duration = Field(default=timedelta(hours=1), description="seconds; then it is ended")
     success_exit_codes: ExitCodes = frozenset({0})
     restart_exit_codes: ExitCodes = Field(
@@ -112,8 +117,7 @@ class Command(BaseModel):
     @classmethod
     def _settable(cls, environment: dict[str, str]) -> dict[str, str]:
         for name in environment:
-            if not name or "=" in name:
-                raise ValueError(f"{name!r} cannot be an environment variable")
+            check_variable(name)
         return environment
 
     @field_validator("timeout")
@@ -144,9 +148,18 @@ class Command(BaseModel):
             raise ValueError(
                 "run_as: a foreground command runs as its user; make it background, or leave it out"
             )
+        twice = set(self.secrets.names).intersection(self.environment) if self.secrets else ()
+        if twice:
+            raise ValueError(f"secrets: {min(twice)} is in environment as well; leave out one")
         if self.shell and len(self.argv) != 1:
             raise ValueError("argv: with shell, give the whole script as one argument")
         return self
+
+    def narrowed(self, workstations: Collection[str]) -> Self:
+        """Return it with the secrets that agents of some workstations can open, if it has any."""
+        if self.secrets is None:
+            return self
+        return self.model_copy(update={"secrets": self.secrets.only(workstations)})
 
     def __str__(self) -> str:
         return self.argv[0] if self.shell else shlex.join(self.argv)

@@ -6,7 +6,7 @@ import secrets
 import socket
 from datetime import UTC, datetime, timedelta
 from enum import StrEnum
-from typing import Annotated, Literal, Self
+from typing import Annotated, Any, Literal, Self
 
 from pydantic import AfterValidator, Field, field_validator, model_validator
 
@@ -195,7 +195,11 @@ class Job(Message):
 
         `template`: whatever its id is; what is made of it has ids of its own.
         """
-        less = {"created_at", "sender", "version"} | ({"id"} if template else set())
+        less: dict[str, Any] = dict.fromkeys(("created_at", "sender", "version"), True)
+        if template:
+            less["id"] = True
+        # Sealed again, the same values are other bytes.
+        less["command"] = {"secrets": {"sealed", "keys"}}
         # Without what is not said: a newer version's words leave older jobs what they were.
         asked = self.model_dump_json(exclude=less, exclude_defaults=True)
         return hashlib.sha256(asked.encode()).hexdigest()

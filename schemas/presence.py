@@ -10,6 +10,7 @@ from schemas.job import whoami
 from schemas.message import Message
 from schemas.names import Name, Text
 from schemas.report import AgentName
+from schemas.signature import PublicKey
 from schemas.times import Duration, Instant
 
 _AUTOMATIC = ("os-", "arch-", "release-")
@@ -73,6 +74,9 @@ class CheckIn(Message):
     )
     running: int = Field(default=0, ge=0, lt=2**31, description="jobs whose commands run")
     interval: Duration = Field(description="after how long the next is due at the latest")
+    sealing_key: PublicKey | None = Field(
+        default=None, description="for which secrets can be sealed that it alone can open"
+    )
 
     @property
     def paused(self) -> bool:

@@ -71,9 +71,11 @@ class Rollout(Message):
 
     def wave(self, number: int, created_at: datetime | None = None) -> Job:
         """Return a wave's job, made now or then; the first is number 1."""
+        names = self.waves[number - 1]
         changes = {
             "id": self.wave_id(number),
-            "targets": tuple(map(workstation, self.waves[number - 1])),
+            "command": self.job.command.narrowed(names),
+            "targets": tuple(map(workstation, names)),
             "excluded": (),
             "rollout": self.id,
             "sender": self.sender,

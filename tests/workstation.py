@@ -1,5 +1,6 @@
 """A workstation for tests: a state directory, and agents as real processes."""
 
+import asyncio
 import json
 import os
 import signal
@@ -7,17 +8,21 @@ import subprocess
 import sys
 import time
 from collections.abc import Sequence
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from broker import Dispatcher, Progress
-from schemas import Command, Job, Report, State, Target
+from broker import Dispatcher, Progress, stream
+from broker.connection import connect
+from broker.settings import BrokerSettings
+from schemas import CheckIn, Command, Job, Report, State, Target
 from schemas import workstation as workstation_target
 
 BIN = Path(sys.executable).parent
 Program = Sequence[str | Path]
 PCM_AGENT: Program = (BIN / "pcm-agent",)
 _LIMIT = 30.0
+_EVER = datetime.min.replace(tzinfo=UTC)
 _SABOTAGE = Path(__file__).with_name("sabotage.py")
 
 
@@ -136,6 +141,29 @@ async def follow(dispatcher: Dispatcher, job: Job) -> list[Report]:
     """Return all reports of a job, once it has ended."""
     progress = Progress(job.id)
     return [report async for report in dispatcher.follow(job.id, progress)]
+
+
+async def checked_in(
+    settings: BrokerSettings, ws: Workstation, agents: int = 1, since: datetime = _EVER
+) -> None:
+    """Wait until so many agents of a workstation have said, since then, that they are there."""
+    seen = set()
+    async with (
+        asyncio.timeout(_LIMIT),
+        connect(settings, "test") as connection,
+        stream.read(connection, None) as entries,
+    ):
+        async for entry in entries:
+            for record in entry.records():
+                if (
+                    isinstance(record, CheckIn)
+                    and record.workstation == ws.name
+                    and record.up
+                    and record.at >= since
+                ):
+                    seen.add(record.agent)
+            if len(seen) == agents:
+                return
 
 
 def agents_of(reports: list[Report], state: State) -> set[str]:

@@ -3,6 +3,7 @@
 import argparse
 import json
 import sys
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from broker.command_line import DONE, USAGE, Parser
@@ -32,9 +33,12 @@ def _run(arguments: argparse.Namespace) -> int:
 def _check(file: str, *, as_json: bool) -> int:
     from broker.files.job_file import WrongJobFile, read_jobs
     from broker.files.marked import Problem
+    from broker.files.signed_file import job_of, read_signed
 
     try:
-        jobs = read_jobs(file)
+        # Of a pipe, what is looked at would be missing from what is read.
+        signed = read_signed(path) if (path := Path(file)).is_file() else None
+        jobs = [job_of(path, signed)] if signed else read_jobs(file)
     except WrongJobFile as error:
         _tell_wrong(error, file, as_json=as_json)
     except OSError as error:

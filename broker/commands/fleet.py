@@ -63,7 +63,7 @@ def _pause(arguments: argparse.Namespace) -> int:
             Pause(workstation=name, paused=paused, reason=arguments.reason, created_at=now)
             for name in names
         ]
-        await dispatcher.do(partial(tell, orders=orders))
+        await dispatcher.do(partial(tell, orders=orders, signed=dispatcher.signed))
         return DONE
 
     now = datetime.now(UTC)

@@ -5,6 +5,7 @@ from typing import TYPE_CHECKING, Any
 
 from broker.clock import moment, span
 from broker.commands.looking import few
+from broker.commands.signers import signed_by
 
 if TYPE_CHECKING:
     from broker.history.accounts import Accounts, JobRow
@@ -33,6 +34,7 @@ def job_head(accounts: "Accounts", row: "JobRow") -> list[tuple[str, str]]:
         ("for", few(row.targets.split(), _TARGETS)),
         ("not for", few([str(target) for target in body.excluded], _TARGETS) if body else ""),
         ("sent by", row.sender),
+        ("signed by", signed_by(accounts, row.id)),
         ("sent", moment(row.created_at, accounts.now)),
         *_times(row, body, accounts.now),
         ("rerun of", row.rerun_of or ""),
@@ -52,6 +54,10 @@ def _wanted(body: "Job | None") -> Iterator[tuple[str, str]]:
     yield "time limit", span(command.timeout.total_seconds())
     yield "runs as", command.run_as or ""
     yield "in folder", command.cwd or ""
+    if command.secrets is not None:
+        count = len(command.secrets.keys)
+        sealed = f"sealed for {count:,} agent{'s' * (count != 1)}"
+        yield "secrets", f"{', '.join(command.secrets.names)} ({sealed})"
     yield "platforms", ", ".join(sorted(command.platforms))
     yield "supersedes", body.supersedes or ""
     yield "postponement", _postponed(body)

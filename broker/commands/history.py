@@ -144,6 +144,7 @@ async def _anew(settings: "HistorySettings", engine: "Engine", *, sure: bool) ->
     from broker.history.reader import rebuild
     from broker.history.status import jobs_before, status
     from broker.plans.schedules import in_force_from_before, next_offset, said_since
+    from schemas import Schedule
 
     await catch_up(settings, engine)
     first = await first_offset(settings)
@@ -157,12 +158,13 @@ async def _anew(settings: "HistorySettings", engine: "Engine", *, sure: bool) ->
         # A schedule is in force for longer than the stream keeps that it was added.
         kept = await asyncio.to_thread(in_force_from_before, engine, first)
         read = await asyncio.to_thread(next_offset, engine)
-        for schedule in kept:
-            await dispatcher.record(schedule)
+        for said in kept:
+            await dispatcher.record_again(said.record, said.entry)
         # What somebody else said of one meanwhile stands before that: it is said again.
         await catch_up(settings, engine)
-        for record in await asyncio.to_thread(said_since, engine, read, kept):
-            await dispatcher.record(record)
+        schedules = [said.record for said in kept if isinstance(said.record, Schedule)]
+        for said in await asyncio.to_thread(said_since, engine, read, schedules):
+            await dispatcher.record_again(said.record, said.entry)
     await asyncio.to_thread(rebuild, engine)
     await catch_up(settings, engine)
     found = await asyncio.to_thread(status, engine)

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 from broker.command_line import DONE, Parser, Wrong, WrongUse
 from broker.commands import standing, watch
 from broker.commands.looking import words
-from broker.commands.session import history, name, with_dispatcher
+from broker.commands.session import check_vouched, history, name, with_dispatcher
 
 if TYPE_CHECKING:
     from sqlalchemy import Engine
@@ -87,6 +87,8 @@ def _choose(
         except UnknownId as error:
             raise Wrong(str(error)) from error
         job = found.body(job_id)
+        if job is not None:
+            check_vouched(job, *found.recorded(job_id))
         at = {pair.workstation: pair.state for pair in found.pairs(job_id)}
     if job is None:
         raise Wrong(f"{job_id}: the history has reports of it, but not the job itself")
@@ -98,7 +100,21 @@ def _choose(
     names = [name for name in dict.fromkeys(among) if states is None or at[name] in states]
     if not names:
         raise Wrong(_nothing(job_id, list(at.values()), states or ()))
-    return job, names
+    return job, _able(job, names)
+
+
+def _able(job: "Job", names: list[str]) -> list[str]:
+    """Return those that can open a job's secrets, and tell of the others."""
+    if job.command.secrets is None:
+        return names
+    able = job.command.secrets.workstations()
+    left_out = [name for name in names if name not in able]
+    text = f"its secrets are not sealed for {standing.some(left_out)}"
+    if len(left_out) == len(names):
+        raise Wrong(f"{job.id}: {text}; send it anew, by pcm send --secret")
+    if left_out:
+        print(f"pcm: left out: {text}", file=sys.stderr)
+    return [name for name in names if name in able]
 
 
 def _nothing(job_id: str, found: list[str], states: tuple[str, ...]) -> str:

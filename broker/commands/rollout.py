@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 from broker.command_line import DONE, FAILED, Parser, Wrong
 from broker.commands import standing
-from broker.commands.session import history, name, with_dispatcher
+from broker.commands.session import check_vouched, history, name, with_dispatcher
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
@@ -137,9 +137,12 @@ def _driven(
     """Record an order for the rollout that is named, and work on it."""
 
     def ordered(engine: "Engine", plan: "Rollout") -> int:
-        from broker.plans.courses import course
+        from broker.plans.courses import course, recorded
         from schemas import RolloutOrder
 
+        if arguments.what == "resume":
+            body, signatures = recorded(engine, plan)
+            check_vouched(plan, body, signatures)
         found = course(engine, plan).standing
         if arguments.what == "resume" and found.state == "finished":
             standing.Teller(plan, as_json=arguments.json)(found)

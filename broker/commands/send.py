@@ -9,14 +9,14 @@ from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
 from broker.command_line import DONE, FAILED, Parser, WrongUse
-from broker.commands import watch, waves
+from broker.commands import saved, secrets, watch, waves
 from broker.commands.dry_run import dry_run
 from broker.commands.session import with_dispatcher
 from broker.commands.terminal import printable
 
 if TYPE_CHECKING:
     from broker.dispatching.dispatcher import Dispatcher
-    from schemas import Job, Target
+    from schemas import Job, SignedJob, Target
 
 # Where an option's field has another name.
 _OPTIONS = {
@@ -27,10 +27,11 @@ _OPTIONS = {
     "platforms": "--platform",
     "targets": "--to",
     "excluded": "--not-to",
+    "secrets": "--secret",
 }
 _TIMES = re.compile(r"\b(offer_at|mandatory_at|expires_at|mandatory_after|expires_after)\b")
 _WITH_FILE = {"command", "file", "wait", "dry_run", "json", "give_up_after", "run", "takes_command"}
-_WITH_FILE |= set(waves.OPTIONS)
+_WITH_FILE |= {"secret", "save", *waves.OPTIONS}
 
 
 def add_to(commands: "argparse._SubParsersAction[Parser]") -> None:
@@ -51,6 +52,8 @@ def add_to(commands: "argparse._SubParsersAction[Parser]") -> None:
     add("--expires-at", metavar="T", help="never started after")
     add("--file", metavar="FILE", help="whole jobs as JSON, YAML or TOML; - for stdin")
     add("--wait", action="store_true", help="watch each, as pcm watch does")
+    secrets.add_option(send)
+    saved.add_option(send)
     add("--dry-run", action="store_true", help="send nothing; tell whom it would reach, and when")
     waves.add_options(send)
     send.set_defaults(run=_send, takes_command=True)
@@ -91,7 +94,10 @@ def _send(arguments: argparse.Namespace) -> int:
     in_waves = waves.check_options(arguments)
     if not in_waves:
         watch.check_options(arguments)
-    jobs = [read_job(arguments)] if arguments.file is None else _from_file(arguments)
+    signed = saved.given(arguments)
+    jobs = _jobs(arguments, signed)
+    if arguments.save is not None:
+        return saved.save(jobs, arguments)
     if arguments.dry_run:
         if arguments.wait:
             raise WrongUse("--wait: a dry run sends nothing to wait for; leave out one of the two")
@@ -100,7 +106,11 @@ def _send(arguments: argparse.Namespace) -> int:
         return waves.begin(jobs, arguments)
 
     async def work(dispatcher: "Dispatcher") -> int:
-        sent = await _send_all(dispatcher, jobs, as_json=arguments.json)
+        if signed is None:
+            sent = await _send_all(dispatcher, jobs, as_json=arguments.json)
+        else:
+            sent = [await dispatcher.dispatch_signed(signed)]
+            _print_sent(sent[0], as_json=arguments.json)
         status = DONE if len(sent) == len(jobs) else FAILED
         if not arguments.wait:
             return status
@@ -112,6 +122,16 @@ def _send(arguments: argparse.Namespace) -> int:
         return status
 
     return with_dispatcher(work)
+
+
+def _jobs(arguments: argparse.Namespace, signed: "SignedJob | None") -> "list[Job]":
+    if signed is not None:
+        _check_file_alone(arguments)
+        return [saved.job_of(arguments, signed)]
+    jobs = [read_job(arguments)] if arguments.file is None else _from_file(arguments)
+    if arguments.secret:
+        return secrets.sealed(jobs, secrets.read_secrets(arguments.secret))
+    return jobs
 
 
 async def _send_all(dispatcher: "Dispatcher", jobs: "list[Job]", *, as_json: bool) -> "list[Job]":
@@ -217,16 +237,20 @@ def read_job(arguments: argparse.Namespace) -> "Job":
 def _from_file(arguments: argparse.Namespace) -> "list[Job]":
     from broker.files.job_file import WrongJobFile, read_jobs
 
-    given = [name for name, value in vars(arguments).items() if value and name not in _WITH_FILE]
-    if given:
-        option = "COMMAND" if given[0] == "argv" else f"--{given[0].replace('_', '-')}"
-        raise WrongUse(f"{option}: the file says it all; leave out one of the two")
+    _check_file_alone(arguments)
     try:
         return read_jobs(arguments.file)
     except OSError as error:
         raise WrongUse(f"--file: {arguments.file}: {error.strerror}") from error
     except WrongJobFile as error:
         raise WrongUse(str(error)) from error
+
+
+def _check_file_alone(arguments: argparse.Namespace) -> None:
+    given = [name for name, value in vars(arguments).items() if value and name not in _WITH_FILE]
+    if given:
+        option = "COMMAND" if given[0] == "argv" else f"--{given[0].replace('_', '-')}"
+        raise WrongUse(f"{option}: the file says it all; leave out one of the two")
 
 
 def _targets(option: str, texts: list[str]) -> "tuple[Target, ...]":

@@ -22,6 +22,7 @@ from broker.commands.looking import (
     words,
 )
 from broker.commands.session import name
+from broker.commands.signers import signers
 from broker.commands.terminal import Cell, Column, print_table, printable
 
 if TYPE_CHECKING:
@@ -101,6 +102,7 @@ def _print_json(
     body = accounts.body(row.id)
     whole = job_fields(row) | {
         "sent": None if body is None else body.model_dump(mode="json", exclude_none=True),
+        "signatures": [one._asdict() for one in signers(accounts, row.id)],
         "failure_groups": [vars(group) for group in groups],
         "workstations": [pair_fields(pair) for pair in pairs],
         "left_out": left_out,

@@ -8,6 +8,7 @@ from typing import Any
 from aio_pika.abc import AbstractIncomingMessage, HeadersType
 
 from broker import topology
+from schemas.signature import HEADER
 
 _ID_DIGITS = 12
 # Where a letter came from. Not when, nor how often: the next look has to find the same id.
@@ -18,6 +19,7 @@ _ORIGIN = (
     "agent",
     "x-first-death-queue",
     "x-first-death-reason",
+    HEADER,  # a copy that is not signed is another
 )
 # What the broker adds at each look.
 _COUNTERS = {"x-delivery-count", "x-acquired-count"}

@@ -3,12 +3,15 @@
 from collections.abc import Iterable
 from contextlib import aclosing
 
+from aio_pika.abc import HeadersType
+
 from broker import stream, topology
 from broker.connection import Publisher
 from broker.dead.letter import Letter
 from broker.dispatching.following import since
 from broker.dispatching.publishing import send_again, sent_again
 from schemas import InvalidMessage, Job
+from schemas.signature import HEADER
 
 LEDGER, FORGERY = "ledger", "forgery"
 """The kinds of letters that only tell of a damaged ledger, and of what was not believed."""
@@ -46,7 +49,7 @@ async def resend(publisher: Publisher, letter: Letter) -> tuple[str, ...]:
         )
     if job is not None:
         try:
-            await send_again(publisher, job, body)
+            await send_again(publisher, job, body, _signed(letter))
         except ValueError as error:
             raise NotRequeued(f"{error}; drop it") from error
         return topology.routing_keys(job)
@@ -58,7 +61,7 @@ async def resend(publisher: Publisher, letter: Letter) -> tuple[str, ...]:
         body,
         kind=letter.kind,
         message_id=letter.message_id or None,
-        headers=sent_again(),
+        headers={**sent_again(), **_signed(letter)},
         unroutable_fails=True,
         content_type=letter.content_type,
     )
@@ -70,11 +73,12 @@ def by_message(letters: Iterable[Letter]) -> list[list[Letter]]:
 
     What is no job goes where it was sent at first: who was sent it by another key has another.
     """
-    found: dict[tuple[str, bytes, str], list[Letter]] = {}
+    found: dict[tuple[str, bytes, str, str], list[Letter]] = {}
     for letter in letters:
         body = _body(letter)
         key = letter.routing_key if _job(body) is None else ""
-        found.setdefault((letter.kind, body, key), []).append(letter)
+        signed = str(_signed(letter))  # a copy that is not signed is not the same
+        found.setdefault((letter.kind, body, key, signed), []).append(letter)
     return list(found.values())
 
 
@@ -90,6 +94,11 @@ async def _is_on_record(publisher: Publisher, job: Job, body: bytes) -> bool:
             if entry.kind == job.kind and entry.body == body and job in entry.records():
                 return True
     return False
+
+
+def _signed(letter: Letter) -> HeadersType:
+    """Return the headers by which a letter's message is trusted, as they came."""
+    return {HEADER: letter.headers[HEADER]} if HEADER in letter.headers else {}
 
 
 def _body(letter: Letter) -> bytes:

@@ -16,6 +16,8 @@ from functools import partial
 from typing import TYPE_CHECKING, Any, Self, TypeVar
 from weakref import WeakValueDictionary
 
+from aio_pika.abc import HeadersType
+
 from broker import stream
 from broker.connection import Publisher, Unreachable, Unroutable
 from broker.dispatching.batch import IN_FLIGHT, Sent, send_all
@@ -33,8 +35,11 @@ from broker.dispatching.publishing import (
     record,
     unbound_targets,
 )
+from broker.entry import Entry
 from broker.settings import DispatcherSettings, load
-from schemas import Cancellation, Job, Report, Target
+from broker.signing.signer import Signable, Signer, headers
+from schemas import Cancellation, Job, Report, SignedJob, Target
+from schemas.signature import HEADER
 
 if TYPE_CHECKING:
     from datetime import datetime
@@ -53,6 +58,7 @@ class Dispatcher:
         self, settings: DispatcherSettings, told: Callable[[str], None] | None = None
     ) -> None:
         self._settle = settings.settle.total_seconds()
+        self._signer = Signer.load(settings.signing_key)
         self._line = Line(settings, told or (lambda _: None))
         self._sending: WeakValueDictionary[str, asyncio.Lock] = WeakValueDictionary()
 
@@ -71,6 +77,7 @@ class Dispatcher:
 
         Raises:
             Unreachable: no broker answered within the patience set.
+            WrongSetting: there is no such signing key.
         """
         dispatcher = cls(settings or load(DispatcherSettings), told)
         try:
@@ -78,6 +85,10 @@ class Dispatcher:
             yield dispatcher
         finally:
             await dispatcher._line.close()
+
+    def signed(self, asked: Signable) -> HeadersType:
+        """Return the headers that sign what is asked; none where we have no signing key."""
+        return headers((self._signer.sign(asked),)) if self._signer else {}
 
     async def dispatch(self, job: Job, *, partly: bool = False) -> Job:
         """Send a job; when this returns, the broker has stored it in every queue it reaches.
@@ -96,6 +107,16 @@ class Dispatcher:
             ValueError: it is over the size limit, or has expired.
         """
         return await self._dispatch(job, self._line.patience(), partly=partly)
+
+    async def dispatch_signed(self, signed: SignedJob) -> Job:
+        """Send a job as `dispatch` does, in the bytes and with the signatures of a file.
+
+        Raises:
+            InvalidMessage: it holds no job.
+        """
+        job = Job.read(signed.text)
+        await self._dispatch(job, self._line.patience(), signed=signed)
+        return job
 
     async def dispatch_all(
         self, jobs: Iterable[Job] | AsyncIterable[Job], in_flight: int = IN_FLIGHT
@@ -132,19 +153,30 @@ class Dispatcher:
 
         return send
 
-    async def _dispatch(self, job: Job, patience: Patience, *, partly: bool = False) -> Job:
+    async def _dispatch(
+        self,
+        job: Job,
+        patience: Patience,
+        *,
+        partly: bool = False,
+        signed: SignedJob | None = None,
+    ) -> Job:
         expiration = check_sendable(job)
+        body = signed.job_body if signed else job.body()
+        told = headers(signed.signatures) if signed else self.signed(job)
 
         async def send(link: Link) -> None:
             if not partly:
                 await check_routes(link.publisher, job)
-            await record(link.publisher, job)
+            await record(link.publisher, job, told, body)
             try:
-                await publish(link.publisher, job, job, expiration, partly=partly)
+                await publish(
+                    link.publisher, job, job, expiration, body, partly=partly, headers=told
+                )
             except Unroutable:
                 lost = nobody(job.targets)
                 withdrawn = Cancellation(job_id=job.id, reason=lost, unsent=True)
-                await record(link.publisher, withdrawn)
+                await record(link.publisher, withdrawn, self.signed(withdrawn))
                 raise Unroutable(lost) from None
 
         # What the broker returns, it names by its id: two of the same id would be confused.
@@ -165,13 +197,14 @@ class Dispatcher:
             Unreachable, ValueError: as `dispatch` does.
         """
         expiration = check_sendable(job)
+        told = self.signed(job)
 
         async def send(link: Link) -> list[Target]:
             lost = await unbound_targets(link.publisher, job)
             if len(lost) == len(job.targets):
                 raise Unroutable(nobody(lost))
-            await publish(link.publisher, job, job, expiration, partly=True)
-            await record(link.publisher, job)
+            await publish(link.publisher, job, job, expiration, partly=True, headers=told)
+            await record(link.publisher, job, told)
             return lost
 
         async with self._sending.setdefault(job.id, asyncio.Lock()):
@@ -189,7 +222,19 @@ class Dispatcher:
             ValueError: it is over the size limit.
         """
         check_size(plan)
-        await self._line.persist(lambda link: record(link.publisher, plan))
+        told = self.signed(plan) if isinstance(plan, Signable) else {}
+        await self._line.persist(lambda link: record(link.publisher, plan, told))
+
+    async def record_again(self, plan: Plan, entry: Entry) -> None:
+        """Put into the stream what an entry of it said, with whose signatures it had: not ours.
+
+        Raises:
+            Unreachable: the broker could not be reached in time; record it again.
+        """
+        signed = bool(entry.signatures)
+        told: HeadersType = {HEADER: entry.signatures} if signed else {}
+        body = entry.body if signed else plan.body()
+        await self._line.persist(lambda link: record(link.publisher, plan, told, body))
 
     async def cancel(
         self,
@@ -211,11 +256,12 @@ class Dispatcher:
             Unreachable: the broker could not be reached in time; cancel again.
         """
         cancellation = Cancellation(job_id=job_id, reason=reason, workstations=tuple(workstations))
+        told = self.signed(cancellation)
 
         async def send(link: Link) -> None:
             found = job or await find(link, job_id)
-            await record(link.publisher, cancellation)
-            await publish(link.publisher, cancellation, found)
+            await record(link.publisher, cancellation, told)
+            await publish(link.publisher, cancellation, found, headers=told)
 
         await self._line.persist(send)
         return cancellation

@@ -2,10 +2,10 @@
 
 import asyncio
 import uuid
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from datetime import UTC, datetime
 
-from aio_pika.abc import AbstractConnection
+from aio_pika.abc import AbstractConnection, HeadersType
 from aio_pika.exceptions import ChannelNotFoundEntity
 
 from broker import stream, topology
@@ -21,8 +21,12 @@ class NotForgettable(Exception):
     """A workstation cannot be forgotten: it is not known, or an agent of it is up."""
 
 
-async def tell(publisher: Publisher, orders: Sequence[Pause]) -> None:
+async def tell(
+    publisher: Publisher, orders: Sequence[Pause], signed: Callable[[Pause], HeadersType]
+) -> None:
     """Tell workstations to pause or to go on; then the broker has stored it in their queues.
+
+    `signed` returns the headers that sign one.
 
     Raises:
         Unroutable: a workstation has no queue; nothing was sent to any.
@@ -40,6 +44,7 @@ async def tell(publisher: Publisher, orders: Sequence[Pause]) -> None:
                 order.body(),
                 kind=order.kind,
                 message_id=uuid.uuid4().hex,
+                headers=signed(order),
                 unroutable_fails=True,
             )
             for order in orders[start : start + _AT_ONCE]

@@ -34,15 +34,23 @@ Plan = Schedule | ScheduleRemoval | Rollout | RolloutOrder | WaveSent | WaveEnde
 """What is no workstation's business yet."""
 
 
-async def record(publisher: Publisher, asked: Job | Cancellation | Plan) -> None:
-    """Put into the stream that something was asked.
+async def record(
+    publisher: Publisher,
+    asked: Job | Cancellation | Plan,
+    headers: HeadersType | None = None,
+    body: bytes | None = None,
+) -> None:
+    """Put into the stream that something was asked; `body`: in these very bytes.
 
     Raises:
         Unreachable: the broker's answer is not known.
     """
     message_id = asked.id if isinstance(asked, Job) else None
     key = f"{asked.kind}.{_subject(asked)}"
-    await stream.append(publisher, key, asked.body(), kind=asked.kind, message_id=message_id)
+    body = asked.body() if body is None else body
+    await stream.append(
+        publisher, key, body, kind=asked.kind, message_id=message_id, headers=headers
+    )
 
 
 def _subject(asked: Job | Cancellation | Plan) -> str:
@@ -62,8 +70,12 @@ def sent_again() -> HeadersType:
     return {"sent-again": uuid.uuid4().hex}
 
 
-async def send_again(publisher: Publisher, job: Job, body: bytes) -> None:
+async def send_again(
+    publisher: Publisher, job: Job, body: bytes, headers: HeadersType | None = None
+) -> None:
     """Publish a job that was read from `body`, as it stands there, once more to all it is for.
+
+    `headers`: those by which it is trusted.
 
     Raises:
         Unroutable: no queue is bound for any of its targets.
@@ -74,8 +86,9 @@ async def send_again(publisher: Publisher, job: Job, body: bytes) -> None:
     if (expiration := _time_to_live(job)) is not None and expiration <= 0:
         raise ValueError(f"it expired at {job.expires_at}")
     # Its record may be gone, or never was: without it nobody could follow or cancel the job.
-    await stream.append(publisher, f"job.{job.id}", body, kind=job.kind, message_id=job.id)
-    await publish(publisher, job, job, expiration, body, headers=sent_again())
+    await record(publisher, job, headers, body)
+    again = {**sent_again(), **(headers or {})}
+    await publish(publisher, job, job, expiration, body, headers=again)
 
 
 async def publish(

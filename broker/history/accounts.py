@@ -207,6 +207,12 @@ class Accounts:
         body = self._connection.scalar(select(jobs.c.body).where(jobs.c.id == job_id))
         return None if body is None else Job.read(body, tolerant=True)
 
+    def recorded(self, job_id: str) -> tuple[bytes, str]:
+        """Return the message by which a job was sent, and its header of signatures."""
+        query = select(jobs.c.body, jobs.c.signatures).where(jobs.c.id == job_id)
+        found = self._connection.execute(query).one_or_none()
+        return (found.body or b"", found.signatures) if found else (b"", "")
+
     def has_state(
         self, states: Sequence[str], workstation: str | None = None
     ) -> ColumnElement[bool]:

@@ -33,6 +33,7 @@ class AgentRow:
     paused_at: float | None = None
     paused_by: str = ""
     pause_reason: str = ""
+    sealing_key: str = ""
 
     def status(self, now: float) -> str:
         """Return whether it is `up`, `paused`, `stopped`, or `missing` without a word."""
@@ -121,6 +122,10 @@ class Fleet:
         for group, name in self._connection.execute(query):
             found.setdefault(group, []).append(name)
         return found
+
+    def all_names(self) -> set[str]:
+        """Return the names of all workstations that are known."""
+        return set(self._connection.scalars(select(workstations.c.name)))
 
     def reached(self, job: Job) -> list[str]:
         """Return the names of the known workstations that a job would reach, less the excluded."""

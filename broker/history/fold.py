@@ -86,7 +86,6 @@ class Fold:
         self._stubs: dict[str, Row] = {}
         self._writers: dict[type[Record], Callable[[Any, int], None]] = {
             Report: self._report,
-            Job: self._job,
             CheckIn: self._check_in,
             Departure: self._departure,
             Cancellation: self._cancellation,
@@ -102,7 +101,9 @@ class Fold:
                 forgeries.note(self._connection, entry, str(forged))
                 continue
             for record in found:
-                if writer := self._writers.get(type(record)):
+                if isinstance(record, Job):
+                    self._job(record, entry)
+                elif writer := self._writers.get(type(record)):
                     writer(record, entry.offset)
                 if not isinstance(record, Report | CheckIn | Job | Forgery):
                     self._keep(record, entry)
@@ -153,14 +154,15 @@ class Fold:
 
     # What administrators ask
 
-    def _job(self, job: Job, offset: int) -> None:
+    def _job(self, job: Job, entry: Entry) -> None:
         self.flush()
+        signed = entry.signatures and len(entry.body.splitlines()) == 1
         self._upsert(
             jobs,
             [
                 {
                     "id": job.id,
-                    "offset": offset,
+                    "offset": entry.offset,
                     "name": job.title,
                     "context": str(job.context),
                     "requirement": str(job.requirement),
@@ -174,7 +176,9 @@ class Fold:
                     "rerun_of": job.rerun_of,
                     "rollout": job.rollout,
                     "schedule": job.schedule,
-                    "body": job.body(),
+                    # What is signed is a message's very bytes; such a message holds one job.
+                    "body": entry.body if signed else job.body(),
+                    "signatures": entry.signatures if signed else "",
                 }
             ],
             _JOB,
@@ -251,6 +255,7 @@ class Fold:
             "subject": _subject(record),
             "at": getattr(record, "created_at").timestamp(),  # noqa: B009 - all of these have it
             "body": entry.body,
+            "signatures": entry.signatures,
         }
         self._upsert(records, [row])
 
@@ -287,6 +292,7 @@ class Fold:
             "windows": check_in.windows,
             "waiting": check_in.waiting,
             "running": check_in.running,
+            "sealing_key": check_in.sealing_key or "",
         }
         agent = {"workstation": name, "agent": check_in.agent, **told}
         self._upsert(agents, [agent], tuple(told))

@@ -115,6 +115,7 @@ jobs = _table(
     Column("rollout", Text),
     Column("schedule", Text),
     Column("body", LargeBinary),  # none: only reports of it were found
+    _text("signatures"),  # as they came, of these very bytes
 )
 Index("newest_jobs", jobs.c.created_at)
 Index("occurrences", jobs.c.schedule, jobs.c.created_at)
@@ -193,6 +194,7 @@ agents = _table(
     _text("windows"),
     Column("waiting", Integer, nullable=False),
     Column("running", Integer, nullable=False),
+    _text("sealing_key"),
 )
 
 records = _table(
@@ -202,6 +204,7 @@ records = _table(
     _text("subject"),
     Column("at", Double, nullable=False),
     Column("body", LargeBinary, nullable=False),
+    _text("signatures"),
 )
 """What else administrators asked: cancellations, departures, rollouts, schedules."""
 Index("asked", records.c.kind, records.c.subject)

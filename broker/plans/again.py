@@ -19,8 +19,10 @@ def again(job: Job, names: Iterable[str], now: datetime) -> Job:
     the job was made. Times on clocks on the wall stay as they are, unless the expiry has passed on
     the first of them: then all of them are treated so.
     """
+    names = list(names)
     changes = {
         "id": new_job_id(),
+        "command": job.command.narrowed(names),
         "targets": tuple(map(workstation, names)),
         "excluded": (),
         "rerun_of": job.id,

@@ -67,6 +67,19 @@ def find(engine: Engine, rollout_id: str) -> Rollout:
     )
 
 
+def recorded(engine: Engine, plan: Rollout) -> tuple[bytes, str]:
+    """Return the message by which a rollout was begun, and its header of signatures."""
+    query = (
+        select(records.c.body, records.c.signatures)
+        .where(records.c.kind == plan.kind, records.c.subject == plan.id)
+        .order_by(records.c.offset)
+        .limit(1)
+    )
+    with told(engine), engine.connect() as connection:
+        body, signatures = connection.execute(query).one()
+        return body, signatures
+
+
 def course(engine: Engine, plan: Rollout, now: float | None = None) -> Course:
     """Return how a rollout goes."""
     now = time.time() if now is None else now

@@ -17,8 +17,9 @@ from broker.dispatching.dispatcher import Dispatcher
 from broker.history.collector import catch_up
 from broker.history.place import is_collected
 from broker.history.tables import HistoryError, UnusableHistory, prepare
-from broker.plans.schedules import in_force, sent
-from broker.settings import HistorySettings
+from broker.plans.schedules import Said, in_force, sent
+from broker.settings import HistorySettings, WrongSetting
+from broker.signing.vouching import Vouching
 from schemas import Schedule
 from schemas.schedule import Occurrence
 
@@ -41,6 +42,9 @@ class Scheduler:
         settings: how to reach the broker.
         engine: the history.
         collected: whether it is left to a collector to keep the history up to date.
+
+    Raises:
+        WrongSetting: the key that it is to sign with, or those that it trusts, cannot be read.
     """
 
     def __init__(
@@ -51,6 +55,8 @@ class Scheduler:
         self._collected = collected
         self._settled: set[str] = set()
         self._state = ""
+        self._vouching = Vouching.by(settings)
+        self._not_heeded: set[int] = set()
 
     async def run(self) -> None:
         """Send what comes due until cancelled, whatever of broker and database is away.
@@ -64,7 +70,7 @@ class Scheduler:
                 await self.send_due(datetime.now(UTC))
             except UnusableHistory:
                 raise
-            except (BrokerError, HistoryError) as failure:
+            except (BrokerError, HistoryError, WrongSetting) as failure:
                 self._tell("scheduler.waits", str(failure))
                 await asyncio.sleep(backoff(attempt))
                 attempt += 1
@@ -93,14 +99,24 @@ class Scheduler:
 
     def _due(self, now: datetime) -> list[Occurrence]:
         oldest = min(OLDEST, self._settings.history_keep)
+        self._vouching = Vouching.by(self._settings)  # keys may have come or gone
         found = {
             occurrence.id: occurrence
-            for schedule in in_force(self._engine).values()
+            for schedule in in_force(self._engine, self._heeds).values()
             for occurrence in wanted(schedule, now, oldest)
         }
         self._settled &= found.keys()
         done = self._settled | sent(self._engine, found.keys())
         return [occurrence for job_id, occurrence in found.items() if job_id not in done]
+
+    def _heeds(self, said: Said) -> bool:
+        """Whether we may sign what a schedule orders, or its removal counts."""
+        record, entry = said
+        reason = self._vouching.objection(record, entry.body, entry.signatures)
+        if reason and entry.offset not in self._not_heeded:
+            self._not_heeded.add(entry.offset)
+            _log.warning("schedule.untrusted", schedule=record.name, reason=reason)
+        return not reason
 
     async def _send(self, dispatcher: Dispatcher, occurrence: Occurrence, now: datetime) -> None:
         log = _log.bind(schedule=occurrence.schedule.name, job=occurrence.id)

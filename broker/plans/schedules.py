@@ -1,10 +1,11 @@
 """Which schedules are in force, and which of their occurrences were sent."""
 
-from collections.abc import Collection, Iterator
+from collections.abc import Callable, Collection, Iterator
+from typing import NamedTuple
 
 from sqlalchemy import Engine, select
 
-from broker.entry import read_records
+from broker.entry import Entry, read_records
 from broker.history.place import place_in
 from broker.history.tables import jobs, records, told
 from schemas import Schedule, ScheduleRemoval
@@ -12,16 +13,33 @@ from schemas import Schedule, ScheduleRemoval
 _KINDS = ("schedule", "schedule_removal")
 
 
-def in_force(engine: Engine) -> dict[str, Schedule]:
+class Said(NamedTuple):
+    """What was said of a schedule, and the entry of the stream in which it stands."""
+
+    record: Schedule | ScheduleRemoval
+    entry: Entry
+
+
+def _all(_: Said) -> bool:
+    return True
+
+
+def in_force(engine: Engine, heeds: Callable[[Said], bool] = _all) -> dict[str, Schedule]:
     """Return the schedules that are in force, by name: of each name the newest not removed.
+
+    `heeds` says what counts of what was said.
 
     Raises:
         HistoryError: the database cannot be used.
     """
-    return {name: schedule for name, (_, schedule) in _in_force(engine).items()}
+    return {
+        name: said.record
+        for name, said in _in_force(engine, heeds).items()
+        if isinstance(said.record, Schedule)
+    }
 
 
-def in_force_from_before(engine: Engine, offset: int) -> list[Schedule]:
+def in_force_from_before(engine: Engine, offset: int) -> list[Said]:
     """Return those in force that stood before an offset of the stream, or in a former one.
 
     Raises:
@@ -29,7 +47,7 @@ def in_force_from_before(engine: Engine, offset: int) -> list[Schedule]:
     """
     with told(engine), engine.connect() as connection:
         before = place_in(connection).base + offset
-    return [schedule for at, schedule in _in_force(engine).values() if at < before]
+    return [said for said in _in_force(engine, _all).values() if said.entry.offset < before]
 
 
 def next_offset(engine: Engine) -> int:
@@ -43,9 +61,7 @@ def next_offset(engine: Engine) -> int:
     return place.base + place.next_offset
 
 
-def said_since(
-    engine: Engine, offset: int, known: Collection[Schedule]
-) -> list[Schedule | ScheduleRemoval]:
+def said_since(engine: Engine, offset: int, known: Collection[Schedule]) -> list[Said]:
     """Return what was last said of some schedules from an offset on, besides that they are.
 
     Raises:
@@ -53,36 +69,37 @@ def said_since(
     """
     names = {schedule.name for schedule in known}
     found = {
-        record.name: record
-        for at, record in _said(engine)
-        if at >= offset and record.name in names and record not in known
+        said.record.name: said
+        for said in _said(engine)
+        if said.entry.offset >= offset and said.record.name in names and said.record not in known
     }
     return list(found.values())
 
 
-def _in_force(engine: Engine) -> dict[str, tuple[int, Schedule]]:
-    found: dict[str, tuple[int, Schedule]] = {}
-    for offset, record in _said(engine):
-        if isinstance(record, Schedule):
-            found[record.name] = (offset, record)
+def _in_force(engine: Engine, heeds: Callable[[Said], bool]) -> dict[str, Said]:
+    found: dict[str, Said] = {}
+    for said in filter(heeds, _said(engine)):
+        if isinstance(said.record, Schedule):
+            found[said.record.name] = said
         else:
-            found.pop(record.name, None)
+            found.pop(said.record.name, None)
     return dict(sorted(found.items()))
 
 
-def _said(engine: Engine) -> Iterator[tuple[int, Schedule | ScheduleRemoval]]:
-    """Yield all that was said of schedules, in its order, with its offset."""
+def _said(engine: Engine) -> Iterator[Said]:
+    """Yield all that was said of schedules, in its order."""
     query = (
-        select(records.c.offset, records.c.kind, records.c.body)
+        select(records.c.offset, records.c.kind, records.c.body, records.c.signatures)
         .where(records.c.kind.in_(_KINDS))
         .order_by(records.c.offset)
     )
     with told(engine), engine.connect() as connection:
         rows = connection.execute(query).all()
     for row in rows:
+        entry = Entry(row.offset, row.kind, "", row.body, signatures=row.signatures)
         for record in read_records(row.kind, row.body):
             if isinstance(record, Schedule | ScheduleRemoval):
-                yield row.offset, record
+                yield Said(record, entry)
 
 
 def sent(engine: Engine, job_ids: Collection[str]) -> set[str]:

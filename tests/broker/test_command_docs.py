@@ -8,6 +8,9 @@ from pathlib import Path
 import pytest
 
 from broker import cli
+from broker.files.signed_file import write_signed
+from broker.signing.signer import make_key
+from schemas import Command, Job, SignedJob, everyone
 
 _ROOT = Path(__file__).parents[2]
 _LINE = re.compile(r"^    (pcm (?:.*\\\n)*.*)$", re.MULTILINE)
@@ -46,9 +49,13 @@ def test_what_the_documents_show_is_no_wrong_use(
     """There is no broker here, and nothing in the history; but what was asked was understood."""
     if words[-1] in _NEVER_ENDS:
         words = [*words, "--help"]
-    if words[0] == "forget":
+    if words[0] in ("forget", "approve", "revoke"):
         words = [*words, "--yes"]  # there is no terminal to ask back on
     (tmp_path / "jobs.yaml").write_text(_JOBS)
+    job = Job(command=Command(argv=("df",)), targets=(everyone,))
+    write_signed(tmp_path / "job.json", SignedJob(text=job.body().decode()), new=True)
+    make_key("bob", tmp_path / "bob.key")
+    monkeypatch.setenv("PCM_SIGNING_KEY", "bob.key")
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("HOME", str(tmp_path))
     monkeypatch.setenv("PCM_AMQP_URL", "amqp://127.0.0.1:1/")

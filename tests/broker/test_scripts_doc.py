@@ -1,16 +1,19 @@
 """docs/scripts.md: every script in it works, and prints what it says."""
 
+import asyncio
 import re
 import subprocess
 import sys
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from pathlib import Path
 
 import pytest
 
+from broker.settings import BrokerSettings
 from tests.broker.test_cli import pcm
 from tests.rabbitmq import Broker
-from tests.workstation import Workstation
+from tests.workstation import Workstation, checked_in
 
 _DOCUMENT = Path("docs/scripts.md").read_text()
 _BLOCK = re.compile(r"^```(\w+) ?(\S*)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
@@ -64,11 +67,16 @@ def test_there_is_something_to_run() -> None:
     scripts(),
     ids=[f"{number} {script.section}" for number, (script, _) in enumerate(scripts(), 1)],
 )
-def test_a_script_does_what_it_says(ws: Workstation, script: Block, shown: str | None) -> None:
+def test_a_script_does_what_it_says(
+    node: Broker, ws: Workstation, script: Block, shown: str | None
+) -> None:
     for block in files():
         (ws.folder / block.file).write_text(block.text)
     try:
+        started = datetime.now(UTC)
         ws.start("service", groups="lab")
+        settings = BrokerSettings(amqp_url=(node.url,))
+        asyncio.run(checked_in(settings, ws, since=started))
         done = subprocess.run(
             [sys.executable, "-c", script.text],
             env={**ws.environment, "PCM_SETTLE": "500ms"},

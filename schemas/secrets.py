@@ -1,0 +1,47 @@
+"""Environment values that only the agents can read for which they are sealed."""
+
+from collections.abc import Collection, Mapping
+from typing import Self
+
+from pydantic import Base64Bytes, BaseModel, ConfigDict, Field, field_validator
+
+from schemas.names import Text
+
+SIZE_LIMIT = 64 * 1024
+"""Bytes that all values of a job may have together."""
+
+
+def check_variable(name: str) -> str:
+    """Return the name of an environment variable; ValueError if it cannot be one."""
+    if not name or "=" in name:
+        raise ValueError(f"{name!r} cannot be an environment variable")
+    return name
+
+
+class Secrets(BaseModel):
+    """The values, encrypted once by a key of their own, and that key sealed for each agent."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    names: tuple[Text, ...] = Field(min_length=1, description="of the environment variables")
+    sealed: Base64Bytes = Field(description="NaCl's secret box of a JSON object, in base64")
+    keys: Mapping[str, Base64Bytes] = Field(
+        min_length=1, description="NaCl's sealed box of its key, for each AGENT@WORKSTATION"
+    )
+
+    @field_validator("names")
+    @classmethod
+    def _settable(cls, names: tuple[str, ...]) -> tuple[str, ...]:
+        if len(set(names)) < len(names):
+            raise ValueError("a variable is named twice")
+        return tuple(map(check_variable, names))
+
+    def workstations(self) -> set[str]:
+        """Return the workstations that have an agent for which they are sealed."""
+        return {agent.rpartition("@")[2] for agent in self.keys}
+
+    def only(self, workstations: Collection[str]) -> Self:
+        """Return the same without the keys of other workstations; with all, if none is left."""
+        names = set(workstations)
+        keys = {agent: key for agent, key in self.keys.items() if agent.rpartition("@")[2] in names}
+        return self.model_copy(update={"keys": keys}) if keys else self

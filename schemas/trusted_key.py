@@ -1,0 +1,103 @@
+"""Public keys that are trusted, and what each of them may order."""
+
+import base64
+from collections.abc import Collection, Iterable
+from datetime import datetime
+from fnmatch import fnmatchcase
+from pathlib import PurePosixPath
+from typing import Literal, Self
+
+from pydantic import Field, model_validator
+
+from schemas.command import Command
+from schemas.job import Cancellation, Context, Job
+from schemas.message import Message
+from schemas.names import Name, Target, Text
+from schemas.presence import Pause
+from schemas.signature import PublicKey, key_id
+from schemas.times import Instant
+
+
+class TrustedKey(Message):
+    """A public key, whose it is, and what it may order; where nothing is said, anything.
+
+    What `commands` limits is which program is started, not what that program can be made to do.
+    """
+
+    kind: Literal["trusted_key"] = "trusted_key"
+    name: Name = Field(description="whose it is; two keys of one name are one signer's")
+    key: PublicKey
+    targets: tuple[Target, ...] = Field(
+        default=(), description="only workstations that one of these means take its orders"
+    )
+    contexts: tuple[Context, ...] = Field(default=(), description="only such jobs")
+    commands: tuple[Text, ...] = Field(
+        default=(),
+        description="only these programs, by argv[0] as the job names it; * stands for anything."
+        " A shell's script only if it is one of these, letter by letter",
+    )
+    variables: tuple[Text, ...] = Field(
+        default=(), description="where commands are limited: environment variables it may set"
+    )
+    shell: bool = Field(default=True, description="no: no scripts for a shell")
+    not_before: Instant | None = None
+    not_after: Instant | None = None
+
+    @model_validator(mode="after")
+    def _some_time(self) -> Self:
+        if self.not_before and self.not_after and self.not_before >= self.not_after:
+            raise ValueError("not_after: must be after not_before")
+        if self.variables and not self.commands:
+            raise ValueError("variables: is for keys whose commands are limited")
+        return self
+
+    @property
+    def id(self) -> str:
+        """The id by which signatures name it."""
+        return key_id(self.bytes())
+
+    def bytes(self) -> bytes:
+        """Return the key itself."""
+        return base64.b64decode(self.key)
+
+    def objection(
+        self, order: Job | Cancellation | Pause, here: Collection[Target], now: datetime
+    ) -> str:
+        """Return why it may not order this of a workstation now; nothing if it may.
+
+        Args:
+            order: what is ordered.
+            here: all targets that mean the workstation.
+            now: by its clock.
+        """
+        if self.not_before is not None and now < self.not_before:
+            return f"is not valid before {self.not_before}"
+        if self.not_after is not None and now > self.not_after:
+            return f"is not valid after {self.not_after}"
+        if self.targets and not set(self.targets).intersection(here):
+            return f"may order only {', '.join(map(str, self.targets))}"
+        return self._objection_to(order) if isinstance(order, Job) else ""
+
+    def _objection_to(self, job: Job) -> str:
+        command = job.command
+        if self.contexts and job.context not in self.contexts:
+            return f"may order only {' and '.join(self.contexts)} jobs"
+        if command.shell and not self.shell:
+            return "may order no scripts for a shell"
+        if self.commands and not self._may_start(command):
+            return f"may not order {command.argv[0][:80]!r}"
+        if self.commands and (names := set(_variables(command)) - set(self.variables)):
+            return f"may not set the environment variable {min(names)}"
+        return ""
+
+    def _may_start(self, command: Command) -> bool:
+        program = command.argv[0]
+        if command.shell:  # a pattern would let through whatever is written behind it
+            return program in self.commands
+        if ".." in PurePosixPath(program).parts:
+            return False
+        return any(fnmatchcase(program, pattern) for pattern in self.commands)
+
+
+def _variables(command: Command) -> Iterable[str]:
+    return (*command.environment, *(command.secrets.names if command.secrets else ()))
