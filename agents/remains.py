@@ -16,6 +16,8 @@ from agents.platforms import NO_FILES
 
 JOB_VARIABLE = "PCM_JOB_ID"
 """The environment variable that tells a command which job it belongs to."""
+WORKSTATION_VARIABLE = "PCM_WORKSTATION"
+"""The one that tells it on which workstation it runs."""
 
 _POLL = 0.02
 _KILL_WAIT = 2.0

@@ -16,7 +16,7 @@ from pathlib import Path
 from agents import surroundings
 from agents.live import Live
 from agents.process import Adopted, Process, Running
-from agents.remains import JOB_VARIABLE, Remains
+from agents.remains import JOB_VARIABLE, WORKSTATION_VARIABLE, Remains
 from agents.starting import user_of
 from schemas import Command, Result, State
 
@@ -50,6 +50,7 @@ class Run:
     Attributes:
         command: what is run.
         job_id: for which job.
+        workstation: on which workstation, as the command is told.
         output_limit: bytes kept of each of stdout and stderr.
         stop_grace: seconds between SIGTERM and SIGKILL.
         environment: what the command gets besides its own variables.
@@ -62,6 +63,7 @@ class Run:
 
     command: Command
     job_id: str
+    workstation: str
     output_limit: int
     stop_grace: float
     environment: Mapping[str, str]
@@ -141,7 +143,8 @@ class Run:
         if user is not None:
             given = surroundings.environment(session=False, other=user)
         own = {**self.command.environment, **self.unsealed()}
-        variables = {**given, **own, JOB_VARIABLE: self.job_id}
+        ours = {JOB_VARIABLE: self.job_id, WORKSTATION_VARIABLE: self.workstation}
+        variables = {**given, **own, **ours}
         spool = self.spool if self.command.survives_agent else None
         heard = self.live.write if self.live else None
         return Process(self.command, variables, self.output_limit, spool, self.lasting, heard, user)

@@ -128,6 +128,7 @@ class Runs:
         run = Run(
             entry.job.command,
             job_id,
+            self._settings.workstation,
             self._settings.output_limit,
             self._settings.stop_grace.total_seconds(),
             self._environment,

@@ -25,7 +25,7 @@ from tests.workstation import AgentProcess, Workstation, final, follow
 _LIMIT = 90.0
 _PAUSE = 0.15
 _ENOUGH = 20
-_UNTIL_TOLD = 'until test -e "$HOME/told"; do sleep 0.2; done'
+_UNTIL_TOLD = 'until test -e "$TMPDIR/told"; do sleep 0.2; done'
 
 Key = tuple[str, str]
 """A job's id, and a workstation's name."""
@@ -48,6 +48,7 @@ def workstations(cluster: Cluster, tmp_path: Path) -> Iterator[list[Workstation]
         folder = tmp_path / str(number)
         (folder / "ran").mkdir(parents=True)
         made.append(Workstation(f"ws-{number}", ",".join(cluster.urls(number)), folder))
+        made[-1].environment["TMPDIR"] = str(folder)  # one of the few that commands get
     try:
         yield made
     finally:
@@ -123,7 +124,7 @@ class Load:
         return Job(
             name=str(number),
             command=Command(
-                argv=(f'echo x >> "$HOME/ran/${JOB_VARIABLE}"',),
+                argv=(f'echo x >> "$TMPDIR/ran/${JOB_VARIABLE}"',),
                 shell=True,
                 background=number % 5 != 0,
             ),

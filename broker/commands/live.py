@@ -13,7 +13,6 @@ from rich.text import Text
 
 from broker.commands.tally import Failure, Tally
 from broker.commands.terminal import printable
-from broker.commands.watch import counted
 from schemas import State
 from schemas.times import duration_text
 
@@ -78,7 +77,7 @@ def _render(tally: Tally, console: Console) -> Group:
     total = len(tally.progress.workstations) + unheard
     lines = [
         *([_bar(tally, unheard, total, console)] if total else []),
-        Text(counted(tally)),
+        Text(str(tally)),
         *map(Text, _notes(tally, total)),
     ]
     for line in lines:

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from broker.command_line import DONE, Parser, Wrong, WrongUse
 from broker.commands import schedule_views, send
+from broker.commands.options import as_option
 from broker.commands.session import history, history_errors, name, with_dispatcher
 
 if TYPE_CHECKING:
@@ -125,7 +126,7 @@ def _read(arguments: argparse.Namespace) -> "Schedule":
             }
         )
     except ValidationError as error:
-        raise WrongUse(send.as_option(explain(error))) from error
+        raise WrongUse(as_option(explain(error))) from error
 
 
 def _remove(arguments: argparse.Namespace) -> int:

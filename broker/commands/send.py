@@ -2,7 +2,6 @@
 
 import argparse
 import json
-import re
 import sys
 import time
 from datetime import UTC, datetime
@@ -11,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 from broker.command_line import DONE, FAILED, Parser, WrongUse
 from broker.commands import saved, secrets, watch, waves
 from broker.commands.dry_run import dry_run
+from broker.commands.options import as_option
 from broker.commands.session import with_dispatcher
 from broker.commands.terminal import printable
 
@@ -18,18 +18,6 @@ if TYPE_CHECKING:
     from broker.dispatching.dispatcher import Dispatcher
     from schemas import Job, SignedJob, Target
 
-# Where an option's field has another name.
-_OPTIONS = {
-    "argv": "COMMAND",
-    "environment": "--env",
-    "success_exit_codes": "--success-exit",
-    "restart_exit_codes": "--restart-exit",
-    "platforms": "--platform",
-    "targets": "--to",
-    "excluded": "--not-to",
-    "secrets": "--secret",
-}
-_TIMES = re.compile(r"\b(offer_at|mandatory_at|expires_at|mandatory_after|expires_after)\b")
 _WITH_FILE = {"command", "file", "wait", "dry_run", "json", "give_up_after", "run", "takes_command"}
 _WITH_FILE |= {"secret", "save", *waves.OPTIONS}
 
@@ -293,13 +281,3 @@ def _moment(option: str, text: str | None, now: datetime) -> Any:
         return parse_moment(text, now)
     except ValueError as error:
         raise WrongUse(f"{option}: {error}") from error
-
-
-def as_option(text: str) -> str:
-    """Name the options where a message names the fields."""
-    text = _TIMES.sub(lambda found: f"--{found[0].replace('_', '-')}", text)
-    field, colon, rest = text.partition(":")
-    name = field.split(".")[0]
-    if not colon or not name.isidentifier():
-        return text
-    return _OPTIONS.get(name, f"--{name.replace('_', '-')}") + colon + rest

@@ -9,6 +9,7 @@ from contextlib import ExitStack, contextmanager
 from typing import TYPE_CHECKING, Any
 
 from broker.command_line import OutOfReach, Wrong, WrongUse
+from broker.commands.options import as_option
 from broker.settings import WrongSetting
 
 if TYPE_CHECKING:
@@ -59,7 +60,6 @@ def finish(work: Coroutine[Any, Any, int]) -> int:
     """
     from pydantic import ValidationError
 
-    from broker.commands.send import as_option
     from broker.connection import BrokerError, Unreachable
     from broker.dispatching.following import UnknownJob
     from schemas import explain

@@ -43,6 +43,18 @@ class Tally:
         self._since: float | None = None
         self._ends: deque[tuple[int, int]] = deque()  # seconds, and how many ended in each
 
+    def __str__(self) -> str:
+        """Return on how many workstations the job is in which state."""
+        counts = self.progress.counts
+        # What has ended first, and always in one order: it is shown anew while it changes.
+        states = sorted(State, key=lambda state: not state.final)
+        parts = [f"{counts[state]} {state.replace('_', ' ')}" for state in states if counts[state]]
+        if self.restarts:
+            parts[0] += f" ({self.restarts} to be restarted)"  # successes stand first
+        if missing := len(self.unheard):
+            parts.append(f"{missing} not received")
+        return ", ".join(parts) or "no workstation has received it yet"
+
     def add(self, report: Report) -> Failure | None:
         """Count a report that was taken in; return the failure if it is the first of its kind."""
         name = report.workstation

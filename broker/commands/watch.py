@@ -157,21 +157,6 @@ def _begin_of_output(report: "Report") -> str:
     return f"{text} ..." if lines > 1 else text
 
 
-def counted(tally: "Tally") -> str:
-    """Return on how many workstations a job is in which state."""
-    from schemas import State
-
-    counts = tally.progress.counts
-    # What has ended first, and always in one order: it is shown anew while it changes.
-    states = sorted(State, key=lambda state: not state.final)
-    parts = [f"{counts[state]} {state.replace('_', ' ')}" for state in states if counts[state]]
-    if tally.restarts:
-        parts[0] += f" ({tally.restarts} to be restarted)"  # successes stand first
-    if missing := len(tally.unheard):
-        parts.append(f"{missing} not received")
-    return ", ".join(parts) or "no workstation has received it yet"
-
-
 def _summarize(tally: "Tally", *, gave_up: bool) -> None:
     progress = tally.progress
     if sys.stdout.isatty():
@@ -179,7 +164,7 @@ def _summarize(tally: "Tally", *, gave_up: bool) -> None:
     if gave_up:
         names = _some(progress.waiting)
         print(f"gave up waiting for {names or 'the first workstation'}")
-    print(f"{progress.job_id}: {counted(tally)}")
+    print(f"{progress.job_id}: {tally}")
     unheard = frozenset() if progress.over else tally.unheard
     if unheard:
         print(f"not received, as far as is known: {_some(unheard)}; it waits for them, and")

@@ -104,6 +104,7 @@ async def test_nothing_reaches_a_command_by_chance(
     account = surroundings.account("root") if os.geteuid() == 0 else None
     environment = found["environment"]
     assert environment.pop("PCM_JOB_ID") == report.job_id
+    assert environment.pop("PCM_WORKSTATION") == ws.name
     assert environment.pop("PATH") == surroundings.PATH
     if account:
         assert environment.pop("HOME") == found["cwd"] == account.home

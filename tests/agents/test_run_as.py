@@ -30,7 +30,7 @@ USER = pwd.getpwuid(other.UID).pw_name
 
 def run(*argv: str, run_as: str = USER, **fields: Any) -> Ended:
     command = Command(argv=argv, background=True, run_as=run_as, **fields)
-    made = Run(command, "job-1", 65536, 0.5, environment(session=False), Path("no-spool"))
+    made = Run(command, "job-1", "ws-1", 65536, 0.5, environment(session=False), Path("no-spool"))
     before = {file.name for file in Path("/proc/self/fd").iterdir()}
     try:
         return made.complete()

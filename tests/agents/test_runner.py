@@ -23,7 +23,7 @@ LIMIT = 64 * 1024
 
 def make(*argv: str, grace: float = 0.5, **fields: Any) -> Run:
     command = Command(argv=argv, **fields)
-    return Run(command, "job-1", LIMIT, grace, environment(session=False), Path("no-spool"))
+    return Run(command, "job-1", "ws-1", LIMIT, grace, environment(session=False), Path("no-spool"))
 
 
 def result(ended: Ended) -> Result:

@@ -3,6 +3,7 @@
 import json
 import subprocess
 import sys
+import tempfile
 from pathlib import Path
 
 import pytest
@@ -14,10 +15,18 @@ from tests.workstation import BIN, Workstation
 NOWHERE = "amqp://nobody:secret@127.0.0.1:1/"
 
 
+_HOME = tempfile.TemporaryDirectory(prefix="pcm-home-")
+
+
 def pcm(*words: str, url: str = NOWHERE, given: str = "") -> "subprocess.CompletedProcess[str]":
     return subprocess.run(
         [BIN / "pcm", *words],
-        env={"PATH": "/usr/bin:/bin", "PCM_AMQP_URL": url, "PCM_PATIENCE": "1s"},
+        env={
+            "PATH": "/usr/bin:/bin",
+            "HOME": _HOME.name,  # there is its history
+            "PCM_AMQP_URL": url,
+            "PCM_PATIENCE": "1s",
+        },
         input=given,
         capture_output=True,
         text=True,

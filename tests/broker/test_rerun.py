@@ -107,7 +107,7 @@ async def test_it_runs_again_where_it_failed(
         two.start()
         good, bad = two.names
         script = (
-            f"basename $HOME >> {ran}; test $(basename $HOME) = {good}"
+            f"echo $PCM_WORKSTATION >> {ran}; test $PCM_WORKSTATION = {good}"
             f" || test $(grep -c {bad} {ran}) = 2"
         )
         sent = admin.pcm("send", *two.to, "--background", "--wait", "--shell", "--", script)

@@ -46,7 +46,7 @@ def ran(tmp_path: Path) -> Path:
 
 def send(made: Fleet, ran: Path, *options: str, script: str = "") -> tuple[str, ...]:
     """Return the words of a rollout whose command leaves a line for each of its runs."""
-    note = f"basename $HOME >> {ran}; {script}"
+    note = f"echo $PCM_WORKSTATION >> {ran}; {script}"
     return ("send", *made.to, "--background", *PACE, *options, "--shell", "--", note)
 
 
@@ -335,7 +335,7 @@ def test_some_are_excluded(three: Fleet, admin: Administrator, ran: Path) -> Non
     job = Job.model_validate(
         {
             "command": {
-                "argv": [f"basename $HOME >> {ran}"],
+                "argv": [f"echo $PCM_WORKSTATION >> {ran}"],
                 "shell": True,
                 "background": True,
             },
