@@ -41,11 +41,15 @@ class Looking:
     async def until(self, seen: str | Callable[[], Any]) -> str:
         """Wait until the screen shows a text, or something is so; return the screen."""
         deadline = time.monotonic() + _LIMIT
-        while not (seen in self.text if isinstance(seen, str) else seen()):
+        while not (self._shows(seen) if isinstance(seen, str) else seen()):
             assert time.monotonic() < deadline, f"no {seen}:\n{self.text}"
             await self.pilot.pause(0.02)
         await self.pilot.pause()
         return self.text
+
+    def _shows(self, text: str) -> bool:
+        """Whether a text is there, wherever its line was broken."""
+        return text in self.text or text in " ".join(self.text.split())
 
     async def steady(self) -> str:
         """Wait until the screen does not change any more; return it."""
