@@ -133,5 +133,6 @@ class Presence:
             waiting=sum(entry.state is not State.STARTED for entry in self._entries.all()),
             running=self._runs.count,
             interval=settings.check_in,
+            signed_only=settings.trusted_keys is not None,
             sealing_key=self._sealing_key,
         )

@@ -74,6 +74,9 @@ class CheckIn(Message):
     )
     running: int = Field(default=0, ge=0, lt=2**31, description="jobs whose commands run")
     interval: Duration = Field(description="after how long the next is due at the latest")
+    signed_only: bool = Field(
+        default=False, description="whether it takes only orders that trusted keys signed"
+    )
     sealing_key: PublicKey | None = Field(
         default=None, description="for which secrets can be sealed that it alone can open"
     )

@@ -134,6 +134,7 @@ def _row(row: "WorkstationRow", now: float) -> dict[str, Any]:
                 "checked_in": iso(agent.at),
                 "program": agent.program,
                 "windows": agent.windows,
+                "signed_only": agent.signed_only,
                 "waiting": agent.waiting,
                 "running": agent.running,
                 "pause": {

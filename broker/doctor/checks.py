@@ -15,6 +15,7 @@ CHECKS: tuple[Check, ...] = (
     server.descriptors,
     server.alarms,
     server.clocks,
+    server.unsigned,
     server.policies,
     logins.guest,
     logins.agents_as_others,

@@ -9,12 +9,12 @@ from collections.abc import Iterable
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Any
 
 from aio_pika import Message
 from aio_pika.abc import AbstractConnection
 from aio_pika.exceptions import ChannelClosed, ChannelNotFoundEntity
-from pydantic import BeforeValidator, Field
+from pydantic import Field
 from yarl import URL
 
 from broker import topology
@@ -36,9 +36,6 @@ class DoctorSettings(HistorySettings, ManagementSettings):
 
     state_dir: Path = Field(
         default=Path("/var/lib/pcm"), description="where this machine's agents keep their state"
-    )
-    trusted_keys: Annotated[Path | None, BeforeValidator(lambda path: path or None)] = Field(
-        default=None, description="the folder of public keys that this machine's agents trust"
     )
 
 

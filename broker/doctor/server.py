@@ -216,6 +216,24 @@ def _consuming(snapshot: Snapshot) -> set[str]:
     return {agent.workstation for agent in agents if agent and agent.kind is AgentKind.SERVICE}
 
 
+def unsigned(snapshot: Snapshot) -> Iterator[Finding]:
+    """What agents say of it themselves; each agent of a workstation has its own settings."""
+    open_ones = {
+        row.name
+        for row in snapshot.fleet or ()
+        if not all(agent.signed_only for agent in row.agents)
+    }
+    if open_ones:
+        count, known = len(open_ones), len(snapshot.fleet or ())
+        yield Finding(
+            Severity.UNSAFE,
+            "unsigned",
+            f"{count:,} of {known:,} workstations have agents that take orders that nobody signed:"
+            f" {named(open_ones)}",
+            "PCM_TRUSTED_KEYS=FOLDER for both agents of each (pcm keygen)",
+        )
+
+
 def policies(snapshot: Snapshot) -> Iterator[Finding]:
     """A policy can drop or divert what is in our queues, whatever they were declared with."""
     for policy in snapshot.managed.policies if snapshot.managed else ():

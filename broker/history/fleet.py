@@ -33,6 +33,7 @@ class AgentRow:
     paused_at: float | None = None
     paused_by: str = ""
     pause_reason: str = ""
+    signed_only: bool = False
     sealing_key: str = ""
 
     def status(self, now: float) -> str:

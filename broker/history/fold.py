@@ -292,6 +292,7 @@ class Fold:
             "windows": check_in.windows,
             "waiting": check_in.waiting,
             "running": check_in.running,
+            "signed_only": check_in.signed_only,
             "sealing_key": check_in.sealing_key or "",
         }
         agent = {"workstation": name, "agent": check_in.agent, **told}

@@ -194,6 +194,7 @@ agents = _table(
     _text("windows"),
     Column("waiting", Integer, nullable=False),
     Column("running", Integer, nullable=False),
+    Column("signed_only", Boolean, nullable=False),
     _text("sealing_key"),
 )
 

@@ -16,10 +16,11 @@ from yarl import URL
 
 from broker import topology
 from broker.management import Management
+from broker.settings import BrokerSettings
 from broker.topology import AgentKind
 from tests.admin import Admin, check_in
 from tests.rabbitmq import Broker, Node, free_port, or_skipped
-from tests.workstation import BIN, PCM_AGENT, Workstation
+from tests.workstation import BIN, PCM_AGENT, Workstation, checked_in
 
 _numbers = itertools.count(1)
 _GIVEN = "PCM_TEST_AMQP_URL" in os.environ
@@ -176,7 +177,9 @@ def test_of_a_site_of_enrolled_agents_it_says_what_the_version_deserves(
         agents = patient.enrol(ws.name, "--user", "ada", "--group", "lab", "--group", "b")
         for agent, settings in agents.items():
             words = {name.removeprefix("PCM_").lower(): value for name, value in settings.items()}
+            words |= {"trusted_keys": str(patient.keys)}
             ws.start(agent.partition("-")[0], program=PCM_AGENT, connected=True, **words)
+        asyncio.run(checked_in(BrokerSettings(amqp_url=(patient.url,)), ws, 2))
         found = patient.examined(state_dir=str(ws.state_dir))
     finally:
         ws.stop()
@@ -262,6 +265,34 @@ def test_the_user_guest(patient: Patient) -> None:
         assert severities(patient.examined(), "guest") == {"unsafe"}
     finally:
         patient.management.delete("users", "guest")
+
+
+async def test_agents_that_take_orders_nobody_signed(patient: Patient, tmp_path: Path) -> None:
+    """They say so; of two agents of a workstation, one is enough to be commanded by."""
+    ws = Workstation(f"ws-{patient.number}", patient.url, tmp_path)
+    closed, half, unsaid = (f"{word}-{patient.number}" for word in ("closed", "half", "unsaid"))
+    try:
+        for kind, keys in (("service", str(patient.keys)), ("interactive", "")):
+            ws.start(kind, trusted_keys=keys)
+        await checked_in(BrokerSettings(amqp_url=(patient.url,)), ws, 2)
+        await patient.admin.tell(
+            [
+                check_in(closed, signed_only=True),
+                check_in(half, signed_only=True),
+                check_in(half, agent="interactive-ada"),
+                check_in(unsaid),
+            ]
+        )
+        found = await asyncio.to_thread(patient.examined)
+        rows = json.loads(patient.pcm("workstations", ws.name, "--json").stdout)
+    finally:
+        ws.stop()
+    told = texts(found, "unsigned")
+    assert "3 of 4 workstations" in told
+    assert told.endswith(f": {half}, {unsaid}, {ws.name}")
+    assert severities(found, "unsigned") == {"unsafe"}
+    said = {agent["agent"]: agent["signed_only"] for agent in rows[0]["agents"]}
+    assert said == {"service": True, "interactive-ada": False}
 
 
 def test_agents_that_log_in_as_who_may_send(patient: Patient, tmp_path: Path) -> None:

@@ -6,7 +6,7 @@ import tempfile
 from collections.abc import Callable
 from contextlib import chdir, suppress
 from dataclasses import dataclass
-from datetime import UTC
+from datetime import UTC, timedelta
 from functools import cache, partial
 from itertools import islice
 from pathlib import Path
@@ -31,6 +31,7 @@ from agents.salvage import open_ledger
 from agents.settings import AgentSettings
 from agents.tables import Entry as Accepted
 from agents.tables import Tables
+from agents.trust import Trust
 from agents.window import address
 from broker import settings
 from broker.dead.letter import mark, read_letter
@@ -57,12 +58,17 @@ from schemas.names import Target, check_name, check_text
 from schemas.report import first_line
 from schemas.rollout import check_limit
 from schemas.schedule import _check_cron, _check_zone
+from schemas.signature import read_signatures, write_signatures
 from schemas.times import duration_text, parse_duration, parse_moment
 from tests.fuzz import seeds
 from tests.fuzz.seeds import NOW, WS
 
 _READERS = (Identity(AgentKind.SERVICE, WS), Identity(AgentKind.INTERACTIVE, WS, "ada"))
-_WORDS = ("background.mandatory", "background.optional", "foreground.optional")
+_WORDS = tuple(
+    f"{context}.{requirement}"
+    for context in ("background", "foreground")
+    for requirement in ("mandatory", "optional")
+)
 _FLAGS = struct.Struct(">H")
 
 
@@ -167,6 +173,32 @@ def _keep(job: Job) -> None:
         assert accepted.offer_at <= accepted.expires_at or accepted.job.offer_at is None
     finally:
         database.rollback()
+
+
+def _signed(data: bytes) -> None:
+    """Whatever stands in front of an order as its signatures: only what was signed is obeyed."""
+    header, _, body = data.partition(b"\n")
+    for words in _WORDS:
+        key = f"{words}.workstation.{WS}"
+        with suppress(Poison):
+            read_order(body, key, _READERS[0], _trust(), header.decode(errors="replace"))
+            assert body in {signed.partition(b"\n")[2] for signed in seeds.SIGNED}
+            return
+    raise Poison("by no way")
+
+
+@cache
+def _trust() -> Trust:
+    folder = _folder() / "trusted"
+    folder.mkdir(mode=0o755)
+    (folder / "ada.pub").write_bytes(seeds.TRUSTED.body())
+    given = AgentSettings(workstation=WS, signed_within=timedelta(days=3650))
+    return Trust(folder, given)
+
+
+def _signatures(text: str) -> None:
+    found = read_signatures(text)
+    assert read_signatures(write_signatures(found)) == found
 
 
 @cache
@@ -352,10 +384,12 @@ ENTRANCES = (
             ("platform", _PLATFORM.validate_python, (b"linux", b"linux/AMD64")),
             ("waves", read_waves, (b"1,10%,50%,100%", b"3")),
             ("limit", check_limit, (b"5%", b"3")),
+            ("signatures", _signatures, seeds.SIGNATURES),
             ("address", address.read, (b"localhost:8000", b"[::1]:80")),
         )
     ),
     Entrance("order", _order, seeds.ORDERS, (Poison,)),
+    Entrance("signed order", _signed, seeds.SIGNED, (Poison,)),
     Entrance("properties", _properties, seeds.PROPERTIES),
     Entrance(".env", _env_file, seeds.ENV_FILES, (WrongSetting,)),
     Entrance("secrets", _secrets, seeds.SECRETS, (WrongSetting,)),

@@ -5,8 +5,10 @@ import struct
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
+from nacl.signing import SigningKey
 from pamqp import encode
 
+from broker.signing.signer import Signer
 from schemas import (
     Cancellation,
     CheckIn,
@@ -25,6 +27,7 @@ from schemas import (
     Schedule,
     ScheduleRemoval,
     State,
+    TrustedKey,
     WallClock,
     WaveEnded,
     WaveSent,
@@ -32,6 +35,7 @@ from schemas import (
     group,
     workstation,
 )
+from schemas.signature import write_signatures
 
 NOW = datetime(2026, 11, 30, 12, tzinfo=UTC)
 WS = "ws-1"
@@ -120,6 +124,14 @@ MESSAGES: dict[type[Message], tuple[bytes, ...]] = {
     ScheduleRemoval: _bodies(ScheduleRemoval(name="s", **_MADE)),
 }
 ORDERS = MESSAGES[Job] + MESSAGES[Cancellation] + MESSAGES[Pause]
+
+_SIGNER = Signer("ada", SigningKey(bytes(32)))
+TRUSTED = TrustedKey(name="ada", key=_SIGNER.public_text)
+SIGNED = tuple(
+    write_signatures([_SIGNER.sign(order)]).encode() + b"\n" + order.body()
+    for order in (_JOBS[0], _JOBS[1], Cancellation(job_id="j", **_MADE), _PAUSE)
+)
+SIGNATURES = (b"", *(signed.partition(b"\n")[0] for signed in SIGNED))
 
 _HEADERS = encode.field_table(
     {
