@@ -141,7 +141,11 @@ class Recovery:
         """Return why a record is not believed: whoever may publish can write into the stream."""
         if self._trust is None or not isinstance(record, Job | Cancellation):
             return ""
-        return self._trust.objection(record, entry.body, entry.signatures)
+        reason = self._trust.objection(record, entry.body, entry.signatures)
+        if not reason and isinstance(record, Job):
+            # Sent again by somebody: what is too old for the queue is too old for a lost ledger.
+            reason = self._trust.stale(record, datetime.now(UTC))
+        return reason
 
     def _mend(self, tables: Tables, life: Life, stories: dict[str, _Story]) -> list[Entry]:
         """Bring the ledger in step with the stream; return the entries that are open then."""

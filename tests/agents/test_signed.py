@@ -166,11 +166,13 @@ async def test_a_signature_can_neither_be_left_out_nor_given_twice(
     assert states == [State.REFUSED, State.REFUSED, State.SUCCEEDED]
 
 
-async def stream_record(dispatcher: Dispatcher, job: Job) -> None:
+async def stream_record(dispatcher: Dispatcher, job: Job, *signers: Signer) -> None:
     """Put a job on record, so that it can be followed."""
+    told = headers(tuple(signer.sign(job) for signer in signers))
 
     async def work(publisher: Publisher) -> None:
-        await stream.append(publisher, f"job.{job.id}", job.body(), kind="job", message_id=job.id)
+        key = f"job.{job.id}"
+        await stream.append(publisher, key, job.body(), kind="job", message_id=job.id, headers=told)
 
     await dispatcher.do(work)
 
@@ -200,11 +202,16 @@ async def test_cancellations_and_pauses_are_heeded_only_if_they_are_signed(
 async def test_a_lost_ledger_is_not_made_good_from_a_forged_record(
     ws: Workstation, keys: Keys, settings: DispatcherSettings
 ) -> None:
-    """The stream tells what was accepted, and whoever may publish can write into it."""
-    keys.trust("ada")
+    """The stream tells what was accepted, and whoever may publish can write into it.
+
+    An old order that was rightly signed, too, which nobody remembers to have run.
+    """
+    chief = keys.trust("ada")
     service = ws.start("service", trusted_keys=str(keys.folder))
     due = datetime.now(UTC) + timedelta(seconds=1)
     forged = ws.job("touch", str(ws.folder / "forged"), background=True, mandatory_at=due)
+    past = datetime.now(UTC) - timedelta(days=100)
+    replayed = ws.job("touch", str(ws.folder / "replayed"), background=True, created_at=past)
     async with Dispatcher.connect(signing(settings, keys.private["ada"])) as dispatcher:
         ws.run("pcm", "pause", ws.name, signing_key=str(keys.private["ada"]))
         service.wait_for("agent.paused")
@@ -213,15 +220,19 @@ async def test_a_lost_ledger_is_not_made_good_from_a_forged_record(
         )
         service.wait_for("job.received")
         await stream_record(dispatcher, forged)
+        await stream_record(dispatcher, replayed, chief)
         service.end()
         for file in (ws.state_dir / "service").glob("ledger.db*"):
             file.write_bytes(b"x" * 10_000) if file.name == "ledger.db" else file.unlink()
         again = ws.start("service", trusted_keys=str(keys.folder))
         assert final(await follow(dispatcher, good)).state is State.SUCCEEDED
-    assert "it is not signed" in [event["reason"] for event in again.events("stream.untrusted")]
     assert (ws.folder / "good").exists()
-    assert not (ws.folder / "forged").exists()
+    for word in ("forged", "replayed"):
+        assert not (ws.folder / word).exists()
     assert len(again.events("job.started")) == 1
+    reasons = [event["reason"] for event in again.events("stream.untrusted")]
+    assert "it is not signed" in reasons
+    assert any("over 90d ago" in reason for reason in reasons)
 
 
 async def test_a_dead_letter_keeps_its_signatures_when_it_is_sent_again(
