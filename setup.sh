@@ -2,7 +2,7 @@
 # What `make` needs on a fresh Debian or Ubuntu machine.
 #   setup.sh python DIR   a virtual environment with the locked packages, and this project in it
 #   setup.sh rabbitmq     the rabbitmq-server program; where we install it, it is not left running
-#   setup.sh chromium     the browser of one test, which is skipped where there is none
+#   setup.sh chromium     the browser of some tests, which are skipped where there is none
 set -eu
 
 packages() {
