@@ -2,7 +2,7 @@
 # What `make` needs on a fresh Debian or Ubuntu machine.
 #   setup.sh python DIR   a virtual environment with the locked packages, and this project in it
 #   setup.sh rabbitmq     the rabbitmq-server program; where we install it, it is not left running
-#   setup.sh chromium     the browser of one test, which is skipped where there is none
+#   setup.sh chromium     the browser of some tests, which are skipped where there is none
 set -eu
 
 packages() {
@@ -27,6 +27,7 @@ packages() {
 case $1 in
 python)
     python=${PYTHON:-python3}
+    [ "$python" != python3 ] || command -v python3 >/dev/null || packages python3-venv
     "$python" -c 'import sys; sys.exit(sys.version_info < (3, 11))' ||
         { echo "Python 3.11 or newer is needed; name it: make PYTHON=python3.12" >&2; exit 1; }
     "$python" -c 'import ensurepip, venv' 2>/dev/null || packages python3-venv

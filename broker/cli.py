@@ -84,12 +84,12 @@ def _strange(arguments: argparse.Namespace, words: list[str]) -> str:
 
 
 def _parser() -> Parser:
-    from broker.settings import HistorySettings
+    from broker.settings import HistorySettings, ManagementSettings
 
     parser = Parser(
         prog="pcm",
         description="Sends commands to the workstations of a fleet, and tells what came of them.",
-        epilog=describe(HistorySettings)
+        epilog=describe(HistorySettings, ManagementSettings)
         + "\n\nexit status: 0 done; 1 the work failed somewhere; 2 wrong usage; 3 no broker",
     )
     parser.add_version()

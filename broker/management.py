@@ -105,7 +105,8 @@ class Management:
             reason = (error.reason or str(error)).replace("_", " ").lower()
             raise Unreachable(f"{doing}: TLS: {reason}") from error
         except OSError as error:
-            raise Unreachable(f"{doing}: {error.strerror or error}") from error
+            why = error.strerror or str(error)
+            raise Unreachable(f"{doing}: {why}; PCM_MANAGEMENT_URL says where") from error
         except HTTPException as error:
             raise Unreachable(f"{doing}: no management API is there") from error
         finally:

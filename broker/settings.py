@@ -238,12 +238,15 @@ def _own_file(path: Path) -> int | None:
     return None
 
 
-def describe(kind: type[BrokerSettings]) -> str:
-    """Return a kind's settings for a help text: a name, its meaning and its default a line."""
+def describe(*kinds: type[BrokerSettings]) -> str:
+    """Return the settings of kinds for a help text: a name, its meaning and its default a line."""
     lines = ["settings (environment, a .env file of one's own, or files in /run/secrets):"]
-    for name, field in kind.model_fields.items():
-        default = "" if field.default_factory else f" (default: {_plain(field.default)})"
-        lines.append(f"  PCM_{name.upper():<17} {field.description}{default}")
+    fields = {name: field for kind in kinds for name, field in kind.model_fields.items()}
+    for name, field in fields.items():
+        text = field.description or ""
+        if "(default: " not in text:
+            text += f" (default: {_plain(field.default)})"
+        lines.append(f"  PCM_{name.upper():<17} {text}")
     return "\n".join(lines)
 
 
@@ -252,4 +255,6 @@ def _plain(value: Any) -> str:
         return duration_text(value)
     if isinstance(value, tuple):
         return ", ".join(value) or "none"
-    return str(value) or "none"
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    return "none" if value is None else str(value) or "none"

@@ -56,5 +56,5 @@ def _print(findings: "Sequence[Finding]", checks: int) -> None:
         print(f"{finding.severity.upper()}: {printable(finding.text)}")
         print(f"    {printable(finding.remedy)}")
     counts = Counter(finding.severity for finding in findings)
-    told = ", ".join(f"{count} {severity}" for severity, count in counts.items())
+    told = ", ".join(f"{severity}: {count}" for severity, count in counts.items())
     print(f"{told or 'nothing found'} ({checks} checks)")

@@ -63,7 +63,7 @@ def add_to(commands: "argparse._SubParsersAction[Parser]") -> None:
     rotate.set_defaults(run=_rotate)
     revoke = commands.add_parser(
         "revoke",
-        help="take a workstation's agents their logins and queues",
+        help="take logins and queues from a workstation's agents",
         description="Deletes the broker users of a workstation's agents, closes their"
         " connections, and deletes their queues with the jobs that wait there. The history goes"
         " on listing the workstation: pcm forget removes it there.",

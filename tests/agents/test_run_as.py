@@ -149,7 +149,7 @@ def test_it_is_ended_with_all_it_started() -> None:
     assert time.monotonic() - began < 60
 
 
-@other.needs_root
+@other.needs_sight
 async def test_what_survives_its_agent_is_found_again_and_ended(
     ws: Workstation, dispatcher: Dispatcher, tmp_path: Path
 ) -> None:
@@ -183,7 +183,7 @@ os.execve(sys.executable, ["python3", "-c", code], {"PCM_JOB_ID": a[0]})
 """
 
 
-@other.needs_root
+@other.needs_sight
 def test_a_process_that_another_user_names_after_a_job_is_not_taken_for_its_command() -> None:
     with other.doing(NAMED, "job-of-root") as impostor:
         found = find("job-of-root", "", {0})
@@ -191,7 +191,7 @@ def test_a_process_that_another_user_names_after_a_job_is_not_taken_for_its_comm
         assert find("job-of-root", "", {0, other.UID}).process == impostor.pid
 
 
-@other.needs_root
+@other.needs_sight
 async def test_what_a_dead_agent_left_of_another_users_command_is_ended(
     ws: Workstation, dispatcher: Dispatcher, tmp_path: Path
 ) -> None:
@@ -215,7 +215,7 @@ def test_it_is_shown_and_where_the_agent_is_not_root_it_is_not_applicable(ws: Wo
     """As in a container: never with other rights than were asked for."""
     program: Program = PCM_AGENT
     if os.geteuid() == 0:
-        keep = "+dac_override,+dac_read_search,+chown,+fowner"
+        keep = "+dac_override,+chown,+fowner"
         words = ("setpriv", "--reuid=64321", "--regid=64321", "--clear-groups")
         program = (*words, f"--inh-caps={keep}", f"--ambient-caps={keep}", *PCM_AGENT)
         ws.state_dir.mkdir()

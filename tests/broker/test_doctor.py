@@ -194,7 +194,7 @@ def test_what_a_user_sees(patient: Patient) -> None:
     lines = done.stdout.splitlines()
     where = lines.index("UNSAFE: the queue pcm.reports gets a copy of jobs (background.#)")
     assert lines[where + 1].startswith("    ")
-    assert "unsafe" in lines[-1]
+    assert lines[-1].startswith("unsafe: ")
 
 
 def test_without_a_broker() -> None:

@@ -2,8 +2,10 @@
 
 import json
 import os
+import re
 import subprocess
 from importlib.metadata import version
+from pathlib import Path
 
 import pytest
 
@@ -46,6 +48,21 @@ def test_settings_are_a_table() -> None:
     lines = terminal.screen.shown
     at = next(at for at, line in enumerate(lines) if line.startswith("  PCM_QUEUE_EXPIRES "))
     assert lines[at + 1].startswith(" " * 24 + "stays away")
+
+
+@pytest.mark.parametrize("program", ["pcm", "pcm-agent"])
+def test_the_readme_has_each_setting_in_its_program_s_table(program: str) -> None:
+    readme = (Path(__file__).parents[2] / "README.md").read_text()
+    settings = readme.split("### Settings")[1]
+    agents, administrators = re.findall(r"(?:^\|.*\n)+", settings, re.MULTILINE)
+    table = agents + administrators if program == "pcm" else agents
+    done = subprocess.run(
+        [BIN / program, "--help"], capture_output=True, text=True, timeout=60, check=True
+    )
+    told = set(re.findall(r"^  (PCM_\w+) ", done.stdout, re.MULTILINE))
+    assert told <= set(re.findall(r"`(PCM_\w+)`", table))
+    assert "None" not in done.stdout
+    assert done.stdout.count("(default:") == len(told)
 
 
 @pytest.mark.parametrize("program", ["pcm", "pcm-agent"])
