@@ -139,7 +139,8 @@ def test_environment_and_folder_and_no_shell(
     ended = run("env", environment={"GREETING": "hello"}, cwd=str(tmp_path))
     lines = str(result(ended).stdout).splitlines()
     assert "GREETING=hello" in lines
-    assert [line for line in lines if line.startswith("PCM_")] == ["PCM_JOB_ID=job-1"]
+    ours = {line for line in lines if line.startswith("PCM_")}
+    assert ours == {"PCM_JOB_ID=job-1", "PCM_WORKSTATION=ws-1"}
     assert str(result(run("pwd", cwd=str(tmp_path))).stdout) == f"{tmp_path}\n"
     assert str(result(run("echo", "$HOME", "|")).stdout) == "$HOME |\n"
 
