@@ -4,7 +4,6 @@ import asyncio
 import ssl
 from pathlib import Path
 
-from aio_pika.exceptions import InvalidFrameError
 from yarl import URL
 
 _ELSEWHERE = {
@@ -180,5 +179,7 @@ def _broken(error: ssl.SSLError) -> str:
 
 def _was_closed(error: BaseException) -> bool:
     """Whether what came of a connection that was made is no AMQP: nothing, or an alert of TLS."""
+    from aio_pika.exceptions import InvalidFrameError  # settings need this file, and not that
+
     closed = asyncio.IncompleteReadError | ConnectionResetError | BrokenPipeError
     return isinstance(error, closed | InvalidFrameError) or isinstance(error.__cause__, closed)
