@@ -26,7 +26,7 @@ from pathlib import Path
 import structlog
 
 from agents.decision import READ_LIMIT, SAFELY, Decision, decision, overwrite, read, regular
-from agents.state import claims_directory, set_aside, shared_directory
+from agents.state import claims_directory, set_aside, shared_directory, sync_directory
 from schemas import State
 
 _log = structlog.get_logger()
@@ -229,7 +229,7 @@ class Claims:
             else:
                 overwrite(file, decision)
                 os.fsync(file)
-                self._sync_directory()
+                sync_directory(self._directory)
                 with suppress(PermissionError):  # another user made it; what they do is theirs
                     os.fchmod(file, _DECIDED)
                 decided = self._is_there(job_id, file)
@@ -263,7 +263,7 @@ class Claims:
             raise
         self.release(job_id)
         self._held[job_id] = file
-        self._sync_directory()
+        sync_directory(self._directory)
         return True
 
     def _is_there(self, job_id: str, file: int) -> bool:
@@ -297,10 +297,3 @@ class Claims:
 
     def _read(self, file: int) -> Decision | None:
         return read(file, self._directory.parent)
-
-    def _sync_directory(self) -> None:
-        directory = os.open(self._directory, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-        try:
-            os.fsync(directory)
-        finally:
-            os.close(directory)

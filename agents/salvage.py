@@ -4,7 +4,6 @@ What a damaged file can no longer tell, `agents.recovery` asks the broker.
 """
 
 import itertools
-import os
 import shutil
 import sqlite3
 import time
@@ -15,7 +14,7 @@ from typing import Any
 
 import structlog
 
-from agents.state import StateError
+from agents.state import StateError, sync_directory
 from agents.tables import MIGRATIONS, SCHEMA_VERSION, Tables, entries
 from schemas import InvalidMessage, Job, Pause, Report, State
 
@@ -175,11 +174,7 @@ def _replace(path: Path, successor: Path) -> None:
         if old.exists():
             old.rename(f"{aside}{suffix}")
     successor.rename(path)
-    folder = os.open(path.parent, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-    try:
-        os.fsync(folder)
-    finally:
-        os.close(folder)
+    sync_directory(path.parent)
 
 
 def _aside(path: Path) -> Path:

@@ -14,7 +14,7 @@ from nacl.exceptions import CryptoError
 from nacl.public import PrivateKey, SealedBox
 from nacl.secret import SecretBox
 
-from agents.state import StateError
+from agents.state import StateError, sync_directory
 from schemas import Command
 
 _NAME = "sealing.key"
@@ -112,9 +112,5 @@ def _made(path: Path) -> PrivateKey:
         opened.flush()
         os.fsync(opened.fileno())
     new.rename(path)
-    folder = os.open(path.parent, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-    try:
-        os.fsync(folder)
-    finally:
-        os.close(folder)
+    sync_directory(path.parent)
     return key

@@ -241,6 +241,19 @@ def open_own(directory: Path) -> int:
     return folder
 
 
+def sync_directory(directory: Path) -> None:
+    """Bring the names in a folder to the disk.
+
+    Raises:
+        OSError: it cannot be done.
+    """
+    folder = os.open(directory, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        os.fsync(folder)
+    finally:
+        os.close(folder)
+
+
 def lock(directory: Path) -> int:
     """Take the lock of an agent's folder for as long as this process lives; return its file.
 

@@ -114,7 +114,7 @@ def login(kind: AgentKind, workstation_name: str, user: str = "") -> str:
 
 
 class Bearer(NamedTuple):
-    """The one agent that a login is for."""
+    """The one agent that a login, or a queue, is for."""
 
     workstation: str
     agent: str
@@ -128,6 +128,23 @@ def bearer(login: str) -> Bearer | None:
     """Return whose login it is; None for one that is no enrolled agent's."""
     found = _LOGIN.fullmatch(login)
     return Bearer(found[2], found[1]) if found else None
+
+
+def owner(queue: str) -> Bearer | None:
+    """Return whose queue has a name; None where it is no agent's."""
+    match queue.split("."):
+        case ["pcm", AgentKind.SERVICE, workstation_name]:
+            return Bearer(workstation_name, agent_name(AgentKind.SERVICE))
+        case ["pcm", AgentKind.INTERACTIVE, workstation_name, user]:
+            return Bearer(workstation_name, agent_name(AgentKind.INTERACTIVE, user))
+        case _:
+            return None
+
+
+def groups_in(keys: Iterable[str]) -> list[str]:
+    """Return the groups that binding keys are for, each once."""
+    groups = (key.partition(".group.")[2] for key in keys)
+    return list(dict.fromkeys(filter(None, groups)))
 
 
 def queue_name(kind: AgentKind, workstation_name: str, user: str = "") -> str:

@@ -58,7 +58,7 @@ def read_letter(message: AbstractIncomingMessage) -> Letter:
     """Return what is told of a message; its headers and body are left out."""
     headers = message.headers
     queue = _text(headers.get("x-first-death-queue"))
-    workstation, agent = _owner(queue)
+    workstation, agent = topology.owner(queue) or ("", "")
     death = _text(headers.get("x-first-death-reason"))
     reason = _text(headers.get("reason"))
     login = message.user_id or ""
@@ -108,17 +108,6 @@ def _at(message: AbstractIncomingMessage) -> datetime | None:
     if not isinstance(found, datetime):
         return None
     return found if found.tzinfo else found.replace(tzinfo=UTC)
-
-
-def _owner(queue: str) -> tuple[str, str]:
-    """Return the workstation and the agent whose queue it is."""
-    match queue.split("."):
-        case ["pcm", topology.AgentKind.SERVICE, workstation]:
-            return workstation, topology.agent_name(topology.AgentKind.SERVICE)
-        case ["pcm", topology.AgentKind.INTERACTIVE, workstation, user]:
-            return workstation, topology.agent_name(topology.AgentKind.INTERACTIVE, user)
-        case _:
-            return "", ""
 
 
 def _text(value: object) -> str:

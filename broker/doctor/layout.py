@@ -13,21 +13,10 @@ _ANYTHING = {"*", "#"}
 _DECLARE = "pcm topology apply declares what is missing"
 
 
-def agent_of(queue: str) -> Agent | None:
-    """Return the agent whose queue has a name; None where it is no agent's."""
-    match queue.split("."):
-        case ["pcm", AgentKind.SERVICE, workstation]:
-            return Agent(AgentKind.SERVICE, workstation)
-        case ["pcm", AgentKind.INTERACTIVE, workstation, user]:
-            return Agent(AgentKind.INTERACTIVE, workstation, user)
-        case _:
-            return None
-
-
 def groups_of(managed: Managed, queue: str) -> list[str]:
     """Return the groups by which a queue is bound to jobs."""
     keys = (row["routing_key"] for row in managed.bindings if row["destination"] == queue)
-    return list(dict.fromkeys(filter(None, (key.partition(".group.")[2] for key in keys))))
+    return topology.groups_in(keys)
 
 
 def missing(snapshot: Snapshot) -> Iterator[Finding]:
@@ -98,7 +87,7 @@ def listeners(snapshot: Snapshot) -> Iterator[Finding]:
     """Nothing but agents' queues is bound to the jobs."""
     for binding in _job_bindings(snapshot):
         name, key = binding["destination"], binding["routing_key"]
-        if binding["destination_type"] != "queue" or agent_of(name) is None:
+        if binding["destination_type"] != "queue" or Agent.of_queue(name) is None:
             yield Finding(
                 Severity.UNSAFE,
                 "listeners",
@@ -163,7 +152,7 @@ def queue_types(snapshot: Snapshot) -> Iterator[Finding]:
         return
     kinds: dict[str, set[str]] = {}
     for row in managed.queues:
-        if agent_of(row["name"]):
+        if Agent.of_queue(row["name"]):
             kinds.setdefault(str(row.get("type")), set()).add(row["name"])
     classic = kinds.pop("classic", set())
     kinds.pop("quorum", None)
@@ -182,7 +171,8 @@ def dead_letter_exchanges(snapshot: Snapshot) -> Iterator[Finding]:
     astray = {
         f"{row['name']} (to {row['arguments'].get('x-dead-letter-exchange', 'nobody')})"
         for row in (snapshot.managed.queues if snapshot.managed else ())
-        if agent_of(row["name"]) and row["arguments"].get("x-dead-letter-exchange") != topology.DEAD
+        if Agent.of_queue(row["name"])
+        and row["arguments"].get("x-dead-letter-exchange") != topology.DEAD
     }
     if astray:
         yield Finding(
@@ -208,7 +198,7 @@ def abandoned(snapshot: Snapshot) -> Iterator[Finding]:
     found = {
         row["name"]
         for row in snapshot.managed.queues
-        if (agent := agent_of(row["name"]))
+        if (agent := Agent.of_queue(row["name"]))
         and agent.workstation not in known
         and not row.get("consumers")
     }
@@ -231,5 +221,5 @@ def _keys_of_agents(snapshot: Snapshot) -> Iterator[tuple[Agent, set[str]]]:
     for binding in _job_bindings(snapshot):
         keys.setdefault(binding["destination"], set()).add(binding["routing_key"])
     for name, bound in sorted(keys.items()):
-        if agent := agent_of(name):
+        if agent := Agent.of_queue(name):
             yield agent, bound

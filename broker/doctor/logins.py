@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 
 from broker import topology
 from broker.doctor.finding import Finding, Severity, named
-from broker.doctor.layout import agent_of, groups_of
+from broker.doctor.layout import groups_of
 from broker.doctor.snapshot import Row, Snapshot
 from broker.enrolling.rights import Agent, permissions, topic_permissions
 
@@ -187,7 +187,7 @@ def queues(snapshot: Snapshot) -> Iterator[Finding]:
     managed = snapshot.managed
     if managed is None:
         return
-    ours = [row["name"] for row in managed.queues if agent_of(row["name"])]
+    ours = [row["name"] for row in managed.queues if Agent.of_queue(row["name"])]
     for login in _strangers(snapshot):
         for word, pattern, harm in (
             ("read", login.read, "take jobs out of"),

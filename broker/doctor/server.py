@@ -5,8 +5,8 @@ import re
 from collections.abc import Iterator
 
 from broker.doctor.finding import Finding, Severity, named
-from broker.doctor.layout import agent_of
 from broker.doctor.snapshot import Row, Snapshot
+from broker.enrolling.rights import Agent
 from broker.topology import AgentKind
 
 _LEAST = (3, 10)
@@ -209,7 +209,7 @@ def clocks(snapshot: Snapshot) -> Iterator[Finding]:
 def _consuming(snapshot: Snapshot) -> set[str]:
     """Return the workstations whose service agent is connected."""
     agents = (
-        agent_of(row["name"])
+        Agent.of_queue(row["name"])
         for row in (snapshot.managed.queues if snapshot.managed else ())
         if row.get("consumers")
     )

@@ -63,8 +63,7 @@ class Enrolment:
         """Return the groups by which an agent's queue is bound."""
         path = ("queues", self._virtual_host, agent.queue, "bindings")
         keys = [str(binding["routing_key"]) for binding in self._management.get(*path) or []]
-        groups = (key.partition(".group.")[2] for key in keys)
-        return list(dict.fromkeys(filter(None, groups)))
+        return topology.groups_in(keys)
 
     def _unbind(self, agent: Agent, wanted: Definitions) -> None:
         keys = {

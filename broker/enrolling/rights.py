@@ -11,8 +11,7 @@ from dataclasses import dataclass
 from typing import Self
 
 from broker import topology
-from broker.topology import AgentKind
-from schemas.names import check_name
+from broker.topology import AgentKind, Bearer
 
 NOTHING = "^$"
 
@@ -28,15 +27,20 @@ class Agent:
     @classmethod
     def of_login(cls, login: str, workstation: str) -> Self | None:
         """Return the agent of a workstation that logs in so; None if none does."""
-        agent, at, name = login.partition("@")
-        if not at or name != workstation:
-            return None
-        kind, dash, user = agent.partition("-")
-        try:
-            found = cls(AgentKind(kind), workstation, check_name(user) if dash else "")
-        except ValueError:
-            return None
-        return found if found.login == login else None
+        bearer = topology.bearer(login)
+        return cls.of(bearer) if bearer and bearer.workstation == workstation else None
+
+    @classmethod
+    def of_queue(cls, queue: str) -> Self | None:
+        """Return the agent whose queue has a name; None where it is no agent's."""
+        owner = topology.owner(queue)
+        return cls.of(owner) if owner else None
+
+    @classmethod
+    def of(cls, bearer: Bearer) -> Self:
+        """Return the agent that a login or a queue is for."""
+        kind, _, user = bearer.agent.partition("-")
+        return cls(AgentKind(kind), bearer.workstation, user)
 
     @property
     def name(self) -> str:

@@ -379,7 +379,7 @@ async def test_an_agent_told_to_stop_while_it_connects_ends(
         agent.stop()
         connecting = asyncio.ensure_future(library(connection))
         with suppress(asyncio.CancelledError):
-            await asyncio.sleep(1)
+            await asyncio.Event().wait()  # until the cancellation comes
         await connecting
 
     monkeypatch.setattr(aio_pika.Connection, "connect", connect)
