@@ -5,10 +5,10 @@ The ledger stands between the steps, so that a crash between any two of them is 
 
 import asyncio
 import time
-from collections.abc import Callable, Coroutine
+from collections.abc import Coroutine
 from contextlib import suppress
 from functools import partial
-from typing import Any, ClassVar, Protocol, TypeVar
+from typing import Any, ClassVar, Protocol
 
 import structlog
 
@@ -24,20 +24,20 @@ from agents.outbox import Outbox
 from agents.presence import Presence
 from agents.recovery import Recovery
 from agents.runner import Ended
-from agents.runs import Runs, threads
+from agents.runs import Runs
 from agents.schedule import Next, Step, order
 from agents.sealing import Sealing
 from agents.settings import AgentSettings
 from agents.standby import Standby
 from agents.state import check, lock, private_directory, shared_directory
 from agents.tables import NEVER, Entry, Tables
+from agents.threads import Threads
 from agents.trust import Trust
 from agents.uplink import Uplink
 from agents.withdrawal import Withdrawal
 from broker.topology import AgentKind, login
 from schemas import Context, Pause, State
 
-_T = TypeVar("_T")
 _log = structlog.get_logger()
 
 _NOT_STARTED = frozenset(
@@ -121,7 +121,7 @@ class Agent:
         self._ready: asyncio.PriorityQueue[tuple[tuple[float, float, str], str]] = (
             asyncio.PriorityQueue()
         )
-        self._deciders = threads(_DECIDERS, "decide")
+        self._deciders = Threads(_DECIDERS, "decide")
         self._blocked: dict[str, float] = {}  # until when, by the monotonic clock
         self._standby = Standby(settings, self._claims)
         self._tasks = asyncio.TaskGroup()
@@ -163,7 +163,7 @@ class Agent:
                 await self._end(uplink)
         finally:
             self._runs.close()
-            self._deciders.shutdown(wait=False)
+            self._deciders.close()
             self._ledger.close()
             self._claims.close()
             _log.info("agent.stopped")
@@ -257,15 +257,12 @@ class Agent:
             await self._ledger.commit(
                 partial(Tables.keep_house, now=now, keep=self._keep, windows=windows)
             )
-            await self._in_thread(partial(self._claims.forget, now - self._keep))
+            await self._deciders.call(partial(self._claims.forget, now - self._keep))
             for job_id in self._blocked.keys() | self._standby.known():
                 if self.entries.get(job_id) is None:
                     self._blocked.pop(job_id, None)
                     self._standby.forget(job_id)
             await asyncio.sleep(min(_HOUSEKEEPING, self._keep / 4))
-
-    async def _in_thread(self, work: Callable[[], _T]) -> _T:
-        return await asyncio.get_running_loop().run_in_executor(self._deciders, work)
 
     # What is next
 
@@ -413,11 +410,11 @@ class Agent:
         if entry.job.context is Context.BACKGROUND:
             return True
         job_id = entry.job.id
-        if await self._in_thread(lambda: self._claims.decide(job_id, state)):
+        if await self._deciders.call(lambda: self._claims.decide(job_id, state)):
             return True
         if self.kind is not AgentKind.SERVICE:
             return False
-        return await self._in_thread(lambda: self._standby.overrule(job_id, state))
+        return await self._deciders.call(lambda: self._standby.overrule(job_id, state))
 
     async def _work(self) -> None:
         """Run what is due, one after the other."""

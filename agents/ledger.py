@@ -9,7 +9,7 @@ import queue
 import sqlite3
 import threading
 from collections.abc import Callable
-from contextlib import closing, suppress
+from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
@@ -19,6 +19,7 @@ import structlog
 from agents.salvage import is_damage, open_ledger
 from agents.state import StateError
 from agents.tables import Entry, Life, Tables, entries
+from agents.threads import Answers
 
 _T = TypeVar("_T")
 _log = structlog.get_logger()
@@ -31,20 +32,6 @@ _BATCH = 1000
 class _Asked:
     change: Callable[[Tables], Any]
     future: "asyncio.Future[Any]"
-
-    def resolve(self, result: Any) -> None:
-        """Hand over the result, or the error; from the writing thread."""
-
-        def hand_over() -> None:
-            if self.future.done():  # whoever asked was cancelled
-                return
-            if isinstance(result, BaseException):
-                self.future.set_exception(result)
-            else:
-                self.future.set_result(result)
-
-        with suppress(RuntimeError):  # the loop is closed: nobody waits
-            self.future.get_loop().call_soon_threadsafe(hand_over)
 
 
 class Ledger:
@@ -60,6 +47,7 @@ class Ledger:
         self._database = open_ledger(path)
         self._gathered: list[_Asked] = []
         self._asked: queue.SimpleQueue[list[_Asked] | None] = queue.SimpleQueue()
+        self._answers = Answers()
         self._failing = False
         self._closing = threading.Event()
         self._writer = threading.Thread(target=self._write, name="ledger", daemon=True)
@@ -135,8 +123,8 @@ class Ledger:
                     return
                 else:
                     results = [error]
-            for asked, result in zip(batch, results, strict=True):
-                asked.resolve(result)
+            futures = [asked.future for asked in batch]
+            self._answers.give(zip(futures, results, strict=True))
             return
 
     def _attempt(self, tables: Tables, batch: list[_Asked]) -> list[Any]:

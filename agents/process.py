@@ -6,7 +6,7 @@ and /proc.
 
 import os
 import resource
-import selectors
+import select
 import signal
 import time
 from collections import deque
@@ -14,7 +14,7 @@ from collections.abc import Callable, Mapping
 from contextlib import ExitStack
 from functools import partial
 from pathlib import Path
-from typing import IO, Protocol
+from typing import Protocol
 
 from agents.capture import SPOOL_FILES, Capture, spooled
 from agents.remains import Remains, alive, mark, signal_group
@@ -26,6 +26,8 @@ _CHUNK = 256 * 1024
 _GROUP_POLL = 0.02
 _KILL_WAIT = 2.0
 _LOOKS = (0.005, 0.05, 0.5)  # seconds after the start at which its memory is looked at
+_LOOK_PAUSE = 0.005  # not sooner again, however much it writes
+_LONGEST_WAIT = 3600.0
 
 
 class Running(Protocol):
@@ -83,24 +85,25 @@ class Process:
         self._limit = output_limit
         self._spool = spool
         with ExitStack() as ours, ExitStack() as theirs:
-            self._pipes, outlets = _outlets(spool, ours, theirs)
+            pipes, outlets = _outlets(spool, ours, theirs)
             if user is not None:
                 for outlet in outlets:  # it may open its /dev/stdout
-                    os.fchown(outlet.fileno(), user.uid, user.gid)
-            self.began = time.monotonic()  # a quick command has ended when Popen returns
+                    os.fchown(outlet, user.uid, user.gid)
+            self.began = self._looked = time.monotonic()  # it may have ended when Popen returns
             self._popen = start(command, user, variables, outlets)
             self._files = ours.pop_all()
         self._pid = self._popen.pid
         self._pidfd = self._watched()
-        self._peak = _peak_memory(self._pid)
+        self._peak = 0
         self._looks = deque(self.began + after for after in _LOOKS)
         stdout, stderr = (heard and partial(heard, stream) for stream in SPOOL_FILES)
         self._captures = Capture(output_limit, stdout), Capture(output_limit, stderr)
-        self._selector = selectors.PollSelector()
-        self._selector.register(self._pidfd, selectors.EVENT_READ)
-        for pipe, capture in zip(self._pipes, self._captures, strict=False):
-            os.set_blocking(pipe.fileno(), False)
-            self._selector.register(pipe.fileno(), selectors.EVENT_READ, capture)
+        self._open = dict(zip(pipes, self._captures, strict=False))
+        self._poll = select.poll()
+        self._poll.register(self._pidfd, select.POLLIN)
+        for pipe in pipes:
+            os.set_blocking(pipe, False)
+            self._poll.register(pipe, select.POLLIN)
 
     def _watched(self) -> int:
         try:
@@ -114,7 +117,6 @@ class Process:
 
     def close(self) -> None:
         """Close what was open for it."""
-        self._selector.close()
         os.close(self._pidfd)
         self._files.close()
 
@@ -128,23 +130,26 @@ class Process:
     def wait(self, until: float, woken: int | None = None) -> bool:
         """Take its output until it ends (True), or the time comes or `woken` is written to."""
         if woken is not None:
-            self._selector.register(woken, selectors.EVENT_READ)
+            self._poll.register(woken, select.POLLIN)
         try:
             while True:
                 look = self._looks[0] if self._looks else until
                 ready = self._read(min(look, until) - time.monotonic())
                 if self._pidfd in ready:
                     return True
-                if woken in ready or time.monotonic() >= until:
+                now = time.monotonic()
+                if woken in ready or now >= until:
                     return False
-                if time.monotonic() >= look:
+                if now >= look:
                     self._looks.popleft()
                     if not self._looks:
                         self._lasting(mark(self._pid))
-                self._peak = max(self._peak, _peak_memory(self._pid))
+                if now >= self._looked + _LOOK_PAUSE:
+                    self._looked = now
+                    self._peak = max(self._peak, _peak_memory(self._pid))
         finally:
             if woken is not None:
-                self._selector.unregister(woken)
+                self._poll.unregister(woken)
 
     def signal(self, number: int) -> bool:
         """Signal the group; return whether anybody is in it."""
@@ -154,7 +159,7 @@ class Process:
         """Return its exit code (negative: the signal that ended it) and its peak memory."""
         _, status, usage = os.wait4(self._pid, 0)
         code = self._popen.returncode = os.waitstatus_to_exitcode(status)
-        self._selector.unregister(self._pidfd)
+        self._poll.unregister(self._pidfd)
         # A new process starts with the size of the one that started it: below that, what was
         # seen while it ran is nearer to the truth: nothing, where it had ended before we looked.
         peak = usage.ru_maxrss * 1024
@@ -169,7 +174,7 @@ class Process:
         left_behind = self.signal(signal.SIGTERM)
         deadline = time.monotonic() + grace
         killed = False
-        while alive(self._pid):
+        while left_behind and alive(self._pid):
             self._read(_GROUP_POLL)
             if time.monotonic() >= deadline:
                 if killed:
@@ -177,20 +182,21 @@ class Process:
                 killed = True
                 self.signal(signal.SIGKILL)
                 deadline = time.monotonic() + _KILL_WAIT
-        while self._selector.get_map() and self._read(0):
+        while self._open and self._read(0):
             pass
         return left_behind
 
     def _read(self, limit: float) -> set[int]:
         """Read what there is, for at most so many seconds; return the files that were ready."""
         ready = set()
-        for key, _ in self._selector.select(min(max(limit, 0), 3600)):
-            ready.add(key.fd)
-            if isinstance(key.data, Capture):
-                data = os.read(key.fd, _CHUNK)
-                key.data.write(data)
+        for file, _ in self._poll.poll(min(max(limit, 0), _LONGEST_WAIT) * 1000):
+            ready.add(file)
+            if capture := self._open.get(file):
+                data = os.read(file, _CHUNK)
+                capture.write(data)
                 if not data:
-                    self._selector.unregister(key.fd)
+                    self._poll.unregister(file)
+                    del self._open[file]
         return ready
 
 
@@ -230,26 +236,28 @@ class Adopted:
         """Close nothing."""
 
 
-def _outlets(
-    spool: Path | None, ours: ExitStack, theirs: ExitStack
-) -> tuple[list[IO[bytes]], list[IO[bytes]]]:
+def _outlets(spool: Path | None, ours: ExitStack, theirs: ExitStack) -> tuple[list[int], list[int]]:
     """Return what to read of, if anything, and what the command writes stdout and stderr to."""
     if spool is not None:
         spool.mkdir(mode=0o700, parents=True, exist_ok=True)
-        return [], [theirs.enter_context((spool / name).open("wb")) for name in SPOOL_FILES]
-    pipes: list[IO[bytes]] = []
-    outlets: list[IO[bytes]] = []
+        return [], [
+            theirs.enter_context((spool / name).open("wb")).fileno() for name in SPOOL_FILES
+        ]
+    pipes: list[int] = []
+    outlets: list[int] = []
     for _ in SPOOL_FILES:
         inner, outer = os.pipe()
-        pipes.append(ours.enter_context(os.fdopen(inner, "rb", buffering=0)))
-        outlets.append(theirs.enter_context(os.fdopen(outer, "wb", buffering=0)))
+        ours.callback(os.close, inner)
+        theirs.callback(os.close, outer)
+        pipes.append(inner)
+        outlets.append(outer)
     return pipes, outlets
 
 
 def _peak_memory(pid: int) -> int:
     """Return the most memory that a process held so far, in bytes; 0 if it has ended."""
     try:
-        with Path(f"/proc/{pid}/status").open("rb") as status:
+        with open(f"/proc/{pid}/status", "rb") as status:  # noqa: PTH123 - faster
             for line in status:
                 if line.startswith(b"VmHWM:"):
                     return int(line.split()[1]) * 1024

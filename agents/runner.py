@@ -94,7 +94,7 @@ class Run:
             if self._stop is None:
                 self._stop = stop
                 if self._waker is not None:
-                    os.write(self._waker, b"\0")
+                    os.eventfd_write(self._waker, 1)
 
     def kill(self) -> None:
         """End the command at once, with SIGKILL; not one that survives its agent."""
@@ -114,14 +114,12 @@ class Run:
         with self._lock:
             if self._stop is not None and self.adopt is None:
                 return Ended(self._stop.state, None, self._stop.reason)
-            woken, self._waker = os.pipe2(os.O_CLOEXEC | os.O_NONBLOCK)
-            if self._stop is not None:
-                os.write(self._waker, b"\0")
+            self._waker = os.eventfd(int(self._stop is not None), os.EFD_CLOEXEC)
         try:
             with closing(self._started()) as process:
                 self._process = process
                 try:
-                    return self._wait(process, woken)
+                    return self._wait(process, self._waker)
                 except OSError as error:
                     if self.adopt is not None:
                         raise  # it is looked for again
@@ -131,7 +129,6 @@ class Run:
         finally:
             with self._lock:
                 self._process = None
-                os.close(woken)
                 os.close(self._waker)
                 self._waker = None
 

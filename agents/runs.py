@@ -2,10 +2,8 @@
 
 import asyncio
 import shutil
-import threading
 import time
 from collections.abc import Iterator
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
 from datetime import timedelta
 from functools import partial
@@ -22,9 +20,9 @@ from agents.runner import Ended, Left, Run
 from agents.sealing import CannotOpen, Sealing
 from agents.settings import AgentSettings
 from agents.starting import CannotStart, owners_of
-from agents.state import StateError
 from agents.surroundings import environment
 from agents.tables import Entry
+from agents.threads import Threads
 from broker.topology import AgentKind
 from schemas import Result, State
 
@@ -55,7 +53,7 @@ class Runs:
         self._entries = entries
         self._spools = spools
         self._environment = environment(session=identity.kind is AgentKind.INTERACTIVE)
-        self._threads: ThreadPoolExecutor = threads(settings.concurrency, "run")
+        self._threads = Threads(settings.concurrency, "run")
         self._running: dict[str, Run] = {}
         self._idle = asyncio.Event()
         self._idle.set()
@@ -111,7 +109,7 @@ class Runs:
     def close(self) -> None:
         """Let go of the threads; what still runs, because something failed, is ended."""
         self.kill()
-        self._threads.shutdown(wait=False)
+        self._threads.close()
 
     def tidy(self, wanted: set[str]) -> None:
         """Remove what was written by commands of jobs that are not open any more."""
@@ -212,12 +210,11 @@ class Runs:
                 self._end(entry, ended)
 
     async def _ended(self, run: Run) -> Ended:
-        loop = asyncio.get_running_loop()
         deadline = time.monotonic() + _NO_ROOM_LIMIT
         told = False
         while True:
             try:
-                return await loop.run_in_executor(self._threads, run.complete)
+                return await self._threads.call(run.complete)
             except (CannotStart, CannotOpen) as problem:
                 return Ended(State.FAILED, None, str(problem))
             except OSError as problem:  # nothing was started: no file, no process was left
@@ -240,21 +237,5 @@ class Runs:
             return
         final = self._identity.report(entry.job.id, ended.state, ended.reason, result=ended.result)
         self._entries.finish(entry, ended, final)
-        shutil.rmtree(self._spools / entry.job.id, ignore_errors=True)
-
-
-def threads(count: int, name: str) -> ThreadPoolExecutor:
-    """Return a pool whose threads all exist: later there may be no room for one.
-
-    Raises:
-        StateError: there is no room now.
-    """
-    pool = ThreadPoolExecutor(count, thread_name_prefix=name)
-    together = threading.Barrier(count)
-    try:
-        for _ in range(count):
-            pool.submit(together.wait)
-    except RuntimeError as error:
-        together.abort()
-        raise StateError(f"PCM_CONCURRENCY: no room for {count} threads: {error}") from error
-    return pool
+        if entry.job.command.survives_agent:
+            shutil.rmtree(self._spools / entry.job.id, ignore_errors=True)

@@ -13,7 +13,7 @@ import sys
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
-from typing import IO, Any
+from typing import Any
 
 from agents import surroundings
 from agents.platforms import NO_ROOM
@@ -24,6 +24,7 @@ from schemas import Command
 _BECOME = Path(__file__).with_name("become.py")
 _BECOME_LIMIT = 60.0  # seconds
 _REPORT = 64 * 1024
+_NOTHING = os.open(os.devnull, os.O_RDONLY | os.O_CLOEXEC)  # what commands read of
 
 
 class CannotStart(Exception):
@@ -59,7 +60,7 @@ def start(
     command: Command,
     user: Account | None,
     variables: Mapping[str, str],
-    outlets: Sequence[IO[bytes]],
+    outlets: Sequence[int],
 ) -> "subprocess.Popen[bytes]":
     """Start a command; `outlets` are its stdout and stderr.
 
@@ -90,13 +91,11 @@ def start(
     return popen
 
 
-def _popen(
-    argv: Sequence[str], outlets: Sequence[IO[bytes]], **how: Any
-) -> "subprocess.Popen[bytes]":
+def _popen(argv: Sequence[str], outlets: Sequence[int], **how: Any) -> "subprocess.Popen[bytes]":
     # A session of its own: no terminal from which a hidden prompt could read.
     return subprocess.Popen(  # noqa: S603 - to run it is what we are here for
         argv,
-        stdin=subprocess.DEVNULL,
+        stdin=_NOTHING,
         stdout=outlets[0],
         stderr=outlets[1],
         start_new_session=True,
@@ -110,7 +109,7 @@ def _start_as(
     program: str,
     cwd: str | None,
     variables: Mapping[str, str],
-    outlets: Sequence[IO[bytes]],
+    outlets: Sequence[int],
 ) -> "subprocess.Popen[bytes]":
     """Start a program that gives up our rights, and only then looks at what the job names.
 

@@ -82,10 +82,25 @@ ALTER TABLE jobs ADD COLUMN postponements INTEGER NOT NULL DEFAULT 0;
 """What makes a ledger of each version from the one before; the first from nothing."""
 SCHEMA_VERSION = len(MIGRATIONS)
 
-_COLUMNS = (
-    "body, received_at, state, open, shown_at, until, cancelled, changed_at, final, starts,"
-    " process, postponements"
+_KEPT = ("id", "digest", "body", "received_at", "supersedes", "created_at")
+_CHANGING = (
+    "state",
+    "open",
+    "shown_at",
+    "until",
+    "cancelled",
+    "changed_at",
+    "final",
+    "starts",
+    "process",
+    "postponements",
 )
+_INSERT = (
+    f"INSERT INTO jobs ({', '.join((*_KEPT, *_CHANGING))})"  # noqa: S608 - our own
+    f" VALUES ({', '.join('?' * (len(_KEPT) + len(_CHANGING)))})"
+)
+_UPDATE = f"UPDATE jobs SET {' = ?, '.join(_CHANGING)} = ? WHERE id = ?"  # noqa: S608 - our own
+_COLUMNS = ", ".join(("body", "received_at", *_CHANGING))
 
 
 @dataclass(frozen=True)
@@ -137,6 +152,22 @@ class Entry:
     def expires_at(self) -> float:
         """When it is too late to start it."""
         return _seconds(self.job.expires_at, NEVER)
+
+
+def _changing(entry: Entry) -> tuple[object, ...]:
+    """Return what is written of an entry whenever it changes."""
+    return (
+        entry.state,
+        entry.open,
+        entry.shown_at,
+        entry.until,
+        entry.cancelled,
+        entry.changed_at,
+        entry.final.body() if entry.final else None,
+        entry.starts,
+        entry.process,
+        entry.postponements,
+    )
 
 
 def _seconds(moment: Moment | None, default: float) -> float:
@@ -195,66 +226,47 @@ class Tables:
     def accept(self, job: Job, now: float, oldest: float = 0.0) -> Entry | Known:
         """Take in a job; one made before `oldest` only if it is known: it may have run here."""
         digest = job.digest()
-        row = self._one("SELECT digest FROM jobs WHERE id = ?", job.id)
-        if row is not None:
-            return Known.SAME if row[0] == digest else Known.OTHER
-        if self._one("SELECT 1 FROM refusals WHERE job_id = ?", job.id):
+        known, refused, withdrawn = self._one(
+            "SELECT (SELECT digest FROM jobs WHERE id = ?1),"
+            " EXISTS (SELECT 1 FROM refusals WHERE job_id = ?1),"
+            " (SELECT reason FROM cancellations WHERE job_id = ?1)",
+            job.id,
+        )
+        if known is not None:
+            return Known.SAME if known == digest else Known.OTHER
+        if refused:
             return Known.OTHER  # it has its final report
         created_at = job.created_at.timestamp()
         if created_at < oldest:
             return Known.FORGOTTEN
-        entry = Entry(job, now, cancelled=self._withdrawn(job, created_at), changed_at=now)
-        self.insert(entry)
+        if withdrawn is None and job.supersedes:
+            withdrawn = self._superseded(job, created_at)
+        entry = Entry(job, now, cancelled=withdrawn, changed_at=now)
+        self.insert(entry, digest)
         return entry
 
-    def _withdrawn(self, job: Job, created_at: float) -> str | None:
-        """Return why a job that arrives is not wanted any more."""
-        if row := self._one("SELECT reason FROM cancellations WHERE job_id = ?", job.id):
-            return str(row[0])
+    def _superseded(self, job: Job, created_at: float) -> str | None:
+        """Return why a newer job of its key makes a job that arrives unwanted."""
         query = "SELECT id FROM jobs WHERE supersedes = ? AND (created_at, id) > (?, ?) LIMIT 1"
-        if job.supersedes and (row := self._one(query, job.supersedes, created_at, job.id)):
-            return superseded_by(row[0])
-        return None
+        row = self._one(query, job.supersedes, created_at, job.id)
+        return superseded_by(row[0]) if row else None
 
-    def insert(self, entry: Entry) -> None:
-        """Write a new entry."""
+    def insert(self, entry: Entry, digest: str | None = None) -> None:
+        """Write a new entry; `digest`: its job's, if that was taken before."""
         job = entry.job
-        self._database.execute(
-            "INSERT INTO jobs (id, digest, body, received_at, state, open, changed_at,"
-            " supersedes, created_at) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)",
-            (
-                job.id,
-                job.digest(),
-                job.body(),
-                entry.received_at,
-                entry.state,
-                entry.open,
-                entry.changed_at,
-                job.supersedes,
-                job.created_at.timestamp(),
-            ),
+        kept = (
+            job.id,
+            digest or job.digest(),
+            job.body(),
+            entry.received_at,
+            job.supersedes,
+            job.created_at.timestamp(),
         )
-        self.save(entry)
+        self._database.execute(_INSERT, (*kept, *_changing(entry)))
 
     def save(self, entry: Entry) -> None:
         """Write an entry's present state."""
-        self._database.execute(
-            "UPDATE jobs SET state = ?, open = ?, shown_at = ?, until = ?, cancelled = ?,"
-            " changed_at = ?, final = ?, starts = ?, process = ?, postponements = ? WHERE id = ?",
-            (
-                entry.state,
-                entry.open,
-                entry.shown_at,
-                entry.until,
-                entry.cancelled,
-                entry.changed_at,
-                entry.final.body() if entry.final else None,
-                entry.starts,
-                entry.process,
-                entry.postponements,
-                entry.job.id,
-            ),
-        )
+        self._database.execute(_UPDATE, (*_changing(entry), entry.job.id))
 
     def open(self) -> list[Entry]:
         """Return the entries that are open."""

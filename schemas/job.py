@@ -15,6 +15,7 @@ from schemas.message import Message
 from schemas.names import Name, Target, Text, check_name, everyone
 from schemas.times import Duration, Instant, Moment, WallClock
 
+_ALPHABET = "0123456789abcdefghjkmnpqrstvwxyz"
 ID_TIME = "%Y%m%d-%H%M%S"
 _LONGEST_INTERVAL = timedelta(days=365)
 _FIRST_YEAR = 2026  # before it, nobody made such ids
@@ -36,8 +37,8 @@ class Requirement(StrEnum):
 
 def new_job_id() -> str:
     """Return an id that never repeats: the second in UTC, and 50 random bits."""
-    alphabet = "0123456789abcdefghjkmnpqrstvwxyz"
-    unique = "".join(secrets.choice(alphabet) for _ in range(10))
+    bits = secrets.randbits(50)
+    unique = "".join(_ALPHABET[bits >> place & 31] for place in range(0, 50, 5))
     return f"{datetime.now(UTC):{ID_TIME}}-{unique}"
 
 
@@ -195,14 +196,13 @@ class Job(Message):
 
         `template`: whatever its id is; what is made of it has ids of its own.
         """
-        less: dict[str, Any] = dict.fromkeys(("created_at", "sender", "version"), True)
-        if template:
-            less["id"] = True
+        less: dict[str, Any] = dict.fromkeys(("created_at", "id", "sender", "version"), True)
         # Sealed again, the same values are other bytes.
         less["command"] = {"secrets": {"sealed", "keys"}}
         # Without what is not said: a newer version's words leave older jobs what they were.
         asked = self.model_dump_json(exclude=less, exclude_defaults=True)
-        return hashlib.sha256(asked.encode()).hexdigest()
+        whose = "" if template else self.id
+        return hashlib.sha256(f"{whose}\n{asked}".encode()).hexdigest()
 
 
 class Cancellation(Message):
