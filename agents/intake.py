@@ -7,7 +7,9 @@ from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
 
 import structlog
-from aio_pika.abc import AbstractConnection, AbstractIncomingMessage
+from aio_pika import IncomingMessage
+from aio_pika.abc import AbstractConnection
+from aiormq.abc import DeliveredMessage
 
 from agents.burial import Burial, Refusal
 from agents.claims import Claims
@@ -31,10 +33,14 @@ _LONGEST_REASON = 1000
 _SUSPECT = 2  # times that a message came back to us: an ordinary loss of the connection is one
 
 
-def _returns(message: AbstractIncomingMessage) -> int:
+def _returns(message: DeliveredMessage) -> int:
     """Return how often a quorum queue delivered a message before, and got it back."""
-    count = message.headers.get("x-delivery-count", 0)
+    count = (message.header.properties.headers or {}).get("x-delivery-count", 0)
     return count if isinstance(count, int) else 0
+
+
+async def _acknowledge(message: DeliveredMessage, *, multiple: bool = False) -> None:
+    await message.channel.basic_ack(message.delivery_tag or 0, multiple=multiple)
 
 
 class Intake:
@@ -80,7 +86,12 @@ class Intake:
         Raises:
             Unreachable: the consumer was lost.
         """
-        arrived: asyncio.Queue[AbstractIncomingMessage | None] = asyncio.Queue()
+        arrived: asyncio.Queue[DeliveredMessage | None] = asyncio.Queue()
+
+        async def arrive(message: DeliveredMessage) -> None:
+            # This is cancelled when the connection drops: it only passes on.
+            arrived.put_nowait(message)
+
         identity = self._identity
         name = topology.queue_name(identity.kind, identity.workstation, identity.user)
         with translated(f"consuming {name}"):
@@ -91,9 +102,9 @@ class Intake:
                 underlay = await channel.get_underlay_channel()
                 underlay.on_consumer_cancel_callbacks.add(lambda *_: arrived.put_nowait(None))
                 await channel.set_qos(prefetch_count=_PREFETCH)
-                queue = await channel.get_queue(name, ensure=False)
-                # The callback is cancelled when the connection drops: it only passes on.
-                await queue.consume(arrived.put)
+                # By the layer below: what the one above makes of each message costs more than all
+                # that is done with it here.
+                await underlay.basic_consume(name, arrive)
         self._made_at = (await self._ledger.commit(Tables.life)).made_at
         consuming()
         self._burial = Burial(self._identity, self._ledger, self._claims, self._stored)
@@ -122,7 +133,7 @@ class Intake:
 
     async def _take(
         self,
-        messages: list[AbstractIncomingMessage],
+        messages: list[DeliveredMessage],
         connection: AbstractConnection,
         publisher: Publisher,
     ) -> None:
@@ -139,7 +150,7 @@ class Intake:
 
     async def _take_together(
         self,
-        messages: list[AbstractIncomingMessage],
+        messages: list[DeliveredMessage],
         connection: AbstractConnection,
         publisher: Publisher,
         *,
@@ -150,7 +161,7 @@ class Intake:
         stale = await self._stale([order for _, order in read])
         orders = [order for _, order in read if not (isinstance(order, Job) and order.id in stale)]
         refusals += [
-            Refusal(message, stale[order.id], order.id)
+            Refusal(IncomingMessage(message), stale[order.id], order.id)
             for message, order in read
             if isinstance(order, Job) and order.id in stale
         ]
@@ -162,14 +173,14 @@ class Intake:
             await asyncio.shield(future)
         for refusal in refusals:
             self._burial.add(refusal)
-        refused = {id(refusal.message) for refusal in refusals}
+        refused = {refusal.message.delivery_tag for refusal in refusals}
         with translated("acknowledging"):
             if alone and not self._burial.unburied:
-                await messages[-1].ack(multiple=True)  # and with it all that came before it
+                await _acknowledge(messages[-1], multiple=True)  # and all that came before it
             else:
                 for message in messages:
-                    if id(message) not in refused:
-                        await message.ack()
+                    if message.delivery_tag not in refused:
+                        await _acknowledge(message)
 
     def _entered(self, future: "asyncio.Future[list[_Taken]]") -> None:
         if future.cancelled() or future.exception() is not None:
@@ -220,22 +231,24 @@ class Intake:
         return {job_id: old[job_id] for job_id in unknown}
 
     def _read(
-        self, messages: list[AbstractIncomingMessage]
-    ) -> tuple[list[tuple[AbstractIncomingMessage, Order]], list[Refusal]]:
-        orders: list[tuple[AbstractIncomingMessage, Order]] = []
+        self, messages: list[DeliveredMessage]
+    ) -> tuple[list[tuple[DeliveredMessage, Order]], list[Refusal]]:
+        orders: list[tuple[DeliveredMessage, Order]] = []
         refusals: list[Refusal] = []
         if self._trust is not None:
             self._trust.refresh()
         for message in messages:
-            if message.type == "probe":
+            properties = message.header.properties
+            if properties.message_type == "probe":
                 continue
             try:
-                key, signatures = message.routing_key or "", message.headers.get(HEADER)
+                key, signatures = message.routing_key or "", (properties.headers or {}).get(HEADER)
                 order = read_order(message.body, key, self._identity, self._trust, signatures)
                 orders.append((message, order))
             except Poison as poison:
-                job_id = job_id_of(message.body, message.message_id)
-                refusals.append(Refusal(message, str(poison)[:_LONGEST_REASON], job_id))
+                job_id = job_id_of(message.body, properties.message_id)
+                reason = str(poison)[:_LONGEST_REASON]
+                refusals.append(Refusal(IncomingMessage(message), reason, job_id))
         return orders, refusals
 
     def _heeds(self, tables: Tables, order: Cancellation | Pause, now: float) -> bool:

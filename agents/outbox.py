@@ -13,6 +13,7 @@ from schemas import State
 
 _BATCH = 500
 _MESSAGE_BYTES = 512 * 1024
+_GATHERING = 0.02  # seconds in which more reports come together, after some were sent
 _ORDER = {state: place for place, state in enumerate(State)}
 
 
@@ -57,15 +58,21 @@ class Outbox:
                     self._empty.set()
                 await self._more.wait()
                 continue
-            for state, body in _messages(pending):
-                await stream.append(
-                    publisher,
-                    topology.report_key(state, self._identity.workstation, self._identity.name),
-                    body,
-                    kind="report",
-                    content_type="application/x-ndjson",
-                )
+            # On one channel, so in their order; a message that was lost is sent again with all.
+            await asyncio.gather(
+                *(self._send(publisher, state, body) for state, body in _messages(pending))
+            )
             sent = pending[-1].sequence
+            await asyncio.sleep(_GATHERING)
+
+    async def _send(self, publisher: Publisher, state: State, body: bytes) -> None:
+        await stream.append(
+            publisher,
+            topology.report_key(state, self._identity.workstation, self._identity.name),
+            body,
+            kind="report",
+            content_type="application/x-ndjson",
+        )
 
 
 def _messages(pending: list[Pending]) -> Iterator[tuple[State, bytes]]:

@@ -232,19 +232,19 @@ def _history() -> Any:
 # What stands around a message
 
 
-def properties(data: bytes) -> IncomingMessage:
+def properties(data: bytes) -> DeliveredMessage:
     """Return a message with the properties of a header frame, as it is delivered."""
     header = ContentHeader()
     header.unmarshal(struct.pack(">HHQ", 60, 0, 0) + data)
     deliver = commands.Basic.Deliver(delivery_tag=1, routing_key="", exchange="", consumer_tag="")
-    delivered = DeliveredMessage(delivery=deliver, header=header, body=b"", channel=None)  # type: ignore[arg-type]
-    return IncomingMessage(delivered)
+    return DeliveredMessage(delivery=deliver, header=header, body=b"", channel=None)  # type: ignore[arg-type]
 
 
 def _properties(data: bytes) -> None:
     """Whatever the broker passes on can be received, and be told of."""
     # Which properties follow is a word of bits; the lowest says that another follows.
-    message = properties(_FLAGS.pack(_FLAGS.unpack(data[:2].ljust(2, b"\0"))[0] & ~1) + data[2:])
+    delivered = properties(_FLAGS.pack(_FLAGS.unpack(data[:2].ljust(2, b"\0"))[0] & ~1) + data[2:])
+    message = IncomingMessage(delivered)
     letter = read_letter(message)
     assert letter.id == read_letter(message).id
     assert mark(message) == mark(message)
@@ -252,7 +252,7 @@ def _properties(data: bytes) -> None:
     entry = Entry(1, *said, letter.routing_key)
     entry.records()
     assert entry.digest == Entry(2, *said, letter.routing_key).digest
-    _returns(message)
+    _returns(delivered)
 
 
 # What people write
