@@ -1,13 +1,13 @@
 """Who an agent is, and how it says what happened."""
 
-import uuid
 from dataclasses import dataclass
 from datetime import datetime
+from functools import cached_property
 
 from broker import topology
 from broker.topology import AgentKind
 from schemas import Report, Result, State
-from schemas.report import final_id
+from schemas.report import final_id, new_report_id
 
 
 @dataclass(frozen=True)
@@ -18,7 +18,7 @@ class Identity:
     workstation: str
     user: str = ""
 
-    @property
+    @cached_property
     def name(self) -> str:
         """The agent's name on its workstation."""
         return topology.agent_name(self.kind, self.user)
@@ -34,7 +34,7 @@ class Identity:
     ) -> Report:
         """Return a report of this agent."""
         return Report(
-            id=final_id(job_id, self.workstation) if state.final else uuid.uuid4().hex,
+            id=final_id(job_id, self.workstation) if state.final else new_report_id(),
             job_id=job_id,
             workstation=self.workstation,
             agent=self.name,

@@ -102,7 +102,6 @@ class Process:
         self._poll = select.poll()
         self._poll.register(self._pidfd, select.POLLIN)
         for pipe in pipes:
-            os.set_blocking(pipe, False)
             self._poll.register(pipe, select.POLLIN)
 
     def _watched(self) -> int:

@@ -44,10 +44,11 @@ def check_text(text: str) -> str:
     """
     if "\0" in text:
         raise ValueError("a NUL character cannot be passed to a program")
-    try:
-        text.encode()
-    except UnicodeEncodeError:
-        raise ValueError(f"{text!a} is not UTF-8") from None
+    if not text.isascii():
+        try:
+            text.encode()
+        except UnicodeEncodeError:
+            raise ValueError(f"{text!a} is not UTF-8") from None
     return text
 
 

@@ -2,7 +2,7 @@
 
 import base64
 import hashlib
-import uuid
+import secrets
 from datetime import UTC, datetime
 from enum import StrEnum
 from typing import Annotated, Any, Literal, Self
@@ -128,6 +128,11 @@ class Result(BaseModel):
     stderr: Output = Output()
 
 
+def new_report_id() -> str:
+    """Return an id that never repeats: 128 random bits."""
+    return secrets.token_hex(16)
+
+
 def final_id(job_id: str, workstation: str) -> str:
     """Return the id of a job's final report: by whomever it is made, a workstation has one."""
     return hashlib.sha256(f"{job_id}\0{workstation}".encode()).hexdigest()[:32]
@@ -138,7 +143,7 @@ _LONGEST_REASON = 10_000
 
 def _tellable(value: Any) -> Any:
     """Make text of a cause: it comes from programs and systems, and must be told whatever it is."""
-    if not isinstance(value, str):
+    if not isinstance(value, str) or not value:
         return value
     return value.replace("\0", "?").encode(errors="replace").decode()[:_LONGEST_REASON]
 
@@ -151,7 +156,7 @@ class Report(Message):
     """One thing that happened to a job on a workstation."""
 
     kind: Literal["report"] = "report"
-    id: Text = Field(default_factory=lambda: uuid.uuid4().hex, min_length=1, max_length=100)
+    id: Text = Field(default_factory=new_report_id, min_length=1, max_length=100)
     job_id: JobId
     workstation: Name
     agent: AgentName
