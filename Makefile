@@ -7,8 +7,10 @@
 # make clean   remove what the above made
 
 VENV   := .venv
+BENCH  := .bench
 PYTHON ?= python3
 STAMP  := $(VENV)/.ready
+PEERS  := $(BENCH)/.ready
 MINUTES ?= 3
 
 .PHONY: demo test bench chaos fuzz lock clean rabbitmq
@@ -25,7 +27,7 @@ test: $(STAMP) rabbitmq
 	@$(VENV)/bin/python -m tests.audit
 	$(VENV)/bin/pytest
 
-bench: $(STAMP) rabbitmq
+bench: $(STAMP) $(PEERS) rabbitmq
 	@$(VENV)/bin/python -m benchmarks.one_workstation
 	@$(VENV)/bin/python -m benchmarks.publishing
 	@$(VENV)/bin/python -m benchmarks.window
@@ -43,6 +45,11 @@ $(STAMP): requirements-dev.lock pyproject.toml setup.sh
 	@PYTHON=$(PYTHON) ./setup.sh python $(VENV)
 	@touch $@
 
+# What we are measured beside, and what draws the charts.
+$(PEERS): requirements-bench.lock setup.sh
+	@PYTHON=$(PYTHON) ./setup.sh bench $(BENCH)
+	@touch $@
+
 rabbitmq:
 	@./setup.sh rabbitmq
 
@@ -54,6 +61,9 @@ lock: $(STAMP)
 	$(VENV)/bin/uv pip compile --quiet --universal --python-version 3.11 --upgrade --generate-hashes \
 		--no-emit-index-url --no-emit-find-links --no-header --constraint requirements.lock \
 		pyproject.toml --group dev -o requirements-dev.lock
+	$(VENV)/bin/uv pip compile --quiet --universal --python-version 3.11 --upgrade --generate-hashes \
+		--no-emit-index-url --no-emit-find-links --no-header --constraint requirements.lock \
+		--group bench -o requirements-bench.lock
 
 clean:
-	rm -rf $(VENV) .fuzz .mypy_cache .pytest_cache .ruff_cache .import_linter_cache .hypothesis
+	rm -rf $(VENV) $(BENCH) .fuzz .mypy_cache .pytest_cache .ruff_cache .import_linter_cache .hypothesis

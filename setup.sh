@@ -1,6 +1,7 @@
 #!/bin/sh
 # What `make` needs on a fresh Debian or Ubuntu machine.
 #   setup.sh python DIR   a virtual environment with the locked packages, and this project in it
+#   setup.sh bench DIR    another, with the locked packages that `make bench` measures us beside
 #   setup.sh rabbitmq     the rabbitmq-server program; where we install it, it is not left running
 #   setup.sh chromium     the browser of some tests, which are skipped where there is none
 set -eu
@@ -25,7 +26,7 @@ packages() {
 }
 
 case $1 in
-python)
+python | bench)
     python=${PYTHON:-python3}
     [ "$python" != python3 ] || command -v python3 >/dev/null || packages python3-venv
     "$python" -c 'import sys; sys.exit(sys.version_info < (3, 11))' ||
@@ -35,8 +36,12 @@ python)
     rm -rf "$2"
     "$python" -m venv "$2"
     pip="$2/bin/python -m pip --disable-pip-version-check --quiet install"
-    $pip --require-hashes -r requirements-dev.lock
-    $pip --no-deps --no-build-isolation -e .
+    if [ "$1" = bench ]; then
+        $pip --require-hashes -r requirements-bench.lock
+    else
+        $pip --require-hashes -r requirements-dev.lock
+        $pip --no-deps --no-build-isolation -e .
+    fi
     ;;
 rabbitmq)
     if [ ! -e /usr/lib/rabbitmq/bin/rabbitmq-server ] && ! command -v rabbitmq-server >/dev/null; then
@@ -51,7 +56,7 @@ chromium)
     command -v chromium >/dev/null || command -v chromium-browser >/dev/null || packages chromium
     ;;
 *)
-    sed -n '2,5p' "$0"
+    sed -n '2,6p' "$0"
     exit 2
     ;;
 esac
