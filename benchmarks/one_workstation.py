@@ -1,74 +1,142 @@
-"""Measure one workstation: commands a second beside a bare loop, memory, and start-up times.
+"""Measure one workstation: commands a second, beside peers and what the machine can do.
 
     make bench
 
-Everything runs in one go, on one machine, in turns; figures of one run compare with each other
-and with nothing else. The agent works with all its guarantees: quorum queue, confirms, a ledger
-that is on the disk before each start. Our side ends when the sender knows the last result.
+Each command is a message and a process. Our side works with all its guarantees: confirms, and a
+ledger that is on the disk before each start. It, and each peer that has results, ends when the
+sender knows the last one; peers that have none, when their worker has counted the last command.
 """
 
 import asyncio
 import os
-import platform
 import shutil
-import statistics
 import tempfile
+import threading
 import time
+from collections.abc import Callable, Coroutine, Iterator
+from contextlib import contextmanager
 from datetime import UTC, datetime, timedelta
+from functools import partial
 from pathlib import Path
+from typing import Any
 
 from aio_pika.abc import AbstractConnection
 
+from benchmarks.compiled import compiled, rate
+from benchmarks.measured import Comparison, Series, in_turns
+from benchmarks.peers.started import Peer, commands, there
 from broker import Dispatcher, DispatcherSettings, stream
 from broker.connection import connect
 from schemas import Job, Report
 from tests.rabbitmq import Node
 from tests.workstation import Workstation
 
-COMMANDS = 1000
-ROUNDS = 5
+COMMANDS = int(os.environ.get("COUNT", "2000"))
 AT_ONCE = 4
-TRUE = shutil.which("true") or "/bin/true"
+_WARM_UP = 8
+_TRUE = shutil.which("true") or "/bin/true"
+_GUARANTEES = (
+    f"{AT_ONCE} at once; each job recorded and stored, both confirmed; the ledger synced to disk"
+    " before each start; output captured; reports confirmed, read from the stream by the sender"
+)
+
+_DURABLE = "durable queue, persistent messages"
+_TOLD = "output captured and returned"
+_UNTOLD = "no results without a further server: output thrown away, a file counts what has ended"
+_CELERY = ("celery", "kombu", "amqp")
+_ASYNCIO = "by asyncio, stock loop"
+_PREFORK = ("celery", "-A", "benchmarks.peers.with_celery", "worker", "-c", f"{AT_ONCE}")
+_TASKIQ = (
+    *("taskiq", "worker", "benchmarks.peers.with_taskiq:broker"),
+    *("--workers", "2", "--max-async-tasks", f"{AT_ONCE // 2}"),
+)
+_FASTSTREAM = ("faststream", "run", "benchmarks.peers.with_faststream:app")
+
+PEERS = (
+    Peer(
+        "Celery, prefork",
+        "with_celery",
+        f"{_DURABLE} (classic); rpc results, {_TOLD}; acks early, no confirms: its defaults",
+        _CELERY,
+        _PREFORK,
+    ),
+    Peer(
+        "Celery, prefork, acks late, confirms",
+        "with_celery",
+        f"{_DURABLE} (classic), confirmed; rpc results, {_TOLD}; acks late",
+        _CELERY,
+        _PREFORK,
+        {"PEER_CAREFUL": "1"},
+    ),
+    Peer(
+        "Celery, threads",
+        "with_celery",
+        f"{_DURABLE} (classic); rpc results, {_TOLD}; acks early, no confirms",
+        _CELERY,
+        (*_PREFORK, "-P", "threads"),
+    ),
+    Peer(
+        "FastStream, with reply",
+        "with_faststream",
+        f"{_DURABLE} (classic), confirmed; transient replies, confirmed, {_TOLD}; acks late;"
+        f" {AT_ONCE} prefetched; {_ASYNCIO}",
+        ("faststream", "aio-pika"),
+        _FASTSTREAM,
+    ),
+    Peer(
+        "bare aio-pika consumer",
+        "with_aio_pika",
+        f"{_DURABLE} (classic), confirmed; persistent replies, confirmed, {_TOLD}; acks late;"
+        f" {AT_ONCE} prefetched; {_ASYNCIO}",
+        ("aio-pika", "aiormq"),
+        ("python", "-m", "benchmarks.peers.with_aio_pika", "worker"),
+    ),
+    Peer(
+        "Dramatiq, no results",
+        "with_dramatiq",
+        f"{_DURABLE} (classic), no confirms (its default); acks late; 2 processes of 2 threads;"
+        f" {_UNTOLD}",
+        ("dramatiq", "pika"),
+        ("dramatiq", "benchmarks.peers.with_dramatiq", "-p", "2", "-t", f"{AT_ONCE // 2}"),
+    ),
+    Peer(
+        "FastStream, no results",
+        "with_faststream",
+        f"{_DURABLE} (classic), confirmed; acks late; {AT_ONCE} prefetched; {_ASYNCIO};"
+        " output thrown away, a file counts what has ended",
+        ("faststream", "aio-pika"),
+        _FASTSTREAM,
+        {"PEER_UNTOLD": "1"},
+    ),
+    Peer(
+        "taskiq, no results",
+        "with_taskiq",
+        f"{_DURABLE} (quorum, its default), confirmed; acks late; 2 processes of"
+        f" {AT_ONCE // 2} tasks; {_ASYNCIO}, as where its extra uv is not installed; {_UNTOLD}",
+        ("taskiq", "taskiq-aio-pika", "aio-pika"),
+        _TASKIQ,
+    ),
+    Peer(
+        "taskiq on uvloop, no results",
+        "with_taskiq",
+        "the same with its extra uv, whose loop it takes wherever it finds it",
+        ("taskiq", "taskiq-aio-pika", "uvloop"),
+        _TASKIQ,
+        uvloop=True,
+    ),
+)
 
 
-async def bare_loop(count: int, *, captured: bool) -> float:
-    """Return commands a second of asyncio's subprocesses alone, so many at once."""
-    pipe = asyncio.subprocess.PIPE if captured else asyncio.subprocess.DEVNULL
-    numbers = iter(range(count))
-
-    async def worker() -> None:
-        for _ in numbers:
-            process = await asyncio.create_subprocess_exec(
-                TRUE, stdin=asyncio.subprocess.DEVNULL, stdout=pipe, stderr=pipe
-            )
-            await process.communicate()
-
-    began = time.perf_counter()
-    await asyncio.gather(*(worker() for _ in range(AT_ONCE)))
-    return count / (time.perf_counter() - began)
-
-
-async def end_to_end(ws: Workstation, settings: DispatcherSettings, count: int) -> float:
-    """Return commands a second: from the first job sent to the last final report read."""
-    jobs = [ws.job(TRUE, background=True) for _ in range(count)]
-    async with Dispatcher.connect(settings) as dispatcher, connect(settings, "bench") as link:
-        began = time.perf_counter()
-        async with asyncio.TaskGroup() as tasks:
-            tasks.create_task(all_ended(link, jobs))
-            tasks.create_task(send_all(dispatcher, jobs))
-        return count / (time.perf_counter() - began)
-
-
-async def due_together(ws: Workstation, settings: DispatcherSettings, count: int) -> float:
-    """Return commands a second of jobs received before: from their time to the last report."""
-    due = datetime.now(UTC) + timedelta(seconds=2 + count / 250)
-    jobs = [ws.job(TRUE, background=True, mandatory_at=due) for _ in range(count)]
-    async with Dispatcher.connect(settings) as dispatcher, connect(settings, "bench") as link:
-        await send_all(dispatcher, jobs)
-        if datetime.now(UTC) > due:
-            raise RuntimeError("the jobs were due before all were sent")
-        await all_ended(link, jobs)
-        return count / (datetime.now(UTC) - due).total_seconds()
+@contextmanager
+def agent(node: Node, queue_type: str) -> Iterator[Workstation]:
+    """Have a workstation, new but for its name, with a service agent."""
+    with tempfile.TemporaryDirectory() as folder:
+        ws = Workstation(f"bench-{queue_type}", node.url, Path(folder))
+        ws.start("service", concurrency=str(AT_ONCE), queue_type=queue_type)
+        try:
+            yield ws
+        finally:
+            ws.stop()
 
 
 async def all_ended(link: AbstractConnection, jobs: list[Job]) -> None:
@@ -82,80 +150,124 @@ async def all_ended(link: AbstractConnection, jobs: list[Job]) -> None:
                     waiting.discard(record.job_id)
 
 
-async def send_all(dispatcher: Dispatcher, jobs: list[Job]) -> None:
-    """Send jobs, a hundred on the way at a time."""
-    gate = asyncio.Semaphore(100)
-
-    async def send(job: Job) -> None:
-        async with gate:
-            await dispatcher.dispatch(job)
-
-    await asyncio.gather(*map(send, jobs))
+async def send(dispatcher: Dispatcher, jobs: list[Job]) -> None:
+    """Send jobs, as many as it likes on the way at a time."""
+    async for _, error in dispatcher.dispatch_all(jobs):
+        if error is not None:
+            raise error
 
 
-def resident(pid: int) -> float:
-    """Return a process's resident memory in MiB."""
-    pages = int(Path(f"/proc/{pid}/statm").read_text().split()[1])
-    return pages * os.sysconf("SC_PAGE_SIZE") / 2**20
+async def end_to_end(ws: Workstation, settings: DispatcherSettings) -> float:
+    """Return commands a second: from the first job sent to the last final report read."""
+    async with Dispatcher.connect(settings) as dispatcher, connect(settings, "bench") as link:
+
+        async def run(count: int) -> None:
+            jobs = [ws.job(_TRUE, background=True) for _ in range(count)]
+            async with asyncio.TaskGroup() as tasks:
+                tasks.create_task(all_ended(link, jobs))
+                tasks.create_task(send(dispatcher, jobs))
+
+        await run(_WARM_UP)
+        began = time.perf_counter()
+        await run(COMMANDS)
+        return COMMANDS / (time.perf_counter() - began)
 
 
-def wall(ws: Workstation, *words: str) -> float:
-    """Return the wall time of a command in seconds."""
+async def due_together(ws: Workstation, settings: DispatcherSettings) -> float:
+    """Return commands a second of jobs received before: from their time to the last report."""
+    due = datetime.now(UTC) + timedelta(seconds=2 + COMMANDS / 250)
+    jobs = [ws.job(_TRUE, background=True, mandatory_at=due) for _ in range(COMMANDS)]
+    async with Dispatcher.connect(settings) as dispatcher, connect(settings, "bench") as link:
+        await send(dispatcher, jobs)
+        if datetime.now(UTC) > due:
+            raise RuntimeError("the jobs were due before all were sent")
+        await all_ended(link, jobs)
+        return COMMANDS / (datetime.now(UTC) - due).total_seconds()
+
+
+def ours(
+    node: Node,
+    queue_type: str,
+    way: Callable[[Workstation, DispatcherSettings], Coroutine[Any, Any, float]],
+) -> float:
+    """Measure our side, in one way."""
+    with agent(node, queue_type) as ws:
+        return asyncio.run(way(ws, DispatcherSettings(amqp_url=(node.url,))))
+
+
+def asyncio_loop(*, captured: bool) -> float:
+    """Return commands a second of asyncio's subprocesses alone."""
+    pipe = asyncio.subprocess.PIPE if captured else asyncio.subprocess.DEVNULL
+    left = iter(range(COMMANDS))
+
+    async def run() -> None:
+        for _ in left:
+            process = await asyncio.create_subprocess_exec(
+                _TRUE, stdin=asyncio.subprocess.DEVNULL, stdout=pipe, stderr=pipe
+            )
+            await process.communicate()
+
+    async def run_all() -> None:
+        await asyncio.gather(*(run() for _ in range(AT_ONCE)))
+
     began = time.perf_counter()
-    done = ws.run(*words)
-    took = time.perf_counter() - began
-    if done.returncode:
-        raise RuntimeError(done.stderr)
-    return took
+    asyncio.run(run_all())
+    return COMMANDS / (time.perf_counter() - began)
 
 
-def tell(name: str, figures: list[float], unit: str) -> None:
-    """Print a median and its spread."""
-    low, middle, high = min(figures), statistics.median(figures), max(figures)
-    print(f"{name:<44}{middle:>9.2f} {unit:<12}({low:.2f} to {high:.2f})")
+def spawn_loop() -> float:
+    """Return commands a second of `os.posix_spawn` alone, from threads."""
+    left = iter(range(COMMANDS))
+    null = [(os.POSIX_SPAWN_OPEN, file, os.devnull, os.O_RDWR, 0) for file in range(3)]
+
+    def run() -> None:
+        for _ in left:
+            os.waitpid(os.posix_spawn(_TRUE, [_TRUE], {}, file_actions=null), 0)
+
+    threads = [threading.Thread(target=run) for _ in range(AT_ONCE)]
+    began = time.perf_counter()
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    return COMMANDS / (time.perf_counter() - began)
 
 
 def main() -> None:
-    """Measure and print."""
-    cpu = platform.processor() or platform.machine()
-    print(
-        f"Python {platform.python_version()}, {os.cpu_count()} cores ({cpu}), medians of {ROUNDS}"
-    )
+    """Measure all in turns, and keep it."""
+    null = "output thrown away"
+    about = {
+        "ours": f"quorum queue; {_GUARANTEES}",
+        "ours, classic queue": "the same on a classic queue, version 2",
+        "ours, received before, due at once": "from when they are due: sending is not counted",
+    }
+    ways: dict[str, Callable[[], float]] = {}
     with Node() as node, tempfile.TemporaryDirectory() as folder:
-        ws = Workstation("bench", node.url, Path(folder))
-        settings = DispatcherSettings(amqp_url=(node.url,))
-        starts: list[float] = []
-        for _ in range(ROUNDS):
-            began = time.perf_counter()
-            agent = ws.start("service")
-            starts.append(time.perf_counter() - began)
-            agent.end()
-        ws.environment["PCM_CONCURRENCY"] = str(AT_ONCE)
-        agent = ws.start("service")
-        idle = resident(agent.process.pid)
-        ours, together, bare, captured = [], [], [], []
-        for _ in range(ROUNDS):
-            bare.append(asyncio.run(bare_loop(COMMANDS, captured=False)))
-            captured.append(asyncio.run(bare_loop(COMMANDS, captured=True)))
-            ours.append(asyncio.run(end_to_end(ws, settings, COMMANDS)))
-            together.append(asyncio.run(due_together(ws, settings, COMMANDS)))
-        worked = resident(agent.process.pid)
-        send = ("pcm", "send", "--to", str(ws.target), "--background", "--", TRUE)
-        sends = [wall(ws, *send) for _ in range(ROUNDS)]
-        helps = [wall(ws, "pcm", "--help") for _ in range(ROUNDS)]
-        ws.stop()
-    tell("bare asyncio loop, output thrown away", bare, "a second")
-    tell("bare asyncio loop, output captured", captured, "a second")
-    for name, figures in (("sent one by one", ours), ("received before, due at once", together)):
-        tell(f"ours, {name}", figures, "a second")
-        for kind, loop in (("thrown away", bare), ("captured", captured)):
-            ratios = [one / other for one, other in zip(figures, loop, strict=True)]
-            tell(f"  / bare loop, output {kind}", ratios, "")
-    tell("agent: from start to consuming", starts, "s")
-    print(f"{'agent: resident memory, idle':<44}{idle:>9.2f} MiB")
-    print(f"{'agent: resident memory, after the commands':<44}{worked:>9.2f} MiB")
-    tell("pcm send, wall time", sends, "s")
-    tell("pcm --help, wall time", helps, "s")
+        ways["ours"] = partial(ours, node, "quorum", end_to_end)
+        ways["ours, classic queue"] = partial(ours, node, "classic", end_to_end)
+        ways["ours, received before, due at once"] = partial(ours, node, "quorum", due_together)
+        for peer in there(PEERS):
+            about[peer.name] = peer.described
+            ways[peer.name] = partial(commands, peer, node.url, AT_ONCE, COMMANDS)
+        for words, captured in ((null, False), ("output captured", True)):
+            name = f"limit: asyncio's subprocesses, {words}"
+            about[name] = f"no messages; stock loop, {AT_ONCE} at once"
+            ways[name] = partial(asyncio_loop, captured=captured)
+        name = "limit: posix_spawn from Python"
+        about[name], ways[name] = f"no messages; {AT_ONCE} threads, {null}", spawn_loop
+        if program := compiled("starting", Path(folder)):
+            for processes in (1, AT_ONCE):
+                name = f"limit: vfork, exec and wait in C, {processes} at once"
+                about[name] = f"no messages; {null}"
+                ways[name] = partial(rate, program, _TRUE, str(COMMANDS), str(processes))
+        figures = in_turns(ways)
+    Comparison(
+        "one_workstation",
+        f"{COMMANDS:,} times true on one workstation, {AT_ONCE} at once",
+        "commands a second",
+        [Series(name, found, about[name]) for name, found in figures.items()],
+        baseline="ours",
+    ).keep()
 
 
 if __name__ == "__main__":

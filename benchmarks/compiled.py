@@ -1,0 +1,33 @@
+"""Compiles the C programs that show how fast this machine can be at all."""
+
+import shutil
+import subprocess
+from pathlib import Path
+
+_HERE = Path(__file__).parent
+
+
+def compiled(name: str, folder: Path, *libraries: str) -> Path | None:
+    """Compile NAME.c beside this file into a folder; where that fails, say why in a line."""
+    compiler = shutil.which("cc")
+    if compiler is None:
+        print(f"without {name}.c: there is no cc")
+        return None
+    program = folder / name
+    done = subprocess.run(
+        [compiler, "-O2", "-o", program, _HERE / f"{name}.c", *libraries],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    if done.returncode:
+        wrong = next((line for line in done.stderr.splitlines() if "error" in line), done.stderr)
+        print(f"without {name}.c: {wrong}")
+        return None
+    return program
+
+
+def rate(*words: str | Path) -> float:
+    """Run such a program to its end, which must come within 2 minutes; return what it prints."""
+    done = subprocess.run(words, capture_output=True, text=True, timeout=120, check=True)
+    return float(done.stdout)

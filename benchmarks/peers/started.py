@@ -1,0 +1,159 @@
+"""Starts peers as their users do: a worker by its own program, and a script that sends.
+
+They are in a virtual environment of their own, which `make bench` makes; so is what they need.
+"""
+
+import os
+import signal
+import subprocess
+import tempfile
+import time
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass, field
+from importlib import metadata
+from pathlib import Path
+
+_ROOT = Path(__file__).parents[2]
+_BENCH = _ROOT / ".bench"
+_STOCK_LOOP = Path(__file__).with_name("stock_loop")
+_LIMIT = 60.0
+"""Seconds that a peer may take, and one more for each 20 commands or messages."""
+
+
+@dataclass(frozen=True)
+class Peer:
+    """A peer, as it is measured.
+
+    Attributes:
+        name: of its series.
+        module: its module beside this one.
+        about: its settings.
+        packages: those whose versions count.
+        worker: how its worker is started; empty where it only publishes.
+        environment: what its module is told.
+        uvloop: whether it finds uvloop.
+    """
+
+    name: str
+    module: str
+    about: str
+    packages: tuple[str, ...]
+    worker: tuple[str, ...] = ()
+    environment: Mapping[str, str] = field(default_factory=dict)
+    uvloop: bool = False
+
+    @property
+    def described(self) -> str:
+        """Its versions and settings."""
+        return f"{', '.join(f'{name} {_version(name)}' for name in self.packages)}; {self.about}"
+
+
+def _version(package: str) -> str:
+    paths = [str(path) for path in _BENCH.glob("lib/python*/site-packages")]
+    return next(iter(metadata.distributions(name=package, path=paths))).version
+
+
+def there(peers: Iterable[Peer]) -> list[Peer]:
+    """Return the peers that can be started; say so where they cannot."""
+    found = list(peers)
+    if (_BENCH / ".ready").exists():
+        return found
+    print("without peers, whom `make bench` installs:", ", ".join(peer.name for peer in found))
+    return []
+
+
+def commands(peer: Peer, url: str, at_once: int, count: int) -> float:
+    """Return how many commands a second a new worker and a sender get done."""
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        environment = _environment(peer, url, folder, at_once)
+        with _worker(peer, environment, folder) as worker:
+            return _sent(peer, environment, worker, folder, "commands", str(count), count)
+
+
+def publish(peer: Peer, url: str, told: Mapping[str, str], bodies: list[bytes]) -> float:
+    """Return how many messages a second a script publishes; `told`: where to."""
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        (folder / "bodies").write_bytes(b"\n".join(bodies))
+        environment = {**_environment(peer, url, folder, 1), **told}
+        return _sent(
+            peer, environment, None, folder, "publish", str(folder / "bodies"), len(bodies)
+        )
+
+
+def _environment(peer: Peer, url: str, folder: Path, at_once: int) -> dict[str, str]:
+    (folder / "done").touch()
+    path = [str(_ROOT), *([] if peer.uvloop else [str(_STOCK_LOOP)])]
+    return {
+        "PATH": os.environ["PATH"],
+        "HOME": str(folder),
+        "LANG": "C.UTF-8",
+        "PYTHONPATH": os.pathsep.join(path),
+        "PEER_URL": url,
+        "PEER_AT_ONCE": str(at_once),
+        "PEER_DONE": str(folder / "done"),
+        **peer.environment,
+    }
+
+
+@contextmanager
+def _worker(
+    peer: Peer, environment: dict[str, str], folder: Path
+) -> Iterator["subprocess.Popen[bytes]"]:
+    """Have a worker; its log is in the folder."""
+    with (folder / "log").open("ab") as log:
+        worker = subprocess.Popen(
+            [_BENCH / "bin" / peer.worker[0], *peer.worker[1:]],
+            cwd=_ROOT,
+            env=environment,
+            stdin=subprocess.DEVNULL,
+            stdout=log,
+            stderr=log,
+            start_new_session=True,
+        )
+    try:
+        yield worker
+    finally:
+        _end(worker)
+
+
+def _sent(
+    peer: Peer,
+    environment: dict[str, str],
+    worker: "subprocess.Popen[bytes] | None",
+    folder: Path,
+    what: str,
+    of: str,
+    count: int,
+) -> float:
+    """Run a sender to its end, as long as the worker is there; return the figure that it prints."""
+    with (folder / "told").open("wb") as told, (folder / "log").open("ab") as log:
+        sender = subprocess.Popen(
+            [_BENCH / "bin" / "python", "-m", f"benchmarks.peers.{peer.module}", what, of],
+            cwd=_ROOT,
+            env=environment,
+            stdin=subprocess.DEVNULL,
+            stdout=told,
+            stderr=log,
+            start_new_session=True,
+        )
+    deadline = time.monotonic() + _LIMIT + count / 20
+    try:
+        while sender.poll() is None:
+            if time.monotonic() > deadline or (worker and worker.poll() is not None):
+                break
+            time.sleep(0.05)
+    finally:
+        _end(sender)
+    if sender.returncode:
+        raise RuntimeError(f"{peer.name}:\n{(folder / 'log').read_text(errors='replace')[-3000:]}")
+    return float((folder / "told").read_text().splitlines()[-1])  # some peers log before it
+
+
+def _end(process: "subprocess.Popen[bytes]") -> None:
+    """End a process with all that it started: it is the first of its own group."""
+    with suppress(ProcessLookupError):
+        os.killpg(process.pid, signal.SIGKILL)
+    process.wait()

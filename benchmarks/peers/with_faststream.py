@@ -1,0 +1,81 @@
+"""FastStream, with results by replies and without.
+
+Its `request` has one request on the way at a time; a queue of replies has as many as one likes.
+"""
+
+import asyncio
+import os
+
+from faststream import FastStream
+from faststream.rabbit import Channel, ExchangeType, RabbitBroker, RabbitExchange, RabbitQueue
+
+from benchmarks.peers import task
+
+TOLD = RabbitQueue("faststream", durable=True)
+UNTOLD = RabbitQueue("faststream-untold", durable=True)
+REPLIES = RabbitQueue("faststream-replies", durable=True)
+JOBS = RabbitExchange(task.EXCHANGE, type=ExchangeType.TOPIC, durable=True, declare=False)
+
+broker = RabbitBroker(task.URL, default_channel=Channel(prefetch_count=task.AT_ONCE))
+app = FastStream(broker)
+sender = RabbitBroker(task.URL)
+replies: asyncio.Queue[task.Result] = asyncio.Queue()
+
+
+@broker.subscriber(TOLD)  # type: ignore[untyped-decorator]
+async def run() -> task.Result:
+    """Run the command, and reply."""
+    return await task.run_in_loop()
+
+
+@broker.subscriber(UNTOLD)  # type: ignore[untyped-decorator]
+async def run_untold() -> None:
+    """Run the command."""
+    await task.run_untold_in_loop()
+
+
+@sender.subscriber(REPLIES)  # type: ignore[untyped-decorator]
+async def reply(result: task.Result) -> None:
+    """Take in a reply."""
+    replies.put_nowait(result)
+
+
+async def commands(count: int) -> None:
+    """Have commands run, and know all results."""
+
+    async def replied() -> None:
+        for _ in range(count):
+            await replies.get()
+
+    async with asyncio.TaskGroup() as tasks:
+        tasks.create_task(replied())
+        await task.pipelined(
+            lambda _: sender.publish(b"", TOLD, reply_to=REPLIES.name, persist=True), range(count)
+        )
+
+
+async def untold_commands(count: int) -> None:
+    """Have commands run, and wait until all have ended."""
+    end = task.counted() + count
+    await task.pipelined(lambda _: sender.publish(b"", UNTOLD, persist=True), range(count))
+    await task.until_counted(end)
+
+
+async def publish(bodies: list[bytes]) -> None:
+    """Publish many at a time."""
+    await task.pipelined(
+        lambda body: sender.publish(body, exchange=JOBS, routing_key=task.KEY, persist=True), bodies
+    )
+
+
+async def main() -> None:
+    """Measure what is asked."""
+    await sender.start()
+    for queue in (TOLD, UNTOLD):
+        await sender.declare_queue(queue)  # else what is sent before the worker does is lost
+    await task.measure(publish, untold_commands if "PEER_UNTOLD" in os.environ else commands)
+    await sender.stop()
+
+
+if __name__ == "__main__":
+    task.start(main())
