@@ -1,110 +1,208 @@
-"""Measure a dispatcher: jobs a second, one by one, and many at once.
+"""Measure a script that publishes: distinct jobs a second, each stored and confirmed.
 
     make bench
 
-Each job is recorded, then stored in a workstation's quorum queue, and both confirmed, either way.
-All in one run, in turns; nobody consumes, so that only publishing is measured.
+All sides publish the same bytes, persistent and confirmed, into one workstation's quorum queue,
+which is new for each of them, and nobody consumes. After each it is counted what is in the queue.
 """
 
 import asyncio
-import platform
-import statistics
-import time
-from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import asynccontextmanager
+import os
+import tempfile
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from functools import partial
+from pathlib import Path
+from time import perf_counter
 
+from yarl import URL
+
+from benchmarks.compiled import compiled, rate
+from benchmarks.measured import Comparison, Series, in_turns
+from benchmarks.peers.started import Peer, publish, there
 from broker import Dispatcher, DispatcherSettings, SyncDispatcher, topology
 from broker.connection import connect
 from schemas import Command, Job, workstation
 from tests.rabbitmq import Node
 
-ONE_BY_ONE = 1000
-AT_ONCE = 10_000
-ROUNDS = 3
-NAME = "bench"
+COUNT = int(os.environ.get("COUNT", "10000"))
+FEWER = COUNT // 5
+"""For those that wait for each confirm before they send the next."""
+_WARM_UP = 8
+_NAME = "bench"
+_QUEUE = topology.queue_name(topology.AgentKind.SERVICE, _NAME)
+
+_SAME = "the same bytes, persistent, confirmed, into the same quorum queue"
+_PIPELINED = f"{_SAME}; 1,000 in flight"
+_DEFAULT_EXCHANGE = "by the default exchange"
+_WRAPPED = "within an envelope of its own"
+
+PIPELINED = (
+    Peer("bare aiormq", "with_aiormq", _PIPELINED, ("aiormq", "pamqp")),
+    Peer(
+        "bare aiormq, not waiting for the socket",
+        "with_aiormq",
+        f"{_PIPELINED}; wait=False: a confirm is waited for, that its message is written is not",
+        ("aiormq", "pamqp"),
+        environment={"PEER_NO_WAIT": "1"},
+    ),
+    Peer("aio-pika", "with_aio_pika", _PIPELINED, ("aio-pika", "aiormq")),
+    Peer(
+        "aio-pika on uvloop",
+        "with_aio_pika",
+        _PIPELINED,
+        ("aio-pika", "aiormq", "uvloop"),
+        uvloop=True,
+    ),
+    Peer("FastStream", "with_faststream", _PIPELINED, ("faststream", "aio-pika")),
+    Peer("taskiq", "with_taskiq", f"{_PIPELINED}; {_WRAPPED}", ("taskiq", "taskiq-aio-pika")),
+)
+ONE_BY_ONE = (
+    Peer(
+        "Celery",
+        "with_celery",
+        f"{_SAME} (confirm_publish); waits for each; {_WRAPPED}",
+        ("celery", "kombu", "amqp"),
+    ),
+    Peer(
+        "Dramatiq",
+        "with_dramatiq",
+        f"{_SAME} (confirm_delivery), {_DEFAULT_EXCHANGE}; waits for each; {_WRAPPED}",
+        ("dramatiq", "pika"),
+    ),
+)
 
 
 def jobs(count: int) -> list[Job]:
-    """Return so many different jobs."""
+    """Return so many jobs, each like no other."""
     command = Command(argv=("true",), background=True)
-    return [Job(command=command, targets=(workstation(NAME),)) for _ in range(count)]
+    return [Job(command=command, targets=(workstation(_NAME),)) for _ in range(count)]
 
 
-@asynccontextmanager
-async def empty_queue(settings: DispatcherSettings) -> AsyncIterator[None]:
-    """Have a workstation's queue, and nothing of it afterwards."""
+async def make_queue(settings: DispatcherSettings) -> None:
+    """Make the workstation's queue, as its agent would."""
+    queue = topology.agent_queue(
+        topology.AgentKind.SERVICE, _NAME, "", (), "quorum", 24 * 3600 * 1000
+    )
     async with connect(settings, "bench") as link, link.channel() as channel:
         await topology.ensure(link)
-        queue = topology.agent_queue(
-            topology.AgentKind.SERVICE, NAME, "", (), "quorum", 24 * 3600 * 1000
-        )
-        declared = await topology.declare_queue(channel, queue)
-        yield
-        await declared.delete(if_unused=False, if_empty=False)
+        await topology.declare_queue(channel, queue)
 
 
-async def one_by_one(settings: DispatcherSettings) -> float:
+async def remove_queue(settings: DispatcherSettings) -> int:
+    """Remove it; return how many messages it had."""
+    async with connect(settings, "bench") as link, link.channel() as channel:
+        queue = await channel.get_queue(_QUEUE)
+        deleted = await queue.delete(if_unused=False, if_empty=False)
+        return deleted.message_count or 0
+
+
+def into_queue(settings: DispatcherSettings, way: Callable[[], float], count: int) -> float:
+    """Publish into a new queue; return how many a second, if all of them are there."""
+    asyncio.run(make_queue(settings))
+    found = -1
+    try:
+        figure = way()
+    finally:
+        found = asyncio.run(remove_queue(settings))
+    if found < count:
+        raise RuntimeError(f"{found} messages of {count} are in the queue")
+    return figure
+
+
+def one_by_one(settings: DispatcherSettings) -> float:
     """Return jobs a second, each sent when the one before is confirmed."""
-    asked = jobs(ONE_BY_ONE)
-    async with Dispatcher.connect(settings) as dispatcher:
-        began = time.perf_counter()
-        for job in asked:
-            await dispatcher.dispatch(job)
-        return ONE_BY_ONE / (time.perf_counter() - began)
+
+    async def send() -> float:
+        few, asked = jobs(_WARM_UP), jobs(FEWER)
+        async with Dispatcher.connect(settings) as dispatcher:
+            for one in few:
+                await dispatcher.dispatch(one)
+            began = perf_counter()
+            for one in asked:
+                await dispatcher.dispatch(one)
+            return FEWER / (perf_counter() - began)
+
+    return asyncio.run(send())
 
 
-async def at_once(settings: DispatcherSettings) -> float:
+def at_once(settings: DispatcherSettings) -> float:
     """Return jobs a second of `dispatch_all`."""
-    asked = jobs(AT_ONCE)
-    async with Dispatcher.connect(settings) as dispatcher:
-        began = time.perf_counter()
-        sent = [job async for job, error in dispatcher.dispatch_all(asked) if error is None]
-        took = time.perf_counter() - began
-    if len(sent) != AT_ONCE:
-        raise RuntimeError("some jobs were not sent")
-    return AT_ONCE / took
+
+    async def send() -> float:
+        few, asked = jobs(_WARM_UP), jobs(COUNT)
+        async with Dispatcher.connect(settings) as dispatcher:
+            async for _ in dispatcher.dispatch_all(few):
+                pass
+            began = perf_counter()
+            async for _, error in dispatcher.dispatch_all(asked):
+                if error is not None:
+                    raise error
+            return COUNT / (perf_counter() - began)
+
+    return asyncio.run(send())
 
 
-async def from_a_thread(settings: DispatcherSettings) -> float:
+def from_a_thread(settings: DispatcherSettings) -> float:
     """Return jobs a second of `SyncDispatcher.dispatch_all`."""
-
-    def sending() -> float:
-        asked = jobs(AT_ONCE)
-        with SyncDispatcher(settings) as dispatcher:
-            began = time.perf_counter()
-            sent = [job for job, error in dispatcher.dispatch_all(asked) if error is None]
-            took = time.perf_counter() - began
-        if len(sent) != AT_ONCE:
-            raise RuntimeError("some jobs were not sent")
-        return AT_ONCE / took
-
-    return await asyncio.to_thread(sending)
+    few, asked = jobs(_WARM_UP), jobs(COUNT)
+    with SyncDispatcher(settings) as dispatcher:
+        list(dispatcher.dispatch_all(few))
+        began = perf_counter()
+        for _, error in dispatcher.dispatch_all(asked):
+            if error is not None:
+                raise error
+        return COUNT / (perf_counter() - began)
 
 
-WAYS: dict[str, Callable[[DispatcherSettings], Awaitable[float]]] = {
-    "dispatch, one by one": one_by_one,
-    "dispatch_all": at_once,
-    "SyncDispatcher.dispatch_all": from_a_thread,
-}
-
-
-async def measure(settings: DispatcherSettings) -> None:
-    """Measure each way in turns, and print."""
-    figures: dict[str, list[float]] = {name: [] for name in WAYS}
-    for _ in range(ROUNDS):
-        for name, way in WAYS.items():
-            async with empty_queue(settings):
-                figures[name].append(await way(settings))
-    for name, found in figures.items():
-        middle = statistics.median(found)
-        print(f"{name:<44}{middle:>9.0f} jobs/s      ({min(found):.0f} to {max(found):.0f})")
+@contextmanager
+def file_of(bodies: list[bytes]) -> Iterator[Path]:
+    """Have messages in a file, a line each."""
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "bodies"
+        path.write_bytes(b"\n".join(bodies))
+        yield path
 
 
 def main() -> None:
-    """Start a broker, measure and print."""
-    print(f"Python {platform.python_version()}, medians of {ROUNDS}")
-    with Node() as node:
-        asyncio.run(measure(DispatcherSettings(amqp_url=(node.url,))))
+    """Measure all in turns, and keep it."""
+    twice = "each job is 2 confirmed messages: its record in the stream, then the job in the queue"
+    settled = f"{twice}; both persistent; stock loop"
+    ways: dict[str, Callable[[], float]] = {}
+    about = {
+        "ours, dispatch_all": f"{settled}; 1,000 jobs in flight",
+        "ours, SyncDispatcher.dispatch_all": "the same from a script without asyncio",
+        "ours, one by one": f"{twice}; each sent when the one before is confirmed",
+    }
+    asked = jobs(COUNT)
+    bodies = [one.body() for one in asked]
+    key = topology.routing_key(asked[0], asked[0].targets[0])
+    told = {"PEER_EXCHANGE": topology.JOBS, "PEER_QUEUE": _QUEUE, "PEER_KEY": key}
+    with Node() as node, tempfile.TemporaryDirectory() as name, file_of(bodies) as file:
+        settings = DispatcherSettings(amqp_url=(node.url,))
+        into = partial(into_queue, settings)
+        ways["ours, dispatch_all"] = partial(into, partial(at_once, settings), COUNT)
+        ways["ours, SyncDispatcher.dispatch_all"] = partial(
+            into, partial(from_a_thread, settings), COUNT
+        )
+        ways["ours, one by one"] = partial(into, partial(one_by_one, settings), FEWER)
+        for peer in there((*PIPELINED, *ONE_BY_ONE)):
+            few = bodies[:FEWER] if peer in ONE_BY_ONE else bodies
+            about[peer.name] = peer.described
+            ways[peer.name] = partial(into, partial(publish, peer, node.url, told, few), len(few))
+        if program := compiled("publishing", Path(name), "-lrabbitmq"):
+            limit = "limit: librabbitmq, in C"
+            about[limit] = _PIPELINED
+            words = (str(URL(node.url).port), topology.JOBS, key, str(file))
+            ways[limit] = partial(into, partial(rate, program, *words), COUNT)
+        figures = in_turns(ways)
+    Comparison(
+        "publishing",
+        f"One script publishes distinct jobs of {len(bodies[0])} bytes, with confirms",
+        "jobs a second",
+        [Series(side, found, about[side]) for side, found in figures.items()],
+        baseline="ours, dispatch_all",
+    ).keep()
 
 
 if __name__ == "__main__":
