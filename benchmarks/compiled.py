@@ -21,7 +21,9 @@ def compiled(name: str, folder: Path, *libraries: str) -> Path | None:
         check=False,
     )
     if done.returncode:
-        wrong = next((line for line in done.stderr.splitlines() if "error" in line), done.stderr)
+        words = ("fatal error", "cannot find", "error")
+        lines = done.stderr.splitlines()
+        wrong = next((line for word in words for line in lines if word in line), done.stderr)
         print(f"without {name}.c: {wrong}")
         return None
     return program
