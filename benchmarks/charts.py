@@ -17,6 +17,7 @@ from benchmarks.measured import KEPT, Comparison, kept
 _PAGE = KEPT.parent / "performance.md"
 _OURS, _THEIRS, _LIMIT = "#0b6e99", "#b8bfc6", "#7a5195"
 _WIDTH = 8.0
+_FAR_APART = 50  # times: on one scale, the smaller ones would all look like nothing
 
 
 def _bars(axes: Axes, comparison: Comparison) -> None:
@@ -46,7 +47,11 @@ def _lines(axes: Axes, comparison: Comparison) -> None:
         axes.fill_between(
             at, [min(one.figures) for one in sides], [max(one.figures) for one in sides], alpha=0.15
         )
-    axes.set_ylim(bottom=0)
+    figures = [figure for one in comparison.series for figure in one.figures]
+    if max(figures) > _FAR_APART * min(figures):
+        axes.set_yscale("log")
+    else:
+        axes.set_ylim(bottom=0)
     axes.set_xlabel(comparison.axis)
     axes.set_ylabel(comparison.unit)
     axes.legend(frameon=False)

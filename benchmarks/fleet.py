@@ -1,0 +1,170 @@
+"""Measure one command on a fleet: from the call until the last workstation's result is known.
+
+    .venv/bin/python -m benchmarks.fleet      # SIZES=20,50: other numbers of workstations
+
+Ours are real agents, a process each with a name and a folder of its own, all on this machine, as
+are the other systems' workers. One system at a time: a hundred workers of each at once would take
+more memory than there is, and those that idle would take CPU from the one that is measured. So a
+system's workers come, its ways are measured in turns, and they go; then the next system's. Half of
+the rounds are measured after all systems had the first half, so that a slow minute of the machine
+does not hit one system alone; Salt, whose minions take minutes to come, gets its rounds at once.
+
+`pcm send --wait` starts a process, and listens for more workstations for two seconds after the last
+that it knows of has ended; Salt's and Ansible's command lines start processes, too.
+"""
+
+import asyncio
+import os
+import subprocess
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager
+from dataclasses import dataclass
+from functools import partial
+from importlib.metadata import version
+from pathlib import Path
+
+from benchmarks.measured import ROUNDS, Comparison, Series, in_turns
+from benchmarks.peer_fleets import PEERS, SALT, Failed, Ways, ansible, celery, salt, timed
+from broker import Dispatcher, DispatcherSettings, stream
+from broker.connection import connect
+from broker.topology import QueueType
+from schemas import Command, Job, Report, State, everyone
+from tests.rabbitmq import Node
+from tests.workstation import BIN, Workstation
+
+SIZES = [int(size) for size in os.environ.get("SIZES", "20,50,100").split(",")]
+_LIMIT = 60.0
+_COMMAND = "uname"
+
+
+@contextmanager
+def ours(count: int, queues: QueueType) -> Iterator[Ways]:
+    """Yield what measures our agents, one for each workstation."""
+    with Node() as node, tempfile.TemporaryDirectory() as name:
+        fleet = [
+            Workstation(f"ws-{number:03}", node.url, Path(name) / f"{number:03}")
+            for number in range(count)
+        ]
+        try:
+            for ws in fleet:
+                ws.folder.mkdir()
+                ws.start("service", connected=False, queue_type=queues)
+            for ws in fleet:
+                ws.agents[0].wait_for("broker.connected")
+            settings = DispatcherSettings(amqp_url=(node.url,))
+            words = [BIN / "pcm", "send", "--to", "all", "--background", "--wait", "--", _COMMAND]
+            environment = {"HOME": name, "PCM_AMQP_URL": node.url}
+            ways = {f"ours, {queues} queues": lambda: asyncio.run(_dispatched(settings, count))}
+            if queues == "quorum":
+                ways["ours, pcm send --wait"] = lambda: timed(
+                    words, environment, f"exit 0 x {count}"
+                )
+            yield ways
+        finally:
+            for ws in fleet:
+                ws.stop()
+
+
+async def _dispatched(settings: DispatcherSettings, count: int) -> float:
+    """Return the seconds from the dispatch to the last final report read."""
+    job = Job(command=Command(argv=(_COMMAND,), background=True), targets=(everyone,))
+    ended: set[str] = set()
+    async with (
+        asyncio.timeout(_LIMIT),
+        Dispatcher.connect(settings) as dispatcher,
+        connect(settings, "bench") as link,
+        stream.read(link, "last") as entries,
+    ):
+        began = time.perf_counter()
+        await dispatcher.dispatch(job)
+        while len(ended) < count:
+            for record in (await anext(entries)).of_job(job.id):
+                if isinstance(record, Report) and record.state is State.SUCCEEDED:
+                    ended.add(record.workstation)
+        return time.perf_counter() - began
+
+
+@dataclass(frozen=True)
+class System:
+    """One system: how its fleet of a size is brought up, what is to be known, in how many parts."""
+
+    fleet: Callable[[int], AbstractContextManager[Ways]]
+    about: str
+    parts: int = 2
+
+
+def systems() -> Iterator[System]:
+    """Yield the systems that are here; say which are not."""
+    durable = (
+        f"version {version('package-command-manager')}, an agent process each; persistent messages,"
+        " publisher confirms, a ledger synced before each start, all reports in a stream"
+    )
+    for queues in ("quorum", "classic"):
+        yield System(partial(ours, queues=queues), f"{durable}; {queues} queues")
+    if (PEERS / "celery").exists():
+        about = (
+            f"version {_version(PEERS, 'celery')}, a solo worker each; persistent messages,"
+            " no confirms, acknowledged before the run; results in a transient queue"
+        )
+        yield System(celery, about)
+    else:
+        print("Celery is not here: make .bench", flush=True)
+    if (PEERS / "ansible").exists():
+        about = f"version {_version(PEERS, 'ansible-core')}, local connection, as many forks"
+        yield System(ansible, about)
+    else:
+        print("Ansible is not here: make .bench", flush=True)
+    if (SALT / "salt-minion").exists():
+        about = f"version {_version(SALT, 'salt')}, a minion each, on loopback; nothing is kept"
+        yield System(salt, about, parts=1)
+    else:
+        print("Salt is not here: make .bench-salt", flush=True)
+
+
+def _version(programs: Path, package: str) -> str:
+    code = f"from importlib.metadata import version; print(version({package!r}))"
+    words = [str(programs / "python"), "-c", code]
+    return subprocess.run(words, capture_output=True, text=True, check=True).stdout.strip()
+
+
+def measure(size: int) -> list[Series]:
+    """Measure all systems with as many workstations."""
+    found: dict[str, Series] = {}
+    gone: set[System] = set()
+    present = list(systems())
+    parts = max(system.parts for system in present)
+    for part in range(parts):
+        for system in present[part:] + present[:part]:
+            rounds = ROUNDS // system.parts + (part < ROUNDS % system.parts)
+            if part >= system.parts or not rounds or system in gone:
+                continue
+            try:
+                with system.fleet(size) as ways:
+                    figures = in_turns(ways, rounds)
+            except Failed as failure:
+                print(f"{size} workstations: left out: {failure}", flush=True)
+                gone.add(system)
+                continue
+            for name, some in figures.items():
+                series = found.setdefault(name, Series(name, [], system.about, size))
+                series.figures.extend(some)
+    return [series for series in found.values() if len(series.figures) == ROUNDS]
+
+
+def main() -> None:
+    """Measure, and keep the figures."""
+    Comparison(
+        "fleet",
+        f"{_COMMAND} on a fleet: until the last result is known",
+        "seconds",
+        [series for size in SIZES for series in measure(size)],
+        baseline="ours, quorum queues",
+        more_is_better=False,
+        axis="workstations",
+    ).keep()
+
+
+if __name__ == "__main__":
+    main()
