@@ -1,0 +1,126 @@
+"""Simulated workstations, many in one process, for `benchmarks.simulated`.
+
+    python -m benchmarks.crowd URL FOLDER NAME
+
+Each is a service agent as it is, with its own queue, ledger file and connection. Only three things
+are not as on a workstation: a command is said to have succeeded, and no process is started for it;
+the threads for claims and runs are those of the process, not of each agent; and nothing below a
+warning is logged. It reads numbers, one a line, becomes as many workstations, and answers each
+number with itself and its own CPU seconds so far; it ends with its input.
+"""
+
+import asyncio
+import logging
+import os
+import resource
+import sys
+import time
+from concurrent.futures import ThreadPoolExecutor
+from datetime import timedelta
+from pathlib import Path
+
+import structlog
+
+import agents.agent
+import agents.runs
+from agents.runner import Ended, Run
+from agents.service import ServiceAgent
+from agents.settings import AgentSettings
+from schemas import Output, Result, State
+
+_AT_ONCE = 4  # that connect
+_THREADS = 8
+_POOL = ThreadPoolExecutor(_THREADS)
+_ENDED = Ended(
+    State.SUCCEEDED,
+    Result(
+        exit_code=0,
+        duration=timedelta(milliseconds=1),
+        max_memory=1_000_000,
+        stdout=Output(head=b"Linux\n"),
+    ),
+)
+
+
+class _Said(Run):
+    """A run of no process."""
+
+    def complete(self) -> Ended:
+        """Say that the command succeeded."""
+        return _ENDED
+
+
+def _shared(count: int, name: str) -> ThreadPoolExecutor:
+    """Return the threads of the process, whoever asks for how many of what name."""
+    del count, name
+    return _POOL
+
+
+class _Simulated(ServiceAgent):
+    async def connected(self) -> None:
+        """Wait until the broker delivers."""
+        while self._uplink.link.state != "connected":
+            await self.changes.beyond(self.changes.number)
+
+
+async def _become(count: int, crowd: list["asyncio.Task[None]"], base: AgentSettings) -> None:
+    gate = asyncio.Semaphore(_AT_ONCE)
+
+    async def begin(number: int) -> None:
+        async with gate:
+            name = f"{base.workstation}-{number:05}"
+            folder = base.state_dir / name
+            agent = _Simulated(base.model_copy(update={"workstation": name, "state_dir": folder}))
+            crowd.append(asyncio.create_task(agent.run()))
+            await agent.connected()
+
+    await asyncio.gather(*(begin(number) for number in range(len(crowd), count)))
+
+
+async def _serve(base: AgentSettings) -> None:
+    crowd: list[asyncio.Task[None]] = []
+    while line := await asyncio.to_thread(sys.stdin.readline):
+        await _become(int(line), crowd, base)
+        for task in crowd:
+            if task.done():
+                task.result()
+        print(line.strip(), time.process_time(), flush=True)
+
+
+def main() -> None:
+    """Simulate."""
+    url, folder, name = sys.argv[1:]
+    structlog.configure(
+        wrapper_class=structlog.make_filtering_bound_logger(logging.WARNING),
+        logger_factory=structlog.PrintLoggerFactory(sys.stderr),
+    )
+    most = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
+    resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
+    for module, what, other in (
+        (agents.runs, "Run", _Said),
+        (agents.runs, "threads", _shared),
+        (agents.agent, "threads", _shared),
+    ):
+        setattr(module, what, other)
+    base = AgentSettings(
+        amqp_url=(url,),
+        workstation=name,
+        state_dir=Path(folder),
+        concurrency=1,
+        queue_type="classic",
+        watch_interval=timedelta(hours=1),
+        check_in=timedelta(hours=1),
+    )
+    asyncio.run(_serve_and_leave(base))
+
+
+async def _serve_and_leave(base: AgentSettings) -> None:
+    try:
+        await _serve(base)
+    finally:
+        sys.stdout.flush()
+        os._exit(0)  # what thousands would do at their end is not measured
+
+
+if __name__ == "__main__":
+    main()

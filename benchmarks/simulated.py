@@ -1,0 +1,367 @@
+"""Measure 1,000, 5,000 and 10,000 simulated workstations that get one command.
+
+    .venv/bin/python -m benchmarks.simulated      # SIZES=100,200: other numbers of workstations
+
+Each is a real service agent but for the command itself (see `benchmarks.crowd`), four processes of
+them, on one broker: all on this machine, whose cores they share. So the times to the last report
+are mostly the CPU time of thousands of agents on a few cores; a fleet has that many times the cores
+and disks, and what of it remains there is the broker's part, which is shown by itself. The ledgers
+are in memory, since a disk of one machine stands for none of thousands. Fleets of this size have
+classic queues (`PCM_QUEUE_TYPE`) and heartbeats of a minute (`?heartbeat=60` in `PCM_AMQP_URL`);
+10,000 connections want a broker of 20,000 files, and 10,000 ledgers as many threads.
+
+Cold is the first job after the agents came; warm are those that follow.
+"""
+
+import asyncio
+import os
+import resource
+import sys
+import tempfile
+import time
+from asyncio.subprocess import PIPE, Process
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from dataclasses import asdict, dataclass
+from datetime import timedelta
+from pathlib import Path
+
+from sqlalchemy import Engine
+
+from benchmarks.measured import ROUNDS, Comparison, Series, plain
+from broker import Dispatcher, stream, topology
+from broker.connection import Publisher, connect
+from broker.history.collector import catch_up
+from broker.history.tables import open_history
+from broker.settings import HistorySettings
+from schemas import Command, Job, Report, State, everyone
+from tests.rabbitmq import Node
+
+SIZES = [int(size) for size in os.environ.get("SIZES", "1000,5000,10000").split(",")]
+_PROCESSES = 4
+_LIMIT = 600.0  # seconds for all workstations to come
+_JOB_LIMIT = 180.0
+_HEARTBEAT = 60  # seconds
+_JOBS = 1 + min(ROUNDS, 3)  # the first is the cold one
+_QUIET = 5.0  # seconds between jobs
+_PREFETCH = 8000
+_TICK = os.sysconf("SC_CLK_TCK")
+_MEMORY = Path("/dev/shm")
+_FILES = 20_000
+
+
+class Crowd:
+    """The processes of simulated workstations."""
+
+    def __init__(self, processes: list[Process]) -> None:
+        self._processes = processes
+
+    @classmethod
+    @asynccontextmanager
+    async def of(cls, url: str, folder: str) -> AsyncIterator["Crowd"]:
+        """Start the processes, with nobody in them; end them in the end."""
+        module = [sys.executable, "-m", "benchmarks.crowd", url, folder]
+        crowd = cls(
+            [
+                await asyncio.create_subprocess_exec(
+                    *module, f"simulated-{number}", stdin=PIPE, stdout=PIPE
+                )
+                for number in range(_PROCESSES)
+            ]
+        )
+        try:
+            yield crowd
+        finally:
+            for process in crowd._processes:
+                if process.returncode is None:
+                    process.kill()
+                await process.wait()
+
+    async def become(self, size: int, limit: float = _JOB_LIMIT) -> float:
+        """Have as many workstations; return the CPU seconds of their processes so far.
+
+        Raises:
+            TimeoutError: it takes longer than so many seconds.
+        """
+        each = [size // _PROCESSES + (number < size % _PROCESSES) for number in range(_PROCESSES)]
+        answers = (
+            self._ask(process, count) for process, count in zip(self._processes, each, strict=True)
+        )
+        async with asyncio.timeout(limit):
+            return sum(await asyncio.gather(*answers))
+
+    @staticmethod
+    async def _ask(process: Process, count: int) -> float:
+        assert process.stdin
+        assert process.stdout
+        process.stdin.write(f"{count}\n".encode())
+        answer = await process.stdout.readline()
+        if not answer:
+            raise RuntimeError("a process of simulated workstations has ended")
+        return float(answer.split()[1])
+
+    def resident(self) -> float:
+        """Return the resident memory of the processes in MiB."""
+        return sum(resident(process.pid) for process in self._processes)
+
+
+@dataclass(frozen=True)
+class Measured:
+    """What one job took.
+
+    Attributes:
+        dispatched: seconds until the broker had confirmed it.
+        probed: the same of a message that agents ignore, with nothing recorded, afterwards.
+        received: seconds until the last workstation's report that it has it was read.
+        ended: seconds until the last final report was read.
+        broker: CPU seconds of the broker.
+        agents: CPU seconds of the workstations.
+        bare: reports a second of a consumer that does nothing with them.
+        history: reports a second that the history takes in.
+        idle_broker: share of a core that the broker takes while nothing is asked.
+        idle_agents: the same of the workstations together.
+    """
+
+    dispatched: float
+    probed: float
+    received: float
+    ended: float
+    broker: float
+    agents: float
+    bare: float
+    history: float
+    idle_broker: float
+    idle_agents: float
+
+
+def resident(pid: int) -> float:
+    """Return a process's resident memory in MiB."""
+    return int(Path(f"/proc/{pid}/statm").read_text().split()[1]) * resource.getpagesize() / 2**20
+
+
+def cpu(pid: int) -> float:
+    """Return the CPU seconds of a process so far."""
+    user, system = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[11:13]
+    return (int(user) + int(system)) / _TICK
+
+
+async def measure(
+    crowd: Crowd, size: int, broker: int, settings: HistorySettings, engine: Engine
+) -> Measured:
+    """Send one job to all, and see it to its end and into the history."""
+    await catch_up(settings, engine)  # what was before
+    agents_idle, broker_idle = await crowd.become(size), cpu(broker)
+    await asyncio.sleep(_QUIET)
+    job = Job(command=Command(argv=("uname",), background=True), targets=(everyone,))
+    agents_before, broker_before = await crowd.become(size), cpu(broker)
+    missing = {State.RECEIVED: size, State.SUCCEEDED: size}
+    at: dict[State, float] = {}
+    first, count = 0, 0
+    async with (
+        asyncio.timeout(_JOB_LIMIT),
+        Dispatcher.connect(settings) as dispatcher,
+        connect(settings, "bench") as link,
+    ):
+        began = time.perf_counter()
+        await dispatcher.dispatch(job)
+        dispatched = time.perf_counter() - began
+        # Not sooner: whoever sends has not to read meanwhile. All is there to be read later.
+        since = job.created_at - timedelta(seconds=1)
+        async with stream.read(link, since, _PREFETCH) as entries:
+            while any(missing.values()):
+                for entry in await entries.batch(_PREFETCH):
+                    for record in entry.of_job(job.id):
+                        if isinstance(record, Job):
+                            first = entry.offset
+                        elif isinstance(record, Report) and record.state in missing:
+                            missing[record.state] -= 1
+                            at[record.state] = time.perf_counter() - began
+                    count += bool(first)
+    agents_after, broker_after = await crowd.become(size), cpu(broker)
+    bare = await _bare(settings, first, count)
+    began = time.perf_counter()
+    await catch_up(settings, engine)
+    history = count / (time.perf_counter() - began)
+    await asyncio.sleep(_QUIET)
+    measured = Measured(
+        dispatched,
+        await _probed(settings),
+        at[State.RECEIVED],
+        at[State.SUCCEEDED],
+        broker_after - broker_before,
+        agents_after - agents_before,
+        bare,
+        history,
+        (broker_before - broker_idle) / _QUIET,
+        (agents_before - agents_idle) / _QUIET,
+    )
+    figures = (f"{name} {plain(figure)}" for name, figure in asdict(measured).items())
+    print(f"  {', '.join(figures)}; MiB: broker {plain(resident(broker))}", flush=True)
+    return measured
+
+
+async def _probed(settings: HistorySettings) -> float:
+    """Return the seconds until the broker has confirmed a message to all that agents ignore."""
+    async with connect(settings, "bench") as connection:
+        publisher = await Publisher.open(connection)
+        key = f"background.mandatory.{everyone.scope}"
+        began = time.perf_counter()
+        await publisher.publish(topology.JOBS, key, b"", kind="probe", unroutable_fails=True)
+        return time.perf_counter() - began
+
+
+async def _bare(settings: HistorySettings, first: int, count: int) -> float:
+    """Return entries a second of a consumer that does nothing with them."""
+    began = time.perf_counter()
+    async with (
+        connect(settings, "bench") as connection,
+        stream.read(connection, first, _PREFETCH) as entries,
+    ):
+        read = 0
+        while read < count:
+            read += len(await entries.batch(_PREFETCH))
+        return count / (time.perf_counter() - began)
+
+
+def main() -> None:
+    """Measure, and keep the figures."""
+    place = _MEMORY if _MEMORY.is_dir() else None
+    files = min(_FILES, resource.getrlimit(resource.RLIMIT_NOFILE)[1])
+    with Node(files=files) as node, tempfile.TemporaryDirectory(dir=place) as folder:
+        settings = HistorySettings(
+            amqp_url=(node.url,), history_url=f"sqlite:///{folder}/history.db"
+        )
+        broker = int(node.ctl("eval", "os:getpid().").strip().strip('"'))
+        figures = asyncio.run(_measure_all(settings, folder, broker))
+    keep(figures)
+
+
+@dataclass(frozen=True)
+class Figures:
+    """What was measured with so many workstations; the first job is the cold one."""
+
+    jobs: list[Measured]
+    broker: float
+    agents: float
+
+
+async def _measure_all(settings: HistorySettings, folder: str, broker: int) -> dict[int, Figures]:
+    found: dict[int, Figures] = {}
+    engine = open_history(settings.history_url)
+    url = f"{settings.amqp_url[0]}?heartbeat={_HEARTBEAT}"
+    async with Crowd.of(url, folder) as crowd:
+        left = _LIMIT
+        for size in SIZES:
+            began = time.perf_counter()
+            try:
+                await crowd.become(size, left)
+                came = time.perf_counter() - began
+                left -= came
+                print(f"{size:,} workstations; the last of them came in {came:.0f} s", flush=True)
+                jobs = [await measure(crowd, size, broker, settings, engine) for _ in range(_JOBS)]
+            except TimeoutError:
+                print(f"{size:,} workstations: not in time, left out", flush=True)
+                break
+            found[size] = Figures(jobs, resident(broker), crowd.resident())
+    engine.dispose()
+    return found
+
+
+def keep(found: dict[int, Figures]) -> None:
+    """Keep what was measured, as comparisons."""
+    about = (
+        "service agents with classic durable queues and persistent messages, a ledger each, synced"
+        " before each start, in memory; 4 processes of them on the cores that the broker has, too"
+    )
+    axis = "simulated workstations"
+    dispatch, reports, cost, idle, memory, history = [], [], [], [], [], []
+    for size, figures in found.items():
+        cold, *warm = figures.jobs
+        dispatch += [
+            Series("ours, warm", [job.dispatched for job in warm], about, size),
+            Series("ours, cold", [cold.dispatched], f"the first job; {about}", size),
+            Series(
+                "limit: one message, confirmed",
+                [job.probed for job in warm],
+                "empty, to the same queues, and nothing recorded",
+                size,
+            ),
+        ]
+        reports += [
+            Series("ours, all have received it", [job.received for job in warm], about, size),
+            Series("ours, all have ended it", [job.ended for job in warm], about, size),
+            Series("ours, all have ended it, cold", [cold.ended], about, size),
+        ]
+        cost += [
+            Series("broker", [job.broker for job in warm], "RabbitMQ", size),
+            Series("ours", [job.agents for job in warm], about, size),
+        ]
+        idle += [
+            Series("broker", [job.idle_broker * 100 for job in warm], "RabbitMQ", size),
+            Series(
+                "ours",
+                [job.idle_agents * 100 for job in warm],
+                f"heartbeats of {_HEARTBEAT} s; {about}",
+                size,
+            ),
+        ]
+        memory += [
+            Series("broker", [figures.broker], "RabbitMQ, resident, after the jobs", size),
+            Series("ours", [figures.agents], f"resident, all processes; {about}", size),
+        ]
+        history += [
+            Series("ours", [job.history for job in warm], "pcm's history, SQLite in memory", size),
+            Series(
+                "limit: bare consumer", [job.bare for job in warm], "aio-pika, prefetch 8,000", size
+            ),
+        ]
+    for comparison in (
+        Comparison(
+            "simulated-dispatch",
+            "One command to all, until the broker has confirmed it",
+            "seconds",
+            dispatch,
+            more_is_better=False,
+            axis=axis,
+        ),
+        Comparison(
+            "simulated-reports",
+            "One command to all, until all have reported",
+            "seconds",
+            reports,
+            more_is_better=False,
+            axis=axis,
+        ),
+        Comparison(
+            "simulated-cpu",
+            "One command to all, CPU time",
+            "CPU seconds",
+            cost,
+            more_is_better=False,
+            axis=axis,
+        ),
+        Comparison(
+            "simulated-idle",
+            "A fleet that is asked nothing, CPU time",
+            "% of a core",
+            idle,
+            more_is_better=False,
+            axis=axis,
+        ),
+        Comparison(
+            "simulated-memory", "A fleet, memory", "MiB", memory, more_is_better=False, axis=axis
+        ),
+        Comparison(
+            "simulated-history",
+            "The reports of one command, read to the last",
+            "reports a second",
+            history,
+            baseline="ours",
+            axis=axis,
+        ),
+    ):
+        comparison.keep()
+
+
+if __name__ == "__main__":
+    main()
