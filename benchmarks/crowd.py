@@ -2,11 +2,14 @@
 
     python -m benchmarks.crowd URL FOLDER NAME
 
-Each is a service agent as it is, with its own queue, ledger file and connection. Only three things
-are not as on a workstation: a command is said to have succeeded, and no process is started for it;
-the threads for claims and runs are those of the process, not of each agent; and nothing below a
-warning is logged. It reads numbers, one a line, becomes as many workstations, and answers each
-number with itself and its own CPU seconds so far; it ends with its input.
+Each is a service agent as it is, with its own queue, ledger file and connection. Only this is not
+as on a workstation: a command is said to have succeeded, and no process is started for it; the
+threads for claims and runs are those of the process, not of each agent; a call to the broker may
+take two minutes, not ten seconds, since it waits for thousands of others in its process; nothing
+below a warning is logged; check-ins, and looks for the consumer, come once an hour.
+
+It reads numbers, one a line, becomes as many workstations, and answers each number with itself and
+its own CPU seconds so far; it ends with its input.
 """
 
 import asyncio
@@ -22,7 +25,11 @@ from pathlib import Path
 import structlog
 
 import agents.agent
+import agents.intake
 import agents.runs
+import agents.uplink
+import broker.connection
+import broker.stream
 from agents.runner import Ended, Run
 from agents.service import ServiceAgent
 from agents.settings import AgentSettings
@@ -30,6 +37,7 @@ from schemas import Output, Result, State
 
 _AT_ONCE = 4  # that connect
 _THREADS = 8
+_CALL_LIMIT = 120.0
 _POOL = ThreadPoolExecutor(_THREADS)
 _ENDED = Ended(
     State.SUCCEEDED,
@@ -102,6 +110,8 @@ def main() -> None:
         (agents.agent, "threads", _shared),
     ):
         setattr(module, what, other)
+    for module in (agents.intake, agents.uplink, broker.connection, broker.stream):
+        module.CALL_LIMIT = _CALL_LIMIT  # type: ignore[attr-defined]
     base = AgentSettings(
         amqp_url=(url,),
         workstation=name,
