@@ -37,6 +37,7 @@ from tests.workstation import BIN, Workstation
 SIZES = [int(size) for size in os.environ.get("SIZES", "20,50,100").split(",")]
 _LIMIT = 60.0
 _COMMAND = "uname"
+_STARTED_AT_ONCE = 10
 
 
 @contextmanager
@@ -48,11 +49,13 @@ def ours(count: int, queues: QueueType) -> Iterator[Ways]:
             for number in range(count)
         ]
         try:
-            for ws in fleet:
-                ws.folder.mkdir()
-                ws.start("service", connected=False, queue_type=queues)
-            for ws in fleet:
-                ws.agents[0].wait_for("broker.connected")
+            for start in range(0, count, _STARTED_AT_ONCE):
+                some = fleet[start : start + _STARTED_AT_ONCE]
+                for ws in some:
+                    ws.folder.mkdir()
+                    ws.start("service", connected=False, queue_type=queues)
+                for ws in some:
+                    _come(ws)
             settings = DispatcherSettings(amqp_url=(node.url,))
             words = [BIN / "pcm", "send", "--to", "all", "--background", "--wait", "--", _COMMAND]
             environment = {"HOME": name, "PCM_AMQP_URL": node.url}
@@ -65,6 +68,14 @@ def ours(count: int, queues: QueueType) -> Iterator[Ways]:
         finally:
             for ws in fleet:
                 ws.stop()
+
+
+def _come(ws: Workstation) -> None:
+    deadline = time.monotonic() + _LIMIT
+    while not ws.agents[0].events("broker.connected"):
+        if time.monotonic() > deadline:
+            raise Failed(f"{ws.name}: its agent does not come")
+        time.sleep(0.05)
 
 
 async def _dispatched(settings: DispatcherSettings, count: int) -> float:
@@ -143,7 +154,7 @@ def measure(size: int) -> list[Series]:
             try:
                 with system.fleet(size) as ways:
                     figures = in_turns(ways, rounds)
-            except Failed as failure:
+            except (Failed, TimeoutError) as failure:
                 print(f"{size} workstations: left out: {failure}", flush=True)
                 gone.add(system)
                 continue
