@@ -4,12 +4,12 @@ import asyncio
 import logging
 import random
 import ssl
-from collections.abc import AsyncIterator, Iterator
+import uuid
+from collections.abc import AsyncIterator, Iterator, Sequence
 from contextlib import asynccontextmanager, contextmanager
-from typing import Self
+from typing import TYPE_CHECKING, Self, cast
 
 import aio_pika
-from aio_pika import DeliveryMode, Message
 from aio_pika.abc import AbstractChannel, AbstractConnection, HeadersType, UnderlayConnection
 from aio_pika.exceptions import (
     CONNECTION_EXCEPTIONS,
@@ -22,10 +22,14 @@ from aio_pika.exceptions import (
     PublishError,
 )
 from aiormq.exceptions import ConnectionNotAllowed
+from pamqp.commands import Basic
 from yarl import URL
 
-from broker import tls, wire
+from broker import pipeline, tls, wire
 from broker.settings import BrokerSettings
+
+if TYPE_CHECKING:
+    from aiormq.channel import Channel
 
 # Every outage would be told three times and with a traceback; we tell it once, ourselves.
 for _name in ("aio_pika", "aiormq"):
@@ -81,8 +85,6 @@ def translated(doing: str, *, external: bool = False) -> Iterator[None]:
         if (task := asyncio.current_task()) and task.cancelling():
             raise
         raise Unreachable(f"{doing}: the connection was lost") from error
-    except PublishError as error:
-        raise Unroutable(f"{doing}: it reaches no queue") from error
     except (ProbableAuthenticationError, AuthenticationError, ConnectionNotAllowed) as error:
         raise LoginRefused(f"{doing}: the broker {_refusal(error, external=external)}") from error
     except ChannelNotFoundEntity as error:
@@ -253,16 +255,7 @@ class Publisher:
     ) -> None:
         """Publish, and return once the broker has stored the message in every queue it reaches.
 
-        Args:
-            exchange: to which exchange.
-            key: under which routing key.
-            body: what.
-            kind: the kind of message.
-            message_id: its id, if it has one.
-            headers: AMQP headers.
-            expiration: seconds for which queues keep it.
-            unroutable_fails: whether to raise `Unroutable` where it reaches no queue.
-            content_type: of the body.
+        The arguments are those of `outgoing`.
 
         Raises:
             Unreachable: the answer is not known; publish the same message again.
@@ -270,23 +263,75 @@ class Publisher:
             Unroutable: see `unroutable_fails`.
             Refused: no permission, or there is no such exchange.
         """
-        message = Message(
+        message = self.outgoing(
+            exchange,
+            key,
             body,
-            headers=headers,
-            content_type=content_type,
-            delivery_mode=DeliveryMode.PERSISTENT,
+            kind=kind,
             message_id=message_id,
+            headers=headers,
             expiration=expiration,
-            type=kind,
+            unroutable_fails=unroutable_fails,
+            content_type=content_type,
+        )
+        for error in await self.publish_all([message]):
+            if error is not None:
+                raise error
+
+    def outgoing(
+        self,
+        exchange: str,
+        key: str,
+        body: bytes,
+        *,
+        kind: str,
+        message_id: str | None = None,
+        headers: HeadersType | None = None,
+        expiration: float | None = None,
+        unroutable_fails: bool = False,
+        content_type: str = "application/json",
+    ) -> pipeline.Outgoing:
+        """Return a message that can be published.
+
+        Args:
+            exchange: to which exchange.
+            key: under which routing key.
+            body: what.
+            kind: the kind of message.
+            message_id: its id, if it has one; no two of the same are on the way at the same time.
+            headers: AMQP headers.
+            expiration: seconds for which queues keep it.
+            unroutable_fails: whether it is an error where it reaches no queue.
+            content_type: of the body.
+        """
+        properties = Basic.Properties(
+            content_type=content_type,
+            headers=headers or None,
+            delivery_mode=2,  # survives the broker's restart
+            expiration=None if expiration is None else str(int(expiration * 1000)),
+            message_id=message_id or uuid.uuid4().hex,
+            message_type=kind,
             user_id=self._user,
             app_id="pcm",
         )
-        while True:
+        return pipeline.Outgoing(exchange, key, body, properties, unroutable_fails)
+
+    async def publish_all(
+        self, messages: Sequence[pipeline.Outgoing]
+    ) -> Sequence[Unroutable | None]:
+        """Publish messages at once; return, when the broker has answered for all, what was wrong.
+
+        Raises:
+            Unreachable, Blocked, Refused: as `publish` does; it may be so of some alone.
+        """
+        while messages:
+            first = messages[0]
             try:
-                with translated(f"publishing to {exchange} as {key}"):
+                with translated(f"publishing to {first.exchange} as {first.key}"):
                     async with asyncio.timeout(CALL_LIMIT):
-                        target = await self._channel.get_exchange(exchange, ensure=False)
-                        await target.publish(message, key, mandatory=unroutable_fails)
+                        channel = await self._channel.get_underlay_channel()
+                        errors = await pipeline.publish(cast("Channel", channel), messages)
+                    return list(map(_unroutable, messages, errors))
             except Unreachable as error:
                 if not (
                     isinstance(error.__cause__, TimeoutError) and await blocked(self.connection)
@@ -296,8 +341,7 @@ class Publisher:
                 if not self._waits:
                     raise Blocked(reason) from error
                 await self._outwait(reason)
-            else:
-                return
+        return []
 
     async def _outwait(self, reason: str) -> None:
         """Wait until messages are taken again, or the connection is lost."""
@@ -311,6 +355,15 @@ class Publisher:
         if self._blocked:
             self._blocked = False
             log.info("broker.unblocked")
+
+
+def _unroutable(message: pipeline.Outgoing, error: BaseException | None) -> Unroutable | None:
+    if isinstance(error, PublishError):
+        doing = f"publishing to {message.exchange} as {message.key}"
+        return Unroutable(f"{doing}: it reaches no queue")
+    if error is not None:
+        raise error
+    return None
 
 
 async def blocked(connection: AbstractConnection) -> bool:

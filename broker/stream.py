@@ -2,7 +2,7 @@
 
 import asyncio
 import uuid
-from collections.abc import AsyncGenerator, AsyncIterator
+from collections.abc import AsyncGenerator, AsyncIterator, Sequence
 from contextlib import asynccontextmanager, suppress
 from datetime import datetime
 from typing import Literal
@@ -16,10 +16,10 @@ from broker.connection import (
     BrokerError,
     Publisher,
     Unreachable,
-    Unroutable,
     translated,
 )
 from broker.entry import Entry
+from broker.pipeline import Outgoing
 from schemas.signature import HEADER
 
 _PREFETCH = 500
@@ -135,24 +135,34 @@ async def append(
 ) -> None:
     """Publish to `pcm.reports`: to the stream's end, or to the dead letters, as the key says.
 
-    Where that reaches nothing, somebody deleted what it leads to: it is declared and bound again,
-    by whoever may.
-
     Raises:
         Unreachable: the answer is not known, or it reached nothing; append it again.
     """
-    try:
-        await publisher.publish(
-            topology.REPORTS,
-            key,
-            body,
-            kind=kind,
-            message_id=message_id,
-            headers=headers,
-            unroutable_fails=True,
-            content_type=content_type,
-        )
-    except Unroutable as error:
+    message = publisher.outgoing(
+        topology.REPORTS,
+        key,
+        body,
+        kind=kind,
+        message_id=message_id,
+        headers=headers,
+        unroutable_fails=True,
+        content_type=content_type,
+    )
+    await append_all(publisher, [message])
+
+
+async def append_all(publisher: Publisher, messages: Sequence[Outgoing]) -> None:
+    """Publish messages to `pcm.reports` at once.
+
+    Where one reaches nothing, somebody deleted what it leads to: it is declared and bound again,
+    by whoever may.
+
+    Raises:
+        Unreachable: the answer is not known, or one reached nothing; append them again.
+    """
+    for error in await publisher.publish_all(messages):
+        if error is None:
+            continue
         if not publisher.declares:
             raise Unreachable(f"{error}; pcm topology apply makes again what is missing") from error
         with translated("declaring the topology"):

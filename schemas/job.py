@@ -6,6 +6,7 @@ import secrets
 import socket
 from datetime import UTC, datetime, timedelta
 from enum import StrEnum
+from functools import cache
 from typing import Annotated, Any, Literal, Self
 
 from pydantic import AfterValidator, Field, field_validator, model_validator
@@ -51,6 +52,7 @@ def id_time(job_id: str) -> datetime | None:
     return made if made.year >= _FIRST_YEAR else None
 
 
+@cache
 def whoami() -> str:
     """Return `user@host`, as told to those whom a job reaches; no proof of identity."""
     try:

@@ -8,12 +8,14 @@ from collections.abc import (
     Callable,
     Coroutine,
     Iterable,
+    Sequence,
 )
 from typing import Any, NamedTuple
 
 from schemas import Job
 
 IN_FLIGHT = 1000
+_TOGETHER = 50  # jobs of one turn: what they share is little of each, and none waits for many
 
 
 class Sent(NamedTuple):
@@ -23,7 +25,7 @@ class Sent(NamedTuple):
     error: Exception | None
 
 
-Sender = Callable[[Job], Coroutine[Any, Any, Sent]]
+Sender = Callable[[Sequence[Job]], Coroutine[Any, Any, list[Sent]]]
 
 
 def check_in_flight(in_flight: int) -> None:
@@ -37,34 +39,49 @@ async def send_all(
 ) -> AsyncGenerator[Sent, None]:
     """Send jobs, so many at once, and yield what became of each in their order.
 
+    Those that are there at the same time are sent together; none waits for the next to come.
     Where taking the next job fails, what was taken before is sent and yielded first.
     """
     check_in_flight(in_flight)
     places = asyncio.Semaphore(in_flight)
-    tasks: asyncio.Queue[asyncio.Task[Sent] | None] = asyncio.Queue()
-    begun: set[asyncio.Task[Sent]] = set()
+    batches: asyncio.Queue[asyncio.Task[list[Sent]] | None] = asyncio.Queue()
+    begun: set[asyncio.Task[list[Sent]]] = set()
+    taken: list[Job] = []
 
-    async def begin() -> None:
+    def begin() -> None:
+        if taken:
+            batch = asyncio.create_task(send(tuple(taken)))
+            taken.clear()
+            begun.add(batch)
+            batches.put_nowait(batch)
+
+    async def take() -> None:
+        loop = asyncio.get_running_loop()
         try:
             async for job in _each(jobs, places):
-                task = asyncio.create_task(send(job))
-                begun.add(task)
-                tasks.put_nowait(task)
+                if not taken:
+                    loop.call_soon(begin)
+                taken.append(job)
+                if len(taken) == _TOGETHER:
+                    begin()
         finally:
-            tasks.put_nowait(None)
+            begin()
+            batches.put_nowait(None)
 
-    beginning = asyncio.create_task(begin())
+    taking = asyncio.create_task(take())
     try:
-        while (task := await tasks.get()) is not None:
-            sent = await task
-            begun.discard(task)
-            places.release()
-            yield sent
-        await beginning
+        while (batch := await batches.get()) is not None:
+            for sent in await batch:
+                places.release()
+                yield sent
+            begun.discard(batch)
+        await taking
     finally:
-        for left in (beginning, *begun):
-            left.cancel()
-        await asyncio.gather(beginning, *begun, return_exceptions=True)
+        taking.cancel()
+        await asyncio.gather(taking, return_exceptions=True)
+        for batch in begun:
+            batch.cancel()
+        await asyncio.gather(*begun, return_exceptions=True)
 
 
 async def _each(

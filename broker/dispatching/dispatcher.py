@@ -1,33 +1,28 @@
 """Publishes jobs and cancellations for administrators, and follows what comes of them."""
 
-import asyncio
 from collections.abc import (
     AsyncGenerator,
     AsyncIterable,
     AsyncIterator,
     Awaitable,
     Callable,
-    Coroutine,
     Iterable,
     Sequence,
 )
 from contextlib import aclosing, asynccontextmanager
 from functools import partial
-from typing import TYPE_CHECKING, Any, Self, TypeVar
-from weakref import WeakValueDictionary
+from typing import TYPE_CHECKING, Self, TypeVar
 
 from aio_pika.abc import HeadersType
 
 from broker import stream
 from broker.connection import Publisher, Unreachable, Unroutable
-from broker.dispatching.batch import IN_FLIGHT, Sent, send_all
+from broker.dispatching.batch import IN_FLIGHT, Sender, Sent, send_all
 from broker.dispatching.following import find, since, until_settled
 from broker.dispatching.line import Line, Link
-from broker.dispatching.patience import Patience
 from broker.dispatching.progress import Progress
 from broker.dispatching.publishing import (
     Plan,
-    check_routes,
     check_sendable,
     check_size,
     nobody,
@@ -35,6 +30,7 @@ from broker.dispatching.publishing import (
     record,
     unbound_targets,
 )
+from broker.dispatching.sending import Sending
 from broker.entry import Entry
 from broker.settings import DispatcherSettings, load
 from broker.signing.signer import Signable, Signer, headers
@@ -60,7 +56,7 @@ class Dispatcher:
         self._settle = settings.settle.total_seconds()
         self._signer = Signer.load(settings.signing_key)
         self._line = Line(settings, told or (lambda _: None))
-        self._sending: WeakValueDictionary[str, asyncio.Lock] = WeakValueDictionary()
+        self._sending = Sending(self._line, self.signed)
 
     @classmethod
     @asynccontextmanager
@@ -106,7 +102,8 @@ class Dispatcher:
             Unreachable: the broker could not be reached in time; send the same job again.
             ValueError: it is over the size limit, or has expired.
         """
-        return await self._dispatch(job, self._line.patience(), partly=partly)
+        await self._sending.one(job, self._line.patience(), partly=partly)
+        return job
 
     async def dispatch_signed(self, signed: SignedJob) -> Job:
         """Send a job as `dispatch` does, in the bytes and with the signatures of a file.
@@ -115,7 +112,7 @@ class Dispatcher:
             InvalidMessage: it holds no job.
         """
         job = Job.read(signed.text)
-        await self._dispatch(job, self._line.patience(), signed=signed)
+        await self._sending.one(job, self._line.patience(), signed=signed)
         return job
 
     async def dispatch_all(
@@ -140,49 +137,14 @@ class Dispatcher:
             async for sent in all_sent:
                 yield sent
 
-    def sender(self) -> Callable[[Job], Coroutine[Any, Any, Sent]]:
+    def sender(self) -> Sender:
         """Return what sends jobs that share one patience, and tells what became of each."""
         patience = self._line.patience()
 
-        async def send(job: Job) -> Sent:
-            try:
-                await self._dispatch(job, patience)
-            except (Unroutable, ValueError) as error:
-                return Sent(job, error)
-            return Sent(job, None)
+        async def send(jobs: Sequence[Job]) -> list[Sent]:
+            return await self._sending.all(jobs, patience)
 
         return send
-
-    async def _dispatch(
-        self,
-        job: Job,
-        patience: Patience,
-        *,
-        partly: bool = False,
-        signed: SignedJob | None = None,
-    ) -> Job:
-        expiration = check_sendable(job)
-        body = signed.job_body if signed else job.body()
-        told = headers(signed.signatures) if signed else self.signed(job)
-
-        async def send(link: Link) -> None:
-            if not partly:
-                await check_routes(link.publisher, job)
-            await record(link.publisher, job, told, body)
-            try:
-                await publish(
-                    link.publisher, job, job, expiration, body, partly=partly, headers=told
-                )
-            except Unroutable:
-                lost = nobody(job.targets)
-                withdrawn = Cancellation(job_id=job.id, reason=lost, unsent=True)
-                await record(link.publisher, withdrawn, self.signed(withdrawn))
-                raise Unroutable(lost) from None
-
-        # What the broker returns, it names by its id: two of the same id would be confused.
-        async with self._sending.setdefault(job.id, asyncio.Lock()):
-            await self._line.persist(send, patience)
-        return job
 
     async def dispatch_occurrence(self, job: Job) -> list[Target]:
         """Send a job as `dispatch` does, but its record last, which then proves that it was sent.
@@ -207,7 +169,7 @@ class Dispatcher:
             await record(link.publisher, job, told)
             return lost
 
-        async with self._sending.setdefault(job.id, asyncio.Lock()):
+        async with self._sending.turn(job):
             return await self._line.persist(send)
 
     async def unbound(self, job: Job) -> list[Target]:

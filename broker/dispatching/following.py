@@ -37,7 +37,7 @@ async def find(link: Link, job_id: str) -> Job:
     """
     async with aclosing(stream.read_all(link.connection, link.publisher, since(job_id))) as entries:
         async for entry in entries:
-            if entry.kind == "job" and entry.message_id == job_id:
+            if entry.kind == "job":
                 for record in entry.of_job(job_id):
                     if isinstance(record, Job):
                         return record

@@ -2,9 +2,10 @@
 
 import asyncio
 import threading
-from collections.abc import Awaitable, Callable
+from collections import deque
+from collections.abc import AsyncIterator, Awaitable, Callable
 from concurrent.futures import CancelledError, Future
-from contextlib import AbstractAsyncContextManager
+from contextlib import AbstractAsyncContextManager, suppress
 from typing import Any, Generic, TypeVar
 
 _T = TypeVar("_T")
@@ -64,6 +65,17 @@ class LoopThread(Generic[_Held]):
                 raise RuntimeError(_NOT_OPEN)
             return asyncio.run_coroutine_threadsafe(self._do(call), self._loop)
 
+    def feed(self) -> "Feed[_T]":
+        """Return what takes things to the loop.
+
+        Raises:
+            RuntimeError: it is not open.
+        """
+        with self._lock:
+            if self._loop is None:
+                raise RuntimeError(_NOT_OPEN)
+            return Feed(self._loop)
+
     def close(self) -> None:
         """Give up the calls, close what is held, and end the thread."""
         with self._lock:
@@ -100,6 +112,45 @@ class LoopThread(Generic[_Held]):
             return await call()
         finally:
             self._calls.discard(task)
+
+
+class Feed(AsyncIterator[_T]):
+    """Takes things from another thread to a loop, which is woken once for all that are there."""
+
+    def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
+        self._loop = loop
+        self._things: deque[_T] = deque()
+        self._there = asyncio.Event()
+        self._waits = False
+        self._ended = False
+
+    def put(self, thing: _T) -> None:
+        """Give one, in the other thread."""
+        self._things.append(thing)
+        self._wake()
+
+    def end(self) -> None:
+        """Give no more, in the other thread."""
+        self._ended = True
+        self._wake()
+
+    def _wake(self) -> None:
+        if self._waits:
+            self._waits = False
+            with suppress(RuntimeError):  # the loop is closed: nobody waits
+                self._loop.call_soon_threadsafe(self._there.set)
+
+    async def __anext__(self) -> _T:
+        while not self._things:
+            self._there.clear()
+            self._waits = True
+            # Looked at again: what was given before we said that we wait wakes nobody.
+            if self._things:
+                break
+            if self._ended:
+                raise StopAsyncIteration
+            await self._there.wait()
+        return self._things.popleft()
 
 
 async def _ended(tasks: set[asyncio.Task[Any] | None]) -> None:

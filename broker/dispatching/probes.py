@@ -1,11 +1,9 @@
 """Finds out which routing keys lead nowhere."""
 
-import asyncio
-import uuid
 from collections.abc import Sequence
 
 from broker import topology
-from broker.connection import Publisher, Unroutable
+from broker.connection import Publisher
 
 _AT_ONCE = 500
 
@@ -19,29 +17,14 @@ async def unbound(publisher: Publisher, keys: Sequence[str]) -> list[int]:
     Raises:
         Unreachable: the broker's answer is not known.
     """
-    lost: list[int] = []
-    for start in range(0, len(keys), _AT_ONCE):
-        probes = (_leads_nowhere(publisher, key) for key in keys[start : start + _AT_ONCE])
-        results = await asyncio.gather(*probes, return_exceptions=True)
-        for place, result in enumerate(results, start):
-            if isinstance(result, BaseException):
-                raise result
-            if result:
-                lost.append(place)
-    return lost
-
-
-async def _leads_nowhere(publisher: Publisher, key: str) -> bool:
-    try:
-        await publisher.publish(
-            topology.JOBS,
-            key,
-            b"",
-            kind="probe",
-            message_id=uuid.uuid4().hex,
-            expiration=0,
-            unroutable_fails=True,
+    probes = [
+        publisher.outgoing(
+            topology.JOBS, key, b"", kind="probe", expiration=0, unroutable_fails=True
         )
-    except Unroutable:
-        return True
-    return False
+        for key in keys
+    ]
+    lost: list[int] = []
+    for start in range(0, len(probes), _AT_ONCE):
+        errors = await publisher.publish_all(probes[start : start + _AT_ONCE])
+        lost += (place for place, error in enumerate(errors, start) if error is not None)
+    return lost

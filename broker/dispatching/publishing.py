@@ -7,8 +7,9 @@ from datetime import UTC, datetime, timedelta
 from aio_pika.abc import HeadersType
 
 from broker import stream, topology
-from broker.connection import Publisher, Unroutable
+from broker.connection import Publisher
 from broker.dispatching.probes import unbound
+from broker.pipeline import Outgoing
 from schemas import (
     Cancellation,
     Job,
@@ -46,11 +47,15 @@ async def record(
         Unreachable: the broker's answer is not known.
     """
     message_id = asked.id if isinstance(asked, Job) else None
-    key = f"{asked.kind}.{_subject(asked)}"
     body = asked.body() if body is None else body
     await stream.append(
-        publisher, key, body, kind=asked.kind, message_id=message_id, headers=headers
+        publisher, record_key(asked), body, kind=asked.kind, message_id=message_id, headers=headers
     )
+
+
+def record_key(asked: Job | Cancellation | Plan) -> str:
+    """Return the key under which it stands in the stream that something was asked."""
+    return f"{asked.kind}.{_subject(asked)}"
 
 
 def _subject(asked: Job | Cancellation | Plan) -> str:
@@ -103,6 +108,30 @@ async def publish(
 ) -> None:
     """Publish a job, or its cancellation, under the job's keys.
 
+    Raises:
+        Unroutable: it reaches nobody.
+    """
+    body = record.body() if body is None else body
+    for message in outgoing(
+        publisher, record, job, expiration, body, partly=partly, headers=headers
+    ):
+        for error in await publisher.publish_all([message]):
+            if error is not None:
+                raise error
+
+
+def outgoing(
+    publisher: Publisher,
+    record: Job | Cancellation,
+    job: Job,
+    expiration: float | None,
+    body: bytes,
+    *,
+    partly: bool,
+    headers: HeadersType | None,
+) -> Iterator[Outgoing]:
+    """Yield the messages of a job, or of its cancellation, under the job's keys: most often one.
+
     What is for some workstations only goes to those; whichever key it has, it comes to the queue
     behind the job.
     """
@@ -112,28 +141,17 @@ async def publish(
             topology.routing_key(job, workstation(name)) for name in record.workstations
         )
     for keys in _split(keys_of_all):
-        await publisher.publish(
+        more: HeadersType = {"BCC": list(keys[1:])} if keys[1:] else {}
+        yield publisher.outgoing(
             topology.JOBS,
             keys[0],
-            record.body() if body is None else body,
+            body,
             kind=record.kind,
             message_id=job.id,
-            headers={**(headers or {}), **({"BCC": list(keys[1:])} if keys[1:] else {})},
+            headers={**(headers or {}), **more},
             expiration=expiration,
             unroutable_fails=isinstance(record, Job) and not partly,
         )
-
-
-async def check_routes(publisher: Publisher, job: Job) -> None:
-    """Find the targets that reach no queue, which one publish to many cannot tell.
-
-    One target needs no probe: its publish itself says so.
-
-    Raises:
-        Unroutable: there are such targets; the text names them.
-    """
-    if len(job.targets) > 1 and (lost := await unbound_targets(publisher, job)):
-        raise Unroutable(nobody(lost))
 
 
 async def unbound_targets(publisher: Publisher, job: Job) -> list[Target]:
@@ -158,13 +176,15 @@ def _split(keys: Sequence[str]) -> Iterator[Sequence[str]]:
     yield keys[start:]
 
 
-def check_sendable(job: Job) -> float | None:
+def check_sendable(job: Job, body: bytes | None = None) -> float | None:
     """Return the seconds for which queues keep a job; None: until it is fetched.
+
+    `body`: in which bytes it is sent.
 
     Raises:
         ValueError: it is over the size limit, or has expired.
     """
-    check_size(job)
+    check_size(job, body)
     if (expiration := _time_to_live(job)) is not None and expiration <= 0:
         raise ValueError("expires_at: is in the past, so the job could never start")
     if job.created_at < datetime.now(UTC) - _OLDEST:
@@ -174,9 +194,9 @@ def check_sendable(job: Job) -> float | None:
     return expiration
 
 
-def check_size(record: Job | Plan) -> None:
+def check_size(record: Job | Plan, body: bytes | None = None) -> None:
     """Refuse what is over the size limit of a message, by ValueError."""
-    size = len(record.body())
+    size = len(record.body() if body is None else body)
     if size > BODY_LIMIT:
         raise ValueError(f"{record.kind}: {size} bytes are over the limit of {BODY_LIMIT}")
 

@@ -1,22 +1,18 @@
 """The dispatcher for scripts that are not async: the same, on an event loop in its own thread."""
 
 import asyncio
-from collections import deque
 from collections.abc import Awaitable, Callable, Iterable, Iterator, Sequence
 from contextlib import aclosing, suppress
-from functools import partial
+from queue import SimpleQueue
 from types import TracebackType
-from typing import TYPE_CHECKING, Self, TypeVar
+from typing import Self, TypeVar
 
 from broker.dispatching.batch import IN_FLIGHT, Sent, check_in_flight
 from broker.dispatching.dispatcher import Dispatcher
-from broker.dispatching.loop_thread import LoopThread, result
+from broker.dispatching.loop_thread import Feed, LoopThread, result
 from broker.dispatching.progress import Progress
 from broker.settings import DispatcherSettings, load
 from schemas import Cancellation, Job, Report
-
-if TYPE_CHECKING:
-    from concurrent.futures import Future
 
 _T = TypeVar("_T")
 
@@ -61,18 +57,37 @@ class SyncDispatcher:
         The jobs are taken in the thread that iterates.
         """
         check_in_flight(in_flight)
-        send = self._thread.held.sender()
-        on_the_way: deque[Future[Sent]] = deque()
+        dispatcher = self._thread.held
+        feed: Feed[Job] = self._thread.feed()
+        told: SimpleQueue[Sent | None] = SimpleQueue()
+
+        async def send() -> None:
+            async with aclosing(dispatcher.dispatch_all(feed, in_flight)) as all_sent:
+                async for sent in all_sent:
+                    told.put(sent)
+
+        def next_told() -> Sent:
+            if (sent := told.get()) is None:
+                result(sending)
+                raise AssertionError("it ended before all were told")
+            return sent
+
+        sending = self._thread.submit(send)
+        sending.add_done_callback(lambda _: told.put(None))
+        on_the_way = 0
         try:
             for job in jobs:
-                on_the_way.append(self._thread.submit(partial(send, job)))
-                while on_the_way and (len(on_the_way) >= in_flight or on_the_way[0].done()):
-                    yield result(on_the_way.popleft())
+                feed.put(job)
+                on_the_way += 1
+                while on_the_way and (on_the_way >= in_flight or not told.empty()):
+                    yield next_told()
+                    on_the_way -= 1
+            feed.end()
             while on_the_way:
-                yield result(on_the_way.popleft())
+                yield next_told()
+                on_the_way -= 1
         finally:
-            for left in on_the_way:
-                left.cancel()
+            sending.cancel()
 
     def cancel(
         self, job_id: str, reason: str = "", workstations: Sequence[str] = ()

@@ -2,7 +2,7 @@
 
 import asyncio
 import random
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Iterator, Sequence
 from contextlib import aclosing
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -146,9 +146,9 @@ async def test_none_waits_for_the_confirm_of_another(
         async with Dispatcher.connect(slow) as dispatcher:
             send, begun = dispatcher.sender(), list[Job]()
 
-            async def counted(job: Job) -> Sent:
-                begun.append(job)
-                return await send(job)
+            async def counted(jobs: Sequence[Job]) -> list[Sent]:
+                begun.extend(jobs)
+                return await send(jobs)
 
             async def sending() -> list[Sent]:
                 jobs = [job() for _ in range(300)]
