@@ -2,19 +2,23 @@
 
     make bench
 
-Everything runs in one go, on one machine, in turns, on SQLite; ratios compare, seconds do not.
+Everything runs in one go, on one machine, in turns, on SQLite. The consumer is bare aiormq, with
+the same window of messages that are under way.
 """
 
 import asyncio
 import os
-import statistics
 import subprocess
 import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator
 from datetime import UTC, datetime, timedelta
+from importlib.metadata import version
+from itertools import islice
 
+from benchmarks.bare_stream import PREFETCH
+from benchmarks.measured import Comparison, Series, in_turns
 from broker import stream, topology
 from broker.connection import Publisher, connect
 from broker.history.accounts import accounts
@@ -31,7 +35,7 @@ SINGLE_JOBS = 5
 JOBS = 100
 WORKSTATIONS = 2500
 TOGETHER = 50  # reports of one message, as an agent that is busy sends them
-ROUNDS = 3
+AT_ONCE = 200
 STORY = (State.RECEIVED, State.STARTED, State.SUCCEEDED)
 
 
@@ -67,14 +71,13 @@ def told_by(name: str, job: Job) -> Iterator[Report]:
 async def publish(publisher: Publisher, messages: Iterator[tuple[str, str, bytes]]) -> int:
     """Append messages, many at once; return how many."""
     count = 0
-
-    async def sender() -> None:
-        nonlocal count
-        for kind, key, body in messages:
-            await stream.append(publisher, key, body, kind=kind)
-            count += 1
-
-    await asyncio.gather(*(sender() for _ in range(500)))
+    while several := list(islice(messages, AT_ONCE)):
+        outgoing = [
+            publisher.outgoing(topology.REPORTS, key, body, kind=kind, unroutable_fails=True)
+            for kind, key, body in several
+        ]
+        await stream.append_all(publisher, outgoing)
+        count += len(several)
     return count
 
 
@@ -99,28 +102,20 @@ def story(jobs: list[Job], names: list[str], together: int) -> Iterator[tuple[st
                 yield "report", key, b"\n".join(report.body() for report in reports)
 
 
-async def bare(settings: HistorySettings, count: int) -> float:
-    """Return entries a second of a consumer that does nothing with them."""
-    async with (
-        connect(settings, "bench") as connection,
-        stream.read(connection, None, 8000) as entries,
-    ):
-        began = time.perf_counter()
-        read = 0
-        while read < count:
-            read += len(await entries.batch(4000))
-        return count / (time.perf_counter() - began)
+def bare(url: str, messages: int) -> float:
+    """Return messages a second of a consumer that does nothing with them."""
+    words = ["-m", "benchmarks.bare_stream", url, topology.REPORTS, str(messages)]
+    done = subprocess.run([sys.executable, *words], capture_output=True, text=True, check=True)
+    return float(done.stdout)
 
 
-async def caught_up(settings: HistorySettings, count: int) -> float:
-    """Return entries a second of a history that is made from nothing."""
+def caught_up(settings: HistorySettings, reports: int) -> float:
+    """Return reports a second of a history that is made from nothing."""
     engine = open_history(settings.history_url)
     rebuild(engine)
-    began = time.perf_counter()
-    await catch_up(settings, engine)
-    taken = time.perf_counter() - began
+    taken = timed(lambda: asyncio.run(catch_up(settings, engine)))
     engine.dispose()
-    return count / taken
+    return reports / taken
 
 
 def timed(work: Callable[[], object]) -> float:
@@ -130,80 +125,105 @@ def timed(work: Callable[[], object]) -> float:
     return time.perf_counter() - began
 
 
-def tell(what: str, figures: list[float], unit: str) -> None:
-    """Print a median and its spread."""
-    spread = f"{min(figures):.3g} to {max(figures):.3g}"
-    print(f"{what:<60}{statistics.median(figures):>10.3g} {unit:<16}{spread}", flush=True)
+async def fill(settings: HistorySettings, jobs: list[Job], names: list[str], together: int) -> int:
+    """Put into a new stream what workstations say of jobs; return how many messages it took."""
+    async with connect(settings, "bench") as connection:
+        async with connection.channel() as channel:
+            await channel.queue_delete(topology.REPORTS)
+            await topology.apply(channel)
+        publisher = await Publisher.open(connection)
+        count = await publish(publisher, check_ins(names))
+        return count + await publish(publisher, story(jobs, names, together))
+
+
+def compare(settings: HistorySettings, name: str, jobs: int, together: int) -> None:
+    """Measure catching up beside a bare consumer, and keep it."""
+    names = [f"ws-{number:05}" for number in range(WORKSTATIONS)]
+    made = [new_job() for _ in range(jobs)]
+    messages = asyncio.run(fill(settings, made, names, together))
+    reports = messages if together == 1 else jobs * len(names) * len(STORY)
+    ours, limit = "ours: pcm catches up from nothing", "limit: a bare consumer"
+    figures = in_turns(
+        {
+            ours: lambda: caught_up(settings, reports),
+            limit: lambda: bare(settings.amqp_url[0], messages) * reports / messages,
+        }
+    )
+    each = "one report a message" if together == 1 else f"{together} reports a message"
+    abouts = {
+        ours: "SQLite, WAL; what was read is committed with the place up to which it was",
+        limit: f"aiormq {version('aiormq')}, prefetch {PREFETCH}, acknowledged by halves; parses"
+        " and keeps nothing",
+    }
+    series = [Series(name, found, abouts[name]) for name, found in figures.items()]
+    title = f"The history reads {messages:,} messages of the stream, {each}"
+    Comparison(name, title, "reports/s", series, baseline=ours).keep()
 
 
 def main() -> None:
-    """Measure and print."""
-    names = [f"ws-{number:05}" for number in range(WORKSTATIONS)]
+    """Measure, print and keep."""
     with Node() as node, tempfile.TemporaryDirectory() as folder:
         settings = HistorySettings(
             amqp_url=(node.url,), history_url=f"sqlite:///{folder}/history.db"
         )
-        asyncio.run(_measure(settings, names))
+        asyncio.run(_ensure(settings))
+        compare(settings, "history-single", SINGLE_JOBS, 1)
+        compare(settings, "history-together", JOBS, TOGETHER)
         _ask(settings)
 
 
-async def _measure(settings: HistorySettings, names: list[str]) -> None:
+async def _ensure(settings: HistorySettings) -> None:
     async with connect(settings, "bench") as connection:
         await topology.ensure(connection)
-        publisher = await Publisher.open(connection)
-        count = await publish(publisher, check_ins(names))
-        count += await publish(publisher, story([new_job() for _ in range(SINGLE_JOBS)], names, 1))
-        print(f"{count:,} messages of one report each, {len(names):,} workstations")
-        alone, ours = [], []
-        for _ in range(ROUNDS):
-            alone.append(await bare(settings, count))
-            ours.append(await caught_up(settings, count))
-        tell("bare consumer", alone, "a second")
-        tell("history, from nothing", ours, "a second")
-        tell("  / bare consumer", [a / b for a, b in zip(ours, alone, strict=True)], "")
-        jobs = [new_job() for _ in range(JOBS)]
-        await publish(publisher, story(jobs, names, TOGETHER))
-    reports = (JOBS + SINGLE_JOBS) * len(names) * 3
-    print(f"{reports:,} reports in all; {JOBS} jobs more in messages of {TOGETHER} reports")
-    tell("history, from nothing", [await caught_up(settings, reports)], "reports a second")
 
 
 def _ask(settings: HistorySettings) -> None:
     engine = open_history(settings.history_url)
     with accounts(engine) as asked:
         newest = asked.jobs(most=1)[0].id
-        for what, work in {
-            "50 jobs with their tallies": lambda: asked.jobs(most=50),
-            "the jobs that failed somewhere": lambda: asked.jobs(asked.has_state(["failed"])),
-            "a job's failures, grouped": lambda: asked.failures(newest),
-            "a job's first 50 workstations": lambda: asked.pairs(newest, most=50),
-            "all workstations of a job": lambda: asked.pairs(newest),
-        }.items():
-            tell(what, [timed(work) * 1000 for _ in range(5)], "ms")
+        questions: dict[str, Callable[[], object]] = {
+            "ours: 50 jobs with their tallies": lambda: asked.jobs(most=50),
+            "ours: the jobs that failed somewhere": lambda: asked.jobs(asked.has_state(["failed"])),
+            "ours: a job's failures, grouped": lambda: asked.failures(newest),
+            "ours: a job's first 50 workstations": lambda: asked.pairs(newest, most=50),
+            "ours: all workstations of a job": lambda: asked.pairs(newest),
+        }
+        figures = in_turns({name: _milliseconds(work) for name, work in questions.items()})
     engine.dispose()
     environment = {
         "PATH": os.environ["PATH"],
         "PCM_AMQP_URL": settings.amqp_url[0],
         "PCM_HISTORY_URL": settings.history_url,
     }
+
+    def run(*words: str) -> None:
+        done = subprocess.run(
+            [BIN / "pcm", *words], env=environment, stdout=subprocess.DEVNULL, check=False
+        )
+        if done.returncode:
+            sys.exit(f"pcm {words[0]}: status {done.returncode}")
+
     collector = subprocess.Popen(
         [BIN / "pcm", "collect"], env=environment, stderr=subprocess.DEVNULL
     )
     try:
         time.sleep(5)
-        for words in (("jobs",), ("show", newest)):
-
-            def work(words: tuple[str, ...] = words) -> None:
-                done = subprocess.run(
-                    [BIN / "pcm", *words], env=environment, stdout=subprocess.DEVNULL, check=False
-                )
-                if done.returncode:
-                    sys.exit(f"pcm {words[0]}: status {done.returncode}")
-
-            tell(f"pcm {words[0]}, wall time", [timed(work) * 1000 for _ in range(5)], "ms")
+        programs = {
+            "ours: pcm jobs": _milliseconds(lambda: run("jobs")),
+            "ours: pcm show JOB": _milliseconds(lambda: run("show", newest)),
+        }
+        figures |= in_turns(programs)
     finally:
         collector.terminate()
         collector.wait()
+    about = f"SQLite; {JOBS} jobs on {WORKSTATIONS:,} workstations"
+    series = [Series(name, found, about) for name, found in figures.items()]
+    title = "Questions to the history; of a program, with its start"
+    Comparison("history-questions", title, "ms", series, more_is_better=False).keep()
+
+
+def _milliseconds(work: Callable[[], object]) -> Callable[[], float]:
+    return lambda: timed(work) * 1000
 
 
 if __name__ == "__main__":

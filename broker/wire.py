@@ -9,6 +9,7 @@ Python becomes something harmless here, and whoever gets the message judges it.
 
 import re
 import struct
+from collections.abc import Callable
 from contextlib import suppress
 from datetime import datetime
 from typing import Any
@@ -27,9 +28,8 @@ _SIZES = {
     b"\x00": 0,
 }
 _UNREADABLE = "unreadable"
+_Properties = commands.Basic.Properties
 _MILLISECONDS = re.compile(r"[0-9]{1,20}")
-
-_unmarshal = commands.Basic.Properties.unmarshal
 
 
 def be_tolerant() -> None:
@@ -42,13 +42,34 @@ def be_tolerant() -> None:
 
 def _properties(self: commands.Basic.Properties, flags: int, data: bytes) -> None:
     # A frame that is cut off, as no broker sends it, has the properties that came before the cut.
+    at = 0
     with suppress(ValueError, LookupError, struct.error, ArithmeticError):
-        _unmarshal(self, flags, data)
+        for flag, name, read in _PROPERTIES:
+            if flags & flag:
+                at, value = read(data, at)
+                setattr(self, name, value)
     # RabbitMQ refuses other ones, where they come by AMQP; aio-pika makes no message of them.
     if self.delivery_mode not in {1, 2}:
         self.delivery_mode = None
     if not _MILLISECONDS.fullmatch(self.expiration or ""):
         self.expiration = None
+
+
+def _octet_at(data: bytes, at: int) -> tuple[int, int]:
+    return at + 1, data[at]
+
+
+def _short_text_at(data: bytes, at: int) -> tuple[int, str]:
+    end = at + 1 + data[at]
+    return end, _text(data[at + 1 : end])
+
+
+def _time_at(data: bytes, at: int) -> tuple[int, datetime | None]:
+    return at + 8, _time(data[at : at + 8])[1]
+
+
+def _table_at(data: bytes, at: int) -> tuple[int, dict[str, Any]]:
+    return _fields(data, at, 0)
 
 
 def _text(data: bytes) -> str:
@@ -120,3 +141,17 @@ def _span(data: bytes, start: int) -> tuple[int, int]:
     """Return where what bears its length begins and ends."""
     (length,) = _LENGTH.unpack_from(data, start)
     return start + 4, min(start + 4 + length, len(data))
+
+
+_READERS: dict[str, Callable[[bytes, int], tuple[int, Any]]] = {
+    "octet": _octet_at,
+    "shortstr": _short_text_at,
+    "table": _table_at,
+    "timestamp": _time_at,
+}
+# In their order on the wire. The library looks each of them up anew, and cuts what is left, for
+# each message: a quarter of the time of who reads many.
+_PROPERTIES = tuple(
+    (_Properties.flags[name], name, _READERS[_Properties.amqp_type(name)])
+    for name in _Properties.__slots__
+)

@@ -102,6 +102,11 @@ class Output(BaseModel):
     )
     tail: Data = b""
 
+    @property
+    def silent(self) -> bool:
+        """Whether nothing was written."""
+        return not (self.head or self.dropped or self.tail)
+
     def __str__(self) -> str:
         head, tail = (part.decode(errors="replace") for part in (self.head, self.tail))
         return f"{head}\n... {self.dropped} bytes left out ...\n{tail}" if self.dropped else head
@@ -180,5 +185,10 @@ def first_line(report: Report) -> str:
     streams = (report.result.stdout, report.result.stderr)
     if report.state is not State.SUCCEEDED:
         streams = streams[::-1]
-    lines = [text for stream in streams for text in str(stream).splitlines()[:1]]
-    return "".join(char if char.isprintable() else "?" for char in (lines or [""])[0])
+    for lines in (str(stream).splitlines() for stream in streams if not stream.silent):
+        if lines:
+            line = lines[0]
+            if line.isprintable():
+                return line
+            return "".join(char if char.isprintable() else "?" for char in line)
+    return ""

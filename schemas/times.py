@@ -79,8 +79,7 @@ def check_years(value: datetime) -> datetime:
 
 Instant = Annotated[
     AwareDatetime,
-    AfterValidator(check_years),
-    AfterValidator(lambda value: value.astimezone(UTC)),
+    AfterValidator(lambda value: check_years(value).astimezone(UTC)),
 ]
 """A point in time, zone-aware; UTC on the wire."""
 

@@ -5,13 +5,11 @@ order nor a second copy changes it. Only starts, of which an agent tells in thei
 departures count by their place in the stream.
 """
 
-from collections.abc import Callable, Iterable
-from functools import cache
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 from pydantic import TypeAdapter
 from sqlalchemy import (
-    ColumnElement,
     Connection,
     Select,
     Table,
@@ -20,11 +18,9 @@ from sqlalchemy import (
     exists,
     literal,
     select,
-    tuple_,
     union,
     update,
 )
-from sqlalchemy.dialects import sqlite
 
 from broker.entry import Entry, Forged, Record
 from broker.history import forgeries
@@ -38,6 +34,7 @@ from broker.history.tables import (
     results,
     workstations,
 )
+from broker.history.upserts import upsert, upsert_text
 from schemas import Cancellation, CheckIn, Departure, Forgery, Job, Report, Result, State, WallClock
 from schemas.job import id_time
 from schemas.report import first_line
@@ -58,7 +55,6 @@ def _names(table: Table) -> list[str]:
     return [column.name for column in table.columns]
 
 
-_RANK = ("rank", "rank_at", "rank_offset")
 _OUTCOME = tuple(name for name in _names(outcomes) if name not in outcomes.primary_key.columns)
 _JOB = tuple(name for name in _names(jobs) if name != "id" and not name.startswith("cancel"))
 _SEEN = (
@@ -67,8 +63,13 @@ _SEEN = (
     .where(workstations.c.seen_offset < bindparam("its_offset"))
     .values(seen_at=bindparam("its_at"), seen_offset=bindparam("its_offset"))
 )
+_NOT_KEPT = {Report, CheckIn, Job, Forgery}
 _RESULT = TypeAdapter(Result)
 _LONGEST_LINE = 200
+_NO_ENDING: dict[str, object] = {
+    **dict.fromkeys(("exit_code", "signal", "duration", "restart_required")),
+    "line": "",
+}
 _LATEST_ZONE = 12 * 3600.0  # how far the last clock on a wall is behind UTC
 
 Row = dict[str, Any]
@@ -79,6 +80,7 @@ class Fold:
 
     def __init__(self, connection: Connection) -> None:
         self._connection = connection
+        self._dialect = connection.dialect.name
         self._best: dict[tuple[str, str], Row] = {}
         self._reports: list[Row] = []
         self._results: dict[tuple[str, str], Row] = {}
@@ -101,19 +103,20 @@ class Fold:
                 forgeries.note(self._connection, entry, str(forged))
                 continue
             for record in found:
+                kind = type(record)
                 if isinstance(record, Job):
                     self._job(record, entry)
-                elif writer := self._writers.get(type(record)):
+                elif writer := self._writers.get(kind):
                     writer(record, entry.offset)
-                if not isinstance(record, Report | CheckIn | Job | Forgery):
+                if kind not in _NOT_KEPT:
                     self._keep(record, entry)
 
     def flush(self) -> None:
         """Write all that was taken in."""
-        self._upsert(jobs, self._stubs.values())
+        self._upsert(jobs, list(self._stubs.values()))
         self._upsert(reports, self._reports)
-        self._upsert(results, self._results.values())
-        self._upsert(outcomes, self._best.values(), _OUTCOME)
+        self._upsert(results, list(self._results.values()))
+        self._upsert(outcomes, list(self._best.values()), _OUTCOME)
         if self._seen:
             self._connection.execute(_SEEN, list(self._seen.values()))
         for taken in (self._stubs, self._reports, self._results, self._best, self._seen):
@@ -122,35 +125,35 @@ class Fold:
     # Reports
 
     def _report(self, report: Report, offset: int) -> None:
-        key = (report.job_id, report.workstation)
+        job_id, workstation, state = report.job_id, report.workstation, report.state
+        key = (job_id, workstation)
         at = report.at.timestamp()
-        until = report.until.timestamp() if report.until else None
         row = {
-            "job_id": report.job_id,
-            "workstation": report.workstation,
+            "job_id": job_id,
+            "workstation": workstation,
             "agent": report.agent,
-            "state": str(report.state),
+            "state": state.value,
             "at": at,
             "reason": report.reason,
-            "until": until,
+            "until": report.until.timestamp() if report.until else None,
         }
         self._reports.append({**row, "id": report.id, "offset": offset})
-        self._seen[report.workstation] = {
-            "its_name": report.workstation,
-            "its_at": at,
-            "its_offset": offset,
-        }
-        if report.job_id not in self._stubs:
-            self._stubs[report.job_id] = _stub(report, offset)
-        if report.state is State.CONFLICT:
+        self._seen[workstation] = {"its_name": workstation, "its_at": at, "its_offset": offset}
+        if job_id not in self._stubs:
+            self._stubs[job_id] = _stub(report, offset)
+        if state is State.CONFLICT:
             return
-        place = _place(report.state, at, offset)
+        place = _place(state, at, offset)
         known = self._best.get(key)
         if known is None or (known["rank"], known["rank_at"], known["rank_offset"]) < place:
-            self._best[key] = {**row, **dict(zip(_RANK, place, strict=True)), **_ending(report)}
-        if report.state.final and report.result is not None and key not in self._results:
-            body = _RESULT.dump_json(report.result, exclude_defaults=True)
-            self._results[key] = {"job_id": key[0], "workstation": key[1], "body": body}
+            rank, rank_at, rank_offset = place
+            ending = _ending(report) if report.result or state.final else _NO_ENDING
+            self._best[key] = {
+                **row, "rank": rank, "rank_at": rank_at, "rank_offset": rank_offset, **ending
+            }  # fmt: skip
+        if report.result is not None and state.final and key not in self._results:
+            body = _body(report.result)
+            self._results[key] = {"job_id": job_id, "workstation": workstation, "body": body}
 
     # What administrators ask
 
@@ -202,7 +205,7 @@ class Fold:
         values = select(literal(job.id), found.c.name, *map(literal, waits.values())).where(
             literal(value=True)  # SQLite takes the ON of ON CONFLICT for a join's without it
         )
-        statement = _upsert(self._connection.dialect.name, outcomes, ())
+        statement = upsert(self._dialect, outcomes, ())
         self._connection.execute(statement.from_select(columns, values))
 
     def _leave_out(self, job: Job) -> None:
@@ -325,36 +328,11 @@ class Fold:
 
     # SQL
 
-    def _upsert(self, table: Table, rows: Iterable[Row], changed: tuple[str, ...] = ()) -> None:
-        """Insert rows; of those that are there, set the columns that are named."""
-        if rows := list(rows):
-            statement = _upsert(self._connection.dialect.name, table, changed)
-            self._connection.execute(statement, rows)
-
-
-@cache  # to make one takes longer than to execute it
-def _upsert(dialect: str, table: Table, changed: tuple[str, ...]) -> Any:
-    """Return an INSERT that knows ON CONFLICT, which both databases do, each by itself."""
-    if dialect == "postgresql":
-        from sqlalchemy.dialects import postgresql
-
-        statement: Any = postgresql.insert(table)
-    else:
-        statement = sqlite.insert(table)
-    if not changed:
-        return statement.on_conflict_do_nothing()
-    new = statement.excluded
-    where: ColumnElement[bool] | None = None
-    if table is jobs:  # sent again it is the same job; what its reports alone tell is less
-        where = jobs.c.body.is_(None)
-    elif table is outcomes:  # only what says more than what is known
-        ours, theirs = (tuple_(*(of[name] for name in _RANK)) for of in (table.c, new))
-        where = ours < theirs
-    return statement.on_conflict_do_update(
-        index_elements=list(table.primary_key),
-        set_={name: new[name] for name in changed},
-        where=where,
-    )
+    def _upsert(self, table: Table, rows: Sequence[Row], changed: tuple[str, ...] = ()) -> None:
+        """Insert rows, all of the same columns; of those that are there, set the ones named."""
+        if rows:
+            text, values = upsert_text(self._dialect, table, changed, tuple(rows[0]))
+            self._connection.exec_driver_sql(text, list(map(values, rows)))
 
 
 def addressed(job: Job) -> Select[str]:
@@ -391,6 +369,12 @@ def _ending(report: Report) -> Row:
         "restart_required": result.restart_required if result else None,
         "line": first_line(report)[:_LONGEST_LINE] if report.state.final else "",
     }
+
+
+def _body(result: Result) -> bytes:
+    # Named because the comparison with a default takes longer than all the rest.
+    silent = {name for name in ("stdout", "stderr") if getattr(result, name).silent}
+    return _RESULT.dump_json(result, exclude=silent, exclude_defaults=True)
 
 
 def _stub(report: Report, offset: int) -> Row:

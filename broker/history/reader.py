@@ -178,7 +178,9 @@ def store(connection: Connection, place: Place, entries: list[Entry]) -> Place:
         why = "the stream had dropped it, by age or size, before it was read"
         _log.warning("history.gap", first=place.next_offset, next=first)
         _note_gap(connection, place.base + place.next_offset, place.base + first, why)
-    _fold(connection, [replace(entry, offset=place.base + entry.offset) for entry in entries])
+    if place.base:
+        entries = [replace(entry, offset=place.base + entry.offset) for entry in entries]
+    _fold(connection, entries)
     return to
 
 

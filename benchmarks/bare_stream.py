@@ -1,0 +1,40 @@
+"""A bare consumer of the stream: prints messages a second; started by benchmarks/history.py.
+
+A program of its own, which imports nothing of ours: it is measured with the library as it is.
+"""
+
+import asyncio
+import sys
+import time
+
+import aiormq
+from aiormq.abc import DeliveredMessage
+
+PREFETCH = 8000
+
+
+async def main(url: str, stream: str, count: int) -> None:
+    """Consume so many messages from the stream's beginning, and print how many a second."""
+    connection = await aiormq.connect(url)
+    channel = await connection.channel()
+    done = asyncio.Event()
+    read = 0
+
+    async def take(message: DeliveredMessage) -> None:
+        nonlocal read
+        read += 1
+        if read % (PREFETCH // 2) == 0:
+            await channel.basic_ack(message.delivery_tag or 0, multiple=True)
+        if read == count:
+            done.set()
+
+    await channel.basic_qos(prefetch_count=PREFETCH)
+    began = time.perf_counter()
+    await channel.basic_consume(stream, take, arguments={"x-stream-offset": "first"})
+    await asyncio.wait_for(done.wait(), 600)
+    print(count / (time.perf_counter() - began))
+    await connection.close()
+
+
+if __name__ == "__main__":
+    asyncio.run(main(sys.argv[1], sys.argv[2], int(sys.argv[3])))
