@@ -38,18 +38,19 @@ class Deliveries:
 
     async def _put(self, item: tuple[int, Any]) -> None:
         frame = item[1]
+        method = self._method
         if isinstance(frame, Basic.Deliver):
             self._method = frame
             return
-        if self._method is None:
-            await self._others(item)
-            return
-        if isinstance(frame, ContentHeader):
+        if method is not None and isinstance(frame, ContentHeader):
             self._header, self._parts, self._left = frame, [], frame.body_size
-        elif isinstance(frame, ContentBody):
+        elif method is not None and isinstance(frame, ContentBody):
             self._parts.append(frame.value)
             self._left -= len(frame.value)
+        else:
+            await self._others(item)
+            return
         if self._left <= 0:
-            method, self._method = self._method, None
+            self._method = None
             properties, body = self._header.properties, b"".join(self._parts)
             self._take(Delivery(method.delivery_tag, method.routing_key or "", properties, body))

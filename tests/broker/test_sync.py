@@ -1,6 +1,7 @@
 """The dispatcher for scripts that are not async: the same, and it leaves nothing behind."""
 
 import asyncio
+import itertools
 import os
 import signal
 import subprocess
@@ -92,6 +93,64 @@ def test_a_broker_that_is_not_there_is_told_and_leaves_no_thread(node: Broker) -
     wrong = DispatcherSettings(amqp_url=(node.url.replace("guest:guest", "guest:wrong"),))
     with pytest.raises(LoginRefused), SyncDispatcher(wrong):
         pass
+    assert not threads()
+
+
+def test_each_of_many_is_told_before_the_next_is_there(
+    dispatcher: SyncDispatcher, ws: Workstation
+) -> None:
+    ws.start("service")
+    told = threading.Event()
+
+    def slow() -> Iterator[Job]:
+        yield ws.job("true", background=True)
+        time.sleep(1)  # by then it is stored
+        yield ws.job("true", background=True)
+        assert told.is_set()
+
+    for _, error in dispatcher.dispatch_all(slow()):
+        assert error is None
+        told.set()
+
+
+def test_many_that_end_in_an_error_or_early_leave_nothing_behind(
+    dispatcher: SyncDispatcher, ws: Workstation
+) -> None:
+    ws.start("service")
+
+    def broken() -> Iterator[Job]:
+        yield ws.job("true", background=True)
+        raise OSError("no more of the list can be read")
+
+    with pytest.raises(OSError, match="no more of the list"):
+        list(dispatcher.dispatch_all(broken()))
+    endless = (ws.job("true", background=True) for _ in itertools.count())
+    for number, (_, error) in enumerate(dispatcher.dispatch_all(endless, in_flight=7)):
+        assert error is None
+        if number == 100:
+            break
+    job = dispatcher.dispatch(ws.job("true", background=True))
+    assert dispatcher.wait(job.id, LIMIT).succeeded
+
+
+def test_who_sends_many_is_told_that_the_broker_is_lost_or_that_it_is_closed(
+    settings: DispatcherSettings,
+) -> None:
+    port = int(settings.amqp_url[0].rpartition(":")[2].strip("/"))
+    endless = (nowhere() for _ in itertools.count())
+    with Proxy(port) as proxy:
+        away = {"amqp_url": (proxy.url(),), "patience": timedelta(seconds=0.5)}
+        with SyncDispatcher(settings.model_copy(update=away)) as dispatcher:
+            sent = dispatcher.dispatch_all(endless)
+            assert isinstance(next(sent).error, Unroutable)
+            proxy.close()
+            with pytest.raises(Unreachable):
+                _ = list(sent)
+    with SyncDispatcher(settings) as dispatcher:
+        sent = dispatcher.dispatch_all(endless)
+        assert isinstance(next(sent).error, Unroutable)
+    with pytest.raises(RuntimeError, match=r"closed meanwhile|not open"):
+        _ = list(sent)
     assert not threads()
 
 
