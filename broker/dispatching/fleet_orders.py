@@ -1,7 +1,6 @@
 """What is asked of workstations as such: to pause, to go on, to be forgotten."""
 
 import asyncio
-import uuid
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from datetime import UTC, datetime
 
@@ -37,21 +36,20 @@ async def tell(
         names = ", ".join(orders[place].workstation for place in lost)
         raise Unroutable(f"no such workstation: {names}; nothing was sent")
     for start in range(0, len(orders), _AT_ONCE):
-        sending = (
-            publisher.publish(
+        messages = [
+            publisher.outgoing(
                 topology.JOBS,
                 topology.pause_key(order.workstation),
                 order.body(),
                 kind=order.kind,
-                message_id=uuid.uuid4().hex,
                 headers=signed(order),
                 unroutable_fails=True,
             )
             for order in orders[start : start + _AT_ONCE]
-        )
-        for result in await asyncio.gather(*sending, return_exceptions=True):
-            if result is not None:
-                raise result
+        ]
+        for error in await publisher.publish_all(messages):
+            if error is not None:
+                raise error
 
 
 async def check_forgettable(

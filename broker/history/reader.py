@@ -19,7 +19,7 @@ from broker.history.fold import Fold
 from broker.history.place import BEAT, Place, place_in, transact
 from broker.history.tables import CONTENT, gaps, reading
 
-_BATCH = 4000
+_BATCH = 2000
 _PREFETCH = 8000
 _SILENCE = 60.0
 _LONGEST_REASON = 300
