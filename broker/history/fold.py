@@ -23,7 +23,7 @@ from sqlalchemy import (
 )
 
 from broker.entry import Entry, Forged, Record
-from broker.history import forgeries
+from broker.history import forgeries, presence
 from broker.history.tables import (
     agents,
     jobs,
@@ -34,7 +34,7 @@ from broker.history.tables import (
     results,
     workstations,
 )
-from broker.history.upserts import upsert, upsert_text
+from broker.history.upserts import put, upsert
 from schemas import Cancellation, CheckIn, Departure, Forgery, Job, Report, Result, State, WallClock
 from schemas.job import id_time
 from schemas.report import first_line
@@ -85,6 +85,7 @@ class Fold:
         self._reports: list[Row] = []
         self._results: dict[tuple[str, str], Row] = {}
         self._seen: dict[str, Row] = {}
+        self._check_ins: list[tuple[CheckIn, int]] = []
         self._stubs: dict[str, Row] = {}
         self._writers: dict[type[Record], Callable[[Any, int], None]] = {
             Report: self._report,
@@ -113,6 +114,8 @@ class Fold:
 
     def flush(self) -> None:
         """Write all that was taken in."""
+        presence.write(self._connection, self._check_ins)
+        self._check_ins.clear()
         self._upsert(jobs, list(self._stubs.values()))
         self._upsert(reports, self._reports)
         self._upsert(results, list(self._results.values()))
@@ -268,44 +271,7 @@ class Fold:
     # Who is there
 
     def _check_in(self, check_in: CheckIn, offset: int) -> None:
-        self.flush()
-        name, at, facts = check_in.workstation, check_in.at.timestamp(), check_in.facts
-        row = {
-            "name": name,
-            "first_seen": at,
-            "seen_at": at,
-            "seen_offset": offset,
-            **facts.model_dump(),
-        }
-        self._upsert(workstations, [row], ("seen_at", "seen_offset", *facts.model_dump()))
-        if check_in.agent == "service" or not self._has_service(name):
-            self._connection.execute(delete(memberships).where(memberships.c.workstation == name))
-            groups = [{"group": group, "workstation": name} for group in check_in.groups]
-            self._upsert(memberships, groups)
-        pause = check_in.pause
-        told = {
-            "up": check_in.up,
-            "paused": pause is not None,
-            "paused_at": pause.created_at.timestamp() if pause else None,
-            "paused_by": pause.sender if pause else "",
-            "pause_reason": pause.reason if pause else "",
-            "at": at,
-            "interval": check_in.interval.total_seconds(),
-            "program": check_in.program,
-            "windows": check_in.windows,
-            "waiting": check_in.waiting,
-            "running": check_in.running,
-            "signed_only": check_in.signed_only,
-            "sealing_key": check_in.sealing_key or "",
-        }
-        agent = {"workstation": name, "agent": check_in.agent, **told}
-        self._upsert(agents, [agent], tuple(told))
-
-    def _has_service(self, workstation: str) -> bool:
-        query = select(agents.c.agent).where(
-            agents.c.workstation == workstation, agents.c.agent == "service"
-        )
-        return self._connection.scalar(query) is not None
+        self._check_ins.append((check_in, offset))
 
     def _departure(self, departure: Departure, offset: int) -> None:
         """Forget a workstation; what waited in its queues will never reach it."""
@@ -326,13 +292,8 @@ class Fold:
             )
         )
 
-    # SQL
-
     def _upsert(self, table: Table, rows: Sequence[Row], changed: tuple[str, ...] = ()) -> None:
-        """Insert rows, all of the same columns; of those that are there, set the ones named."""
-        if rows:
-            text, values = upsert_text(self._dialect, table, changed, tuple(rows[0]))
-            self._connection.exec_driver_sql(text, list(map(values, rows)))
+        put(self._connection, table, rows, changed)
 
 
 def addressed(job: Job) -> Select[str]:

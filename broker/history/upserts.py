@@ -1,11 +1,11 @@
 """Rows that are inserted, or change what is there: as SQL, for both databases."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from functools import cache
 from operator import itemgetter
 from typing import Any
 
-from sqlalchemy import ColumnElement, Dialect, Table, tuple_
+from sqlalchemy import ColumnElement, Connection, Dialect, Table, tuple_
 from sqlalchemy.dialects import sqlite
 
 from broker.history.tables import jobs, outcomes
@@ -13,7 +13,7 @@ from broker.history.tables import jobs, outcomes
 RANK = ("rank", "rank_at", "rank_offset")
 """The columns of an outcome by which the later of two is known."""
 
-Values = Callable[[Mapping[str, Any]], tuple[Any, ...]]
+_Values = Callable[[Mapping[str, Any]], tuple[Any, ...]]
 
 
 @cache  # to make one takes longer than to execute it
@@ -47,10 +47,22 @@ def upsert(dialect: str, table: Table, changed: tuple[str, ...]) -> Any:
     )
 
 
+def put(
+    connection: Connection,
+    table: Table,
+    rows: Sequence[Mapping[str, Any]],
+    changed: tuple[str, ...] = (),
+) -> None:
+    """Insert rows in their order, all of the same columns; see `upsert`."""
+    if rows:
+        text, values = _text(connection.dialect.name, table, changed, tuple(rows[0]))
+        connection.exec_driver_sql(text, list(map(values, rows)))
+
+
 @cache
-def upsert_text(
+def _text(
     dialect: str, table: Table, changed: tuple[str, ...], columns: tuple[str, ...]
-) -> tuple[str, Values]:
+) -> tuple[str, _Values]:
     """Return `upsert` as the driver takes it, with what makes its values of a row.
 
     What is done to every value of a statement on its way to the driver, and has nothing to do to
