@@ -5,7 +5,7 @@ import logging
 import random
 import ssl
 import uuid
-from collections.abc import AsyncIterator, Iterator, Sequence
+from collections.abc import AsyncIterator, Iterable, Iterator, Sequence
 from contextlib import asynccontextmanager, contextmanager
 from typing import TYPE_CHECKING, Self, cast
 
@@ -316,18 +316,22 @@ class Publisher:
         )
         return pipeline.Outgoing(exchange, key, body, properties, unroutable_fails)
 
-    async def publish_all(
-        self, messages: Sequence[pipeline.Outgoing]
-    ) -> Sequence[Unroutable | None]:
+    async def publish_all(self, messages: Iterable[pipeline.Outgoing]) -> list[Unroutable | None]:
         """Publish messages at once; return, when the broker has answered for all, what was wrong.
 
         Raises:
             Unreachable, Blocked, Refused: as `publish` does; it may be so of some alone.
         """
-        while messages:
-            first = messages[0]
+        errors: list[Unroutable | None] = []
+        for share in pipeline.shares(messages):
+            errors += await self._publish(share)
+        return errors
+
+    async def _publish(self, messages: Sequence[pipeline.Outgoing]) -> Iterable[Unroutable | None]:
+        doing = f"publishing to {messages[0].exchange} as {messages[0].key}"
+        while True:
             try:
-                with translated(f"publishing to {first.exchange} as {first.key}"):
+                with translated(doing):
                     async with asyncio.timeout(CALL_LIMIT):
                         channel = await self._channel.get_underlay_channel()
                         errors = await pipeline.publish(cast("Channel", channel), messages)
@@ -341,7 +345,6 @@ class Publisher:
                 if not self._waits:
                     raise Blocked(reason) from error
                 await self._outwait(reason)
-        return []
 
     async def _outwait(self, reason: str) -> None:
         """Wait until messages are taken again, or the connection is lost."""

@@ -5,7 +5,7 @@ many are to be on the way, a task: that costs more than the message.
 """
 
 import asyncio
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from typing import NamedTuple
 
 from aiormq.abc import ChannelFrame
@@ -14,6 +14,8 @@ from pamqp.body import ContentBody
 from pamqp.commands import Basic
 from pamqp.frame import marshal
 from pamqp.header import ContentHeader
+
+_SHARE = 1024 * 1024  # bytes
 
 
 class Outgoing(NamedTuple):
@@ -28,6 +30,20 @@ class Outgoing(NamedTuple):
     body: bytes
     properties: Basic.Properties
     unroutable_fails: bool
+
+
+def shares(messages: Iterable[Outgoing]) -> Iterator[list[Outgoing]]:
+    """Yield messages in shares that are no more than a slow connection carries in good time."""
+    share: list[Outgoing] = []
+    size = 0
+    for message in messages:
+        if share and size + len(message.body) > _SHARE:
+            yield share
+            share, size = [], 0
+        share.append(message)
+        size += len(message.body)
+    if share:
+        yield share
 
 
 async def publish(channel: Channel, messages: Sequence[Outgoing]) -> list[BaseException | None]:

@@ -53,7 +53,7 @@ class Sending:
         partly: bool = False,
         signed: SignedJob | None = None,
     ) -> None:
-        """Send a job, `partly`: where some of its targets reach nobody, to the others.
+        """Send a job.
 
         Args:
             job: which.
@@ -62,12 +62,10 @@ class Sending:
             signed: the bytes and signatures that it has already.
 
         Raises:
-            Unroutable: it reaches nobody, or not all its targets.
+            Unroutable: it reaches nobody, or, unless `partly`, not all its targets.
             ValueError: it cannot be sent.
         """
-        body = signed.job_body if signed else job.body()
-        told = headers(signed.signatures) if signed else self._signed(job)
-        ready = _Ready(job, body, check_sendable(job, body), told)
+        ready = self._ready(job, signed)
         async with self.turn(job):
             (error,) = await self._persist([ready], patience, partly=partly)
         if error is not None:
@@ -75,36 +73,40 @@ class Sending:
 
     async def all(self, jobs: Sequence[Job], patience: Patience) -> list[Sent]:
         """Send jobs together; tell what became of each."""
-        errors: dict[int, Exception | None] = {}
+        errors: list[Exception | None] = [None] * len(jobs)
         ready: dict[int, _Ready] = {}
         turns: list[asyncio.Lock] = []
         later: list[int] = []
-        for place, job in enumerate(jobs):
-            turn = self.turn(job)
-            if turn.locked():
-                later.append(place)
-                continue
-            try:
-                body = job.body()
-                ready[place] = _Ready(job, body, check_sendable(job, body), self._signed(job))
-            except ValueError as error:
-                errors[place] = error
-                continue
-            await turn.acquire()  # at once: it is not locked
-            turns.append(turn)
         try:
+            for place, job in enumerate(jobs):
+                turn = self.turn(job)
+                if turn.locked():  # not waited for: who holds it may wait for one of ours
+                    later.append(place)
+                    continue
+                try:
+                    ready[place] = self._ready(job)
+                except ValueError as error:
+                    errors[place] = error
+                else:
+                    await turn.acquire()
+                    turns.append(turn)
             found = await self._persist(list(ready.values()), patience)
         finally:
             for turn in turns:
                 turn.release()
-        errors.update(zip(ready, found, strict=True))
+        for place, wrong in zip(ready, found, strict=True):
+            errors[place] = wrong
         for place in later:
             try:
-                errors[place] = None
                 await self.one(jobs[place], patience)
             except (Unroutable, ValueError) as error:
                 errors[place] = error
-        return [Sent(job, errors[place]) for place, job in enumerate(jobs)]
+        return list(map(Sent, jobs, errors))
+
+    def _ready(self, job: Job, signed: SignedJob | None = None) -> _Ready:
+        body = signed.job_body if signed else job.body()
+        told = headers(signed.signatures) if signed else self._signed(job)
+        return _Ready(job, body, check_sendable(job, body), told)
 
     async def _persist(
         self, ready: Sequence[_Ready], patience: Patience, *, partly: bool = False
