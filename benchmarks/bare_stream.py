@@ -10,7 +10,7 @@ import time
 import aiormq
 from aiormq.abc import DeliveredMessage
 
-PREFETCH = 8000
+PREFETCH = 4000
 
 
 async def main(url: str, stream: str, count: int) -> None:

@@ -25,6 +25,7 @@ from schemas.signature import HEADER
 
 _PREFETCH = 500
 _END_LIMIT = 2.0
+_BATCH_BYTES = 8 * 1024 * 1024
 
 
 @asynccontextmanager
@@ -97,8 +98,10 @@ class Entries(AsyncIterator[Entry]):
     async def batch(self, most: int) -> list[Entry]:
         """Wait for the next entry; return it with those that have arrived behind it."""
         entries = [await anext(self)]
-        while len(entries) < most and not self._arrived.empty():
+        size = len(entries[0].body)
+        while len(entries) < most and size < _BATCH_BYTES and not self._arrived.empty():
             entries.append(self._entry(self._arrived.get_nowait()))
+            size += len(entries[-1].body)
         return entries
 
     def _entry(self, delivery: Delivery | None) -> Entry:

@@ -73,6 +73,7 @@ _NO_ENDING: dict[str, object] = {
 _LATEST_ZONE = 12 * 3600.0  # how far the last clock on a wall is behind UTC
 
 Row = dict[str, Any]
+_WAITS: Row = {"state": QUEUED, "rank": _QUEUED_RANK, "rank_at": 0.0, "rank_offset": 0}
 
 
 class Fold:
@@ -81,6 +82,8 @@ class Fold:
     def __init__(self, connection: Connection) -> None:
         self._connection = connection
         self._dialect = connection.dialect.name
+        self._jobs: list[Row] = []
+        self._expected: list[Row] = []
         self._best: dict[tuple[str, str], Row] = {}
         self._reports: list[Row] = []
         self._results: dict[tuple[str, str], Row] = {}
@@ -115,14 +118,18 @@ class Fold:
     def flush(self) -> None:
         """Write all that was taken in."""
         presence.write(self._connection, self._check_ins)
-        self._check_ins.clear()
+        self._upsert(jobs, self._jobs, _JOB)
+        self._upsert(outcomes, self._expected)
         self._upsert(jobs, list(self._stubs.values()))
         self._upsert(reports, self._reports)
         self._upsert(results, list(self._results.values()))
         self._upsert(outcomes, list(self._best.values()), _OUTCOME)
         if self._seen:
             self._connection.execute(_SEEN, list(self._seen.values()))
-        for taken in (self._stubs, self._reports, self._results, self._best, self._seen):
+        for taken in (
+            self._check_ins, self._jobs, self._expected,
+            self._stubs, self._reports, self._results, self._best, self._seen,
+        ):  # fmt: skip
             taken.clear()
 
     # Reports
@@ -161,51 +168,47 @@ class Fold:
     # What administrators ask
 
     def _job(self, job: Job, entry: Entry) -> None:
-        self.flush()
         signed = entry.signatures and len(entry.body.splitlines()) == 1
-        self._upsert(
-            jobs,
-            [
-                {
-                    "id": job.id,
-                    "offset": entry.offset,
-                    "name": job.title,
-                    "context": str(job.context),
-                    "requirement": str(job.requirement),
-                    "sender": job.sender,
-                    "targets": " ".join(map(str, job.targets)),
-                    "command": str(job.command),
-                    "created_at": job.created_at.timestamp(),
-                    "offer_at": _seconds(job.offer_at),
-                    "mandatory_at": _seconds(job.mandatory_at),
-                    "expires_at": _seconds(job.expires_at),
-                    "rerun_of": job.rerun_of,
-                    "rollout": job.rollout,
-                    "schedule": job.schedule,
-                    # What is signed is a message's very bytes; such a message holds one job.
-                    "body": entry.body if signed else job.body(),
-                    "signatures": entry.signatures if signed else "",
-                }
-            ],
-            _JOB,
-        )
-        self._expect(job)
-
-    def _expect(self, job: Job) -> None:
-        """Note the workstations that the job is for, as they are known now."""
-        waits: Row = {"state": QUEUED, "rank": _QUEUED_RANK, "rank_at": 0.0, "rank_offset": 0}
-        self._leave_out(job)
+        row = {
+            "id": job.id,
+            "offset": entry.offset,
+            "name": job.title,
+            "context": str(job.context),
+            "requirement": str(job.requirement),
+            "sender": job.sender,
+            "targets": " ".join(map(str, job.targets)),
+            "command": str(job.command),
+            "created_at": job.created_at.timestamp(),
+            "offer_at": _seconds(job.offer_at),
+            "mandatory_at": _seconds(job.mandatory_at),
+            "expires_at": _seconds(job.expires_at),
+            "rerun_of": job.rerun_of,
+            "rollout": job.rollout,
+            "schedule": job.schedule,
+            # What is signed is a message's very bytes; such a message holds one job.
+            "body": entry.body if signed else job.body(),
+            "signatures": entry.signatures if signed else "",
+        }
+        self._jobs.append(row)
         named = [
-            {"job_id": job.id, "workstation": target.name, **waits}
+            {"job_id": job.id, "workstation": target.name, **_WAITS}
             for target in job.targets
             if target.scope == "workstation"
         ]
-        self._upsert(outcomes, named)
-        if len(named) == len(job.targets):
+        if len(named) == len(job.targets) and not job.excluded:
+            self._expected += named  # whoever is known
             return
-        columns = ["job_id", "workstation", *waits]
+        self.flush()
+        self._leave_out(job)
+        self._upsert(outcomes, named)
+        if len(named) < len(job.targets):
+            self._expect(job)
+
+    def _expect(self, job: Job) -> None:
+        """Note the workstations that a job is for, as they are known now."""
+        columns = ["job_id", "workstation", *_WAITS]
         found = addressed(job).subquery()
-        values = select(literal(job.id), found.c.name, *map(literal, waits.values())).where(
+        values = select(literal(job.id), found.c.name, *map(literal, _WAITS.values())).where(
             literal(value=True)  # SQLite takes the ON of ON CONFLICT for a join's without it
         )
         statement = upsert(self._dialect, outcomes, ())
@@ -221,11 +224,10 @@ class Fold:
             of = job.model_copy(update={"targets": (target,)})
             known = set(self._connection.scalars(addressed(of)))
             told = {"state": str(State.NOT_APPLICABLE), "reason": f"left out: {target}"}
-            rank: Row = {"rank": _QUEUED_RANK, "rank_at": 0.0, "rank_offset": 0}
             self._upsert(
                 outcomes,
                 [
-                    {"job_id": job.id, "workstation": name, **told, **rank}
+                    {"job_id": job.id, "workstation": name, **_WAITS, **told}
                     for name in reached & (known | {str(target.name)})
                 ],
             )

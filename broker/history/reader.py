@@ -20,7 +20,7 @@ from broker.history.place import BEAT, Place, place_in, transact
 from broker.history.tables import CONTENT, gaps, reading
 
 _BATCH = 2000
-_PREFETCH = 8000
+_PREFETCH = 4000
 _SILENCE = 60.0
 _LONGEST_REASON = 300
 _log = structlog.get_logger()
