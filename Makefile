@@ -31,6 +31,7 @@ test: $(STAMP) rabbitmq
 bench: $(STAMP) $(PEERS) $(SALT)/.ready rabbitmq
 	@$(VENV)/bin/python -m benchmarks.one_workstation
 	@$(VENV)/bin/python -m benchmarks.publishing
+	@$(VENV)/bin/python -m benchmarks.history
 	@$(VENV)/bin/python -m benchmarks.window
 	@$(VENV)/bin/python -m benchmarks.fleet
 	@$(VENV)/bin/python -m benchmarks.simulated
