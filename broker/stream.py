@@ -87,13 +87,18 @@ class Entries(AsyncIterator[Entry]):
         self._last = 0
 
     async def __anext__(self) -> Entry:
-        # An acknowledgement is only credit for more. It comes before the next message is taken:
-        # who is cancelled here has taken none.
+        await self.let_come()  # before the next is taken: who is cancelled here has taken none
+        return self._entry(await self._arrived.get())
+
+    async def let_come(self) -> None:
+        """Let more come; who takes long over what was taken does this before.
+
+        An acknowledgement is only credit for more.
+        """
         if self._credit <= self._prefetch // 2:
             with translated(f"reading {topology.REPORTS}"):
                 await self._channel.basic_ack(self._last, multiple=True)
             self._credit = self._prefetch
-        return self._entry(await self._arrived.get())
 
     async def batch(self, most: int) -> list[Entry]:
         """Wait for the next entry; return it with those that have arrived behind it."""

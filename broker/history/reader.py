@@ -79,6 +79,7 @@ class Reader:
         while True:
             now = time.monotonic()
             if batch:
+                await entries.let_come()
                 place, heard = await self._database(store, place, batch), now
                 caught_up = caught_up or any(entry.is_mark(self._mark) for entry in batch)
                 if caught_up:  # not sooner: what comes may say that others have told
