@@ -17,6 +17,7 @@ from typing import Any
 from pamqp import commands, decode
 
 _DEEPEST = 20  # tables in tables; the broker's own record of deaths has three levels
+_TAG = struct.Struct(">QB")
 _LENGTH = struct.Struct(">I")
 _SIZES = {
     **dict.fromkeys((b"t", b"b", b"B"), 1),
@@ -37,7 +38,17 @@ def be_tolerant() -> None:
     decode.METHODS["shortstr"] = _short_text
     decode.METHODS["timestamp"] = _time
     decode.METHODS["table"] = _table
+    commands.Basic.Deliver.unmarshal = _deliver  # type: ignore[assignment, method-assign]
     commands.Basic.Properties.unmarshal = _properties  # type: ignore[assignment, method-assign]
+
+
+def _deliver(self: commands.Basic.Deliver, data: bytes) -> None:
+    # As the library does it, in one pass: of each message that comes.
+    at, self.consumer_tag = _short_text_at(data, 0)
+    self.delivery_tag, flags = _TAG.unpack_from(data, at)
+    self.redelivered = bool(flags & 1)
+    at, self.exchange = _short_text_at(data, at + _TAG.size)
+    _, self.routing_key = _short_text_at(data, at)
 
 
 def _properties(self: commands.Basic.Properties, flags: int, data: bytes) -> None:
