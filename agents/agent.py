@@ -10,8 +10,6 @@ from contextlib import suppress
 from functools import partial
 from typing import Any, ClassVar, Protocol
 
-import structlog
-
 from agents import facts
 from agents.changes import Changes
 from agents.claims import Claims
@@ -35,10 +33,11 @@ from agents.threads import Threads
 from agents.trust import Trust
 from agents.uplink import Uplink
 from agents.withdrawal import Withdrawal
+from broker.log import Log
 from broker.topology import AgentKind, login
 from schemas import Context, Pause, State
 
-_log = structlog.get_logger()
+_log = Log()
 
 _NOT_STARTED = frozenset(
     state

@@ -7,7 +7,6 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import UTC, datetime
 
-import structlog
 from aio_pika.abc import AbstractIncomingMessage
 
 from agents.claims import Claims
@@ -17,10 +16,11 @@ from agents.ledger import Ledger
 from agents.tables import Tables
 from broker import stream, topology
 from broker.connection import Publisher, translated
+from broker.log import Log
 from schemas import Context, State
 from schemas.signature import HEADER, LONGEST_HEADER
 
-_log = structlog.get_logger()
+_log = Log()
 _AT_ONCE = 100
 _BYTES_AT_ONCE = 8 * 1024 * 1024
 

@@ -23,13 +23,12 @@ from collections.abc import Callable, Collection
 from contextlib import suppress
 from pathlib import Path
 
-import structlog
-
 from agents.decision import READ_LIMIT, SAFELY, Decision, decision, overwrite, read, regular
 from agents.state import claims_directory, set_aside, shared_directory, sync_directory
+from broker.log import Log
 from schemas import State
 
-_log = structlog.get_logger()
+_log = Log()
 _DECIDED = 0o644  # others may lock it, no more
 
 

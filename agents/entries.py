@@ -12,16 +12,15 @@ from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
 
-import structlog
-
 from agents.changes import Changes
 from agents.claims import Claims
 from agents.ledger import Ledger
 from agents.runner import Ended
 from agents.tables import Entry, Tables
+from broker.log import Log
 from schemas import Report
 
-_log = structlog.get_logger()
+_log = Log()
 _LONGEST_SLEEP = 10.0  # seconds; a clock that was set is noticed at the latest after these
 _CLOCK_STEP = 1.0
 

@@ -14,15 +14,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
 
-import structlog
-
 from agents.salvage import is_damage, open_ledger
 from agents.state import StateError
 from agents.tables import Entry, Life, Tables, entries
 from agents.threads import Answers
+from broker.log import Log
 
 _T = TypeVar("_T")
-_log = structlog.get_logger()
+_log = Log()
 
 _RETRY_PAUSE = 1.0
 _BATCH = 1000

@@ -11,11 +11,10 @@ import time
 from contextlib import suppress
 from pathlib import Path
 
-import structlog
-
 from agents.state import set_aside
+from broker.log import Log
 
-_log = structlog.get_logger()
+_log = Log()
 _NAME = "service.up"
 _SAFELY = os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK
 _ATTEMPTS = 20

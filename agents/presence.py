@@ -9,7 +9,6 @@ import random
 from contextlib import suppress
 from importlib.metadata import version
 
-import structlog
 from aio_pika.abc import AbstractConnection
 
 from agents import facts
@@ -19,9 +18,10 @@ from agents.runs import Runs
 from agents.settings import AgentSettings
 from broker import stream, topology
 from broker.connection import Blocked, BrokerError, Publisher, Refused, blocked
+from broker.log import Log
 from schemas import CheckIn, Pause, State
 
-_log = structlog.get_logger()
+_log = Log()
 _RETRY = 30.0
 
 

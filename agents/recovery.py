@@ -15,7 +15,6 @@ from contextlib import aclosing
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 
-import structlog
 from aio_pika.abc import AbstractConnection
 
 from agents.identity import Identity
@@ -28,10 +27,11 @@ from broker import stream, topology
 from broker.connection import Publisher, Refused
 from broker.entry import Entry as StreamEntry
 from broker.entry import Record
+from broker.log import Log
 from broker.topology import AgentKind
 from schemas import Cancellation, Context, Job, Report, State, workstation
 
-_log = structlog.get_logger()
+_log = Log()
 _CLOCK_SKEW = 600.0
 
 

@@ -7,14 +7,13 @@ import asyncio
 import time
 from datetime import timedelta
 
-import structlog
-
 from agents.changes import Changes
 from agents.entries import Entries
 from agents.tables import NEVER, Entry
+from broker.log import Log
 from schemas import Requirement, State
 
-_log = structlog.get_logger()
+_log = Log()
 _PAUSE = 0.2  # seconds in which changes are gathered
 _LONGEST_SLEEP = 600.0
 

@@ -12,13 +12,12 @@ from contextlib import closing
 from pathlib import Path
 from typing import Any
 
-import structlog
-
 from agents.state import StateError, sync_directory
 from agents.tables import MIGRATIONS, SCHEMA_VERSION, Tables, entries
+from broker.log import Log
 from schemas import InvalidMessage, Job, Pause, Report, State
 
-_log = structlog.get_logger()
+_log = Log()
 _TABLES = ("jobs", "cancellations", "refusals", "outbox", "bindings", "pauses")
 _DAMAGED = {sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB}
 _Row = dict[str, Any]

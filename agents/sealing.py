@@ -9,17 +9,17 @@ import os
 import stat
 from pathlib import Path
 
-import structlog
 from nacl.exceptions import CryptoError
 from nacl.public import PrivateKey, SealedBox
 from nacl.secret import SecretBox
 
 from agents.state import StateError, sync_directory
+from broker.log import Log
 from schemas import Command
 
 _NAME = "sealing.key"
 _SAFELY = os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK
-_log = structlog.get_logger()
+_log = Log()
 
 
 class CannotOpen(Exception):

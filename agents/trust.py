@@ -4,10 +4,9 @@ import os
 from datetime import UTC, datetime
 from pathlib import Path
 
-import structlog
-
 from agents.place import targets
 from agents.settings import AgentSettings
+from broker.log import Log
 from broker.settings import WrongSetting
 from broker.signing.files import UnsafeFile
 from broker.signing.keyring import Keyring, key_files
@@ -16,7 +15,7 @@ from schemas import InvalidMessage, Job
 from schemas.signature import read_signatures
 from schemas.times import duration_text
 
-_log = structlog.get_logger()
+_log = Log()
 
 
 class Untrusted(Exception):

@@ -6,7 +6,6 @@ import time
 from dataclasses import dataclass, replace
 from typing import Literal
 
-import structlog
 from aio_pika.abc import AbstractConnection
 from aio_pika.exceptions import ChannelNotFoundEntity, ChannelPreconditionFailed
 
@@ -33,8 +32,9 @@ from broker.connection import (
     translated,
     where,
 )
+from broker.log import Log
 
-_log = structlog.get_logger()
+_log = Log()
 _LOGIN_SPREAD = 5
 _STEADY = 30.0
 _ONCE_CONNECTED = 2  # attempts that still count: a broker that lets us in only to fail is no good

@@ -1,13 +1,12 @@
 """Jobs that are not wanted any more: cancelled, or replaced by newer ones."""
 
-import structlog
-
 from agents.entries import Entries
 from agents.runs import Runs
 from agents.tables import Entry, superseded_by
+from broker.log import Log
 from schemas import Cancellation
 
-_log = structlog.get_logger()
+_log = Log()
 
 
 class Withdrawal:

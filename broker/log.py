@@ -1,14 +1,21 @@
-"""The log: structlog's events, key-value on a terminal, JSON otherwise."""
+"""The log: an event a line, key-value on a terminal, JSON otherwise.
+
+Of our own, since every agent has it: the usual library draws its colours by others that take as
+much memory as all the rest of an agent's code.
+"""
 
 import logging
 import os
 import sys
+from collections.abc import Callable
 from contextlib import suppress
+from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any, Protocol, TextIO, cast
+from typing import Any, Protocol, Self, TextIO, cast
 
-import structlog
 from pydantic_core import to_json
+
+Facts = dict[str, Any]
 
 _FILE_LIMIT = 1024 * 1024
 
@@ -58,39 +65,75 @@ class _File:
         pass
 
 
+class Log:
+    """Tells events, such as `job.started`, and the facts of each; those that are None stay out."""
+
+    def __init__(self, **facts: Any) -> None:
+        """Bind facts that stand in each event."""
+        self._facts = facts
+
+    def bind(self, **facts: Any) -> Self:
+        """Return a log with more facts that stand in each event."""
+        return type(self)(**self._facts, **facts)
+
+    def info(self, event: str, /, **facts: Any) -> None:
+        """Tell what is as it should be."""
+        tell("info", event, self._facts | facts)
+
+    def warning(self, event: str, /, **facts: Any) -> None:
+        """Tell what an administrator may want to mend."""
+        tell("warning", event, self._facts | facts)
+
+    def error(self, event: str, /, **facts: Any) -> None:
+        """Tell what keeps work from being done."""
+        tell("error", event, self._facts | facts)
+
+
 def configure(*, file: Path | None = None, **context: str) -> None:
     """Set up logging to stderr, or to a file only; each event carries the context."""
-    terminal = file is None and sys.stderr.isatty()
-    sink: _Sink = _Stderr() if file is None else _File(file)
-    structlog.configure(
-        processors=[
-            structlog.contextvars.merge_contextvars,
-            structlog.processors.add_log_level,
-            structlog.processors.TimeStamper(fmt="iso", utc=not terminal),
-            _without_nothing,
-            structlog.dev.ConsoleRenderer()
-            if terminal
-            else structlog.processors.JSONRenderer(serializer=_to_json),
-        ],
-        logger_factory=structlog.WriteLoggerFactory(file=cast("TextIO", sink)),
-        cache_logger_on_first_use=True,
-    )
-    structlog.contextvars.bind_contextvars(**context)
+    global _sink, _written, _context  # noqa: PLW0603 - a process has one log
+    _sink = _Stderr() if file is None else _File(file)
+    _written = _as_text if file is None and sys.stderr.isatty() else _as_json
+    _context = context
     if file is not None:
         # What libraries tell by other ways would go to stderr.
-        logging.basicConfig(stream=cast("TextIO", sink), level=logging.WARNING, force=True)
+        logging.basicConfig(stream=cast("TextIO", _sink), level=logging.WARNING, force=True)
         logging.captureWarnings(capture=True)
+
+
+def tell(level: str, event: str, facts: Facts) -> None:
+    """Write down an event."""
+    said = {
+        "timestamp": datetime.now(UTC),
+        "level": level,
+        "event": event,
+        **_context,
+        **{name: value for name, value in facts.items() if value is not None},
+    }
+    _sink.write(f"{_written(said)}\n")
 
 
 def _encoded(text: str) -> bytes:
     return text.encode(errors="backslashreplace")
 
 
-def _to_json(event: structlog.typing.EventDict, **_: Any) -> str:
-    return to_json(event, fallback=str).decode()
+def _as_json(said: Facts) -> str:
+    return to_json(said, fallback=str).decode()
 
 
-def _without_nothing(
-    _logger: structlog.typing.WrappedLogger, _name: str, event: structlog.typing.EventDict
-) -> structlog.typing.EventDict:
-    return {key: value for key, value in event.items() if value is not None}
+def _as_text(said: Facts) -> str:
+    """Return an event for people, by the clock on their wall."""
+    at, level, event, *facts = said.items()
+    head = f"{at[1].astimezone():%Y-%m-%d %H:%M:%S} {level[1]:<8}{event[1]:<24}"
+    return " ".join((head, *(f"{name}={_plain(value)}" for name, value in facts)))
+
+
+def _plain(value: Any) -> str:
+    text = str(value)
+    return text if text.isprintable() and " " not in text else repr(text)
+
+
+_sink: _Sink
+_written: Callable[[Facts], str]
+_context: Facts
+configure()  # whoever sets up nothing is told on stderr: stdout is for answers

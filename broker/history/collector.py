@@ -9,11 +9,10 @@ from collections.abc import Callable
 from contextlib import suppress
 from typing import TypeVar
 
-import structlog
 from aio_pika.abc import AbstractConnection
 from sqlalchemy import Connection, CursorResult, Engine, delete, or_, select, update
 
-from broker import log, stream, topology
+from broker import stream, topology
 from broker.connection import (
     CALL_LIMIT,
     BrokerError,
@@ -35,10 +34,11 @@ from broker.history.tables import (
     reports,
     results,
 )
+from broker.log import Log
 from broker.settings import HistorySettings
 
 _HOUSEKEEPING = 3600.0
-_log = structlog.get_logger()
+_log = Log()
 _T = TypeVar("_T")
 
 
@@ -49,8 +49,6 @@ async def catch_up(settings: HistorySettings, engine: Engine) -> None:
         BrokerError: the broker cannot be reached, or does not let us.
         HistoryError: the database cannot be used.
     """
-    if not structlog.is_configured():
-        log.configure(program="pcm")  # else it goes to stdout, which is for answers
     await Collector(settings, engine).catch_up()
 
 

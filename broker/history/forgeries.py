@@ -9,13 +9,13 @@ import asyncio
 from collections.abc import Sequence
 from datetime import UTC, datetime
 
-import structlog
 from sqlalchemy import Connection, Row, delete, exists, func, insert, select, update
 
 from broker import stream, topology
 from broker.connection import Publisher
 from broker.entry import Entry
 from broker.history.tables import forgeries, jobs
+from broker.log import Log
 from schemas import Forgery
 from schemas.message import BODY_LIMIT
 
@@ -23,7 +23,7 @@ KIND = "forgery"
 """The kind of the letters."""
 _AT_ONCE = 20  # each is up to a mebibyte
 _NOBODY = "unknown"
-_log = structlog.get_logger()
+_log = Log()
 
 
 def note(connection: Connection, entry: Entry, reason: str) -> None:

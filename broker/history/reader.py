@@ -7,7 +7,6 @@ from contextlib import suppress
 from dataclasses import replace
 from typing import TypeVar
 
-import structlog
 from sqlalchemy import Connection, CursorResult, Engine, delete, insert, update
 from sqlalchemy.exc import DataError
 
@@ -18,12 +17,13 @@ from broker.history import forgeries
 from broker.history.fold import Fold
 from broker.history.place import BEAT, Place, place_in, transact
 from broker.history.tables import CONTENT, gaps, reading
+from broker.log import Log
 
 _BATCH = 2000
 _PREFETCH = 4000
 _SILENCE = 60.0
 _LONGEST_REASON = 300
-_log = structlog.get_logger()
+_log = Log()
 _T = TypeVar("_T")
 
 
