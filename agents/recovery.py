@@ -14,6 +14,7 @@ from collections.abc import Callable, Collection
 from contextlib import aclosing
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
+from typing import TYPE_CHECKING
 
 from aio_pika.abc import AbstractConnection
 
@@ -26,10 +27,12 @@ from agents.trust import Trust
 from broker import stream, topology
 from broker.connection import Publisher, Refused
 from broker.entry import Entry as StreamEntry
-from broker.entry import Record
 from broker.log import Log
 from broker.topology import AgentKind
 from schemas import Cancellation, Context, Job, Report, State, workstation
+
+if TYPE_CHECKING:
+    from broker.entry import Record
 
 _log = Log()
 _CLOCK_SKEW = 600.0
@@ -137,7 +140,7 @@ class Recovery:
             _log.warning("stream.untrusted", records=count, reason=reason)
         return stories
 
-    def _objection(self, record: Record, entry: StreamEntry) -> str:
+    def _objection(self, record: "Record", entry: StreamEntry) -> str:
         """Return why a record is not believed: whoever may publish can write into the stream."""
         if self._trust is None or not isinstance(record, Job | Cancellation):
             return ""
@@ -211,7 +214,7 @@ class Recovery:
         )
 
 
-def _tell_on(stories: dict[str, _Story], record: Record, here: str) -> None:
+def _tell_on(stories: dict[str, _Story], record: "Record", here: str) -> None:
     if isinstance(record, Report):
         if record.workstation == here:
             stories.setdefault(record.job_id, _Story()).reports.append(record)

@@ -16,7 +16,6 @@ from pydantic import (
     field_validator,
     model_validator,
 )
-from pydantic_settings import NoDecode
 
 from agents.windows import NO_WINDOWS, WindowsSetting
 from broker.settings import BrokerSettings, OptionalPath
@@ -75,7 +74,7 @@ class AgentSettings(BrokerSettings):
         default=False,
         description="whether pcm enrol made this agent's queue: it declares and binds nothing",
     )
-    groups: Annotated[tuple[Name, ...], NoDecode] = Field(
+    groups: tuple[Name, ...] = Field(
         default=(), description="the groups that it is in, parted by commas"
     )
     user: Annotated[Name, BeforeValidator(lambda given: given or _login_name())] = Field(

@@ -3,6 +3,7 @@
 import os
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from agents.place import targets
 from agents.settings import AgentSettings
@@ -10,10 +11,12 @@ from broker.log import Log
 from broker.settings import WrongSetting
 from broker.signing.files import UnsafeFile
 from broker.signing.keyring import Keyring, key_files
-from broker.signing.signer import Order
 from schemas import InvalidMessage, Job
 from schemas.signature import read_signatures
 from schemas.times import duration_text
+
+if TYPE_CHECKING:
+    from broker.signing.signer import Order
 
 _log = Log()
 
@@ -77,7 +80,7 @@ class Trust:
         except (OSError, UnsafeFile) as error:
             return str(error)
 
-    def check(self, order: Order, body: bytes, header: object, now: datetime) -> None:
+    def check(self, order: "Order", body: bytes, header: object, now: datetime) -> None:
         """Check that an order is signed by as many as have to, and that they may give it.
 
         Args:
@@ -114,13 +117,13 @@ class Trust:
                 reasons.insert(0, f"{wanted} have to sign it, and {len(names)} did")
             raise Untrusted("; ".join(reasons))
 
-    def stale(self, order: Order, now: datetime) -> str:
+    def stale(self, order: "Order", now: datetime) -> str:
         """Return why an order is too old to be obeyed; nothing if it is not."""
         if order.created_at >= now - self._within:
             return ""
         return f"it was made over {duration_text(self._within)} ago; send it anew"
 
-    def objection(self, order: Order, body: bytes, header: object) -> str:
+    def objection(self, order: "Order", body: bytes, header: object) -> str:
         """Return why an order that the broker's record tells of is not to be obeyed; or nothing."""
         try:
             self.check(order, body, header, datetime.now(UTC))

@@ -7,7 +7,6 @@ from functools import lru_cache
 from typing import Annotated, Any
 
 from pydantic import PlainValidator
-from pydantic_settings import NoDecode
 
 from agents.tables import NEVER
 from schemas.times import at_wall
@@ -132,5 +131,5 @@ def _read(value: Any) -> Windows:
     return value if isinstance(value, Windows) else parse(str(value))
 
 
-WindowsSetting = Annotated[Windows, NoDecode, PlainValidator(_read)]
+WindowsSetting = Annotated[Windows, PlainValidator(_read)]
 """Windows as a setting."""

@@ -4,54 +4,54 @@ import hashlib
 from collections.abc import Iterator
 from contextlib import suppress
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
+import schemas
 from broker import topology
-from schemas import (
-    Cancellation,
-    CheckIn,
-    Departure,
-    Forgery,
-    InvalidMessage,
-    Job,
-    Report,
-    Rollout,
-    RolloutOrder,
-    Schedule,
-    ScheduleRemoval,
-    WaveEnded,
-    WaveSent,
-)
+from schemas import Cancellation, CheckIn, InvalidMessage, Job, Report
 
-Record = (
-    Job
-    | Cancellation
-    | Report
-    | CheckIn
-    | Departure
-    | Rollout
-    | RolloutOrder
-    | WaveEnded
-    | WaveSent
-    | Schedule
-    | ScheduleRemoval
-    | Forgery
-)
-_KINDS: dict[str, type[Record]] = {
-    "job": Job,
-    "cancellation": Cancellation,
-    "report": Report,
-    "check_in": CheckIn,
-    "departure": Departure,
-    "rollout": Rollout,
-    "rollout_order": RolloutOrder,
-    "wave_sent": WaveSent,
-    "wave_ended": WaveEnded,
-    "schedule": Schedule,
-    "schedule_removal": ScheduleRemoval,
-    "forgery": Forgery,
+if TYPE_CHECKING:
+    from schemas import (
+        Departure,
+        Forgery,
+        Rollout,
+        RolloutOrder,
+        Schedule,
+        ScheduleRemoval,
+        WaveEnded,
+        WaveSent,
+    )
+
+    Record = (
+        Job
+        | Cancellation
+        | Report
+        | CheckIn
+        | Departure
+        | Rollout
+        | RolloutOrder
+        | WaveEnded
+        | WaveSent
+        | Schedule
+        | ScheduleRemoval
+        | Forgery
+    )
+
+# By name: those that are not met are not loaded.
+_KINDS = {
+    "job": "Job",
+    "cancellation": "Cancellation",
+    "report": "Report",
+    "check_in": "CheckIn",
+    "departure": "Departure",
+    "rollout": "Rollout",
+    "rollout_order": "RolloutOrder",
+    "wave_sent": "WaveSent",
+    "wave_ended": "WaveEnded",
+    "schedule": "Schedule",
+    "schedule_removal": "ScheduleRemoval",
+    "forgery": "Forgery",
 }
-
-
 _MARK = "mark"
 
 
@@ -59,12 +59,13 @@ class Forged(Exception):
     """An entry is not by whom it speaks of; the text says why."""
 
 
-def read_records(kind: str, body: bytes) -> Iterator[Record]:
+def read_records(kind: str, body: bytes) -> Iterator["Record"]:
     """Yield the records of a body of a kind, one a line; what cannot be read is left out."""
     if kind in _KINDS:
+        message: type[Record] = getattr(schemas, _KINDS[kind])
         for line in body.splitlines():
             with suppress(InvalidMessage):
-                yield _KINDS[kind].read(line, tolerant=True)
+                yield message.read(line, tolerant=True)
 
 
 @dataclass(frozen=True)
@@ -83,7 +84,7 @@ class Entry:
     routing_key: str = ""
     signatures: str = ""
 
-    def read(self) -> list[Record]:
+    def read(self) -> "list[Record]":
         """Return the records in it; what cannot be read is left out.
 
         An enrolled agent's login tells of that agent alone, in reports and check-ins, under the
@@ -111,7 +112,7 @@ class Entry:
             found.append(record)
         return found
 
-    def records(self) -> list[Record]:
+    def records(self) -> "list[Record]":
         """Return the records in it, of one that is forged none; what cannot be read is left out."""
         try:
             return self.read()

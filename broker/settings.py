@@ -1,20 +1,21 @@
 """Settings: `PCM_...` variables, a `.env` file, or files in /run/secrets."""
 
 import os
-import re
 import stat
+from collections.abc import Mapping
 from datetime import timedelta
 from pathlib import Path
 from typing import Annotated, Any, Self, TypeVar
 
 from pydantic import (
+    BaseModel,
     BeforeValidator,
+    ConfigDict,
     Field,
     ValidationError,
     field_validator,
     model_validator,
 )
-from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict, SettingsError
 from yarl import URL
 
 from broker import tls
@@ -38,14 +39,14 @@ OptionalPath = Annotated[Path | None, BeforeValidator(_none_if_empty)]
 """A file or folder; none where the setting is empty."""
 
 
-class BrokerSettings(BaseSettings):
+class BrokerSettings(BaseModel):
     """How to reach the broker. Each field is an environment variable `PCM_...`."""
 
-    model_config = SettingsConfigDict(
-        env_prefix="PCM_", extra="ignore", frozen=True, hide_input_in_errors=True
+    model_config = ConfigDict(
+        extra="forbid", frozen=True, hide_input_in_errors=True, validate_default=True
     )
 
-    amqp_url: Annotated[tuple[str, ...], NoDecode] = Field(
+    amqp_url: tuple[str, ...] = Field(
         default=("amqp://guest:guest@localhost:5672/",),
         repr=False,  # it has a password
         description="where the broker is; several, parted by commas, are tried in turn;"
@@ -65,6 +66,10 @@ class BrokerSettings(BaseSettings):
         default=None,
         description="file of the certificate's key, PEM (default: in the certificate's file)",
     )
+
+    def __init__(self, **given: Any) -> None:
+        """Take what is given, and the rest from the environment."""
+        super().__init__(**_environment(type(self)) | given)
 
     @field_validator("amqp_url", mode="before")
     @classmethod
@@ -186,38 +191,59 @@ def load(kind: type[Settings], **options: Any) -> Settings:
         WrongSetting: one of them is wrong.
     """
     given = {name: value for name, value in options.items() if value is not None}
-    file = _own_file(_ENV_FILE)
     try:
-        return kind(
-            _secrets_dir=_SECRETS if _SECRETS.is_dir() else None,
-            _env_file=None if file is None else Path(f"/proc/self/fd/{file}"),
-            **given,
-        )
+        return kind(**_secrets(kind) | _env_file(kind) | _environment(kind) | given)
     except ValidationError as error:
         field, _, text = explain(error).partition(":")
         raise WrongSetting(f"PCM_{field.upper()}:{text}") from error
-    except UnicodeDecodeError as error:  # of the secrets, the next one
+
+
+def _of(kind: type[BrokerSettings], found: Mapping[str, Any]) -> dict[str, Any]:
+    """Return a kind's settings among what was found under names as variables have them."""
+    named = {name.lower(): value for name, value in found.items()}
+    values = ((field, named.get(f"pcm_{field}")) for field in kind.model_fields)
+    return {field: value for field, value in values if value is not None}
+
+
+def _environment(kind: type[BrokerSettings]) -> dict[str, Any]:
+    return _of(kind, os.environ)
+
+
+def _env_file(kind: type[BrokerSettings]) -> dict[str, Any]:
+    """Return what the folder's own file sets."""
+    if (file := _own_file(_ENV_FILE)) is None:
+        return {}
+    from dotenv import dotenv_values  # most have no such file
+
+    try:
+        with os.fdopen(file, encoding="utf-8") as stream:
+            return _of(kind, dotenv_values(stream=stream))
+    except UnicodeDecodeError as error:
         raise WrongSetting(f"{_ENV_FILE}: is not UTF-8: save it as UTF-8") from error
     except OSError as error:
         raise WrongSetting(f"{_ENV_FILE}: cannot be read: {error.strerror}") from error
-    except SettingsError as error:
-        cause = error.__cause__
-        if isinstance(cause, OSError):
-            text = f"cannot be read: {cause.strerror}"
-        elif isinstance(cause, UnicodeDecodeError):
-            text = "is not UTF-8"
-        else:
-            text = str(error)
-        raise WrongSetting(f"{_SECRETS}: {_setting_of(error)}{text}") from error
-    finally:
-        if file is not None:
-            os.close(file)
 
 
-def _setting_of(error: SettingsError) -> str:
-    """Return the setting that an error is about, as far as it tells."""
-    found = re.search(r'field "(\w+)"', str(error))
-    return f"PCM_{found[1].upper()}: " if found else ""
+def _secrets(kind: type[BrokerSettings]) -> dict[str, Any]:
+    """Return what files set, each a setting of its name."""
+    try:
+        files = _of(kind, {file.name: file for file in _SECRETS.iterdir()})
+    except (FileNotFoundError, NotADirectoryError):
+        return {}
+    except OSError as error:
+        raise WrongSetting(f"{_SECRETS}: cannot be read: {error.strerror}") from error
+    return {field: _secret(field, file) for field, file in files.items()}
+
+
+def _secret(field: str, file: Path) -> str:
+    try:
+        return file.read_text(encoding="utf-8").strip()
+    except UnicodeDecodeError as error:
+        text = "is not UTF-8"
+        raise WrongSetting(f"{_SECRETS}: PCM_{field.upper()}: {text}") from error
+    except OSError as error:
+        text = f"cannot be read: {error.strerror}"
+        raise WrongSetting(f"{_SECRETS}: PCM_{field.upper()}: {text}") from error
 
 
 def _own_file(path: Path) -> int | None:

@@ -1,18 +1,37 @@
 """The messages: what is asked, of whom, and what happened."""
 
-from schemas.command import Command
-from schemas.forgery import Forgery
-from schemas.job import Cancellation, Context, Job, Requirement
-from schemas.message import InvalidMessage, Message, explain
-from schemas.names import Target, everyone, group, workstation
-from schemas.presence import CheckIn, Departure, Facts, Pause
-from schemas.report import Output, Report, Result, State
-from schemas.rollout import Rollout, RolloutOrder, WaveEnded, WaveSent
-from schemas.schedule import Schedule, ScheduleRemoval
-from schemas.secrets import Secrets
-from schemas.signature import Signature, SignedJob
-from schemas.times import WallClock
-from schemas.trusted_key import TrustedKey
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from schemas.command import Command
+    from schemas.forgery import Forgery
+    from schemas.job import Cancellation, Context, Job, Requirement
+    from schemas.message import InvalidMessage, Message, explain
+    from schemas.names import Target, everyone, group, workstation
+    from schemas.presence import CheckIn, Departure, Facts, Pause
+    from schemas.report import Output, Report, Result, State
+    from schemas.rollout import Rollout, RolloutOrder, WaveEnded, WaveSent
+    from schemas.schedule import Schedule, ScheduleRemoval
+    from schemas.secrets import Secrets
+    from schemas.signature import Signature, SignedJob
+    from schemas.times import WallClock
+    from schemas.trusted_key import TrustedKey
+
+_HOMES = {
+    "schemas.command": ("Command",),
+    "schemas.forgery": ("Forgery",),
+    "schemas.job": ("Cancellation", "Context", "Job", "Requirement"),
+    "schemas.message": ("InvalidMessage", "Message", "explain"),
+    "schemas.names": ("Target", "everyone", "group", "workstation"),
+    "schemas.presence": ("CheckIn", "Departure", "Facts", "Pause"),
+    "schemas.report": ("Output", "Report", "Result", "State"),
+    "schemas.rollout": ("Rollout", "RolloutOrder", "WaveEnded", "WaveSent"),
+    "schemas.schedule": ("Schedule", "ScheduleRemoval"),
+    "schemas.secrets": ("Secrets",),
+    "schemas.signature": ("Signature", "SignedJob"),
+    "schemas.times": ("WallClock",),
+    "schemas.trusted_key": ("TrustedKey",),
+}
 
 __all__ = [
     "Cancellation",
@@ -48,3 +67,14 @@ __all__ = [
     "group",
     "workstation",
 ]
+
+
+def __getattr__(name: str) -> Any:
+    # On demand: few programs speak of all of them, and each costs its reader time and memory.
+    from importlib import import_module
+
+    for home, names in _HOMES.items():
+        if name in names:
+            found = globals()[name] = getattr(import_module(home), name)
+            return found
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -22,7 +22,6 @@ from broker.dispatching.following import find, since, until_settled
 from broker.dispatching.line import Line, Link
 from broker.dispatching.progress import Progress
 from broker.dispatching.publishing import (
-    Plan,
     check_sendable,
     check_size,
     nobody,
@@ -33,12 +32,15 @@ from broker.dispatching.publishing import (
 from broker.dispatching.sending import Sending
 from broker.entry import Entry
 from broker.settings import DispatcherSettings, load
-from broker.signing.signer import Signable, Signer, headers
+from broker.signing.signer import Signer, headers
 from schemas import Cancellation, Job, Report, SignedJob, Target
 from schemas.signature import HEADER
 
 if TYPE_CHECKING:
     from datetime import datetime
+
+    from broker.dispatching.publishing import Plan
+    from broker.signing.signer import Signable
 
 _T = TypeVar("_T")
 
@@ -82,7 +84,7 @@ class Dispatcher:
         finally:
             await dispatcher._line.close()
 
-    def signed(self, asked: Signable) -> HeadersType:
+    def signed(self, asked: "Signable") -> HeadersType:
         """Return the headers that sign what is asked; none where we have no signing key."""
         return headers((self._signer.sign(asked),)) if self._signer else {}
 
@@ -176,18 +178,20 @@ class Dispatcher:
         """Return a job's targets that no queue is bound for."""
         return await self._line.persist(lambda link: unbound_targets(link.publisher, job))
 
-    async def record(self, plan: Plan) -> None:
+    async def record(self, plan: "Plan") -> None:
         """Put into the stream what is no workstation's business yet.
 
         Raises:
             Unreachable: the broker could not be reached in time; record it again.
             ValueError: it is over the size limit.
         """
+        from schemas import Rollout, Schedule, ScheduleRemoval
+
         check_size(plan)
-        told = self.signed(plan) if isinstance(plan, Signable) else {}
+        told = self.signed(plan) if isinstance(plan, Rollout | Schedule | ScheduleRemoval) else {}
         await self._line.persist(lambda link: record(link.publisher, plan, told))
 
-    async def record_again(self, plan: Plan, entry: Entry) -> None:
+    async def record_again(self, plan: "Plan", entry: Entry) -> None:
         """Put into the stream what an entry of it said, with whose signatures it had: not ours.
 
         Raises:

@@ -5,7 +5,7 @@ from collections import Counter
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, fields
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from pydantic import TypeAdapter
 from sqlalchemy import (
@@ -20,7 +20,7 @@ from sqlalchemy import (
     select,
 )
 
-from broker.entry import Record, read_records
+from broker.entry import read_records
 from broker.history.fold import QUEUED, UNREACHABLE
 from broker.history.tables import (
     gaps,
@@ -34,6 +34,9 @@ from broker.history.tables import (
     workstations,
 )
 from schemas import Job, Result, State
+
+if TYPE_CHECKING:
+    from broker.entry import Record
 
 WAITING = (QUEUED, *(State.RECEIVED, State.OFFERED, State.POSTPONED, State.ACCEPTED))
 RUNNING = (State.STARTED,)
@@ -350,7 +353,7 @@ class Accounts:
 
     # What else was asked
 
-    def records(self, kind: str, subject: str | None = None) -> list[Record]:
+    def records(self, kind: str, subject: str | None = None) -> "list[Record]":
         """Return what was asked of a kind, of all or one subject, in the order of the stream."""
         query = select(records.c.body).where(records.c.kind == kind)
         if subject is not None:

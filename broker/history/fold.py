@@ -6,7 +6,7 @@ departures count by their place in the stream.
 """
 
 from collections.abc import Callable, Iterable, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from pydantic import TypeAdapter
 from sqlalchemy import (
@@ -22,7 +22,7 @@ from sqlalchemy import (
     update,
 )
 
-from broker.entry import Entry, Forged, Record
+from broker.entry import Entry, Forged
 from broker.history import forgeries, presence
 from broker.history.tables import (
     agents,
@@ -39,6 +39,9 @@ from schemas import Cancellation, CheckIn, Departure, Forgery, Job, Report, Resu
 from schemas.job import id_time
 from schemas.report import first_line
 from schemas.times import Moment
+
+if TYPE_CHECKING:
+    from broker.entry import Record
 
 QUEUED = "queued"
 UNREACHABLE = "unreachable"
@@ -256,7 +259,7 @@ class Fold:
         self._connection.execute(delete(jobs).where(jobs.c.id == job_id, silent))
         self._connection.execute(delete(outcomes).where(outcomes.c.job_id == job_id, silent))
 
-    def _keep(self, record: Record, entry: Entry) -> None:
+    def _keep(self, record: "Record", entry: Entry) -> None:
         row = {
             "offset": entry.offset,
             "kind": entry.kind,
@@ -355,7 +358,7 @@ def _seconds(moment: Moment | None) -> float | None:
     return None if moment is None else moment.timestamp()
 
 
-def _subject(record: Record) -> str:
+def _subject(record: "Record") -> str:
     """Return whom or what a record is about: a job, a workstation, a rollout, a schedule."""
     for name in ("job_id", "workstation", "rollout_id", "name", "id"):
         if (value := getattr(record, name, None)) is not None:

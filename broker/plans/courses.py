@@ -4,17 +4,19 @@ import time
 from collections import Counter
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from typing import TypeVar
+from typing import TYPE_CHECKING, TypeVar
 
 from sqlalchemy import Connection, Engine, select
 
-from broker.entry import Record
 from broker.history.accounts import Accounts
 from broker.history.tables import jobs, records, snapshot, told
 from broker.plans.rollout import Standing, Tally, standing
 from schemas import Rollout, RolloutOrder, WaveEnded, WaveSent
 
-_Kind = TypeVar("_Kind", bound=Record)
+if TYPE_CHECKING:
+    from broker.entry import Record
+
+_Kind = TypeVar("_Kind", bound="Record")
 _Asked = TypeVar("_Asked", RolloutOrder, WaveSent, WaveEnded)
 
 

@@ -2,29 +2,30 @@
 
 from collections.abc import Iterable, Iterator
 from pathlib import Path
-from typing import NamedTuple, Self
-
-from nacl.exceptions import BadSignatureError
-from nacl.signing import VerifyKey
+from typing import TYPE_CHECKING, NamedTuple, Self
 
 from broker.signing.files import UnsafeFile, check_folder, read_file
-from broker.signing.signer import Signable, to_sign
-from schemas import InvalidMessage, Signature, TrustedKey
+from broker.signing.signer import to_sign
+from schemas import InvalidMessage, Signature
 from schemas.signature import Signatures
+
+if TYPE_CHECKING:
+    from broker.signing.signer import Signable
+    from schemas import TrustedKey
 
 
 class Verdict(NamedTuple):
     """A signature, the trusted key that made it, and else why it does not count."""
 
     signature: Signature
-    key: TrustedKey | None
+    key: "TrustedKey | None"
     reason: str = ""
 
 
 class Keyring:
     """Public keys that are trusted."""
 
-    def __init__(self, keys: Iterable[TrustedKey] = (), problems: Iterable[str] = ()) -> None:
+    def __init__(self, keys: "Iterable[TrustedKey]" = (), problems: Iterable[str] = ()) -> None:
         self.keys = {key.id: key for key in keys}
         self.problems = tuple(problems)
         """What is wrong with files from which nothing is trusted, a line each."""
@@ -36,6 +37,8 @@ class Keyring:
         Raises:
             UnsafeFile: somebody else could put files into it.
         """
+        from schemas import TrustedKey
+
         check_folder(folder)
         keys: dict[str, TrustedKey] = {}
         problems = []
@@ -53,7 +56,7 @@ class Keyring:
                     keys[key.id] = key
         return cls(keys.values(), problems)
 
-    def judge(self, asked: Signable, body: bytes, signatures: Signatures) -> Iterator[Verdict]:
+    def judge(self, asked: "Signable", body: bytes, signatures: Signatures) -> Iterator[Verdict]:
         """Yield of each signature whose it is, or why it counts for nothing."""
         signed = to_sign(asked, body) if signatures else b""
         for one in signatures:
@@ -78,7 +81,10 @@ def key_files(folder: Path) -> list[Path]:
         raise UnsafeFile(f"{folder}: {error.strerror}") from error
 
 
-def _verifies(key: TrustedKey, signed: bytes, signature: Signature) -> bool:
+def _verifies(key: "TrustedKey", signed: bytes, signature: Signature) -> bool:
+    from nacl.exceptions import BadSignatureError  # who trusts no keys does not load it
+    from nacl.signing import VerifyKey
+
     try:
         VerifyKey(key.bytes()).verify(signed, signature.bytes())
     except (BadSignatureError, ValueError):

@@ -2,51 +2,26 @@
 
 import base64
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Literal, Self
+from typing import TYPE_CHECKING, Self
 
 from aio_pika.abc import HeadersType
-from pydantic import Field
 
 from broker import topology
 from broker.settings import WrongSetting
 from broker.signing.files import UnsafeFile, read_file, write_new
-from schemas import (
-    Cancellation,
-    InvalidMessage,
-    Job,
-    Message,
-    Pause,
-    Rollout,
-    Schedule,
-    ScheduleRemoval,
-    Signature,
-)
-from schemas.names import Name
-from schemas.signature import (
-    HEADER,
-    PublicKey,
-    Signatures,
-    key_id,
-    signed_bytes,
-    write_signatures,
-)
+from schemas import InvalidMessage, Job, Pause, Signature
+from schemas.signature import HEADER, Signatures, key_id, signed_bytes, write_signatures
 
 if TYPE_CHECKING:
     from nacl.signing import SigningKey
 
-Order = Job | Cancellation | Pause
-"""What agents obey."""
+    from schemas import Cancellation, Rollout, Schedule, ScheduleRemoval
 
-Signable = Order | Schedule | ScheduleRemoval | Rollout
-"""What is signed: orders, and the plans of which others make orders later."""
+    Order = Job | Cancellation | Pause
+    """What agents obey."""
 
-
-class PrivateKey(Message):
-    """A private key, as it stands in its file."""
-
-    kind: Literal["private_key"] = "private_key"
-    name: Name
-    seed: Annotated[PublicKey, Field(repr=False)]  # of the same size
+    Signable = Order | Schedule | ScheduleRemoval | Rollout
+    """What is signed: orders, and the plans of which others make orders later."""
 
 
 class Signer:
@@ -70,6 +45,8 @@ class Signer:
             return None
         from nacl.signing import SigningKey  # who signs nothing does not load it
 
+        from broker.signing.private_key import PrivateKey
+
         try:
             found = PrivateKey.read(read_file(path, private=True))
         except UnsafeFile as error:
@@ -79,14 +56,14 @@ class Signer:
             raise WrongSetting(text) from None  # not the cause: it may hold what is secret
         return cls(found.name, SigningKey(base64.b64decode(found.seed)))
 
-    def sign(self, asked: Signable, body: bytes | None = None) -> Signature:
+    def sign(self, asked: "Signable", body: bytes | None = None) -> Signature:
         """Return our signature of what is asked, in the bytes in which it is sent."""
         signed = self._key.sign(to_sign(asked, asked.body() if body is None else body))
         text = base64.b64encode(signed.signature).decode()
         return Signature(name=self.name, key=self._id, signature=text)
 
 
-def to_sign(asked: Signable, body: bytes) -> bytes:
+def to_sign(asked: "Signable", body: bytes) -> bytes:
     """Return the bytes of which a signature of this is one.
 
     A cancellation has no keys in them: it is of one job, whichever way it comes.
@@ -111,6 +88,8 @@ def make_key(name: str, path: Path) -> Signer:
         UnsafeFile: the file is there, or cannot be written.
     """
     from nacl.signing import SigningKey
+
+    from broker.signing.private_key import PrivateKey
 
     key = SigningKey.generate()
     private = PrivateKey(name=name, seed=base64.b64encode(bytes(key)).decode())

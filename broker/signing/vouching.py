@@ -6,14 +6,17 @@ to have anything signed.
 """
 
 from pathlib import Path
-from typing import Self
+from typing import TYPE_CHECKING, Self
 
 from broker.settings import DispatcherSettings, WrongSetting
 from broker.signing.files import UnsafeFile
 from broker.signing.keyring import Keyring
-from broker.signing.signer import Signable, Signer
+from broker.signing.signer import Signer
 from schemas import InvalidMessage, TrustedKey
 from schemas.signature import read_signatures
+
+if TYPE_CHECKING:
+    from broker.signing.signer import Signable
 
 
 class Vouching:
@@ -37,7 +40,7 @@ class Vouching:
         folder = settings.trusted_keys if signer else None
         return cls(signer, keyring_of(folder) or Keyring())
 
-    def objection(self, asked: Signable, body: bytes, signatures: str) -> str:
+    def objection(self, asked: "Signable", body: bytes, signatures: str) -> str:
         """Return why it is not to be signed again; nothing if it may, or nothing is signed here.
 
         Args:

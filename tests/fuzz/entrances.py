@@ -20,6 +20,7 @@ from pamqp.header import ContentHeader
 from pydantic import TypeAdapter
 from sqlalchemy.exc import DataError
 
+import schemas
 from agents import windows
 from agents.choices import _moment
 from agents.control import Declined, _read, read_reason, text_of
@@ -255,6 +256,11 @@ def _properties(data: bytes) -> None:
     _returns(delivered)
 
 
+def _class(name: str) -> type[schemas.Message]:
+    found: type[schemas.Message] = getattr(schemas, name)
+    return found
+
+
 # What people write
 
 
@@ -359,7 +365,12 @@ ENTRANCES = (
         for kind, given in seeds.MESSAGES.items()
     ),
     *(
-        Entrance(f"entry:{kind}", partial(_entry, kind), seeds.MESSAGES[message], _UNKEPT)
+        Entrance(
+            f"entry:{kind}",
+            partial(_entry, kind),
+            seeds.MESSAGES[_class(message)],
+            _UNKEPT,
+        )
         for kind, message in _KINDS.items()
     ),
     *(

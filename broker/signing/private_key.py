@@ -1,0 +1,17 @@
+"""A private key, as it stands in its file."""
+
+from typing import Annotated, Literal
+
+from pydantic import Field
+
+from schemas import Message
+from schemas.names import Name
+from schemas.signature import PublicKey
+
+
+class PrivateKey(Message):
+    """A private key, and the name that who signs with it goes by."""
+
+    kind: Literal["private_key"] = "private_key"
+    name: Name
+    seed: Annotated[PublicKey, Field(repr=False)]  # of the same size
