@@ -3,56 +3,42 @@
 import argparse
 import shlex
 import sys
+from collections.abc import Iterable, Sequence
+from importlib import import_module
 
 from broker.command_line import Parser, WrongUse, run
-from broker.commands import (
-    approve,
-    cancel,
-    check,
-    dead,
-    doctor,
-    enrol,
-    fleet,
-    history,
-    jobs,
-    keygen,
-    output,
-    report,
-    rerun,
-    rollout,
-    schedule,
-    send,
-    show,
-    topology,
-    watch,
-    why,
-    workstations,
-)
-from broker.settings import describe
 
-_COMMANDS = (
-    send,
-    check,
-    watch,
-    jobs,
-    show,
-    output,
-    why,
-    report,
-    cancel,
-    rerun,
-    rollout,
-    schedule,
-    workstations,
-    fleet,
-    enrol,
-    history,
-    dead,
-    doctor,
-    topology,
-    keygen,
-    approve,
-)
+COMMANDS = {
+    "send": "send",
+    "check": "check",
+    "watch": "watch",
+    "jobs": "jobs",
+    "show": "show",
+    "output": "output",
+    "why": "why",
+    "report": "report",
+    "cancel": "cancel",
+    "rerun": "rerun",
+    "rollout": "rollout",
+    "schedule": "schedule",
+    "workstations": "workstations",
+    "groups": "workstations",
+    "pause": "fleet",
+    "resume": "fleet",
+    "forget": "fleet",
+    "enrol": "enrol",
+    "rotate": "enrol",
+    "revoke": "enrol",
+    "collect": "history",
+    "history": "history",
+    "dead": "dead",
+    "doctor": "doctor",
+    "topology": "topology",
+    "schema": "topology",
+    "keygen": "keygen",
+    "approve": "approve",
+}
+"""The commands, in the order of the help, each with the module of `broker.commands` it is in."""
 
 
 def main() -> None:
@@ -60,7 +46,7 @@ def main() -> None:
     # What follows "--" is a command, whatever it looks like.
     words = sys.argv[1:]
     cut = words.index("--") if "--" in words else len(words)
-    arguments, strange = _parser().parse_known_args(words[:cut])
+    arguments, strange = _parser(words).parse_known_args(words[:cut])
     arguments.argv = words[cut + 1 :]
 
     def work() -> int:
@@ -83,8 +69,22 @@ def _strange(arguments: argparse.Namespace, words: list[str]) -> str:
     return f"{arguments.command}: unrecognized arguments: {text}"
 
 
-def _parser() -> Parser:
-    from broker.settings import HistorySettings, ManagementSettings
+def _parser(words: Sequence[str]) -> Parser:
+    """Return what reads a command line; where it begins with a command, only of that."""
+    if words and words[0] in COMMANDS:
+        parser = Parser(prog="pcm")
+        modules: Iterable[str] = (COMMANDS[words[0]],)
+    else:
+        parser = _helpful()
+        modules = dict.fromkeys(COMMANDS.values())
+    commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
+    for module in modules:
+        import_module(f"broker.commands.{module}").add_to(commands)
+    return parser
+
+
+def _helpful() -> Parser:
+    from broker.settings import HistorySettings, ManagementSettings, describe
 
     parser = Parser(
         prog="pcm",
@@ -93,7 +93,4 @@ def _parser() -> Parser:
         + "\n\nexit status: 0 done; 1 the work failed somewhere; 2 wrong usage; 3 no broker",
     )
     parser.add_version()
-    commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
-    for module in _COMMANDS:
-        module.add_to(commands)
     return parser

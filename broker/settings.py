@@ -5,7 +5,7 @@ import stat
 from collections.abc import Mapping
 from datetime import timedelta
 from pathlib import Path
-from typing import Annotated, Any, Self, TypeVar
+from typing import TYPE_CHECKING, Annotated, Any, Self, TypeVar
 
 from pydantic import (
     BaseModel,
@@ -16,11 +16,12 @@ from pydantic import (
     field_validator,
     model_validator,
 )
-from yarl import URL
 
-from broker import tls
 from schemas import explain
 from schemas.times import Duration, duration_text
+
+if TYPE_CHECKING:
+    from yarl import URL
 
 _SECRETS = Path("/run/secrets")
 _ENV_FILE = Path(".env")
@@ -37,6 +38,12 @@ def _none_if_empty(value: object) -> object:
 
 OptionalPath = Annotated[Path | None, BeforeValidator(_none_if_empty)]
 """A file or folder; none where the setting is empty."""
+
+
+def _url(text: str) -> "URL":
+    from yarl import URL  # who only tells what settings there are does not load it
+
+    return URL(text)
 
 
 class BrokerSettings(BaseModel):
@@ -81,7 +88,7 @@ class BrokerSettings(BaseModel):
     def _amqp(cls, urls: tuple[str, ...]) -> tuple[str, ...]:
         for text in urls:
             try:
-                url = URL(text)
+                url = _url(text)
                 wrong = url.scheme not in {"amqp", "amqps"} or not url.host
                 _ = url.port  # which is read only now
             except ValueError:
@@ -93,7 +100,7 @@ class BrokerSettings(BaseModel):
                 raise ValueError(f"{_SUCH_AS}, with / # ? @ : of a password as %2F %23 %3F %40 %3A")
         if not urls:
             raise ValueError(f"is empty: {_SUCH_AS}")
-        if len({URL(text).scheme for text in urls}) > 1:
+        if len({_url(text).scheme for text in urls}) > 1:
             raise ValueError(
                 "has amqp:// and amqps:// addresses: whoever keeps us from the one could listen on"
                 " the other; write all of a kind"
@@ -102,12 +109,14 @@ class BrokerSettings(BaseModel):
 
     @model_validator(mode="after")
     def _verified(self) -> Self:
+        from broker import tls
+
         try:
             for text in self.amqp_url:
-                tls.check_url(URL(text), has_certificate=self.tls_cert is not None)
+                tls.check_url(_url(text), has_certificate=self.tls_cert is not None)
         except ValueError as error:
             raise ValueError(f"amqp_url: {error}") from None
-        if any(URL(text).scheme == "amqps" for text in self.amqp_url):
+        if any(_url(text).scheme == "amqps" for text in self.amqp_url):
             tls.context(self.tls_ca, self.tls_cert, self.tls_key)
         else:
             for field in ("tls_ca", "tls_cert", "tls_key"):
@@ -118,7 +127,7 @@ class BrokerSettings(BaseModel):
     @property
     def virtual_host(self) -> str:
         """The broker's virtual host."""
-        return URL(self.amqp_url[0]).path[1:] or "/"
+        return _url(self.amqp_url[0]).path[1:] or "/"
 
 
 class ManagementSettings(BrokerSettings):
@@ -134,9 +143,9 @@ class ManagementSettings(BrokerSettings):
     @classmethod
     def _http(cls, text: str) -> str:
         try:
-            url = URL(text)
+            url = _url(text)
         except ValueError:
-            url = URL()
+            url = _url("")
         if text and (url.scheme not in {"http", "https"} or not url.host):
             raise ValueError("must be such as https://USER:PASSWORD@HOST:15671")
         return text

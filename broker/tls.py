@@ -1,6 +1,5 @@
 """TLS to the broker: always verified; what goes wrong is told by the setting that mends it."""
 
-import asyncio
 import ssl
 from pathlib import Path
 
@@ -179,7 +178,9 @@ def _broken(error: ssl.SSLError) -> str:
 
 def _was_closed(error: BaseException) -> bool:
     """Whether what came of a connection that was made is no AMQP: nothing, or an alert of TLS."""
-    from aio_pika.exceptions import InvalidFrameError  # settings need this file, and not that
+    from asyncio import IncompleteReadError  # settings need this file, and not these
 
-    closed = asyncio.IncompleteReadError | ConnectionResetError | BrokenPipeError
+    from aio_pika.exceptions import InvalidFrameError
+
+    closed = IncompleteReadError | ConnectionResetError | BrokenPipeError
     return isinstance(error, closed | InvalidFrameError) or isinstance(error.__cause__, closed)

@@ -1,7 +1,6 @@
 """`pcm collect` and `pcm history`: the history kept up to date, looked after, and made anew."""
 
 import argparse
-import asyncio
 import json
 import signal
 from typing import TYPE_CHECKING
@@ -56,6 +55,8 @@ def add_to(commands: "argparse._SubParsersAction[Parser]") -> None:
 
 
 def _collect(_arguments: argparse.Namespace) -> int:
+    import asyncio
+
     from broker import log
     from broker.history.tables import engine_of
     from broker.settings import HistorySettings, load
@@ -69,6 +70,8 @@ def _collect(_arguments: argparse.Namespace) -> int:
 
 
 async def _until_stopped(settings: "HistorySettings", engine: "Engine") -> None:
+    import asyncio
+
     from broker.history.collector import Collector
     from broker.plans.scheduler import Scheduler
 
@@ -139,6 +142,8 @@ def _rebuild(arguments: argparse.Namespace) -> int:
 
 
 async def _anew(settings: "HistorySettings", engine: "Engine", *, sure: bool) -> int:
+    import asyncio
+
     from broker.dispatching.dispatcher import Dispatcher
     from broker.history.collector import catch_up, first_offset
     from broker.history.reader import rebuild

@@ -1,7 +1,6 @@
 """`pcm schedule`: jobs that repeat are added, listed and removed, and sent as they come due."""
 
 import argparse
-import asyncio
 import json
 import signal
 import sys
@@ -192,6 +191,8 @@ def _record(
 
 
 def _run(_arguments: argparse.Namespace) -> int:
+    import asyncio
+
     from broker import log
     from broker.history.tables import engine_of
     from broker.plans.scheduler import Scheduler
@@ -207,6 +208,8 @@ def _run(_arguments: argparse.Namespace) -> int:
 
 
 async def _until_stopped(running: Any) -> None:
+    import asyncio
+
     work = asyncio.create_task(running)
     for number in (signal.SIGTERM, signal.SIGINT):
         asyncio.get_running_loop().add_signal_handler(number, work.cancel)

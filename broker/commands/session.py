@@ -1,7 +1,6 @@
 """What commands stand on: a dispatcher that is connected, and errors told in one line."""
 
 import argparse
-import asyncio
 import re
 import sys
 from collections.abc import Awaitable, Callable, Coroutine, Iterator
@@ -58,6 +57,8 @@ def finish(work: Coroutine[Any, Any, int]) -> int:
     Raises:
         Wrong: it cannot be done, and why.
     """
+    import asyncio
+
     from pydantic import ValidationError
 
     from broker.connection import BrokerError, Unreachable
@@ -154,6 +155,8 @@ def history() -> "Iterator[Engine]":
 
 
 def _catch_up(settings: "HistorySettings", engine: "Engine") -> None:
+    import asyncio
+
     from broker.connection import BrokerError
     from broker.history.collector import catch_up
     from broker.history.place import is_empty

@@ -1,7 +1,6 @@
 """`pcm watch`: how a job goes, live on a terminal, a line a report elsewhere, or as JSON."""
 
 import argparse
-import asyncio
 import sys
 from collections.abc import AsyncIterator, Collection
 from contextlib import asynccontextmanager
@@ -79,6 +78,8 @@ async def watch(
     Returns:
         The exit status: whether it succeeded everywhere.
     """
+    import asyncio
+
     from broker.commands.tally import Tally
     from broker.dispatching.progress import Progress
 

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from broker.cli import _COMMANDS
+from broker.cli import COMMANDS
 from tests.broker.test_cli import NOWHERE, pcm
 from tests.rabbitmq import Broker
 from tests.terminal import OnTerminal
@@ -20,11 +20,7 @@ HELPS = [
     ("pcm",),
     ("pcm-agent",),
     ("pcm-agent", "interactive"),
-    *(
-        ("pcm", module.__name__.rpartition(".")[2])
-        for module in _COMMANDS
-        if hasattr(module, "_run")
-    ),
+    *(("pcm", name) for name, module in COMMANDS.items() if name == module),
     ("pcm", "send"),
     ("pcm", "forget"),
     ("pcm", "schedule", "add"),
