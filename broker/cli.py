@@ -1,6 +1,7 @@
 """`pcm`: the program for administrators."""
 
 import argparse
+import gc
 import shlex
 import sys
 from collections.abc import Iterable, Sequence
@@ -43,6 +44,7 @@ COMMANDS = {
 
 def main() -> None:
     """Run the program."""
+    gc.set_threshold(20_000)  # most of what a command makes, it keeps to its end
     # What follows "--" is a command, whatever it looks like.
     words = sys.argv[1:]
     cut = words.index("--") if "--" in words else len(words)
@@ -57,7 +59,9 @@ def main() -> None:
         status: int = arguments.run(arguments)
         return status
 
-    sys.exit(run("pcm", work))
+    status = run("pcm", work)
+    gc.freeze()  # nor is anything looked for then
+    sys.exit(status)
 
 
 def _strange(arguments: argparse.Namespace, words: list[str]) -> str:

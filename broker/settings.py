@@ -50,7 +50,11 @@ class BrokerSettings(BaseModel):
     """How to reach the broker. Each field is an environment variable `PCM_...`."""
 
     model_config = ConfigDict(
-        extra="forbid", frozen=True, hide_input_in_errors=True, validate_default=True
+        extra="forbid",
+        frozen=True,
+        hide_input_in_errors=True,
+        validate_default=True,
+        defer_build=True,  # a program has one of the kinds
     )
 
     amqp_url: tuple[str, ...] = Field(

@@ -55,11 +55,11 @@ def told(option: str, path: Path) -> Iterator[None]:
 
 def given(arguments: argparse.Namespace) -> "SignedJob | None":
     """Return the signed job that `--file` names; None if it names no such file."""
-    from broker.files.signed_file import read_signed
-
     # Of a pipe, what is looked at would be missing from what is read.
     if arguments.file is None or not (path := Path(arguments.file)).is_file():
         return None
+    from broker.files.signed_file import read_signed
+
     with told("--file: ", path):
         signed = read_signed(path)
     for option in ("save", "secret", "waves"):
