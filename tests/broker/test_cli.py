@@ -2,7 +2,6 @@
 
 import json
 import subprocess
-import sys
 import tempfile
 from pathlib import Path
 
@@ -237,14 +236,3 @@ def test_help_names_every_setting(program: str) -> None:
     if program == "pcm-agent":
         for name in ("WORKSTATION", "GROUPS", "STATE_DIR", "CONCURRENCY", "OUTPUT_LIMIT"):
             assert f"PCM_{name}" in done.stdout
-
-
-def test_nothing_is_imported_that_a_command_does_not_need() -> None:
-    """What `pcm send` does not use would cost it time."""
-    code = (
-        "import sys, broker.cli, broker.dispatching.dispatcher\n"
-        "unused = {'rich', 'structlog', 'sqlite3', 'sqlalchemy', 'ruamel', 'agents'}\n"
-        "print(sorted(unused & sys.modules.keys()))"
-    )
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-    assert done.stdout == "[]\n"
