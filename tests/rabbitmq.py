@@ -184,6 +184,16 @@ class Node(Broker):
                 raise NoRabbitMQ(f"rabbitmq-server does not start:\n{text}")
             time.sleep(0.05)
 
+    @property
+    def data(self) -> Path:
+        """The folder in which it keeps what it stores."""
+        return self._folder / "data"
+
+    @property
+    def pid(self) -> int:
+        """Its process, and the parent of all of them; 0 where none runs."""
+        return self._process.pid if self._process else 0
+
     def kill(self) -> None:
         """End it as a power cut would."""
         self._end(signal.SIGKILL)

@@ -1,0 +1,52 @@
+"""What processes take: memory, disk, and how often they wake up."""
+
+import os
+import re
+from collections.abc import Iterable, Iterator
+from contextlib import suppress
+from pathlib import Path
+
+_SWITCHES = re.compile(r"^voluntary_ctxt_switches:\s+(\d+)$", re.MULTILINE)
+_KIB = 1024
+
+
+def tree(pid: int) -> Iterator[int]:
+    """Yield a process and all that descend from it."""
+    yield pid
+    with suppress(OSError):  # it has ended
+        for task in Path(f"/proc/{pid}/task").iterdir():
+            for child in (task / "children").read_text().split():
+                yield from tree(int(child))
+
+
+def memory(pids: Iterable[int], kind: str = "Rss") -> float:
+    """Return the MiB of processes.
+
+    `kind`: Rss counts what they share once for each; Pss counts each's share of it.
+    """
+    found = 0
+    for one in pids:
+        with suppress(OSError):
+            text = Path(f"/proc/{one}/smaps_rollup").read_text()
+            found += int(text.split(f"{kind}:")[1].split()[0])
+    return found / _KIB
+
+
+def woken(pid: int) -> int:
+    """Return how often a process and its descendants have waited for something, in all threads."""
+    found = 0
+    for one in tree(pid):
+        with suppress(OSError):
+            for task in Path(f"/proc/{one}/task").iterdir():
+                found += int(_SWITCHES.findall((task / "status").read_text())[0])
+    return found
+
+
+def on_disk(folder: Path) -> int:
+    """Return the bytes that a folder takes on the disk."""
+    found = 0
+    for place, _, names in os.walk(folder):
+        for name in names:
+            with suppress(OSError):  # it is gone
+                found += (Path(place) / name).lstat().st_blocks * 512
+    return found
