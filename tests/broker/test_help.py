@@ -21,7 +21,6 @@ HELPS = [
     ("pcm-agent",),
     ("pcm-agent", "interactive"),
     *(("pcm", name) for name, module in COMMANDS.items() if name == module),
-    ("pcm", "send"),
     ("pcm", "forget"),
     ("pcm", "schedule", "add"),
     ("pcm", "rollout", "abort"),
