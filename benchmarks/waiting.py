@@ -11,12 +11,13 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from functools import partial
 from importlib import metadata
 from pathlib import Path
+from uuid import uuid4
 
 from benchmarks.measured import ROUNDS, Comparison, Series, in_turns
 from benchmarks.processes import memory, tree, woken
@@ -46,6 +47,7 @@ class Side:
         packages: those whose versions count, with where they are.
         environment: what it is told, besides where the broker is.
         ready: what it logs when it is ready; else it is ready when it consumes.
+        prepare: makes what it needs in its folder, which is its HOME and where it is started.
     """
 
     name: str
@@ -54,6 +56,7 @@ class Side:
     packages: tuple[str, ...] = ()
     environment: Mapping[str, str] = field(default_factory=dict)
     ready: str = ""
+    prepare: Callable[[Path], None] = lambda _: None
 
     @property
     def described(self) -> str:
@@ -148,10 +151,11 @@ def started(side: Side, url: str, folder: Path) -> Iterator["subprocess.Popen[by
         "PEER_DONE": str(folder / "done"),
         **side.environment,
     }
+    side.prepare(folder)
     with (folder / "log").open("wb") as log:
         process = subprocess.Popen(
             side.words,
-            cwd=ROOT,
+            cwd=folder,
             env=environment,
             stdin=subprocess.DEVNULL,
             stdout=log,
@@ -161,8 +165,14 @@ def started(side: Side, url: str, folder: Path) -> Iterator["subprocess.Popen[by
     try:
         yield process
     finally:
+        end(process)
+
+
+def end(process: "subprocess.Popen[bytes]") -> None:
+    """End a process with all that it started: it is the first of its own group."""
+    with suppress(ProcessLookupError):
         os.killpg(process.pid, signal.SIGKILL)
-        process.wait()
+    process.wait()
 
 
 def until_ready(side: Side, tap: Tap, process: "subprocess.Popen[bytes]", log: Path) -> None:
@@ -224,32 +234,38 @@ def salt() -> Iterator[list[Side]]:
         return
     with tempfile.TemporaryDirectory() as name, (Path(name) / "log").open("wb") as log:
         publish, answer = free_port(), free_port()
-        told = {
-            "master": {
+
+        def prepare(folder: Path) -> None:
+            # Another one each time: the master takes no new key from one that it knows.
+            minion = {"id": uuid4().hex, "master": "127.0.0.1", "master_port": answer}
+            _salted(folder / "minion", minion)
+
+        _salted(
+            Path(name) / "master",
+            {
                 "interface": "127.0.0.1",
                 "publish_port": publish,
                 "ret_port": answer,
                 "auto_accept": True,
             },
-            "minion": {"id": "bench", "master": "127.0.0.1", "master_port": answer},
-        }
-        for kind, settings in told.items():
-            folder = Path(name) / kind
-            folder.mkdir()
-            own = {"root_dir": str(folder), "pki_dir": "pki", **settings}
-            (folder / kind).write_text(json.dumps(own))  # which is YAML, too
+        )
         master = subprocess.Popen(
-            [SALT / "bin/salt-master", "-c", Path(name) / "master", "-l", "error"],
+            [SALT / "bin/salt-master", "-c", name, "-l", "error"],
             stdin=subprocess.DEVNULL,
             stdout=log,
             stderr=log,
             start_new_session=True,
         )
         try:
-            words = (SALT / "bin/salt-minion", "-c", Path(name) / "minion", "-l", "info")
-            about = "its defaults; key known from the second round on"
+            words = (SALT / "bin/salt-minion", "-c", ".", "-l", "info")
+            about = "its defaults; a new one, whose key the master accepts by itself"
             ready = "Minion is ready to receive requests"
-            yield [Side("Salt minion", words, about, ("salt",), ready=ready)]
+            yield [Side("Salt minion", words, about, ("salt",), ready=ready, prepare=prepare)]
         finally:
-            os.killpg(master.pid, signal.SIGKILL)
-            master.wait()
+            end(master)
+
+
+def _salted(file: Path, settings: Mapping[str, object]) -> None:
+    """Write the settings of a master or a minion, which keeps to the file's folder."""
+    own = {"root_dir": str(file.parent), "pki_dir": "pki", **settings}
+    file.write_text(json.dumps(own))  # which is YAML, too
