@@ -1,6 +1,6 @@
 # make demo    set up everything, and see the main job done
 # make test    set up everything, and pass the tests
-# make bench   measure
+# make bench   measure; of it, whether an agent stays as it is, for MINUTES (10)
 # make chaos   let everything go wrong for MINUTES (3), as SEED says (any)
 # make fuzz    give hostile bytes to all that reads them, for MINUTES (3)
 # make lock    take in newer versions of what we build on
@@ -35,6 +35,8 @@ bench: $(STAMP) $(PEERS) $(SALT)/.ready rabbitmq
 	@$(VENV)/bin/python -m benchmarks.window
 	@$(VENV)/bin/python -m benchmarks.fleet
 	@$(VENV)/bin/python -m benchmarks.simulated
+	@$(VENV)/bin/python -m benchmarks.footprint
+	@$(VENV)/bin/python -m benchmarks.steady
 
 chaos: $(STAMP) rabbitmq
 	@$(VENV)/bin/python -m tests.chaos --minutes $(MINUTES) $(if $(SEED),--seed $(SEED))
