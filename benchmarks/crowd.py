@@ -13,7 +13,6 @@ its own CPU seconds so far; it ends with its input.
 """
 
 import asyncio
-import logging
 import os
 import resource
 import sys
@@ -22,13 +21,12 @@ from concurrent.futures import ThreadPoolExecutor
 from datetime import timedelta
 from pathlib import Path
 
-import structlog
-
 import agents.agent
 import agents.intake
 import agents.runs
 import agents.uplink
 import broker.connection
+import broker.log
 import broker.stream
 from agents.runner import Ended, Run
 from agents.service import ServiceAgent
@@ -48,6 +46,15 @@ _ENDED = Ended(
         stdout=Output(head=b"Linux\n"),
     ),
 )
+
+
+_tell = broker.log.tell
+
+
+def _warn(level: str, event: str, facts: broker.log.Facts) -> None:
+    """Tell what went wrong, and nothing else."""
+    if level != "info":
+        _tell(level, event, facts)
 
 
 class _Said(Run):
@@ -98,13 +105,10 @@ async def _serve(base: AgentSettings) -> None:
 def main() -> None:
     """Simulate."""
     url, folder, name = sys.argv[1:]
-    structlog.configure(
-        wrapper_class=structlog.make_filtering_bound_logger(logging.WARNING),
-        logger_factory=structlog.PrintLoggerFactory(sys.stderr),
-    )
     most = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
     resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
     for module, what, other in (
+        (broker.log, "tell", _warn),
         (agents.runs, "Run", _Said),
         (agents.runs, "threads", _shared),
         (agents.agent, "threads", _shared),
