@@ -3,7 +3,7 @@
 import asyncio
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from itertools import zip_longest
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 from weakref import WeakValueDictionary
 
 from aio_pika.abc import HeadersType
@@ -16,8 +16,11 @@ from broker.dispatching.patience import Patience
 from broker.dispatching.probes import unbound
 from broker.dispatching.publishing import check_sendable, nobody, outgoing, record, record_key
 from broker.pipeline import Outgoing
-from broker.signing.signer import Signable, headers
+from broker.signing.signer import headers
 from schemas import Cancellation, Job, SignedJob, Target
+
+if TYPE_CHECKING:
+    from broker.signing.signer import Signable
 
 _TOGETHER = 256 * 1024
 """Bytes of jobs that share a record: whoever looks for one of them reads all."""
@@ -35,7 +38,7 @@ class _Ready(NamedTuple):
 class Sending:
     """Sends jobs over a line, in whose name they are signed."""
 
-    def __init__(self, line: Line, signed: Callable[[Signable], HeadersType]) -> None:
+    def __init__(self, line: Line, signed: "Callable[[Signable], HeadersType]") -> None:
         self._line = line
         self._signed = signed
         # What the broker returns, it names by its id: two of the same id would be confused.
