@@ -33,11 +33,11 @@ from agents.threads import Threads
 from agents.trust import Trust
 from agents.uplink import Uplink
 from agents.withdrawal import Withdrawal
-from broker.log import Log
+from broker.log import get_logger
 from broker.topology import AgentKind, login
 from schemas import Context, Pause, State
 
-_log = Log()
+_log = get_logger()
 
 _NOT_STARTED = frozenset(
     state

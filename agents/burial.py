@@ -16,11 +16,11 @@ from agents.ledger import Ledger
 from agents.tables import Tables
 from broker import stream, topology
 from broker.connection import Publisher, translated
-from broker.log import Log
+from broker.log import get_logger
 from schemas import Context, State
 from schemas.signature import HEADER, LONGEST_HEADER
 
-_log = Log()
+_log = get_logger()
 _AT_ONCE = 100
 _BYTES_AT_ONCE = 8 * 1024 * 1024
 

@@ -25,10 +25,10 @@ from pathlib import Path
 
 from agents.decision import READ_LIMIT, SAFELY, Decision, decision, overwrite, read, regular
 from agents.state import claims_directory, set_aside, shared_directory, sync_directory
-from broker.log import Log
+from broker.log import get_logger
 from schemas import State
 
-_log = Log()
+_log = get_logger()
 _DECIDED = 0o644  # others may lock it, no more
 
 

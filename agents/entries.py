@@ -17,10 +17,10 @@ from agents.claims import Claims
 from agents.ledger import Ledger
 from agents.runner import Ended
 from agents.tables import Entry, Tables
-from broker.log import Log
+from broker.log import get_logger
 from schemas import Report
 
-_log = Log()
+_log = get_logger()
 _LONGEST_SLEEP = 10.0  # seconds; a clock that was set is noticed at the latest after these
 _CLOCK_STEP = 1.0
 

@@ -21,14 +21,14 @@ from agents.tables import Entry, Known, Tables
 from agents.trust import Trust
 from broker import topology
 from broker.connection import CALL_LIMIT, Publisher, Unreachable, blocked, translated
-from broker.log import Log
+from broker.log import get_logger
 from schemas import Cancellation, Context, Job, Pause, State
 from schemas.signature import HEADER
 from schemas.times import duration_text
 
 _Taken = Entry | Cancellation | Pause
 _PREFETCH = 500
-_log = Log()
+_log = get_logger()
 _LONGEST_REASON = 1000
 _SUSPECT = 2  # times that a message came back to us: an ordinary loss of the connection is one
 

@@ -18,10 +18,10 @@ from agents.salvage import is_damage, open_ledger
 from agents.state import StateError
 from agents.tables import Entry, Life, Tables, entries
 from agents.threads import Answers
-from broker.log import Log
+from broker.log import get_logger
 
 _T = TypeVar("_T")
-_log = Log()
+_log = get_logger()
 
 _RETRY_PAUSE = 1.0
 _BATCH = 1000

@@ -12,9 +12,9 @@ from contextlib import suppress
 from pathlib import Path
 
 from agents.state import set_aside
-from broker.log import Log
+from broker.log import get_logger
 
-_log = Log()
+_log = get_logger()
 _NAME = "service.up"
 _SAFELY = os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK
 _ATTEMPTS = 20

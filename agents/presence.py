@@ -18,10 +18,10 @@ from agents.runs import Runs
 from agents.settings import AgentSettings
 from broker import stream, topology
 from broker.connection import Blocked, BrokerError, Publisher, Refused, blocked
-from broker.log import Log
+from broker.log import get_logger
 from schemas import CheckIn, Pause, State
 
-_log = Log()
+_log = get_logger()
 _RETRY = 30.0
 
 

@@ -27,14 +27,14 @@ from agents.trust import Trust
 from broker import stream, topology
 from broker.connection import Publisher, Refused
 from broker.entry import Entry as StreamEntry
-from broker.log import Log
+from broker.log import get_logger
 from broker.topology import AgentKind
 from schemas import Cancellation, Context, Job, Report, State, workstation
 
 if TYPE_CHECKING:
     from broker.entry import Record
 
-_log = Log()
+_log = get_logger()
 _CLOCK_SKEW = 600.0
 
 

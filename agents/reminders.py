@@ -10,10 +10,10 @@ from datetime import timedelta
 from agents.changes import Changes
 from agents.entries import Entries
 from agents.tables import NEVER, Entry
-from broker.log import Log
+from broker.log import get_logger
 from schemas import Requirement, State
 
-_log = Log()
+_log = get_logger()
 _PAUSE = 0.2  # seconds in which changes are gathered
 _LONGEST_SLEEP = 600.0
 

@@ -21,11 +21,11 @@ from agents.starting import CannotStart, owners_of
 from agents.surroundings import environment
 from agents.tables import Entry
 from agents.threads import Threads
-from broker.log import Log
+from broker.log import get_logger
 from broker.topology import AgentKind
 from schemas import Result, State
 
-_log = Log()
+_log = get_logger()
 MOST_STARTS = 5
 """So that a command that ends its own agent or machine does not do so for ever."""
 _NO_ROOM_LIMIT = 60.0  # seconds for which a start is tried where files or processes are used up

@@ -14,10 +14,10 @@ from typing import Any
 
 from agents.state import StateError, sync_directory
 from agents.tables import MIGRATIONS, SCHEMA_VERSION, Tables, entries
-from broker.log import Log
+from broker.log import get_logger
 from schemas import InvalidMessage, Job, Pause, Report, State
 
-_log = Log()
+_log = get_logger()
 _TABLES = ("jobs", "cancellations", "refusals", "outbox", "bindings", "pauses")
 _DAMAGED = {sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB}
 _Row = dict[str, Any]

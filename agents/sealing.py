@@ -14,12 +14,12 @@ from nacl.public import PrivateKey, SealedBox
 from nacl.secret import SecretBox
 
 from agents.state import StateError, sync_directory
-from broker.log import Log
+from broker.log import get_logger
 from schemas import Command
 
 _NAME = "sealing.key"
 _SAFELY = os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK
-_log = Log()
+_log = get_logger()
 
 
 class CannotOpen(Exception):

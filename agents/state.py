@@ -19,9 +19,9 @@ from contextlib import suppress
 from pathlib import Path
 from typing import NoReturn
 
-from broker.log import Log
+from broker.log import get_logger
 
-_log = Log()
+_log = get_logger()
 _ATTEMPTS = 100  # somebody may put something in our way again and again, but not for ever
 _MOST_LINKS = 40  # as many as the kernel follows
 

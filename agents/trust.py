@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 from agents.place import targets
 from agents.settings import AgentSettings
-from broker.log import Log
+from broker.log import get_logger
 from broker.settings import WrongSetting
 from broker.signing.files import UnsafeFile
 from broker.signing.keyring import Keyring, key_files
@@ -18,7 +18,7 @@ from schemas.times import duration_text
 if TYPE_CHECKING:
     from broker.signing.signer import Order
 
-_log = Log()
+_log = get_logger()
 
 
 class Untrusted(Exception):

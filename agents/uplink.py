@@ -32,9 +32,9 @@ from broker.connection import (
     translated,
     where,
 )
-from broker.log import Log
+from broker.log import get_logger
 
-_log = Log()
+_log = get_logger()
 _LOGIN_SPREAD = 5
 _STEADY = 30.0
 _ONCE_CONNECTED = 2  # attempts that still count: a broker that lets us in only to fail is no good

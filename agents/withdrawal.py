@@ -3,10 +3,10 @@
 from agents.entries import Entries
 from agents.runs import Runs
 from agents.tables import Entry, superseded_by
-from broker.log import Log
+from broker.log import get_logger
 from schemas import Cancellation
 
-_log = Log()
+_log = get_logger()
 
 
 class Withdrawal:

@@ -26,7 +26,6 @@ from pamqp.commands import Basic
 from yarl import URL
 
 from broker import pipeline, tls, wire
-from broker.log import Log
 from broker.settings import BrokerSettings
 
 if TYPE_CHECKING:
@@ -37,7 +36,6 @@ for _name in ("aio_pika", "aiormq"):
     logging.getLogger(_name).setLevel(logging.CRITICAL + 1)
 
 wire.be_tolerant()
-_log = Log()
 
 CALL_LIMIT = 10.0
 """Seconds that one call to the broker may take: where it is stuck, the library waits for ever."""
@@ -350,13 +348,16 @@ class Publisher:
 
     async def _outwait(self, reason: str) -> None:
         """Wait until messages are taken again, or the connection is lost."""
+        from broker.log import get_logger  # only agents wait, and log
+
+        log = get_logger()
         if not self._blocked:  # told once, however many messages wait
             self._blocked = True
-            _log.warning("broker.blocked", reason=reason)
+            log.warning("broker.blocked", reason=reason)
         await _underlay(self.connection).ready()
         if self._blocked:
             self._blocked = False
-            _log.info("broker.unblocked")
+            log.info("broker.unblocked")
 
 
 def _unroutable(message: pipeline.Outgoing, error: BaseException | None) -> Unroutable | None:

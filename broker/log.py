@@ -1,21 +1,29 @@
-"""The log: an event a line, key-value on a terminal, JSON otherwise.
-
-Of our own, since every agent has it: the usual library draws its colours by others that take as
-much memory as all the rest of an agent's code.
-"""
+"""The log: structlog's events, key-value on a terminal, JSON otherwise."""
 
 import logging
 import os
 import sys
-from collections.abc import Callable
 from contextlib import suppress
 from datetime import UTC, datetime
+from functools import partial
 from pathlib import Path
-from typing import Any, Protocol, Self, TextIO, cast
+from typing import TYPE_CHECKING, Protocol, TextIO, cast
 
 from pydantic_core import to_json
 
-Facts = dict[str, Any]
+# structlog draws tracebacks by rich where that is installed, which takes 4 MB of an agent's memory
+# for what nobody sees.
+if _absent := "rich" not in sys.modules:
+    sys.modules["rich"] = None  # type: ignore[assignment]
+import structlog  # noqa: E402
+
+if _absent:
+    del sys.modules["rich"]
+
+if TYPE_CHECKING:
+    from structlog.typing import EventDict
+
+get_logger = structlog.get_logger
 
 _FILE_LIMIT = 1024 * 1024
 
@@ -65,75 +73,44 @@ class _File:
         pass
 
 
-class Log:
-    """Tells events, such as `job.started`, and the facts of each; those that are None stay out."""
-
-    def __init__(self, **facts: Any) -> None:
-        """Bind facts that stand in each event."""
-        self._facts = facts
-
-    def bind(self, **facts: Any) -> Self:
-        """Return a log with more facts that stand in each event."""
-        return type(self)(**self._facts, **facts)
-
-    def info(self, event: str, /, **facts: Any) -> None:
-        """Tell what is as it should be."""
-        tell("info", event, self._facts | facts)
-
-    def warning(self, event: str, /, **facts: Any) -> None:
-        """Tell what an administrator may want to mend."""
-        tell("warning", event, self._facts | facts)
-
-    def error(self, event: str, /, **facts: Any) -> None:
-        """Tell what keeps work from being done."""
-        tell("error", event, self._facts | facts)
-
-
 def configure(*, file: Path | None = None, **context: str) -> None:
     """Set up logging to stderr, or to a file only; each event carries the context."""
-    global _sink, _written, _context  # noqa: PLW0603 - a process has one log
-    _sink = _Stderr() if file is None else _File(file)
-    _written = _as_text if file is None and sys.stderr.isatty() else _as_json
-    _context = context
+    terminal = file is None and sys.stderr.isatty()
+    sink: _Sink = _Stderr() if file is None else _File(file)
+    structlog.configure(
+        processors=[
+            partial(_whole, context, terminal),
+            structlog.dev.ConsoleRenderer() if terminal else _to_json,
+        ],
+        logger_factory=structlog.WriteLoggerFactory(file=cast("TextIO", sink)),
+        cache_logger_on_first_use=True,
+    )
     if file is not None:
         # What libraries tell by other ways would go to stderr.
-        logging.basicConfig(stream=cast("TextIO", _sink), level=logging.WARNING, force=True)
+        logging.basicConfig(stream=cast("TextIO", sink), level=logging.WARNING, force=True)
         logging.captureWarnings(capture=True)
 
 
-def tell(level: str, event: str, facts: Facts) -> None:
-    """Write down an event."""
-    said = {
-        "timestamp": datetime.now(UTC),
+def _whole(
+    context: dict[str, str],
+    terminal: bool,
+    _logger: object,
+    level: str,
+    event: "EventDict",  # noqa: FBT001 - bound
+) -> "EventDict":
+    """Return an event with its time and the context, and without what is None."""
+    now = datetime.now(UTC)
+    return {
+        "timestamp": f"{now.astimezone():%Y-%m-%d %H:%M:%S}" if terminal else now,
         "level": level,
-        "event": event,
-        **_context,
-        **{name: value for name, value in facts.items() if value is not None},
+        **context,
+        **{name: value for name, value in event.items() if value is not None},
     }
-    _sink.write(f"{_written(said)}\n")
+
+
+def _to_json(_logger: object, _level: str, event: "EventDict") -> str:
+    return to_json(event, fallback=str).decode()
 
 
 def _encoded(text: str) -> bytes:
     return text.encode(errors="backslashreplace")
-
-
-def _as_json(said: Facts) -> str:
-    return to_json(said, fallback=str).decode()
-
-
-def _as_text(said: Facts) -> str:
-    """Return an event for people, by the clock on their wall."""
-    at, level, event, *facts = said.items()
-    head = f"{at[1].astimezone():%Y-%m-%d %H:%M:%S} {level[1]:<8}{event[1]:<24}"
-    return " ".join((head, *(f"{name}={_plain(value)}" for name, value in facts)))
-
-
-def _plain(value: Any) -> str:
-    text = str(value)
-    return text if text.isprintable() and " " not in text else repr(text)
-
-
-_sink: _Sink
-_written: Callable[[Facts], str]
-_context: Facts
-configure()  # whoever sets up nothing is told on stderr: stdout is for answers

@@ -34,11 +34,11 @@ from broker.history.tables import (
     reports,
     results,
 )
-from broker.log import Log
+from broker.log import get_logger
 from broker.settings import HistorySettings
 
 _HOUSEKEEPING = 3600.0
-_log = Log()
+_log = get_logger()
 _T = TypeVar("_T")
 
 

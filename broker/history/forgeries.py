@@ -15,7 +15,7 @@ from broker import stream, topology
 from broker.connection import Publisher
 from broker.entry import Entry
 from broker.history.tables import forgeries, jobs
-from broker.log import Log
+from broker.log import get_logger
 from schemas import Forgery
 from schemas.message import BODY_LIMIT
 
@@ -23,7 +23,7 @@ KIND = "forgery"
 """The kind of the letters."""
 _AT_ONCE = 20  # each is up to a mebibyte
 _NOBODY = "unknown"
-_log = Log()
+_log = get_logger()
 
 
 def note(connection: Connection, entry: Entry, reason: str) -> None:

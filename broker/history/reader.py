@@ -17,13 +17,13 @@ from broker.history import forgeries
 from broker.history.fold import Fold
 from broker.history.place import BEAT, Place, place_in, transact
 from broker.history.tables import CONTENT, gaps, reading
-from broker.log import Log
+from broker.log import get_logger
 
 _BATCH = 2000
 _PREFETCH = 4000
 _SILENCE = 60.0
 _LONGEST_REASON = 300
-_log = Log()
+_log = get_logger()
 _T = TypeVar("_T")
 
 

@@ -16,7 +16,7 @@ from broker.dispatching.dispatcher import Dispatcher
 from broker.history.collector import catch_up
 from broker.history.place import is_collected
 from broker.history.tables import HistoryError, UnusableHistory, prepare
-from broker.log import Log
+from broker.log import get_logger
 from broker.plans.schedules import Said, in_force, sent
 from broker.settings import HistorySettings, WrongSetting
 from broker.signing.vouching import Vouching
@@ -32,7 +32,7 @@ OLDEST = timedelta(days=30)
 _WINDOWS = (timedelta(hours=2), timedelta(days=1), OLDEST)
 _MINUTE = 60.0
 _LATER = 0.05  # so that a timer that is early does not wake us before the minute
-_log = Log()
+_log = get_logger()
 
 
 class Scheduler:

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from structlog.testing import capture_logs
 
 from agents.settings import AgentSettings
 from agents.trust import Trust, Untrusted
@@ -17,7 +18,6 @@ from broker.signing.signer import Signer, make_key
 from schemas import Cancellation, Command, Context, Job, TrustedKey, everyone, group, workstation
 from schemas.signature import Signatures, write_signatures
 from tests.keys import Keys
-from tests.logged import capture_logs
 
 NOBODY = 65534
 

@@ -17,6 +17,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from sqlalchemy import Engine
+from structlog.testing import capture_logs
 
 from broker import Dispatcher
 from broker.history.accounts import accounts
@@ -28,7 +29,6 @@ from broker.settings import HistorySettings
 from schemas import Command, Job, Schedule, ScheduleRemoval, State, Target, group, workstation
 from schemas.schedule import Occurrence
 from tests.broker.test_dispatcher import declare, drain
-from tests.logged import capture_logs
 from tests.rabbitmq import Broker, free_port
 from tests.workstation import BIN, AgentProcess, Program, Workstation, agents_of, follow
 
