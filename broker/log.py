@@ -15,7 +15,7 @@ from pydantic_core import to_json
 # for what nobody sees.
 if _absent := "rich" not in sys.modules:
     sys.modules["rich"] = None  # type: ignore[assignment]
-import structlog  # noqa: E402
+import structlog
 
 if _absent:
     del sys.modules["rich"]
@@ -93,10 +93,10 @@ def configure(*, file: Path | None = None, **context: str) -> None:
 
 def _whole(
     context: dict[str, str],
-    terminal: bool,
+    terminal: bool,  # noqa: FBT001 - bound beforehand
     _logger: object,
     level: str,
-    event: "EventDict",  # noqa: FBT001 - bound
+    event: "EventDict",
 ) -> "EventDict":
     """Return an event with its time and the context, and without what is None."""
     now = datetime.now(UTC)
