@@ -37,6 +37,7 @@ bench: $(STAMP) $(PEERS) $(SALT)/.ready rabbitmq
 	@$(VENV)/bin/python -m benchmarks.simulated
 	@$(VENV)/bin/python -m benchmarks.footprint
 	@$(VENV)/bin/python -m benchmarks.steady
+	@$(BENCH)/bin/python -m benchmarks.charts
 
 chaos: $(STAMP) rabbitmq
 	@$(VENV)/bin/python -m tests.chaos --minutes $(MINUTES) $(if $(SEED),--seed $(SEED))
