@@ -13,7 +13,7 @@ from schemas import State
 
 _BATCH = 500
 _MESSAGE_BYTES = 512 * 1024
-_GATHERING = 0.02  # seconds in which more reports come together, after some were sent
+_GATHERING = 0.02  # seconds in which reports come together: all of a quick command, say
 _ORDER = {state: place for place, state in enumerate(State)}
 
 
@@ -45,25 +45,27 @@ class Outbox:
             BrokerError: what was not confirmed stays in the ledger, and will be sent again.
         """
         sent = 0
+        self._more.set()  # what the last link did not take
 
         def exchange(tables: Tables) -> list[Pending]:
             tables.confirmed(sent)
             return tables.pending(_BATCH)
 
         while True:
+            await self._more.wait()
+            await asyncio.sleep(_GATHERING)
             self._more.clear()
             pending = await self._ledger.commit(exchange)
             if not pending:
                 if not self._more.is_set():
                     self._empty.set()
-                await self._more.wait()
                 continue
             # On one channel, so in their order; a message that was lost is sent again with all.
             await asyncio.gather(
                 *(self._send(publisher, state, body) for state, body in _messages(pending))
             )
             sent = pending[-1].sequence
-            await asyncio.sleep(_GATHERING)
+            self._more.set()  # for what was confirmed to be dropped
 
     async def _send(self, publisher: Publisher, state: State, body: bytes) -> None:
         await stream.append(
