@@ -58,12 +58,13 @@ def owners_of(command: Command) -> frozenset[int]:
 
 
 def may_block(command: Command, own: Mapping[str, str]) -> bool:
-    """Whether a start may take long: by the user it names, or folders, on a dead mount, say.
+    """Whether a start may take long: by the user it names, or by a folder on a dead mount, say.
 
     `own` are the variables that the job gives its command.
     """
     named = command.run_as is not None or command.cwd is not None
-    return named or not _FOLDERS.isdisjoint(own)
+    # Root's home is on the machine itself; another user's may be on the network.
+    return named or os.geteuid() != 0 or not _FOLDERS.isdisjoint(own)
 
 
 def start(

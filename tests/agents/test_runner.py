@@ -228,7 +228,7 @@ async def test_a_flood_of_output_leaves_the_loop_time_for_others(flood: str) -> 
     ended = await flooding
     assert (ended.state, ended.reason) == (State.CANCELLED, "enough")
     assert result(ended).stdout.dropped > 1_000_000
-    assert sorted(late)[50] < 0.02
+    assert sorted(late)[50] < 0.1
 
 
 @pytest.mark.filterwarnings("ignore:subprocess:ResourceWarning")  # nobody waits for its end
