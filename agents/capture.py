@@ -1,14 +1,21 @@
 """What a command wrote: all of it, or its beginning and its end."""
 
+import asyncio
 import os
+import sys
+import termios
 import time
 from collections.abc import Callable
 from contextlib import suppress
+from fcntl import ioctl
 from pathlib import Path
 
 from agents.platforms import NO_FILES
 from schemas import Output
 
+_CHUNK = 64 * 1024  # bytes read at a time, so that a flood leaves the event loop time for others
+_SMALL = 4096
+_GATHER = 0.005  # seconds in which small pieces are gathered
 _OPEN_LIMIT = 10.0
 _POLL = 0.02
 SPOOL_FILES = ("stdout", "stderr")
@@ -65,17 +72,60 @@ def _decodes(data: bytes) -> bool:
     return True
 
 
-def spooled(spool: Path, limit: int) -> tuple[Output, Output]:
+class Inlet:
+    """A pipe that a command writes to, read by the event loop as it comes.
+
+    Small pieces are gathered: who writes line by line would keep the loop busy with waking up.
+    """
+
+    def __init__(self, file: int, capture: Capture, taken: Callable[[], object]) -> None:
+        """Give what is read, once it is open, to `capture`; then call `taken`, each time."""
+        self._file = file
+        self._capture = capture
+        self._taken = taken
+        self._loop: asyncio.AbstractEventLoop | None = None
+        self._timer: asyncio.TimerHandle | None = None
+
+    def open(self) -> None:
+        """Read from now on."""
+        self.close()
+        self._loop = asyncio.get_running_loop()
+        self._loop.add_reader(self._file, self._take, self._loop)
+
+    def close(self) -> None:
+        """Read no more; the file is the caller's to close."""
+        if self._loop is not None:
+            self._loop.remove_reader(self._file)
+        if self._timer is not None:
+            self._timer.cancel()
+
+    def drain(self) -> None:
+        """Take what is there now, and wait for nobody who may still hold the pipe."""
+        there = int.from_bytes(ioctl(self._file, termios.FIONREAD, bytes(4)), sys.byteorder)
+        if there:
+            self._capture.write(os.read(self._file, there))
+
+    def _take(self, loop: asyncio.AbstractEventLoop) -> None:
+        data = os.read(self._file, _CHUNK)
+        self._capture.write(data)
+        self._taken()
+        if len(data) < _SMALL:
+            loop.remove_reader(self._file)
+            if data:  # not its end
+                self._timer = loop.call_later(_GATHER, self.open)
+
+
+async def spooled(spool: Path, limit: int) -> tuple[Output, Output]:
     """Return what a command wrote to the files of its spool folder."""
-    stdout, stderr = (_file_output(spool / name, limit) for name in SPOOL_FILES)
+    stdout, stderr = [await _file_output(spool / name, limit) for name in SPOOL_FILES]
     return stdout, stderr
 
 
-def _file_output(path: Path, limit: int) -> Output:
+async def _file_output(path: Path, limit: int) -> Output:
     capture = Capture(limit)
     deadline = time.monotonic() + _OPEN_LIMIT
-    while not _openable(path) and time.monotonic() < deadline:
-        time.sleep(_POLL)
+    while not _openable(path) and time.monotonic() < deadline:  # noqa: ASYNC110 - nobody tells
+        await asyncio.sleep(_POLL)
     with suppress(OSError), path.open("rb") as file:
         size = os.fstat(file.fileno()).st_size
         capture.write(file.read(limit))

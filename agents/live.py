@@ -1,14 +1,12 @@
 """What a running command writes, as it comes, for those who look on.
 
-Its thread writes and never waits; the event loop reads. The last of it is kept, so that whoever
-comes later sees what there is from the beginning on, as far as that is kept, and whoever reads too
-slowly is told how much they missed.
+The last of it is kept, so that whoever comes later sees what there is from the beginning on, as far
+as that is kept, and whoever reads too slowly is told how much they missed.
 """
 
 import asyncio
 import codecs
 import os
-import threading
 from collections import deque
 from collections.abc import AsyncGenerator, Iterator
 from contextlib import suppress
@@ -54,25 +52,18 @@ class Live:
         """Keep what is written; with `spool` a command that survives its agent writes there."""
         self._spool = spool
         self._read_to = dict.fromkeys(SPOOL_FILES, 0)
-        self._loop = asyncio.get_running_loop()
-        self._lock = threading.Lock()
         self._pieces: deque[_Piece] = deque()
         self._begin = 0
         self._end = 0
         self._lines = 0
         self._closed = False
-        self._awaited = False
         self._more = asyncio.Event()
 
     def write(self, stream: str, data: bytes) -> None:
-        """Take in what was written to a stream; from any thread."""
-        with self._lock:
-            for start in range(0, len(data), _PIECE):
-                self._append(stream, data[start : start + _PIECE])
-            awaited, self._awaited = self._awaited, False
-        if awaited:
-            with suppress(RuntimeError):  # the loop is closed: nobody reads
-                self._loop.call_soon_threadsafe(self._more.set)
+        """Take in what was written to a stream."""
+        for start in range(0, len(data), _PIECE):
+            self._append(stream, data[start : start + _PIECE])
+        self._more.set()
 
     def _append(self, stream: str, data: bytes) -> None:
         last = self._pieces[-1] if self._pieces else None
@@ -100,28 +91,25 @@ class Live:
     def read(self, start: int) -> Seen:
         """Return what follows the first `start` bytes, as far as it is kept."""
         self._take_spooled()
-        with self._lock:
-            dropped = max(0, self._begin - start)
-            start += dropped
-            pieces: list[tuple[str, bytes]] = []
-            end, at = start, self._begin
-            for piece in self._pieces:
-                following = at + len(piece.data)
-                if following > start:
-                    pieces.append((piece.stream, bytes(piece.data[max(0, start - at) :])))
-                    end = following
-                at = following
-                if end - start >= _AT_ONCE:
-                    break
-            return Seen(dropped, pieces, end, self._closed and end == self._end)
+        dropped = max(0, self._begin - start)
+        start += dropped
+        pieces: list[tuple[str, bytes]] = []
+        end, at = start, self._begin
+        for piece in self._pieces:
+            following = at + len(piece.data)
+            if following > start:
+                pieces.append((piece.stream, bytes(piece.data[max(0, start - at) :])))
+                end = following
+            at = following
+            if end - start >= _AT_ONCE:
+                break
+        return Seen(dropped, pieces, end, self._closed and end == self._end)
 
     async def more(self, end: int) -> None:
         """Wait for what follows the first `end` bytes."""
-        with self._lock:
-            if self._end > end or self._closed:
-                return
-            self._awaited = True
-            self._more.clear()
+        if self._end > end or self._closed:
+            return
+        self._more.clear()
         with suppress(TimeoutError):  # nobody tells of what is written to files
             async with asyncio.timeout(None if self._spool is None else _POLL):
                 await self._more.wait()
@@ -143,11 +131,10 @@ class Live:
 
     def _skip(self, count: int) -> None:
         """Count what is not taken in; what came before it is not kept either."""
-        with self._lock:
-            self._pieces.clear()
-            self._lines = 0
-            self._end += count
-            self._begin = self._end
+        self._pieces.clear()
+        self._lines = 0
+        self._end += count
+        self._begin = self._end
 
 
 async def follow(live: Live) -> Stream:

@@ -1,64 +1,106 @@
 """A command as a process: started in a group of its own, or found again; and what it wrote.
 
-One `poll` waits for its output, its end (a pidfd) and whoever wants to stop it. Linux, for pidfd
-and /proc.
+The event loop waits for its output, its end (a pidfd) and whoever wants to stop it. Linux, for
+pidfd and /proc.
 """
 
+import asyncio
 import os
 import resource
-import select
 import signal
 import time
-from collections import deque
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
 from contextlib import ExitStack
 from functools import partial
 from pathlib import Path
-from typing import Protocol
 
-from agents.capture import SPOOL_FILES, Capture, spooled
-from agents.remains import Remains, alive, mark, signal_group
+from agents.capture import SPOOL_FILES, Capture, Inlet, spooled
+from agents.remains import Remains, alive, mark, see_off, signal_group
 from agents.starting import CannotStart, start
 from agents.surroundings import Account
 from schemas import Command, Output
 
-_CHUNK = 256 * 1024
-_GROUP_POLL = 0.02
-_KILL_WAIT = 2.0
 _LOOKS = (0.005, 0.05, 0.5)  # seconds after the start at which its memory is looked at
 _LOOK_PAUSE = 0.005  # not sooner again, however much it writes
-_LONGEST_WAIT = 3600.0
 
 
-class Running(Protocol):
-    """A command that runs, whether we started it or found it."""
+class Running(ABC):
+    """A command that runs, whether we started it or found it; watched by the event loop.
 
-    began: float
-    """When it was started, by time.monotonic()."""
+    Attributes:
+        began: when it was started, by time.monotonic(), which is the loop's clock.
+    """
 
-    def wait(self, until: float, woken: int | None = None) -> bool:
-        """Take its output until it ends (True), or the time comes or `woken` is written to."""
+    def __init__(self, began: float) -> None:
+        self.began = began
+        self._pidfd: int | None = None
+        self._loop: asyncio.AbstractEventLoop | None = None  # while that looks at the pidfd
+        self._waiter: asyncio.Future[None] | None = None
 
+    def watch(self) -> None:
+        """Have the event loop look at it, until it ends or is closed.
+
+        Raises:
+            OSError: there is no room for that.
+        """
+        if self._pidfd is not None:
+            loop = asyncio.get_running_loop()
+            loop.add_reader(self._pidfd, self._end)
+            self._loop = loop
+
+    async def wait(self, until: float) -> bool:
+        """Wait until it ends (True), or the time comes or it is woken."""
+        if self._loop is not None:
+            self._waiter = self._loop.create_future()
+            timer = self._loop.call_at(until, self.wake)
+            try:
+                await self._waiter
+            finally:
+                timer.cancel()
+        return self._loop is None
+
+    def wake(self) -> None:
+        """Have who waits for it look up."""
+        if self._waiter is not None and not self._waiter.done():
+            self._waiter.set_result(None)
+
+    def _end(self) -> None:
+        self._unwatch()
+        self.wake()
+
+    def _unwatch(self) -> None:
+        if self._loop is not None and self._pidfd is not None:
+            self._loop.remove_reader(self._pidfd)
+            self._loop = None
+
+    def close(self) -> None:
+        """Close what was open for it."""
+        self._unwatch()
+        if self._pidfd is not None:
+            os.close(self._pidfd)
+
+    @abstractmethod
     def signal(self, number: int) -> bool:
-        """Signal the group; return whether anybody is in it."""
+        """Signal its groups; return whether anybody is in them."""
 
+    @abstractmethod
     def reap(self) -> tuple[int | None, int]:
         """Return its exit code (negative: the signal that ended it) and its peak memory.
 
         None where nobody is told: only a parent is.
         """
 
-    def end_group(self, grace: float) -> bool:
-        """End what the process left in its group; return whether there was anything."""
+    @abstractmethod
+    async def end_group(self, grace: float) -> bool:
+        """End what it left in its groups; return whether there was anything."""
 
-    def outputs(self) -> tuple[Output, Output]:
+    @abstractmethod
+    async def outputs(self) -> tuple[Output, Output]:
         """Return what it wrote to stdout and stderr."""
 
-    def close(self) -> None:
-        """Close what was open for it."""
 
-
-class Process:
+class Process(Running):
     """A process that we start. With a `spool` folder it writes there, and needs us no more."""
 
     def __init__(
@@ -71,7 +113,7 @@ class Process:
         heard: Callable[[str, bytes], object] | None = None,
         user: Account | None = None,
     ) -> None:
-        """Start it; `lasting` is called with its mark once it has run for a while.
+        """Start it, in any thread; `lasting` is called with its mark once it has run for a while.
 
         `heard` is called with what it writes to its pipes, and the name of the stream; `user` is
         whom it runs as, if not as the agent's user.
@@ -89,22 +131,22 @@ class Process:
             if user is not None:
                 for outlet in outlets:  # it may open its /dev/stdout
                     os.fchown(outlet, user.uid, user.gid)
-            self.began = self._looked = time.monotonic()  # it may have ended when Popen returns
+            super().__init__(time.monotonic())  # it may have ended when Popen returns
             self._popen = start(command, user, variables, outlets)
             self._files = ours.pop_all()
         self._pid = self._popen.pid
-        self._pidfd = self._watched()
+        self._pidfd = self._pidfd_opened()
+        self._looked = self.began
         self._peak = 0
-        self._looks = deque(self.began + after for after in _LOOKS)
         stdout, stderr = (heard and partial(heard, stream) for stream in SPOOL_FILES)
         self._captures = Capture(output_limit, stdout), Capture(output_limit, stderr)
-        self._open = dict(zip(pipes, self._captures, strict=False))
-        self._poll = select.poll()
-        self._poll.register(self._pidfd, select.POLLIN)
-        for pipe in pipes:
-            self._poll.register(pipe, select.POLLIN)
+        self._inlets = [
+            Inlet(pipe, capture, self._look_again)
+            for pipe, capture in zip(pipes, self._captures, strict=False)
+        ]
+        self._timer: asyncio.TimerHandle | None = None
 
-    def _watched(self) -> int:
+    def _pidfd_opened(self) -> int:
         try:
             return os.pidfd_open(self._pid)
         except OSError as error:  # no file is left: it runs, and must not be started again
@@ -114,41 +156,52 @@ class Process:
             text = "it was ended at once: no file was left to watch it by"
             raise CannotStart(text) from error
 
+    def watch(self) -> None:
+        """Have the event loop look at it; at what it writes only if it does not end at once."""
+        super().watch()
+        self._look_at(0)
+
+    def _unwatch(self) -> None:
+        super()._unwatch()
+        if self._timer is not None:
+            self._timer.cancel()
+
     def close(self) -> None:
         """Close what was open for it."""
-        os.close(self._pidfd)
+        super().close()
+        for inlet in self._inlets:
+            inlet.close()
+        self._inlets.clear()  # they know us, too
         self._files.close()
 
-    def outputs(self) -> tuple[Output, Output]:
+    async def outputs(self) -> tuple[Output, Output]:
         """Return what it wrote to stdout and stderr."""
         if self._spool is not None:
-            return spooled(self._spool, self._limit)
+            return await spooled(self._spool, self._limit)
         stdout, stderr = self._captures
         return stdout.output(), stderr.output()
 
-    def wait(self, until: float, woken: int | None = None) -> bool:
-        """Take its output until it ends (True), or the time comes or `woken` is written to."""
-        if woken is not None:
-            self._poll.register(woken, select.POLLIN)
-        try:
-            while True:
-                look = self._looks[0] if self._looks else until
-                ready = self._read(min(look, until) - time.monotonic())
-                if self._pidfd in ready:
-                    return True
-                now = time.monotonic()
-                if woken in ready or now >= until:
-                    return False
-                if now >= look:
-                    self._looks.popleft()
-                    if not self._looks:
-                        self._lasting(mark(self._pid))
-                if now >= self._looked + _LOOK_PAUSE:
-                    self._looked = now
-                    self._peak = max(self._peak, _peak_memory(self._pid))
-        finally:
-            if woken is not None:
-                self._poll.unregister(woken)
+    def _look_at(self, number: int) -> None:
+        if self._loop is not None:
+            at = self.began + _LOOKS[number]
+            self._timer = self._loop.call_at(at, self._look, number)
+
+    def _look(self, number: int) -> None:
+        if number == 0:
+            for inlet in self._inlets:
+                inlet.open()
+        if number + 1 < len(_LOOKS):
+            self._look_at(number + 1)
+        else:
+            self._lasting(mark(self._pid))
+        self._look_again()
+
+    def _look_again(self) -> None:
+        """Look at its memory, unless that was done just now."""
+        now = time.monotonic()
+        if self._loop is not None and now >= self._looked + _LOOK_PAUSE:
+            self._looked = now
+            self._peak = max(self._peak, _peak_memory(self._pid))
 
     def signal(self, number: int) -> bool:
         """Signal the group; return whether anybody is in it."""
@@ -158,59 +211,41 @@ class Process:
         """Return its exit code (negative: the signal that ended it) and its peak memory."""
         _, status, usage = os.wait4(self._pid, 0)
         code = self._popen.returncode = os.waitstatus_to_exitcode(status)
-        self._poll.unregister(self._pidfd)
         # A new process starts with the size of the one that started it: below that, what was
         # seen while it ran is nearer to the truth: nothing, where it had ended before we looked.
         peak = usage.ru_maxrss * 1024
         return code, peak if peak > self._own_peak else self._peak
 
-    def end_group(self, grace: float) -> bool:
+    async def end_group(self, grace: float) -> bool:
         """End what the process left in its group; return whether there was anything.
 
         Then take the last of the output. Who left the group and still holds the pipe (a daemon)
         is not waited for.
         """
         left_behind = self.signal(signal.SIGTERM)
-        deadline = time.monotonic() + grace
-        killed = False
-        while left_behind and alive(self._pid):
-            self._read(_GROUP_POLL)
-            if time.monotonic() >= deadline:
-                if killed:
-                    break  # in the kernel, and does not come out
-                killed = True
-                self.signal(signal.SIGKILL)
-                deadline = time.monotonic() + _KILL_WAIT
-        while self._open and self._read(0):
-            pass
+        if left_behind:
+            for inlet in self._inlets:  # it may have ended before they were
+                inlet.open()
+            await see_off([self._pid], grace)
+        for inlet in self._inlets:
+            inlet.drain()
         return left_behind
 
-    def _read(self, limit: float) -> set[int]:
-        """Read what there is, for at most so many seconds; return the files that were ready."""
-        ready = set()
-        for file, _ in self._poll.poll(min(max(limit, 0), _LONGEST_WAIT) * 1000):
-            ready.add(file)
-            if capture := self._open.get(file):
-                data = os.read(file, _CHUNK)
-                capture.write(data)
-                if not data:
-                    self._poll.unregister(file)
-                    del self._open[file]
-        return ready
 
-
-class Adopted:
+class Adopted(Running):
     """A process that another agent of ours started, and that went on when it ended."""
 
     def __init__(self, remains: Remains, age: float, spool: Path, output_limit: int) -> None:
-        self.began = time.monotonic() - age
+        """Find its process again.
+
+        Raises:
+            OSError: there are no files left to look by.
+        """
+        super().__init__(time.monotonic() - age)
+        self._pidfd = remains.watched()
         self._remains = remains
         self._spool = spool
         self._limit = output_limit
-
-    def wait(self, until: float, woken: int | None = None) -> bool:
-        """Wait until it ends (True), or the time comes or `woken` is written to."""
-        return self._remains.wait(until, woken)
 
     def signal(self, number: int) -> bool:
         """Signal its groups; return whether anybody is in them."""
@@ -220,19 +255,16 @@ class Adopted:
         """Return that its end is not known."""
         return None, 0
 
-    def end_group(self, grace: float) -> bool:
-        """End what it left in its group; return whether there was anything."""
+    async def end_group(self, grace: float) -> bool:
+        """End what it left in its groups; return whether there was anything."""
         left_behind = any(map(alive, self._remains.groups))
         if left_behind:
-            self._remains.end(grace)
+            await self._remains.end(grace)
         return left_behind
 
-    def outputs(self) -> tuple[Output, Output]:
+    async def outputs(self) -> tuple[Output, Output]:
         """Return what it wrote to stdout and stderr."""
-        return spooled(self._spool, self._limit)
-
-    def close(self) -> None:
-        """Close nothing."""
+        return await spooled(self._spool, self._limit)
 
 
 def _outlets(spool: Path | None, ours: ExitStack, theirs: ExitStack) -> tuple[list[int], list[int]]:

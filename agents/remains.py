@@ -4,8 +4,8 @@ A command is known by its process, its start time and the boot of the machine; a
 run too briefly to be on record, by the job's id in the environment of its processes.
 """
 
+import asyncio
 import os
-import select
 import signal
 import time
 from collections.abc import Collection
@@ -21,7 +21,6 @@ WORKSTATION_VARIABLE = "PCM_WORKSTATION"
 
 _POLL = 0.02
 _KILL_WAIT = 2.0
-_LONGEST_POLL = 3600.0
 _BOOT = Path("/proc/sys/kernel/random/boot_id")
 
 
@@ -48,36 +47,24 @@ class Remains:
             return 0.0
         return max(0.0, time.clock_gettime(time.CLOCK_BOOTTIME) - began)
 
-    def wait(self, until: float, woken: int | None = None) -> bool:
-        """Wait until the command has ended (True), or the time comes or `woken` is written to.
+    def watched(self) -> int | None:
+        """Return a pidfd of its first process, for the caller to close; None if it has ended.
 
-        `until` is of the monotonic clock.
+        Raises:
+            OSError: there are no files left to look by.
         """
         if self.process is None:
-            return True
+            return None
         try:
-            file = os.pidfd_open(self.process)
+            return os.pidfd_open(self.process)
         except ProcessLookupError:
-            return True
-        try:
-            poll = select.poll()
-            for waited in filter(None, (file, woken)):
-                poll.register(waited, select.POLLIN)
-            while (left := until - time.monotonic()) > 0:
-                if ready := poll.poll(min(left, _LONGEST_POLL) * 1000):
-                    return file in dict(ready)
-            return False
-        finally:
-            os.close(file)
+            return None
 
-    def end(self, grace: float) -> bool:
+    async def end(self, grace: float) -> bool:
         """End all of it: SIGTERM, SIGKILL after the grace period; return whether there was any."""
-        for number, wait in ((signal.SIGTERM, grace), (signal.SIGKILL, _KILL_WAIT)):
-            deadline = time.monotonic() + wait
-            for group in self.groups:
-                signal_group(group, number)
-            while any(map(alive, self.groups)) and time.monotonic() < deadline:
-                time.sleep(_POLL)
+        for group in self.groups:
+            signal_group(group, signal.SIGTERM)
+        await see_off(self.groups, grace)
         return bool(self.groups)
 
 
@@ -122,17 +109,33 @@ def alive(group: int) -> bool:
     if not signal_group(group, 0):
         return False
     try:
-        for folder in Path("/proc").iterdir():
+        for name in os.listdir("/proc"):  # noqa: PTH208 - faster: the event loop waits
             try:
-                if folder.name.isdecimal():
-                    found = _stat(int(folder.name))
-                    if int(found[2]) == group and found[0] not in "ZX":
-                        return True
+                inside = name.isdecimal() and os.getpgid(int(name)) == group
+                if inside and _stat(int(name))[0] not in "ZX":
+                    return True
             except (ProcessLookupError, FileNotFoundError, PermissionError):
                 continue
     except OSError:  # no file is left to look by
         return True
     return False
+
+
+async def see_off(groups: Collection[int], grace: float) -> None:
+    """Wait for process groups to end, as they were told; SIGKILL after the grace period."""
+    if not await _gone(groups, grace):
+        for group in groups:
+            signal_group(group, signal.SIGKILL)
+        await _gone(groups, _KILL_WAIT)  # unless it is in the kernel, and does not come out
+
+
+async def _gone(groups: Collection[int], limit: float) -> bool:
+    deadline = time.monotonic() + limit
+    while any(map(alive, groups)):
+        if time.monotonic() >= deadline:
+            return False
+        await asyncio.sleep(_POLL)
+    return True
 
 
 def signal_group(group: int, number: int) -> bool:

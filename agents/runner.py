@@ -1,23 +1,24 @@
 """Runs one command to its end, and says how it ended.
 
-A thread runs a command: threads start processes faster than asyncio does.
+In the event loop's thread: in another one, each of its system calls would wait for that.
 """
 
-import os
+import asyncio
+import math
 import signal
-import threading
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Awaitable, Callable, Mapping
 from contextlib import closing
 from dataclasses import dataclass
 from datetime import timedelta
+from functools import partial
 from pathlib import Path
 
 from agents import surroundings
 from agents.live import Live
 from agents.process import Adopted, Process, Running
 from agents.remains import JOB_VARIABLE, WORKSTATION_VARIABLE, Remains
-from agents.starting import user_of
+from agents.starting import may_block, user_of
 from schemas import Command, Result, State
 
 
@@ -45,7 +46,7 @@ _LEAVE = _Stop(State.INTERRUPTED, "")
 
 @dataclass(eq=False)
 class Run:
-    """One run of a command: `complete` runs it, in a thread; `stop` may come from another.
+    """One run of a command: `complete` runs it; `stop` may come meanwhile.
 
     Attributes:
         command: what is run.
@@ -59,6 +60,7 @@ class Run:
         adopt: what a former agent left of the command, and for how many seconds it had run.
         live: gets what the command writes, for those who look on.
         unsealed: opens the command's secret variables.
+        in_thread: has a start done elsewhere that may keep the event loop waiting.
     """
 
     command: Command
@@ -72,12 +74,11 @@ class Run:
     adopt: tuple[Remains, float] | None = None
     live: Live | None = None
     unsealed: Callable[[], Mapping[str, str]] = dict
+    in_thread: Callable[[Callable[[], Process]], Awaitable[Process]] = asyncio.to_thread
 
     def __post_init__(self) -> None:
         self._stop: _Stop | None = None
-        self._waker: int | None = None
         self._process: Running | None = None
-        self._lock = threading.Lock()
         self.started_at = time.time() - (self.adopt[1] if self.adopt else 0)
         """When the command was started, or is about to be."""
 
@@ -90,20 +91,18 @@ class Run:
         self._tell(_LEAVE if self.command.survives_agent else _Stop(State.INTERRUPTED, reason))
 
     def _tell(self, stop: _Stop) -> None:
-        with self._lock:
-            if self._stop is None:
-                self._stop = stop
-                if self._waker is not None:
-                    os.eventfd_write(self._waker, 1)
+        if self._stop is None:
+            self._stop = stop
+            if self._process is not None:
+                self._process.wake()
 
     def kill(self) -> None:
         """End the command at once, with SIGKILL; not one that survives its agent."""
-        with self._lock:
-            if self._process is not None and not self.command.survives_agent:
-                self._process.signal(signal.SIGKILL)
+        if self._process is not None and not self.command.survives_agent:
+            self._process.signal(signal.SIGKILL)
 
-    def complete(self) -> Ended:
-        """Run the command to its end.
+    async def complete(self) -> Ended:
+        """Run the command to its end; one that is cancelled meanwhile is killed.
 
         Raises:
             CannotStart: there is no such program or folder, or it may not be run.
@@ -111,58 +110,74 @@ class Run:
             Left: it was left running.
             OSError: there are no files or processes left, and nothing was started.
         """
-        with self._lock:
-            if self._stop is not None and self.adopt is None:
-                return Ended(self._stop.state, None, self._stop.reason)
-            self._waker = os.eventfd(int(self._stop is not None), os.EFD_CLOEXEC)
-        try:
-            with closing(self._started()) as process:
-                self._process = process
-                try:
-                    return self._wait(process, self._waker)
-                except OSError as error:
-                    if self.adopt is not None:
-                        raise  # it is looked for again
-                    process.signal(signal.SIGKILL)
-                    text = f"how it ended could not be seen: {error.strerror}"
-                    return Ended(State.FAILED, None, text)
-        finally:
-            with self._lock:
+        if self._stop is not None and self.adopt is None:
+            return Ended(self._stop.state, None, self._stop.reason)
+        with closing(await self._started()) as process:
+            self._process = process
+            try:
+                return await self._see_through(process)
+            except OSError as error:
+                if self.adopt is not None:
+                    raise  # it is looked for again
+                process.signal(signal.SIGKILL)
+                text = f"how it ended could not be seen: {error.strerror}"
+                return Ended(State.FAILED, None, text)
+            except asyncio.CancelledError:
+                self.kill()
+                raise
+            finally:
                 self._process = None
-                os.close(self._waker)
-                self._waker = None
 
-    def _started(self) -> Running:
+    async def _started(self) -> Running:
         if self.adopt is not None:
             return Adopted(*self.adopt, self.spool, self.output_limit)
+        own = {**self.command.environment, **self.unsealed()}
+        if not may_block(self.command, own):
+            return self._start(own)
+        starting = asyncio.ensure_future(self.in_thread(partial(self._start, own)))
+        try:
+            return await asyncio.shield(starting)
+        except asyncio.CancelledError:
+            starting.add_done_callback(self._abandon)
+            raise
+
+    def _start(self, own: Mapping[str, str]) -> Process:
         user = user_of(self.command)
         given = self.environment
         if user is not None:
             given = surroundings.environment(session=False, other=user)
-        own = {**self.command.environment, **self.unsealed()}
         ours = {JOB_VARIABLE: self.job_id, WORKSTATION_VARIABLE: self.workstation}
         variables = {**given, **own, **ours}
         spool = self.spool if self.command.survives_agent else None
         heard = self.live.write if self.live else None
         return Process(self.command, variables, self.output_limit, spool, self.lasting, heard, user)
 
-    def _wait(self, process: Running, woken: int) -> Ended:
+    def _abandon(self, starting: "asyncio.Future[Process]") -> None:
+        """End what was started when nobody waited for that any more."""
+        if not starting.cancelled() and not starting.exception():
+            with closing(starting.result()) as process:
+                if not self.command.survives_agent:
+                    process.signal(signal.SIGKILL)
+
+    async def _see_through(self, process: Running) -> Ended:
+        process.watch()
         limit = self.command.timeout.total_seconds()
         stop: _Stop | None = None
-        if not process.wait(process.began + limit, woken):
-            stop = self._stop or _Stop(State.TIMED_OUT, f"ran longer than {limit:g} s")
+        # One that has ended has ended, also where it is to be stopped.
+        if not await process.wait(process.began + limit if self._stop is None else 0):
+            stop = self._stop = self._stop or _Stop(State.TIMED_OUT, f"ran longer than {limit:g} s")
             if stop is _LEAVE:
                 raise Left
             process.signal(signal.SIGTERM)
-            if not process.wait(time.monotonic() + self.stop_grace):
+            if not await process.wait(time.monotonic() + self.stop_grace):
                 process.signal(signal.SIGKILL)
-                process.wait(float("inf"))
+                await process.wait(math.inf)
         duration = time.monotonic() - process.began
         code, peak = process.reap()
-        if code is None or code < 0:  # it may have been ended before this thread heard of the stop
+        if code is None or code < 0:  # it may have been ended before the stop was heard of
             stop = stop or self._stop
-        left_behind = process.end_group(self.stop_grace)
-        stdout, stderr = process.outputs()
+        left_behind = await process.end_group(self.stop_grace)
+        stdout, stderr = await process.outputs()
         result = Result(
             exit_code=code if code is not None and code >= 0 else None,
             signal=-code if code is not None and code < 0 else None,

@@ -36,7 +36,7 @@ _ENDED = "the agent ended while it ran"
 
 
 class Runs:
-    """Runs commands in threads, and keeps the ledger's entries in step."""
+    """Runs commands, and keeps the ledger's entries in step."""
 
     def __init__(
         self,
@@ -52,7 +52,7 @@ class Runs:
         self._entries = entries
         self._spools = spools
         self._environment = environment(session=identity.kind is AgentKind.INTERACTIVE)
-        self._threads = Threads(settings.concurrency, "run")
+        self._threads = Threads(settings.concurrency, "start")
         self._running: dict[str, Run] = {}
         self._idle = asyncio.Event()
         self._idle.set()
@@ -121,7 +121,6 @@ class Runs:
     def begun(self, entry: Entry, adopt: tuple[Remains, float] | None = None) -> Iterator[Run]:
         """Count a run as running; it can be cancelled from now on."""
         job_id = entry.job.id
-        loop = asyncio.get_running_loop()
         run = Run(
             entry.job.command,
             job_id,
@@ -130,10 +129,11 @@ class Runs:
             self._settings.stop_grace.total_seconds(),
             self._environment,
             self._spools / job_id,
-            lambda mark: loop.call_soon_threadsafe(self._lasts, job_id, mark),
+            partial(self._lasts, job_id),
             adopt,
             self._live(entry),
             partial(self._sealing.open, entry.job.command),
+            self._threads.call,
         )
         self._running[job_id] = run
         self._idle.clear()
@@ -175,10 +175,11 @@ class Runs:
                 await self._see_through(job_id, run)
             return
         grace = self._settings.stop_grace.total_seconds()
-        found = await asyncio.to_thread(remains.end, grace)
+        found = await remains.end(grace)
+        output = await self._spooled(entry)
         if entry := self._entries.get(job_id) or entry:
             reason = _ENDED + ("; what was left of it was ended" * found)
-            self._end(entry, Ended(State.INTERRUPTED, self._spooled(entry), reason))
+            self._end(entry, Ended(State.INTERRUPTED, output, reason))
 
     async def _found(self, entry: Entry) -> Remains:
         """Look for what is left of a command, as soon as there are files and threads for that."""
@@ -193,11 +194,11 @@ class Runs:
                     told = True
             await asyncio.sleep(_NO_ROOM_PAUSE)
 
-    def _spooled(self, entry: Entry) -> Result | None:
+    async def _spooled(self, entry: Entry) -> Result | None:
         spool = self._spools / entry.job.id
         if not spool.is_dir():
             return None
-        stdout, stderr = spooled(spool, self._settings.output_limit)
+        stdout, stderr = await spooled(spool, self._settings.output_limit)
         return Result(duration=timedelta(0), max_memory=0, stdout=stdout, stderr=stderr)
 
     async def _see_through(self, job_id: str, run: Run) -> None:
@@ -213,7 +214,7 @@ class Runs:
         told = False
         while True:
             try:
-                return await self._threads.call(run.complete)
+                return await run.complete()
             except (CannotStart, CannotOpen) as problem:
                 return Ended(State.FAILED, None, str(problem))
             except OSError as problem:  # nothing was started: no file, no process was left

@@ -24,6 +24,7 @@ from schemas import Command
 _BECOME = Path(__file__).with_name("become.py")
 _BECOME_LIMIT = 60.0  # seconds
 _REPORT = 64 * 1024
+_FOLDERS = frozenset({"PATH", "HOME"})  # variables: in what they name, a start looks
 _NOTHING = os.open(os.devnull, os.O_RDONLY | os.O_CLOEXEC)  # what commands read of
 
 
@@ -54,6 +55,16 @@ def owners_of(command: Command) -> frozenset[int]:
         with suppress(KeyError):  # gone since
             owners.add(surroundings.account(command.run_as).uid)
     return frozenset(owners)
+
+
+def may_block(command: Command, own: Mapping[str, str]) -> bool:
+    """Whether a start may take long: by the user it names, or by a folder on a dead mount, say.
+
+    `own` are the variables that the job gives its command.
+    """
+    named = command.run_as is not None or command.cwd is not None
+    # Root's home is on the machine itself; another user's may be on the network.
+    return named or os.geteuid() != 0 or not _FOLDERS.isdisjoint(own)
 
 
 def start(

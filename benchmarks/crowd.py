@@ -60,7 +60,7 @@ def _warn(level: str, event: str, facts: broker.log.Facts) -> None:
 class _Said(Run):
     """A run of no process."""
 
-    def complete(self) -> Ended:
+    async def complete(self) -> Ended:
         """Say that the command succeeded."""
         return _ENDED
 

@@ -33,7 +33,7 @@ def run(*argv: str, run_as: str = USER, **fields: Any) -> Ended:
     made = Run(command, "job-1", "ws-1", 65536, 0.5, environment(session=False), Path("no-spool"))
     before = {file.name for file in Path("/proc/self/fd").iterdir()}
     try:
-        return made.complete()
+        return asyncio.run(made.complete())
     finally:
         assert {file.name for file in Path("/proc/self/fd").iterdir()} == before
 

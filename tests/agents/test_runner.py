@@ -1,7 +1,7 @@
 """Commands run as named, are contained, and their end is noticed."""
 
+import asyncio
 import os
-import threading
 import time
 from datetime import timedelta
 from pathlib import Path
@@ -38,7 +38,7 @@ def open_files() -> set[str]:
 def run(*argv: str, **fields: Any) -> Ended:
     before = open_files()
     try:
-        return make(*argv, **fields).complete()
+        return asyncio.run(make(*argv, **fields).complete())
     finally:
         assert open_files() == before  # Q163597: nothing stays open
 
@@ -182,19 +182,19 @@ def test_a_daemon_of_its_own_session_is_left_alone_and_not_waited_for(tmp_path: 
         os.kill(int(pid.read_text()), 9)
 
 
-def test_stop_ends_a_running_command() -> None:
+async def test_stop_ends_a_running_command() -> None:
     """Q191338."""
     running = make("sleep", "95.4321")
-    threading.Timer(0.2, running.stop, (State.CANCELLED, "not wanted")).start()
-    ended = running.complete()
+    asyncio.get_running_loop().call_later(0.2, running.stop, State.CANCELLED, "not wanted")
+    ended = await running.complete()
     assert (ended.state, ended.reason) == (State.CANCELLED, "not wanted")
     assert result(ended).signal == 15
 
 
-def test_stop_before_the_start_starts_nothing(tmp_path: Path) -> None:
+async def test_stop_before_the_start_starts_nothing(tmp_path: Path) -> None:
     running = make("touch", str(tmp_path / "ran"))
     running.stop(State.CANCELLED, "not wanted")
-    assert running.complete() == Ended(State.CANCELLED, None, "not wanted")
+    assert await running.complete() == Ended(State.CANCELLED, None, "not wanted")
     assert not (tmp_path / "ran").exists()
 
 
@@ -205,6 +205,46 @@ def test_a_gibibyte_of_output_is_cut() -> None:
     assert output.tail.endswith(b"\0last\n")
     assert len(output.head) == len(output.tail) == LIMIT // 2
     assert output.dropped == 1073741824 + len("first\nlast\n") - LIMIT
+
+
+def test_lines_that_come_one_by_one_are_all_there() -> None:
+    numbers = "".join(f"{number}\n" for number in range(200))
+    ended = script("for n in $(seq 0 199); do echo $n; echo $n >&2; sleep 0.001; done")
+    assert str(result(ended).stdout) == str(result(ended).stderr) == numbers
+
+
+@pytest.mark.parametrize("flood", ["exec cat /dev/zero", "while :; do echo line; done"])
+async def test_a_flood_of_output_leaves_the_loop_time_for_others(flood: str) -> None:
+    running = make(flood, shell=True)
+    flooding = asyncio.create_task(running.complete())
+    late: list[float] = []
+    while len(late) < 100:
+        due = time.monotonic() + 0.01
+        await asyncio.sleep(0.01)
+        late.append(time.monotonic() - due)
+    quick = [await make("true").complete() for _ in range(5)]
+    assert {ended.state for ended in quick} == {State.SUCCEEDED}
+    running.stop(State.CANCELLED, "enough")
+    ended = await flooding
+    assert (ended.state, ended.reason) == (State.CANCELLED, "enough")
+    assert result(ended).stdout.dropped > 1_000_000
+    assert sorted(late)[50] < 0.1
+
+
+@pytest.mark.filterwarnings("ignore:subprocess:ResourceWarning")  # nobody waits for its end
+@pytest.mark.parametrize("fields", [{}, {"cwd": "/"}], ids=["at once", "in a thread"])
+@pytest.mark.parametrize("after", [0.0, 0.3])
+async def test_a_run_that_is_cancelled_leaves_nothing(after: float, fields: dict[str, Any]) -> None:
+    await asyncio.to_thread(int)  # the loop's own files
+    before = open_files()
+    running = asyncio.create_task(make("sleep", "93.2109", **fields).complete())
+    await asyncio.sleep(after)
+    running.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await running
+    await asyncio.sleep(0.3)
+    assert not alive("93.2109")
+    assert open_files() == before
 
 
 @given(st.lists(st.binary(max_size=40)), st.integers(2, 60))
@@ -241,6 +281,6 @@ def test_what_a_dead_agent_left_running_is_found_by_its_job(tmp_path: Path) -> N
     while not ready.exists():
         time.sleep(0.01)
     owners = {os.geteuid()}
-    assert find("left-behind-1", "", owners).end(grace=5)
+    assert asyncio.run(find("left-behind-1", "", owners).end(grace=5))
     assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == -15
-    assert not find("left-behind-1", "", owners).end(grace=5)
+    assert not asyncio.run(find("left-behind-1", "", owners).end(grace=5))
