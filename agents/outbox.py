@@ -9,6 +9,7 @@ from agents.ledger import Ledger
 from agents.tables import Pending, Tables
 from broker import stream, topology
 from broker.connection import Publisher
+from broker.pipeline import Outgoing
 from schemas import State
 
 _BATCH = 500
@@ -60,19 +61,20 @@ class Outbox:
                 if not self._more.is_set():
                     self._empty.set()
                 continue
-            # On one channel, so in their order; a message that was lost is sent again with all.
-            await asyncio.gather(
-                *(self._send(publisher, state, body) for state, body in _messages(pending))
+            await stream.append_all(
+                publisher,
+                [self._outgoing(publisher, *message) for message in _messages(pending)],
             )
             sent = pending[-1].sequence
             self._more.set()  # for what was confirmed to be dropped
 
-    async def _send(self, publisher: Publisher, state: State, body: bytes) -> None:
-        await stream.append(
-            publisher,
+    def _outgoing(self, publisher: Publisher, state: State, body: bytes) -> Outgoing:
+        return publisher.outgoing(
+            topology.REPORTS,
             topology.report_key(state, self._identity.workstation, self._identity.name),
             body,
             kind="report",
+            unroutable_fails=True,
             content_type="application/x-ndjson",
         )
 

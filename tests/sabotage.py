@@ -21,6 +21,7 @@ from agents.runner import Run
 from broker import cli as administration
 from broker.connection import Publisher
 from broker.dispatching import dispatcher
+from broker.pipeline import Outgoing
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -36,8 +37,8 @@ POINTS: dict[str, tuple[Any, str, str]] = {
     "ended": (Run, "complete", "after"),
     "end recorded": (Claims, "conclude", "before"),
     "concluded": (Claims, "conclude", "after"),
-    "sending": (Publisher, "publish", "before"),
-    "sent": (Publisher, "publish", "after"),
+    "sending": (Publisher, "_publish", "before"),
+    "sent": (Publisher, "_publish", "after"),
     "reading": (intake, "read_order", "before"),
     "recording": (dispatcher, "record", "before"),
     "recorded": (dispatcher, "record", "after"),
@@ -47,13 +48,19 @@ POINTS: dict[str, tuple[Any, str, str]] = {
 """Between which steps of the pipeline a point lies: what is called, and whether before or after."""
 
 
+def _told(word: object) -> str:
+    if isinstance(word, list) and word and isinstance(word[0], Outgoing):
+        return " ".join(f"{message.exchange} {message.key}" for message in word)
+    return str(word)
+
+
 def sabotage(point: str, text: str) -> None:
     """Have this process killed at a point."""
     owner, name, when = POINTS[point]
     original: Callable[..., Any] = getattr(owner, name)
 
     def strike(*words: object) -> None:
-        if text in " ".join(map(str, words)):
+        if text in " ".join(map(_told, words)):
             os.kill(os.getpid(), signal.SIGKILL)
 
     @functools.wraps(original)
