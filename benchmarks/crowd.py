@@ -13,30 +13,32 @@ its own CPU seconds so far; it ends with its input.
 """
 
 import asyncio
+import logging
 import os
 import resource
 import sys
 import time
-from concurrent.futures import ThreadPoolExecutor
 from datetime import timedelta
+from functools import cache
 from pathlib import Path
+
+import structlog
 
 import agents.agent
 import agents.intake
 import agents.runs
 import agents.uplink
 import broker.connection
-import broker.log
 import broker.stream
 from agents.runner import Ended, Run
 from agents.service import ServiceAgent
 from agents.settings import AgentSettings
+from agents.threads import Threads
 from schemas import Output, Result, State
 
 _AT_ONCE = 4  # that connect
 _THREADS = 8
 _CALL_LIMIT = 120.0
-_POOL = ThreadPoolExecutor(_THREADS)
 _ENDED = Ended(
     State.SUCCEEDED,
     Result(
@@ -48,15 +50,6 @@ _ENDED = Ended(
 )
 
 
-_tell = broker.log.tell
-
-
-def _warn(level: str, event: str, facts: broker.log.Facts) -> None:
-    """Tell what went wrong, and nothing else."""
-    if level != "info":
-        _tell(level, event, facts)
-
-
 class _Said(Run):
     """A run of no process."""
 
@@ -65,10 +58,20 @@ class _Said(Run):
         return _ENDED
 
 
-def _shared(count: int, name: str) -> ThreadPoolExecutor:
+class _Kept(Threads):
+    def close(self) -> None:
+        """Go on: others need them."""
+
+
+def _shared(count: int, name: str) -> Threads:
     """Return the threads of the process, whoever asks for how many of what name."""
     del count, name
-    return _POOL
+    return _threads()
+
+
+@cache
+def _threads() -> Threads:
+    return _Kept(_THREADS, "shared")
 
 
 class _Simulated(ServiceAgent):
@@ -105,13 +108,16 @@ async def _serve(base: AgentSettings) -> None:
 def main() -> None:
     """Simulate."""
     url, folder, name = sys.argv[1:]
+    structlog.configure(
+        wrapper_class=structlog.make_filtering_bound_logger(logging.WARNING),
+        logger_factory=structlog.PrintLoggerFactory(sys.stderr),
+    )
     most = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
     resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
     for module, what, other in (
-        (broker.log, "tell", _warn),
         (agents.runs, "Run", _Said),
-        (agents.runs, "threads", _shared),
-        (agents.agent, "threads", _shared),
+        (agents.runs, "Threads", _shared),
+        (agents.agent, "Threads", _shared),
     ):
         setattr(module, what, other)
     for module in (agents.intake, agents.uplink, broker.connection, broker.stream):

@@ -113,6 +113,7 @@ async def test_a_refused_id_has_one_final_report_and_poison_harms_no_neighbour(
             await dispatcher.dispatch(job)
     service = ws.start("service")
     service.wait_for("message.refused")
+    assert final(await follow(dispatcher, poisoned)).state is State.REFUSED
     await dispatcher.dispatch(poisoned)
     for job in jobs:
         assert final(await follow(dispatcher, job)).state is State.SUCCEEDED
