@@ -114,3 +114,6 @@ def _to_json(_logger: object, _level: str, event: "EventDict") -> str:
 
 def _encoded(text: str) -> bytes:
     return text.encode(errors="backslashreplace")
+
+
+configure()  # whoever sets up nothing is told on stderr: stdout is for answers

@@ -86,14 +86,18 @@ def test_progress_as_json(three: Fleet, admin: Administrator, ran: Path) -> None
     assert first["rollout"] in {line["rollout"] for line in admin.json("rollout", "list")}
 
 
+RECORD, JOB = r"pcm.reports job\.\S+-w{}\b", r"pcm.jobs \S+ \S+-w{}\b"
+"""Of a wave's job: what goes to the stream, and what to the workstations."""
+
+
 @pytest.mark.parametrize("wave", ["1", "2"])
 @pytest.mark.parametrize(
     ("point", "text"),
     [
-        ("recording", "-w{}"),
-        ("recorded", "-w{}"),
-        ("publishing", "-w{}"),
-        ("published", "-w{}"),
+        ("sending", RECORD),
+        ("sent", RECORD),
+        ("sending", JOB),
+        ("sent", JOB),
         ("recording", "number={}"),
         ("recorded", "number={}"),
     ],
@@ -129,7 +133,7 @@ def test_drivers_that_are_killed_again_and_again(
     three: Fleet, admin: Administrator, ran: Path
 ) -> None:
     options = ("--waves", "1,2,3", "--pause", "1s")
-    killed = admin.pcm(*send(three, ran, *options), program=killed_at("recorded", "-w1"))
+    killed = admin.pcm(*send(three, ran, *options), program=killed_at("sent", RECORD.format(1)))
     rollout_id = killed.stdout.splitlines()[0]
     chance = random.Random(7)
     for _ in range(12):
@@ -147,9 +151,7 @@ def test_a_wave_that_is_known_as_sent_is_not_sent_again(
     program = killed_at("recorded", "number=1")
     rollout_id = admin.pcm(*send(three, ran), program=program).stdout.splitlines()[0]
     # Whoever would send the first wave again is killed; the second one is sent.
-    done = admin.pcm(
-        "rollout", "resume", rollout_id, program=killed_at("publishing", f"{rollout_id}-w1'")
-    )
+    done = admin.pcm("rollout", "resume", rollout_id, program=killed_at("sending", JOB.format(1)))
     assert done.returncode == 0, done
     assert runs(ran) == once(three)
 
