@@ -15,8 +15,9 @@ from agents.identity import Identity
 from agents.ledger import Ledger
 from agents.tables import Tables
 from broker import stream, topology
-from broker.connection import Publisher, translated
+from broker.connection import translated
 from broker.log import get_logger
+from broker.publisher import Publisher
 from schemas import Context, State
 from schemas.signature import HEADER, LONGEST_HEADER
 

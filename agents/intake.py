@@ -20,8 +20,9 @@ from agents.settings import AgentSettings
 from agents.tables import Entry, Known, Tables
 from agents.trust import Trust
 from broker import topology
-from broker.connection import CALL_LIMIT, Publisher, Unreachable, blocked, translated
+from broker.connection import CALL_LIMIT, Unreachable, blocked, translated
 from broker.log import get_logger
+from broker.publisher import Publisher
 from schemas import Cancellation, Context, Job, Pause, State
 from schemas.signature import HEADER
 from schemas.times import duration_text

@@ -8,8 +8,8 @@ from agents.identity import Identity
 from agents.ledger import Ledger
 from agents.tables import Pending, Tables
 from broker import stream, topology
-from broker.connection import Publisher
 from broker.pipeline import Outgoing
+from broker.publisher import Publisher
 from schemas import State
 
 _BATCH = 500

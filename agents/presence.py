@@ -17,8 +17,9 @@ from agents.identity import Identity
 from agents.runs import Runs
 from agents.settings import AgentSettings
 from broker import stream, topology
-from broker.connection import Blocked, BrokerError, Publisher, Refused, blocked
+from broker.connection import Blocked, BrokerError, Refused, blocked
 from broker.log import get_logger
+from broker.publisher import Publisher
 from schemas import CheckIn, Pause, State
 
 _log = get_logger()

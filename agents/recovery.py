@@ -25,9 +25,10 @@ from agents.settings import AgentSettings
 from agents.tables import Entry, Life, Tables
 from agents.trust import Trust
 from broker import stream, topology
-from broker.connection import Publisher, Refused
+from broker.connection import Refused
 from broker.entry import Entry as StreamEntry
 from broker.log import get_logger
+from broker.publisher import Publisher
 from broker.topology import AgentKind
 from schemas import Cancellation, Context, Job, Report, State, workstation
 

@@ -23,7 +23,6 @@ from broker.connection import (
     CALL_LIMIT,
     BrokerError,
     LoginRefused,
-    Publisher,
     Refused,
     Unreachable,
     backoff,
@@ -33,6 +32,7 @@ from broker.connection import (
     where,
 )
 from broker.log import get_logger
+from broker.publisher import Publisher
 
 _log = get_logger()
 _LOGIN_SPREAD = 5

@@ -29,6 +29,7 @@ import agents.intake
 import agents.runs
 import agents.uplink
 import broker.connection
+import broker.publisher
 import broker.stream
 from agents.runner import Ended, Run
 from agents.service import ServiceAgent
@@ -120,7 +121,13 @@ def main() -> None:
         (agents.agent, "Threads", _shared),
     ):
         setattr(module, what, other)
-    for module in (agents.intake, agents.uplink, broker.connection, broker.stream):
+    for module in (
+        agents.intake,
+        agents.uplink,
+        broker.connection,
+        broker.publisher,
+        broker.stream,
+    ):
         module.CALL_LIMIT = _CALL_LIMIT  # type: ignore[attr-defined]
     base = AgentSettings(
         amqp_url=(url,),

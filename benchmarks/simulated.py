@@ -30,9 +30,10 @@ from sqlalchemy import Engine
 
 from benchmarks.measured import ROUNDS, Comparison, Series, plain
 from broker import Dispatcher, stream, topology
-from broker.connection import Publisher, connect
+from broker.connection import connect
 from broker.history.collector import catch_up
 from broker.history.tables import open_history
+from broker.publisher import Publisher
 from broker.settings import HistorySettings
 from schemas import Command, Job, Report, State, everyone
 from tests.rabbitmq import Node

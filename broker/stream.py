@@ -14,13 +14,13 @@ from broker import topology
 from broker.connection import (
     CALL_LIMIT,
     BrokerError,
-    Publisher,
     Unreachable,
     translated,
 )
 from broker.deliveries import Deliveries, Delivery
 from broker.entry import Entry
 from broker.pipeline import Outgoing
+from broker.publisher import Publisher
 from schemas.signature import HEADER
 
 _PREFETCH = 500

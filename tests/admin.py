@@ -11,7 +11,8 @@ from typing import Any
 import aio_pika
 
 from broker import stream, topology
-from broker.connection import Publisher, connect
+from broker.connection import connect
+from broker.publisher import Publisher
 from broker.settings import BrokerSettings
 from broker.topology import AgentKind
 from schemas import CheckIn, Departure, Facts, Job, Report, Result, State

@@ -7,7 +7,8 @@ from collections.abc import Callable, Iterable
 from pathlib import Path
 
 from broker import Dispatcher, DispatcherSettings, stream
-from broker.connection import Publisher, connect
+from broker.connection import connect
+from broker.publisher import Publisher
 from schemas import Job, Report, State
 from tests.workstation import AgentProcess, Workstation, final, follow
 

@@ -21,9 +21,9 @@ from agents.intake import Intake
 from agents.process import Process
 from agents.runner import Run
 from broker import cli as administration
-from broker.connection import Publisher
 from broker.dispatching import dispatcher
 from broker.pipeline import Outgoing
+from broker.publisher import Publisher
 
 if TYPE_CHECKING:
     from collections.abc import Callable

@@ -5,8 +5,9 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
 from broker import DispatcherSettings, stream, topology
-from broker.connection import Publisher, connect
+from broker.connection import connect
 from broker.entry import Entry
+from broker.publisher import Publisher
 from schemas import CheckIn, Pause
 from tests.workstation import Workstation
 

@@ -15,7 +15,8 @@ import pytest
 
 from agents.remains import JOB_VARIABLE
 from broker import Dispatcher, DispatcherSettings, Unreachable, stream
-from broker.connection import Publisher, connect
+from broker.connection import connect
+from broker.publisher import Publisher
 from schemas import Command, Job, Report, State, everyone
 from schemas import workstation as workstation_target
 from tests.cluster import Cluster, Member

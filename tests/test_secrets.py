@@ -12,12 +12,13 @@ from nacl.public import PrivateKey
 from sqlalchemy import Engine
 
 from broker import Dispatcher, DispatcherSettings, stream
-from broker.connection import Publisher, connect
+from broker.connection import connect
 from broker.entry import Entry
 from broker.history.fleet import fleet
 from broker.history.fold import Fold
 from broker.history.tables import open_history
 from broker.plans.again import again as rerun_of
+from broker.publisher import Publisher
 from broker.sealing import CannotSeal, seal
 from schemas import Command, Job, Rollout, State, group
 from schemas.message import BODY_LIMIT

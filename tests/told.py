@@ -7,7 +7,7 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
-from broker.connection import Publisher
+from broker.publisher import Publisher
 from broker.stream import append
 from schemas import Command, Facts, Job, Message, Output, Report, Result, State
 from schemas import workstation as workstation_target

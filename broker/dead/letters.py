@@ -16,13 +16,13 @@ from broker import topology
 from broker.connection import (
     CALL_LIMIT,
     BrokerError,
-    Publisher,
     Unreachable,
     connect,
     translated,
 )
 from broker.dead.letter import Letter, mark, read_letter
 from broker.dead.resending import resend
+from broker.publisher import Publisher
 from broker.settings import BrokerSettings, load
 from schemas.job import whoami
 

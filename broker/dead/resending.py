@@ -6,10 +6,10 @@ from contextlib import aclosing
 from aio_pika.abc import HeadersType
 
 from broker import stream, topology
-from broker.connection import Publisher
 from broker.dead.letter import Letter
 from broker.dispatching.following import since
 from broker.dispatching.publishing import send_again, sent_again
+from broker.publisher import Publisher
 from schemas import InvalidMessage, Job
 from schemas.signature import HEADER
 

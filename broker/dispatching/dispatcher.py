@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Self, TypeVar
 from aio_pika.abc import HeadersType
 
 from broker import stream
-from broker.connection import Publisher, Unreachable, Unroutable
+from broker.connection import Unreachable, Unroutable
 from broker.dispatching.batch import IN_FLIGHT, Sender, Sent, send_all
 from broker.dispatching.following import find, since, until_settled
 from broker.dispatching.line import Line, Link
@@ -31,6 +31,7 @@ from broker.dispatching.publishing import (
 )
 from broker.dispatching.sending import Sending
 from broker.entry import Entry
+from broker.publisher import Publisher
 from broker.settings import DispatcherSettings, load
 from broker.signing.signer import Signer, headers
 from schemas import Cancellation, Job, Report, SignedJob, Target

@@ -8,8 +8,9 @@ from aio_pika.abc import AbstractConnection, HeadersType
 from aio_pika.exceptions import ChannelNotFoundEntity
 
 from broker import stream, topology
-from broker.connection import CALL_LIMIT, Publisher, Unroutable, translated
+from broker.connection import CALL_LIMIT, Unroutable, translated
 from broker.dispatching.probes import unbound
+from broker.publisher import Publisher
 from broker.topology import AgentKind
 from schemas import Departure, Pause
 

@@ -12,12 +12,12 @@ from broker import topology
 from broker.connection import (
     CALL_LIMIT,
     LoginRefused,
-    Publisher,
     Unreachable,
     connect,
     translated,
 )
 from broker.dispatching.patience import Patience
+from broker.publisher import Publisher
 from broker.settings import DispatcherSettings
 from schemas.job import whoami
 

@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 
 from broker import topology
-from broker.connection import Publisher
+from broker.publisher import Publisher
 
 _AT_ONCE = 500
 

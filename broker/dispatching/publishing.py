@@ -8,9 +8,9 @@ from typing import TYPE_CHECKING
 from aio_pika.abc import HeadersType
 
 from broker import stream, topology
-from broker.connection import Publisher
 from broker.dispatching.probes import unbound
 from broker.pipeline import Outgoing
+from broker.publisher import Publisher
 from schemas import Cancellation, Job, Target, WallClock, workstation
 from schemas.message import BODY_LIMIT
 

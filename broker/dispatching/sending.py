@@ -9,13 +9,14 @@ from weakref import WeakValueDictionary
 from aio_pika.abc import HeadersType
 
 from broker import stream, topology
-from broker.connection import Publisher, Unroutable
+from broker.connection import Unroutable
 from broker.dispatching.batch import Sent
 from broker.dispatching.line import Line
 from broker.dispatching.patience import Patience
 from broker.dispatching.probes import unbound
 from broker.dispatching.publishing import check_sendable, nobody, outgoing, record, record_key
 from broker.pipeline import Outgoing
+from broker.publisher import Publisher
 from broker.signing.signer import headers
 from schemas import Cancellation, Job, SignedJob, Target
 

@@ -16,7 +16,6 @@ from broker import stream, topology
 from broker.connection import (
     CALL_LIMIT,
     BrokerError,
-    Publisher,
     backoff,
     connect,
     translated,
@@ -35,6 +34,7 @@ from broker.history.tables import (
     results,
 )
 from broker.log import get_logger
+from broker.publisher import Publisher
 from broker.settings import HistorySettings
 
 _HOUSEKEEPING = 3600.0

@@ -12,10 +12,10 @@ from datetime import UTC, datetime
 from sqlalchemy import Connection, Row, delete, exists, func, insert, select, update
 
 from broker import stream, topology
-from broker.connection import Publisher
 from broker.entry import Entry
 from broker.history.tables import forgeries, jobs
 from broker.log import get_logger
+from broker.publisher import Publisher
 from schemas import Forgery
 from schemas.message import BODY_LIMIT
 

@@ -11,13 +11,14 @@ from sqlalchemy import Connection, CursorResult, Engine, delete, insert, update
 from sqlalchemy.exc import DataError
 
 from broker import stream, topology
-from broker.connection import CALL_LIMIT, Publisher, Refused, Unreachable
+from broker.connection import CALL_LIMIT, Refused, Unreachable
 from broker.entry import Entry
 from broker.history import forgeries
 from broker.history.fold import Fold
 from broker.history.place import BEAT, Place, place_in, transact
 from broker.history.tables import CONTENT, gaps, reading
 from broker.log import get_logger
+from broker.publisher import Publisher
 
 _BATCH = 2000
 _PREFETCH = 4000

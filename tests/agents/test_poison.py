@@ -8,7 +8,8 @@ import pytest
 from aio_pika.abc import AbstractConnection, AbstractIncomingMessage
 
 from broker import Dispatcher, DispatcherSettings, topology
-from broker.connection import Publisher, connect
+from broker.connection import connect
+from broker.publisher import Publisher
 from schemas import State
 from tests.workstation import Workstation, final, follow, sabotaged
 

@@ -15,8 +15,9 @@ from aio_pika import DeliveryMode, Message
 from aio_pika.abc import AbstractChannel, AbstractConnection
 
 from broker import Dispatcher, DispatcherSettings, stream, topology
-from broker.connection import Publisher, connect
+from broker.connection import connect
 from broker.entry import Entry
+from broker.publisher import Publisher
 from broker.signing.signer import Signer, headers
 from broker.topology import AgentKind
 from schemas import Cancellation, Job, Pause, State, group

@@ -4,7 +4,8 @@ from datetime import UTC, datetime, timedelta
 from typing import Any
 
 from broker import Dispatcher, DispatcherSettings, topology
-from broker.connection import Publisher, connect
+from broker.connection import connect
+from broker.publisher import Publisher
 from schemas import Cancellation, Job, State
 from tests.workstation import Workstation, agents_of, final, follow
 

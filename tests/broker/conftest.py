@@ -6,7 +6,8 @@ from pathlib import Path
 import pytest
 
 from broker import DispatcherSettings, topology
-from broker.connection import Publisher, connect
+from broker.connection import connect
+from broker.publisher import Publisher
 from tests.rabbitmq import Broker
 from tests.told import Told
 

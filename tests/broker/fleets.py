@@ -14,10 +14,11 @@ from pathlib import Path
 from typing import Any
 
 from broker import stream
-from broker.connection import Publisher, connect
+from broker.connection import connect
 from broker.history.collector import catch_up
 from broker.history.fleet import fleet as fleet_of
 from broker.history.tables import open_history
+from broker.publisher import Publisher
 from broker.settings import HistorySettings
 from broker.topology import report_key
 from schemas import CheckIn

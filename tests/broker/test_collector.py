@@ -20,13 +20,14 @@ from psycopg.conninfo import conninfo_to_dict
 from sqlalchemy import Engine, select
 
 from broker import stream, topology
-from broker.connection import BrokerError, Publisher, Unreachable, connect
+from broker.connection import BrokerError, Unreachable, connect
 from broker.history import tables
 from broker.history.accounts import accounts
 from broker.history.collector import catch_up
 from broker.history.place import is_collected
 from broker.history.reader import rebuild
 from broker.history.tables import HistoryError, open_history
+from broker.publisher import Publisher
 from broker.settings import HistorySettings
 from schemas import CheckIn, Command, Job, Report, Result, State, everyone
 from schemas.report import final_id

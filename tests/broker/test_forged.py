@@ -17,8 +17,9 @@ from aio_pika.exceptions import ChannelClosed
 from yarl import URL
 
 from broker import Dispatcher, DispatcherSettings, Progress, stream, topology
-from broker.connection import Publisher, connect
+from broker.connection import connect
 from broker.dispatching.following import UnknownJob
+from broker.publisher import Publisher
 from broker.settings import BrokerSettings
 from broker.topology import AgentKind
 from schemas import (

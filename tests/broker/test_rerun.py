@@ -13,9 +13,10 @@ import pytest
 from sqlalchemy import update
 
 from broker import stream, topology
-from broker.connection import Publisher, connect
+from broker.connection import connect
 from broker.history.tables import jobs, open_history
 from broker.plans.again import again
+from broker.publisher import Publisher
 from broker.settings import HistorySettings
 from schemas import Command, Job, Report, Requirement, Result, State, WallClock, group, workstation
 from tests.broker.fleets import Administrator, fleet, runs

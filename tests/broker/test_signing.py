@@ -7,10 +7,11 @@ from pathlib import Path
 import pytest
 
 from broker import Dispatcher, DispatcherSettings, stream
-from broker.connection import Publisher, connect
+from broker.connection import connect
 from broker.entry import Entry
 from broker.history.tables import open_history
 from broker.plans.scheduler import Scheduler
+from broker.publisher import Publisher
 from broker.settings import HistorySettings
 from broker.signing.signer import Signer
 from schemas import Command, Job, Rollout, Schedule, everyone, workstation

@@ -15,11 +15,12 @@ from broker import (
     stream,
     topology,
 )
-from broker.connection import Publisher, connect
+from broker.connection import connect
 from broker.entry import Entry
 from broker.history.accounts import accounts
 from broker.history.tables import open_history
 from broker.pipeline import Outgoing
+from broker.publisher import Publisher
 from schemas import Job, everyone, group, workstation
 from schemas.signature import read_signatures
 from tests.broker.test_batch import job

@@ -13,8 +13,9 @@ from aiormq.abc import AbstractChannel
 from pamqp import commands
 
 from broker import Dispatcher, DispatcherSettings, stream, topology
-from broker.connection import Publisher, connect
+from broker.connection import connect
 from broker.dead.letters import DeadLetters
+from broker.publisher import Publisher
 from schemas import State
 from tests.admin import Admin, report
 from tests.rabbitmq import Broker

@@ -29,7 +29,8 @@ from broker import (
     stream,
     topology,
 )
-from broker.connection import Publisher, connect
+from broker.connection import connect
+from broker.publisher import Publisher
 from schemas import Cancellation, Command, Job, Report, Target, everyone, group, workstation
 from tests.chaos.plan import GROUP, Dose, Fault, Order, Plan, Seat, Wish
 from tests.chaos.story import events_of, tell
