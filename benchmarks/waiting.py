@@ -27,9 +27,9 @@ from tests.workstation import BIN
 
 ROOT = Path(__file__).parents[1]
 BENCH, SALT = ROOT / ".bench", ROOT / ".bench-salt"
-SETTLED = 3.0
+SETTLED = 2.0
 """Seconds after which a start is over."""
-IDLE = 10.0 if ROUNDS > 1 else 5.0
+IDLE = 8.0 if ROUNDS > 1 else 5.0
 """Seconds for which wake-ups are counted."""
 LIMIT = 60.0
 AT_ONCE = 4
