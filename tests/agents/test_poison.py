@@ -2,12 +2,13 @@
 
 import asyncio
 import subprocess
+from contextlib import suppress
 from datetime import UTC, datetime, timedelta
 
 import pytest
 from aio_pika.abc import AbstractConnection, AbstractIncomingMessage
 
-from broker import Dispatcher, DispatcherSettings, topology
+from broker import Dispatcher, DispatcherSettings, UnknownJob, topology
 from broker.connection import connect
 from broker.publisher import Publisher
 from schemas import State
@@ -114,7 +115,12 @@ async def test_a_refused_id_has_one_final_report_and_poison_harms_no_neighbour(
             await dispatcher.dispatch(job)
     service = ws.start("service")
     service.wait_for("message.refused")
-    assert final(await follow(dispatcher, poisoned)).state is State.REFUSED
+    async with asyncio.timeout(20):
+        while True:  # until its refusal is known
+            with suppress(UnknownJob):
+                assert final(await follow(dispatcher, poisoned)).state is State.REFUSED
+                break
+            await asyncio.sleep(0.05)
     await dispatcher.dispatch(poisoned)
     for job in jobs:
         assert final(await follow(dispatcher, job)).state is State.SUCCEEDED
