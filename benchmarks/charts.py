@@ -54,7 +54,7 @@ def _lines(axes: Axes, comparison: Comparison) -> None:
         axes.set_ylim(bottom=0)
     axes.set_xlabel(comparison.axis)
     axes.set_ylabel(comparison.unit)
-    axes.legend(frameon=False)
+    axes.legend(frameon=False, loc="upper left", bbox_to_anchor=(1, 1))
 
 
 def draw(comparison: Comparison) -> None:
