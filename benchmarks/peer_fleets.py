@@ -3,14 +3,14 @@
 import json
 import os
 import select
-import signal
 import subprocess
 import tempfile
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager, suppress
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
+from benchmarks.processes import end
 from tests.rabbitmq import Node, free_port
 
 ROOT = Path(__file__).parent.parent
@@ -43,9 +43,7 @@ def process(
     try:
         yield begun
     finally:
-        with suppress(ProcessLookupError):
-            os.killpg(begun.pid, signal.SIGKILL)
-        begun.wait()
+        end(begun)
 
 
 @contextmanager

@@ -1,13 +1,43 @@
-"""What processes take: memory, disk, and how often they wake up."""
+"""Processes that are measured: begun and ended; and what they take: memory, disk, wake-ups."""
 
 import os
 import re
-from collections.abc import Iterable, Iterator
-from contextlib import suppress
+import signal
+import subprocess
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 _SWITCHES = re.compile(r"^voluntary_ctxt_switches:\s+(\d+)$", re.MULTILINE)
 _KIB = 1024
+
+
+@contextmanager
+def running(
+    words: Sequence[str | Path], folder: Path, environment: Mapping[str, str], log: Path
+) -> Iterator["subprocess.Popen[bytes]"]:
+    """Have a program in a folder, ended with all that it started; what it says goes to `log`."""
+    with log.open("ab") as output:
+        process = subprocess.Popen(
+            words,
+            cwd=folder,
+            env=environment,
+            stdin=subprocess.DEVNULL,
+            stdout=output,
+            stderr=output,
+            start_new_session=True,
+        )
+    try:
+        yield process
+    finally:
+        end(process)
+
+
+def end(process: "subprocess.Popen[bytes]") -> None:
+    """End a process with all that it started: it is the first of its own group."""
+    with suppress(ProcessLookupError):
+        os.killpg(process.pid, signal.SIGKILL)
+    process.wait()
 
 
 def tree(pid: int) -> Iterator[int]:

@@ -6,13 +6,12 @@ it says so. A worker of several processes is measured with all of them.
 
 import json
 import os
-import signal
 import subprocess
 import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import partial
 from importlib import metadata
@@ -20,7 +19,7 @@ from pathlib import Path
 from uuid import uuid4
 
 from benchmarks.measured import ROUNDS, Comparison, Series, in_turns
-from benchmarks.processes import memory, tree, woken
+from benchmarks.processes import end, memory, running, tree, woken
 from benchmarks.tap import Tap
 from tests.rabbitmq import Node, free_port
 from tests.workstation import BIN
@@ -152,27 +151,8 @@ def started(side: Side, url: str, folder: Path) -> Iterator["subprocess.Popen[by
         **side.environment,
     }
     side.prepare(folder)
-    with (folder / "log").open("wb") as log:
-        process = subprocess.Popen(
-            side.words,
-            cwd=folder,
-            env=environment,
-            stdin=subprocess.DEVNULL,
-            stdout=log,
-            stderr=log,
-            start_new_session=True,
-        )
-    try:
+    with running(side.words, folder, environment, folder / "log") as process:
         yield process
-    finally:
-        end(process)
-
-
-def end(process: "subprocess.Popen[bytes]") -> None:
-    """End a process with all that it started: it is the first of its own group."""
-    with suppress(ProcessLookupError):
-        os.killpg(process.pid, signal.SIGKILL)
-    process.wait()
 
 
 def until_ready(side: Side, tap: Tap, process: "subprocess.Popen[bytes]", log: Path) -> None:

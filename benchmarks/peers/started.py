@@ -4,15 +4,16 @@ They are in a virtual environment of their own, which `make bench` makes; so is 
 """
 
 import os
-import signal
 import subprocess
 import tempfile
 import time
 from collections.abc import Iterable, Iterator, Mapping
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from importlib import metadata
 from pathlib import Path
+
+from benchmarks.processes import end, running
 
 _ROOT = Path(__file__).parents[2]
 _BENCH = _ROOT / ".bench"
@@ -103,20 +104,9 @@ def _worker(
     peer: Peer, environment: dict[str, str], folder: Path
 ) -> Iterator["subprocess.Popen[bytes]"]:
     """Have a worker; its log is in the folder."""
-    with (folder / "log").open("ab") as log:
-        worker = subprocess.Popen(
-            [_BENCH / "bin" / peer.worker[0], *peer.worker[1:]],
-            cwd=_ROOT,
-            env=environment,
-            stdin=subprocess.DEVNULL,
-            stdout=log,
-            stderr=log,
-            start_new_session=True,
-        )
-    try:
+    words: list[str | Path] = [_BENCH / "bin" / peer.worker[0], *peer.worker[1:]]
+    with running(words, _ROOT, environment, folder / "log") as worker:
         yield worker
-    finally:
-        _end(worker)
 
 
 def _sent(
@@ -146,14 +136,7 @@ def _sent(
                 break
             time.sleep(0.05)
     finally:
-        _end(sender)
+        end(sender)
     if sender.returncode:
         raise RuntimeError(f"{peer.name}:\n{(folder / 'log').read_text(errors='replace')[-3000:]}")
     return float((folder / "told").read_text().splitlines()[-1])  # some peers log before it
-
-
-def _end(process: "subprocess.Popen[bytes]") -> None:
-    """End a process with all that it started: it is the first of its own group."""
-    with suppress(ProcessLookupError):
-        os.killpg(process.pid, signal.SIGKILL)
-    process.wait()
