@@ -1,13 +1,13 @@
-"""An agent's durable record, an SQLite file: written by one thread, many changes at once.
+"""An agent's durable record, an SQLite file: many changes at once, on the disk before it is said.
 
-One thread writes. What is asked of it while it writes goes into the next transaction together,
-so that nothing waits for the disk once per job when it can wait once per batch.
+The event loop makes the changes, which costs it less than handing them to a thread would: for
+each of its statements that would wait for the loop. A thread waits for the disk. What is asked
+for meanwhile goes into the next transaction together, so that nothing waits for the disk once
+per job when it can wait once per batch.
 """
 
 import asyncio
-import queue
 import sqlite3
-import threading
 from collections.abc import Callable
 from contextlib import closing
 from dataclasses import dataclass
@@ -17,7 +17,7 @@ from typing import Any, TypeVar
 from agents.salvage import is_damage, open_ledger
 from agents.state import StateError
 from agents.tables import Entry, Life, Tables, entries
-from agents.threads import Answers
+from agents.threads import Threads
 from broker.log import get_logger
 
 _T = TypeVar("_T")
@@ -25,12 +25,20 @@ _log = get_logger()
 
 _RETRY_PAUSE = 1.0
 _BATCH = 1000
+_BUSY = 100  # milliseconds for which another writer, which there should not be, is waited for
 
 
 @dataclass(frozen=True)
 class _Asked:
     change: Callable[[Tables], Any]
     future: "asyncio.Future[Any]"
+
+
+@dataclass(frozen=True)
+class _Transaction:
+    asked: list[_Asked]
+    results: list[Any]
+    stored: "asyncio.Future[None]"
 
 
 class Ledger:
@@ -44,17 +52,19 @@ class Ledger:
         """
         self.path = path
         self._database = open_ledger(path)
-        self._gathered: list[_Asked] = []
-        self._asked: queue.SimpleQueue[list[_Asked] | None] = queue.SimpleQueue()
-        self._answers = Answers()
+        self._database.execute(f"PRAGMA busy_timeout = {_BUSY}")
+        self._tables = Tables(self._database)
+        self._asked: list[_Asked] = []
+        self._batch = _BATCH
+        self._working = False  # on a transaction, or about to begin one
+        self._storing: _Transaction | None = None
         self._failing = False
-        self._closing = threading.Event()
-        self._writer = threading.Thread(target=self._write, name="ledger", daemon=True)
+        self._closed = False
         try:
-            self._writer.start()
-        except RuntimeError as error:
+            self._disk = Threads(1, "store")
+        except StateError:
             self._database.close()
-            raise StateError(f"{path}: no room for a thread: {error}") from error
+            raise
 
     def commit(self, change: Callable[[Tables], _T]) -> "asyncio.Future[_T]":
         """Make a change in the next transaction; the result comes once it is on the disk.
@@ -64,81 +74,112 @@ class Ledger:
         """
         loop = asyncio.get_running_loop()
         future: asyncio.Future[_T] = loop.create_future()
-        if not self._gathered:  # what else this round of the loop asks for goes along
-            loop.call_soon(self._hand_over)
-        self._gathered.append(_Asked(change, future))
+        self._asked.append(_Asked(change, future))
+        if not self._working:  # what else this turn of the loop asks for goes along
+            self._working = True
+            loop.call_soon(self._transact)
         return future
 
     def load(self) -> tuple[Life, list[Entry]]:
         """Return its story, and the entries that are open. For the start, before any commit."""
-        tables = Tables(self._database)
-        return tables.life(), tables.open()
+        return self._tables.life(), self._tables.open()
 
     def close(self) -> None:
         """Finish what was asked and close the file."""
-        self._closing.set()
-        self._hand_over()
-        self._asked.put(None)
-        self._writer.join()
+        self._closed = True
+        self._disk.finish()
+        if self._storing is not None:
+            if self._storing.stored.exception() is None:
+                _answer(self._storing.asked, self._storing.results)
+            else:
+                self._undo(self._storing.asked)
+        try:
+            results = self._change(self._asked)
+            self._database.execute("COMMIT")
+        except Exception as error:  # noqa: BLE001 - whoever asked is told
+            results = [error] * len(self._asked)
+        _answer(self._asked, results)
         self._database.close()
 
-    def _hand_over(self) -> None:
-        if self._gathered:
-            self._asked.put(self._gathered)
-            self._gathered = []
-
-    def _write(self) -> None:
-        tables = Tables(self._database)
-        closing = False
-        while not closing:
-            batch: list[_Asked] = []
-            item = self._asked.get()
-            while item is not None:
-                batch += item
-                if len(batch) >= _BATCH or self._asked.empty():
-                    break
-                item = self._asked.get()
-            closing = item is None
-            self._transact(tables, batch)
-
-    def _transact(self, tables: Tables, batch: list[_Asked]) -> None:
-        while batch:
-            try:
-                results = self._attempt(tables, batch)
-            except sqlite3.OperationalError as error:  # the disk is full, say
-                if not self._failing:
-                    self._failing = True
-                    _log.error("ledger.failing", path=str(self.path), reason=str(error))
-                if not self._closing.wait(_RETRY_PAUSE):
-                    continue
-                results = [error] * len(batch)
-            except Exception as error:  # noqa: BLE001 - whoever asked is told
-                if is_damage(error):
-                    text = f"{self.path}: {error}; the next start sets it aside"
-                    results = [StateError(text)] * len(batch)
-                elif len(batch) > 1:  # the others' changes are made all the same
-                    for asked in batch:
-                        self._transact(tables, [asked])
-                    return
-                else:
-                    results = [error]
-            futures = [asked.future for asked in batch]
-            self._answers.give(zip(futures, results, strict=True))
+    def _transact(self) -> None:
+        """Make the changes that were asked for, and have them stored."""
+        if self._closed:
             return
-
-    def _attempt(self, tables: Tables, batch: list[_Asked]) -> list[Any]:
+        asked, self._asked = self._asked[: self._batch], self._asked[self._batch :]
+        if not asked:
+            self._working, self._batch = False, _BATCH
+            return
+        before = self._database.total_changes
         try:
-            self._database.execute("BEGIN IMMEDIATE")
-            results = [asked.change(tables) for asked in batch]
-            self._database.execute("COMMIT")
-        except BaseException:
-            if self._database.in_transaction:
-                self._database.execute("ROLLBACK")
-            raise
+            results = self._change(asked)
+            if self._database.total_changes == before:  # it was only read
+                self._database.execute("COMMIT")
+                self._go_on(asked, results)
+                return
+        except Exception as error:  # noqa: BLE001 - whoever asked is told
+            self._failed(asked, error)
+            return
+        stored = self._disk.call(self._store)
+        self._storing = _Transaction(asked, results, stored)
+        stored.add_done_callback(self._stored)
+
+    def _change(self, asked: list[_Asked]) -> list[Any]:
+        self._database.execute("BEGIN IMMEDIATE")
+        return [one.change(self._tables) for one in asked]
+
+    def _store(self) -> None:
+        self._database.execute("COMMIT")
+
+    def _stored(self, stored: "asyncio.Future[None]") -> None:
+        if self._closed or self._storing is None:
+            return
+        transaction, self._storing = self._storing, None
+        if error := stored.exception():
+            self._failed(transaction.asked, error)
+            return
         if self._failing:
             self._failing = False
             _log.info("ledger.recovered", path=str(self.path))
-        return results
+        self._go_on(transaction.asked, transaction.results)
+
+    def _go_on(self, asked: list[_Asked], results: list[Any]) -> None:
+        _answer(asked, results)
+        # After whoever gets an answer has asked for more: that goes along.
+        asyncio.get_running_loop().call_soon(self._transact)
+
+    def _failed(self, asked: list[_Asked], error: BaseException) -> None:
+        if isinstance(error, sqlite3.OperationalError):  # the disk is full, say
+            if not self._failing:
+                self._failing = True
+                _log.error("ledger.failing", path=str(self.path), reason=str(error))
+            self._undo(asked)
+            asyncio.get_running_loop().call_later(_RETRY_PAUSE, self._transact)
+            return
+        self._undo([])
+        results: list[BaseException] = [error]
+        if is_damage(error):
+            text = f"{self.path}: {error}; the next start sets it aside"
+            results = [StateError(text)] * len(asked)
+        elif len(asked) > 1:  # the others' changes are made all the same, each by itself
+            self._asked[:0], self._batch = asked, 1
+            asked, results = [], []
+        self._go_on(asked, results)
+
+    def _undo(self, again: list[_Asked]) -> None:
+        """Leave the transaction, and ask for some of its changes again."""
+        if self._database.in_transaction:
+            self._database.execute("ROLLBACK")
+        self._asked[:0] = again
+
+
+def _answer(asked: list[_Asked], results: list[Any]) -> None:
+    for one, result in zip(asked, results, strict=True):
+        if one.future.done():  # whoever asked was cancelled
+            continue
+        if isinstance(result, BaseException):
+            one.future.set_exception(result)
+        else:
+            one.future.set_result(result)
 
 
 def read(path: Path) -> list[Entry]:

@@ -26,11 +26,12 @@ class Answers:
             self._given += answers
             if waking and self._given:
                 try:
-                    self._given[0][0].get_loop().call_soon_threadsafe(self._hand_over)
+                    self._given[0][0].get_loop().call_soon_threadsafe(self.hand_over)
                 except RuntimeError:  # the loop is closed: nobody waits
                     self._given.clear()
 
-    def _hand_over(self) -> None:
+    def hand_over(self) -> None:
+        """Resolve the futures of what was given so far; from the event loop's thread."""
         with self._lock:
             given, self._given = self._given, []
         for future, result in given:
@@ -62,7 +63,7 @@ class Threads:
                 thread.start()
         except RuntimeError as error:
             self.close()
-            text = f"PCM_CONCURRENCY: no room for {count} threads: {error}"
+            text = f"no room for {count} threads to {name}: {error}; is PCM_CONCURRENCY too high?"
             raise StateError(text) from error
 
     def call(self, work: Callable[[], _T]) -> "asyncio.Future[_T]":
@@ -75,6 +76,13 @@ class Threads:
         """Take on nothing more; what was begun goes on."""
         for _ in self._threads:
             self._work.put(None)
+
+    def finish(self) -> None:
+        """Wait for all that was begun, and hand over what came of it."""
+        self.close()
+        for thread in self._threads:
+            thread.join()
+        self._answers.hand_over()
 
     def _run(self) -> None:
         while (item := self._work.get()) is not None:
