@@ -84,9 +84,7 @@ class Agent:
         self._claims = Claims(settings.state_dir, self.identity.name)
         self._outbox = Outbox(self.identity, self._ledger)
         self.changes = Changes()
-        self.entries = Entries(
-            self._ledger, self._claims, self.changes, self._outbox.wake, self.ended
-        )
+        self.entries = Entries(self._ledger, self._claims, self.changes, self._stored, self.ended)
         self._runs = Runs(
             settings, self.identity, self.entries, self.directory / "runs", self._sealing
         )
@@ -262,6 +260,10 @@ class Agent:
                     self._blocked.pop(job_id, None)
                     self._standby.forget(job_id)
             await asyncio.sleep(min(_HOUSEKEEPING, self._keep / 4))
+
+    def _stored(self) -> None:
+        """Have a report sent; at once where no command runs, of which more would follow."""
+        self._outbox.wake(now=not self._runs.count)
 
     # What is next
 

@@ -2,6 +2,7 @@
 
 import asyncio
 from collections.abc import Iterator
+from contextlib import suppress
 from itertools import groupby
 
 from agents.identity import Identity
@@ -15,6 +16,7 @@ from schemas import State
 _BATCH = 500
 _MESSAGE_BYTES = 512 * 1024
 _GATHERING = 0.02  # seconds in which reports come together: all of a quick command, say
+_DROPPING = 1.0  # seconds for which what was confirmed may be kept: more may have to be written
 _ORDER = {state: place for place, state in enumerate(State)}
 
 
@@ -26,17 +28,21 @@ class Outbox:
         self._ledger = ledger
         self._more = asyncio.Event()
         self._more.set()
+        self._now = asyncio.Event()
         self._empty = asyncio.Event()
 
-    def wake(self) -> None:
-        """Tell that there are reports to send."""
+    def wake(self, *, now: bool = False) -> None:
+        """Tell that there are reports to send; `now`: more are not to be expected soon."""
         self._empty.clear()
         self._more.set()
+        if now:
+            self._now.set()
 
     async def drained(self) -> None:
         """Wait until all is sent."""
         if not await self._ledger.commit(lambda tables: tables.pending(1)):
             return
+        self.wake(now=True)
         await self._empty.wait()
 
     async def run(self, publisher: Publisher) -> None:
@@ -53,11 +59,13 @@ class Outbox:
             return tables.pending(_BATCH)
 
         while True:
-            await self._more.wait()
-            await asyncio.sleep(_GATHERING)
+            await _set(self._more, _DROPPING if sent else None)
+            await _set(self._now, _GATHERING)
             self._more.clear()
+            self._now.clear()
             pending = await self._ledger.commit(exchange)
             if not pending:
+                sent = 0
                 if not self._more.is_set():
                     self._empty.set()
                 continue
@@ -66,7 +74,8 @@ class Outbox:
                 [self._outgoing(publisher, *message) for message in _messages(pending)],
             )
             sent = pending[-1].sequence
-            self._more.set()  # for what was confirmed to be dropped
+            if len(pending) == _BATCH:
+                self.wake(now=True)
 
     def _outgoing(self, publisher: Publisher, state: State, body: bytes) -> Outgoing:
         return publisher.outgoing(
@@ -77,6 +86,13 @@ class Outbox:
             unroutable_fails=True,
             content_type="application/x-ndjson",
         )
+
+
+async def _set(event: asyncio.Event, limit: float | None) -> None:
+    """Wait until it is set, or for so many seconds."""
+    with suppress(TimeoutError):
+        async with asyncio.timeout(limit):
+            await event.wait()
 
 
 def _messages(pending: list[Pending]) -> Iterator[tuple[State, bytes]]:
