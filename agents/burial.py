@@ -7,7 +7,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import UTC, datetime
 
-from aio_pika.abc import AbstractIncomingMessage
+from aiormq.abc import AbstractChannel
 
 from agents.claims import Claims
 from agents.decision import Decision
@@ -16,6 +16,7 @@ from agents.ledger import Ledger
 from agents.tables import Tables
 from broker import stream, topology
 from broker.connection import translated
+from broker.deliveries import Delivery
 from broker.log import get_logger
 from broker.publisher import Publisher
 from schemas import Context, State
@@ -30,7 +31,7 @@ _BYTES_AT_ONCE = 8 * 1024 * 1024
 class Refusal:
     """A message that cannot be read or trusted, why, and of which job it speaks, if it tells."""
 
-    message: AbstractIncomingMessage
+    message: Delivery
     reason: str
     job_id: str | None
 
@@ -54,8 +55,11 @@ class Burial:
         self.unburied += 1
         self._waiting.put_nowait(refusal)
 
-    async def run(self, publisher: Publisher) -> None:
-        """Set aside what is refused, many at once, while good messages go on."""
+    async def run(self, publisher: Publisher, channel: AbstractChannel) -> None:
+        """Set aside what is refused, many at once, while good messages go on.
+
+        They came by `channel`, where they are acknowledged in the end.
+        """
         while True:
             refusals = [await self._waiting.get()]
             while (
@@ -76,15 +80,15 @@ class Burial:
             self._stored()
             with translated("acknowledging"):
                 for refusal in refusals:
-                    await refusal.message.ack()
+                    await channel.basic_ack(refusal.message.tag)
             self.unburied -= len(refusals)
 
     def _refuse(self, tables: Tables, refusal: Refusal) -> None:
         """Report a refused job, by one of the agents only where both received the message."""
         job_id = refusal.job_id
-        if job_id is None or refusal.message.type in ("cancellation", "pause"):
+        if job_id is None or refusal.message.properties.message_type in ("cancellation", "pause"):
             return
-        shared = not (refusal.message.routing_key or "").startswith(f"{Context.BACKGROUND}.")
+        shared = not refusal.message.key.startswith(f"{Context.BACKGROUND}.")
         if tables.knows(job_id):
             state = State.CONFLICT
         elif shared and not self._refuses(job_id):
@@ -108,7 +112,7 @@ class Burial:
     async def _bury(self, refusal: Refusal, publisher: Publisher) -> None:
         """Put a message where administrators find it, with the reason."""
         identity = self._identity
-        message = refusal.message
+        message, properties = refusal.message, refusal.message.properties
         signatures = message.headers.get(HEADER)
         if isinstance(signatures, str) and len(signatures) > LONGEST_HEADER:
             signatures = None  # no signatures: they might be too long for a header with the rest
@@ -117,16 +121,16 @@ class Burial:
             publisher,
             topology.report_key("dead", identity.workstation, identity.name),
             message.body,
-            kind=message.type or "",
-            message_id=message.message_id,
+            kind=properties.message_type or "",
+            message_id=properties.message_id,
             headers={
                 "reason": refusal.reason,
-                "routing-key": message.routing_key or "",
+                "routing-key": message.key,
                 "workstation": identity.workstation,
                 "agent": identity.name,
                 "job": refusal.job_id or "",
                 "at": datetime.now(UTC).isoformat(timespec="microseconds"),
                 **({HEADER: signatures} if isinstance(signatures, str) else {}),
             },
-            content_type=message.content_type or "application/octet-stream",
+            content_type=properties.content_type or "application/octet-stream",
         )

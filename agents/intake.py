@@ -5,10 +5,10 @@ import random
 import time
 from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
+from typing import NamedTuple
 
-from aio_pika import IncomingMessage
 from aio_pika.abc import AbstractConnection
-from aiormq.abc import DeliveredMessage
+from aiormq.abc import AbstractChannel, DeliveredMessage
 
 from agents.burial import Burial, Refusal
 from agents.claims import Claims
@@ -21,6 +21,7 @@ from agents.tables import Entry, Known, Tables
 from agents.trust import Trust
 from broker import topology
 from broker.connection import CALL_LIMIT, Unreachable, blocked, translated
+from broker.deliveries import Deliveries, Delivery
 from broker.log import get_logger
 from broker.publisher import Publisher
 from schemas import Cancellation, Context, Job, Pause, State
@@ -34,14 +35,22 @@ _LONGEST_REASON = 1000
 _SUSPECT = 2  # times that a message came back to us: an ordinary loss of the connection is one
 
 
-def _returns(message: DeliveredMessage) -> int:
+def _returns(message: Delivery) -> int:
     """Return how often a quorum queue delivered a message before, and got it back."""
-    count = (message.header.properties.headers or {}).get("x-delivery-count", 0)
+    count = message.headers.get("x-delivery-count", 0)
     return count if isinstance(count, int) else 0
 
 
-async def _acknowledge(message: DeliveredMessage, *, multiple: bool = False) -> None:
-    await message.channel.basic_ack(message.delivery_tag or 0, multiple=multiple)
+class _Link(NamedTuple):
+    """What takes in and acknowledges, of one connection."""
+
+    connection: AbstractConnection
+    publisher: Publisher
+    channel: AbstractChannel
+
+
+async def _pass_over(_: DeliveredMessage) -> None:
+    """Take none: all come by the frames."""
 
 
 class Intake:
@@ -87,12 +96,7 @@ class Intake:
         Raises:
             Unreachable: the consumer was lost.
         """
-        arrived: asyncio.Queue[DeliveredMessage | None] = asyncio.Queue()
-
-        async def arrive(message: DeliveredMessage) -> None:
-            # This is cancelled when the connection drops: it only passes on.
-            arrived.put_nowait(message)
-
+        arrived: asyncio.Queue[Delivery | None] = asyncio.Queue()
         identity = self._identity
         name = topology.queue_name(identity.kind, identity.workstation, identity.user)
         with translated(f"consuming {name}"):
@@ -103,41 +107,38 @@ class Intake:
                 underlay = await channel.get_underlay_channel()
                 underlay.on_consumer_cancel_callbacks.add(lambda *_: arrived.put_nowait(None))
                 await channel.set_qos(prefetch_count=_PREFETCH)
-                # By the layer below: what the one above makes of each message costs more than all
-                # that is done with it here.
-                await underlay.basic_consume(name, arrive)
+                Deliveries(underlay, arrived.put_nowait)
+                await underlay.basic_consume(name, _pass_over)
         self._made_at = (await self._ledger.commit(Tables.life)).made_at
         consuming()
         self._burial = Burial(self._identity, self._ledger, self._claims, self._stored)
+        link = _Link(connection, publisher, underlay)
+
+        async def stop() -> None:
+            await stopping.wait()
+            arrived.put_nowait(None)
+
         async with asyncio.TaskGroup() as tasks:
-            burying = tasks.create_task(self._burial.run(publisher))
-            stop = tasks.create_task(stopping.wait())
-            while not stopping.is_set():
-                fetch = tasks.create_task(arrived.get())
-                await asyncio.wait({fetch, stop}, return_when=asyncio.FIRST_COMPLETED)
-                if not fetch.done():
-                    fetch.cancel()
-                    break
-                batch = [fetch.result()]
+            others = [tasks.create_task(self._burial.run(publisher, underlay))]
+            others.append(tasks.create_task(stop()))
+            while True:
+                batch = [await arrived.get()]
                 while not arrived.empty():
                     batch.append(arrived.get_nowait())
-                await self._take([message for message in batch if message], connection, publisher)
+                if stopping.is_set():
+                    break
+                await self._take([message for message in batch if message], link)
                 if None in batch:
                     raise Unreachable(f"consuming {name}: the consumer was lost")
-            burying.cancel()
-            stop.cancel()
+            for task in others:
+                task.cancel()
         if await blocked(connection):
             return  # it would not hear us, and what waits for it cannot be cancelled
         with translated(f"consuming {name}"):
             async with asyncio.timeout(CALL_LIMIT):
                 await channel.close()
 
-    async def _take(
-        self,
-        messages: list[DeliveredMessage],
-        connection: AbstractConnection,
-        publisher: Publisher,
-    ) -> None:
+    async def _take(self, messages: list[Delivery], link: _Link) -> None:
         """Take in a batch; alone, and in any order, what came back to us again and again.
 
         One of those may be what ended this agent each time: it must not take others along.
@@ -147,41 +148,35 @@ class Intake:
         random.shuffle(suspects)
         for batch in (fresh, *([message] for message in suspects)):
             if batch:
-                await self._take_together(batch, connection, publisher, alone=not suspects)
+                await self._take_together(batch, link, alone=not suspects)
 
-    async def _take_together(
-        self,
-        messages: list[DeliveredMessage],
-        connection: AbstractConnection,
-        publisher: Publisher,
-        *,
-        alone: bool,
-    ) -> None:
+    async def _take_together(self, messages: list[Delivery], link: _Link, *, alone: bool) -> None:
         """Take in some messages at once; `alone`: no others that were delivered wait."""
         read, refusals = self._read(messages)
         stale = await self._stale([order for _, order in read])
         orders = [order for _, order in read if not (isinstance(order, Job) and order.id in stale)]
         refusals += [
-            Refusal(IncomingMessage(message), stale[order.id], order.id)
+            Refusal(message, stale[order.id], order.id)
             for message, order in read
             if isinstance(order, Job) and order.id in stale
         ]
         if orders:
-            ended = await self._ended_here(orders, connection, publisher)
+            ended = await self._ended_here(orders, link)
             future = self._ledger.commit(lambda tables: self._enter(tables, orders, ended))
             future.add_done_callback(self._entered)
             # Should the connection be lost meanwhile: what is in the ledger is in the agent.
             await asyncio.shield(future)
         for refusal in refusals:
             self._burial.add(refusal)
-        refused = {refusal.message.delivery_tag for refusal in refusals}
+        refused = {refusal.message.tag for refusal in refusals}
         with translated("acknowledging"):
             if alone and not self._burial.unburied:
-                await _acknowledge(messages[-1], multiple=True)  # and all that came before it
+                # And all that came before it.
+                await link.channel.basic_ack(messages[-1].tag, multiple=True)
             else:
                 for message in messages:
-                    if message.delivery_tag not in refused:
-                        await _acknowledge(message)
+                    if message.tag not in refused:
+                        await link.channel.basic_ack(message.tag)
 
     def _entered(self, future: "asyncio.Future[list[_Taken]]") -> None:
         if future.cancelled() or future.exception() is not None:
@@ -198,8 +193,7 @@ class Intake:
     async def _ended_here(
         self,
         orders: list[Order],
-        connection: AbstractConnection,
-        publisher: Publisher,
+        link: _Link,
     ) -> dict[str, Entry]:
         """Return what is known of jobs older than the ledger: a lost one may have run them."""
         old = [
@@ -212,7 +206,9 @@ class Intake:
         unknown = await self._ledger.commit(
             lambda tables: [job for job in old if not tables.knows(job.id)]
         )
-        return await self._recovery.ended_here(connection, publisher, unknown) if unknown else {}
+        if not unknown:
+            return {}
+        return await self._recovery.ended_here(link.connection, link.publisher, unknown)
 
     async def _stale(self, orders: list[Order]) -> dict[str, str]:
         """Return the jobs that are too old to be trusted, and why; known ones are the same job."""
@@ -231,25 +227,24 @@ class Intake:
         )
         return {job_id: old[job_id] for job_id in unknown}
 
-    def _read(
-        self, messages: list[DeliveredMessage]
-    ) -> tuple[list[tuple[DeliveredMessage, Order]], list[Refusal]]:
-        orders: list[tuple[DeliveredMessage, Order]] = []
+    def _read(self, messages: list[Delivery]) -> tuple[list[tuple[Delivery, Order]], list[Refusal]]:
+        orders: list[tuple[Delivery, Order]] = []
         refusals: list[Refusal] = []
         if self._trust is not None:
             self._trust.refresh()
         for message in messages:
-            properties = message.header.properties
-            if properties.message_type == "probe":
+            if message.properties.message_type == "probe":
                 continue
             try:
-                key, signatures = message.routing_key or "", (properties.headers or {}).get(HEADER)
-                order = read_order(message.body, key, self._identity, self._trust, signatures)
+                signatures = message.headers.get(HEADER)
+                order = read_order(
+                    message.body, message.key, self._identity, self._trust, signatures
+                )
                 orders.append((message, order))
             except Poison as poison:
-                job_id = job_id_of(message.body, properties.message_id)
+                job_id = job_id_of(message.body, message.properties.message_id)
                 reason = str(poison)[:_LONGEST_REASON]
-                refusals.append(Refusal(IncomingMessage(message), reason, job_id))
+                refusals.append(Refusal(message, reason, job_id))
         return orders, refusals
 
     def _heeds(self, tables: Tables, order: Cancellation | Pause, now: float) -> bool:

@@ -10,16 +10,22 @@ from typing import Any, NamedTuple
 from aiormq.abc import AbstractChannel
 from pamqp.body import ContentBody
 from pamqp.commands import Basic
+from pamqp.common import FieldTable
 from pamqp.header import ContentHeader
 
 
 class Delivery(NamedTuple):
     """A message as it came."""
 
-    tag: int | None
+    tag: int
     key: str
     properties: Basic.Properties
     body: bytes
+
+    @property
+    def headers(self) -> FieldTable:
+        """Its headers."""
+        return self.properties.headers or {}
 
 
 class Deliveries:
@@ -53,4 +59,6 @@ class Deliveries:
         if self._left <= 0:
             self._method = None
             properties, body = self._header.properties, b"".join(self._parts)
-            self._take(Delivery(method.delivery_tag, method.routing_key or "", properties, body))
+            self._take(
+                Delivery(method.delivery_tag or 0, method.routing_key or "", properties, body)
+            )

@@ -113,10 +113,9 @@ class Entries(AsyncIterator[Entry]):
         if delivery is None:
             self._arrived.put_nowait(None)  # for whoever asks again
             raise Unreachable(f"reading {topology.REPORTS}: the connection was lost")
-        properties = delivery.properties
-        headers = properties.headers or {}
+        properties, headers = delivery.properties, delivery.headers
         offset, signatures = headers.get("x-stream-offset"), headers.get(HEADER)
-        if not isinstance(offset, int) or delivery.tag is None:
+        if not isinstance(offset, int):
             raise Unreachable(f"{topology.REPORTS} is no stream on this broker")
         self._credit -= 1
         self._last = delivery.tag

@@ -36,6 +36,7 @@ from agents.trust import Trust
 from agents.window import address
 from broker import settings
 from broker.dead.letter import mark, read_letter
+from broker.deliveries import Delivery
 from broker.entry import _KINDS, Entry
 from broker.files.job_file import WrongJobFile, parse_jobs
 from broker.history.fold import Fold
@@ -253,7 +254,7 @@ def _properties(data: bytes) -> None:
     entry = Entry(1, *said, letter.routing_key)
     entry.records()
     assert entry.digest == Entry(2, *said, letter.routing_key).digest
-    _returns(delivered)
+    _returns(Delivery(1, "", delivered.header.properties, b""))
 
 
 def _class(name: str) -> type[schemas.Message]:
