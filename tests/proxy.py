@@ -3,8 +3,11 @@
 import selectors
 import socket
 import struct
+import sys
+import termios
 import threading
 import time
+from fcntl import ioctl
 from types import TracebackType
 from typing import Self
 
@@ -78,6 +81,13 @@ class Proxy:
     def thaw(self) -> None:
         """Forward again."""
         self._frozen = False
+
+    def held(self) -> int:
+        """Return how many bytes have come that are not forwarded."""
+        found = 0
+        for source in list(self._peers):
+            found += int.from_bytes(ioctl(source, termios.FIONREAD, bytes(4)), sys.byteorder)
+        return found
 
     def _run(self) -> None:
         while not self._ended:

@@ -99,12 +99,12 @@ def test_a_broker_that_is_not_there_is_told_and_leaves_no_thread(node: Broker) -
 def test_each_of_many_is_told_before_the_next_is_there(
     dispatcher: SyncDispatcher, ws: Workstation
 ) -> None:
-    ws.start("service")
+    service = ws.start("service")
     told = threading.Event()
 
     def slow() -> Iterator[Job]:
         yield ws.job("true", background=True)
-        time.sleep(1)  # by then it is stored
+        service.wait_for("job.ended")  # so it is stored
         yield ws.job("true", background=True)
         assert told.is_set()
 

@@ -21,11 +21,12 @@ from broker.history.accounts import accounts
 from broker.history.tables import open_history
 from broker.pipeline import Outgoing
 from broker.publisher import Publisher
-from schemas import Job, everyone, group, workstation
+from schemas import Job, State, everyone, group, workstation
 from schemas.signature import read_signatures
 from tests.broker.test_batch import job
 from tests.broker.test_dispatcher import declare, drain
 from tests.collected import collected
+from tests.faults import until
 from tests.keys import Keys
 from tests.proxy import Proxy
 from tests.rabbitmq import Broker, Node
@@ -102,11 +103,12 @@ async def test_who_gives_up_leaves_nothing_that_others_trip_over(
             proxy.freeze()
             message = to(publisher, "nowhere")
             task = asyncio.create_task(publisher.publish_all([message]))
-            await asyncio.sleep(0.2)
+            await until(lambda: proxy.held() > 0)
             task.cancel()
             await asyncio.gather(task, return_exceptions=True)
+            former = proxy.held()
             again = asyncio.create_task(publisher.publish_all([to(publisher, "together"), message]))
-            await asyncio.sleep(0.2)
+            await until(lambda: proxy.held() > former)
             proxy.thaw()
             first, second = await again
     assert first is None
@@ -199,7 +201,8 @@ async def test_a_lost_ledger_is_made_good_from_a_record_of_many(
     jobs = [ws.job("true", background=True, mandatory_at=due) for _ in range(3)]
     assert [sent.error async for sent in dispatcher.dispatch_all(jobs)] == [None] * len(jobs)
     service.wait_for("job.received", count=len(jobs))
-    await asyncio.sleep(0.5)  # its reports are sent
+    for one in jobs:
+        assert (await anext(dispatcher.follow(one.id))).state is State.RECEIVED
     service.end(9)
     (ws.state_dir / "service" / "ledger.db").write_bytes(b"no ledger at all")
     (ws.state_dir / "service" / "ledger.db-wal").unlink(missing_ok=True)
