@@ -1,14 +1,16 @@
-"""Measure 1,000, 5,000 and 10,000 simulated workstations that get one command.
+"""Measure 1,000, 5,000 and 9,500 simulated workstations that get one command.
 
     .venv/bin/python -m benchmarks.simulated      # SIZES=100,200: other numbers of workstations
 
 Each is a real service agent but for the command itself (see `benchmarks.crowd`), four processes of
 them, on one broker: all on this machine, whose cores they share. So the times to the last report
 are mostly the CPU time of thousands of agents on a few cores; a fleet has that many times the cores
-and disks, and what of it remains there is the broker's part, which is shown by itself. The ledgers
-are in memory, since a disk of one machine stands for none of thousands. Fleets of this size have
-classic queues (`PCM_QUEUE_TYPE`) and heartbeats of a minute (`?heartbeat=60` in `PCM_AMQP_URL`);
-10,000 connections want a broker of 20,000 files, and 10,000 ledgers as many threads.
+and disks, and what of it remains there is the broker's part, which is shown by itself: its CPU
+time, and how soon it confirms a job while all workstations are held (SIGSTOP), as if they were on
+other machines. The ledgers are in memory, since a disk of one machine stands for none of thousands.
+Fleets of this size have classic queues (`PCM_QUEUE_TYPE`) and heartbeats of a minute
+(`?heartbeat=60` in `PCM_AMQP_URL`). RabbitMQ 3.10 counts two files for each workstation, its
+connection and its queue, and where 20,000 may be open, 10,000 workstations are too many.
 
 Cold is the first job after the agents came; warm are those that follow.
 """
@@ -16,16 +18,18 @@ Cold is the first job after the agents came; warm are those that follow.
 import asyncio
 import os
 import resource
+import signal
 import sys
 import tempfile
 import time
 from asyncio.subprocess import PIPE, Process
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from collections.abc import AsyncIterator, Iterator
+from contextlib import asynccontextmanager, contextmanager
 from dataclasses import asdict, dataclass
 from datetime import timedelta
 from pathlib import Path
 
+from aio_pika.abc import AbstractConnection
 from sqlalchemy import Engine
 
 from benchmarks.measured import ROUNDS, Comparison, Series, plain
@@ -38,7 +42,7 @@ from broker.settings import HistorySettings
 from schemas import Command, Job, Report, State, everyone
 from tests.rabbitmq import Node
 
-SIZES = [int(size) for size in os.environ.get("SIZES", "1000,5000,10000").split(",")]
+SIZES = [int(size) for size in os.environ.get("SIZES", "1000,5000,9500").split(",")]
 _PROCESSES = 4
 _LIMIT = 600.0  # seconds for all workstations to come
 _JOB_LIMIT = 180.0
@@ -101,6 +105,17 @@ class Crowd:
             raise RuntimeError("a process of simulated workstations has ended")
         return float(answer.split()[1])
 
+    @contextmanager
+    def held(self) -> Iterator[None]:
+        """Have nobody do anything for a while, though all are there."""
+        try:
+            for process in self._processes:
+                process.send_signal(signal.SIGSTOP)
+            yield
+        finally:
+            for process in self._processes:
+                process.send_signal(signal.SIGCONT)
+
     def resident(self) -> float:
         """Return the resident memory of the processes in MiB."""
         return sum(resident(process.pid) for process in self._processes)
@@ -112,6 +127,7 @@ class Measured:
 
     Attributes:
         dispatched: seconds until the broker had confirmed it.
+        apart: the same of another job, while the workstations were held.
         probed: the same of a message that agents ignore, with nothing recorded, afterwards.
         received: seconds until the last workstation's report that it has it was read.
         ended: seconds until the last final report was read.
@@ -124,6 +140,7 @@ class Measured:
     """
 
     dispatched: float
+    apart: float
     probed: float
     received: float
     ended: float
@@ -153,42 +170,34 @@ async def measure(
     await catch_up(settings, engine)  # what was before
     agents_idle, broker_idle = await crowd.become(size), cpu(broker)
     await asyncio.sleep(_QUIET)
-    job = Job(command=Command(argv=("uname",), background=True), targets=(everyone,))
     agents_before, broker_before = await crowd.become(size), cpu(broker)
-    missing = {State.RECEIVED: size, State.SUCCEEDED: size}
-    at: dict[State, float] = {}
-    first, count = 0, 0
     async with (
         asyncio.timeout(_JOB_LIMIT),
         Dispatcher.connect(settings) as dispatcher,
         connect(settings, "bench") as link,
     ):
-        began = time.perf_counter()
-        await dispatcher.dispatch(job)
-        dispatched = time.perf_counter() - began
-        # Not sooner: whoever sends has not to read meanwhile. All is there to be read later.
-        since = job.created_at - timedelta(seconds=1)
-        async with stream.read(link, since, _PREFETCH) as entries:
-            while any(missing.values()):
-                for entry in await entries.batch(_PREFETCH):
-                    for record in entry.of_job(job.id):
-                        if isinstance(record, Job):
-                            first = entry.offset
-                        elif isinstance(record, Report) and record.state in missing:
-                            missing[record.state] -= 1
-                            at[record.state] = time.perf_counter() - began
-                    count += bool(first)
+        job, began, dispatched = await _dispatched(dispatcher)
+        reported = await _reported(link, job, size)
     agents_after, broker_after = await crowd.become(size), cpu(broker)
-    bare = await _bare(settings, first, count)
-    began = time.perf_counter()
+    bare = await _bare(settings, reported.first, reported.count)
+    asked = time.perf_counter()
     await catch_up(settings, engine)
-    history = count / (time.perf_counter() - began)
+    history = reported.count / (time.perf_counter() - asked)
     await asyncio.sleep(_QUIET)
+    async with (
+        asyncio.timeout(_JOB_LIMIT),
+        Dispatcher.connect(settings) as dispatcher,
+        connect(settings, "bench") as link,
+    ):
+        with crowd.held():
+            other, _, apart = await _dispatched(dispatcher)
+        await _reported(link, other, size)
     measured = Measured(
         dispatched,
+        apart,
         await _probed(settings),
-        at[State.RECEIVED],
-        at[State.SUCCEEDED],
+        reported.at[State.RECEIVED] - began,
+        reported.at[State.SUCCEEDED] - began,
         broker_after - broker_before,
         agents_after - agents_before,
         bare,
@@ -199,6 +208,43 @@ async def measure(
     figures = (f"{name} {plain(figure)}" for name, figure in asdict(measured).items())
     print(f"  {', '.join(figures)}; MiB: broker {plain(resident(broker))}", flush=True)
     return measured
+
+
+async def _dispatched(dispatcher: Dispatcher) -> tuple[Job, float, float]:
+    """Send a job to all; return it, when that began, and the seconds until it was confirmed."""
+    job = Job(command=Command(argv=("uname",), background=True), targets=(everyone,))
+    began = time.perf_counter()
+    await dispatcher.dispatch(job)
+    return job, began, time.perf_counter() - began
+
+
+@dataclass(frozen=True)
+class _Reported:
+    """When the last report of a state was read, and where in the stream all of them are."""
+
+    at: dict[State, float]
+    first: int
+    count: int
+
+
+async def _reported(link: AbstractConnection, job: Job, size: int) -> _Reported:
+    """Read the stream until all workstations have received a job and ended it."""
+    missing = {State.RECEIVED: size, State.SUCCEEDED: size}
+    at: dict[State, float] = {}
+    first, count = 0, 0
+    # Not sooner: whoever sends has not to read meanwhile. All is there to be read later.
+    since = job.created_at - timedelta(seconds=1)
+    async with stream.read(link, since, _PREFETCH) as entries:
+        while any(missing.values()):
+            for entry in await entries.batch(_PREFETCH):
+                for record in entry.of_job(job.id):
+                    if isinstance(record, Job):
+                        first = entry.offset
+                    elif isinstance(record, Report) and record.state in missing:
+                        missing[record.state] -= 1
+                        at[record.state] = time.perf_counter()
+                count += bool(first)
+    return _Reported(at, first, count)
 
 
 async def _probed(settings: HistorySettings) -> float:
@@ -280,6 +326,12 @@ def keep(found: dict[int, Figures]) -> None:
         cold, *warm = figures.jobs
         dispatch += [
             Series("ours, warm", [job.dispatched for job in warm], about, size),
+            Series(
+                "ours, warm, the workstations held",
+                [job.apart for job in warm],
+                f"as if they were on other machines; {about}",
+                size,
+            ),
             Series("ours, cold", [cold.dispatched], f"the first job; {about}", size),
             Series(
                 "limit: one message, confirmed",
