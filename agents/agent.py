@@ -251,9 +251,11 @@ class Agent:
         while True:
             now = time.time()
             windows = str(self._settings.windows)
-            await self._ledger.commit(
-                partial(Tables.keep_house, now=now, keep=self._keep, windows=windows)
-            )
+            await self._ledger.commit(partial(Tables.seen, now=now, windows=windows))
+            began = time.monotonic()
+            while await self._ledger.commit(partial(Tables.forget, before=now - self._keep)):
+                await asyncio.sleep(time.monotonic() - began)  # half of the time is for others
+                began = time.monotonic()
             await self._deciders.call(partial(self._claims.forget, now - self._keep))
             for job_id in self._blocked.keys() | self._standby.known():
                 if self.entries.get(job_id) is None:

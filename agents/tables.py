@@ -81,6 +81,7 @@ ALTER TABLE jobs ADD COLUMN postponements INTEGER NOT NULL DEFAULT 0;
 )
 """What makes a ledger of each version from the one before; the first from nothing."""
 SCHEMA_VERSION = len(MIGRATIONS)
+_FORGOTTEN = 20  # rows at a time: jobs that are due must not wait for more
 
 _KEPT = ("id", "digest", "body", "received_at", "supersedes", "created_at")
 _CHANGING = (
@@ -355,15 +356,28 @@ class Tables:
             "UPDATE ledger SET damage = '', made_at = max(made_at, ?)", (made_at,)
         )
 
-    def keep_house(self, now: float, keep: float, windows: str) -> None:
-        """Note that the agent is at work, and drop what ended more than `keep` seconds ago."""
+    def seen(self, now: float, windows: str) -> None:
+        """Note that the agent is at work, and its maintenance windows."""
         self._database.execute(
             "UPDATE ledger SET seen_at = max(seen_at, ?), windows = ?", (now, windows)
         )
-        before = now - keep
-        self._database.execute("DELETE FROM jobs WHERE NOT open AND changed_at < ?", (before,))
-        for table in ("cancellations", "refusals"):
-            self._database.execute(f"DELETE FROM {table} WHERE received_at < ?", (before,))  # noqa: S608 - our own
+
+    def forget(self, before: float) -> bool:
+        """Drop some of what ended before a time; return whether there was any."""
+        ended = (
+            ("jobs", "NOT open AND changed_at < ?"),
+            ("cancellations", "received_at < ?"),
+            ("refusals", "received_at < ?"),
+        )
+        gone = (
+            self._database.execute(
+                f"DELETE FROM {table} WHERE rowid IN"  # noqa: S608 - our own
+                f" (SELECT rowid FROM {table} WHERE {when} LIMIT {_FORGOTTEN})",
+                (before,),
+            )
+            for table, when in ended
+        )
+        return sum(cursor.rowcount for cursor in gone) > 0
 
     def _one(self, query: str, *values: object) -> Any:
         return self._database.execute(query, values).fetchone()

@@ -9,6 +9,7 @@ import sys
 from collections.abc import AsyncIterator
 from contextlib import closing
 from dataclasses import replace
+from itertools import pairwise
 from pathlib import Path
 
 import pytest
@@ -116,6 +117,24 @@ async def test_a_full_disk_is_waited_for(book: Ledger, tmp_path: Path) -> None:
 
 def limit(tables: Tables, pages: int) -> None:
     tables._database.execute(f"PRAGMA max_page_count = {pages}")  # noqa: SLF001
+
+
+async def test_what_ended_long_ago_is_dropped_bit_by_bit(book: Ledger) -> None:
+    """So that a job that is due need not wait for all of it."""
+    jobs = [make_job() for _ in range(50)]
+
+    def fill(tables: Tables) -> None:
+        for number, job in enumerate(jobs):
+            ended = Entry(job, 1.0, state=State.FAILED, open=number == 0, changed_at=1.0)
+            tables.insert(replace(ended, changed_at=9.0) if number == 1 else ended)
+            tables.remember_cancellation(job.id, "no", 1.0)
+
+    await book.commit(fill)
+    left = [len(jobs)]
+    while await book.commit(lambda tables: tables.forget(5.0)):
+        left.append(len(ledger.read(book.path)))
+    assert {entry.job.id for entry in ledger.read(book.path)} == {job.id for job in jobs[:2]}
+    assert max(before - after for before, after in pairwise(left)) < len(jobs) // 2
 
 
 KILLED = """
