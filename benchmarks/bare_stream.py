@@ -1,4 +1,4 @@
-"""A bare consumer of the stream: prints messages a second; started by benchmarks/history.py.
+"""A bare consumer of the stream: prints messages a second; started by `benchmarks.history.bare`.
 
 A program of its own, which imports nothing of ours: it is measured with the library as it is.
 """
@@ -13,8 +13,8 @@ from aiormq.abc import DeliveredMessage
 PREFETCH = 4000
 
 
-async def main(url: str, stream: str, count: int) -> None:
-    """Consume so many messages from the stream's beginning, and print how many a second."""
+async def main(url: str, stream: str, first: int, count: int) -> None:
+    """Consume so many messages from an offset in the stream on, and print how many a second."""
     connection = await aiormq.connect(url)
     channel = await connection.channel()
     done = asyncio.Event()
@@ -30,11 +30,11 @@ async def main(url: str, stream: str, count: int) -> None:
 
     await channel.basic_qos(prefetch_count=PREFETCH)
     began = time.perf_counter()
-    await channel.basic_consume(stream, take, arguments={"x-stream-offset": "first"})
+    await channel.basic_consume(stream, take, arguments={"x-stream-offset": first})
     await asyncio.wait_for(done.wait(), 600)
     print(count / (time.perf_counter() - began))
     await connection.close()
 
 
 if __name__ == "__main__":
-    asyncio.run(main(sys.argv[1], sys.argv[2], int(sys.argv[3])))
+    asyncio.run(main(sys.argv[1], sys.argv[2], int(sys.argv[3]), int(sys.argv[4])))

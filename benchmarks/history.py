@@ -103,9 +103,9 @@ def story(jobs: list[Job], names: list[str], together: int) -> Iterator[tuple[st
                 yield "report", key, b"\n".join(report.body() for report in reports)
 
 
-def bare(url: str, messages: int) -> float:
-    """Return messages a second of a consumer that does nothing with them."""
-    words = ["-m", "benchmarks.bare_stream", url, topology.REPORTS, str(messages)]
+def bare(url: str, messages: int, first: int = 0) -> float:
+    """Return messages a second of a consumer, from an offset on, that does nothing with them."""
+    words = ["-m", "benchmarks.bare_stream", url, topology.REPORTS, str(first), str(messages)]
     done = subprocess.run([sys.executable, *words], capture_output=True, text=True, check=True)
     return float(done.stdout)
 

@@ -1,4 +1,4 @@
-"""Measure 1,000, 5,000 and 9,500 simulated workstations that get one command.
+"""Measure 1,000, 5,000 and 10,000 simulated workstations that get one command.
 
     .venv/bin/python -m benchmarks.simulated      # SIZES=100,200: other numbers of workstations
 
@@ -9,8 +9,9 @@ and disks, and what of it remains there is the broker's part, which is shown by 
 time, and how soon it confirms a job while all workstations are held (SIGSTOP), as if they were on
 other machines. The ledgers are in memory, since a disk of one machine stands for none of thousands.
 Fleets of this size have classic queues (`PCM_QUEUE_TYPE`) and heartbeats of a minute
-(`?heartbeat=60` in `PCM_AMQP_URL`). RabbitMQ 3.10 counts two files for each workstation, its
-connection and its queue, and where 20,000 may be open, 10,000 workstations are too many.
+(`?heartbeat=60` in `PCM_AMQP_URL`). While jobs are in such a queue, the broker has three files open
+for the workstation, its connection and two of its queue; where fewer may be open than all need,
+there are as many workstations as fit.
 
 Cold is the first job after the agents came; warm are those that follow.
 """
@@ -32,6 +33,8 @@ from pathlib import Path
 from aio_pika.abc import AbstractConnection
 from sqlalchemy import Engine
 
+from benchmarks.bare_stream import PREFETCH
+from benchmarks.history import bare
 from benchmarks.measured import ROUNDS, Comparison, Series, plain
 from broker import Dispatcher, stream, topology
 from broker.connection import connect
@@ -42,7 +45,7 @@ from broker.settings import HistorySettings
 from schemas import Command, Job, Report, State, everyone
 from tests.rabbitmq import Node
 
-SIZES = [int(size) for size in os.environ.get("SIZES", "1000,5000,9500").split(",")]
+SIZES = [int(size) for size in os.environ.get("SIZES", "1000,5000,10000").split(",")]
 _PROCESSES = 4
 _LIMIT = 600.0  # seconds for all workstations to come
 _JOB_LIMIT = 180.0
@@ -52,7 +55,8 @@ _QUIET = 5.0  # seconds between jobs
 _PREFETCH = 8000
 _TICK = os.sysconf("SC_CLK_TCK")
 _MEMORY = Path("/dev/shm")
-_FILES = 20_000
+_FILES_EACH = 3
+_FILES_BESIDES = 500  # of the broker
 
 
 class Crowd:
@@ -179,7 +183,7 @@ async def measure(
         job, began, dispatched = await _dispatched(dispatcher)
         reported = await _reported(link, job, size)
     agents_after, broker_after = await crowd.become(size), cpu(broker)
-    bare = await _bare(settings, reported.first, reported.count)
+    bare_rate = await asyncio.to_thread(bare, settings.amqp_url[0], reported.count, reported.first)
     asked = time.perf_counter()
     await catch_up(settings, engine)
     history = reported.count / (time.perf_counter() - asked)
@@ -200,7 +204,7 @@ async def measure(
         reported.at[State.SUCCEEDED] - began,
         broker_after - broker_before,
         agents_after - agents_before,
-        bare,
+        bare_rate,
         history,
         (broker_before - broker_idle) / _QUIET,
         (agents_before - agents_idle) / _QUIET,
@@ -257,29 +261,21 @@ async def _probed(settings: HistorySettings) -> float:
         return time.perf_counter() - began
 
 
-async def _bare(settings: HistorySettings, first: int, count: int) -> float:
-    """Return entries a second of a consumer that does nothing with them."""
-    began = time.perf_counter()
-    async with (
-        connect(settings, "bench") as connection,
-        stream.read(connection, first, _PREFETCH) as entries,
-    ):
-        read = 0
-        while read < count:
-            read += len(await entries.batch(_PREFETCH))
-        return count / (time.perf_counter() - began)
-
-
 def main() -> None:
     """Measure, and keep the figures."""
     place = _MEMORY if _MEMORY.is_dir() else None
-    files = min(_FILES, resource.getrlimit(resource.RLIMIT_NOFILE)[1])
+    needed = max(SIZES) * _FILES_EACH + _FILES_BESIDES
+    files = min(needed, resource.getrlimit(resource.RLIMIT_NOFILE)[1])
+    most = (files - _FILES_BESIDES) // _FILES_EACH
+    sizes = sorted({min(size, most) for size in SIZES})
+    if sizes[-1] < max(SIZES):
+        print(f"at most {most:,} workstations: {files:,} files may be open (ulimit -Hn)")
     with Node(files=files) as node, tempfile.TemporaryDirectory(dir=place) as folder:
         settings = HistorySettings(
             amqp_url=(node.url,), history_url=f"sqlite:///{folder}/history.db"
         )
         broker = int(node.ctl("eval", "os:getpid().").strip().strip('"'))
-        figures = asyncio.run(_measure_all(settings, folder, broker))
+        figures = asyncio.run(_measure_all(sizes, settings, folder, broker))
     keep(figures)
 
 
@@ -292,13 +288,15 @@ class Figures:
     agents: float
 
 
-async def _measure_all(settings: HistorySettings, folder: str, broker: int) -> dict[int, Figures]:
+async def _measure_all(
+    sizes: list[int], settings: HistorySettings, folder: str, broker: int
+) -> dict[int, Figures]:
     found: dict[int, Figures] = {}
     engine = open_history(settings.history_url)
     url = f"{settings.amqp_url[0]}?heartbeat={_HEARTBEAT}"
     async with Crowd.of(url, folder) as crowd:
         left = _LIMIT
-        for size in SIZES:
+        for size in sizes:
             began = time.perf_counter()
             try:
                 await crowd.become(size, left)
@@ -365,7 +363,10 @@ def keep(found: dict[int, Figures]) -> None:
         history += [
             Series("ours", [job.history for job in warm], "pcm's history, SQLite in memory", size),
             Series(
-                "limit: bare consumer", [job.bare for job in warm], "aio-pika, prefetch 8,000", size
+                "limit: bare consumer",
+                [job.bare for job in warm],
+                f"aiormq, prefetch {PREFETCH}",
+                size,
             ),
         ]
     for comparison in (
