@@ -5,7 +5,8 @@ many are to be on the way, a task: that costs more than the message.
 """
 
 import asyncio
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from functools import lru_cache
 from typing import NamedTuple
 
 from aiormq.abc import ChannelFrame
@@ -46,6 +47,29 @@ def shares(messages: Iterable[Outgoing]) -> Iterator[list[Outgoing]]:
         yield share
 
 
+class _Answer:
+    """What the broker answers for one message, told by the library as it would tell a future.
+
+    A future would call back in a turn of its own, for each of many.
+    """
+
+    __slots__ = ("_told", "error")
+
+    def __init__(self, told: Callable[[], None]) -> None:
+        self._told = told
+        self.error: BaseException | None = None
+
+    def done(self) -> bool:
+        return False  # the library tells it once
+
+    def set_result(self, _: object) -> None:
+        self._told()
+
+    def set_exception(self, error: BaseException) -> None:
+        self.error = error
+        self._told()
+
+
 async def publish(channel: Channel, messages: Sequence[Outgoing]) -> list[BaseException | None]:
     """Publish messages in their order, and wait until the broker has answered for each.
 
@@ -55,51 +79,52 @@ async def publish(channel: Channel, messages: Sequence[Outgoing]) -> list[BaseEx
     Raises:
         BaseException: what ended the channel meanwhile; then none of the answers is known.
     """
-    loop = asyncio.get_running_loop()
-    answers = [loop.create_future() for _ in messages]
-    left = len(answers)
+    left = len(messages)
     # Of those that the library ends with the channel.
     all_answered = channel.create_future()
-    known: dict[str, int] = {}
 
-    def answered(_: asyncio.Future[object]) -> None:
+    def told() -> None:
         nonlocal left
         left -= 1
         if not left and not all_answered.done():
             all_answered.set_result(None)
 
+    answers = [_Answer(told) for _ in messages]
+    known: dict[str, int] = {}
     try:
         async with channel.lock:
             payload = b"".join(_frames(channel, messages))
             # That future lets the writer wait for a socket that is full, and so us for the writer.
-            written = ChannelFrame(payload, should_close=False, drain_future=loop.create_future())
+            drained = asyncio.get_running_loop().create_future()
+            written = ChannelFrame(payload, should_close=False, drain_future=drained)
             await channel.write_queue.put(written)
             # From here to the end of the block nothing else runs: no answer comes too early.
             for message, answer in zip(messages, answers, strict=True):
                 channel.delivery_tag += 1
-                channel.confirmations[channel.delivery_tag] = answer
-                answer.add_done_callback(answered)
+                channel.confirmations[channel.delivery_tag] = answer  # type: ignore[assignment]
                 if message.unroutable_fails:
                     known[message.properties.message_id or ""] = channel.delivery_tag
             channel.message_id_delivery_tag.update(known)
         await all_answered
-        return [answer.exception() for answer in answers]
+        return [answer.error for answer in answers]
     finally:
         for message_id, tag in known.items():
             if channel.message_id_delivery_tag.get(message_id) == tag:
                 del channel.message_id_delivery_tag[message_id]
-        for future in (all_answered, *answers):
-            future.cancel()
+        all_answered.cancel()
 
 
 def _frames(channel: Channel, messages: Sequence[Outgoing]) -> Iterator[bytes]:
     most = channel.max_content_size
     for message in messages:
-        method = Basic.Publish(
-            exchange=message.exchange, routing_key=message.key, mandatory=message.unroutable_fails
-        )
         header = ContentHeader(properties=message.properties, body_size=len(message.body))
-        yield marshal(method, channel.number)
+        yield _method(message.exchange, message.key, message.unroutable_fails, channel.number)
         yield marshal(header, channel.number)
         for start in range(0, len(message.body), most):
             yield marshal(ContentBody(message.body[start : start + most]), channel.number)
+
+
+@lru_cache(maxsize=256)
+def _method(exchange: str, key: str, mandatory: bool, number: int) -> bytes:  # noqa: FBT001
+    method = Basic.Publish(exchange=exchange, routing_key=key, mandatory=mandatory)
+    return marshal(method, number)

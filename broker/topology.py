@@ -86,7 +86,8 @@ def routing_key(job: Job, target: Target) -> str:
 
 def routing_keys(job: Job) -> tuple[str, ...]:
     """Return a job's routing keys, one for each target."""
-    return tuple(routing_key(job, target) for target in job.targets)
+    flags = f"{job.context}.{job.requirement}"
+    return tuple([f"{flags}.{_scope(target)}" for target in job.targets])
 
 
 def pause_key(workstation_name: str) -> str:

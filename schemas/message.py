@@ -3,6 +3,7 @@
 from typing import Annotated, Any, Self
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, ValidationError, WithJsonSchema
+from pydantic_core import to_json
 
 MAJOR = 1
 BODY_LIMIT = 1024 * 1024
@@ -62,7 +63,7 @@ class Message(BaseModel):
 
     def body(self) -> bytes:
         """Return the message as JSON, as it goes over the wire."""
-        return self.model_dump_json(exclude_none=True).encode()
+        return to_json(self, exclude_none=True)
 
 
 def explain(error: ValidationError) -> str:
