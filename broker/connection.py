@@ -21,7 +21,7 @@ from aio_pika.exceptions import (
 from aiormq.exceptions import ConnectionNotAllowed
 from yarl import URL
 
-from broker import frames, tls, wire
+from broker import frames, timeouts, tls, wire
 from broker.settings import BrokerSettings
 
 # Every outage would be told three times and with a traceback; we tell it once, ourselves.
@@ -30,6 +30,7 @@ for _name in ("aio_pika", "aiormq"):
 
 wire.be_tolerant()
 frames.come_at_once()
+timeouts.tell_the_time()
 
 CALL_LIMIT = 10.0
 """Seconds that one call to the broker may take: where it is stuck, the library waits for ever."""
