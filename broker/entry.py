@@ -2,9 +2,7 @@
 
 import hashlib
 from collections.abc import Iterator
-from contextlib import suppress
-from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 import schemas
 from broker import topology
@@ -64,12 +62,13 @@ def read_records(kind: str, body: bytes) -> Iterator["Record"]:
     if kind in _KINDS:
         message: type[Record] = getattr(schemas, _KINDS[kind])
         for line in body.splitlines():
-            with suppress(InvalidMessage):
+            try:
                 yield message.read(line, tolerant=True)
+            except InvalidMessage:
+                continue
 
 
-@dataclass(frozen=True)
-class Entry:
+class Entry(NamedTuple):
     """One message of the stream: its offset, its kind, and its body, a record a line.
 
     `user_id` is the login that published it, which the broker has checked where it is there.

@@ -10,8 +10,8 @@ Python becomes something harmless here, and whoever gets the message judges it.
 import re
 import struct
 from collections.abc import Callable
-from contextlib import suppress
 from datetime import datetime
+from functools import lru_cache
 from typing import Any
 
 from pamqp import commands, decode
@@ -54,15 +54,16 @@ def _deliver(self: commands.Basic.Deliver, data: bytes) -> None:
 def _properties(self: commands.Basic.Properties, flags: int, data: bytes) -> None:
     # A frame that is cut off, as no broker sends it, has the properties that came before the cut.
     at = 0
-    with suppress(ValueError, LookupError, struct.error, ArithmeticError):
-        for flag, name, read in _PROPERTIES:
-            if flags & flag:
-                at, value = read(data, at)
-                setattr(self, name, value)
+    try:
+        for name, read in _present(flags):
+            at, value = read(data, at)
+            setattr(self, name, value)
+    except (ValueError, LookupError, struct.error, ArithmeticError):
+        pass
     # RabbitMQ refuses other ones, where they come by AMQP; aio-pika makes no message of them.
     if self.delivery_mode not in {1, 2}:
         self.delivery_mode = None
-    if not _MILLISECONDS.fullmatch(self.expiration or ""):
+    if self.expiration is not None and not _MILLISECONDS.fullmatch(self.expiration):
         self.expiration = None
 
 
@@ -154,7 +155,8 @@ def _span(data: bytes, start: int) -> tuple[int, int]:
     return start + 4, min(start + 4 + length, len(data))
 
 
-_READERS: dict[str, Callable[[bytes, int], tuple[int, Any]]] = {
+_Reader = Callable[[bytes, int], tuple[int, Any]]
+_READERS: dict[str, _Reader] = {
     "octet": _octet_at,
     "shortstr": _short_text_at,
     "table": _table_at,
@@ -166,3 +168,9 @@ _PROPERTIES = tuple(
     (_Properties.flags[name], name, _READERS[_Properties.amqp_type(name)])
     for name in _Properties.__slots__
 )
+
+
+@lru_cache(maxsize=256)
+def _present(flags: int) -> tuple[tuple[str, _Reader], ...]:
+    """Return the properties that are there, and what reads each: of one sender's, the same."""
+    return tuple((name, read) for flag, name, read in _PROPERTIES if flags & flag)

@@ -4,7 +4,6 @@ import asyncio
 import time
 from collections.abc import Awaitable, Callable
 from contextlib import suppress
-from dataclasses import replace
 from typing import TypeVar
 
 from sqlalchemy import Connection, CursorResult, Engine, delete, insert, update
@@ -181,7 +180,7 @@ def store(connection: Connection, place: Place, entries: list[Entry]) -> Place:
         _log.warning("history.gap", first=place.next_offset, next=first)
         _note_gap(connection, place.base + place.next_offset, place.base + first, why)
     if place.base:
-        entries = [replace(entry, offset=place.base + entry.offset) for entry in entries]
+        entries = [entry._replace(offset=place.base + entry.offset) for entry in entries]
     _fold(connection, entries)
     return to
 
