@@ -135,6 +135,7 @@ def main() -> None:
         broker.stream,
     ):
         module.CALL_LIMIT = _CALL_LIMIT  # type: ignore[attr-defined]
+    broker.publisher.STORE_LIMIT = _CALL_LIMIT
     base = AgentSettings(
         amqp_url=(url,),
         workstation=name,

@@ -1,6 +1,7 @@
 """How messages go out: published, and confirmed by the broker before it is said that they are."""
 
 import asyncio
+import time
 import uuid
 from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING, Self, cast
@@ -22,6 +23,10 @@ from broker.connection import (
 
 if TYPE_CHECKING:
     from aiormq.channel import Channel
+
+
+STORE_LIMIT = 60.0
+"""Seconds that a broker which is there may take to store a message in all the queues it is for."""
 
 
 class Publisher:
@@ -152,9 +157,7 @@ class Publisher:
         while True:
             try:
                 with translated(doing):
-                    async with asyncio.timeout(CALL_LIMIT):
-                        channel = await self._channel.get_underlay_channel()
-                        errors = await pipeline.publish(cast("Channel", channel), messages)
+                    errors = await self._answers(messages, doing)
                     return list(map(_unroutable, messages, errors))
             except Unreachable as error:
                 if not (
@@ -165,6 +168,35 @@ class Publisher:
                 if not self._waits:
                     raise Blocked(reason) from error
                 await self._outwait(reason)
+
+    async def _answers(
+        self, messages: Sequence[pipeline.Outgoing], doing: str
+    ) -> list[BaseException | None]:
+        """Return the broker's answers, waited for as long as it is there.
+
+        For thousands of queues it takes its time; published again, it would take that again.
+
+        Raises:
+            TimeoutError: it does not answer a simple question either, or takes no messages.
+            Unreachable: it is there, and a queue stores nothing: most of its nodes are away, say.
+        """
+        channel = await self._channel.get_underlay_channel()
+        publishing = asyncio.create_task(pipeline.publish(cast("Channel", channel), messages))
+        began = time.monotonic()
+        try:
+            while True:
+                done, _ = await asyncio.wait({publishing}, timeout=CALL_LIMIT / 2)
+                if done:
+                    return publishing.result()
+                if await blocked(self.connection):
+                    raise TimeoutError
+                if time.monotonic() - began > STORE_LIMIT:
+                    raise Unreachable(f"{doing}: not stored in {STORE_LIMIT:.0f} s")
+                async with asyncio.timeout(CALL_LIMIT / 2), self.connection.channel():
+                    pass
+        finally:
+            publishing.cancel()
+            await asyncio.gather(publishing, return_exceptions=True)
 
     async def _outwait(self, reason: str) -> None:
         """Wait until messages are taken again, or the connection is lost."""

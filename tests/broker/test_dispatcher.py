@@ -16,12 +16,13 @@ from broker import (
     UnknownJob,
     Unreachable,
     Unroutable,
+    publisher,
     send,
     send_and_wait,
     stream,
     topology,
 )
-from broker.connection import connect
+from broker.connection import CALL_LIMIT, connect
 from broker.topology import AgentKind
 from schemas import Cancellation, Command, Job, Report, State, group, workstation
 from tests.rabbitmq import Broker
@@ -154,6 +155,47 @@ async def test_it_survives_a_lost_connection(dispatcher: Dispatcher, node: Broke
     job = Job(command=Command(argv=("true",)), targets=(workstation("lost"),))
     await dispatcher.dispatch(job)
     assert set(await drain(node, "lost")) == {job.id}
+
+
+def steer(node: Broker, name: str, verb: str) -> None:
+    """Suspend or resume the process that is a workstation's service queue in the broker."""
+    queue = topology.queue_name(AgentKind.SERVICE, name)
+    found = f'{{ok, Q}} = rabbit_amqqueue:lookup(rabbit_misc:r(<<"/">>, queue, <<"{queue}">>))'
+    node.ctl("eval", f"{found}, sys:{verb}(amqqueue:get_pid(Q)).")
+
+
+async def test_a_broker_that_takes_its_time_is_asked_once(
+    dispatcher: Dispatcher, node: Broker
+) -> None:
+    """To store a job for thousands takes long; sent again meanwhile, it would take longer."""
+    await declare(node, "slow")
+    job = Job(command=Command(argv=("true",)), targets=(workstation("slow"),))
+    await asyncio.to_thread(steer, node, "slow", "suspend")
+    try:
+        dispatching = asyncio.create_task(dispatcher.dispatch(job))
+        await asyncio.sleep(CALL_LIMIT * 1.5)
+        assert not dispatching.done()
+    finally:
+        await asyncio.to_thread(steer, node, "slow", "resume")
+    await dispatching
+    assert await drain(node, "slow") == [job.id]
+
+
+async def test_a_queue_that_stores_nothing_is_told_in_time(
+    node: Broker, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    await declare(node, "never")
+    monkeypatch.setattr(publisher, "CALL_LIMIT", 1.0)
+    monkeypatch.setattr(publisher, "STORE_LIMIT", 2.0)
+    settings = DispatcherSettings(amqp_url=(node.url,), patience=timedelta(0))
+    job = Job(command=Command(argv=("true",)), targets=(workstation("never"),))
+    await asyncio.to_thread(steer, node, "never", "suspend")
+    try:
+        async with Dispatcher.connect(settings) as dispatcher:
+            with pytest.raises(Unreachable, match=r"never: not stored in 2 s"):
+                await dispatcher.dispatch(job)
+    finally:
+        await asyncio.to_thread(steer, node, "never", "resume")
 
 
 async def test_a_stream_that_was_deleted_is_made_again(
