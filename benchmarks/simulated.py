@@ -8,10 +8,10 @@ are mostly the CPU time of thousands of agents on a few cores; a fleet has that 
 and disks, and what of it remains there is the broker's part, which is shown by itself: its CPU
 time, and how soon it confirms a job while all workstations are held (SIGSTOP), as if they were on
 other machines. The ledgers are in memory, since a disk of one machine stands for none of thousands.
-Fleets of this size have classic queues (`PCM_QUEUE_TYPE`) and heartbeats of a minute
-(`?heartbeat=60` in `PCM_AMQP_URL`). While jobs are in such a queue, the broker has three files open
-for the workstation, its connection and two of its queue; where fewer may be open than all need,
-there are as many workstations as fit.
+Heartbeats are of a minute (`?heartbeat=60` in `PCM_AMQP_URL`), as fleets of this size have them.
+Queues are quorum queues, for which the broker opens no files; versions before 4.0 count three for
+each all the same, and are told here that they may. Where fewer files may be open than there are
+connections, there are as many workstations as fit.
 
 Cold is the first job after the agents came; warm are those that follow.
 """
@@ -37,7 +37,7 @@ from benchmarks.bare_stream import PREFETCH
 from benchmarks.history import bare
 from benchmarks.measured import ROUNDS, Comparison, Series, plain
 from broker import Dispatcher, stream, topology
-from broker.connection import connect
+from broker.connection import BrokerError, connect
 from broker.history.collector import catch_up
 from broker.history.tables import open_history
 from broker.publisher import Publisher
@@ -50,12 +50,12 @@ _PROCESSES = 4
 _LIMIT = 600.0  # seconds for all workstations to come
 _JOB_LIMIT = 180.0
 _HEARTBEAT = 60  # seconds
-_JOBS = 1 + min(ROUNDS, 3)  # the first is the cold one
+_JOBS = 1 + ROUNDS  # the first is the cold one
 _QUIET = 5.0  # seconds between jobs
 _PREFETCH = 8000
 _TICK = os.sysconf("SC_CLK_TCK")
 _MEMORY = Path("/dev/shm")
-_FILES_EACH = 3
+_COUNTED = 4  # files for each workstation, by brokers that count more than they open
 _FILES_BESIDES = 500  # of the broker
 
 
@@ -264,16 +264,17 @@ async def _probed(settings: HistorySettings) -> float:
 def main() -> None:
     """Measure, and keep the figures."""
     place = _MEMORY if _MEMORY.is_dir() else None
-    needed = max(SIZES) * _FILES_EACH + _FILES_BESIDES
-    files = min(needed, resource.getrlimit(resource.RLIMIT_NOFILE)[1])
-    most = (files - _FILES_BESIDES) // _FILES_EACH
+    files = min(max(SIZES) + _FILES_BESIDES, resource.getrlimit(resource.RLIMIT_NOFILE)[1])
+    most = files - _FILES_BESIDES
     sizes = sorted({min(size, most) for size in SIZES})
     if sizes[-1] < max(SIZES):
         print(f"at most {most:,} workstations: {files:,} files may be open (ulimit -Hn)")
     with Node(files=files) as node, tempfile.TemporaryDirectory(dir=place) as folder:
         settings = HistorySettings(
-            amqp_url=(node.url,), history_url=f"sqlite:///{folder}/history.db"
+            amqp_url=(f"{node.url}?heartbeat={_HEARTBEAT}",),
+            history_url=f"sqlite:///{folder}/history.db",
         )
+        node.ctl("eval", f"catch file_handle_cache:set_limit({_COUNTED * files}).")
         broker = int(node.ctl("eval", "os:getpid().").strip().strip('"'))
         figures = asyncio.run(_measure_all(sizes, settings, folder, broker))
     keep(figures)
@@ -293,8 +294,7 @@ async def _measure_all(
 ) -> dict[int, Figures]:
     found: dict[int, Figures] = {}
     engine = open_history(settings.history_url)
-    url = f"{settings.amqp_url[0]}?heartbeat={_HEARTBEAT}"
-    async with Crowd.of(url, folder) as crowd:
+    async with Crowd.of(settings.amqp_url[0], folder) as crowd:
         left = _LIMIT
         for size in sizes:
             began = time.perf_counter()
@@ -304,8 +304,9 @@ async def _measure_all(
                 left -= came
                 print(f"{size:,} workstations; the last of them came in {came:.0f} s", flush=True)
                 jobs = [await measure(crowd, size, broker, settings, engine) for _ in range(_JOBS)]
-            except TimeoutError:
-                print(f"{size:,} workstations: not in time, left out", flush=True)
+            except (TimeoutError, BrokerError) as error:
+                reason = str(error) or "not in time"
+                print(f"{size:,} workstations: left out: {reason}", flush=True)
                 break
             found[size] = Figures(jobs, resident(broker), crowd.resident())
     engine.dispose()
@@ -315,8 +316,8 @@ async def _measure_all(
 def keep(found: dict[int, Figures]) -> None:
     """Keep what was measured, as comparisons."""
     about = (
-        "service agents with classic durable queues and persistent messages, a ledger each, synced"
-        " before each start, in memory; 4 processes of them on the cores that the broker has, too"
+        "service agents with quorum queues and persistent messages, a ledger each, synced before"
+        " each start, in memory; 4 processes of them on the cores that the broker has, too"
     )
     axis = "simulated workstations"
     dispatch, reports, cost, idle, memory, history = [], [], [], [], [], []
