@@ -141,7 +141,7 @@ def main() -> None:
         workstation=name,
         state_dir=Path(folder),
         concurrency=1,
-        queue_type="quorum",
+        queue_type="classic",
         watch_interval=timedelta(hours=1),
         check_in=timedelta(hours=1),
     )

@@ -8,10 +8,10 @@ are mostly the CPU time of thousands of agents on a few cores; a fleet has that 
 and disks, and what of it remains there is the broker's part, which is shown by itself: its CPU
 time, and how soon it confirms a job while all workstations are held (SIGSTOP), as if they were on
 other machines. The ledgers are in memory, since a disk of one machine stands for none of thousands.
-Heartbeats are of a minute (`?heartbeat=60` in `PCM_AMQP_URL`), as fleets of this size have them.
-Queues are quorum queues, for which the broker opens no files; versions before 4.0 count three for
-each all the same, and are told here that they may. Where fewer files may be open than there are
-connections, there are as many workstations as fit.
+Fleets of this size have classic queues (`PCM_QUEUE_TYPE`) and heartbeats of a minute
+(`?heartbeat=60` in `PCM_AMQP_URL`). While jobs are in such a queue, the broker has three files open
+for the workstation, its connection and two of its queue; where fewer may be open than all need,
+there are as many workstations as fit.
 
 Cold is the first job after the agents came; warm are those that follow.
 """
@@ -55,7 +55,7 @@ _QUIET = 5.0  # seconds between jobs
 _PREFETCH = 8000
 _TICK = os.sysconf("SC_CLK_TCK")
 _MEMORY = Path("/dev/shm")
-_COUNTED = 4  # files for each workstation, by brokers that count more than they open
+_FILES_EACH = 3
 _FILES_BESIDES = 500  # of the broker
 
 
@@ -264,8 +264,9 @@ async def _probed(settings: HistorySettings) -> float:
 def main() -> None:
     """Measure, and keep the figures."""
     place = _MEMORY if _MEMORY.is_dir() else None
-    files = min(max(SIZES) + _FILES_BESIDES, resource.getrlimit(resource.RLIMIT_NOFILE)[1])
-    most = files - _FILES_BESIDES
+    needed = max(SIZES) * _FILES_EACH + _FILES_BESIDES
+    files = min(needed, resource.getrlimit(resource.RLIMIT_NOFILE)[1])
+    most = (files - _FILES_BESIDES) // _FILES_EACH
     sizes = sorted({min(size, most) for size in SIZES})
     if sizes[-1] < max(SIZES):
         print(f"at most {most:,} workstations: {files:,} files may be open (ulimit -Hn)")
@@ -274,7 +275,6 @@ def main() -> None:
             amqp_url=(f"{node.url}?heartbeat={_HEARTBEAT}",),
             history_url=f"sqlite:///{folder}/history.db",
         )
-        node.ctl("eval", f"catch file_handle_cache:set_limit({_COUNTED * files}).")
         broker = int(node.ctl("eval", "os:getpid().").strip().strip('"'))
         figures = asyncio.run(_measure_all(sizes, settings, folder, broker))
     keep(figures)
@@ -316,8 +316,8 @@ async def _measure_all(
 def keep(found: dict[int, Figures]) -> None:
     """Keep what was measured, as comparisons."""
     about = (
-        "service agents with quorum queues and persistent messages, a ledger each, synced before"
-        " each start, in memory; 4 processes of them on the cores that the broker has, too"
+        "service agents with classic durable queues and persistent messages, a ledger each, synced"
+        " before each start, in memory; 4 processes of them on the cores that the broker has, too"
     )
     axis = "simulated workstations"
     dispatch, reports, cost, idle, memory, history = [], [], [], [], [], []
