@@ -5,7 +5,7 @@ The ledger stands between the steps, so that a crash between any two of them is 
 
 import asyncio
 import time
-from collections.abc import Coroutine
+from collections.abc import Coroutine, Iterable
 from contextlib import suppress
 from functools import partial
 from typing import Any, ClassVar, Protocol
@@ -55,6 +55,11 @@ _DECIDERS = 4
 class Rules(Protocol):
     """Decides what is next for an entry."""
 
+    waits_since: ClassVar[str]
+
+    def overtaking(self, entry: Entry, others: Iterable[Entry]) -> list[Entry]:
+        """Return the overdue jobs that would run before another one, though due after it."""
+
     def next(self, entry: Entry, now: float, *, claimed: bool, paused: bool) -> Next:
         """Return the next step and its time."""
 
@@ -93,7 +98,7 @@ class Agent:
             settings, self.identity, self.entries, self._runs, self._sealing.public
         )
         recovery = Recovery(self.identity, settings, self._ledger, trust, self._admit)
-        intake = Intake(
+        self._intake = Intake(
             self.identity,
             settings,
             self._ledger,
@@ -110,7 +115,7 @@ class Agent:
             self.identity,
             self._ledger,
             self.changes,
-            intake,
+            self._intake,
             self._outbox,
             self._presence,
             recovery,
@@ -214,6 +219,7 @@ class Agent:
         """Take in an entry of the ledger, whatever had become of it."""
         job = entry.job
         self.entries.add(entry)
+        self._hold_back(entry)
         if entry.state is State.STARTED:
             self.entries.occupy(job.id)
             self._begin(self._take_up(entry))
@@ -285,7 +291,12 @@ class Agent:
     async def _schedule(self) -> None:
         """Take each entry's next step when its time comes."""
         while True:
-            self._advance(await self.entries.due(), time.time())
+            entry = await self.entries.due()
+            if self._intake.caught_up.is_set():
+                self._advance(entry, time.time())
+            else:
+                await self._intake.caught_up.wait()
+                self.entries.wake(entry.job.id)
 
     def _next(self, entry: Entry) -> Next:
         claimed, paused = self._claims.holds(entry.job.id), self._presence.paused
@@ -344,7 +355,14 @@ class Agent:
             shown_at=now if shown_at is None or shown_at > now else shown_at,
             until=None,
         )
+        self._hold_back(self.entries.get(entry.job.id) or entry)
         self.offered(entry)
+
+    def _hold_back(self, entry: Entry) -> None:
+        """Have no overdue job run before this one, if it is due after it."""
+        since = self._rules.waits_since
+        for other in self._rules.overtaking(entry, self.entries.all()):
+            self.entries.change(other, **{since: getattr(entry, since)})
 
     def offered(self, entry: Entry) -> None:
         """Tell the user of an offer; an agent without a window says it in its log."""

@@ -6,6 +6,7 @@ import json
 import os
 import signal
 import sys
+from collections.abc import Sequence
 from datetime import UTC, datetime
 from functools import partial
 from importlib.util import find_spec
@@ -28,8 +29,13 @@ if TYPE_CHECKING:
 
 def main() -> None:
     """Run the program."""
-    arguments = _parser().parse_args()
-    sys.exit(run("pcm-agent", lambda: _do(arguments)))
+    sys.exit(command(sys.argv[1:]))
+
+
+def command(words: Sequence[str]) -> int:
+    """Run a command line; return its exit status."""
+    arguments = _parser().parse_args(words)
+    return run("pcm-agent", lambda: _do(arguments))
 
 
 def _do(arguments: argparse.Namespace) -> int:

@@ -62,7 +62,8 @@ async def serve(directory: Path, answer: Callable[[Request], Awaitable[Answer]])
         (directory / _SOCKET).chmod(0o600)
         server = await asyncio.start_unix_server(speak, sock=listener, limit=_LINE_LIMIT)
         try:
-            await server.serve_forever()
+            # Not serve_forever(): from Python 3.12.1 on, when cancelled, it waits for its clients.
+            await asyncio.Event().wait()
         finally:
             server.close()
             for task in speaking:

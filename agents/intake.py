@@ -9,6 +9,7 @@ from typing import NamedTuple
 
 from aio_pika.abc import AbstractConnection
 from aiormq.abc import AbstractChannel, DeliveredMessage
+from aiormq.exceptions import ChannelAccessRefused
 
 from agents.burial import Burial, Refusal
 from agents.claims import Claims
@@ -30,6 +31,7 @@ from schemas.times import duration_text
 
 _Taken = Entry | Cancellation | Pause
 _PREFETCH = 500
+_BACKLOG_PAUSE = 1.0  # seconds without a delivery after which no more of a backlog is expected
 _log = get_logger()
 _LONGEST_REASON = 1000
 _SUSPECT = 2  # times that a message came back to us: an ordinary loss of the connection is one
@@ -47,6 +49,16 @@ class _Link(NamedTuple):
     connection: AbstractConnection
     publisher: Publisher
     channel: AbstractChannel
+
+
+async def _count_waiting(connection: AbstractConnection, queue: str) -> int:
+    """Return how many messages wait in a queue; 0 if the broker does not tell this login."""
+    try:
+        async with connection.channel() as channel:
+            declared = await channel.declare_queue(queue, passive=True)
+            return declared.declaration_result.message_count or 0
+    except ChannelAccessRefused:
+        return 0
 
 
 async def _pass_over(_: DeliveredMessage) -> None:
@@ -83,6 +95,14 @@ class Intake:
         self._stored = stored
         self._burial = Burial(identity, ledger, claims, stored)
         self._made_at = 0.0
+        self._backlog = 0
+        self.caught_up = asyncio.Event()
+        """Set unless messages are still to come that waited when the agent connected.
+
+        Until then no job is started or offered: overdue ones run in the order of their mandatory
+        times, and not at all if their cancellations wait, too.
+        """
+        self.caught_up.set()
 
     async def run(
         self,
@@ -105,6 +125,7 @@ class Intake:
                 await channel.initialize()
                 channel.close_callbacks.add(lambda *_: arrived.put_nowait(None))
                 underlay = await channel.get_underlay_channel()
+                self._expect(await _count_waiting(connection, name))
                 underlay.on_consumer_cancel_callbacks.add(lambda *_: arrived.put_nowait(None))
                 await channel.set_qos(prefetch_count=_PREFETCH)
                 Deliveries(underlay, arrived.put_nowait)
@@ -118,25 +139,47 @@ class Intake:
             await stopping.wait()
             arrived.put_nowait(None)
 
-        async with asyncio.TaskGroup() as tasks:
-            others = [tasks.create_task(self._burial.run(publisher, underlay))]
-            others.append(tasks.create_task(stop()))
-            while True:
-                batch = [await arrived.get()]
-                while not arrived.empty():
-                    batch.append(arrived.get_nowait())
-                if stopping.is_set():
-                    break
-                await self._take([message for message in batch if message], link)
-                if None in batch:
-                    raise Unreachable(f"consuming {name}: the consumer was lost")
-            for task in others:
-                task.cancel()
+        try:
+            async with asyncio.TaskGroup() as tasks:
+                others = [tasks.create_task(self._burial.run(publisher, underlay))]
+                others.append(tasks.create_task(stop()))
+                while True:
+                    batch = [await self._next(arrived)]
+                    while not arrived.empty():
+                        batch.append(arrived.get_nowait())
+                    if stopping.is_set():
+                        break
+                    await self._take([message for message in batch if message], link)
+                    self._expect(self._backlog - len(batch))
+                    if None in batch:
+                        raise Unreachable(f"consuming {name}: the consumer was lost")
+                for task in others:
+                    task.cancel()
+        finally:
+            self._expect(0)
         if await blocked(connection):
             return  # it would not hear us, and what waits for it cannot be cancelled
         with translated(f"consuming {name}"):
             async with asyncio.timeout(CALL_LIMIT):
                 await channel.close()
+
+    def _expect(self, backlog: int) -> None:
+        """Note how many messages are still to come that waited when the agent connected."""
+        self._backlog = backlog
+        if backlog > 0:
+            self.caught_up.clear()
+        else:
+            self.caught_up.set()
+
+    async def _next(self, arrived: asyncio.Queue[Delivery | None]) -> Delivery | None:
+        """Wait for the next delivery; the broker may have dropped for its age what we expect."""
+        if self._backlog > 0:
+            try:
+                async with asyncio.timeout(_BACKLOG_PAUSE):
+                    return await arrived.get()
+            except TimeoutError:
+                self._expect(0)
+        return await arrived.get()
 
     async def _take(self, messages: list[Delivery], link: _Link) -> None:
         """Take in a batch; alone, and in any order, what came back to us again and again.

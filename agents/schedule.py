@@ -3,8 +3,10 @@
 The table of the domain, as code. Nothing here reads a clock or touches a file.
 """
 
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from enum import Enum
+from typing import ClassVar
 
 from agents.place import Place
 from agents.tables import NEVER, Entry
@@ -58,12 +60,43 @@ def _first(now: float, ending: Next | None, *steps: Next | None) -> Next:
     return min((step for step in (ending, *steps) if step), key=lambda step: step.at)
 
 
+def _overtaking(
+    entry: Entry, others: Iterable[Entry], since: Callable[[Entry], float | None], wait: float
+) -> list[Entry]:
+    """Return the overdue jobs that would run before another one, though they are due after it.
+
+    Each waits from `since` on for a while. One that came later, with an earlier mandatory time,
+    must not come last: overdue jobs run in the order of their mandatory times (Q173388).
+    """
+
+    def is_overdue(one: Entry) -> bool:
+        began, due = since(one), one.mandatory_at
+        is_foreground = one.job.context is Context.FOREGROUND
+        return is_foreground and began is not None and due is not None and began + wait > due
+
+    if not is_overdue(entry):
+        return []
+    return [
+        other
+        for other in others
+        if is_overdue(other)
+        and other.state not in (State.ACCEPTED, State.STARTED)
+        and (other.mandatory_at or 0) > (entry.mandatory_at or 0)
+        and (since(other) or 0) < (since(entry) or 0)
+    ]
+
+
 @dataclass(frozen=True)
 class ServiceRules:
     """What the service agent does: background jobs at their time, others where no user did."""
 
     place: Place
     takeover_grace: float
+    waits_since: ClassVar[str] = "received_at"
+
+    def overtaking(self, entry: Entry, others: Iterable[Entry]) -> list[Entry]:
+        """Return the overdue jobs whose grace would end before that of one due earlier."""
+        return _overtaking(entry, others, lambda one: one.received_at, 0)
 
     def next(self, entry: Entry, now: float, *, claimed: bool, paused: bool = False) -> Next:  # noqa: ARG002 - as the other's
         """Return the next step of an open entry, and its time; nothing is run while `paused`."""
@@ -92,6 +125,11 @@ class InteractiveRules:
     place: Place
     countdown: float
     accept_offers: bool = False
+    waits_since: ClassVar[str] = "shown_at"
+
+    def overtaking(self, entry: Entry, others: Iterable[Entry]) -> list[Entry]:
+        """Return the overdue jobs whose countdown would end before that of one due earlier."""
+        return _overtaking(entry, others, lambda one: one.shown_at, self.countdown)
 
     def next(self, entry: Entry, now: float, *, claimed: bool, paused: bool = False) -> Next:
         """Return the next step of an open entry, and its time.

@@ -17,9 +17,10 @@ from agents.window.app import Window
 from agents.window.client import Client
 from agents.window.output import OutputView
 from tests.agents.window.standin import StandIn, offer, running
+from tests.programs import BIN
 from tests.rabbitmq import Node
 from tests.terminal import OnTerminal
-from tests.workstation import BIN, Workstation
+from tests.workstation import Workstation
 
 _WATCHED = 20.0
 _LINES = 10_000

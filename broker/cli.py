@@ -45,11 +45,17 @@ COMMANDS = {
 def main() -> None:
     """Run the program."""
     gc.set_threshold(20_000)  # most of what a command makes, it keeps to its end
+    status = command(sys.argv[1:])
+    gc.freeze()  # nor is anything looked for then
+    sys.exit(status)
+
+
+def command(words: Sequence[str]) -> int:
+    """Run a command line; return its exit status."""
     # What follows "--" is a command, whatever it looks like.
-    words = sys.argv[1:]
     cut = words.index("--") if "--" in words else len(words)
     arguments, strange = _parser(words).parse_known_args(words[:cut])
-    arguments.argv = words[cut + 1 :]
+    arguments.argv = list(words[cut + 1 :])
 
     def work() -> int:
         if strange:
@@ -59,9 +65,7 @@ def main() -> None:
         status: int = arguments.run(arguments)
         return status
 
-    status = run("pcm", work)
-    gc.freeze()  # nor is anything looked for then
-    sys.exit(status)
+    return run("pcm", work)
 
 
 def _strange(arguments: argparse.Namespace, words: list[str]) -> str:

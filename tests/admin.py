@@ -16,9 +16,10 @@ from broker.publisher import Publisher
 from broker.settings import BrokerSettings
 from broker.topology import AgentKind
 from schemas import CheckIn, Departure, Facts, Job, Report, Result, State
+from tests import programs
 from tests.collected import collected
+from tests.programs import BIN
 from tests.terminal import OnTerminal
-from tests.workstation import BIN
 
 _WRITERS = 200
 LINUX = Facts(os="linux", arch="x86_64", release="debian-12")
@@ -46,15 +47,7 @@ class Admin:
     ) -> "subprocess.CompletedProcess[str]":
         """Run pcm to its end; settings without PCM_."""
         extra = {f"PCM_{name.upper()}": value for name, value in settings.items()}
-        return subprocess.run(
-            [BIN / "pcm", *words],
-            env={**self.environment, **extra},
-            input=given or "",
-            capture_output=True,
-            text=True,
-            timeout=60,
-            check=False,
-        )
+        return programs.run("pcm", words, {**self.environment, **extra}, given or "")
 
     def start(self, *words: str) -> "subprocess.Popen[bytes]":
         """Start pcm with pipes to read from."""

@@ -61,11 +61,6 @@ class Member(Node):
         """Whether it ever found itself in a minority, and paused."""
         return _PAUSED in self.log
 
-    @property
-    def answers(self) -> bool:
-        """Whether it talks AMQP."""
-        return self._answers()
-
     def status(self) -> dict[str, Any]:
         """Return the cluster's status as it knows it; not while a node is frozen."""
         found: dict[str, Any] = json.loads(self.ctl("cluster_status", "--formatter", "json"))
@@ -127,7 +122,7 @@ class Cluster:
 
     def whole(self) -> bool:
         """Whether all nodes talk AMQP, and each knows all to be running and none parted."""
-        return all(member.answers and self._is_whole(member.status()) for member in self.members)
+        return all(member.answers() and self._is_whole(member.status()) for member in self.members)
 
     def _is_whole(self, status: dict[str, Any]) -> bool:
         running = set(status["running_nodes"])

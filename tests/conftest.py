@@ -1,38 +1,88 @@
-"""What the tests share: one private RabbitMQ, and workstations with real agent processes."""
+"""What the tests share: one RabbitMQ for all, and workstations with real agent processes.
+
+Where tests run in several processes (pytest -n), the first process starts the broker, and each of
+the others has a virtual host of its own in it.
+"""
 
 import itertools
 import os
 import signal
 from collections.abc import AsyncIterator, Iterator
+from contextlib import ExitStack
 from pathlib import Path
+from typing import Any
 
 import pytest
 from hypothesis import HealthCheck
 from hypothesis import settings as hypothesis_settings
 
 from broker import Dispatcher, DispatcherSettings
-from tests.rabbitmq import Broker, Node, broker, or_skipped
+from tests.rabbitmq import Broker, Node, or_skipped
 from tests.site import Site
 from tests.terminal import OnTerminal
 from tests.workstation import Workstation
 
 # A slow moment of the machine is no defect; and the same code has the same outcome.
 hypothesis_settings.register_profile(
-    "pcm", deadline=None, derandomize=True, suppress_health_check=[HealthCheck.too_slow]
+    "full", deadline=None, derandomize=True, suppress_health_check=[HealthCheck.too_slow]
 )
-hypothesis_settings.load_profile("pcm")
+hypothesis_settings.register_profile(
+    "quick", hypothesis_settings.get_profile("full"), max_examples=25
+)
+hypothesis_settings.load_profile("full")
 
+_WORKER = os.environ.get("PYTEST_XDIST_WORKER", "")
 _numbers = itertools.count(1)
+_main_process = ExitStack()
+_shared: list[Broker] = []
 
 # In the background a shell has Ctrl-C ignored, and what the tests start would inherit that.
 signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
+def pytest_configure(config: pytest.Config) -> None:
+    """Choose how many examples the searches try."""
+    if not config.option.collectonly and "not full" in config.option.markexpr:
+        hypothesis_settings.load_profile("quick")
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_configure_node(node: Any) -> None:  # xdist has no types
+    """Tell a worker where the broker is; the first time, start one."""
+    if not _shared:
+        if (broker := Broker.given()) is None:
+            broker = Node("rabbitmq_management")
+            _main_process.callback(broker.stop)
+            broker.launch()  # workers wait for it when they need it
+        _shared.append(broker)
+    node.workerinput["broker"] = _shared[0].shared()
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Keep the tests that share a module's fixture in one process: it is made once."""
+    for item in items:
+        known: dict[str, Any] = getattr(item, "_fixtureinfo").name2fixturedefs  # noqa: B009
+        if any(found[-1].scope == "module" for found in known.values()):
+            item.add_marker(pytest.mark.xdist_group(item.nodeid.partition("::")[0]))
+
+
+def pytest_unconfigure() -> None:
+    """Stop the broker that the main process started."""
+    _main_process.close()
+
+
 @pytest.fixture(scope="session")
-def node() -> Iterator[Broker]:
-    """A private RabbitMQ for all tests, or the one that is given."""
-    with or_skipped(), broker() as started:
-        yield started
+def node(request: pytest.FixtureRequest) -> Iterator[Broker]:
+    """A private RabbitMQ for all tests, or the one that is given; with its management API."""
+    with or_skipped(), ExitStack() as stack:
+        if known := getattr(request.config, "workerinput", {}).get("broker"):
+            broker = Broker(**known)
+        else:
+            broker = Broker.given() or stack.enter_context(Node("rabbitmq_management"))
+        broker.wait_until_up()
+        host = f"tests-{_WORKER}-{os.getpid()}"
+        yield stack.enter_context(broker.own_virtual_host(host))
 
 
 @pytest.fixture(scope="module")
@@ -42,20 +92,13 @@ def own_node() -> Iterator[Node]:
         yield started
 
 
-@pytest.fixture(scope="session")
-def managed() -> Iterator[Broker]:
-    """A private RabbitMQ with its management API, or the one that is given."""
-    with or_skipped(), broker("rabbitmq_management") as started:
-        if not started.management_url:
-            pytest.skip("PCM_TEST_MANAGEMENT_URL: where is the given broker's management API?")
-        yield started
-
-
 @pytest.fixture(scope="module")
-def site(managed: Broker, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Site]:
-    """A virtual host there, for the tests of one module."""
+def site(node: Broker, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Site]:
+    """A virtual host with its management API, for the tests of one module."""
+    if not node.management_url:
+        pytest.skip("PCM_TEST_MANAGEMENT_URL: where is the given broker's management API?")
     name = f"site-{next(_numbers)}-{os.getpid()}"
-    found = Site(managed, name, tmp_path_factory.mktemp(name))
+    found = Site(node, name, tmp_path_factory.mktemp(name))
     try:
         yield found
     finally:

@@ -11,6 +11,8 @@ from fcntl import ioctl
 from types import TracebackType
 from typing import Self
 
+from yarl import URL
+
 _LOOK_EVERY = 0.02
 _CHUNK = 65536
 _SEND_LIMIT = 10.0
@@ -61,6 +63,10 @@ class Proxy:
         """Return the broker's URL by this way."""
         words = "&".join(f"{name}={value}" for name, value in query.items())
         return f"amqp://{user}:{password}@127.0.0.1:{self.port}/" + (f"?{words}" if words else "")
+
+    def by(self, url: str) -> str:
+        """Return a broker's URL, led by this way."""
+        return str(URL(url).with_host("127.0.0.1").with_port(self.port))
 
     @property
     def cutting(self) -> bool:

@@ -12,10 +12,13 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from types import TracebackType
-from typing import Self
+from typing import Any, Self
+
+from yarl import URL
 
 _SBIN = Path("/usr/lib/rabbitmq/bin")
-_START_LIMIT = 90.0
+_ROOT = os.environ.get("PCM_TEST_RABBITMQ_ROOT", "")
+_START_LIMIT = 180.0  # seconds; on a busy machine a node takes a minute
 _CONFIG = """
 listeners.tcp.1 = 127.0.0.1:{port}
 loopback_users.guest = true
@@ -44,27 +47,54 @@ def free_port() -> int:
         return port
 
 
-def _program(name: str) -> str:
+def _program(name: str) -> list[str]:
+    """Return the command line of one of the broker's programs.
+
+    `PCM_TEST_RABBITMQ_ROOT` names a root folder that has another version of them, made by
+    debootstrap, with /proc, /dev and the folder of temporary files mounted in it.
+    """
+    if _ROOT:
+        return ["chroot", _ROOT, "/usr/bin/epmd" if name == "epmd" else str(_SBIN / name)]
     # Debian's wrapper in /usr/sbin wants to be root; the program itself does not.
     path = _SBIN / name
     found = str(path) if path.exists() else shutil.which(name)
     if found is None:
         raise NoRabbitMQ(f"{name} is not installed: apt-get install rabbitmq-server")
-    return found
+    return [found]
 
 
 class Broker:
-    """A broker that tests use: ours, or one that is given.
+    """A virtual host of a broker that tests use: ours, or one that is given.
 
-    `PCM_TEST_AMQP_URL` names a given one, `PCM_TEST_RABBITMQCTL` the command that steers it, such
-    as `docker exec NAME rabbitmqctl`, and `PCM_TEST_MANAGEMENT_URL` its management API.
+    `PCM_TEST_AMQP_URL` names a given one, `PCM_TEST_RABBITMQCTL` the command that administers it,
+    such as `docker exec NAME rabbitmqctl`, and `PCM_TEST_MANAGEMENT_URL` its management API.
     """
 
-    def __init__(self, url: str, ctl: list[str], environment: dict[str, str]) -> None:
+    def __init__(
+        self, url: str, management_url: str, ctl: list[str], environment: dict[str, str]
+    ) -> None:
         self.url = url
-        self.management_url = os.environ.get("PCM_TEST_MANAGEMENT_URL", "")
+        self.management_url = management_url
         self._ctl = ctl
         self._environment = environment
+
+    @classmethod
+    def given(cls) -> "Broker | None":
+        """Return the broker that the environment names, if it names one."""
+        url = os.environ.get("PCM_TEST_AMQP_URL")
+        ctl = os.environ.get("PCM_TEST_RABBITMQCTL", "rabbitmqctl").split()
+        management_url = os.environ.get("PCM_TEST_MANAGEMENT_URL", "")
+        return cls(url, management_url, ctl, dict(os.environ)) if url else None
+
+    @property
+    def port(self) -> int:
+        """Where it listens for AMQP."""
+        return URL(self.url).port or 5672
+
+    @property
+    def virtual_host(self) -> str:
+        """The virtual host's name."""
+        return URL(self.url).path.removeprefix("/") or "/"
 
     def ctl(self, *words: str) -> str:
         """Run rabbitmqctl on it; return what it prints."""
@@ -77,16 +107,66 @@ class Broker:
             check=True,
         ).stdout
 
+    def add_user(self, name: str, password: str) -> None:
+        """Make a login that may do everything in the virtual host."""
+        self.ctl("add_user", name, password)
+        self.allow(name)
 
-@contextmanager
-def broker(*plugins: str) -> Iterator[Broker]:
-    """The given broker, or a private node with plugins."""
-    if url := os.environ.get("PCM_TEST_AMQP_URL"):
-        ctl = os.environ.get("PCM_TEST_RABBITMQCTL", "rabbitmqctl").split()
-        yield Broker(url, ctl, dict(os.environ))
-    else:
-        with Node(*plugins) as node:
-            yield node
+    def allow(self, user: str) -> None:
+        """Allow a login everything in the virtual host."""
+        self.ctl("set_permissions", "-p", self.virtual_host, user, ".*", ".*", ".*")
+
+    def close_connections(self) -> None:
+        """Close all connections to the virtual host."""
+        self.ctl("close_all_connections", "-p", self.virtual_host, "a test")
+
+    def delete_queue(self, name: str) -> None:
+        """Delete a queue, whatever is in it."""
+        self.ctl("delete_queue", "-p", self.virtual_host, name)
+
+    @contextmanager
+    def own_virtual_host(self, name: str) -> Iterator["Broker"]:
+        """Make a virtual host, and delete it afterwards."""
+        url = URL(self.url).with_path(f"/{name}")
+        made = Broker(str(url), self.management_url, self._ctl, self._environment)
+        made.ctl("add_vhost", name)
+        made.allow(url.user or "guest")
+        try:
+            yield made
+        finally:
+            made.ctl("delete_vhost", name)
+
+    def shared(self) -> dict[str, Any]:
+        """Return what another process makes a `Broker` of."""
+        return {
+            "url": self.url,
+            "management_url": self.management_url,
+            "ctl": self._ctl,
+            "environment": self._environment,
+        }
+
+    def wait_until_up(self) -> None:
+        """Wait until it answers.
+
+        Raises:
+            NoRabbitMQ: it does not.
+        """
+        deadline = time.monotonic() + _START_LIMIT
+        while not self.answers():
+            if time.monotonic() > deadline:
+                raise NoRabbitMQ(f"no broker answers at port {self.port}")
+            time.sleep(0.05)
+
+    def answers(self) -> bool:
+        """Whether it talks AMQP."""
+        url = URL(self.url)
+        try:
+            with socket.create_connection((url.host, self.port), timeout=1) as speaker:
+                speaker.settimeout(5)
+                speaker.sendall(b"AMQP\x00\x00\x09\x01")
+                return speaker.recv(1) == b"\x01"
+        except OSError:
+            return False
 
 
 @contextmanager
@@ -116,27 +196,32 @@ class Node(Broker):
             statistics: whether it counts what goes on in it.
             files: how many it may open; 0: as many as we may.
         """
-        self.port = free_port()
-        self._management_port = free_port() if _MANAGEMENT in plugins else 0
+        port = free_port()
+        management_port = free_port() if _MANAGEMENT in plugins else 0
+        management_url = (
+            f"http://guest:guest@127.0.0.1:{management_port}" if management_port else ""
+        )
         self._dist_port = free_port()
         self._epmd_port = free_port()
-        self._name = f"pcm-{self.port}@localhost"
+        self._name = f"pcm-{port}@localhost"
         self._folder = Path(tempfile.mkdtemp(prefix="pcm-rabbitmq-"))
+        if not Path(f"{_ROOT}{self._folder}").exists():
+            raise NoRabbitMQ(f"mount --bind {self._folder.parent} {_ROOT}{self._folder.parent}")
         super().__init__(
-            f"amqp://guest:guest@127.0.0.1:{self.port}/",
-            [_program("rabbitmqctl"), "-n", self._name],
-            self._variables(),
+            f"amqp://guest:guest@127.0.0.1:{port}/",
+            management_url,
+            [*_program("rabbitmqctl"), "-n", self._name],
+            self._variables(port),
         )
         self._process: subprocess.Popen[bytes] | None = None
         self._epmd: subprocess.Popen[bytes] | None = None
-        config = _CONFIG.format(port=self.port) + configuration
+        config = _CONFIG.format(port=port) + configuration
         if not statistics:
             config += _NO_STATISTICS
         if files:
             (self._folder / "env.conf").write_text(f"ulimit -n {files}\n")
-        if self._management_port:
-            config += _MANAGEMENT_CONFIG.format(port=self._management_port)
-            self.management_url = f"http://guest:guest@127.0.0.1:{self._management_port}"
+        if management_port:
+            config += _MANAGEMENT_CONFIG.format(port=management_port)
         (self._folder / "rabbitmq.conf").write_text(config)
         (self._folder / "enabled_plugins").write_text(f"[{','.join(plugins)}].\n")
 
@@ -161,28 +246,44 @@ class Node(Broker):
 
     def start(self) -> None:
         """Start it, and wait until it answers."""
+        self.launch()
+        self.wait_until_up()
+
+    def launch(self) -> None:
+        """Start it."""
         if self._epmd is None:
             self._epmd = subprocess.Popen(
-                [self._epmd_program(), "-port", str(self._epmd_port), "-address", "127.0.0.1"],
+                [*_program("epmd"), "-port", str(self._epmd_port), "-address", "127.0.0.1"],
                 stdin=subprocess.DEVNULL,
                 stdout=subprocess.DEVNULL,
                 stderr=subprocess.DEVNULL,
             )
         with (self._folder / "boot.log").open("ab") as log:
             self._process = subprocess.Popen(
-                [_program("rabbitmq-server")],
+                _program("rabbitmq-server"),
                 env=self._environment,
                 stdin=subprocess.DEVNULL,
                 stdout=log,
                 stderr=log,
                 process_group=0,
             )
+
+    def wait_until_up(self) -> None:
+        """Wait until it answers.
+
+        Raises:
+            NoRabbitMQ: it has ended, or does not answer.
+        """
         deadline = time.monotonic() + _START_LIMIT
-        while not self._answers():
-            if self._process.poll() is not None or time.monotonic() > deadline:
-                text = (self._folder / "boot.log").read_text(errors="replace")[-2000:]
-                raise NoRabbitMQ(f"rabbitmq-server does not start:\n{text}")
+        while not self.answers():
+            if self._process is None or self._process.poll() is not None:
+                raise NoRabbitMQ(f"rabbitmq-server has ended:\n{self._boot_log()}")
+            if time.monotonic() > deadline:
+                raise NoRabbitMQ(f"rabbitmq-server does not answer:\n{self._boot_log()}")
             time.sleep(0.05)
+
+    def _boot_log(self) -> str:
+        return (self._folder / "boot.log").read_text(errors="replace")[-2000:]
 
     @property
     def data(self) -> Path:
@@ -230,23 +331,7 @@ class Node(Broker):
             with suppress(ProcessLookupError):
                 os.killpg(self._process.pid, number)
 
-    def _answers(self) -> bool:
-        try:
-            with socket.create_connection(("127.0.0.1", self.port), timeout=1) as speaker:
-                speaker.settimeout(5)
-                speaker.sendall(b"AMQP\x00\x00\x09\x01")
-                return speaker.recv(1) == b"\x01"
-        except OSError:
-            return False
-
-    @staticmethod
-    def _epmd_program() -> str:
-        found = shutil.which("epmd")
-        if found is None:
-            raise NoRabbitMQ("epmd is not installed: apt-get install erlang-base")
-        return found
-
-    def _variables(self) -> dict[str, str]:
+    def _variables(self, port: int) -> dict[str, str]:
         folder = self._folder
         return {
             "PATH": f"/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin:{os.defpath}",
@@ -255,7 +340,7 @@ class Node(Broker):
             "ERL_EPMD_ADDRESS": "127.0.0.1",
             "ERL_EPMD_PORT": str(self._epmd_port),
             "RABBITMQ_NODENAME": self._name,
-            "RABBITMQ_NODE_PORT": str(self.port),
+            "RABBITMQ_NODE_PORT": str(port),
             "RABBITMQ_NODE_IP_ADDRESS": "127.0.0.1",
             "RABBITMQ_DIST_PORT": str(self._dist_port),
             "RABBITMQ_MNESIA_BASE": str(folder / "data"),

@@ -2,7 +2,6 @@
 
 import json
 import os
-import subprocess
 from pathlib import Path
 from typing import Any
 
@@ -10,8 +9,9 @@ from yarl import URL
 
 from broker.management import Management
 from broker.settings import ManagementSettings
+from tests import programs
 from tests.rabbitmq import Broker
-from tests.workstation import BIN, Workstation
+from tests.workstation import Workstation
 
 Settings = dict[str, str]
 
@@ -45,23 +45,16 @@ class Site:
         text = self.management.get("overview")["rabbitmq_version"]
         return tuple(int(part) for part in text.split("."))
 
-    def pcm(self, *words: str, url: str = "") -> "subprocess.CompletedProcess[str]":
+    def pcm(self, *words: str, url: str = "") -> programs.Done:
         """Run pcm as the administrator."""
-        return subprocess.run(
-            [BIN / "pcm", *words],
-            env={
-                "PATH": os.environ["PATH"],
-                "HOME": str(self._folder),
-                "PCM_AMQP_URL": url or self.url,
-                "PCM_MANAGEMENT_URL": self.broker.management_url,
-                "PCM_HISTORY_URL": f"sqlite:///{self._folder}/history.db",
-            },
-            stdin=subprocess.DEVNULL,
-            capture_output=True,
-            text=True,
-            timeout=60,
-            check=False,
-        )
+        environment = {
+            "PATH": os.environ["PATH"],
+            "HOME": str(self._folder),
+            "PCM_AMQP_URL": url or self.url,
+            "PCM_MANAGEMENT_URL": self.broker.management_url,
+            "PCM_HISTORY_URL": f"sqlite:///{self._folder}/history.db",
+        }
+        return programs.run("pcm", words, environment)
 
     def asked(self, *words: str) -> Any:
         """Run pcm; return what it prints as JSON."""

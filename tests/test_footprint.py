@@ -9,7 +9,8 @@ from pathlib import Path
 import pytest
 
 from broker import DispatcherSettings
-from tests.workstation import BIN, Workstation, checked_in
+from tests.programs import BIN
+from tests.workstation import Workstation, checked_in
 
 NEVER = {"rich", "pygments", "textual", "ruamel", "sqlalchemy", "pydantic_settings", "html"}
 TRACED = (sys.executable, "-v")

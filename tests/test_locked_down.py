@@ -8,7 +8,6 @@ import os
 import pwd
 import signal
 import sqlite3
-import subprocess
 from collections.abc import Iterator
 from contextlib import closing
 from datetime import UTC, datetime
@@ -21,13 +20,12 @@ from yarl import URL
 from agents.remains import alive
 from broker import Dispatcher, DispatcherSettings, topology
 from schemas import Report, State, TrustedKey
-from tests import other
+from tests import other, programs
 from tests.admin import check_in
 from tests.counted import no_traceback, until_there
 from tests.keys import Keys
 from tests.site import Settings, Site
 from tests.workstation import (
-    BIN,
     PCM_AGENT,
     AgentProcess,
     Workstation,
@@ -95,17 +93,13 @@ class Plant:
             "PCM_SETTLE": "500ms",
         }
 
-    def pcm(self, *words: str, **more: str) -> "subprocess.CompletedProcess[str]":
+    def pcm(self, *words: str, **more: str) -> programs.Done:
         """Run pcm as the administrator who signs; settings without PCM_."""
-        return subprocess.run(
-            [BIN / "pcm", *words],
-            env=self.environment | {f"PCM_{name.upper()}": value for name, value in more.items()},
+        return programs.run(
+            "pcm",
+            words,
+            self.environment | {f"PCM_{name.upper()}": value for name, value in more.items()},
             cwd=self.folder,
-            stdin=subprocess.DEVNULL,
-            capture_output=True,
-            text=True,
-            timeout=100,
-            check=False,
         )
 
     def done(self, *words: str, **more: str) -> str:

@@ -12,8 +12,8 @@ from broker.stream import append
 from schemas import Command, Facts, Job, Message, Output, Report, Result, State
 from schemas import workstation as workstation_target
 from schemas.presence import CheckIn
+from tests import programs
 from tests.collected import collected
-from tests.workstation import BIN
 
 _numbers = itertools.count(1)
 _LINES = 500  # records in a message
@@ -86,14 +86,7 @@ class Told:
 
     def pcm_bytes(self, *words: str, **settings: str) -> "subprocess.CompletedProcess[bytes]":
         """Run pcm, and return the very bytes that it wrote."""
-        return subprocess.run(
-            [BIN / "pcm", *words],
-            env=self.environment | settings,
-            stdin=subprocess.DEVNULL,
-            capture_output=True,
-            timeout=100,
-            check=False,
-        )
+        return programs.run_bytes("pcm", words, self.environment | settings)
 
 
 def _chunks(records: list[Message]) -> list[list[Message]]:

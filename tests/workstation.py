@@ -17,8 +17,9 @@ from broker.connection import connect
 from broker.settings import BrokerSettings
 from schemas import CheckIn, Command, Job, Report, State, Target
 from schemas import workstation as workstation_target
+from tests import programs
+from tests.programs import BIN
 
-BIN = Path(sys.executable).parent
 Program = Sequence[str | Path]
 PCM_AGENT: Program = (BIN / "pcm-agent",)
 _LIMIT = 30.0
@@ -119,15 +120,7 @@ class Workstation:
     def run(self, *words: str, **settings: str) -> "subprocess.CompletedProcess[str]":
         """Run pcm or pcm-agent to its end, as an administrator or the user would."""
         extra = {f"PCM_{name.upper()}": value for name, value in settings.items()}
-        return subprocess.run(
-            [BIN / words[0], *words[1:]],
-            env={**self.environment, **extra},
-            stdin=subprocess.DEVNULL,
-            capture_output=True,
-            text=True,
-            timeout=60,
-            check=False,
-        )
+        return programs.run(words[0], words[1:], {**self.environment, **extra})
 
     def stop(self) -> None:
         """End all agents."""

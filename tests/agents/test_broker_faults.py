@@ -264,7 +264,7 @@ async def test_the_queue_is_deleted(
         ws.job(f"sleep 2; echo 1 >> {ran}", shell=True, background=True)
     )
     service.wait_for("job.started")
-    node.ctl("delete_queue", f"pcm.service.{ws.name}")
+    node.delete_queue(f"pcm.service.{ws.name}")
     await asyncio.to_thread(service.wait_for, "broker.connected", 2)
     await works(ws, dispatcher)
     await succeeded_once(settings, [job])
@@ -302,8 +302,7 @@ async def test_the_password_is_changed_and_changed_back(
 ) -> None:
     """It is not tried more often than the pause allows: repeated wrong logins lock accounts."""
     with Proxy(node.port) as proxy:
-        node.ctl("add_user", ws.name, "first")
-        node.ctl("set_permissions", ws.name, ".*", ".*", ".*")
+        node.add_user(ws.name, "first")
         url = proxy.url(ws.name, "first")
         service = ws.start("service", amqp_url=url, login_pause="1s")
         async with Dispatcher.connect(settings) as dispatcher:

@@ -34,7 +34,7 @@ async def until_held(node: Broker, ws: Workstation, count: int) -> None:
     """Wait until so many messages were delivered to the service, and not acknowledged."""
     queue = queue_name(AgentKind.SERVICE, ws.name)
     async with asyncio.timeout(LIMIT):
-        words = ("list_queues", "--no-table-headers", "name", "messages_unacknowledged")
+        words = ("list_queues", "-p", node.virtual_host, "name", "messages_unacknowledged")
         while f"{queue}\t{count}" not in await asyncio.to_thread(node.ctl, *words):
             pass  # to ask takes long enough
 

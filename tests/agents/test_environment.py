@@ -13,7 +13,8 @@ from agents import surroundings
 from broker import Dispatcher
 from schemas import Job, State
 from tests.counted import ended, until_there
-from tests.workstation import BIN, Workstation
+from tests.programs import BIN
+from tests.workstation import Workstation
 
 LOOK = """
 import json, os, resource, signal

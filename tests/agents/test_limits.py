@@ -125,7 +125,7 @@ async def test_a_broker_that_is_lost_while_files_are_used_up_is_found_again(
 ) -> None:
     service = ws.start("service")
     with limited(service, "nofile", 5):
-        await asyncio.to_thread(node.ctl, "close_all_connections", "a test")
+        await asyncio.to_thread(node.close_connections)
         service.wait_for("broker.lost", 2)
     service.wait_for("broker.connected", 2)
     job = await dispatcher.dispatch(ws.job("true", background=True))

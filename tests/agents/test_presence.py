@@ -97,7 +97,7 @@ async def test_an_agent_checks_in_when_its_pause_changes_and_after_each_connect(
             (False, True),
             (False, False),
         ]
-    await asyncio.to_thread(node.ctl, "close_all_connections", "test")
+    await asyncio.to_thread(node.close_connections)
     ws.agents[0].wait_for("broker.connected", 2)
     async with check_ins(settings, ws) as heard:
         for _ in range(4):

@@ -250,4 +250,5 @@ class Model(RuleBasedStateMachine):
 
 
 TestProtocol = Model.TestCase
-TestProtocol.settings = settings(max_examples=300, stateful_step_count=30)
+_EXAMPLES = settings.default.max_examples * 3  # type: ignore[union-attr]
+TestProtocol.settings = settings(max_examples=_EXAMPLES, stateful_step_count=30)

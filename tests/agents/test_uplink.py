@@ -51,7 +51,7 @@ async def test_a_lost_connection_costs_nothing(
     service = ws.start("service")
     job = await dispatcher.dispatch(ws.job("sleep", "2", background=True))
     service.wait_for("job.started")
-    await asyncio.to_thread(node.ctl, "close_all_connections", "test")
+    await asyncio.to_thread(node.close_connections)
     service.wait_for("broker.connected", count=2)
     assert final(await follow(dispatcher, job)).state is State.SUCCEEDED
     assert len(service.events("broker.lost")) == 1
@@ -71,7 +71,7 @@ def test_a_refused_login_is_told_once_and_not_repeated(ws: Workstation) -> None:
 
 def test_a_deleted_queue_is_made_again(ws: Workstation, node: Broker) -> None:
     service = ws.start("service")
-    node.ctl("delete_queue", f"pcm.service.{ws.name}")
+    node.delete_queue(f"pcm.service.{ws.name}")
     service.wait_for("broker.connected", count=2)
     done = ws.run("pcm", "send", "--to", str(ws.target), "--background", "--wait", "--", "true")
     assert done.returncode == 0

@@ -1,7 +1,6 @@
 """Maintenance windows: on the workstation's clock, over midnight and over clock changes."""
 
 import json
-import time
 from datetime import UTC, datetime, timedelta
 from zoneinfo import ZoneInfo
 
@@ -206,20 +205,19 @@ def test_a_job_that_waits_for_its_window_expires(rules: ServiceRules | Interacti
     assert (following.step, following.at) == (Step.CLOSE, expires_at.timestamp())
 
 
-def opening(after: float, length: float = HOUR) -> str:
-    """Return a daily window that opens so many seconds from now, in whole minutes."""
-    begin = datetime.fromtimestamp(time.time() + after)  # noqa: DTZ006 - this machine's clock
-    end = begin + timedelta(seconds=length)
-    return f"{begin:%H:%M}-{end:%H:%M}"
+def opening(after: timedelta) -> tuple[str, datetime]:
+    """Return a daily window of an hour, and when it opens: so long from now, in whole minutes."""
+    begin = (datetime.now().astimezone() + after).replace(second=0, microsecond=0)
+    return f"{begin:%H:%M}-{begin + timedelta(hours=1):%H:%M}", begin
 
 
 async def test_jobs_wait_for_the_window_of_their_workstation(
     ws: Workstation, dispatcher: Dispatcher
 ) -> None:
-    minute = timedelta(minutes=1)
-    ws.start("service", windows=opening(10 * 60))
-    ws.start("interactive", windows=opening(10 * 60))
-    fields = {"respects_windows": True, "timeout": minute}
+    later, opens_at = opening(timedelta(minutes=30))
+    ws.start("service", windows=later)
+    ws.start("interactive", windows=later)
+    fields = {"respects_windows": True, "timeout": timedelta(minutes=1)}
     waiting = await dispatcher.dispatch(ws.job("true", background=True, **fields))
     offer = await dispatcher.dispatch(ws.job("true", **fields))
     free = await dispatcher.dispatch(ws.job("true", background=True))
@@ -235,16 +233,16 @@ async def test_jobs_wait_for_the_window_of_their_workstation(
     assert "runs in the maintenance window of" in said.stdout
     rows = json.loads(ws.run("pcm-agent", "pending", "--json").stdout)
     begins = {row["starts_at"] for row in rows if row["starts_at"]}
-    (begin,) = {datetime.fromisoformat(text) for text in begins}
-    assert timedelta(minutes=8) < begin - datetime.now(UTC) < timedelta(minutes=10)
+    assert {datetime.fromisoformat(text) for text in begins} == {opens_at}
     shown = ws.run("pcm-agent", "pending").stdout
-    assert f"{begin.astimezone():%Y-%m-%d %H:%M:%S}" in shown
+    assert f"{opens_at:%Y-%m-%d %H:%M:%S}" in shown
     for agent in ws.agents:
         assert not {waiting.id, offer.id} & {event["job"] for event in agent.events("job.started")}
         assert agent.end() == 0
     # The same jobs, found in the ledgers, with a window that is open.
-    ws.start("service", windows=opening(-60))
-    ws.start("interactive", windows=opening(-60))
+    already, _ = opening(timedelta(minutes=-5))
+    ws.start("service", windows=already)
+    ws.start("interactive", windows=already)
     for job, name in ((waiting, "service"), (offer, "interactive-ada")):
         done = final(await follow(dispatcher, job))
         assert (done.state, done.agent) == (State.SUCCEEDED, name)

@@ -22,8 +22,10 @@ from broker.publisher import Publisher
 from broker.settings import HistorySettings
 from broker.topology import report_key
 from schemas import CheckIn
+from tests import programs
 from tests.collected import collected
-from tests.workstation import BIN, Program, Workstation
+from tests.programs import BIN
+from tests.workstation import Program, Workstation
 
 LIMIT = 60.0
 _SABOTAGE = Path(__file__).parents[1] / "sabotage.py"
@@ -111,10 +113,12 @@ class Administrator:
         }
         self._begun: list[subprocess.Popen[str]] = []
 
-    def pcm(
-        self, *words: str, program: Program = (BIN / "pcm",)
-    ) -> "subprocess.CompletedProcess[str]":
+    def pcm(self, *words: str) -> "subprocess.CompletedProcess[str]":
         """Run it to its end."""
+        return programs.run("pcm", words, self.environment)
+
+    def pcm_by(self, program: Program, *words: str) -> "subprocess.CompletedProcess[str]":
+        """Run a program that is pcm, to its end."""
         return subprocess.run(
             [*program, *words],
             env=self.environment,

@@ -32,7 +32,9 @@ from broker.topology import DEAD, JOBS, REPORTS, AgentKind, binding_keys, queue_
 from schemas import Command, Job, everyone
 from tests.site import Settings, Site
 
-HERE, OTHER = (f"{name}-{os.getpid()}" for name in ("ws-a", "ws-b"))
+# The same in all processes of a run, since tests are named after them.
+RUN = os.environ.get("PYTEST_XDIST_TESTRUNUID", str(os.getpid()))[:8]
+HERE, OTHER = (f"{name}-{RUN}" for name in ("ws-a", "ws-b"))
 SERVICE = Agent(AgentKind.SERVICE, HERE)
 ADA, BOB = (Agent(AgentKind.INTERACTIVE, HERE, user) for user in ("ada", "bob"))
 ELSEWHERE = Agent(AgentKind.SERVICE, OTHER)

@@ -216,8 +216,7 @@ async def test_a_broker_that_answers_no_more_is_given_up_once(
 
 async def test_a_refused_login_is_tried_once(own_node: Node) -> None:
     """Not for each job: brokers count failed logins."""
-    own_node.ctl("add_user", "batch", "right")
-    own_node.ctl("set_permissions", "batch", ".*", ".*", ".*")
+    own_node.add_user("batch", "right")
     with Proxy(own_node.port) as proxy:
         url = proxy.url("batch", "right")
         async with Dispatcher.connect(DispatcherSettings(amqp_url=(url,))) as dispatcher:

@@ -189,7 +189,7 @@ async def test_a_queue_that_is_deleted_is_told_by_name(
     """Without its exchange and queue, a job has nowhere to go until the agent is back."""
     service = ws.start("service")
     service.end()
-    node.ctl("delete_queue", f"pcm.service.{ws.name}")
+    node.delete_queue(f"pcm.service.{ws.name}")
     sent = ws.run("pcm", "send", "--to", str(ws.target), "--background", "--", "true")
     assert sent.returncode == 1
     assert str(ws.target) in sent.stderr

@@ -8,8 +8,10 @@ from pathlib import Path
 import pytest
 
 from schemas import Job
+from tests import programs
+from tests.programs import BIN
 from tests.rabbitmq import Broker
-from tests.workstation import BIN, Workstation
+from tests.workstation import Workstation
 
 NOWHERE = "amqp://nobody:secret@127.0.0.1:1/"
 
@@ -18,20 +20,13 @@ _HOME = tempfile.TemporaryDirectory(prefix="pcm-home-")
 
 
 def pcm(*words: str, url: str = NOWHERE, given: str = "") -> "subprocess.CompletedProcess[str]":
-    return subprocess.run(
-        [BIN / "pcm", *words],
-        env={
-            "PATH": "/usr/bin:/bin",
-            "HOME": _HOME.name,  # there is its history
-            "PCM_AMQP_URL": url,
-            "PCM_PATIENCE": "1s",
-        },
-        input=given,
-        capture_output=True,
-        text=True,
-        timeout=60,
-        check=False,
-    )
+    environment = {
+        "PATH": "/usr/bin:/bin",
+        "HOME": _HOME.name,  # there is its history
+        "PCM_AMQP_URL": url,
+        "PCM_PATIENCE": "1s",
+    }
+    return programs.run("pcm", words, environment, given)
 
 
 @pytest.mark.parametrize(

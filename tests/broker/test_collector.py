@@ -7,7 +7,6 @@ import random
 import signal
 import sqlite3
 import stat
-import subprocess
 import time
 from collections.abc import Iterator
 from contextlib import closing, contextmanager
@@ -31,11 +30,13 @@ from broker.publisher import Publisher
 from broker.settings import HistorySettings
 from schemas import CheckIn, Command, Job, Report, Result, State, everyone
 from schemas.report import final_id
+from tests import programs
 from tests.faults import until
 from tests.postgresql import schema
+from tests.programs import BIN
 from tests.proxy import Proxy
 from tests.rabbitmq import Broker, Node
-from tests.workstation import BIN, AgentProcess
+from tests.workstation import AgentProcess
 
 NAMES = [f"hist-{number}" for number in range(20)]
 STORY = (State.RECEIVED, State.STARTED, State.SUCCEEDED)
@@ -75,15 +76,8 @@ def collector(settings: HistorySettings, log: Path) -> Iterator[AgentProcess]:
         process.end(signal.SIGKILL)
 
 
-def pcm(settings: HistorySettings, *words: str) -> "subprocess.CompletedProcess[str]":
-    return subprocess.run(
-        [BIN / "pcm", *words],
-        env=environment(settings),
-        capture_output=True,
-        text=True,
-        timeout=60,
-        check=False,
-    )
+def pcm(settings: HistorySettings, *words: str) -> programs.Done:
+    return programs.run("pcm", words, environment(settings))
 
 
 async def publish(settings: HistorySettings, jobs: int, *, pause: float = 0.0) -> list[Job]:

@@ -19,9 +19,10 @@ from broker.dead.letters import DeadLetters, UnknownLetter
 from broker.dead.resending import NotRequeued
 from broker.topology import AgentKind
 from schemas import Job, State
+from tests.programs import BIN
 from tests.rabbitmq import Node
 from tests.terminal import OnTerminal
-from tests.workstation import BIN, Workstation, agents_of, final, follow
+from tests.workstation import Workstation, agents_of, final, follow
 
 
 @pytest.fixture

@@ -151,7 +151,7 @@ async def test_what_was_never_sent_cannot_be_cancelled_or_followed(dispatcher: D
 async def test_it_survives_a_lost_connection(dispatcher: Dispatcher, node: Broker) -> None:
     """What is uncertain is sent again, with the same id."""
     await declare(node, "lost")
-    await asyncio.to_thread(node.ctl, "close_all_connections", "test")
+    await asyncio.to_thread(node.close_connections)
     job = Job(command=Command(argv=("true",)), targets=(workstation("lost"),))
     await dispatcher.dispatch(job)
     assert set(await drain(node, "lost")) == {job.id}
@@ -160,7 +160,8 @@ async def test_it_survives_a_lost_connection(dispatcher: Dispatcher, node: Broke
 def steer(node: Broker, name: str, verb: str) -> None:
     """Suspend or resume the process that is a workstation's service queue in the broker."""
     queue = topology.queue_name(AgentKind.SERVICE, name)
-    found = f'{{ok, Q}} = rabbit_amqqueue:lookup(rabbit_misc:r(<<"/">>, queue, <<"{queue}">>))'
+    named = f'rabbit_misc:r(<<"{node.virtual_host}">>, queue, <<"{queue}">>)'
+    found = f"{{ok, Q}} = rabbit_amqqueue:lookup({named})"
     node.ctl("eval", f"{found}, sys:{verb}(amqqueue:get_pid(Q)).")
 
 
@@ -203,7 +204,7 @@ async def test_a_stream_that_was_deleted_is_made_again(
 ) -> None:
     """Neither the job's record nor the reports go nowhere."""
     ws.start("service")
-    await asyncio.to_thread(node.ctl, "delete_queue", topology.REPORTS)
+    await asyncio.to_thread(node.delete_queue, topology.REPORTS)
     job = await dispatcher.dispatch(ws.job("true", background=True))
     assert final(await follow(dispatcher, job)).state is State.SUCCEEDED
 
@@ -219,7 +220,7 @@ async def test_reading_ends_when_the_broker_takes_the_consumer_away(
         stream.read(connection, None) as entries,
         asyncio.timeout(30),
     ):
-        await asyncio.to_thread(node.ctl, "delete_queue", topology.REPORTS)
+        await asyncio.to_thread(node.delete_queue, topology.REPORTS)
         with pytest.raises(Unreachable, match="was lost"):
             _ = [entry async for entry in entries]
     async with Dispatcher.connect(settings):
@@ -235,7 +236,7 @@ async def test_following_survives_a_lost_connection(
     async for report in dispatcher.follow(job.id):
         states.append(report.state)
         if report.state is State.STARTED:
-            await asyncio.to_thread(node.ctl, "close_all_connections", "test")
+            await asyncio.to_thread(node.close_connections)
     assert states == [State.RECEIVED, State.STARTED, State.SUCCEEDED]
 
 

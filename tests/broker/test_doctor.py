@@ -18,9 +18,11 @@ from broker import topology
 from broker.management import Management
 from broker.settings import BrokerSettings
 from broker.topology import AgentKind
+from tests import programs
 from tests.admin import Admin, check_in
+from tests.programs import BIN
 from tests.rabbitmq import Broker, Node, free_port, or_skipped
-from tests.workstation import BIN, PCM_AGENT, Workstation, checked_in
+from tests.workstation import PCM_AGENT, Workstation, checked_in
 
 _numbers = itertools.count(1)
 _GIVEN = "PCM_TEST_AMQP_URL" in os.environ
@@ -31,9 +33,8 @@ Found = dict[str, list[dict[str, str]]]
 @pytest.fixture(scope="module")
 def hospital() -> Iterator[Broker]:
     """A broker with an administrator of its own; or the one that is given, as it is."""
-    if _GIVEN:
-        ctl = os.environ.get("PCM_TEST_RABBITMQCTL", "rabbitmqctl").split()
-        yield Broker(os.environ["PCM_TEST_AMQP_URL"], ctl, dict(os.environ))
+    if given := Broker.given():
+        yield given
         return
     room = "disk_free_limit.absolute = 2GB\n"
     with (
@@ -96,15 +97,11 @@ class Patient:
 
     def pcm(self, *words: str, **settings: str) -> "subprocess.CompletedProcess[str]":
         environment = self.admin.environment | self.environment
-        return subprocess.run(
-            [BIN / "pcm", *words],
-            env=environment | {f"PCM_{name.upper()}": value for name, value in settings.items()},
+        return programs.run(
+            "pcm",
+            words,
+            environment | {f"PCM_{name.upper()}": value for name, value in settings.items()},
             cwd=self.folder,
-            stdin=subprocess.DEVNULL,
-            capture_output=True,
-            text=True,
-            timeout=100,
-            check=False,
         )
 
     def enrol(self, *words: str) -> dict[str, dict[str, str]]:

@@ -68,7 +68,7 @@ def site(node: Broker) -> Iterator[Site]:
             node.ctl("set_permissions", "-p", name, login, "^$", r"^pcm\.reports$", f"^{queue}$")
             own = rf"^[a-z_]+\.{HERE}\.{agent}$"
             node.ctl("set_topic_permissions", "-p", name, login, "pcm.reports", own, "^$")
-        yield Site(f"{node.url}{name}")
+        yield Site(str(URL(node.url).with_path(f"/{name}")))
     finally:
         for login in logins:
             node.ctl("delete_user", login)

@@ -11,9 +11,9 @@ import pytest
 
 from broker.cli import COMMANDS
 from tests.broker.test_cli import NOWHERE, pcm
+from tests.programs import BIN
 from tests.rabbitmq import Broker
 from tests.terminal import OnTerminal
-from tests.workstation import BIN
 
 ENVIRONMENT = {"PATH": os.environ["PATH"], "HOME": "/nonexistent"}
 HELPS = [

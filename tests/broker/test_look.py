@@ -16,8 +16,9 @@ import pytest
 from broker.history.accounts import FAILURES, STATES, WAITING
 from schemas import Cancellation, Departure, Job, Output, Report, State, group
 from tests.broker.test_cli import pcm
+from tests.programs import BIN
 from tests.told import Told, result
-from tests.workstation import BIN, Workstation
+from tests.workstation import Workstation
 
 S = State
 NOW = datetime.now(UTC)

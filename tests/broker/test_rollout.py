@@ -106,7 +106,7 @@ def test_a_driver_that_is_killed_is_followed_by_another(
     three: Fleet, admin: Administrator, ran: Path, point: str, text: str, wave: str
 ) -> None:
     """Between any two steps: nothing is lost, and nothing runs twice."""
-    killed = admin.pcm(*send(three, ran), program=killed_at(point, text.format(wave)))
+    killed = admin.pcm_by(killed_at(point, text.format(wave)), *send(three, ran))
     assert killed.returncode == -signal.SIGKILL, killed
     rollout_id = killed.stdout.splitlines()[0]
     done = admin.pcm("rollout", "resume", rollout_id)
@@ -120,7 +120,7 @@ def test_a_driver_that_is_killed_as_it_begins(
     three: Fleet, admin: Administrator, ran: Path, point: str, known: list[str]
 ) -> None:
     before = {row["rollout"] for row in admin.json("rollout", "list")}
-    killed = admin.pcm(*send(three, ran), program=killed_at(point, "kind='rollout'"))
+    killed = admin.pcm_by(killed_at(point, "kind='rollout'"), *send(three, ran))
     assert (killed.returncode, killed.stdout) == (-signal.SIGKILL, "")
     begun = [row for row in admin.json("rollout", "list") if row["rollout"] not in before]
     assert ([row["state"] for row in begun], runs(ran)) == (known, {})
@@ -133,7 +133,7 @@ def test_drivers_that_are_killed_again_and_again(
     three: Fleet, admin: Administrator, ran: Path
 ) -> None:
     options = ("--waves", "1,2,3", "--pause", "1s")
-    killed = admin.pcm(*send(three, ran, *options), program=killed_at("sent", RECORD.format(1)))
+    killed = admin.pcm_by(killed_at("sent", RECORD.format(1)), *send(three, ran, *options))
     rollout_id = killed.stdout.splitlines()[0]
     chance = random.Random(7)
     for _ in range(12):
@@ -149,9 +149,9 @@ def test_a_wave_that_is_known_as_sent_is_not_sent_again(
     three: Fleet, admin: Administrator, ran: Path
 ) -> None:
     program = killed_at("recorded", "number=1")
-    rollout_id = admin.pcm(*send(three, ran), program=program).stdout.splitlines()[0]
+    rollout_id = admin.pcm_by(program, *send(three, ran)).stdout.splitlines()[0]
     # Whoever would send the first wave again is killed; the second one is sent.
-    done = admin.pcm("rollout", "resume", rollout_id, program=killed_at("sending", JOB.format(1)))
+    done = admin.pcm_by(killed_at("sending", JOB.format(1)), "rollout", "resume", rollout_id)
     assert done.returncode == 0, done
     assert runs(ran) == once(three)
 
@@ -276,7 +276,7 @@ def test_a_wave_cancelled_by_hand_holds_the_rest(
 def test_two_drivers_at_once(three: Fleet, admin: Administrator, ran: Path) -> None:
     program = killed_at("recorded", "kind='rollout'")
     before = {row["rollout"] for row in admin.json("rollout", "list")}
-    admin.pcm(*send(three, ran, "--waves", "1,2,3", "--pause", "2s"), program=program)
+    admin.pcm_by(program, *send(three, ran, "--waves", "1,2,3", "--pause", "2s"))
     (rollout_id,) = {row["rollout"] for row in admin.json("rollout", "list")} - before
     drivers = [admin.begin("rollout", "resume", rollout_id) for _ in range(2)]
     for driver in drivers:

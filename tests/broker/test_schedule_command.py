@@ -14,9 +14,11 @@ from broker.history.tables import open_history
 from broker.plans.scheduler import Scheduler
 from broker.settings import HistorySettings
 from schemas import Schedule
+from tests import programs
 from tests.collected import collected
+from tests.programs import BIN
 from tests.rabbitmq import Broker
-from tests.workstation import BIN, Workstation
+from tests.workstation import Workstation
 
 NOWHERE = "amqp://nobody:secret@127.0.0.1:1/"
 Done = subprocess.CompletedProcess[str]
@@ -36,15 +38,7 @@ class Administrator:
         }
 
     def __call__(self, *words: str) -> Done:
-        return subprocess.run(
-            [BIN / "pcm", "schedule", *words],
-            env=self._environment,
-            stdin=subprocess.DEVNULL,
-            capture_output=True,
-            text=True,
-            timeout=60,
-            check=False,
-        )
+        return programs.run("pcm", ("schedule", *words), self._environment)
 
     def add(self, *words: str, repeat: str = "0 2 * * 0", command: str = "true") -> Done:
         to = () if "--to" in words else ("--to", "all")

@@ -29,8 +29,9 @@ from broker.settings import HistorySettings
 from schemas import Command, Job, Schedule, ScheduleRemoval, State, Target, group, workstation
 from schemas.schedule import Occurrence
 from tests.broker.test_dispatcher import declare, drain
+from tests.programs import BIN
 from tests.rabbitmq import Broker, free_port
-from tests.workstation import BIN, AgentProcess, Program, Workstation, agents_of, follow
+from tests.workstation import AgentProcess, Program, Workstation, agents_of, follow
 
 NOON = datetime.now(UTC).replace(hour=12, minute=0, second=0, microsecond=0)
 HOUR = timedelta(hours=1)
@@ -353,9 +354,9 @@ async def test_broker_and_database_away_are_told_once_and_waited_for(
             workstation(queue), created_at=datetime.now(UTC) - timedelta(days=2), repeat="0 0 * * *"
         )
     )
-    port, real = free_port(), int(node.url.rstrip("/").rsplit(":", 1)[1])
+    port = free_port()
     settings = HistorySettings(
-        amqp_url=(node.url.replace(str(real), str(port)),),
+        amqp_url=(node.url.replace(str(node.port), str(port)),),
         history_url=f"sqlite:///{tmp_path}/away/history.db",
     )
     folder = tmp_path / "away" / "history.db"
@@ -368,7 +369,7 @@ async def test_broker_and_database_away_are_told_once_and_waited_for(
         await until((tmp_path / "away" / "history.db").is_file)
         await asyncio.sleep(1)  # the broker is away yet
         assert not work.done()
-        way = await asyncio.start_server(forwarding(real), "127.0.0.1", port)
+        way = await asyncio.start_server(forwarding(node.port), "127.0.0.1", port)
         await until(lambda: "scheduler.keeps_up" in names(told))
         work.cancel()
         await asyncio.wait({work})

@@ -18,8 +18,7 @@ SECRET = "Secr3tOfTheirs"
 def url(node: Broker) -> Iterator[str]:
     """A broker's address, with the password of a user who may do everything."""
     name = f"secretive-{os.getpid()}"
-    node.ctl("add_user", name, SECRET)
-    node.ctl("set_permissions", name, ".*", ".*", ".*")
+    node.add_user(name, SECRET)
     yield node.url.replace("guest:guest", f"{name}:{SECRET}")
     node.ctl("delete_user", name)
 
@@ -102,7 +101,7 @@ def files_with_the_secret(folder: Path) -> list[Path]:
 def test_no_wrong_address_is_told_with_its_password(
     node: Broker, tmp_path: Path, wrong: str, status: int
 ) -> None:
-    address = node.url.partition("@")[2].rstrip("/")
+    address = f"127.0.0.1:{node.port}"
     ws = Workstation("ws", wrong.format(SECRET, address), tmp_path)
     done = ws.run("pcm", "dead", "list")
     assert done.returncode == status, done.stderr
@@ -115,7 +114,7 @@ def test_no_wrong_address_is_told_with_its_password(
 def test_no_agent_tells_the_password_with_which_it_does_not_get_in(
     node: Broker, tmp_path: Path, wrong: str
 ) -> None:
-    address = node.url.partition("@")[2].rstrip("/")
+    address = f"127.0.0.1:{node.port}"
     ws = Workstation("ws", wrong.format(SECRET, address), tmp_path)
     agent = ws.start("service", connected=False)
     try:

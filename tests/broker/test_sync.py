@@ -134,12 +134,11 @@ def test_many_that_end_in_an_error_or_early_leave_nothing_behind(
 
 
 def test_who_sends_many_is_told_that_the_broker_is_lost_or_that_it_is_closed(
-    settings: DispatcherSettings,
+    settings: DispatcherSettings, node: Broker
 ) -> None:
-    port = int(settings.amqp_url[0].rpartition(":")[2].strip("/"))
     endless = (nowhere() for _ in itertools.count())
-    with Proxy(port) as proxy:
-        away = {"amqp_url": (proxy.url(),), "patience": timedelta(seconds=0.5)}
+    with Proxy(node.port) as proxy:
+        away = {"amqp_url": (proxy.by(node.url),), "patience": timedelta(seconds=0.5)}
         with SyncDispatcher(settings.model_copy(update=away)) as dispatcher:
             sent = dispatcher.dispatch_all(endless)
             assert isinstance(next(sent).error, Unroutable)
@@ -217,11 +216,12 @@ def test_a_forgotten_iterator_keeps_nothing(dispatcher: SyncDispatcher, ws: Work
     assert dispatcher.wait(job.id).ended
 
 
-def test_it_survives_a_lost_connection(settings: DispatcherSettings, ws: Workstation) -> None:
+def test_it_survives_a_lost_connection(
+    settings: DispatcherSettings, node: Broker, ws: Workstation
+) -> None:
     ws.start("service")
-    port = int(settings.amqp_url[0].rpartition(":")[2].strip("/"))
-    with Proxy(port) as proxy:
-        by_proxy = settings.model_copy(update={"amqp_url": (proxy.url(),)})
+    with Proxy(node.port) as proxy:
+        by_proxy = settings.model_copy(update={"amqp_url": (proxy.by(node.url),)})
         with SyncDispatcher(by_proxy) as dispatcher:
             jobs = [ws.job("true", background=True) for _ in range(50)]
             proxy.cut_after(10_000)
@@ -252,9 +252,8 @@ def test_ctrl_c_and_exit_leave_nothing(
     ws: Workstation, node: Broker, how: str, status: int
 ) -> None:
     ws.start("service")
-    user = f"script-{how}"
-    node.ctl("add_user", user, "secret")
-    node.ctl("set_permissions", user, ".*", ".*", ".*")
+    user = f"script-{how}-{os.getpid()}"
+    node.add_user(user, "secret")
     url = node.url.replace("guest:guest", f"{user}:secret")
     with subprocess.Popen(
         [sys.executable, "-c", SCRIPT, ws.name, how],

@@ -12,10 +12,10 @@ from broker.clock import age, local
 from broker.table import Cell, Column, lines
 from schemas import Job, Schedule, State
 from tests.admin import Admin, check_in, ended
+from tests.programs import BIN
 from tests.rabbitmq import Broker
 from tests.terminal import OnTerminal
 from tests.told import NOW, Told, result
-from tests.workstation import BIN
 
 S = State
 SIZES = [(80, 24), (120, 40)]

@@ -80,10 +80,10 @@ def main() -> None:
     parser.add_argument("--workstations", type=int, default=4)
     parser.add_argument("--jobs", type=int, help="default: 120 a minute")
     parser.add_argument("--url", help="another broker than one of its own")
-    parser.add_argument("--ctl", default="rabbitmqctl", help="the command that steers it")
+    parser.add_argument("--ctl", default="rabbitmqctl", help="the command that administers it")
     words = parser.parse_args()
     seed = secrets.randbelow(10**6) if words.seed is None else words.seed
-    given = Broker(words.url, words.ctl.split(), dict(os.environ)) if words.url else None
+    given = Broker(words.url, "", words.ctl.split(), dict(os.environ)) if words.url else None
     jobs = round(words.minutes * 120) if words.jobs is None else words.jobs
     sys.exit(bool(chaos(seed, words.minutes * 60, words.workstations, jobs, given)))
 

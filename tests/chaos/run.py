@@ -383,7 +383,7 @@ class Run:
         node = self._node
         match fault.kind:
             case "close connections":
-                await asyncio.to_thread(node.ctl, "close_all_connections", "chaos")
+                await asyncio.to_thread(node.close_connections)
             case "stop app":
                 await asyncio.to_thread(node.ctl, "stop_app")
                 await asyncio.sleep(fault.seconds)

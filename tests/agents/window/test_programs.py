@@ -9,8 +9,9 @@ import pytest
 from broker import Dispatcher
 from schemas import State
 from tests.faults import until
+from tests.programs import BIN
 from tests.terminal import OnTerminal
-from tests.workstation import BIN, Workstation, final, follow
+from tests.workstation import Workstation, final, follow
 
 
 class _Seen(OnTerminal):

@@ -13,7 +13,8 @@ from agents.window.web import serving
 from broker import Dispatcher
 from schemas import State
 from tests.agents.window.browser import page
-from tests.workstation import BIN, Workstation, final, follow
+from tests.programs import BIN
+from tests.workstation import Workstation, final, follow
 
 _LIMIT = 60.0
 
