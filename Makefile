@@ -1,5 +1,6 @@
 # make demo    set up everything, and see the main job done
-# make test    set up everything, and pass the tests
+# make test    set up everything, and pass the tests that one runs after every change
+# make test-all    pass all tests
 # make bench   measure; of it, whether an agent stays as it is, for MINUTES (10)
 # make chaos   let everything go wrong for MINUTES (3), as SEED says (any)
 # make fuzz    give hostile bytes to all that reads them, for MINUTES (3)
@@ -13,20 +14,32 @@ STAMP  := $(VENV)/.ready
 PEERS  := $(BENCH)/.ready
 SALT   := .bench-salt
 MINUTES ?= 3
+# Tests wait more than they work: more of them run at a time than there are processors.
+PYTEST := $(VENV)/bin/pytest -n 6 --dist loadgroup --no-loadscope-reorder
 
-.PHONY: demo test bench chaos fuzz lock clean rabbitmq
+.PHONY: demo test test-all test-rest check bench chaos fuzz lock clean rabbitmq
 .DELETE_ON_ERROR:
 
 demo: $(STAMP) rabbitmq
 	@$(VENV)/bin/python -m examples.demo
 
-test: $(STAMP) rabbitmq
+test: check rabbitmq
+	$(PYTEST) -m "not full"
+
+test-all: test test-rest
+
+# What `make test` leaves out.
+test-rest: $(STAMP) rabbitmq
+	@./setup.sh chromium || echo "no chromium to be had: the tests in a browser are skipped"
+	$(PYTEST) -m full
+	@$(MAKE) --no-print-directory fuzz MINUTES=1
+
+check: $(STAMP)
 	$(VENV)/bin/ruff check .
 	$(VENV)/bin/ruff format --check .
 	$(VENV)/bin/mypy
 	$(VENV)/bin/lint-imports
 	@$(VENV)/bin/python -m tests.audit
-	$(VENV)/bin/pytest
 
 bench: $(STAMP) $(PEERS) $(SALT)/.ready rabbitmq
 	@$(VENV)/bin/python -m benchmarks.one_workstation

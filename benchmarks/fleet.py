@@ -31,9 +31,9 @@ from broker import Dispatcher, DispatcherSettings, stream
 from broker.connection import connect
 from broker.topology import QueueType
 from schemas import Command, Job, Report, State, everyone
-from tests.programs import BIN
-from tests.rabbitmq import Node
-from tests.workstation import Workstation
+from tests.support.programs import BIN
+from tests.support.rabbitmq import Node
+from tests.support.workstation import Workstation
 
 SIZES = [int(size) for size in os.environ.get("SIZES", "20,50,100").split(",")]
 _LIMIT = 60.0

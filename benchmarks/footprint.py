@@ -17,9 +17,9 @@ from benchmarks.tap import Tap
 from benchmarks.waiting import SIDES, Waiting, salt, there
 from broker import Dispatcher, DispatcherSettings
 from schemas import Command, Job, workstation
-from tests.programs import BIN
-from tests.rabbitmq import Node
-from tests.workstation import Workstation
+from tests.support.programs import BIN
+from tests.support.rabbitmq import Node
+from tests.support.workstation import Workstation
 
 JOBS = 500 if ROUNDS > 1 else 100
 WARM = 150

@@ -29,8 +29,8 @@ from broker.publisher import Publisher
 from broker.settings import HistorySettings
 from schemas import CheckIn, Command, Job, Output, Report, Result, State, everyone
 from schemas.report import final_id
-from tests.programs import BIN
-from tests.rabbitmq import Node
+from tests.support.programs import BIN
+from tests.support.rabbitmq import Node
 
 SINGLE_JOBS = 5
 JOBS = 100

@@ -28,8 +28,8 @@ from benchmarks.peers.started import Peer, commands, there
 from broker import Dispatcher, DispatcherSettings, stream
 from broker.connection import connect
 from schemas import Job, Report
-from tests.rabbitmq import Node
-from tests.workstation import Workstation
+from tests.support.rabbitmq import Node
+from tests.support.workstation import Workstation
 
 COMMANDS = int(os.environ.get("COUNT", "2000"))
 AT_ONCE = 4

@@ -11,7 +11,7 @@ from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
 from benchmarks.processes import end
-from tests.rabbitmq import Node, free_port
+from tests.support.rabbitmq import Node, free_port
 
 ROOT = Path(__file__).parent.parent
 PEERS, SALT = ROOT / ".bench" / "bin", ROOT / ".bench-salt" / "bin"

@@ -23,7 +23,7 @@ from benchmarks.peers.started import Peer, publish, there
 from broker import Dispatcher, DispatcherSettings, SyncDispatcher, topology
 from broker.connection import connect
 from schemas import Command, Job, workstation
-from tests.rabbitmq import Node
+from tests.support.rabbitmq import Node
 
 COUNT = int(os.environ.get("COUNT", "10000"))
 FEWER = COUNT // 5

@@ -43,7 +43,7 @@ from broker.history.tables import open_history
 from broker.publisher import Publisher
 from broker.settings import HistorySettings
 from schemas import Command, Job, Report, State, everyone
-from tests.rabbitmq import Node
+from tests.support.rabbitmq import Node
 
 SIZES = [int(size) for size in os.environ.get("SIZES", "1000,5000,10000").split(",")]
 _PROCESSES = 4

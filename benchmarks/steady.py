@@ -28,8 +28,8 @@ from benchmarks.processes import memory, on_disk, tree
 from broker import Dispatcher, DispatcherSettings, stream
 from broker.connection import connect
 from schemas import Job, Report, State
-from tests.rabbitmq import Node
-from tests.workstation import AgentProcess, Workstation
+from tests.support.rabbitmq import Node
+from tests.support.workstation import AgentProcess, Workstation
 
 MINUTES = float(os.environ.get("MINUTES", "10"))
 WINDOWS = 10

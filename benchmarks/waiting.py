@@ -21,8 +21,8 @@ from uuid import uuid4
 from benchmarks.measured import ROUNDS, Comparison, Series, in_turns
 from benchmarks.processes import end, memory, running, tree, woken
 from benchmarks.tap import Tap
-from tests.programs import BIN
-from tests.rabbitmq import Node, free_port
+from tests.support.programs import BIN
+from tests.support.rabbitmq import Node, free_port
 
 ROOT = Path(__file__).parents[1]
 BENCH, SALT = ROOT / ".bench", ROOT / ".bench-salt"

@@ -16,11 +16,11 @@ from pathlib import Path
 from agents.window.app import Window
 from agents.window.client import Client
 from agents.window.output import OutputView
-from tests.agents.window.standin import StandIn, offer, running
-from tests.programs import BIN
-from tests.rabbitmq import Node
-from tests.terminal import OnTerminal
-from tests.workstation import Workstation
+from tests.support.programs import BIN
+from tests.support.rabbitmq import Node
+from tests.support.standin import StandIn, offer, running
+from tests.support.terminal import OnTerminal
+from tests.support.workstation import Workstation
 
 _WATCHED = 20.0
 _LINES = 10_000

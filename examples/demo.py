@@ -21,7 +21,7 @@ from broker.command_line import Parser
 from broker.topology import AgentKind, queue_name
 from schemas import Command, Job, Report, State, workstation
 from schemas.report import first_line
-from tests.rabbitmq import Node, NoRabbitMQ
+from tests.support.rabbitmq import Node, NoRabbitMQ
 
 WORKSTATION, USER = "ws-042", "ada"
 SERVICE, INTERACTIVE = "service", f"interactive-{USER}"

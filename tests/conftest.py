@@ -17,10 +17,10 @@ from hypothesis import HealthCheck
 from hypothesis import settings as hypothesis_settings
 
 from broker import Dispatcher, DispatcherSettings
-from tests.rabbitmq import Broker, Node, or_skipped
-from tests.site import Site
-from tests.terminal import OnTerminal
-from tests.workstation import Workstation
+from tests.support.rabbitmq import Broker, Node, or_skipped
+from tests.support.site import Site
+from tests.support.terminal import OnTerminal
+from tests.support.workstation import Workstation
 
 # A slow moment of the machine is no defect; and the same code has the same outcome.
 hypothesis_settings.register_profile(
@@ -32,6 +32,8 @@ hypothesis_settings.register_profile(
 hypothesis_settings.load_profile("full")
 
 _WORKER = os.environ.get("PYTEST_XDIST_WORKER", "")
+_TESTS = Path(__file__).parent
+_ORDER = ["chaos", "faults", "attacks", "integration", "fuzz", "unit"]
 _numbers = itertools.count(1)
 _main_process = ExitStack()
 _shared: list[Broker] = []
@@ -60,7 +62,11 @@ def pytest_configure_node(node: Any) -> None:  # xdist has no types
 
 @pytest.hookimpl(tryfirst=True)
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Keep the tests that share a module's fixture in one process: it is made once."""
+    """Keep the tests that share a module's fixture in one process: it is made once.
+
+    What takes longest comes first, so that no process is left with it at the end.
+    """
+    items.sort(key=lambda item: _ORDER.index(item.path.relative_to(_TESTS).parts[0]))
     for item in items:
         known: dict[str, Any] = getattr(item, "_fixtureinfo").name2fixturedefs  # noqa: B009
         if any(found[-1].scope == "module" for found in known.values()):

@@ -16,7 +16,7 @@ from tests.chaos.plan import draw
 from tests.chaos.run import Run
 from tests.chaos.story import story, table, tell
 from tests.chaos.verdict import Finding, judge
-from tests.rabbitmq import Broker, Node
+from tests.support.rabbitmq import Broker, Node
 
 _TOLD = 20  # stories
 

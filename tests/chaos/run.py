@@ -35,9 +35,9 @@ from schemas import Cancellation, Command, Job, Report, Target, everyone, group,
 from tests.chaos.plan import GROUP, Dose, Fault, Order, Plan, Seat, Wish
 from tests.chaos.story import events_of, tell
 from tests.chaos.verdict import Evidence, Line, Poison, Sent
-from tests.proxy import Proxy
-from tests.rabbitmq import Broker, Node
-from tests.workstation import AgentProcess, Workstation
+from tests.support.proxy import Proxy
+from tests.support.rabbitmq import Broker, Node
+from tests.support.workstation import AgentProcess, Workstation
 
 _DRAIN = 90.0
 _QUIET = 4.0  # seconds in which nothing more may happen once all has ended

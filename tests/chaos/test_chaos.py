@@ -11,7 +11,7 @@ from schemas import Command, Job, Report, Result, State, workstation
 from tests.chaos.__main__ import chaos
 from tests.chaos.plan import draw
 from tests.chaos.verdict import Evidence, Figure, Line, Poison, Sent, judge
-from tests.rabbitmq import or_skipped
+from tests.support.rabbitmq import or_skipped
 
 
 @pytest.mark.timeout(180)

@@ -5,8 +5,8 @@ from random import Random
 
 from broker import Dispatcher
 from tests.fuzz.mutation import mutated
-from tests.window import asked, window
-from tests.workstation import Workstation
+from tests.support.window import asked, window
+from tests.support.workstation import Workstation
 
 _REQUESTS = 300
 _LONGEST = 60_000

@@ -1,0 +1,1 @@
+"""Tests of what hostile logins, users and bytes must not do."""

@@ -1,0 +1,334 @@
+"""Whoever holds an enrolled agent's login can tell of that agent, and of nobody else."""
+
+import asyncio
+import json
+import os
+from collections.abc import AsyncIterator, Iterator
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import aio_pika
+import pamqp.frame
+import pytest
+from aio_pika.abc import AbstractConnection, HeadersType
+from aio_pika.exceptions import ChannelClosed
+from yarl import URL
+
+from broker import Dispatcher, DispatcherSettings, Progress, stream, topology
+from broker.connection import connect
+from broker.dispatching.following import UnknownJob
+from broker.publisher import Publisher
+from broker.settings import BrokerSettings
+from broker.topology import AgentKind
+from schemas import (
+    Cancellation,
+    Command,
+    Departure,
+    Forgery,
+    Job,
+    Report,
+    Schedule,
+    State,
+    everyone,
+    workstation,
+)
+from tests.support.admin import Admin, check_in, ended, report
+from tests.support.rabbitmq import Broker
+
+HERE, VICTIM = "ws-1", "ws-2"
+
+
+@dataclass(frozen=True)
+class Site:
+    """A broker with the topology, an administrator, and two enrolled agents of one workstation."""
+
+    url: str
+
+    def url_of(self, login: str) -> str:
+        """Return the address as an agent has it."""
+        return str(URL(self.url).with_user(login).with_password("secret"))
+
+
+@pytest.fixture(scope="module")
+def site(node: Broker) -> Iterator[Site]:
+    name = f"forged-{os.getpid()}"
+    logins = [
+        topology.login(AgentKind.SERVICE, HERE),
+        topology.login(AgentKind.INTERACTIVE, HERE, "ada"),
+    ]
+    node.ctl("add_vhost", name)
+    try:
+        node.ctl("set_permissions", "-p", name, "guest", ".*", ".*", ".*")
+        for login in logins:
+            agent = login.partition("@")[0]
+            queue = topology.queue_name(AgentKind.SERVICE, HERE)
+            node.ctl("add_user", login, "secret")
+            node.ctl("set_permissions", "-p", name, login, "^$", r"^pcm\.reports$", f"^{queue}$")
+            own = rf"^[a-z_]+\.{HERE}\.{agent}$"
+            node.ctl("set_topic_permissions", "-p", name, login, "pcm.reports", own, "^$")
+        yield Site(str(URL(node.url).with_path(f"/{name}")))
+    finally:
+        for login in logins:
+            node.ctl("delete_user", login)
+        node.ctl("delete_vhost", name)
+
+
+@pytest.fixture
+async def dispatcher(site: Site) -> AsyncIterator[Dispatcher]:
+    settings = DispatcherSettings(amqp_url=(site.url,))
+    async with Dispatcher.connect(settings) as connected:
+        yield connected
+
+
+@pytest.fixture
+async def agent(site: Site, dispatcher: Dispatcher) -> AsyncIterator[AbstractConnection]:
+    """The service agent's connection, in the hands of whoever has its password."""
+    assert dispatcher  # the topology is there
+    settings = BrokerSettings(amqp_url=(site.url_of("service@ws-1"),))
+    async with connect(settings, "an attacker") as connection:
+        yield connection
+
+
+@pytest.fixture
+def admin(site: Site, tmp_path: Path) -> Iterator[Admin]:
+    one = Admin(site.url, tmp_path)
+    yield one
+    assert one.run("dead", "drop", "--all", "--yes").returncode == 0
+
+
+def letters(admin: Admin) -> list[dict[str, Any]]:
+    found: list[dict[str, Any]] = json.loads(admin.run("dead", "list", "--json").stdout)
+    return found
+
+
+def new_job() -> Job:
+    return Job(command=Command(argv=("true",), background=True), targets=(everyone,))
+
+
+def key(state: str, agent: str = "service") -> str:
+    return topology.report_key(state, HERE, agent)
+
+
+async def test_what_another_tells_of_a_workstation_counts_nowhere(
+    agent: AbstractConnection, dispatcher: Dispatcher, admin: Admin
+) -> None:
+    job = new_job().model_copy(update={"targets": (workstation(HERE), workstation(VICTIM))})
+    await admin.tell([check_in(HERE), check_in(VICTIM)])
+    await admin.tell([job])
+    made_up = new_job()
+    mine, theirs = ended(job, HERE), ended(job, VICTIM)
+    by_ada = mine.model_copy(update={"agent": "interactive-ada"})
+    schedule = Schedule(name="evil", repeat="* * * * *", job=made_up)
+    forged: list[tuple[str, str, bytes]] = [
+        ("report", "succeeded", theirs.body()),
+        ("report", "succeeded", b"\n".join([mine.body(), theirs.body()])),
+        ("report", "succeeded", by_ada.body()),
+        ("report", "received", mine.body()),
+        ("check_in", "check_in", check_in(VICTIM, "lab").body()),
+        ("check_in", "received", check_in(HERE).body()),
+        ("job", "received", made_up.body()),
+        ("cancellation", "received", Cancellation(job_id=job.id).body()),
+        ("departure", "received", Departure(workstation=VICTIM).body()),
+        ("schedule", "received", schedule.body()),
+        ("forgery", "received", Forgery(digest="0" * 32).body()),
+        ("mark", "received", b""),
+        ("", "received", mine.body()),
+    ]
+    publisher = await Publisher.open(agent)
+    for kind, state, body in forged:
+        await publisher.publish("pcm.reports", key(state), body, kind=kind, message_id=made_up.id)
+    channel = await agent.channel()
+    exchange = await channel.get_exchange("pcm.reports", ensure=False)
+    nameless = aio_pika.Message(theirs.body(), type="report")
+    await exchange.publish(nameless, key("succeeded"))
+
+    async def shown() -> list[tuple[str, str]]:
+        done = await asyncio.to_thread(admin.run, "show", job.id, "--json")
+        assert done.returncode == 0, done.stderr
+        return [
+            (row["workstation"], row["state"]) for row in json.loads(done.stdout)["workstations"]
+        ]
+
+    assert await shown() == [(HERE, "queued"), (VICTIM, "queued")]
+    count = len(forged) + 1
+    status = json.loads(admin.run("history", "status", "--json").stdout)
+    assert status["forged"] == count
+    assert f"{count} entries, which count nowhere" in admin.run("history", "status").stdout
+    assert "evil" not in admin.run("schedule", "list").stdout
+    assert admin.run("show", made_up.id).returncode == 1
+    listed = admin.run("workstations", "--json").stdout
+    assert {row["name"] for row in json.loads(listed)} == {HERE, VICTIM}
+    assert "lab" not in admin.run("groups").stdout
+
+    with pytest.raises(UnknownJob):
+        await dispatcher.cancel(made_up.id)
+    with pytest.raises(UnknownJob):
+        async for _ in dispatcher.follow(made_up.id):
+            pass
+
+    # The agent itself is believed, and nobody's forgery keeps it, or another, from counting.
+    await publisher.publish("pcm.reports", key("succeeded"), mine.body(), kind="report")
+    await admin.tell([theirs])
+    progress = Progress(job.id)
+    assert {one.workstation async for one in dispatcher.follow(job.id, progress)} == {HERE, VICTIM}
+    assert await shown() == [(HERE, "succeeded"), (VICTIM, "succeeded")]
+
+    # To send a forged job again would be to run it as an administrator.
+    (job_letter,) = [row for row in letters(admin) if "published a job" in row["reason"]]
+    done = admin.run("dead", "requeue", job_letter["id"])
+    assert (done.returncode, "it is forged" in done.stderr) == (1, True)
+    assert made_up.id in admin.run("dead", "show", job_letter["id"]).stdout
+
+
+async def test_each_forgery_is_one_letter_whoever_reads_the_stream_and_how_often(
+    agent: AbstractConnection, dispatcher: Dispatcher, admin: Admin, tmp_path: Path
+) -> None:
+    assert dispatcher
+    job = new_job()
+    publisher = await Publisher.open(agent)
+    for name in (VICTIM, "ws-3", "ws-3"):  # the last of them twice
+        body = report(job, name, State.RECEIVED).body() if name == VICTIM else b"{}"
+        await publisher.publish("pcm.reports", key("received"), body, kind="departure")
+    assert admin.run("jobs").returncode == 0
+    told = letters(admin)
+    assert len(told) == 2
+    assert {row["count"] for row in told} == {1}
+    assert {(row["workstation"], row["agent"]) for row in told} == {(HERE, "service")}
+    assert {row["reason"] for row in told} == {
+        "forged: service@ws-1 published a departure; it counts nowhere"
+    }
+
+    # Another administrator's history, and one made anew, tell nobody a second time.
+    (tmp_path / "other").mkdir()
+    other = Admin(admin.url, tmp_path / "other")
+    assert other.run("jobs").returncode == 0
+    assert admin.run("history", "rebuild", "--yes").returncode == 0
+    counts = {
+        json.loads(one.run("history", "status", "--json").stdout)["forged"]
+        for one in (admin, other)
+    }
+    assert len(counts) == 1
+    assert [row["id"] for row in letters(admin)] == [row["id"] for row in told]
+    # Nor do those who come when the letters were dropped, or what was forged is said again.
+    assert admin.run("dead", "drop", "--all", "--yes").returncode == 0
+    await publisher.publish("pcm.reports", key("received"), b"{}", kind="departure")
+    for one in (admin, other):
+        assert one.run("jobs").returncode == 0
+        after = json.loads(one.run("history", "status", "--json").stdout)["forged"]
+        assert after == counts.copy().pop() + 1
+    assert letters(admin) == []
+
+
+async def test_no_report_keeps_that_of_another_workstation_from_being_seen(
+    agent: AbstractConnection, dispatcher: Dispatcher, admin: Admin
+) -> None:
+    job = new_job().model_copy(update={"targets": (workstation(HERE), workstation(VICTIM))})
+    await admin.tell([job])
+    theirs = ended(job, VICTIM, exit_code=3)
+    mine = ended(job, HERE).model_copy(update={"id": theirs.id})
+    publisher = await Publisher.open(agent)
+    await publisher.publish("pcm.reports", key("succeeded"), mine.body(), kind="report")
+    await admin.tell([theirs])
+    progress = Progress(job.id)
+    seen: list[Report] = [one async for one in dispatcher.follow(job.id, progress)]
+    assert {(one.workstation, one.state) for one in seen} == {
+        (HERE, State.SUCCEEDED),
+        (VICTIM, State.FAILED),
+    }
+
+
+async def test_the_broker_refuses_the_login_of_another(agent: AbstractConnection) -> None:
+    for name in ("guest", "interactive-ada@ws-1", "service@ws-2"):
+        channel = await agent.channel()
+        exchange = await channel.get_exchange("pcm.reports", ensure=False)
+        message = aio_pika.Message(b"{}", type="report", user_id=name)
+        with pytest.raises(ChannelClosed, match="user_id"):
+            await exchange.publish(message, key("received"))
+
+
+async def test_a_job_that_an_agent_made_up_is_not_sent_again(
+    agent: AbstractConnection, dispatcher: Dispatcher, admin: Admin
+) -> None:
+    await admin.declare(HERE)
+    sent = await dispatcher.dispatch(new_job())
+    made_up = new_job()
+    publisher = await Publisher.open(agent)
+    for job in (made_up, sent):
+        headers: HeadersType = {
+            "reason": "could not be read",
+            "routing-key": "background.optional.all",
+            "workstation": VICTIM,
+            "agent": "service",
+            "job": job.id,
+            "at": datetime.now(UTC).isoformat(),
+        }
+        await publisher.publish(
+            "pcm.reports", key("dead"), job.body(), kind="job", message_id=job.id, headers=headers
+        )
+    await publisher.publish(
+        "pcm.reports", key("dead"), b"[]", kind="pause", headers=headers | {"job": "a pause"}
+    )
+    found = {row["job"]: row for row in letters(admin)}
+    # Whoever it says that it is from, it is shown as of whom it is.
+    assert {row["workstation"] for row in found.values()} == {HERE}
+    refused = admin.run("dead", "requeue", found[made_up.id]["id"], found["a pause"]["id"])
+    assert refused.returncode == 1
+    assert refused.stderr.count("service@ws-1 put it there, and that it was ever sent") == 2
+    again = admin.run("dead", "requeue", found[sent.id]["id"])
+    assert "sent again as background.optional.all" in again.stdout, again.stderr
+
+
+async def test_an_agent_whose_ledger_is_damaged_takes_up_no_forged_job(
+    agent: AbstractConnection, site: Site
+) -> None:
+    job = new_job()
+    publisher = await Publisher.open(agent)
+    await publisher.publish("pcm.reports", key("received"), job.body(), kind="job")
+    async with connect(BrokerSettings(amqp_url=(site.url,)), "test") as connection:
+        entries = stream.read_all(connection, await Publisher.open(connection), None)
+        read = [record async for entry in entries for record in entry.records()]
+    assert job not in read
+
+
+@pytest.mark.usefixtures("dispatcher")
+async def test_properties_that_are_no_text_keep_nobody_from_what_comes_behind(
+    site: Site, admin: Admin, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    marshal = pamqp.frame.marshal
+
+    def spoilt(frame: Any, channel: int) -> bytes:
+        data = marshal(frame, channel)
+        return data.replace(b"\0\0\0\0BADB", b"\x7f" * 8).replace(b"BAD", b"\xff\xfe\xfd")
+
+    monkeypatch.setattr("pamqp.frame.marshal", spoilt)
+    deep: dict[str, Any] = {}
+    for _ in range(400):  # each is read by three calls of the library
+        deep = {"a": deep}
+    never = datetime.fromtimestamp(int.from_bytes(b"BADB"), UTC)
+    spoils: list[dict[str, Any]] = [
+        {"type": "BAD"},
+        {"correlation_id": "BAD", "app_id": "BAD", "message_id": "BAD"},
+        {"timestamp": never},
+        {"headers": {"BAD": "x"}},
+        {"headers": {"x": "BAD", "when": never, "all": [never, {"BAD": never}]}},
+        {"headers": deep},
+    ]
+    assert admin.run("jobs").returncode == 0  # all that other tests forged is told
+    there = len(letters(admin))
+    before = json.loads(admin.run("history", "status", "--json").stdout)["next_offset"]
+    connection = await aio_pika.connect(site.url_of("service@ws-1"))
+    async with connection, connection.channel() as channel:
+        exchange = await channel.get_exchange("pcm.reports", ensure=False)
+        for number, spoil in enumerate(spoils):
+            for word in ("received", "dead"):
+                body = f"{number} {word}".encode()
+                message = aio_pika.Message(body, user_id="service@ws-1", **spoil)
+                await exchange.publish(message, key(word))
+    job = new_job()
+    await admin.tell([job])
+    assert admin.run("show", job.id).returncode == 0
+    status = json.loads(admin.run("history", "status", "--json").stdout)
+    assert status["next_offset"] >= before + len(spoils) + 1
+    assert len(letters(admin)) == there + 2 * len(spoils)  # one to the stream is forged

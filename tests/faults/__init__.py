@@ -1,0 +1,1 @@
+"""Tests in which brokers, agents, disks and machines fail."""

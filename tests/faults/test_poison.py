@@ -1,0 +1,204 @@
+"""What cannot be read is never run, never lost, and in nobody's way."""
+
+import asyncio
+import subprocess
+from contextlib import suppress
+from datetime import UTC, datetime, timedelta
+
+import pytest
+from aio_pika.abc import AbstractConnection, AbstractIncomingMessage
+
+from broker import Dispatcher, DispatcherSettings, UnknownJob, topology
+from broker.connection import connect
+from broker.publisher import Publisher
+from schemas import State
+from tests.support.workstation import Workstation, final, follow, sabotaged
+
+
+async def letters(
+    connection: AbstractConnection, ws: Workstation, count: int
+) -> list[AbstractIncomingMessage]:
+    """Take so many dead letters of a workstation from their queue; those of others stay."""
+    found: list[AbstractIncomingMessage] = []
+    async with asyncio.timeout(60), connection.channel() as channel:
+        queue = await channel.get_queue(topology.DEAD)
+        async with queue.iterator() as arriving:
+            async for letter in arriving:
+                origin = letter.headers.get("workstation") or letter.headers.get(
+                    "x-first-death-queue", ""
+                )
+                if ws.name in str(origin):
+                    await letter.ack()
+                    found.append(letter)
+                if len(found) == count:
+                    return found
+    return found
+
+
+@pytest.mark.parametrize(
+    ("body", "key", "reason"),
+    [
+        (b"no json", None, "Invalid JSON"),
+        (b'{"kind": "job"}', None, "command"),
+        (b'{"kind": "jobs"}', None, "kind"),
+        (b"{}", None, "kind"),
+        (None, "background.mandatory.workstation.{name}", "routing key"),
+        (None, "foreground.optional.workstation.{name}", "routing key"),
+        (b"x" * (1024 * 1024 + 1), None, "over the limit"),
+    ],
+)
+async def test_poison_is_set_aside_with_the_reason_and_others_go_on(
+    dispatcher: Dispatcher,
+    ws: Workstation,
+    settings: DispatcherSettings,
+    body: bytes | None,
+    key: str | None,
+    reason: str,
+) -> None:
+    """Q159201, Q161043: never run, never lost, never in the way."""
+    ws.start("service")
+    job = ws.job("true", background=True)
+    good = "background.optional.workstation.{name}"
+    async with connect(settings, "test") as connection:
+        publisher = await Publisher.open(connection)
+        await publisher.publish(topology.REPORTS, f"job.{job.id}", job.body(), kind="job")
+        await publisher.publish(
+            topology.JOBS,
+            (key or good).format(name=ws.name),
+            job.body() if body is None else body,
+            kind="job",
+            message_id=job.id,
+        )
+        await follow(dispatcher, await dispatcher.dispatch(ws.job("true", background=True)))
+        (letter,) = await letters(connection, ws, 1)
+    assert letter.body == (job.body() if body is None else body)
+    assert reason in str(letter.headers["reason"])
+    assert letter.headers["workstation"] == ws.name
+    refused = final([report async for report in dispatcher.follow(job.id)])
+    assert refused.state is State.REFUSED
+    assert reason in refused.reason
+
+
+async def test_a_newer_major_version_is_refused_and_reported(
+    dispatcher: Dispatcher, ws: Workstation, settings: DispatcherSettings
+) -> None:
+    ws.start("service")
+    ws.start("interactive")
+    job = ws.job("true")
+    async with connect(settings, "test") as connection:
+        publisher = await Publisher.open(connection)
+        await publisher.publish(topology.REPORTS, f"job.{job.id}", job.body(), kind="job")
+        body = job.body().replace(b'"1.0"', b'"2.0"')
+        await publisher.publish(topology.JOBS, topology.routing_keys(job)[0], body, kind="job")
+    refused = final([report async for report in dispatcher.follow(job.id)])
+    assert (refused.state, refused.reason) == (
+        State.REFUSED,
+        "version: major version 2 is not the 1 that is understood here",
+    )
+
+
+async def test_a_refused_id_has_one_final_report_and_poison_harms_no_neighbour(
+    dispatcher: Dispatcher, ws: Workstation, settings: DispatcherSettings
+) -> None:
+    """Not even a reason too long for a header; and what comes later under the id is refused."""
+    ws.start("service").end()
+    jobs = [ws.job("true", background=True) for _ in range(6)]
+    poisoned = ws.job("true", background=True)
+    key = topology.routing_keys(poisoned)[0]
+    async with connect(settings, "test") as connection:
+        publisher = await Publisher.open(connection)
+        for job in jobs[:3]:
+            await dispatcher.dispatch(job)
+        body = poisoned.body().replace(str(ws.target).encode(), b"x" * 200_000)
+        await publisher.publish(topology.JOBS, key, body, kind="job", message_id=poisoned.id)
+        for job in jobs[3:]:
+            await dispatcher.dispatch(job)
+    service = ws.start("service")
+    service.wait_for("message.refused")
+    async with asyncio.timeout(20):
+        while True:  # until its refusal is known
+            with suppress(UnknownJob):
+                assert final(await follow(dispatcher, poisoned)).state is State.REFUSED
+                break
+            await asyncio.sleep(0.05)
+    await dispatcher.dispatch(poisoned)
+    for job in jobs:
+        assert final(await follow(dispatcher, job)).state is State.SUCCEEDED
+    reports = await follow(dispatcher, poisoned)
+    assert final(reports).state is State.REFUSED
+    assert not service.events("broker.lost")
+
+
+@pytest.mark.timeout(300)
+async def test_good_jobs_go_through_among_ten_thousand_bad_messages(
+    dispatcher: Dispatcher, ws: Workstation, settings: DispatcherSettings
+) -> None:
+    """Q245170: each bad one is set aside with its reason, and no good one waits for it."""
+    service = ws.start("service")
+    key = f"background.optional.workstation.{ws.name}"
+    jobs = []
+    async with connect(settings, "test") as connection:
+        publisher = await Publisher.open(connection)
+        for _ in range(20):
+            for _ in range(5):
+                await asyncio.gather(
+                    *(publisher.publish(topology.JOBS, key, b"bad", kind="job") for _ in range(100))
+                )
+            jobs.append(await dispatcher.dispatch(ws.job("true", background=True)))
+        for job in jobs:
+            assert final(await follow(dispatcher, job)).state is State.SUCCEEDED
+        found = await letters(connection, ws, 10_000)
+    assert {letter.headers["reason"] for letter in found} == {
+        "Invalid JSON: expected value at line 1 column 1"
+    }
+    assert not service.events("broker.lost")
+
+
+@pytest.mark.timeout(300)
+async def test_what_ends_the_agent_each_time_is_given_up_and_takes_nobody_along(
+    dispatcher: Dispatcher, ws: Workstation, settings: DispatcherSettings
+) -> None:
+    """A queue gives up what came back too often; the good jobs beside it run, once each."""
+    ws.start("service").end()
+    ran = ws.folder / "ran"
+    due = datetime.now(UTC) + timedelta(seconds=30)  # when the agent ends no more
+    jobs = [
+        ws.job(f"echo {n} >> {ran}", shell=True, background=True, mandatory_at=due)
+        for n in range(10)
+    ]
+    deadly = ws.job("true", background=True, name="deadly")
+    for job in [*jobs[:5], deadly, *jobs[5:]]:
+        await dispatcher.dispatch(job)
+    for _ in range(30):
+        service = ws.start("service", connected=False, program=sabotaged("reading", "deadly"))
+        async with asyncio.timeout(30):
+            while service.process.poll() is None and not service.events("broker.connected"):  # noqa: ASYNC110
+                await asyncio.sleep(0.02)
+        try:
+            await asyncio.to_thread(service.process.wait, 3)
+        except subprocess.TimeoutExpired:
+            break  # it lives: the deadly one is gone
+    for job in jobs:
+        assert final(await follow(dispatcher, job)).state is State.SUCCEEDED
+    assert sorted(ran.read_text().split()) == sorted(str(n) for n in range(10))
+    async with connect(settings, "test") as connection:
+        (letter,) = await letters(connection, ws, 1)
+    assert letter.body == deadly.body()
+    assert letter.headers["x-first-death-reason"] == "delivery_limit"
+
+
+async def test_a_key_that_does_not_match_is_no_way_to_an_interactive_agent(
+    dispatcher: Dispatcher, ws: Workstation, settings: DispatcherSettings
+) -> None:
+    """Q165147: a background job under a foreground key is refused by whoever gets it."""
+    ws.start("service")
+    interactive = ws.start("interactive", accept_offers="true")
+    job = ws.job("touch", str(ws.folder / "ran"), background=True)
+    async with connect(settings, "test") as connection:
+        publisher = await Publisher.open(connection)
+        await publisher.publish(topology.REPORTS, f"job.{job.id}", job.body(), kind="job")
+        key = f"foreground.mandatory.workstation.{ws.name}"
+        await publisher.publish(topology.JOBS, key, job.body(), kind="job", message_id=job.id)
+    assert final(await follow(dispatcher, job)).state is State.REFUSED
+    interactive.wait_for("message.refused")
+    assert not (ws.folder / "ran").exists()

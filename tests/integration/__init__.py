@@ -1,0 +1,1 @@
+"""Tests with one RabbitMQ for all."""

@@ -1,0 +1,226 @@
+"""A wall clock that jumps, and a machine that sleeps: each job runs once, at its time."""
+
+import asyncio
+import os
+import signal
+import sys
+from datetime import timedelta
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from broker import Dispatcher
+from schemas import Job, Report, State
+from tests.support.counted import counted, ended, no_traceback, now, told, until_there
+from tests.support.workstation import AgentProcess, Workstation, final
+
+HOURS = 5
+JUMP = HOURS * 3600.0
+
+
+class Clock:
+    """The wall clock of a workstation's agents, wrong by so many seconds."""
+
+    def __init__(self, ws: Workstation, wrong_by: float = 0.0) -> None:
+        self._ws = ws
+        self._file = ws.folder / "clock"
+        ws.environment["TEST_CLOCK"] = str(self._file)
+        self.set(wrong_by)
+
+    def set(self, wrong_by: float) -> None:
+        """Have it jump."""
+        new = self._file.with_suffix(".new")
+        new.write_text(str(wrong_by))
+        new.rename(self._file)
+
+    def start(self, kind: str, **settings: str) -> AgentProcess:
+        """Start an agent that goes by it."""
+        program = (sys.executable, "-m", "tests.support.clock")
+        return self._ws.start(kind, connected=True, program=program, **settings)
+
+
+def moment(reports: list[Report], state: State) -> float:
+    """Return when a state was reported last."""
+    return max(report.at.timestamp() for report in reports if report.state is state)
+
+
+async def test_a_jump_ahead_makes_jobs_due_and_others_expire(
+    ws: Workstation, dispatcher: Dispatcher, tmp_path: Path
+) -> None:
+    """A running command's timeout does not go by it."""
+    clock = Clock(ws)
+    service = clock.start("service")
+    fields: dict[str, Any] = {"background": True, "mandatory_at": now(hours=HOURS - 1)}
+    due = counted(ws, tmp_path / "due", **fields)
+    late = counted(ws, tmp_path / "late", **fields, expires_at=now(hours=HOURS - 0.5))
+    offer = counted(ws, tmp_path / "offer", expires_at=now(hours=HOURS - 1))
+    later = counted(ws, tmp_path / "later", background=True, mandatory_at=now(hours=HOURS + 1))
+    go = tmp_path / "go"
+    running = counted(
+        ws,
+        tmp_path / "running",
+        f"until test -e {go}; do sleep 0.05; done",
+        background=True,
+        timeout=timedelta(seconds=60),
+    )
+    for job in (due, late, offer, later, running):
+        await dispatcher.dispatch(job)
+    until_there(tmp_path / "running")
+    service.wait_for("job.received", 5)
+    clock.set(JUMP)
+    assert (await ended(dispatcher, due)).state is State.SUCCEEDED
+    for job in (late, offer):
+        assert (await ended(dispatcher, job, starts=0)).state is State.EXPIRED
+    go.touch()
+    assert (await ended(dispatcher, running)).state is State.SUCCEEDED
+    for job, state in ((due, "due"), (running, "running")):
+        assert (tmp_path / state).read_text() == "x\n", job
+    assert not (tmp_path / "late").exists()
+    assert not (tmp_path / "later").exists()
+    assert later.id in ws.run("pcm-agent", "pending").stdout
+
+
+async def test_a_jump_back_runs_nothing_a_second_time(
+    ws: Workstation, dispatcher: Dispatcher, tmp_path: Path
+) -> None:
+    """And what came by the wrong clock is not put off until that is right."""
+    clock = Clock(ws, JUMP)
+    clock.start("service", concurrency="1")
+    once, go = tmp_path / "once", tmp_path / "go"
+    done = counted(ws, once, background=True, mandatory_at=now(seconds=-1))
+    await dispatcher.dispatch(done)
+    assert (await ended(dispatcher, done)).state is State.SUCCEEDED
+    script = f"until test -e {go}; do sleep 0.05; done"
+    before = [
+        counted(ws, tmp_path / "blocking", script, background=True),
+        counted(ws, tmp_path / "waiting", background=True),
+        counted(ws, tmp_path / "users", mandatory_at=now()),
+    ]
+    for job in before:
+        await dispatcher.dispatch(job)
+    until_there(tmp_path / "blocking")
+    clock.set(0)
+    go.touch()
+    for job in before:
+        assert (await ended(dispatcher, job)).state is State.SUCCEEDED
+    for name in ("once", "blocking", "waiting", "users"):
+        assert (tmp_path / name).read_text() == "x\n"
+
+
+async def test_what_the_wrong_clock_received_runs_after_a_restart_by_the_right_one(
+    ws: Workstation, dispatcher: Dispatcher, tmp_path: Path
+) -> None:
+    clock = Clock(ws, JUMP)
+    service = clock.start("service", concurrency="1")
+    blocking = counted(ws, tmp_path / "blocking", "sleep 82.1", background=True)
+    waiting = counted(ws, tmp_path / "waiting", background=True)
+    for job in (blocking, waiting):
+        await dispatcher.dispatch(job)
+    service.wait_for("job.received", 2)
+    until_there(tmp_path / "blocking")
+    service.end(signal.SIGKILL)
+    clock.set(0)
+    clock.start("service", concurrency="1")
+    assert (await ended(dispatcher, waiting)).state is State.SUCCEEDED
+    assert (await ended(dispatcher, blocking)).state is State.INTERRUPTED
+    for name in ("blocking", "waiting"):
+        assert (tmp_path / name).read_text() == "x\n"
+
+
+@pytest.mark.parametrize("answer", ["nothing", "postponed"])
+async def test_a_users_countdown_is_whole_after_a_jump_back(
+    ws: Workstation, dispatcher: Dispatcher, tmp_path: Path, answer: str
+) -> None:
+    clock = Clock(ws, JUMP)
+    interactive = clock.start("interactive", countdown="4s")
+    ran = tmp_path / "ran"
+    later = now(hours=HOURS, seconds=60)
+    job = counted(ws, ran, mandatory_at=later if answer == "postponed" else now())
+    await dispatcher.dispatch(job)
+    interactive.wait_for("job.offered")
+    if answer == "postponed":
+        said = ws.run("pcm-agent", "postpone", job.id, "--until", later.isoformat())
+        assert said.returncode == 0, said.stderr
+        clock.set(0)
+        interactive.wait_for("job.offered", 2)
+        assert ws.run("pcm-agent", "run", job.id).returncode == 0
+        assert (await ended(dispatcher, job)).state is State.SUCCEEDED
+        return
+    await asyncio.sleep(1)
+    clock.set(0)
+    reports = await told(dispatcher, job)
+    assert final(reports).state is State.SUCCEEDED
+    assert ran.read_text() == "x\n"
+    assert moment(reports, State.STARTED) - moment(reports, State.OFFERED) >= 4
+    no_traceback(interactive)
+
+
+async def test_a_takeover_is_not_put_off_by_a_jump_back(
+    ws: Workstation, dispatcher: Dispatcher, tmp_path: Path
+) -> None:
+    """The service waits for the user's agent, which ends: it looks again soon, by any clock."""
+    clock = Clock(ws, JUMP)
+    clock.start("service")
+    interactive = clock.start("interactive", countdown="120s")
+    job = counted(ws, tmp_path / "ran", mandatory_at=now())
+    await dispatcher.dispatch(job)
+    interactive.wait_for("job.offered")
+    await asyncio.sleep(2)  # the service found the claim taken
+    clock.set(0)
+    interactive.end(signal.SIGKILL)
+    assert (await ended(dispatcher, job)).agent == "service"
+    assert (tmp_path / "ran").read_text() == "x\n"
+
+
+async def test_the_timeout_of_a_survivor_does_not_go_by_the_wall_clock(
+    ws: Workstation, dispatcher: Dispatcher, tmp_path: Path
+) -> None:
+    clock = Clock(ws)
+    service = clock.start("service")
+    ran, go = tmp_path / "ran", tmp_path / "go"
+    script = f"until test -e {go}; do sleep 0.05; done; echo done"
+    job = counted(
+        ws, ran, script, background=True, survives_agent=True, timeout=timedelta(minutes=10)
+    )
+    await dispatcher.dispatch(job)
+    until_there(ran)
+    service.end(signal.SIGKILL)
+    clock.set(JUMP)
+    clock.start("service").wait_for("job.found")
+    await asyncio.sleep(1)
+    go.touch()
+    report = await ended(dispatcher, job)
+    assert report.state is State.INTERRUPTED
+    assert report.result is not None
+    assert str(report.result.stdout) == "done\n"
+    assert report.result.duration < timedelta(minutes=10)
+
+
+async def test_a_machine_that_slept_does_what_was_due_in_its_order(
+    ws: Workstation, dispatcher: Dispatcher, tmp_path: Path
+) -> None:
+    """Q173388: longer than the broker waits for a sign of life."""
+    ws.environment["PCM_AMQP_URL"] += "?heartbeat=1"
+    service = ws.start("service", concurrency="1")
+    ran = tmp_path / "ran"
+    jobs: list[Job] = []
+    for seconds in (3, 1, 2):
+        script = f"echo {seconds} >> {ran}"
+        fields: dict[str, Any] = {"background": True, "mandatory_at": now(seconds=seconds)}
+        jobs.append(await dispatcher.dispatch(ws.job(script, shell=True, **fields)))
+    service.wait_for("job.received", 3)
+    os.kill(service.process.pid, signal.SIGSTOP)
+    fields = {"background": True, "mandatory_at": now(seconds=-1)}
+    jobs.append(await dispatcher.dispatch(ws.job(f"echo 0 >> {ran}", shell=True, **fields)))
+    await asyncio.sleep(6)
+    assert not ran.exists()
+    os.kill(service.process.pid, signal.SIGCONT)
+    service.wait_for("broker.connected", 2)
+    for job in jobs:
+        assert (await ended(dispatcher, job)).state is State.SUCCEEDED
+    lines = ran.read_text().split()
+    assert sorted(lines) == ["0", "1", "2", "3"]
+    # What came while it slept is taken in after it: the others are on their way by then.
+    assert [line for line in lines if line != "0"] == ["1", "2", "3"]
+    no_traceback(service)

@@ -1,0 +1,12 @@
+"""What both programs say of themselves, and of a command line that is wrong."""
+
+import json
+
+from tests.support.programs import pcm
+from tests.support.rabbitmq import Broker
+
+
+def test_topology_is_applied_in_json(node: Broker) -> None:
+    found = json.loads(pcm("topology", "apply", "--json", url=node.url).stdout)
+    assert "pcm.dead" in found["queues"]
+    assert found["exchanges"]

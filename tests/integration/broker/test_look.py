@@ -1,0 +1,407 @@
+"""What came of jobs: pcm jobs, show and output, as an administrator runs them."""
+
+import fcntl
+import json
+import os
+import pty
+import struct
+import subprocess
+import termios
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Any
+
+from broker.history.accounts import FAILURES, STATES, WAITING
+from schemas import Cancellation, Departure, Job, Output, Report, State, group
+from tests.support.programs import BIN
+from tests.support.told import Told, result
+from tests.support.workstation import Workstation
+
+S = State
+NOW = datetime.now(UTC)
+ADA = "interactive-ada"
+NASTY = "\x1b[2J\x1b]0;owned\x07wiped\rover\x9b31m\u202etxt"
+
+
+async def in_every_state(told: Told) -> Job:
+    """Tell of a job with a workstation, named for it, in each state, and three that failed."""
+    words = [*STATES, "failed2", "failed3"]
+    job = told.job(*words, argv=("apt-get", "upgrade"), name="Office update", sender="ada@hq")
+    reports: list[tuple[str, State, dict[str, Any]]] = [
+        (S.RECEIVED, S.RECEIVED, {}),
+        (S.OFFERED, S.OFFERED, {"agent": ADA}),
+        (S.POSTPONED, S.POSTPONED, {"agent": ADA, "until": NOW + timedelta(hours=1)}),
+        (S.ACCEPTED, S.ACCEPTED, {"agent": ADA}),
+        (S.STARTED, S.STARTED, {}),
+        (S.SUCCEEDED, S.SUCCEEDED, {"result": result(0, stdout="done\n")}),
+        (S.FAILED, S.FAILED, {"result": result(7, stderr="no disk\n"), "reason": "exit code 7"}),
+        ("failed2", S.FAILED, {"result": result(7, stderr="no disk\n"), "reason": "exit code 7"}),
+        ("failed3", S.FAILED, {"reason": "no such program: apt-get"}),
+        (S.TIMED_OUT, S.TIMED_OUT, {"result": result(None, signal=15), "reason": "too long"}),
+        (S.INTERRUPTED, S.INTERRUPTED, {"reason": "the agent ended"}),
+        (S.REFUSED, S.REFUSED, {"reason": "unreadable"}),
+        (S.EXPIRED, S.EXPIRED, {"reason": "nobody ran it"}),
+        (S.CANCELLED, S.CANCELLED, {"reason": "not now"}),
+        (S.DECLINED, S.DECLINED, {"agent": ADA}),
+        (S.NOT_APPLICABLE, S.NOT_APPLICABLE, {"reason": "runs on windows"}),
+    ]
+    await told.tell(*(told.check_in(word) for word in words if word != "unreachable"))
+    await told.tell(job)
+    await told.tell(*(told.report(job, word, state, **more) for word, state, more in reports))
+    return job
+
+
+async def test_the_sums_add_up_for_a_job_in_all_states(told: Told) -> None:
+    job = await in_every_state(told)
+    (row,) = json.loads(told.pcm("jobs", "--text", job.id, "--json").stdout)
+    assert row["counts"] == {state: 3 if state == S.FAILED else 1 for state in STATES}
+    assert row["total"] == len(STATES) + 2
+    assert row["open"] == len(WAITING) + 1
+    assert row["failures"] == len(FAILURES) + 2
+    shown = json.loads(told.pcm("show", job.id, "--json").stdout)
+    assert {name: shown[name] for name in row} == row
+    assert len(shown["workstations"]) == row["total"]
+    assert sum(found["count"] for found in shown["failure_groups"]) == row["failures"]
+    assert Job.model_validate(shown["sent"]) == job
+    for one in (told.name(word) for word in STATES):
+        (state,) = [of["state"] for of in shown["workstations"] if of["workstation"] == one]
+        assert one.endswith(state)
+
+
+async def test_show_tells_all_of_it(told: Told) -> None:
+    job = await in_every_state(told)
+    done = told.pcm("show", job.id[:20])
+    assert (done.returncode, done.stderr) == (0, "")
+    head, counts, failures, pairs = done.stdout.split("\n\n")
+    for line in ("name          Office update", "command       apt-get upgrade", "ada@hq"):
+        assert line in head
+    *rows, total = [line.split() for line in counts.splitlines()]
+    assert total == ["workstations", "18", "100.0", "%"]
+    percents = [float(words[words.index("%") - 1]) for words in rows]
+    assert round(sum(percents), 1) == 100
+    assert sum(int(words[words.index("%") - 2]) for words in rows) == 18
+    assert failures.splitlines()[2].split()[:5] == ["2", "failed", "7", "no", "disk"]
+    assert "no such program: apt-get" in failures
+    lines = [line.split() for line in pairs.splitlines()[1:]]
+    assert len(lines) == 18
+    assert [words[1] for words in lines[:4]] == ["started", "failed", "failed", "failed"]
+    assert "exit code 7" not in pairs
+    assert "until " in pairs
+
+
+async def test_show_narrows_to_states_and_says_what_is_left_out(told: Told) -> None:
+    words = [f"{number:03}" for number in range(60)]
+    job = told.job(*words, background=True)
+    await told.tell(*map(told.check_in, words), job)
+    reports = [told.report(job, word, S.STARTED) for word in words[:55]]
+    await told.tell(*reports, told.report(job, "001", S.FAILED, reason="broken"))
+    whole = told.pcm("show", job.id).stdout
+    assert whole.endswith("\n\n10 workstations more; --all shows them, --state some\n")
+    assert told.pcm("show", job.id, "--all").stdout.count(told.prefix) == 60 + 1 + 10
+    running = json.loads(told.pcm("show", job.id, "--state", "running", "--json").stdout)
+    assert (len(running["workstations"]), running["left_out"]) == (50, 4)
+    both = json.loads(
+        told.pcm("show", job.id, "--state", "failures", "--state", "queued", "--json").stdout
+    )
+    assert [of["state"] for of in both["workstations"]] == ["failed"] + ["queued"] * 5
+    assert both["left_out"] == 0
+    ended = json.loads(told.pcm("show", job.id, "--state", "ended", "--json").stdout)
+    assert [of["workstation"] for of in ended["workstations"]] == [told.name("001")]
+
+
+async def test_show_tells_one_workstation_s_story(told: Told) -> None:
+    job = told.job("a", "b")
+    await told.tell(
+        told.check_in("a"),
+        job,
+        told.report(job, "a", S.RECEIVED),
+        told.report(job, "a", S.OFFERED, agent=ADA),
+        told.report(job, "a", S.POSTPONED, agent=ADA, until=NOW + timedelta(hours=3)),
+        told.report(job, "b", S.RECEIVED),
+    )
+    done = told.pcm("show", job.id, "--workstation", told.name("a"))
+    lines = done.stdout.splitlines()[4:]
+    assert [line.split()[3] for line in lines] == ["received", "offered", "postponed"]
+    assert "until " in lines[2]
+    found = json.loads(told.pcm("show", job.id, "--workstation", told.name("a"), "--json").stdout)
+    assert [one["state"] for one in found["reports"]] == ["received", "offered", "postponed"]
+    assert found["outcome"]["state"] == "postponed"
+    other = told.pcm("show", job.id, "--workstation", "nowhere")
+    assert (other.returncode, len(other.stderr.splitlines())) == (1, 1)
+    assert f"pcm why {job.id} nowhere says why" in other.stderr
+
+
+async def test_what_nobody_reported_is_told_by_the_job_itself(told: Told) -> None:
+    """Also as a failure, if it expired."""
+    expired = told.job(
+        "a", background=True, created_at=NOW - timedelta(hours=2),
+        expires_at=NOW - timedelta(hours=1),
+    )  # fmt: skip
+    cancelled = told.job("a", "b", rerun_of=expired.id, rollout="plan", schedule="nightly")
+    everywhere = Cancellation(job_id=cancelled.id, reason="a mistake", sender="bob@hq")
+    await told.tell(told.check_in("a"), told.check_in("b"), expired, cancelled, everywhere)
+    shown = json.loads(told.pcm("show", expired.id, "--json").stdout)
+    assert (shown["counts"], shown["failures"]) == ({"expired": 1}, 1)
+    assert [(one["state"], one["count"]) for one in shown["failure_groups"]] == [("expired", 1)]
+    text = told.pcm("show", cancelled.id).stdout
+    for line in (
+        f"rerun of      {expired.id}",
+        "wave of       plan",
+        "occurrence of nightly",
+        "cancelled     by bob@hq, ",
+        ": a mistake",
+        "cancelled             2  100.0 %",
+    ):
+        assert line in text
+    here = told.pcm("jobs", "--text", told.prefix).stdout
+    assert "2 cancelled" in here
+    assert "by bob@hq" in here
+
+
+async def test_a_forgotten_workstation_is_told(told: Told) -> None:
+    job = told.job("a")
+    await told.tell(told.check_in("a"), job, Departure(workstation=told.name("a"), sender="x@y"))
+    assert "x@y had the workstation forgotten" in told.pcm("show", job.id).stdout
+
+
+async def test_jobs_are_listed_the_newest_first_and_narrowed(told: Told) -> None:
+    def made(hours: int, **fields: Any) -> Job:
+        return told.job("a", created_at=NOW - timedelta(hours=hours), **fields)
+
+    old = made(50, name="Old 100%", sender="ada@hq")
+    middle = made(5, argv=("echo", "MIDDLE"), sender="bob@hq", background=True)
+    new = made(1, sender="ada@hq", mandatory_at=NOW + timedelta(hours=1))
+    await told.tell(
+        told.check_in("a"),
+        *(new, old, middle),
+        told.report(old, "a", S.SUCCEEDED, result=result(0)),
+        told.report(middle, "a", S.FAILED, reason="broken"),
+    )
+
+    def listed(*words: str) -> list[str]:
+        done = told.pcm("jobs", "--text", told.name("a"), "--json", *words)
+        assert (done.returncode, done.stderr) == (0, "")
+        return [row["id"] for row in json.loads(done.stdout)]
+
+    assert listed() == [new.id, middle.id, old.id]
+    assert listed("--sender", "ADA") == [new.id, old.id]
+    assert listed("--since", "2d") == [new.id, middle.id]
+    assert listed("--since", (NOW - timedelta(hours=2)).isoformat()) == [new.id]
+    assert listed("--state", "failed") == [middle.id]
+    assert listed("--state", "failures", "--state", "queued") == [new.id, middle.id]
+    assert listed("--state", "waiting") == [new.id]
+    assert listed("--state", "running") == []
+    assert listed("--state", "ended") == [middle.id, old.id]
+    assert listed("--state", "ended", "--state", "waiting") == [new.id, middle.id, old.id]
+
+    def found(text: str) -> list[str]:
+        rows = json.loads(told.pcm("jobs", "--text", text, "--json").stdout)
+        return [row["id"] for row in rows if row["targets"] == [f"workstation:{told.name('a')}"]]
+
+    assert found("middle") == [middle.id]
+    assert found("old 100%") == [old.id]
+    assert found(new.id[-10:]) == [new.id]
+    assert found("100_") == []
+    table = told.pcm("jobs", "--text", told.prefix, "--limit", "2")
+    assert table.stderr == "pcm: there are more; --limit 20 shows more\n"
+    head, first, second = table.stdout.splitlines()
+    assert head.split()[:3] == ["ID", "NAME", "KIND"]
+    assert first.startswith(new.id)
+    assert "foreground mandatory" in first
+    assert " UTC, 1 h " in first
+    assert "1 waiting" in first
+    assert "background optional" in second
+    assert "1 failed" in second
+    assert told.pcm("jobs", "--text", "nothing has this").stdout == "no jobs\n"
+
+
+async def test_what_commands_wrote_is_shown(told: Told) -> None:
+    job = told.job("a", "b", "c", "d")
+    await told.tell(
+        *(told.check_in(word) for word in "abcd"),
+        job,
+        told.report(job, "a", S.SUCCEEDED, result=result(0, stdout="same\n")),
+        told.report(job, "b", S.SUCCEEDED, result=result(0, stdout="same\n")),
+        told.report(job, "c", S.FAILED, result=result(3, stdout="part\n", stderr="broken")),
+    )
+    a, b, c, d = map(told.name, "abcd")
+    done = told.pcm("output", job.id)
+    assert (done.returncode, done.stderr) == (0, "")
+    assert done.stdout == (
+        f"== {a}  succeeded  exit 0\nsame\n\n== {b}  succeeded  exit 0\nsame\n\n"
+        f"== {c}  failed  exit 3\npart\n-- stderr\nbroken\n\n"
+    )
+    together = told.pcm("output", job.id, "--together").stdout
+    assert together.startswith(f"== 2 workstations  succeeded  exit 0\n== {a}, {b}\nsame\n\n")
+    assert together.count("same") == 1
+    only = told.pcm("output", job.id, "--stderr").stdout
+    assert only == f"== {c}  failed  exit 3\n-- stderr\nbroken\n\n"
+    some = told.pcm("output", job.id, c, d).stdout
+    assert some.endswith(f"== {d}  queued  (nothing was written)\n")
+    rows = list(map(json.loads, told.pcm("output", job.id, "--json").stdout.splitlines()))
+    assert [row["workstation"] for row in rows] == [a, b, c]
+    assert rows[2]["stderr"]["head"] == "broken"
+    for words, told_so in (
+        ([d], "nothing was written"),
+        ([a, "--stderr"], "nothing was written to stderr"),
+        (["nowhere"], "is not for nowhere"),
+    ):
+        nothing = told.pcm("output", job.id, *words)
+        assert nothing.returncode == 1
+        assert told_so in nothing.stderr
+        assert len(nothing.stderr.splitlines()) == 1
+
+
+async def test_a_file_is_given_as_it_was_written(told: Told) -> None:
+    body = bytes(range(256)) * 3
+    job = told.job("a", "b")
+    whole, cut = result(0), result(0)
+    whole = whole.model_copy(update={"stdout": Output(head=body)})
+    cut = cut.model_copy(update={"stdout": Output(head=b"begin\n", dropped=1234, tail=b"end")})
+    await told.tell(
+        job,
+        told.report(job, "a", S.SUCCEEDED, result=whole),
+        told.report(job, "b", S.SUCCEEDED, result=cut),
+    )
+    done = told.pcm_bytes("output", job.id, told.name("a"), "--stdout")
+    assert (done.returncode, done.stdout, done.stderr) == (0, body, b"")
+    done = told.pcm_bytes("output", job.id, told.name("b"), "--stdout")
+    assert done.stdout == b"begin\nend"
+    assert b"1,234 bytes are missing after the first 6" in done.stderr
+    assert (
+        b"begin\n\n... 1,234 bytes left out ...\nend\n" in told.pcm_bytes("output", job.id).stdout
+    )
+
+
+def on_a_terminal(told: Told, *words: str) -> str:
+    """Run pcm on a terminal, and return what that got."""
+    ours, theirs = pty.openpty()
+    fcntl.ioctl(theirs, termios.TIOCSWINSZ, struct.pack("HHHH", 50, 200, 0, 0))
+    process = subprocess.Popen(
+        [BIN / "pcm", *words], env=told.environment | {"TERM": "xterm"}, stdin=theirs,
+        stdout=theirs, stderr=theirs,
+    )  # fmt: skip
+    os.close(theirs)
+    parts = []
+    while True:
+        try:
+            part = os.read(ours, 65536)
+        except OSError:  # its last user has closed it
+            break
+        if not part:
+            break
+        parts.append(part)
+    os.close(ours)
+    assert process.wait(60) == 0
+    return b"".join(parts).decode()
+
+
+async def test_nothing_that_was_written_reaches_a_terminal_s_controls(told: Told) -> None:
+    job = told.job("a", name="x" + NASTY)
+    ended: Report = told.report(
+        job, "a", S.FAILED, reason=NASTY, result=result(1, stdout=f"a\tb\r\n{NASTY}\n")
+    )
+    await told.tell(told.check_in("a"), job, ended)
+    for words in (
+        ("jobs", "--text", told.prefix),
+        ("show", job.id),
+        ("show", job.id, "--workstation", told.name("a")),
+        ("output", job.id),
+        ("output", job.id, told.name("a"), "--stdout"),
+        ("output", job.id, "--together"),
+        ("why", job.id, told.name("a")),
+    ):
+        text = on_a_terminal(told, *words)
+        assert "wiped" in text or words[0] == "jobs"
+        for bad in ("\x1b[2J", "\x1b]", "\x07", "\x9b", "\u202e", "\rover"):
+            assert bad not in text, words
+    shown = on_a_terminal(told, "output", job.id)
+    assert "a\tb\r\n\\x1b[2J" in shown
+    assert NASTY.encode() in told.pcm_bytes("output", job.id).stdout
+
+
+async def test_a_fleet_of_ten_thousand_does_not_flood(told: Told) -> None:
+    words = [f"{number:05}" for number in range(10_000)]
+    everyone = group(told.name("all"))
+    job = Job.model_validate({**told.job("x").model_dump(), "targets": [everyone]})
+    await told.tell(*(told.check_in(word, groups=(everyone.name,)) for word in words))
+    await told.tell(job)
+    wrote = [result(number % 2, stdout=f"{number % 3}\n") for number in range(6)]
+    await told.tell(
+        *(
+            told.report(job, word, (S.SUCCEEDED, S.FAILED)[place % 2], result=wrote[place % 6])
+            for place, word in enumerate(words[:9_990])
+        )
+    )
+    assert "4,995 succeeded, 4,995 failed, 10 waiting" in told.pcm("jobs").stdout
+    for command in (
+        ["show", job.id],
+        ["output", job.id],
+        ["output", job.id, "--together"],
+        ["show", job.id, "--json"],
+    ):
+        assert len(told.pcm(*command).stdout) < 30_000
+    assert "9,950 workstations more" in told.pcm("show", job.id).stdout
+    assert told.pcm("output", job.id).stderr == "pcm: 9,940 more; --all shows them\n"
+    assert told.pcm("output", job.id, "--together").stdout.count("1,665 workstations") == 6
+    assert told.pcm("output", job.id, "--all").stdout.count("== ") == 9_990
+
+
+async def test_what_is_missing_from_the_history_is_told(told: Told) -> None:
+    from sqlalchemy import create_engine, insert
+
+    from broker.history.tables import gaps
+
+    job = told.job("a")
+    await told.tell(told.check_in("a"), job)
+    assert told.pcm("show", job.id).stderr == ""
+    engine = create_engine(told.environment["PCM_HISTORY_URL"])
+    with engine.begin() as connection:
+        connection.execute(insert(gaps).values(first=3, next=8, why="it was dropped"))
+    engine.dispose()
+    done = told.pcm("show", job.id)
+    assert done.returncode == 0
+    assert "not whole: 5 entries of the stream from offset 3 are missing" in done.stderr
+
+
+async def test_the_history_answers_without_the_broker(told: Told) -> None:
+    job = told.job("a")
+    await told.tell(told.check_in("a"), job)
+    told.pcm("show", job.id)
+    done = told.pcm(
+        "show", job.id, PCM_AMQP_URL="amqp://nobody:secret@127.0.0.1:1/", PCM_PATIENCE="1s"
+    )
+    assert done.returncode == 0
+    assert "queued" in done.stdout
+    assert done.stderr.startswith("pcm: as far as is known here: ")
+
+
+async def test_an_id_that_is_not_one_job_s_is_told(told: Told) -> None:
+    one = told.job("a", id=told.name("same-1"))
+    await told.tell(one, told.job("a", id=told.name("same-2")))
+    for command in ("show", "output"):
+        done = told.pcm(command, told.name("same"))
+        assert (done.returncode, done.stdout) == (1, "")
+        assert done.stderr == f"pcm: {told.name('same')}: more than one job begins so\n"
+    assert told.pcm("show", one.id).returncode == 0
+
+
+def test_what_a_real_agent_did_is_told(ws: Workstation, tmp_path: Path) -> None:
+    ws.start("service")
+    to = ["--to", str(ws.target), "--background"]
+    sent = ws.run("pcm", "send", *to, "--wait", "--shell", "--", "echo fine; echo odd >&2; exit 7")
+    job = sent.stdout.split()[0]
+    later = ws.run("pcm", "send", *to, "--mandatory-at", "+2h", "--", "true").stdout.strip()
+    shown = ws.run("pcm", "show", job)
+    assert (shown.returncode, shown.stderr) == (0, "")
+    assert shown.stdout.splitlines()[-1].split()[:2] == [ws.name, "failed"]
+    written = ws.run("pcm", "output", job)
+    assert written.stdout == f"== {ws.name}  failed  exit 7\nfine\n-- stderr\nodd\n\n"
+    why = ws.run("pcm", "why", job, ws.name).stdout
+    assert why.startswith("The service agent ran it: it failed at ")
+    assert " with exit code 7 in under a second: odd.\n" in why
+    waits = ws.run("pcm", "why", later, ws.name).stdout
+    assert "waits for its mandatory time" in waits
+    page = tmp_path / "page.html"
+    assert ws.run("pcm", "report", job, "--html", str(page)).returncode == 0
+    assert "odd" in page.read_text()

@@ -1,0 +1,466 @@
+"""Occurrences are sent when they are due, each as one job, whoever sends them and is killed."""
+
+import asyncio
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import AsyncIterator, Callable, Iterator
+from contextlib import suppress
+from datetime import UTC, datetime, timedelta
+from itertools import count
+from pathlib import Path
+from typing import Any
+
+import pytest
+from sqlalchemy import Engine
+from structlog.testing import capture_logs
+
+from broker import Dispatcher
+from broker.history.accounts import accounts
+from broker.history.collector import Collector, catch_up
+from broker.history.tables import jobs, open_history
+from broker.plans.scheduler import Scheduler
+from broker.plans.schedules import in_force, next_offset, said_since, sent
+from broker.settings import HistorySettings
+from schemas import Command, Job, Schedule, ScheduleRemoval, State, Target, group, workstation
+from schemas.schedule import Occurrence
+from tests.integration.broker.test_dispatcher import declare, drain
+from tests.support.programs import BIN, ROOT
+from tests.support.rabbitmq import Broker, free_port
+from tests.support.workstation import AgentProcess, Program, Workstation, agents_of, follow
+
+NOON = datetime.now(UTC).replace(hour=12, minute=0, second=0, microsecond=0)
+HOUR = timedelta(hours=1)
+MINUTE = timedelta(minutes=1)
+_numbers = count(1)
+
+Add = Callable[..., Any]
+
+
+def make(*targets: Target, **fields: Any) -> Schedule:
+    if "job" not in fields:
+        command = Command(argv=("true",), background=True)
+        fields["job"] = Job(command=command, targets=targets)
+    fields = {
+        "name": f"s-{next(_numbers)}-{os.getpid()}",
+        "repeat": "0 * * * *",
+        "zone": "UTC",
+        "created_at": NOON - timedelta(days=3),
+        **fields,
+    }
+    return Schedule(**fields)
+
+
+@pytest.fixture
+async def add(dispatcher: Dispatcher) -> AsyncIterator[Add]:
+    """Record schedules; they are removed afterwards, for the broker is that of all tests."""
+    names = []
+
+    async def record(schedule: Schedule) -> Schedule:
+        await dispatcher.record(schedule)
+        names.append(schedule.name)
+        return schedule
+
+    yield record
+    for name in names:
+        await dispatcher.record(ScheduleRemoval(name=name))
+
+
+@pytest.fixture
+def ours(node: Broker, tmp_path: Path) -> HistorySettings:
+    return HistorySettings(amqp_url=(node.url,), history_url=f"sqlite:///{tmp_path}/history.db")
+
+
+@pytest.fixture
+def history(ours: HistorySettings) -> Iterator[Engine]:
+    engine = open_history(ours.history_url)
+    yield engine
+    engine.dispose()
+
+
+@pytest.fixture
+def scheduler(ours: HistorySettings, history: Engine) -> Scheduler:
+    return Scheduler(ours, history)
+
+
+@pytest.fixture
+async def queue(node: Broker) -> str:
+    """The queue of a workstation without agents."""
+    name = f"sched-{next(_numbers)}-{os.getpid()}"
+    await declare(node, name)
+    return name
+
+
+def id_of(schedule: Schedule, at: datetime) -> str:
+    return Occurrence(schedule, at.replace(tzinfo=None)).id
+
+
+# What is in force
+
+
+async def test_the_newest_counts_until_it_is_removed(
+    dispatcher: Dispatcher, ours: HistorySettings, history: Engine
+) -> None:
+    first = make(group("x"))
+    second = make(group("x"), name=first.name, repeat="5 * * * *")
+    for record, expected in (
+        (first, first),
+        (second, second),
+        (ScheduleRemoval(name=first.name), None),
+        (first, first),
+        (ScheduleRemoval(name=first.name), None),
+    ):
+        await dispatcher.record(record)
+        await catch_up(ours, history)
+        assert in_force(history).get(first.name) == expected
+
+
+async def test_what_is_said_of_a_schedule_while_it_is_recorded_again_still_counts(
+    dispatcher: Dispatcher, ours: HistorySettings, history: Engine
+) -> None:
+    """As a rebuild of the history does, so that the stream keeps it."""
+    of, other = make(group("x")), make(group("x"))
+    await dispatcher.record(of)
+    await catch_up(ours, history)
+    read = next_offset(history)
+    removal = ScheduleRemoval(name=of.name)
+    for record in (removal, of, other):
+        await dispatcher.record(record)
+    await catch_up(ours, history)
+    assert in_force(history)[of.name] == of
+    assert [said.record for said in said_since(history, read, [of])] == [removal]
+    assert said_since(history, next_offset(history), [of]) == []
+
+
+async def test_a_schedule_over_the_size_limit_is_refused(dispatcher: Dispatcher) -> None:
+    large = Job(command=Command(argv=("echo", "x" * 1024 * 1024)), targets=(group("x"),))
+    with pytest.raises(ValueError, match="over the limit of 1048576"):
+        await dispatcher.record(make(job=large))
+
+
+# Sending
+
+
+async def test_an_occurrence_is_sent_once_whoever_looks(
+    node: Broker, scheduler: Scheduler, ours: HistorySettings, queue: str, add: Add, tmp_path: Path
+) -> None:
+    of = await add(make(workstation(queue), mandatory_after=60))
+    await scheduler.send_due(NOON + MINUTE)
+    await scheduler.send_due(NOON + MINUTE * 2)
+    elsewhere = ours.model_copy(update={"history_url": f"sqlite:///{tmp_path}/another.db"})
+    engine = open_history(elsewhere.history_url)
+    await Scheduler(elsewhere, engine).send_due(NOON + MINUTE * 30)
+    assert await drain(node, queue) == [id_of(of, NOON)]
+    with accounts(engine) as known:
+        (row,) = known.jobs(jobs.c.schedule == of.name)
+    engine.dispose()
+    assert (row.name, row.offer_at) == (of.name, NOON.timestamp())
+    assert row.mandatory_at == (NOON + MINUTE).timestamp()
+
+
+async def test_two_at_the_same_time_send_one_job(
+    node: Broker, ours: HistorySettings, queue: str, add: Add, history: Engine
+) -> None:
+    of = await add(make(workstation(queue)))
+    both = [Scheduler(ours, history), Scheduler(ours, history)]
+    await asyncio.gather(*(each.send_due(NOON + MINUTE) for each in both))
+    assert set(await drain(node, queue)) == {id_of(of, NOON)}
+    await catch_up(ours, history)
+    with accounts(history) as known:
+        assert [row.id for row in known.jobs(jobs.c.schedule == of.name)] == [id_of(of, NOON)]
+
+
+async def test_after_a_downtime_the_last_missed_is_sent_late_or_none(
+    node: Broker, scheduler: Scheduler, queue: str, add: Add
+) -> None:
+    of = await add(make(workstation(queue)))
+    await add(make(workstation(queue), missed="skip"))
+    await scheduler.send_due(NOON + HOUR * 5 + MINUTE * 20)
+    assert await drain(node, queue) == [id_of(of, NOON + HOUR * 5)]
+    await scheduler.send_due(NOON + HOUR * 5 + MINUTE * 40)
+    assert await drain(node, queue) == []
+
+
+async def test_one_that_has_expired_is_not_sent(
+    node: Broker, scheduler: Scheduler, queue: str, add: Add
+) -> None:
+    of = await add(make(workstation(queue), expires_after=600))
+    with capture_logs() as told:
+        for minute in (10, 20):
+            await scheduler.send_due(NOON - timedelta(days=1) + MINUTE * minute)
+    assert await drain(node, queue) == []
+    skipped = [event for event in told if event.get("schedule") == of.name]
+    assert [event["event"] for event in skipped] == ["occurrence.skipped"]
+
+
+async def test_who_cannot_be_reached_is_told_of_and_tried_at_the_next_occurrence(
+    node: Broker, scheduler: Scheduler, queue: str, add: Add
+) -> None:
+    nowhere = f"nowhere-{os.getpid()}"
+    lost = await add(make(workstation(nowhere)))
+    many = await add(make(workstation(queue), workstation(nowhere)))
+    fine = await add(make(workstation(queue)))
+    with capture_logs() as told:
+        await scheduler.send_due(NOON + MINUTE)
+        await scheduler.send_due(NOON + MINUTE * 2)
+    failed = [event for event in told if event["event"] == "occurrence.failed"]
+    (said,) = [event for event in failed if event["schedule"] == lost.name]
+    assert nowhere in said["reason"]
+    (partly,) = [event for event in told if event.get("schedule") == many.name]
+    assert (partly["event"], partly["nobody"]) == ("occurrence.sent", f"workstation:{nowhere}")
+    assert set(await drain(node, queue)) == {id_of(fine, NOON), id_of(many, NOON)}
+    await declare(node, nowhere)
+    await scheduler.send_due(NOON + MINUTE * 3)
+    assert await drain(node, nowhere) == []
+    await scheduler.send_due(NOON + HOUR)
+    assert set(await drain(node, nowhere)) == {id_of(lost, NOON + HOUR), id_of(many, NOON + HOUR)}
+
+
+async def test_a_change_counts_from_when_it_was_made(
+    node: Broker, scheduler: Scheduler, queue: str, add: Add, dispatcher: Dispatcher
+) -> None:
+    former = await add(make(workstation(queue)))
+    changed = NOON + MINUTE * 50
+    new = make(workstation(queue), name=former.name, repeat="*/30 * * * *", created_at=changed)
+    await scheduler.send_due(NOON)
+    await add(new)
+    await scheduler.send_due(changed + MINUTE)
+    assert await drain(node, queue) == [id_of(former, NOON)]
+    await scheduler.send_due(NOON + HOUR)
+    assert await drain(node, queue) == [id_of(new, NOON + HOUR)]
+    await dispatcher.record(ScheduleRemoval(name=former.name))
+    await scheduler.send_due(NOON + HOUR + MINUTE * 30)
+    assert await drain(node, queue) == []
+
+
+async def test_a_clock_that_is_set_doubles_nothing(
+    node: Broker, scheduler: Scheduler, ours: HistorySettings, queue: str, add: Add, history: Engine
+) -> None:
+    of = await add(make(workstation(queue)))
+    for hours in (0, 2, 1, 0, 2, 1, -1):
+        await scheduler.send_due(NOON + HOUR * hours)
+        await Scheduler(ours, history).send_due(NOON + HOUR * hours)
+    expected = [id_of(of, NOON + HOUR * hours) for hours in (0, 2, 1, -1)]
+    assert await drain(node, queue) == expected
+
+
+async def test_what_was_sent_long_ago_is_not_sent_anew(
+    node: Broker, scheduler: Scheduler, queue: str, add: Add
+) -> None:
+    """A workstation that joins later does not get it."""
+    monthly = f"0 12 {NOON.day} * *"
+    of = await add(make(group(queue), repeat=monthly, created_at=NOON - HOUR))
+    await declare(node, f"{queue}-1", queue)
+    await scheduler.send_due(NOON)
+    await declare(node, f"{queue}-2", queue)
+    await scheduler.send_due(NOON + timedelta(days=20))
+    assert await drain(node, f"{queue}-1") == [id_of(of, NOON)]
+    assert await drain(node, f"{queue}-2") == []
+
+
+async def test_while_a_collector_is_at_work_the_history_is_left_to_it(
+    node: Broker, scheduler: Scheduler, ours: HistorySettings, queue: str, add: Add, history: Engine
+) -> None:
+    of = await add(make(workstation(queue)))
+    collector = Collector(ours, history)
+    with capture_logs() as told:
+        work = asyncio.create_task(collector.run())
+        await until(lambda: "collector.keeps_up" in names(told))
+        await scheduler.send_due(NOON)
+        await until(lambda: bool(sent(history, [id_of(of, NOON)])))
+    await Scheduler(ours, history).send_due(NOON)
+    work.cancel()
+    await asyncio.wait({work})
+    assert await drain(node, queue) == [id_of(of, NOON)]
+
+
+async def test_broker_and_database_away_are_told_once_and_waited_for(
+    node: Broker, queue: str, add: Add, tmp_path: Path
+) -> None:
+    of = await add(
+        make(
+            workstation(queue), created_at=datetime.now(UTC) - timedelta(days=2), repeat="0 0 * * *"
+        )
+    )
+    port = free_port()
+    settings = HistorySettings(
+        amqp_url=(node.url.replace(str(node.port), str(port)),),
+        history_url=f"sqlite:///{tmp_path}/away/history.db",
+    )
+    folder = tmp_path / "away" / "history.db"
+    folder.mkdir(parents=True)  # a folder in the place of the file
+    engine = open_lazily(settings.history_url)
+    with capture_logs() as told:
+        work = asyncio.create_task(Scheduler(settings, engine).run())
+        await until(lambda: "scheduler.waits" in names(told))
+        folder.rmdir()
+        await until((tmp_path / "away" / "history.db").is_file)
+        await asyncio.sleep(1)  # the broker is away yet
+        assert not work.done()
+        way = await asyncio.start_server(forwarding(node.port), "127.0.0.1", port)
+        await until(lambda: "scheduler.keeps_up" in names(told))
+        work.cancel()
+        await asyncio.wait({work})
+        way.close()
+    assert names(told).count("scheduler.waits") == 1
+    engine.dispose()
+    midnight = datetime.now(UTC).replace(hour=0, minute=0, second=0, microsecond=0)
+    assert await drain(node, queue) == [id_of(of, midnight)]
+
+
+def open_lazily(url: str) -> Engine:
+    from broker.history.tables import engine_of
+
+    return engine_of(url)
+
+
+def names(told: list[Any]) -> list[str]:
+    return [event["event"] for event in told]
+
+
+async def until(true: Callable[[], bool]) -> None:
+    async with asyncio.timeout(30):
+        while not true():  # noqa: ASYNC110 - what is waited for has no event of ours
+            await asyncio.sleep(0.02)
+
+
+def forwarding(port: int) -> Callable[..., Any]:
+    """Return what makes a server of asyncio a way to another port."""
+
+    async def copy(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        with suppress(OSError):
+            while data := await reader.read(65536):
+                writer.write(data)
+                await writer.drain()
+        writer.close()
+
+    async def accepted(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        there_reader, there_writer = await asyncio.open_connection("127.0.0.1", port)
+        await asyncio.gather(copy(reader, there_writer), copy(there_reader, writer))
+
+    return accepted
+
+
+# Real processes
+
+
+class Service(AgentProcess):
+    """A `pcm schedule run`, and its log."""
+
+    def __init__(
+        self,
+        ws: Workstation,
+        name: str,
+        program: Program = (BIN / "pcm", "schedule"),
+        what: str = "run",
+    ) -> None:
+        history = {"PCM_HISTORY_URL": f"sqlite:///{ws.folder}/history.db"}
+        super().__init__(what, {**ws.environment, **history}, ws.folder / f"{name}.log", program)
+        ws.agents.append(self)  # is ended with them
+
+
+_STRUCK = """
+import sys
+sys.path.insert(0, {root!r})
+from tests.support.sabotage import sabotage
+sabotage({point!r}, {text!r})
+from broker.cli import main
+main()
+"""
+
+
+def struck(point: str, text: str) -> Program:
+    """Return a `pcm` that kills itself at a point."""
+    root = str(ROOT)
+    return (sys.executable, "-c", _STRUCK.format(root=root, point=point, text=text), "schedule")
+
+
+@pytest.mark.parametrize(
+    ("point", "text"),
+    [
+        ("sending", "pcm.jobs background.optional.workstation.{ws}"),
+        ("sent", "pcm.jobs background.optional.workstation.{ws}"),
+        ("sent", "pcm.reports job."),
+    ],
+)
+async def test_killed_in_the_middle_another_one_sends_it(
+    ws: Workstation, dispatcher: Dispatcher, add: Add, tmp_path: Path, point: str, text: str
+) -> None:
+    ran = tmp_path / "ran"
+    script = Command(argv=(f"echo x >> {ran}",), shell=True, background=True)
+    ws.start("service")
+    at = datetime.now(UTC).replace(second=0, microsecond=0)
+    of = await add(
+        make(
+            repeat=f"{at.minute} {at.hour} * * *",
+            created_at=at - HOUR,
+            job=Job(command=script, targets=(ws.target,)),
+        )
+    )
+    first = Service(ws, "struck", struck(point, text.format(ws=ws.name)))
+    assert first.process.wait(30) == -signal.SIGKILL
+    second = Service(ws, "second")
+    second.wait_for("scheduler.keeps_up")
+    assert second.end() == 0
+    job = Occurrence(of, at.replace(tzinfo=None)).job()
+    reports = await follow(dispatcher, job)
+    assert agents_of(reports, State.SUCCEEDED) == {"service"}
+    assert ran.read_text() == "x\n"
+
+
+async def test_a_collector_sends_what_is_due_as_well(
+    ws: Workstation, node: Broker, queue: str, add: Add
+) -> None:
+    at = datetime.now(UTC).replace(second=0, microsecond=0)
+    daily = f"{at.minute} {at.hour} * * *"
+    of = await add(make(workstation(queue), repeat=daily, created_at=at - HOUR))
+    service = Service(ws, "collect", (BIN / "pcm",), "collect")
+    service.wait_for("occurrence.sent")
+    assert service.end() == 0
+    reasons = {event["reason"] for event in service.events("scheduler.waits")}
+    assert reasons <= {"the collector has not caught up"}  # its tables were new
+    assert await drain(node, queue) == [id_of(of, at)]
+
+
+@pytest.mark.timeout(200)
+def test_two_services_and_a_kill_over_the_minute(ws: Workstation) -> None:
+    """The occurrence is sent at its time, and runs once, while one of the two is killed."""
+    environment = {"history_url": f"sqlite:///{ws.folder}/history.db"}
+    ran = ws.folder / "ran"
+    ws.start("service")
+    name = f"minutely-{os.getpid()}"
+    both = [Service(ws, "one"), Service(ws, "two")]
+    for service in both:
+        service.wait_for("scheduler.keeps_up")
+    if time.time() % 60 > 45:  # no time to add it before the minute is over
+        time.sleep(60 - time.time() % 60)
+    added = ws.run(
+        "pcm", "schedule", "add", name, "--repeat", "* * * * *", "--zone", "UTC", "--background",
+        "--to", str(ws.target), "--shell", "--", f"date +%s >> {ran}", **environment,
+    )  # fmt: skip
+    assert added.returncode == 0, added
+    boundary = time.time() // 60 * 60 + 60
+    try:
+        while time.time() < boundary:
+            time.sleep(0.001)
+        both[0].end(signal.SIGKILL)
+        both[1].wait_for("occurrence.sent")
+        deadline = time.monotonic() + 45  # the next occurrence is later
+        while not ran.exists() and time.monotonic() < deadline:
+            time.sleep(0.02)
+    finally:
+        assert ws.run("pcm", "schedule", "remove", name, **environment).returncode == 0
+    assert both[1].end() == 0
+    (at,) = map(int, ran.read_text().split())
+    assert boundary <= at
+    shown = subprocess.run(
+        [BIN / "pcm", "schedule", "next", name],
+        env={**ws.environment, "PCM_HISTORY_URL": environment["history_url"]},
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+    assert (shown.returncode, shown.stderr) == (1, f"pcm: {name}: there is no such schedule\n")

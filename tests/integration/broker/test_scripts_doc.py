@@ -1,0 +1,111 @@
+"""docs/scripts.md: every script in it works, and prints what it says."""
+
+import asyncio
+import re
+import subprocess
+import sys
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+
+import pytest
+
+from broker.settings import BrokerSettings
+from tests.support.programs import pcm
+from tests.support.rabbitmq import Broker
+from tests.support.workstation import Workstation, checked_in
+
+_DOCUMENT = Path("docs/scripts.md").read_text()
+_BLOCK = re.compile(r"^```(\w+) ?(\S*)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
+_HEADING = re.compile(r"^## (.*)$", re.MULTILINE)
+
+
+@dataclass(frozen=True)
+class Block:
+    """A fenced block: its language, the file that it is, its text, and its section."""
+
+    language: str
+    file: str
+    text: str
+    section: str
+
+
+def blocks() -> list[Block]:
+    return [
+        Block(found[1], found[2], found[3], _HEADING.findall(_DOCUMENT[: found.start()])[-1])
+        for found in _BLOCK.finditer(_DOCUMENT)
+    ]
+
+
+def scripts() -> list[tuple[Block, str | None]]:
+    """Return each script, with the output that is shown after it."""
+    pairs = zip(blocks(), [*blocks()[1:], None], strict=True)
+    return [
+        (block, after.text if after and after.language == "text" else None)
+        for block, after in pairs
+        if block.language == "python"
+    ]
+
+
+def files() -> list[Block]:
+    return [block for block in blocks() if block.file]
+
+
+@pytest.fixture
+def ws(node: Broker, tmp_path: Path) -> Workstation:
+    """The workstation of the document."""
+    return Workstation("ws-042", node.url, tmp_path)
+
+
+def test_there_is_something_to_run() -> None:
+    assert len(scripts()) >= 8
+    assert [block.file for block in files()] == ["jobs.yaml", "jobs.toml"]
+
+
+@pytest.mark.parametrize(
+    ("script", "shown"),
+    scripts(),
+    ids=[f"{number} {script.section}" for number, (script, _) in enumerate(scripts(), 1)],
+)
+def test_a_script_does_what_it_says(
+    node: Broker, ws: Workstation, script: Block, shown: str | None
+) -> None:
+    for block in files():
+        (ws.folder / block.file).write_text(block.text)
+    try:
+        started = datetime.now(UTC)
+        ws.start("service", groups="lab")
+        settings = BrokerSettings(amqp_url=(node.url,))
+        asyncio.run(checked_in(settings, ws, since=started))
+        done = subprocess.run(
+            [sys.executable, "-c", script.text],
+            env={**ws.environment, "PCM_SETTLE": "500ms"},
+            cwd=ws.folder,
+            capture_output=True,
+            text=True,
+            timeout=60,
+            check=False,
+        )
+    finally:
+        ws.stop()
+    assert (done.returncode, done.stderr) == (0, "")
+    if shown is not None:
+        assert done.stdout == shown
+
+
+def test_the_files_are_the_same_jobs(tmp_path: Path) -> None:
+    told = []
+    for block in files():
+        (tmp_path / block.file).write_text(block.text)
+        done = pcm("check", str(tmp_path / block.file))
+        assert done.returncode == 0, done.stderr
+        told.append(done.stdout.splitlines()[1:])
+    assert told[0] == told[1]
+
+
+def test_errors_look_as_shown(tmp_path: Path) -> None:
+    text = files()[0].text.replace("30m", "half an hour").replace('"workstation:ws-042"', "ws-042")
+    (tmp_path / "jobs.yaml").write_text(text)
+    told = pcm("check", str(tmp_path / "jobs.yaml")).stderr.replace(f"{tmp_path}/", "    ")
+    assert told in _DOCUMENT
+    assert len(told.splitlines()) == 2

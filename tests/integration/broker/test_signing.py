@@ -1,0 +1,227 @@
+"""Who signs what for administrators: keys, approvals, and what is never signed for others."""
+
+import json
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+
+import pytest
+
+from broker import Dispatcher, DispatcherSettings, stream
+from broker.connection import connect
+from broker.entry import Entry
+from broker.history.tables import open_history
+from broker.plans.scheduler import Scheduler
+from broker.publisher import Publisher
+from broker.settings import HistorySettings
+from broker.signing.signer import Signer
+from schemas import Command, Job, Rollout, Schedule, everyone, workstation
+from tests.support.admin import Admin, check_in, ended
+from tests.support.keys import Keys
+from tests.support.rabbitmq import Broker
+
+
+@pytest.fixture
+def keys(tmp_path: Path) -> Keys:
+    return Keys(tmp_path)
+
+
+@pytest.fixture
+def admin(node: Broker, tmp_path: Path) -> Admin:
+    return Admin(node.url, tmp_path)
+
+
+def test_keys_are_made_and_never_overwritten(admin: Admin, tmp_path: Path) -> None:
+    path = tmp_path / "ada.key"
+    words = ("keygen", "Ada", "--out", str(path), "--target", "group:lab", "--command", "df")
+    made = admin.run(*words, "--no-shell", "--not-after", "2030-01-01T00:00Z")
+    assert made.returncode == 0, made.stderr
+    private, public = path.read_text(), (tmp_path / "ada.pub").read_text()
+    assert path.stat().st_mode & 0o777 == 0o600
+    told = json.loads(public)
+    key = told.pop("key")
+    assert told == {
+        "kind": "trusted_key",
+        "name": "ada",
+        "targets": ["group:lab"],
+        "commands": ["df"],
+        "shell": False,
+        "not_after": "2030-01-01T00:00:00Z",
+    }
+    signer = Signer.load(path)
+    assert signer is not None
+    assert signer.public_text == key
+    again = admin.run("keygen", "ada", "--out", str(path))
+    other = admin.run("keygen", "ada", "--out", str(tmp_path / "other.key"))
+    assert (again.returncode, other.returncode) == (1, 1)
+    assert "is there already; nothing was made" in again.stderr
+    assert not (tmp_path / "other.key").exists()
+    assert (path.read_text(), (tmp_path / "ada.pub").read_text()) == (private, public)
+    wrong = admin.run("keygen", "bob", "--out", str(tmp_path / "bob.key"), "--target", "lab")
+    assert wrong.returncode == 2
+    assert wrong.stderr.startswith("pcm: --target: 'lab' is no target")
+    assert not (tmp_path / "bob.key").exists()
+
+
+async def test_a_job_is_saved_approved_and_sent_as_it_was_signed(
+    admin: Admin, keys: Keys, tmp_path: Path
+) -> None:
+    keys.trust("ada"), keys.trust("bob")
+    ada, bob = (str(keys.private[name]) for name in ("ada", "bob"))
+    name = f"ws-{tmp_path.name}"[:60].replace("_", "-")
+    await admin.declare(name)
+    await admin.tell([check_in(name)])
+    file = tmp_path / "job.json"
+    words = ("send", "--to", f"workstation:{name}", "--save", str(file), "--", "df", "-h")
+    unsigned = admin.run(*words)
+    assert (unsigned.returncode, file.exists()) == (2, False)
+    assert "PCM_SIGNING_KEY: is not set" in unsigned.stderr
+    saved = admin.run(*words, signing_key=ada)
+    assert saved.returncode == 0, saved.stderr
+    over = admin.run(*words, signing_key=ada)
+    assert (over.returncode, over.stderr) == (2, f"pcm: --save: {file}: File exists\n")
+    twice = admin.run("approve", str(file), "--yes", signing_key=ada)
+    assert "ada has signed it already" in twice.stderr
+    trusting = {"trusted_keys": str(keys.folder)}
+    approved = admin.run("approve", str(file), "--yes", signing_key=bob, **trusting)
+    assert approved.returncode == 0, approved.stderr
+    for text in ("df -h", f"workstation:{name}", "ada (verified)"):
+        assert text in approved.stdout
+    checked = admin.run("check", str(file))
+    assert checked.stdout.startswith(f"{file}: 1 job\n  foreground.optional   df -h  to ")
+    mixed = admin.run("send", "--file", str(file), "--name", "other")
+    assert mixed.returncode == 2
+    sent = admin.run("send", "--file", str(file))
+    assert sent.returncode == 0, sent.stderr
+    shown = json.loads(admin.run("show", sent.stdout.strip(), "--json", **trusting).stdout)
+    assert [(one["name"], one["verified"]) for one in shown["signatures"]] == [
+        ("ada", True),
+        ("bob", True),
+    ]
+    (keys.folder / "bob.pub").unlink()
+    text = admin.run("show", sent.stdout.strip(), **trusting).stdout
+    assert "ada (verified), bob (key " in text
+    assert "NOT VERIFIED" in text
+    assert "not checked: no PCM_TRUSTED_KEYS" in admin.run("show", sent.stdout.strip()).stdout
+    # A letter that is changed in the file is seen by whoever checks.
+    file.write_text(file.read_text().replace('df\\"', 'rm\\"'))
+    keys.trust("cleo")
+    altered = admin.run(
+        "approve", str(file), "--yes", signing_key=str(keys.private["cleo"]), **trusting
+    )
+    assert "the signature of ada is not of this message" in altered.stdout
+
+
+@pytest.mark.parametrize(
+    ("content", "said"),
+    [
+        ("no json", "is no job that pcm send --save wrote"),
+        ('{"kind": "signed_job"}', "text: Field required"),
+        ('{"kind": "signed_job", "text": "{}"}', "command: Field required"),
+        (None, "No such file"),
+    ],
+)
+def test_what_cannot_be_approved_is_told_in_a_line(
+    admin: Admin, keys: Keys, tmp_path: Path, content: str | None, said: str
+) -> None:
+    keys.make("ada")
+    file = tmp_path / "job.json"
+    if content is not None:
+        file.write_text(content)
+    done = admin.run("approve", str(file), "--yes", signing_key=str(keys.private["ada"]))
+    assert done.returncode == 2
+    assert said in done.stderr
+    assert len(done.stderr.splitlines()) == 1
+
+
+async def test_what_others_recorded_is_not_signed_for_them(
+    admin: Admin, keys: Keys, settings: DispatcherSettings, tmp_path: Path
+) -> None:
+    """A stolen password can write into the stream: a job to rerun, a rollout, a schedule."""
+    keys.make("ada"), keys.trust("bob")
+    name = f"ws-{tmp_path.name}"[:60].replace("_", "-")
+    await admin.declare(name)
+    now = datetime.now(UTC)
+    command, targets = Command(argv=("true",), background=True), (workstation(name),)
+    forged, trusted = (Job(command=command, targets=targets) for _ in range(2))
+    rollout = Rollout(job=forged, waves=((name,),))
+    schedules = [
+        Schedule(
+            name=f"{prefix}-{tmp_path.name}"[:60],
+            repeat="* * * * *",
+            zone="UTC",
+            job=forged,
+            created_at=now - timedelta(minutes=2),
+        )
+        for prefix in ("forged", "trusted", "own")
+    ]
+    await admin.tell([check_in(name), forged, ended(forged, name, 1)])
+    signing = {"signing_key": keys.private["ada"], "trusted_keys": keys.folder}
+    by_bob = settings.model_copy(update={"signing_key": keys.private["bob"]})
+    async with Dispatcher.connect(by_bob) as dispatcher:
+        await dispatcher.dispatch(trusted)
+        await dispatcher.record(schedules[1])
+    await admin.tell([ended(trusted, name, 1)])
+    async with Dispatcher.connect(settings) as dispatcher:
+        await dispatcher.record(rollout)
+        await dispatcher.record(schedules[0])
+    async with Dispatcher.connect(settings.model_copy(update=signing)) as dispatcher:
+        await dispatcher.record(schedules[2])
+    told = {key: str(path) for key, path in signing.items()}
+    for words in (("rerun", forged.id), ("rollout", "resume", rollout.id)):
+        done = admin.run(*words, **told)
+        assert done.returncode == 1
+        assert "it is not signed; nothing was sent" in done.stderr
+        assert len(done.stderr.splitlines()) == 1
+    again = admin.run("rerun", trusted.id, **told)
+    assert again.returncode == 0, again.stderr
+    assert admin.run("rerun", forged.id).returncode == 0  # who signs nothing, signs nothing for it
+    history = HistorySettings(
+        amqp_url=settings.amqp_url,
+        history_url=admin.environment["PCM_HISTORY_URL"],
+        signing_key=keys.private["ada"],
+        trusted_keys=keys.folder,
+    )
+    engine = open_history(history.history_url)
+    try:
+        await Scheduler(history, engine).send_due(now)
+    finally:
+        engine.dispose()
+    jobs = json.loads(admin.run("jobs", "--json").stdout)
+    sent = {row["schedule"] for row in jobs if row.get("schedule")}
+    assert sent & {schedule.name for schedule in schedules} == {
+        schedule.name for schedule in schedules[1:]
+    }
+
+
+async def test_what_is_recorded_again_keeps_its_signatures(
+    keys: Keys, settings: DispatcherSettings, tmp_path: Path
+) -> None:
+    """As a rebuild of the history does with schedules: it makes nothing its own."""
+    keys.make("ada"), keys.make("bob")
+    job = Job(command=Command(argv=("true",)), targets=(everyone,))
+    signed, unsigned = (
+        Schedule(name=f"{word}-{tmp_path.name}"[:60], repeat="0 2 * * *", job=job)
+        for word in ("signed", "unsigned")
+    )
+    by_bob, by_ada = (
+        settings.model_copy(update={"signing_key": keys.private[name]}) for name in ("bob", "ada")
+    )
+    names = {signed.name.encode(), unsigned.name.encode()}
+
+    async def recorded() -> list[Entry]:
+        async with connect(settings, "test") as connection:
+            publisher = await Publisher.open(connection)
+            entries = stream.read_all(connection, publisher, None)
+            return [one async for one in entries if any(name in one.body for name in names)]
+
+    async with Dispatcher.connect(by_bob) as dispatcher:
+        await dispatcher.record(signed)
+    async with Dispatcher.connect(settings) as dispatcher:
+        await dispatcher.record(unsigned)
+    first = await recorded()
+    async with Dispatcher.connect(by_ada) as dispatcher:
+        for schedule, entry in zip((signed, unsigned), first, strict=True):
+            await dispatcher.record_again(schedule, entry)
+    told = [(entry.body, entry.signatures) for entry in await recorded()]
+    assert told == told[:2] * 2
+    assert ["bob" in signatures for _, signatures in told[:2]] == [True, False]

@@ -1,0 +1,58 @@
+"""What tests say to agents besides jobs, and hear of them besides reports."""
+
+import asyncio
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+
+from broker import DispatcherSettings, stream, topology
+from broker.connection import connect
+from broker.entry import Entry
+from broker.publisher import Publisher
+from schemas import CheckIn, Pause
+from tests.support.workstation import Workstation
+
+_LIMIT = 30.0
+
+
+async def publish(settings: DispatcherSettings, key: str, body: bytes, kind: str) -> None:
+    """Publish to the agents."""
+    async with connect(settings, "test") as connection:
+        publisher = await Publisher.open(connection)
+        await publisher.publish(topology.JOBS, key, body, kind=kind, unroutable_fails=True)
+
+
+async def pause(
+    settings: DispatcherSettings, ws: Workstation, *, paused: bool = True, **fields: object
+) -> Pause:
+    """Pause a workstation, or let it go on."""
+    said = Pause(workstation=ws.name, paused=paused, **fields)  # type: ignore[arg-type]
+    await publish(settings, topology.pause_key(ws.name), said.body(), "pause")
+    return said
+
+
+class CheckIns:
+    """The check-ins of a workstation, as they come."""
+
+    def __init__(self, entries: AsyncIterator[Entry], ws: Workstation) -> None:
+        self._entries = entries
+        self._ws = ws
+
+    async def next(self, agent: str = "service") -> CheckIn:
+        """Wait for an agent's next check-in."""
+        async with asyncio.timeout(_LIMIT):
+            async for entry in self._entries:
+                for record in entry.records():
+                    if (
+                        isinstance(record, CheckIn)
+                        and record.workstation == self._ws.name
+                        and record.agent == agent
+                    ):
+                        return record
+        raise AssertionError("the stream ended")
+
+
+@asynccontextmanager
+async def check_ins(settings: DispatcherSettings, ws: Workstation) -> AsyncIterator[CheckIns]:
+    """Listen to a workstation's check-ins, from the first that there is."""
+    async with connect(settings, "test") as connection, stream.read(connection, None) as entries:
+        yield CheckIns(entries, ws)

@@ -1,0 +1,108 @@
+"""What both programs say of themselves, and of a command line that is wrong."""
+
+import os
+import re
+import subprocess
+from importlib.metadata import version
+
+import pytest
+
+from broker.cli import COMMANDS
+from tests.support.programs import BIN, NOWHERE, ROOT, pcm
+from tests.support.terminal import OnTerminal
+
+ENVIRONMENT = {"PATH": os.environ["PATH"], "HOME": "/nonexistent"}
+HELPS = [
+    ("pcm",),
+    ("pcm-agent",),
+    ("pcm-agent", "interactive"),
+    *(("pcm", name) for name, module in COMMANDS.items() if name == module),
+    ("pcm", "forget"),
+    ("pcm", "schedule", "add"),
+    ("pcm", "rollout", "abort"),
+]
+
+
+@pytest.mark.parametrize("words", HELPS, ids=" ".join)
+@pytest.mark.parametrize("size", [(80, 24), (120, 40)])
+def test_help_is_as_wide_as_the_terminal(words: tuple[str, ...], size: tuple[int, int]) -> None:
+    program, *others = words
+    terminal = OnTerminal([BIN / program, *others, "--help"], ENVIRONMENT, *size)
+    assert terminal.end() == 0
+    lines = terminal.screen.shown
+    assert [line for line in lines if len(line) > size[0]] == []
+
+
+def test_settings_are_a_table() -> None:
+    terminal = OnTerminal([BIN / "pcm-agent", "--help"], ENVIRONMENT, 80, 24)
+    assert terminal.end() == 0
+    lines = terminal.screen.shown
+    at = next(at for at, line in enumerate(lines) if line.startswith("  PCM_QUEUE_EXPIRES "))
+    assert lines[at + 1].startswith(" " * 24 + "stays away")
+
+
+@pytest.mark.parametrize("program", ["pcm", "pcm-agent"])
+def test_the_readme_has_each_setting_in_its_program_s_table(program: str) -> None:
+    readme = (ROOT / "README.md").read_text()
+    settings = readme.split("### Settings")[1]
+    agents, administrators = re.findall(r"(?:^\|.*\n)+", settings, re.MULTILINE)
+    table = agents + administrators if program == "pcm" else agents
+    done = subprocess.run(
+        [BIN / program, "--help"], capture_output=True, text=True, timeout=60, check=True
+    )
+    told = set(re.findall(r"^  (PCM_\w+) ", done.stdout, re.MULTILINE))
+    assert told <= set(re.findall(r"`(PCM_\w+)`", table))
+    assert "None" not in done.stdout
+    assert done.stdout.count("(default:") == len(told)
+
+
+@pytest.mark.parametrize("program", ["pcm", "pcm-agent"])
+def test_the_version_is_told(program: str) -> None:
+    done = subprocess.run(
+        [BIN / program, "--version"], capture_output=True, text=True, timeout=60, check=True
+    )
+    assert done.stdout == f"{program} {version('package-command-manager')}\n"
+
+
+@pytest.mark.parametrize(
+    ("words", "told"),
+    [
+        (["send", "echo", "hi"], "send: echo hi: put -- before the command: -- echo hi"),
+        (["send", "--to", "all", "ls", "-l"], "send: ls -l: put -- before the command: -- ls -l"),
+        (["send", "--nonsense"], "send: unrecognized arguments: --nonsense"),
+        (["jobs", "x"], "jobs: unrecognized arguments: x"),
+        (
+            ["send", "--to", "all", "--give-up-after", "3s", "--", "x"],
+            "--give-up-after: says how long to watch: give --wait, too",
+        ),
+        (
+            ["rerun", "x", "--give-up-after", "3s"],
+            "--give-up-after: says how long to watch: give --wait, too",
+        ),
+        (
+            ["send", "--to", "all", "--expires-at", "-1h", "--", "x"],
+            "--expires-at: '-1h' is no time: write 2026-11-30T02:00Z, +10m, now, or '2026-11-30T02:00 local'",
+        ),
+        (
+            ["send", "--to", "all", "--mandatory-at", "2040-01-01T00:00 local", "--expires-at",
+             "2040-01-02T00:00Z", "--", "x"],
+            "--mandatory-at, --expires-at: all must be instants, or all wall-clock times",
+        ),
+    ],
+)  # fmt: skip
+def test_what_is_wrong_is_told_in_the_words_of_the_command_line(
+    words: list[str], told: str
+) -> None:
+    done = pcm(*words)
+    assert (done.returncode, done.stdout, done.stderr) == (2, "", f"pcm: {told}\n")
+
+
+def test_topology_says_what_it_wants() -> None:
+    done = pcm("topology")
+    assert done.returncode == 2
+    assert done.stderr.endswith("required: show|apply\n")
+
+
+def test_one_field_is_one_field() -> None:
+    done = pcm("schedule", "add", "x", "--to", "all", "--repeat", "x", "--", "true", url=NOWHERE)
+    assert "has 1 field, not 5" in done.stderr

@@ -1,0 +1,465 @@
+"""How the stream's entries become the history's rows, in SQLite and in PostgreSQL."""
+
+import json
+import random
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from sqlalchemy import Engine, select
+
+from broker.entry import Entry
+from broker.history import reader, tables
+from broker.history.accounts import STATES, JobRow, Pair, accounts
+from broker.history.fleet import fleet
+from broker.history.fold import Fold
+from broker.history.place import place_in
+from broker.history.reader import rebuild
+from broker.history.tables import open_history
+from schemas import (
+    Cancellation,
+    CheckIn,
+    Command,
+    Departure,
+    Facts,
+    Job,
+    Message,
+    Output,
+    Pause,
+    Report,
+    Result,
+    State,
+    Target,
+    everyone,
+    group,
+    workstation,
+)
+from schemas.report import final_id
+from tests.support.postgresql import schema
+
+NOW = datetime(2026, 11, 23, 12, tzinfo=UTC)
+PAUSE = Pause(workstation="ws-2", paused=True, reason="exam", sender="ada@hq", created_at=NOW)
+
+
+@pytest.fixture(params=["sqlite", "postgresql"])
+def url(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[str]:
+    if request.param == "sqlite":
+        yield f"sqlite:///{tmp_path}/history.db"
+    else:
+        with schema() as made:
+            yield made
+
+
+@pytest.fixture
+def history(url: str) -> Iterator[Engine]:
+    engine = open_history(url)
+    yield engine
+    engine.dispose()
+
+
+def fold(engine: Engine, messages: Sequence[Message], first: int = 0, cut: int = 1000) -> None:
+    """Fold messages that stand in the stream from an offset on, some in a transaction."""
+    entries = [
+        Entry(first + place, getattr(message, "kind"), "", message.body(), "guest")  # noqa: B009
+        for place, message in enumerate(messages)
+    ]
+    for start in range(0, len(entries), cut):
+        with engine.begin() as connection:
+            taken = Fold(connection)
+            taken.add(entries[start : start + cut])
+            taken.flush()
+
+
+def check_in(name: str, *groups: str, agent: str = "service", **more: Any) -> CheckIn:
+    interval = timedelta(minutes=15)
+    return CheckIn(workstation=name, agent=agent, groups=groups, interval=interval, at=NOW, **more)
+
+
+def job(*targets: Target, **more: Any) -> Job:
+    more.setdefault("created_at", NOW)
+    return Job(command=Command(argv=("true",), background=True), targets=targets, **more)
+
+
+def report(of: Job, name: str, state: State, after: float = 0.0, **more: Any) -> Report:
+    if state.final:
+        more.setdefault("id", final_id(of.id, name))
+    if state is State.SUCCEEDED:
+        more.setdefault("result", result(0))
+    return Report(
+        job_id=of.id,
+        workstation=name,
+        agent="service",
+        state=state,
+        at=NOW + timedelta(seconds=after),
+        **more,
+    )
+
+
+def result(exit_code: int, error: str = "") -> Result:
+    return Result(
+        exit_code=exit_code,
+        duration=timedelta(seconds=1),
+        max_memory=1,
+        stderr=Output(head=error.encode()),
+    )
+
+
+def states(engine: Engine, of: Job, at: datetime = NOW) -> dict[str, str]:
+    with accounts(engine, at.timestamp()) as asked:
+        return {pair.workstation: pair.state for pair in asked.pairs(of.id)}
+
+
+def content(engine: Engine) -> dict[str, list[Any]]:
+    """Return all that a history holds."""
+    with engine.connect() as connection:
+        return {
+            table.name: sorted(map(tuple, connection.execute(select(table)).all()), key=repr)
+            for table in tables.CONTENT
+        }
+
+
+def test_each_workstation_is_in_exactly_one_state_and_they_add_up(history: Engine) -> None:
+    names = [f"ws-{number}" for number in range(20)]
+    sent = job(everyone, workstation("stranger"), expires_at=NOW + timedelta(days=1))
+    told = [State.RECEIVED, State.OFFERED, State.POSTPONED, State.ACCEPTED, State.STARTED]
+    told += [state for state in State if state.final]
+    told += [State.DECLINED]
+    stories = [report(sent, name, state) for name, state in zip(names, told, strict=False)]
+    fold(history, [*(check_in(name) for name in names), sent, *stories])
+    with accounts(history, NOW.timestamp()) as asked:
+        row = asked.find(sent.id)
+        pairs = asked.pairs(sent.id)
+    assert row.counts == Counter(pair.state for pair in pairs)
+    assert row.counts.total() == len({pair.workstation for pair in pairs}) == 21
+    assert set(row.counts) <= set(STATES)
+    expected = {name: str(state) for name, state in zip(names, told, strict=False)}
+    silent = dict.fromkeys(names[len(told) :], "queued")
+    assert states(history, sent) == {**expected, **silent, "stranger": "unreachable"}
+
+
+def test_who_never_reported_is_expired_or_cancelled_when_the_job_is(history: Engine) -> None:
+    expiring = job(everyone, expires_at=NOW + timedelta(hours=1))
+    withdrawn = job(everyone)
+    partly = job(everyone)
+    fold(
+        history,
+        [
+            check_in("on"),
+            check_in("off"),
+            *(expiring, withdrawn, partly),
+            report(expiring, "on", State.SUCCEEDED),
+            report(withdrawn, "on", State.STARTED),
+            Cancellation(job_id=withdrawn.id, reason="no", sender="ada@hq", created_at=NOW),
+            Cancellation(job_id=partly.id, workstations=("off",), created_at=NOW),
+        ],
+    )
+    assert states(history, expiring) == {"on": "succeeded", "off": "queued"}
+    later = NOW + timedelta(hours=2)
+    assert states(history, expiring, later) == {"on": "succeeded", "off": "expired"}
+    assert states(history, withdrawn) == {"on": "started", "off": "cancelled"}
+    assert states(history, partly) == {"on": "queued", "off": "queued"}
+    with accounts(history, later.timestamp()) as asked:
+        row = asked.find(withdrawn.id)
+        found = asked.jobs(asked.has_state(["expired"]))
+    assert (row.cancelled_by, row.cancel_reason) == ("ada@hq", "no")
+    assert [each.id for each in found] == [expiring.id]
+
+
+def test_a_job_is_for_those_who_were_there_when_it_was_sent(history: Engine) -> None:
+    before, after = job(group("lab")), job(group("lab"), workstation("ws-3"))
+    fold(
+        history,
+        [
+            *(check_in("ws-1", "lab"), check_in("ws-2", "office"), before),
+            *(check_in("ws-3", "office"), check_in("ws-2", "lab"), check_in("ws-1"), after),
+        ],
+    )
+    assert states(history, before) == {"ws-1": "queued"}
+    assert states(history, after) == {"ws-2": "queued", "ws-3": "queued"}
+
+
+def test_the_order_of_reports_does_not_matter_nor_does_a_second_copy(
+    tmp_path_factory: pytest.TempPathFactory,
+) -> None:
+    engines: list[Engine] = []
+
+    @given(data=st.data())
+    def check(data: st.DataObject) -> None:
+        sent = [job(everyone), job(workstation("ws-1"))]
+        told = data.draw(
+            st.lists(
+                st.builds(
+                    lambda of, name, state, after: report(sent[of], name, state, after),
+                    st.integers(0, 1),
+                    st.sampled_from(["ws-1", "ws-2"]),
+                    st.sampled_from([state for state in State if not state.final]),
+                    st.integers(-5, 5),
+                ),
+                max_size=12,
+            )
+        )
+        finals = data.draw(
+            st.lists(st.tuples(st.integers(0, 1), st.sampled_from(["ws-1", "ws-2"])), unique=True)
+        )
+        # A start and an end are told once, or by one agent in their order.
+        starts = {(each.job_id, each.workstation): each for each in told if _starts(each)}
+        told = [each for each in told if not _starts(each)] + list(starts.values())
+        told += [report(sent[of], name, State.SUCCEEDED) for of, name in finals]
+        seen = []
+        for engine in engines:
+            rebuild(engine)
+            order = data.draw(st.permutations(told + told[: len(told) // 2]))
+            cut = data.draw(st.integers(1, 5))
+            fold(engine, [check_in("ws-1"), check_in("ws-2"), *sent])
+            # Where a report stands in the stream decides only between equal times.
+            by_time = sorted(order, key=lambda each: each.at)
+            fold(engine, order if data.draw(st.booleans()) else by_time, first=10, cut=cut)
+            with accounts(engine, NOW.timestamp()) as asked:
+                seen.append(
+                    [
+                        (of.id, pair.workstation, _class(pair), pair.at)
+                        for of in sent
+                        for pair in sorted(asked.pairs(of.id), key=lambda each: each.workstation)
+                    ]
+                )
+                events = [
+                    len(asked.events(of.id, name)) for of in sent for name in ("ws-1", "ws-2")
+                ]
+            assert sum(events) == len({each.id for each in told})
+        assert seen[0] == seen[1]
+
+    engines += [
+        open_history(f"sqlite:///{tmp_path_factory.mktemp('history')}/history.db") for _ in range(2)
+    ]
+    check()
+
+
+def _starts(told: Report) -> bool:
+    return told.state is State.STARTED
+
+
+def _class(pair: Pair) -> str:
+    """Return a state, or that it is one of those between which only equal times decide."""
+    return pair.state if pair.state in {"queued", "received", "started", "succeeded"} else "asked"
+
+
+def test_how_the_stream_is_cut_up_does_not_matter(history: Engine) -> None:
+    chance = random.Random(7)
+    names = [f"ws-{number}" for number in range(8)]
+    messages: list[Message] = [check_in(name, chance.choice(["lab", "hq"])) for name in names]
+    sent: list[Job] = []
+    for _ in range(300):
+        kind = chance.random()
+        if kind < 0.1 or not sent:
+            sent.append(job(chance.choice([everyone, group("lab"), workstation("ws-2")])))
+            messages.append(sent[-1])
+        elif kind < 0.2:
+            messages.append(check_in(chance.choice(names), chance.choice(["lab", "hq"])))
+        elif kind < 0.23:
+            messages.append(Departure(workstation=chance.choice(names), created_at=NOW))
+        elif kind < 0.26:
+            messages.append(Cancellation(job_id=chance.choice(sent).id, created_at=NOW))
+        else:
+            state = chance.choice(list(State))
+            about = report(chance.choice(sent), chance.choice(names), state, chance.random())
+            messages.append(about)
+    fold(history, messages)
+    whole = content(history)
+    assert len(whole["outcomes"]) > 50
+    for cut in (1, 7, 50):
+        rebuild(history)
+        assert not any(content(history).values())
+        fold(history, messages, cut=cut)
+        assert content(history) == whole
+
+
+def test_a_final_state_is_final_whatever_the_clocks_say(history: Engine) -> None:
+    sent = job(workstation("ws-1"))
+    fold(
+        history,
+        [
+            check_in("ws-1"),
+            sent,
+            report(sent, "ws-1", State.FAILED, -3600, result=result(3, "E: no\nmore")),
+            report(sent, "ws-1", State.STARTED, 7200),
+            report(sent, "ws-1", State.EXPIRED, 9000, id="of-another-make"),
+        ],
+    )
+    with accounts(history, NOW.timestamp()) as asked:
+        (pair,) = asked.pairs(sent.id)
+        (failure,) = asked.failures(sent.id)
+        assert len(asked.events(sent.id, "ws-1")) == 3
+        assert dict(asked.results(sent.id))["ws-1"].exit_code == 3
+    assert (pair.state, pair.exit_code, pair.line) == ("failed", 3, "E: no")
+    assert (failure.count, failure.example, failure.exit_code) == (1, "ws-1", 3)
+
+
+def test_a_report_of_another_job_with_the_id_changes_nothing(history: Engine) -> None:
+    sent = job(workstation("ws-1"))
+    fold(history, [sent, report(sent, "ws-1", State.SUCCEEDED)])
+    fold(history, [report(sent, "ws-1", State.CONFLICT, 60)], first=9)
+    assert states(history, sent) == {"ws-1": "succeeded"}
+
+
+def test_reports_of_a_job_that_is_not_known_make_it_known(history: Engine) -> None:
+    lost = job(workstation("ws-1"))
+    fold(history, [report(lost, "ws-1", State.STARTED)])
+    assert states(history, lost) == {"ws-1": "started"}
+    with accounts(history) as asked:
+        assert asked.body(lost.id) is None
+    fold(history, [lost], first=5)
+    with accounts(history) as asked:
+        assert asked.body(lost.id) == lost
+        assert asked.find(lost.id[:20]).command == "true"
+
+
+def test_a_workstation_that_is_forgotten_is_unreachable_until_it_speaks(history: Engine) -> None:
+    done, waits, runs = job(everyone), job(everyone), job(everyone)
+    fold(
+        history,
+        [
+            *(check_in("ws-1"), done, waits, runs),
+            report(done, "ws-1", State.SUCCEEDED),
+            report(runs, "ws-1", State.STARTED),
+            Departure(workstation="ws-1", sender="ada@hq", created_at=NOW),
+        ],
+    )
+    found = [states(history, each)["ws-1"] for each in (done, waits, runs)]
+    assert found == ["succeeded", "unreachable", "unreachable"]
+    with fleet(history) as asked:
+        assert asked.workstations() == []
+        assert asked.groups() == {}
+    fold(history, [report(runs, "ws-1", State.INTERRUPTED), check_in("ws-1")], first=20)
+    assert states(history, runs)["ws-1"] == "interrupted"
+    assert states(history, waits)["ws-1"] == "unreachable"
+
+
+def test_the_fleet_is_as_it_last_checked_in(history: Engine) -> None:
+    facts = Facts(os="linux", arch="x86_64", release="debian-12", memory=2**33)
+    waits = job(everyone)
+    fold(
+        history,
+        [
+            check_in("ws-1", "lab", facts=facts, program="0.1.0", windows="Sun 02:00-06:00"),
+            check_in("ws-1", "user-said-so", agent="interactive-ada", facts=facts),
+            check_in("ws-2", "lab", "hq", up=False, facts=facts),
+            check_in("ws-2", "hq", pause=PAUSE, facts=facts),
+            waits,
+        ],
+    )
+    with fleet(history, NOW.timestamp()) as asked:
+        first, second = asked.workstations()
+        assert (first.groups, second.groups) == (("lab",), ("hq",))  # the service's count
+        assert [each.agent for each in first.agents] == ["service", "interactive-ada"]
+        assert (first.os, first.memory, first.waiting) == ("linux", 2**33, 1)
+        assert second.agents[0].status(asked.now) == "paused"
+        assert (second.agents[0].paused_by, second.agents[0].pause_reason) == ("ada@hq", "exam")
+        assert first.agents[0].status(asked.now) == "up"
+        assert first.agents[0].status(asked.now + 3600) == "missing"
+        assert asked.reached(job(group("hq"), workstation("ws-1"))) == ["ws-1", "ws-2"]
+        assert asked.reached(job(everyone, excluded=(group("lab"),))) == ["ws-2"]
+        assert [row.name for row in asked.workstations(group="lab")] == ["ws-1"]
+
+
+def test_ids_may_be_cut_short_where_that_is_clear(history: Engine) -> None:
+    sent = [job(everyone, id=f"job-{letter}") for letter in "abc"]
+    fold(history, sent)
+    from broker.history.accounts import UnknownId
+
+    with accounts(history) as asked:
+        assert asked.find("job-b").id == "job-b"
+        with pytest.raises(UnknownId, match="more than one"):
+            asked.find("job-")
+        with pytest.raises(UnknownId, match="no such job"):
+            asked.find("jo%")
+        newest: list[JobRow] = asked.jobs(most=2)
+        assert [row.id for row in newest] == ["job-c", "job-b"]
+
+
+def test_what_cannot_be_read_is_passed_over(history: Engine) -> None:
+    sent = job(workstation("ws-1"))
+    good = report(sent, "ws-1", State.SUCCEEDED).body()
+    body = b"\n".join((b"{", json.dumps({"kind": "report"}).encode(), good))
+    with history.begin() as connection:
+        taken = Fold(connection)
+        taken.add([Entry(0, "report", "", body, "guest"), Entry(1, "other", "", b"\xff", "guest")])
+        taken.flush()
+    assert states(history, sent) == {"ws-1": "succeeded"}
+
+
+CHECK_IN = b'{"kind":"check_in","workstation":"x","agent":"service","interval":1,%s}'
+FAILED = b'{"kind":"report","job_id":"j","workstation":"x","agent":"service","state":"failed",%s}'
+RESULT = FAILED % b'"result":{"duration":1,"max_memory":1,%s}'
+NUMBERS = [b"1" + b"0" * 30, b"1" + b"0" * 400]
+BODIES = [
+    *(CHECK_IN % b'"facts":{"memory":%s}' % number for number in NUMBERS),
+    *(CHECK_IN % b'"waiting":%s' % number for number in NUMBERS),
+    *(CHECK_IN.replace(b"1,%s", number) for number in NUMBERS),
+    *(RESULT % b'"exit_code":%s' % number for number in NUMBERS),
+    *(RESULT % b'"signal":%s' % number for number in NUMBERS),
+    *(FAILED % b'"result":{"duration":%s,"max_memory":1}' % number for number in NUMBERS),
+    RESULT % b'"stdout":{"head":{"base64":null}}',
+    FAILED % b'"reason":"a\\u0000b"',
+    FAILED % b'"id":"%s"' % (b"i" * 100_000),
+]
+
+
+@pytest.mark.parametrize("body", BODIES, ids=range(len(BODIES)))
+def test_hostile_entries_cost_themselves_alone(history: Engine, body: bytes) -> None:
+    sent = job(workstation("ws-1"))
+    kind = json.loads(body[: body.index(b",")] + b"}")["kind"]
+    entries = [
+        Entry(0, "job", "", sent.body(), "guest"),
+        Entry(1, kind, "", body, "guest"),
+        Entry(2, "report", "", report(sent, "ws-1", State.SUCCEEDED).body(), "guest"),
+    ]
+    with history.begin() as connection:
+        place = reader.store(connection, place_in(connection), entries)
+    assert place.next_offset == 3
+    assert states(history, sent) == {"ws-1": "succeeded"}
+
+
+def test_answers_are_of_one_moment(url: str) -> None:
+    ours, theirs = open_history(url), open_history(url)
+    sent = job(workstation("ws-1"))
+    fold(ours, [check_in("ws-1"), sent])
+    with accounts(ours, NOW.timestamp()) as asked:
+        assert asked.counts([sent.id])[sent.id] == {"queued": 1}
+        fold(theirs, [report(sent, "ws-1", State.RECEIVED)], first=5)
+        assert asked.counts([sent.id])[sent.id] == {"queued": 1}
+    assert states(ours, sent) == {"ws-1": "received"}
+    ours.dispose()
+    theirs.dispose()
+
+
+def test_who_is_left_out_is_told_at_once(history: Engine) -> None:
+    sent = job(everyone, workstation("stranger"), excluded=(group("lab"), workstation("stranger")))
+    fold(history, [check_in("ws-1", "lab"), check_in("ws-2"), sent])
+    assert states(history, sent) == {
+        "ws-1": "not_applicable",
+        "ws-2": "queued",
+        "stranger": "not_applicable",
+    }
+
+
+def test_what_was_started_after_a_departure_runs(history: Engine) -> None:
+    sent = job(workstation("ws-1"))
+    gone = Departure(workstation="ws-1", created_at=NOW)
+    fold(history, [check_in("ws-1"), sent, report(sent, "ws-1", State.RECEIVED), gone])
+    assert states(history, sent) == {"ws-1": "unreachable"}
+    fold(history, [report(sent, "ws-1", State.STARTED, -9000)], first=9)
+    assert states(history, sent) == {"ws-1": "started"}
+
+
+def test_a_job_that_reached_nobody_is_no_job(history: Engine) -> None:
+    sent, heard = job(workstation("ws-1")), job(workstation("ws-1"))
+    unsent = [Cancellation(job_id=each.id, unsent=True, created_at=NOW) for each in (sent, heard)]
+    fold(history, [sent, heard, report(heard, "ws-1", State.RECEIVED), *unsent])
+    with accounts(history) as asked:
+        assert [row.id for row in asked.jobs()] == [heard.id]
+        assert asked.pairs(sent.id) == []

@@ -1,0 +1,701 @@
+"""Why a job is where it is on a workstation, in every circumstance."""
+
+import itertools
+import time
+from collections import Counter
+from collections.abc import Iterator
+from dataclasses import replace
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+import pytest
+
+from broker.history.accounts import STATES, Event, JobRow, Pair
+from broker.history.fleet import AgentRow, WorkstationRow
+from broker.history.why.circumstances import Circumstances
+from broker.history.why.why import explain
+from schemas import Cancellation, Command, Job, State, WallClock
+
+NOW = datetime(2026, 11, 23, 12, 0, tzinfo=UTC)
+HOUR, MINUTE = timedelta(hours=1), timedelta(minutes=1)
+SERVICE, ADA = "service", "interactive-ada"
+
+
+@pytest.fixture(autouse=True)
+def _utc() -> Iterator[None]:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("TZ", "UTC")
+        time.tzset()
+        yield
+    time.tzset()
+
+
+def seconds(at: datetime | timedelta | float | None) -> float | None:
+    if isinstance(at, timedelta):
+        at = NOW + at
+    return at.timestamp() if isinstance(at, datetime) else at
+
+
+def agent(
+    name: str = SERVICE,
+    status: str = "up",
+    *,
+    at: timedelta = -MINUTE,
+    windows: str = "",
+) -> AgentRow:
+    """Return an agent of a status, which it has had since a time."""
+    if status == "missing" and at == -MINUTE:
+        at = -HOUR
+    return AgentRow(
+        workstation="ws",
+        agent=name,
+        up=status != "stopped",
+        paused=status == "paused",
+        at=seconds(at) or 0,
+        interval=60,
+        program="1",
+        windows=windows,
+        waiting=3,
+        running=2,
+    )
+
+
+def station(*agents: AgentRow, groups: tuple[str, ...] = ("lab",)) -> WorkstationRow:
+    first = seconds(-2 * HOUR) or 0
+    return WorkstationRow("ws", first, first, "linux", "", "", "", 0, groups, agents)
+
+
+def pair(state: str, at: timedelta | None = -10 * MINUTE, **fields: Any) -> Pair:
+    given: dict[str, Any] = {
+        "workstation": "ws", "state": state, "at": seconds(at), "agent": SERVICE, "reason": "",
+        "until": None, "exit_code": None, "signal": None, "duration": None,
+        "restart_required": None, "line": "",
+    }  # fmt: skip
+    return Pair(**{**given, **fields})
+
+
+def event(state: State, at: timedelta = -10 * MINUTE, by: str = SERVICE, reason: str = "") -> Event:
+    return Event(seconds(at) or 0, str(state), by, reason, None)
+
+
+def known(
+    of: Pair | None, *agents: AgentRow, station_: Any = ..., cancelled: Any = (), **fields: Any
+) -> Circumstances:
+    """Return circumstances: what came of it, and who is there; fields are the job's."""
+    events = fields.pop("events", ())
+    row_fields = {name: fields.pop(name) for name in ("cancelled_at",) if name in fields}
+    command = {name: fields.pop(name) for name in list(fields) if name in Command.model_fields}
+    for name in ("offer_at", "mandatory_at", "expires_at"):
+        if isinstance(fields.get(name), timedelta):
+            fields[name] = NOW + fields[name]
+    made = {"targets": ("workstation:ws",), "created_at": NOW - 10 * HOUR, "sender": "root@hq"}
+    job = Job.model_validate(
+        {**made, "command": Command(argv=("x",), **command), "id": "job-1", **fields}
+    )
+    row = JobRow(
+        id=job.id, name=job.title, context=str(job.context), requirement=str(job.requirement),
+        sender=job.sender, targets=" ".join(map(str, job.targets)), command="x",
+        created_at=job.created_at.timestamp(), offer_at=_time(job.offer_at),
+        mandatory_at=_time(job.mandatory_at), expires_at=_time(job.expires_at),
+        cancelled_at=row_fields.get("cancelled_at"), cancel_offset=None, cancelled_by="",
+        cancel_reason="", rerun_of=None, rollout=None, schedule=None, counts=Counter(),
+    )  # fmt: skip
+    there = station(*agents) if station_ is ... else station_
+    return Circumstances(row, job, "ws", of, there, events, cancelled, NOW.timestamp())
+
+
+def _time(moment: Any) -> float | None:
+    if isinstance(moment, WallClock):
+        return moment.local.replace(tzinfo=UTC).timestamp() + 12 * 3600
+    return None if moment is None else float(moment.timestamp())
+
+
+def cancellation(*workstations: str) -> Cancellation:
+    return Cancellation(
+        job_id="job-1",
+        workstations=workstations,
+        reason="not today.",
+        sender="bob@hq",
+        created_at=NOW - HOUR,
+    )
+
+
+BACKGROUND: dict[str, Any] = {"background": True}
+UP = agent()
+USER = agent(ADA)
+
+CASES: dict[str, tuple[Circumstances, str, str, timedelta | None]] = {
+    # Whom it does not reach
+    "in none of its groups": (
+        known(None, UP, targets=("group:hr", "group:it")),
+        "the job is for group:hr, group:it, and ws is in lab",
+        "if it were in the group hr or it",
+        None,
+    ),
+    "not named": (
+        known(None, UP, targets=("workstation:other",)),
+        "the job is for workstation:other, and ws is in lab",
+        "does not reach ws",
+        None,
+    ),
+    "left out": (
+        known(None, UP, targets=("all",), excluded=("group:lab",)),
+        "the job is not for ws: group:lab is left out of it",
+        "does not reach ws",
+        None,
+    ),
+    "came later": (
+        known(None, UP, targets=("all",)),
+        "sent to all at 2026-11-23 02:00 UTC (10 h ago), when ws was not known there",
+        "does not reach ws",
+        None,
+    ),
+    "not known at all": (
+        known(None, station_=None, targets=("group:hr",)),
+        "no workstation ws has ever checked in",
+        "in the group hr",
+        None,
+    ),
+    "never checked in": (
+        known(pair("unreachable", None), station_=None, expires_at=HOUR),
+        "ws has never checked in",
+        "waits in it, and begins once the service agent runs, at the latest at 2026-11-23 13:00",
+        HOUR,
+    ),
+    "forgotten": (
+        known(
+            pair("unreachable", agent="", reason="bob had the workstation forgotten"), station_=None
+        ),
+        "it cannot reach ws: bob had the workstation forgotten, at 2026-11-23 11:50 UTC (10 min ago)",
+        "send it again",
+        None,
+    ),
+    "forgotten, with the job": (
+        known(
+            pair("unreachable", agent="service", reason="bob had the workstation forgotten"),
+            station_=None,
+        ),
+        "it cannot reach ws: bob had the workstation forgotten, at 2026-11-23 11:50 UTC (10 min ago)",
+        "unless it comes back: its agents had taken the job in",
+        None,
+    ),
+    # In the queue
+    "queued, the agent up": (
+        known(pair("queued", None), UP, **BACKGROUND),
+        "the service agent is up, but has not told of its receipt",
+        "within moments",
+        None,
+    ),
+    "queued, the agent missing": (
+        known(pair("queued", None), agent(status="missing"), **BACKGROUND, expires_at=2 * HOUR),
+        "has been missing since 2026-11-23 11:00 UTC (1 h ago)",
+        ("taken in when the agent is back, and starts then, unless it has expired by then, at"
+        " 2026-11-23 14:00 UTC (in 2 h)"),
+        2 * HOUR,
+    ),
+    "queued, the agent stopped": (
+        known(pair("queued", None), agent(status="stopped"), **BACKGROUND, mandatory_at=HOUR),
+        "the service agent was stopped at 2026-11-23 11:59 UTC (1 min ago)",
+        "starts at 2026-11-23 13:00 UTC (in 1 h)",
+        None,
+    ),
+    "queued, a user's": (
+        known(pair("queued", None), agent(status="stopped")),
+        "waits in the broker's queue",
+        "is offered to whoever is logged on",
+        None,
+    ),
+    "queued, no agent ever": (
+        known(pair("queued", None), **BACKGROUND),
+        "the service agent has never checked in",
+        "when the agent is back",
+        None,
+    ),
+    "expired in the queue": (
+        known(pair("expired", None), agent(status="missing"), expires_at=-HOUR),
+        "it expired at 2026-11-23 11:00 UTC (1 h ago), before ws took it in",
+        "never starts",
+        None,
+    ),
+    "cancelled in the queue": (
+        known(pair("cancelled", None), UP, cancelled=[cancellation()]),
+        "cancelled by bob@hq at 2026-11-23 11:00 UTC (1 h ago): not today, before ws took it in",
+        "never starts",
+        None,
+    ),
+    "cancelled in the queue here alone": (
+        known(pair("queued", None), UP, cancelled=[cancellation("other"), cancellation("ws")]),
+        "has not told yet that it knows",
+        "does not start",
+        None,
+    ),
+    # The service's
+    "waits for its offer time": (
+        known(pair("received"), UP, **BACKGROUND, offer_at=2 * HOUR + 5 * MINUTE),
+        "waits for its offer time, 2026-11-23 14:05 UTC (in 2 h 5 min)",
+        "the service agent starts it then.",
+        2 * HOUR + 5 * MINUTE,
+    ),
+    "waits for its mandatory time": (
+        known(pair("received"), UP, **BACKGROUND, mandatory_at=HOUR, expires_at=2 * HOUR),
+        "waits for its mandatory time, 2026-11-23 13:00 UTC (in 1 h)",
+        "the service agent starts it then.",
+        HOUR,
+    ),
+    "waits, and the agent is stopped": (
+        known(pair("received"), agent(status="stopped"), **BACKGROUND, mandatory_at=HOUR),
+        "; the service agent was stopped at",
+        "starts it then, or when it is back",
+        HOUR,
+    ),
+    "waits, and the agent is paused": (
+        known(pair("received"), agent(status="paused"), **BACKGROUND, mandatory_at=HOUR),
+        "; the service agent is paused",
+        "or when it is told to go on",
+        HOUR,
+    ),
+    "waits for a clock on the wall": (
+        known(
+            pair("received"), UP, **BACKGROUND,
+            mandatory_at=WallClock(local=datetime(2026, 11, 24, 2, 0)),  # noqa: DTZ001
+        ),
+        "waits for its mandatory time, 2026-11-24 02:00 on its own clock",
+        "starts it then",
+        timedelta(hours=26),
+    ),
+    "waits, and keeps to windows": (
+        known(
+            pair("received"), agent(windows="Sun 02:00-06:00"), **BACKGROUND,
+            mandatory_at=HOUR, respects_windows=True,
+        ),
+        "waits for its mandatory time, 2026-11-23 13:00 UTC (in 1 h)",
+        "starts it after that, in its next maintenance window (Sun 02:00-06:00).",
+        None,
+    ),
+    "due, in turn": (
+        known(pair("received"), UP, **BACKGROUND),
+        "due since 2026-11-23 11:50 UTC (10 min ago); the service agent runs 2 commands, and 3 wait",
+        "as soon as there is room",
+        None,
+    ),
+    "due, and paused": (
+        known(pair("received"), agent(status="paused"), **BACKGROUND),
+        "but the service agent is paused",
+        "when the agent is told to go on",
+        None,
+    ),
+    "due, and missing": (
+        known(pair("received"), agent(status="missing"), **BACKGROUND),
+        "but the service agent has been missing since",
+        "when the agent is back",
+        None,
+    ),
+    "due, and keeps to windows": (
+        known(pair("received"), agent(windows="sun 02:00-06:00"), **BACKGROUND,
+              respects_windows=True),
+        "waits for a maintenance window (sun 02:00-06:00) that its time limit of 1 h fits into",
+        "in the next such window",
+        None,
+    ),
+    "keeps to windows, of which there are none": (
+        known(pair("received"), UP, **BACKGROUND, respects_windows=True),
+        "it is due since",
+        "as soon as there is room",
+        None,
+    ),
+    "expired, and not told": (
+        known(pair("received"), agent(status="missing"), **BACKGROUND, expires_at=-MINUTE),
+        "it expired at 2026-11-23 11:59 UTC (1 min ago), which ws has not told yet",
+        "never starts",
+        None,
+    ),
+    "cancelled, and not told": (
+        known(pair("received"), agent(status="missing"), cancelled=[cancellation()]),
+        "cancelled by bob@hq at 2026-11-23 11:00 UTC (1 h ago): not today, and ws has not told yet",
+        "it does not start",
+        None,
+    ),
+    # Users'
+    "offer time not come": (
+        known(pair("received"), UP, USER, offer_at=HOUR),
+        "waits for its offer time",
+        "offered then to whoever is logged on",
+        HOUR,
+    ),
+    "about to be offered": (
+        known(pair("received"), UP, USER),
+        "ada's agent is up, and has not told that it is offered",
+        "it is offered to ada within moments",
+        None,
+    ),
+    "about to be offered, and paused": (
+        known(pair("received"), UP, agent(ADA, "paused")),
+        "ada's agent is paused, and has not told that it is offered",
+        "it is offered to ada within moments",
+        None,
+    ),
+    "optional, nobody logged on": (
+        known(pair("received"), UP, expires_at=HOUR),
+        "nobody is known to be logged on",
+        "offered when a user logs on; at 2026-11-23 13:00 UTC (in 1 h) the service agent reports it",
+        HOUR,
+    ),
+    "needs a user, nobody logged on": (
+        known(pair("received"), UP, mandatory_at=-HOUR, user_input_required=True),
+        "nobody is known to be logged on there, and it needs a user's input",
+        "offered at the next logon",
+        None,
+    ),
+    "mandatory, nobody logged on": (
+        known(pair("received"), UP, mandatory_at=HOUR),
+        "nobody is known to be logged on",
+        ("the service agent takes over at 2026-11-23 13:00 UTC (in 1 h), or a minute later, unless a"
+        " user logs on"),
+        HOUR + MINUTE,
+    ),
+    "take-over, and keeps to windows": (
+        known(
+            pair("received"), agent(windows="Sun 02:00-06:00"), mandatory_at=HOUR,
+            respects_windows=True,
+        ),
+        "nobody is known to be logged on",
+        "or a minute later, in its next maintenance window (Sun 02:00-06:00), unless a user",
+        None,
+    ),
+    "take-over due": (
+        known(pair("received"), UP, mandatory_at=-HOUR),
+        "nobody is known to be logged on",
+        "takes over as soon as it has room",
+        None,
+    ),
+    "take-over, received late": (
+        known(
+            pair("received"), UP, mandatory_at=-HOUR,
+            events=[event(State.RECEIVED, -timedelta(seconds=30))],
+        ),
+        "nobody is known to be logged on",
+        "takes over at 2026-11-23 12:00 UTC (in 30 s)",
+        timedelta(seconds=30),
+    ),
+    "take-over, the service stopped": (
+        known(pair("received"), agent(status="stopped"), mandatory_at=-HOUR),
+        "and the service agent was stopped",
+        "takes over after 2026-11-23 11:00 UTC (1 h ago), when it is back",
+        None,
+    ),
+    "offered": (
+        known(pair("offered", agent=ADA), UP, USER, expires_at=HOUR),
+        "it was offered to ada at 2026-11-23 11:50 UTC (10 min ago), who has not decided",
+        "runs only if ada says so, unless it has expired by then, at 2026-11-23 13:00 UTC (in 1 h)",
+        HOUR,
+    ),
+    "offered, mandatory": (
+        known(pair("offered", agent=ADA), UP, USER, mandatory_at=HOUR),
+        "who has not decided",
+        "ada may run or postpone it; at 2026-11-23 13:00 UTC (in 1 h) it runs, whatever ada does",
+        HOUR,
+    ),
+    "counts down": (
+        known(pair("offered", agent=ADA), UP, USER, mandatory_at=3 * MINUTE),
+        "who has not decided, and it counts down",
+        "at 2026-11-23 12:03 UTC (in 3 min) it runs",
+        3 * MINUTE,
+    ),
+    "counts down, shown late": (
+        known(
+            pair("offered", -MINUTE, agent=ADA), UP, USER, mandatory_at=-HOUR,
+            events=[event(State.OFFERED, -MINUTE, ADA)],
+        ),
+        "and it counts down",
+        "at 2026-11-23 12:04 UTC (in 4 min) it runs",
+        4 * MINUTE,
+    ),
+    "offered, and keeps to windows": (
+        known(
+            pair("offered", agent=ADA), UP, agent(ADA, windows="Sun 02:00-06:00"),
+            mandatory_at=HOUR, respects_windows=True,
+        ),
+        "who has not decided",
+        ("it runs after 2026-11-23 13:00 UTC (in 1 h), in its next maintenance window"
+        " (Sun 02:00-06:00), whatever ada does"),
+        None,
+    ),
+    "accepted, and keeps to windows": (
+        known(
+            pair("accepted", agent=ADA), UP, agent(ADA, windows="Sun 02:00-06:00"),
+            respects_windows=True,
+        ),
+        "ada wanted it to run",
+        "as soon as there is room for it, in its next maintenance window (Sun 02:00-06:00)",
+        None,
+    ),
+    "countdown over": (
+        known(pair("offered", agent=ADA), UP, USER, mandatory_at=-MINUTE),
+        "who has not decided",
+        "its countdown is over",
+        None,
+    ),
+    "offered, and logged off": (
+        known(pair("offered", agent=ADA), UP, agent(ADA, "stopped"), mandatory_at=HOUR),
+        "but ada's agent was stopped at",
+        "the service agent takes over",
+        HOUR + MINUTE,
+    ),
+    "offered, and paused": (
+        known(pair("offered", agent=ADA), UP, agent(ADA, "paused"), mandatory_at=HOUR),
+        "but ada's agent is paused",
+        "nothing until it is told to go on",
+        None,
+    ),
+    "postponed": (
+        known(pair("postponed", agent=ADA, until=seconds(HOUR)), UP, USER),
+        "ada postponed it until 2026-11-23 13:00 UTC (in 1 h)",
+        "offered again then; it runs only if ada says so",
+        HOUR,
+    ),
+    "postponed, mandatory": (
+        known(
+            pair("postponed", agent=ADA, until=seconds(HOUR)), UP, USER, mandatory_at=2 * HOUR
+        ),
+        "ada postponed it until",
+        "offered again then, and at 2026-11-23 14:00 UTC (in 2 h) it runs, whatever ada does",
+        HOUR,
+    ),
+    "accepted": (
+        known(pair("accepted", agent=ADA), UP, USER),
+        "ada wanted it to run at 2026-11-23 11:50",
+        "ada's agent starts it as soon as there is room",
+        None,
+    ),
+    "accepted, and logged off": (
+        known(pair("accepted", agent=ADA), UP, agent(ADA, "missing")),
+        "but ada's agent has been missing since",
+        "offered when a user logs on",
+        None,
+    ),
+    "declined": (
+        known(pair("declined", agent=ADA, reason="later"), UP, USER, expires_at=HOUR),
+        "ada declined it at 2026-11-23 11:50 UTC (10 min ago): later",
+        "ada may still run it until it expires at 2026-11-23 13:00 UTC (in 1 h)",
+        HOUR,
+    ),
+    "declined, and expired": (
+        known(pair("declined", agent=ADA), UP, USER, expires_at=-MINUTE),
+        "ada declined it",
+        "it never starts",
+        None,
+    ),
+    "declined, for ever": (
+        known(pair("declined", agent=ADA), UP, USER),
+        "ada declined it",
+        "may still run it at any time",
+        None,
+    ),
+    # Runs
+    "runs": (
+        known(pair("started"), UP, timeout=HOUR),
+        "the service agent runs it since 2026-11-23 11:50 UTC (10 min ago)",
+        "or is ended at 2026-11-23 12:50 UTC (in 50 min), when its time limit is over",
+        50 * MINUTE,
+    ),
+    "runs again": (
+        known(pair("started", reason="again: the agent ended while it ran"), UP),
+        "(10 min ago), again: the agent ended while it ran",
+        "ends by itself",
+        50 * MINUTE,
+    ),
+    "runs too long": (
+        known(pair("started"), UP, timeout=MINUTE),
+        "runs it since",
+        "its time limit was over at 2026-11-23 11:51 UTC (9 min ago)",
+        None,
+    ),
+    "cancelled, and still runs": (
+        known(pair("started"), UP, cancelled=[cancellation()]),
+        "it was cancelled by bob@hq at 2026-11-23 11:00 UTC (1 h ago): not today, and still runs",
+        "the service agent ends it",
+        None,
+    ),
+    "runs, and its agent is gone": (
+        known(pair("started", -2 * HOUR), agent(status="missing")),
+        "whether it still runs is not known",
+        "reports how it ended when it is back",
+        None,
+    ),
+    "a user's, and logged off": (
+        known(pair("started", agent=ADA), UP, agent(ADA, "stopped")),
+        "ada's agent was stopped at 2026-11-23 11:59 UTC (1 min ago): whether it still runs",
+        "the service agent reports it as interrupted at 2026-11-23 12:09 UTC (in 9 min)",
+        9 * MINUTE,
+    ),
+    "survives its agent": (
+        known(pair("started"), agent(status="stopped"), survives_agent=True),
+        "whether it still runs is not known",
+        "the command goes on without the service agent",
+        None,
+    ),
+    "may run again": (
+        known(
+            pair("started"), agent(status="stopped"), rerun_interrupted=True,
+            events=[event(State.STARTED)],
+        ),
+        "whether it still runs is not known",
+        "starts it again when it is back, which would be start 2 of 5 at most",
+        None,
+    ),
+    # Over
+    "succeeded": (
+        known(pair("succeeded", exit_code=0, duration=125.0), UP),
+        ("the service agent ran it: it succeeded at 2026-11-23 11:50 UTC (10 min ago) with exit code 0"
+        " after 2 min 5 s"),
+        "it is over",
+        None,
+    ),
+    "succeeded, by a user": (
+        known(
+            pair("succeeded", exit_code=0, duration=0.2, agent=ADA), UP,
+            events=[event(State.STARTED, by=ADA)],
+        ),
+        ("ada's agent ran it: it succeeded at 2026-11-23 11:50 UTC (10 min ago) with exit code 0 in"
+        " under a second"),
+        "it is over",
+        None,
+    ),
+    "succeeded, restart required": (
+        known(pair("succeeded", exit_code=3010, duration=1.0, restart_required=True), UP),
+        "with exit code 3010",
+        "ws has to be restarted",
+        None,
+    ),
+    "failed": (
+        known(
+            pair("failed", exit_code=7, duration=1.0, reason="exit code 7", line="no disk"), UP,
+            events=[event(State.STARTED)],
+        ),
+        "it failed at 2026-11-23 11:50 UTC (10 min ago) with exit code 7 after 1 s: no disk",
+        "not tried again",
+        None,
+    ),
+    "failed, by a signal": (
+        known(
+            pair("failed", signal=9, duration=1.0, reason="ended by SIGKILL"), UP,
+            events=[event(State.STARTED)],
+        ),
+        "by signal 9 after 1 s, ended by SIGKILL",
+        "not tried again",
+        None,
+    ),
+    "could not be started": (
+        known(pair("failed", reason="no such program: x"), UP),
+        "the service agent could not start it at 2026-11-23 11:50 UTC (10 min ago): no such program: x",
+        "not tried again",
+        None,
+    ),
+    "timed out": (
+        known(pair("timed_out", duration=60.0), UP, timeout=MINUTE),
+        "ended it at 2026-11-23 11:50 UTC (10 min ago): its time limit of 1 min was over",
+        "not tried again",
+        None,
+    ),
+    "interrupted": (
+        known(
+            pair("interrupted", reason="the agent ended while it ran"), UP,
+            rerun_interrupted=True, events=[event(State.STARTED)] * 5,
+        ),
+        ("interrupted at 2026-11-23 11:50 UTC (10 min ago): the agent ended while it ran; it was"
+        " started 5 times"),
+        "not tried again",
+        None,
+    ),
+    "cancelled before its start": (
+        known(pair("cancelled", reason="not today."), UP, cancelled=[cancellation()]),
+        "by bob@hq at 2026-11-23 11:00 UTC (1 h ago): not today; it never started there, at",
+        "it is over",
+        None,
+    ),
+    "cancelled while it ran": (
+        known(pair("cancelled", duration=3.0), UP, cancelled=[cancellation()]),
+        "the service agent ended it, at",
+        "it is over",
+        None,
+    ),
+    "superseded": (
+        known(pair("cancelled", reason="superseded by job-2"), UP),
+        ("it was cancelled; it never started there, at 2026-11-23 11:50 UTC (10 min ago): superseded by"
+        " job-2"),
+        "it is over",
+        None,
+    ),
+    "expired": (
+        known(pair("expired", reason="nobody ran it in time"), UP, expires_at=-HOUR),
+        "it expired at 2026-11-23 11:00 UTC (1 h ago): nobody ran it in time",
+        "it is over",
+        None,
+    ),
+    "not applicable": (
+        known(pair("not_applicable", reason="runs on windows; this is linux"), UP),
+        "cannot run on ws: runs on windows; this is linux",
+        "it is over",
+        None,
+    ),
+    "refused": (
+        known(pair("refused", reason="argv: is missing"), UP),
+        "the service agent refused it at 2026-11-23 11:50 UTC (10 min ago): argv: is missing",
+        "it is over",
+        None,
+    ),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_each_circumstance_is_explained(name: str) -> None:
+    circumstances, why, following, at = CASES[name]
+    found = explain(circumstances)
+    assert why.lower() in found.why.lower()
+    assert following.lower() in found.next.lower()
+    assert found.next_at == seconds(at)
+    assert found.state == (circumstances.pair.state if circumstances.pair else "not_addressed")
+
+
+def test_every_state_is_among_the_circumstances() -> None:
+    assert {found.pair.state for found, *_ in CASES.values() if found.pair} == set(STATES)
+
+
+def test_there_are_two_sentences_whatever_is_known() -> None:
+    """And nothing of what the programs call things, and no time to come that is over."""
+    statuses = ("up", "paused", "stopped", "missing")
+    stations = [
+        None,
+        station(),
+        *(station(agent(status=one), agent(ADA, two)) for one in statuses for two in statuses),
+    ]
+    jobs: list[dict[str, Any]] = [
+        {"background": background, **times, **more}
+        for background in (True, False)
+        for times in (
+            {},
+            {"offer_at": HOUR},
+            {"mandatory_at": HOUR, "expires_at": 2 * HOUR},
+            {"mandatory_at": -HOUR},
+            {"mandatory_at": -2 * HOUR, "expires_at": -HOUR},
+        )
+        for more in ({}, {"respects_windows": True}, {"rerun_interrupted": True})
+    ]
+    agents = itertools.cycle((SERVICE, ADA))
+    for state in (*STATES, None):
+        for fields, there, asked in itertools.product(jobs, stations, ([], [cancellation()])):
+            for at in (-10 * MINUTE, None) if state in {"cancelled", "expired"} else (-MINUTE,):
+                by = SERVICE if fields["background"] else next(agents)
+                of = pair(state, at, agent=by) if state else None
+                full = known(of, station_=there, cancelled=asked, **fields)
+                for circumstances in (full, replace(full, body=None)):
+                    found = explain(circumstances)
+                    for sentence in (found.why, found.next):
+                        assert sentence[0].isupper() or sentence.startswith(
+                            ("ws", "ada", "service")
+                        )
+                        assert sentence.endswith(".")
+                        assert not sentence.endswith("..")
+                        assert "None" not in sentence
+                        assert "interactive-" not in sentence
+                    assert found.next_at is None or found.next_at > NOW.timestamp(), found
