@@ -64,13 +64,16 @@ def pytest_configure_node(node: Any) -> None:  # xdist has no types
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Keep the tests that share a module's fixture in one process: it is made once.
 
-    What takes longest comes first, so that no process is left with it at the end.
+    What takes longest comes first, so that no process is left with it at the end. What needs a
+    broker of its own is left to `make test-all`.
     """
     items.sort(key=lambda item: _ORDER.index(item.path.relative_to(_TESTS).parts[0]))
     for item in items:
         known: dict[str, Any] = getattr(item, "_fixtureinfo").name2fixturedefs  # noqa: B009
         if any(found[-1].scope == "module" for found in known.values()):
             item.add_marker(pytest.mark.xdist_group(item.nodeid.partition("::")[0]))
+        if "own_node" in known:
+            item.add_marker(pytest.mark.full)
 
 
 def pytest_unconfigure() -> None:

@@ -111,6 +111,7 @@ def key(state: str, agent: str = "service") -> str:
     return topology.report_key(state, HERE, agent)
 
 
+@pytest.mark.full
 async def test_what_another_tells_of_a_workstation_counts_nowhere(
     agent: AbstractConnection, dispatcher: Dispatcher, admin: Admin
 ) -> None:

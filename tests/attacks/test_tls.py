@@ -107,6 +107,7 @@ def presenting(files: Files) -> Iterator[int]:
     thread.join()
 
 
+@pytest.mark.full
 def test_a_password_goes_to_a_verified_broker_only(place: Place) -> None:
     assert look(place, place.url, tls_ca=place.authority.file) == (0, "no dead letters\n")
     for ca in (None, place.other.file):

@@ -14,12 +14,15 @@ from tests.chaos.verdict import Evidence, Figure, Line, Poison, Sent, judge
 from tests.support.rabbitmq import or_skipped
 
 
-@pytest.mark.timeout(180)
-def test_every_promise_is_kept_while_all_goes_wrong() -> None:
+@pytest.mark.timeout(900)
+@pytest.mark.parametrize(
+    ("seed", "seconds", "jobs"), [(5, 30, 80), pytest.param(6, 180, 400, marks=pytest.mark.full)]
+)
+def test_every_promise_is_kept_while_all_goes_wrong(seed: int, seconds: int, jobs: int) -> None:
     if os.environ.get("PCM_TEST_AMQP_URL"):
         pytest.skip("kills a broker of its own")
     with or_skipped():
-        assert chaos(seed=5, seconds=14, workstations=3, jobs=40) == []
+        assert chaos(seed, seconds, workstations=3, jobs=jobs) == []
 
 
 def test_a_seed_makes_one_plan() -> None:

@@ -43,6 +43,7 @@ def ran(tmp_path: Path) -> Path:
     return tmp_path / "ran"
 
 
+@pytest.mark.full
 @pytest.mark.parametrize("end", [Node.shut_down, Node.kill])
 async def test_the_broker_stops_and_starts_again(
     end: Callable[[Node], None],
@@ -77,6 +78,7 @@ async def test_the_broker_stops_and_starts_again(
         told_once(agent)
 
 
+@pytest.mark.full
 async def test_connections_cut_in_the_middle_of_frames(
     ws: Workstation, dispatcher: Dispatcher, settings: DispatcherSettings, node: Node, ran: Path
 ) -> None:
@@ -97,6 +99,7 @@ async def test_connections_cut_in_the_middle_of_frames(
         told_once(service)
 
 
+@pytest.mark.full
 @pytest.mark.timeout(180)
 async def test_the_broker_freezes(
     ws: Workstation, dispatcher: Dispatcher, settings: DispatcherSettings, node: Node, ran: Path
@@ -156,6 +159,7 @@ def stayed(agent: AgentProcess) -> None:
     assert not agent.events("broker.lost")
 
 
+@pytest.mark.full
 async def test_the_broker_runs_out_of_disk(
     ws: Workstation, dispatcher: Dispatcher, settings: DispatcherSettings, node: Node, ran: Path
 ) -> None:
@@ -178,6 +182,7 @@ async def test_the_broker_runs_out_of_disk(
     stayed(service)
 
 
+@pytest.mark.full
 async def test_an_agent_starts_while_the_broker_is_out_of_memory(
     ws: Workstation, dispatcher: Dispatcher, settings: DispatcherSettings, node: Node, ran: Path
 ) -> None:
@@ -202,6 +207,7 @@ async def test_an_agent_starts_while_the_broker_is_out_of_memory(
     stayed(service)
 
 
+@pytest.mark.full
 async def test_a_check_in_that_the_broker_does_not_take_hinders_nobody(
     ws: Workstation, settings: DispatcherSettings, node: Node
 ) -> None:
@@ -256,6 +262,7 @@ async def test_channels_go_behind_our_back(
     told_once(service)
 
 
+@pytest.mark.full
 async def test_the_queue_is_deleted(
     ws: Workstation, dispatcher: Dispatcher, settings: DispatcherSettings, node: Node, ran: Path
 ) -> None:
@@ -272,6 +279,7 @@ async def test_the_queue_is_deleted(
     told_once(service)
 
 
+@pytest.mark.full
 async def test_the_broker_closes_the_channel_of_a_slow_consumer(
     ws: Workstation, dispatcher: Dispatcher, settings: DispatcherSettings, node: Node, ran: Path
 ) -> None:
@@ -297,6 +305,7 @@ async def test_the_broker_closes_the_channel_of_a_slow_consumer(
             node.ctl("eval", f"application:set_env(rabbit, {name}, {value}).")
 
 
+@pytest.mark.full
 async def test_the_password_is_changed_and_changed_back(
     ws: Workstation, settings: DispatcherSettings, node: Node, ran: Path
 ) -> None:
@@ -337,6 +346,7 @@ async def test_the_first_of_two_brokers_refuses(ws: Workstation, dispatcher: Dis
     assert not service.events("broker.lost")
 
 
+@pytest.mark.full
 async def test_the_first_of_two_brokers_falls_silent(
     ws: Workstation, dispatcher: Dispatcher, settings: DispatcherSettings, node: Node, ran: Path
 ) -> None:
@@ -370,6 +380,7 @@ async def test_all_brokers_are_tried_and_named(ws: Workstation) -> None:
 _ALL = ["pcm.jobs", "pcm.reports", "pcm.dead"]
 
 
+@pytest.mark.full
 @pytest.mark.parametrize(
     ("exchanges", "queues"),
     [(_ALL, ["pcm.reports", "pcm.dead"]), (["pcm.jobs"], []), (["pcm.reports"], []),

@@ -23,6 +23,7 @@ from tests.support.cluster import Cluster, Member
 from tests.support.rabbitmq import or_skipped
 from tests.support.workstation import AgentProcess, Workstation, final, follow
 
+pytestmark = pytest.mark.full
 _LIMIT = 90.0
 _PAUSE = 0.15
 _ENOUGH = 20

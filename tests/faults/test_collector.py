@@ -139,6 +139,7 @@ def succeeded(engine: Engine, job: Job) -> int:
         return asked.counts([job.id])[job.id][State.SUCCEEDED]
 
 
+@pytest.mark.full
 async def test_a_collector_that_is_killed_again_and_again_counts_each_report_once(
     settings: HistorySettings, history: Engine, tmp_path: Path
 ) -> None:
@@ -226,6 +227,7 @@ async def test_a_database_that_is_locked_is_waited_for(
             await catch_up(settings, history)
 
 
+@pytest.mark.full
 async def test_a_database_file_that_is_gone_is_made_anew(
     settings: HistorySettings, tmp_path: Path
 ) -> None:
@@ -241,6 +243,7 @@ async def test_a_database_file_that_is_gone_is_made_anew(
         assert _modes(folder) == {0o600}
 
 
+@pytest.mark.full
 async def test_a_file_that_a_question_made_anew_is_filled_by_the_collector(
     settings: HistorySettings, tmp_path: Path
 ) -> None:

@@ -42,6 +42,7 @@ def killed_at(point: str) -> Program:
     return sabotaged(step, text) if step in ("sending", "sent") else sabotaged(point)
 
 
+@pytest.mark.full
 @pytest.mark.parametrize(("point", "expected"), BACKGROUND)
 async def test_a_background_job_survives_its_agent(
     ws: Workstation,

@@ -55,6 +55,7 @@ def refused(ws: Workstation, disk: Disk, *words: str) -> str:
     return line
 
 
+@pytest.mark.full
 async def test_what_a_full_disk_cannot_take_is_not_acknowledged(
     ws: Workstation, node: Broker, disk: Disk, dispatcher: Dispatcher, tmp_path: Path
 ) -> None:
@@ -139,6 +140,7 @@ async def test_a_claim_waits_for_room(
     no_traceback(agent)
 
 
+@pytest.mark.full
 async def test_an_agent_can_be_stopped_on_a_full_disk(
     ws: Workstation, disk: Disk, dispatcher: Dispatcher, tmp_path: Path
 ) -> None:

@@ -52,6 +52,7 @@ async def _stream(settings: DispatcherSettings) -> AsyncIterator[bytes]:
                 yield entry.body
 
 
+@pytest.mark.full
 async def test_a_secret_is_seen_by_its_command_and_found_nowhere(
     ws: Workstation, dispatcher: Dispatcher, settings: DispatcherSettings, secret: Path
 ) -> None:
@@ -101,6 +102,7 @@ async def test_a_secret_is_seen_by_its_command_and_found_nowhere(
         assert VALUE.encode().hex().encode() not in text
 
 
+@pytest.mark.full
 @pytest.mark.parametrize("kind", ["service", "interactive"])
 async def test_whoever_has_another_key_never_runs_it_without(
     ws: Workstation,

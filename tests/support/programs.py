@@ -36,6 +36,8 @@ _ANSWERED_BY_FILES = ("pending", "history", "run", "postpone", "decline", "stop"
 def _can_run_here(program: str, words: Sequence[str]) -> bool:
     if threading.current_thread() is not threading.main_thread():
         return False  # the test goes on meanwhile, and may run another one
+    if "--help" in words:
+        return True
     if program == "pcm-agent":
         return bool(words) and words[0] in _ANSWERED_BY_FILES
     return not any(tuple(words[: len(found)]) == found for found in _HANDLE_SIGNALS)

@@ -62,6 +62,7 @@ def _with_token(job: Job) -> Job:
     return job.model_copy(update={"command": command})
 
 
+@pytest.mark.full
 def test_each_wave_and_each_rerun_has_its_own_keys_alone_and_sent_again_it_is_the_same(
     tmp_path: Path,
 ) -> None:

@@ -85,6 +85,7 @@ async def test_a_mandatory_job_counts_down_and_runs(
     assert times[State.STARTED] - times[State.OFFERED] >= timedelta(seconds=1)
 
 
+@pytest.mark.full
 async def test_nothing_that_the_user_does_escapes_a_mandatory_job(
     ws: Workstation, dispatcher: Dispatcher
 ) -> None:
@@ -212,6 +213,7 @@ async def test_offers_are_accepted_by_a_standing_yes(
     assert final(reports).state is State.SUCCEEDED
 
 
+@pytest.mark.full
 async def test_a_cancelled_job_never_starts(ws: Workstation, dispatcher: Dispatcher) -> None:
     """Q140928, Q269768: wherever it went, also during the countdown, and it is reported."""
     ws.start("service")

@@ -45,6 +45,7 @@ def moment(reports: list[Report], state: State) -> float:
     return max(report.at.timestamp() for report in reports if report.state is state)
 
 
+@pytest.mark.full
 async def test_a_jump_ahead_makes_jobs_due_and_others_expire(
     ws: Workstation, dispatcher: Dispatcher, tmp_path: Path
 ) -> None:
@@ -128,6 +129,7 @@ async def test_what_the_wrong_clock_received_runs_after_a_restart_by_the_right_o
         assert (tmp_path / name).read_text() == "x\n"
 
 
+@pytest.mark.full
 @pytest.mark.parametrize("answer", ["nothing", "postponed"])
 async def test_a_users_countdown_is_whole_after_a_jump_back(
     ws: Workstation, dispatcher: Dispatcher, tmp_path: Path, answer: str

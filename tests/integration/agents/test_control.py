@@ -136,6 +136,7 @@ async def test_nothing_of_background_jobs_nor_before_the_offer_time(
                 break
 
 
+@pytest.mark.full
 async def test_the_service_and_a_pause_are_seen(
     ws: Workstation, settings: DispatcherSettings
 ) -> None:

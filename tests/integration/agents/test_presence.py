@@ -89,6 +89,7 @@ def test_without_a_broker_an_agent_stops_at_once(ws: Workstation) -> None:
     assert not service.events("outbox.waits")
 
 
+@pytest.mark.full
 async def test_a_job_reaches_the_groups_by_facts(ws: Workstation, dispatcher: Dispatcher) -> None:
     ws.start("service")
     ws.start("interactive")
@@ -99,6 +100,7 @@ async def test_a_job_reaches_the_groups_by_facts(ws: Workstation, dispatcher: Di
         assert State.SUCCEEDED in {report.state for report in await follow(dispatcher, job)}
 
 
+@pytest.mark.full
 @pytest.mark.parametrize("background", [True, False])
 @pytest.mark.parametrize("left_out", ["workstation", "group", "facts"])
 async def test_who_is_left_out_says_so_at_once(

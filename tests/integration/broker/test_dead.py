@@ -403,6 +403,7 @@ async def test_a_job_for_nobody_stays(own_node: Node, tmp_path: Path) -> None:
         await letters.drop(*letters)
 
 
+@pytest.mark.full
 def test_a_broker_that_does_not_answer_is_out_of_reach(ws: Workstation) -> None:
     with socket.create_server(("127.0.0.1", 0)) as silent:
         url = f"amqp://127.0.0.1:{silent.getsockname()[1]}/"

@@ -79,6 +79,7 @@ async def test_a_target_that_nobody_is_bound_to_is_named(
     assert await drain(node, "bound-1") == []
 
 
+@pytest.mark.full
 async def test_more_targets_than_fit_into_one_header(dispatcher: Dispatcher, node: Broker) -> None:
     """Split by bytes: a larger header would close the connection."""
     await declare(node, "split-first")
@@ -165,6 +166,7 @@ def steer(node: Broker, name: str, verb: str) -> None:
     node.ctl("eval", f"{found}, sys:{verb}(amqqueue:get_pid(Q)).")
 
 
+@pytest.mark.full
 async def test_a_broker_that_takes_its_time_is_asked_once(
     dispatcher: Dispatcher, node: Broker
 ) -> None:
@@ -182,6 +184,7 @@ async def test_a_broker_that_takes_its_time_is_asked_once(
     assert await drain(node, "slow") == [job.id]
 
 
+@pytest.mark.full
 async def test_a_queue_that_stores_nothing_is_told_in_time(
     node: Broker, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -199,6 +202,7 @@ async def test_a_queue_that_stores_nothing_is_told_in_time(
         await asyncio.to_thread(steer, node, "never", "resume")
 
 
+@pytest.mark.full
 async def test_a_stream_that_was_deleted_is_made_again(
     dispatcher: Dispatcher, node: Broker, ws: Workstation
 ) -> None:
@@ -209,6 +213,7 @@ async def test_a_stream_that_was_deleted_is_made_again(
     assert final(await follow(dispatcher, job)).state is State.SUCCEEDED
 
 
+@pytest.mark.full
 async def test_reading_ends_when_the_broker_takes_the_consumer_away(
     settings: DispatcherSettings, node: Broker
 ) -> None:
@@ -266,6 +271,7 @@ async def test_the_record_of_a_job_that_reached_nobody_says_so(dispatcher: Dispa
     assert "nothing was sent" in progress.cancellation.reason
 
 
+@pytest.mark.full
 @pytest.mark.parametrize("name", ["inventory", "cleanup", "ask_users"])
 def test_the_examples_work(ws: Workstation, name: str) -> None:
     ws.start("service", groups=f"{ws.name}-group")
@@ -292,6 +298,7 @@ def test_the_examples_work(ws: Workstation, name: str) -> None:
     assert expected in done.stdout
 
 
+@pytest.mark.full
 @pytest.mark.parametrize("name", ["inventory", "cleanup", "ask_users", "demo"])
 def test_the_examples_help_and_send_nothing_unless_told(ws: Workstation, name: str) -> None:
     """There is no broker here: whatever were sent would end with status 1."""

@@ -165,6 +165,7 @@ def severities(found: Found, check: str) -> set[str]:
     return {finding["severity"] for finding in found[check]}
 
 
+@pytest.mark.full
 def test_of_a_site_of_enrolled_agents_it_says_what_the_version_deserves(
     patient: Patient, tmp_path: Path
 ) -> None:
@@ -378,6 +379,7 @@ def test_policies_that_drop(patient: Patient) -> None:
     assert "others" not in told
 
 
+@pytest.mark.full
 async def test_clocks_and_dead_letters(patient: Patient) -> None:
     late, early = f"late-{patient.number}", f"early-{patient.number}"
     now = datetime.now(UTC)
@@ -402,6 +404,7 @@ async def test_clocks_and_dead_letters(patient: Patient) -> None:
     assert late not in texts(found, "abandoned")
 
 
+@pytest.mark.full
 @pytest.mark.skipif(_GIVEN, reason="it concerns all that a broker has")
 def test_files_and_alarms(patient: Patient) -> None:
     assert "descriptors" not in patient.examined()

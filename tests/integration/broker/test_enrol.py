@@ -86,6 +86,7 @@ def ran(ws: Workstation) -> list[str]:
     return (ws.folder / "ran").read_text().split()
 
 
+@pytest.mark.full
 async def test_jobs_of_all_four_kinds(site: Site, ws: Workstation, dispatcher: Dispatcher) -> None:
     """The rule holds as ever, and nothing is logged that went wrong."""
     agents = site.enrol(ws.name, "--user", "ada", "--group", "lab")
@@ -331,6 +332,7 @@ async def test_a_lost_ledger_runs_nothing_again(
     assert ran(ws) == ["done", "new"]
 
 
+@pytest.mark.full
 async def test_definitions_set_up_a_fresh_broker(site: Site, ws: Workstation) -> None:
     """A file for several workstations, which its administrators import; agents work on it."""
     other = f"{ws.name}-other"

@@ -11,6 +11,8 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
+import pytest
+
 from broker.history.accounts import FAILURES, STATES, WAITING
 from schemas import Cancellation, Departure, Job, Output, Report, State, group
 from tests.support.programs import BIN
@@ -296,6 +298,7 @@ def on_a_terminal(told: Told, *words: str) -> str:
     return b"".join(parts).decode()
 
 
+@pytest.mark.full
 async def test_nothing_that_was_written_reaches_a_terminal_s_controls(told: Told) -> None:
     job = told.job("a", name="x" + NASTY)
     ended: Report = told.report(
@@ -320,6 +323,7 @@ async def test_nothing_that_was_written_reaches_a_terminal_s_controls(told: Told
     assert NASTY.encode() in told.pcm_bytes("output", job.id).stdout
 
 
+@pytest.mark.full
 async def test_a_fleet_of_ten_thousand_does_not_flood(told: Told) -> None:
     words = [f"{number:05}" for number in range(10_000)]
     everyone = group(told.name("all"))

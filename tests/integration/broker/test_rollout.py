@@ -90,6 +90,7 @@ RECORD, JOB = r"pcm.reports job\.\S+-w{}\b", r"pcm.jobs \S+ \S+-w{}\b"
 """Of a wave's job: what goes to the stream, and what to the workstations."""
 
 
+@pytest.mark.full
 @pytest.mark.parametrize("wave", ["1", "2"])
 @pytest.mark.parametrize(
     ("point", "text"),
@@ -129,6 +130,7 @@ def test_a_driver_that_is_killed_as_it_begins(
         assert runs(ran) == once(three)
 
 
+@pytest.mark.full
 def test_drivers_that_are_killed_again_and_again(
     three: Fleet, admin: Administrator, ran: Path
 ) -> None:
@@ -223,6 +225,7 @@ def test_paused_by_somebody_else_and_resumed(
     assert runs(ran) == once(three)
 
 
+@pytest.mark.full
 def test_aborted_after_the_job_expired(three: Fleet, admin: Administrator, ran: Path) -> None:
     """What runs goes on after the expiry, until it is cancelled."""
     admin.pcm("rollout", "list")  # what there is to read is read before the time counts
@@ -236,6 +239,7 @@ def test_aborted_after_the_job_expired(three: Fleet, admin: Administrator, ran: 
     admin.until(rollout_id, lambda shown: shown["states"] == {"cancelled": 1})
 
 
+@pytest.mark.full
 def test_a_job_that_expires_between_two_waves(
     three: Fleet, admin: Administrator, ran: Path
 ) -> None:
@@ -299,6 +303,7 @@ def test_with_a_collector(three: Fleet, admin: Administrator, ran: Path) -> None
     assert status["collector"]
 
 
+@pytest.mark.full
 def test_interrupted_it_tells_how_to_go_on(three: Fleet, admin: Administrator, ran: Path) -> None:
     driver = admin.begin(*send(three, ran, "--pause", "1h"))
     assert driver.stdout is not None

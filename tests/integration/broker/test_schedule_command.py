@@ -170,6 +170,7 @@ def test_the_coming_occurrences_with_their_instants(pcm: Administrator) -> None:
     assert (sent.hour, sent > datetime.now(UTC)) == (11, True)
 
 
+@pytest.mark.full
 async def test_the_last_occurrence_and_its_tally(
     pcm: Administrator, ws: Workstation, node: Broker
 ) -> None:

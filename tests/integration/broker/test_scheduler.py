@@ -377,6 +377,7 @@ def struck(point: str, text: str) -> Program:
     return (sys.executable, "-c", _STRUCK.format(root=root, point=point, text=text), "schedule")
 
 
+@pytest.mark.full
 @pytest.mark.parametrize(
     ("point", "text"),
     [
@@ -424,6 +425,7 @@ async def test_a_collector_sends_what_is_due_as_well(
     assert await drain(node, queue) == [id_of(of, at)]
 
 
+@pytest.mark.full
 @pytest.mark.timeout(200)
 def test_two_services_and_a_kill_over_the_minute(ws: Workstation) -> None:
     """The occurrence is sent at its time, and runs once, while one of the two is killed."""

@@ -247,6 +247,7 @@ with SyncDispatcher() as dispatcher:
 """
 
 
+@pytest.mark.full
 @pytest.mark.parametrize(("how", "status"), [("exit", 5), ("ctrl-c", -signal.SIGINT)])
 def test_ctrl_c_and_exit_leave_nothing(
     ws: Workstation, node: Broker, how: str, status: int

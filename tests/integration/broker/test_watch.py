@@ -41,6 +41,7 @@ def output(text: str) -> Output:
     return Output(head=text.encode())
 
 
+@pytest.mark.full
 async def test_a_thousand_workstations_are_a_few_lines(admin: Admin) -> None:
     job, members = job_for("wk"), names("wk", 1000)
     await send(admin, job, members)

@@ -59,6 +59,7 @@ def rows(admin: Admin, *words: str) -> list[dict[str, object]]:
     return found
 
 
+@pytest.mark.full
 async def test_workstations_are_listed_as_they_checked_in(admin: Admin) -> None:
     long_ago = datetime.now(UTC) - timedelta(days=1)
     job = Job(command=Command(argv=("x",)), targets=(group("wl"), workstation("wl-up")))

@@ -143,6 +143,7 @@ def test_a_declined_offer_comes_back_only_by_the_users_word() -> None:
     assert step(INTERACTIVE.next(declined, T0, claimed=False)) == (Step.CLOSE, 900)
 
 
+@pytest.mark.full
 @given(
     st.floats(0, 10_000),
     st.floats(0, 10_000),

@@ -8,6 +8,7 @@ from importlib.metadata import version
 import pytest
 
 from broker.cli import COMMANDS
+from tests.support import programs
 from tests.support.programs import BIN, NOWHERE, ROOT, pcm
 from tests.support.terminal import OnTerminal
 
@@ -24,13 +25,12 @@ HELPS = [
 
 
 @pytest.mark.parametrize("words", HELPS, ids=" ".join)
-@pytest.mark.parametrize("size", [(80, 24), (120, 40)])
-def test_help_is_as_wide_as_the_terminal(words: tuple[str, ...], size: tuple[int, int]) -> None:
+@pytest.mark.parametrize("columns", [80, 120])
+def test_help_is_as_wide_as_the_terminal(words: tuple[str, ...], columns: int) -> None:
     program, *others = words
-    terminal = OnTerminal([BIN / program, *others, "--help"], ENVIRONMENT, *size)
-    assert terminal.end() == 0
-    lines = terminal.screen.shown
-    assert [line for line in lines if len(line) > size[0]] == []
+    done = programs.run(program, [*others, "--help"], ENVIRONMENT | {"COLUMNS": str(columns)})
+    assert done.returncode == 0
+    assert [line for line in done.stdout.splitlines() if len(line) > columns] == []
 
 
 def test_settings_are_a_table() -> None:
