@@ -226,9 +226,6 @@ class Node(Broker):
         (self._folder / "enabled_plugins").write_text(f"[{','.join(plugins)}].\n")
 
     def __enter__(self) -> Self:
-        if signal.getsignal(signal.SIGTERM) is signal.SIG_DFL:
-            # Who is told to end takes the node along.
-            signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
         try:
             self.start()
         except BaseException:
@@ -251,6 +248,9 @@ class Node(Broker):
 
     def launch(self) -> None:
         """Start it."""
+        if signal.getsignal(signal.SIGTERM) is signal.SIG_DFL:
+            # Who is told to end takes the node along.
+            signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
         if self._epmd is None:
             self._epmd = subprocess.Popen(
                 [*_program("epmd"), "-port", str(self._epmd_port), "-address", "127.0.0.1"],
