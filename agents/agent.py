@@ -34,6 +34,7 @@ from agents.trust import Trust
 from agents.uplink import Uplink
 from agents.withdrawal import Withdrawal
 from broker.log import get_logger
+from broker.timeouts import timeout
 from broker.topology import AgentKind, login
 from schemas import Context, Pause, State
 
@@ -190,7 +191,7 @@ class Agent:
         """Let what runs end, end what does not, and send what is to be reported."""
         await self._runs.drain(self._patience())
         with suppress(TimeoutError):
-            async with asyncio.timeout(_FLUSH_LIMIT):
+            async with timeout(_FLUSH_LIMIT):
                 await self._ledger.commit(lambda _: None)  # all before it is on the disk
                 if not self._at_once:
                     await self._outbox.drained()

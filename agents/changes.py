@@ -3,6 +3,8 @@
 import asyncio
 from contextlib import suppress
 
+from broker.timeouts import timeout
+
 
 class Changes:
     """Counts changes; whoever has seen so many may wait for the next. For one event loop."""
@@ -21,7 +23,7 @@ class Changes:
     async def beyond(self, number: int, limit: float | None = None) -> bool:
         """Wait for more changes than `number`, for at most so many seconds; return if there are."""
         with suppress(TimeoutError):
-            async with asyncio.timeout(limit):
+            async with timeout(limit):
                 while self.number <= number:
                     await self._next.wait()
         return self.number > number

@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from agents.state import StateError, open_own
+from broker.timeouts import timeout
 from schemas.names import check_text
 
 _SOCKET = "control.sock"
@@ -80,7 +81,7 @@ async def _speak(
     writer: asyncio.StreamWriter,
     answer: Callable[[Request], Awaitable[Answer]],
 ) -> None:
-    async with asyncio.timeout(_LIMIT):
+    async with timeout(_LIMIT):
         try:
             line = await reader.readline()  # first: what is left unread would cost the reply
             _check_peer(writer)

@@ -18,6 +18,7 @@ from agents.ledger import Ledger
 from agents.runner import Ended
 from agents.tables import Entry, Tables
 from broker.log import get_logger
+from broker.timeouts import timeout
 from schemas import Report
 
 _log = get_logger()
@@ -94,7 +95,7 @@ class Entries:
             self._changed.clear()
             sleep = min(self._due[0][0] - now, _LONGEST_SLEEP) if self._due else None
             try:
-                async with asyncio.timeout(sleep):
+                async with timeout(sleep):
                     await self._changed.wait()
             except TimeoutError:
                 pass

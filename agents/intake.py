@@ -25,6 +25,7 @@ from broker.connection import CALL_LIMIT, Unreachable, blocked, translated
 from broker.deliveries import Deliveries, Delivery
 from broker.log import get_logger
 from broker.publisher import Publisher
+from broker.timeouts import timeout
 from schemas import Cancellation, Context, Job, Pause, State
 from schemas.signature import HEADER
 from schemas.times import duration_text
@@ -120,7 +121,7 @@ class Intake:
         identity = self._identity
         name = topology.queue_name(identity.kind, identity.workstation, identity.user)
         with translated(f"consuming {name}"):
-            async with asyncio.timeout(CALL_LIMIT):
+            async with timeout(CALL_LIMIT):
                 channel = connection.channel()
                 await channel.initialize()
                 channel.close_callbacks.add(lambda *_: arrived.put_nowait(None))
@@ -160,7 +161,7 @@ class Intake:
         if await blocked(connection):
             return  # it would not hear us, and what waits for it cannot be cancelled
         with translated(f"consuming {name}"):
-            async with asyncio.timeout(CALL_LIMIT):
+            async with timeout(CALL_LIMIT):
                 await channel.close()
 
     def _expect(self, backlog: int) -> None:
@@ -175,7 +176,7 @@ class Intake:
         """Wait for the next delivery; the broker may have dropped for its age what we expect."""
         if self._backlog > 0:
             try:
-                async with asyncio.timeout(_BACKLOG_PAUSE):
+                async with timeout(_BACKLOG_PAUSE):
                     return await arrived.get()
             except TimeoutError:
                 self._expect(0)

@@ -15,6 +15,7 @@ from agents.schedule import InteractiveRules
 from agents.settings import AgentSettings
 from agents.showing import Showing
 from agents.tables import Entry, Tables
+from broker.timeouts import timeout
 from broker.topology import AgentKind
 
 _STORED_LIMIT = 5.0
@@ -74,7 +75,7 @@ class InteractiveAgent(Agent):
         said = self._choices.make(request)
         # On the disk before the user is told; a disk that is full is not waited for.
         with suppress(TimeoutError):
-            async with asyncio.timeout(_STORED_LIMIT):
+            async with timeout(_STORED_LIMIT):
                 await self._ledger.commit(lambda _: None)
         return said
 

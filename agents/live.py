@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from agents.capture import SPOOL_FILES
+from broker.timeouts import timeout
 from schemas import Output, Result
 
 _BYTES = 1024 * 1024
@@ -111,7 +112,7 @@ class Live:
             return
         self._more.clear()
         with suppress(TimeoutError):  # nobody tells of what is written to files
-            async with asyncio.timeout(None if self._spool is None else _POLL):
+            async with timeout(None if self._spool is None else _POLL):
                 await self._more.wait()
 
     def _take_spooled(self) -> None:

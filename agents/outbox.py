@@ -11,6 +11,7 @@ from agents.tables import Pending, Tables
 from broker import stream, topology
 from broker.pipeline import Outgoing
 from broker.publisher import Publisher
+from broker.timeouts import timeout
 from schemas import State
 
 _BATCH = 500
@@ -91,7 +92,7 @@ class Outbox:
 async def _set(event: asyncio.Event, limit: float | None) -> None:
     """Wait until it is set, or for so many seconds."""
     with suppress(TimeoutError):
-        async with asyncio.timeout(limit):
+        async with timeout(limit):
             await event.wait()
 
 

@@ -20,6 +20,7 @@ from broker import stream, topology
 from broker.connection import Blocked, BrokerError, Refused, blocked
 from broker.log import get_logger
 from broker.publisher import Publisher
+from broker.timeouts import timeout
 from schemas import CheckIn, Pause, State
 
 _log = get_logger()
@@ -83,7 +84,7 @@ class Presence:
                 said = await self._say(connection)
                 pause = interval if said else min(interval, _RETRY)
                 with suppress(TimeoutError):
-                    async with asyncio.timeout(pause * random.uniform(0.75, 1)):  # noqa: S311 - no secret
+                    async with timeout(pause * random.uniform(0.75, 1)):  # noqa: S311 - no secret
                         await self._changed.wait()
         finally:
             self._connection = self._publisher = None

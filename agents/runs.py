@@ -22,6 +22,7 @@ from agents.surroundings import environment
 from agents.tables import Entry
 from agents.threads import Threads
 from broker.log import get_logger
+from broker.timeouts import timeout
 from broker.topology import AgentKind
 from schemas import Result, State
 
@@ -88,7 +89,7 @@ class Runs:
     async def drain(self, patience: float) -> None:
         """Let what runs go on for so many seconds, then stop it; return when all has ended."""
         try:
-            async with asyncio.timeout(patience):
+            async with timeout(patience):
                 await self._idle.wait()
         except TimeoutError:
             for run in self._running.values():
@@ -96,7 +97,7 @@ class Runs:
             # Longer only if the ledger cannot take their ends, or the kernel does not let go.
             limit = self._settings.stop_grace.total_seconds() + _STOP_LIMIT
             with suppress(TimeoutError):
-                async with asyncio.timeout(limit):
+                async with timeout(limit):
                     await self._idle.wait()
 
     def kill(self) -> None:

@@ -33,6 +33,7 @@ from broker.connection import (
 )
 from broker.log import get_logger
 from broker.publisher import Publisher
+from broker.timeouts import timeout
 
 _log = get_logger()
 _LOGIN_SPREAD = 5
@@ -131,7 +132,7 @@ class Uplink:
         async with connect(self._settings, name) as connection:
             if not self._settings.enrolled:
                 with translated("declaring the agent's queue"):
-                    async with asyncio.timeout(CALL_LIMIT):
+                    async with timeout(CALL_LIMIT):
                         await topology.ensure(connection)
                         await self._bind(connection)
             publisher = await Publisher.open(
@@ -208,7 +209,7 @@ class Uplink:
                 continue
             try:
                 with translated("looking for the consumer"):
-                    async with asyncio.timeout(CALL_LIMIT), connection.channel() as channel:
+                    async with timeout(CALL_LIMIT), connection.channel() as channel:
                         found = await topology.declare_queue(channel, queue, passive=True)
             except Unreachable as error:
                 if isinstance(error.__cause__, TimeoutError) and await blocked(connection):

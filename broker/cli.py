@@ -8,6 +8,7 @@ from collections.abc import Iterable, Sequence
 from importlib import import_module
 
 from broker.command_line import Parser, WrongUse, run
+from broker.log import silence_amqp_libraries
 
 COMMANDS = {
     "send": "send",
@@ -52,6 +53,7 @@ def main() -> None:
 
 def command(words: Sequence[str]) -> int:
     """Run a command line; return its exit status."""
+    silence_amqp_libraries()
     # What follows "--" is a command, whatever it looks like.
     cut = words.index("--") if "--" in words else len(words)
     arguments, strange = _parser(words).parse_known_args(words[:cut])

@@ -1,7 +1,6 @@
 """How the broker is reached, and what can go wrong on the way, in our own words."""
 
 import asyncio
-import logging
 import random
 import ssl
 from collections.abc import AsyncIterator, Iterator
@@ -21,16 +20,10 @@ from aio_pika.exceptions import (
 from aiormq.exceptions import ConnectionNotAllowed
 from yarl import URL
 
-from broker import frames, timeouts, tls, wire
+from broker import tls
+from broker.frames import Transport
 from broker.settings import BrokerSettings
-
-# Every outage would be told three times and with a traceback; we tell it once, ourselves.
-for _name in ("aio_pika", "aiormq"):
-    logging.getLogger(_name).setLevel(logging.CRITICAL + 1)
-
-wire.be_tolerant()
-frames.come_at_once()
-timeouts.tell_the_time()
+from broker.timeouts import timeout
 
 CALL_LIMIT = 10.0
 """Seconds that one call to the broker may take: where it is stuck, the library waits for ever."""
@@ -121,6 +114,17 @@ def _text(error: BaseException) -> str:
     return str(error) or type(error).__name__
 
 
+class _Connection(aio_pika.Connection):
+    """The library's connection, over a transport of ours."""
+
+    async def connect(self, timeout: float | None = None) -> None:  # noqa: ASYNC109 - theirs
+        """Connect to the broker."""
+        self.transport = await Transport.connect(
+            self.url, self._on_connection_close, timeout=timeout, **self.kwargs
+        )
+        await self._on_connected()
+
+
 @asynccontextmanager
 async def connect(settings: BrokerSettings, name: str) -> AsyncIterator[AbstractConnection]:
     """Connect to the first broker that answers, each URL tried once in turn.
@@ -139,13 +143,13 @@ async def connect(settings: BrokerSettings, name: str) -> AsyncIterator[Abstract
             url = url.update_query(heartbeat=10)
         if external := tls.is_external(url, has_certificate=settings.tls_cert is not None):
             url = url.update_query(auth="external")
-        connection = aio_pika.Connection(
+        connection = _Connection(
             url, ssl_context=_context(url, settings), client_properties={"connection_name": name}
         )
         try:
             try:
                 with translated(f"{_address(url)} as {url.user or 'guest'}", external=external):
-                    async with asyncio.timeout(CALL_LIMIT):
+                    async with timeout(CALL_LIMIT):
                         await _open(connection, url, settings)
             except Unreachable as failure:
                 failures.append(failure)
@@ -191,7 +195,7 @@ def _address(url: URL) -> str:
 
 async def _close(connection: AbstractConnection) -> None:
     try:
-        async with asyncio.timeout(2):
+        async with timeout(2):
             await connection.close()
     except (*CONNECTION_EXCEPTIONS, TimeoutError):
         # It is gone, which is what was wanted. Said once more, for the library: where it knows
@@ -202,7 +206,7 @@ async def _close(connection: AbstractConnection) -> None:
 async def blocked(connection: AbstractConnection) -> bool:
     """Whether the broker said that it takes no messages now."""
     try:
-        async with asyncio.timeout(0):
+        async with timeout(0):
             await underlay(connection).ready()
     except TimeoutError:
         return True

@@ -1,36 +1,82 @@
-"""Takes the frames that have arrived as they lie there.
+"""Reads frames from a connection's buffer, and hands them to the library's connection.
 
-The library's own way asks for each of them three times, behind a lock: where many come together,
-more than all else that is done to read them.
+The library asks for each frame three times, behind a lock. Where many frames arrive together, that
+takes longer than all else that is done to read them.
 """
 
-from typing import Any
+import asyncio
 
-from aiormq.connection import FrameReceiver
-from aiormq.exceptions import InvalidFrameError
+import aiormq
+from aio_pika.abc import UnderlayConnection
+from aiormq.connection import FrameReceiver, ReceivedFrame
+from aiormq.exceptions import AMQPConnectionError, InvalidFrameError
+from pamqp.constants import FRAME_HEADER_SIZE
 from pamqp.exceptions import PAMQPException
-from pamqp.frame import unmarshal
+from yarl import URL
 
-_HEAD = 7  # bytes: its kind, its channel, and the size of what follows
+from broker.wire import decode_frame
+
 _END = 1
-_wait_for_frame = FrameReceiver.get_frame
 
 
-def come_at_once() -> None:
-    """Have the library take what is there; what has not come yet, it waits for as ever."""
-    FrameReceiver.get_frame = _get_frame  # type: ignore[method-assign]
+class FrameReader(FrameReceiver):
+    """Takes a frame from the buffer where all of it has arrived, else waits for it."""
+
+    async def get_frame(self) -> ReceivedFrame:
+        """Return the next frame.
+
+        Raises:
+            AMQPConnectionError: the connection ended.
+            InvalidFrameError: what came is not AMQP.
+            StopAsyncIteration: nothing more comes.
+        """
+        reader = self.reader
+        arrived: bytearray = reader._buffer  # type: ignore[attr-defined] # noqa: SLF001
+        size = FRAME_HEADER_SIZE + int.from_bytes(arrived[3:FRAME_HEADER_SIZE], "big") + _END
+        if len(arrived) >= size:
+            frame = bytes(arrived[:size])
+            del arrived[:size]
+            reader._maybe_resume_transport()  # type: ignore[attr-defined] # noqa: SLF001
+        elif reader.at_eof():
+            raise StopAsyncIteration
+        else:
+            frame = await _wait_for_frame(reader)
+        try:
+            return decode_frame(frame)
+        except PAMQPException as error:
+            raise InvalidFrameError(str(error)) from error
 
 
-async def _get_frame(self: FrameReceiver) -> Any:
-    arrived: bytearray = self.reader._buffer  # type: ignore[attr-defined] # noqa: SLF001
-    size = _HEAD + int.from_bytes(arrived[3:_HEAD], "big") + _END
-    # The first frame is looked at more closely: who answers may not speak AMQP at all.
-    if len(arrived) < size or not self.started or self.lock.locked():
-        return await _wait_for_frame(self)
-    frame = bytes(arrived[:size])
-    del arrived[:size]
-    self.reader._maybe_resume_transport()  # type: ignore[attr-defined] # noqa: SLF001
+async def _wait_for_frame(reader: asyncio.StreamReader) -> bytes:
     try:
-        return unmarshal(frame)
-    except PAMQPException as error:
-        raise InvalidFrameError(str(error)) from error
+        head = await reader.readexactly(FRAME_HEADER_SIZE)
+        return head + await reader.readexactly(int.from_bytes(head[3:], "big") + _END)
+    except asyncio.IncompleteReadError as error:
+        raise AMQPConnectionError("the broker closed the connection") from error
+    except OSError as error:
+        raise AMQPConnectionError(str(error)) from error
+
+
+class _Connection(aiormq.Connection):
+    """The library's connection, whose reader loop gets its frames from a `FrameReader`."""
+
+    async def _Connection__reader(self, receiver: FrameReceiver) -> None:  # noqa: N802 - the loop
+        # The handshake is over; no other bytes than frames follow.
+        await super()._Connection__reader(FrameReader(receiver.reader))  # type: ignore[misc]
+
+
+class Transport(UnderlayConnection):
+    """What an `aio_pika.Connection` of ours speaks through."""
+
+    @classmethod
+    async def make_connection(
+        cls,
+        url: URL,
+        timeout: float | None = None,  # noqa: ASYNC109 - the library's signature
+        **options: object,
+    ) -> aiormq.abc.AbstractConnection:
+        """Open a connection; see `UnderlayConnection`."""
+        connection = _Connection(url, **options)  # type: ignore[arg-type]
+        await asyncio.wait_for(connection.connect(), timeout)
+        await connection.ready()
+        return connection

@@ -7,25 +7,61 @@ from contextlib import suppress
 from datetime import UTC, datetime
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Protocol, TextIO, cast
+from typing import TYPE_CHECKING, Any, Protocol, TextIO, cast
 
 from pydantic_core import to_json
-
-# structlog draws tracebacks by rich where that is installed, which takes 4 MB of an agent's memory
-# for what nobody sees.
-if _absent := "rich" not in sys.modules:
-    sys.modules["rich"] = None  # type: ignore[assignment]
-import structlog
-
-if _absent:
-    del sys.modules["rich"]
 
 if TYPE_CHECKING:
     from structlog.typing import EventDict
 
-get_logger = structlog.get_logger
-
 _FILE_LIMIT = 1024 * 1024
+
+
+class _Logger:
+    """Logs as structlog is configured when it is first used; if it is not, to stderr.
+
+    structlog's own default is stdout, which is for answers.
+    """
+
+    def __init__(self, bound: Any = None) -> None:
+        self._bound = bound
+
+    def __getattr__(self, name: str) -> Any:
+        if self._bound is None:
+            import structlog
+
+            if structlog.is_configured():
+                self._bound = structlog.get_logger().bind()
+            else:
+                processors: list[Any] = [partial(_whole, {}, False), _to_json]  # noqa: FBT003 - of no terminal
+                logger = structlog.WriteLogger(cast("TextIO", _Stderr()))
+                return getattr(structlog.wrap_logger(logger, processors=processors), name)
+        return getattr(self._bound, name)
+
+
+def get_logger() -> Any:
+    """Return a logger; structlog is not imported before something is logged."""
+    return _Logger()
+
+
+def import_structlog_alone() -> None:
+    """Import structlog without rich, for a program of ours.
+
+    With rich it draws tracebacks, which nobody sees here, and takes 4 MB of an agent's memory.
+    """
+    if absent := "rich" not in sys.modules:
+        sys.modules["rich"] = None  # type: ignore[assignment]
+    try:
+        import structlog  # noqa: F401
+    finally:
+        if absent:
+            del sys.modules["rich"]
+
+
+def silence_amqp_libraries() -> None:
+    """Stop the libraries' own log: they report each outage three times, with tracebacks."""
+    for name in ("aio_pika", "aiormq"):
+        logging.getLogger(name).setLevel(logging.CRITICAL + 1)
 
 
 class _Sink(Protocol):
@@ -75,6 +111,9 @@ class _File:
 
 def configure(*, file: Path | None = None, **context: str) -> None:
     """Set up logging to stderr, or to a file only; each event carries the context."""
+    import_structlog_alone()
+    import structlog
+
     terminal = file is None and sys.stderr.isatty()
     sink: _Sink = _Stderr() if file is None else _File(file)
     structlog.configure(
@@ -85,6 +124,7 @@ def configure(*, file: Path | None = None, **context: str) -> None:
         logger_factory=structlog.WriteLoggerFactory(file=cast("TextIO", sink)),
         cache_logger_on_first_use=True,
     )
+    silence_amqp_libraries()
     if file is not None:
         # What libraries tell by other ways would go to stderr.
         logging.basicConfig(stream=cast("TextIO", sink), level=logging.WARNING, force=True)
@@ -114,6 +154,3 @@ def _to_json(_logger: object, _level: str, event: "EventDict") -> str:
 
 def _encoded(text: str) -> bytes:
     return text.encode(errors="backslashreplace")
-
-
-configure()  # whoever sets up nothing is told on stderr: stdout is for answers

@@ -20,6 +20,7 @@ from broker.connection import (
     translated,
     underlay,
 )
+from broker.timeouts import timeout
 
 if TYPE_CHECKING:
     from aiormq.channel import Channel
@@ -60,7 +61,7 @@ class Publisher:
             declares: whether what is missing of the topology may be made again.
         """
         with translated("opening a channel"):
-            async with asyncio.timeout(CALL_LIMIT):
+            async with timeout(CALL_LIMIT):
                 channel = connection.channel(on_return_raises=True)
                 await channel.initialize()
         return cls(connection, channel, waits=waits, declares=declares)
@@ -192,7 +193,7 @@ class Publisher:
                     raise TimeoutError
                 if time.monotonic() - began > STORE_LIMIT:
                     raise Unreachable(f"{doing}: not stored in {STORE_LIMIT:.0f} s")
-                async with asyncio.timeout(CALL_LIMIT / 2), self.connection.channel():
+                async with timeout(CALL_LIMIT / 2), self.connection.channel():
                     pass
         finally:
             publishing.cancel()

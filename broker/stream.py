@@ -21,6 +21,7 @@ from broker.deliveries import Deliveries, Delivery
 from broker.entry import Entry
 from broker.pipeline import Outgoing
 from broker.publisher import Publisher
+from broker.timeouts import timeout
 from schemas.signature import HEADER
 
 _PREFETCH = 500
@@ -48,7 +49,7 @@ async def read(
         """Take none: all come by the frames."""
 
     with translated(f"reading {topology.REPORTS}"):
-        async with asyncio.timeout(CALL_LIMIT):
+        async with timeout(CALL_LIMIT):
             channel = connection.channel()
             await channel.initialize()
             channel.close_callbacks.add(lambda *_: arrived.put_nowait(None))
@@ -66,7 +67,7 @@ async def read(
     finally:
         # What has no end was lost with its connection, and nobody waits for it, or tries again.
         with suppress(BrokerError), translated(f"reading {topology.REPORTS}"):
-            async with asyncio.timeout(_END_LIMIT):
+            async with timeout(_END_LIMIT):
                 # Not by closing the channel alone: RabbitMQ 4.0 goes on listing the consumer.
                 await underlay.basic_cancel(consumed.consumer_tag or "")
                 await channel.close()
@@ -173,7 +174,7 @@ async def append_all(publisher: Publisher, messages: Sequence[Outgoing]) -> None
         if not publisher.declares:
             raise Unreachable(f"{error}; pcm topology apply makes again what is missing") from error
         with translated("declaring the topology"):
-            async with asyncio.timeout(CALL_LIMIT), publisher.connection.channel() as channel:
+            async with timeout(CALL_LIMIT), publisher.connection.channel() as channel:
                 await topology.apply(channel)
         raise Unreachable(f"{error}; what it leads to is made again") from error
 
@@ -193,7 +194,7 @@ async def read_all(
     async with read(connection, start) as entries:
         while True:
             with translated(f"reading {topology.REPORTS}"):
-                async with asyncio.timeout(CALL_LIMIT):
+                async with timeout(CALL_LIMIT):
                     entry = await anext(entries)
             if entry.is_mark(end):
                 return

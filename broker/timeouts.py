@@ -1,41 +1,41 @@
-"""Lets a timeout be one on the Python of Debian 12, too.
+"""A timeout that is told from a cancellation on Python 3.11.2, too, which Debian 12 has.
 
-A group of tasks that fails may leave its own task counted as cancelled. Before Python 3.11.4, any
-later timeout in that task then passed for a cancellation, for which nobody had asked, and ended the
-task in silence: see https://github.com/python/cpython/issues/102780.
+A task group that fails may leave its own task counted as cancelled. Before Python 3.11.4, a later
+`asyncio.timeout` in that task then ended it with CancelledError instead of TimeoutError
+(https://github.com/python/cpython/issues/102780).
 """
 
 import asyncio
 import sys
 from types import TracebackType
+from typing import Self
 
-_enter, _exit = asyncio.Timeout.__aenter__, asyncio.Timeout.__aexit__
+if sys.version_info >= (3, 11, 4):
+    timeout = asyncio.timeout
+else:
 
+    class _Timeout(asyncio.Timeout):  # type: ignore[misc] # final, for what checks types
+        async def __aenter__(self) -> Self:
+            self._cancelling_before = _cancelling()
+            await super().__aenter__()
+            return self
 
-def tell_the_time() -> None:
-    """Have every `asyncio.timeout` raise TimeoutError where it does in later versions."""
-    if sys.version_info < (3, 11, 4):
-        asyncio.Timeout.__aenter__ = _remember  # type: ignore[method-assign]
-        asyncio.Timeout.__aexit__ = _compare  # type: ignore[method-assign]
+        async def __aexit__(
+            self,
+            exc_type: type[BaseException] | None,
+            exc_val: BaseException | None,
+            exc_tb: TracebackType | None,
+        ) -> None:
+            await super().__aexit__(exc_type, exc_val, exc_tb)
+            ours = exc_type is asyncio.CancelledError and _cancelling() <= self._cancelling_before
+            if self.expired() and ours:
+                raise TimeoutError from exc_val
 
+    def _cancelling() -> int:
+        task = asyncio.current_task()
+        return task.cancelling() if task else 0
 
-def _cancelling() -> int:
-    task = asyncio.current_task()
-    return task.cancelling() if task else 0
-
-
-async def _remember(self: asyncio.Timeout) -> asyncio.Timeout:
-    self.before = _cancelling()  # type: ignore[attr-defined]
-    return await _enter(self)
-
-
-async def _compare(
-    self: asyncio.Timeout,
-    exc_type: type[BaseException] | None,
-    exc_val: BaseException | None,
-    exc_tb: TracebackType | None,
-) -> None:
-    await _exit(self, exc_type, exc_val, exc_tb)
-    ours = exc_type is asyncio.CancelledError and _cancelling() <= self.before  # type: ignore[attr-defined]
-    if self.expired() and ours:
-        raise TimeoutError from exc_val
+    def timeout(delay: float | None) -> asyncio.Timeout:
+        """Return a context manager that raises TimeoutError after so many seconds."""
+        when = None if delay is None else asyncio.get_running_loop().time() + delay
+        return _Timeout(when)

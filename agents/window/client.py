@@ -10,6 +10,7 @@ from typing import Any
 
 from agents.window.snapshot import Snapshot, read
 from agents.window.texts import _, clean
+from broker.timeouts import timeout
 
 _SOCKET = "control.sock"
 _CHUNK = 256 * 1024
@@ -52,7 +53,7 @@ class Client:
             Gone: it is not there.
         """
         try:
-            async with asyncio.timeout(_PATIENCE), self._speak(request) as reader:
+            async with timeout(_PATIENCE), self._speak(request) as reader:
                 reply = json.loads(await reader.read())
         except (OSError, TimeoutError, ValueError) as error:
             raise Gone(_("the agent does not answer")) from error

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 from broker.command_line import DONE, FAILED, Parser, Wrong
 from broker.commands import standing
 from broker.commands.session import check_vouched, history, name, with_dispatcher
+from broker.timeouts import timeout
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
@@ -80,7 +81,7 @@ async def drive(driver: "Driver", plan: "Rollout", arguments: argparse.Namespace
     from broker.history.tables import HistoryError
 
     try:
-        async with asyncio.timeout(getattr(arguments, "give_up_after", None)):
+        async with timeout(getattr(arguments, "give_up_after", None)):
             found = await driver.drive()
     except TimeoutError:
         _tell_left(plan)

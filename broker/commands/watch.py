@@ -10,6 +10,7 @@ from broker.clock import local
 from broker.command_line import DONE, FAILED, Parser, WrongUse
 from broker.commands.session import name, seconds, whole_id, with_dispatcher
 from broker.commands.terminal import printable
+from broker.timeouts import timeout
 
 if TYPE_CHECKING:
     from broker.commands.live import View
@@ -89,7 +90,7 @@ async def watch(
     try:
         async with _display(tally, as_json=as_json) as view:
             try:
-                async with asyncio.timeout(limit):
+                async with timeout(limit):
                     async for report in dispatcher.follow(job_id, progress):
                         _tell(report, tally, view, as_json=as_json)
             except TimeoutError:

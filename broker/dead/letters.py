@@ -24,6 +24,7 @@ from broker.dead.letter import Letter, mark, read_letter
 from broker.dead.resending import resend
 from broker.publisher import Publisher
 from broker.settings import BrokerSettings, load
+from broker.timeouts import timeout
 from schemas.job import whoami
 
 MOST = 65_535
@@ -98,7 +99,7 @@ class DeadLetters:
         name = f"pcm dead {whoami()}"
         async with connect(settings or load(BrokerSettings), name) as connection:
             with translated("declaring the topology"):
-                async with asyncio.timeout(CALL_LIMIT):
+                async with timeout(CALL_LIMIT):
                     await topology.ensure(connection)
             with translated(f"reading {topology.DEAD}"):
                 channel = await _alone(connection)
@@ -107,7 +108,7 @@ class DeadLetters:
             yield letters
             # Not by ending the consumer: the broker would go on to count as ours what we hold.
             with translated(f"giving back what is left of {topology.DEAD}"):
-                async with asyncio.timeout(CALL_LIMIT):
+                async with timeout(CALL_LIMIT):
                     await letters._channel.close()
 
     def __iter__(self) -> Iterator[Letter]:
@@ -149,7 +150,7 @@ class DeadLetters:
             if not chosen:
                 return
             with translated("dropping letters"):
-                async with asyncio.timeout(CALL_LIMIT):
+                async with timeout(CALL_LIMIT):
                     await self._acknowledge(sorted(chosen))
                     await self._channel.close()
                 # Of many acknowledgements, a quorum queue's channel may lose those that it has
@@ -179,7 +180,7 @@ class DeadLetters:
             self._add(message)
 
         self._channel.close_callbacks.add(lambda *_: self._over.set())
-        async with asyncio.timeout(CALL_LIMIT):
+        async with timeout(CALL_LIMIT):
             there, _ = await _counts(self._channel)
             self._missing = min(there, MOST)
             self.left_out = there - self._missing
@@ -194,14 +195,14 @@ class DeadLetters:
         last, since = self._missing, time.monotonic()
         while self._missing:
             with suppress(TimeoutError):
-                async with asyncio.timeout(_QUIET):
+                async with timeout(_QUIET):
                     await self._over.wait()
             if self._missing and self._channel.is_closed:
                 raise Unreachable(f"reading {topology.DEAD}: the connection was lost")
             if self._missing < last:
                 last, since = self._missing, time.monotonic()
                 continue
-            async with asyncio.timeout(CALL_LIMIT):
+            async with timeout(CALL_LIMIT):
                 there, _ = await _counts(self._channel)
             if not there and self._missing == last:
                 self._missing = 0  # some were purged or grew too old after they were counted
@@ -237,7 +238,7 @@ async def _alone(connection: AbstractConnection) -> AbstractChannel:
     deadline = time.monotonic() + CALL_LIMIT
     locked = False
     while True:
-        async with asyncio.timeout(CALL_LIMIT):
+        async with timeout(CALL_LIMIT):
             channel = connection.channel()
             await channel.initialize()
             with suppress(ChannelLockedResource):

@@ -1,6 +1,5 @@
 """What is asked of workstations as such: to pause, to go on, to be forgotten."""
 
-import asyncio
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from datetime import UTC, datetime
 
@@ -11,6 +10,7 @@ from broker import stream, topology
 from broker.connection import CALL_LIMIT, Unroutable, translated
 from broker.dispatching.probes import unbound
 from broker.publisher import Publisher
+from broker.timeouts import timeout
 from broker.topology import AgentKind
 from schemas import Departure, Pause
 
@@ -109,7 +109,7 @@ async def _consumers_of(connection: AbstractConnection, queue: str) -> int | Non
     """Return how many take from a queue; None if there is none of this name."""
     with translated(f"looking for {queue}"):
         try:
-            async with asyncio.timeout(CALL_LIMIT), connection.channel() as channel:
+            async with timeout(CALL_LIMIT), connection.channel() as channel:
                 declared = await channel.declare_queue(queue, passive=True)
         except ChannelNotFoundEntity as error:
             if "no queue" in str(error):
@@ -122,5 +122,5 @@ async def _delete(connection: AbstractConnection, queues: Iterable[str]) -> None
     # Not only if unused: with that, a quorum queue ends the connection.
     for queue in queues:
         with translated(f"deleting {queue}"):
-            async with asyncio.timeout(CALL_LIMIT), connection.channel() as channel:
+            async with timeout(CALL_LIMIT), connection.channel() as channel:
                 await channel.queue_delete(queue)

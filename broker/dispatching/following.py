@@ -1,6 +1,5 @@
 """How a job is followed through the stream, to its end and no longer."""
 
-import asyncio
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import aclosing
@@ -11,6 +10,7 @@ from broker.connection import CALL_LIMIT, Unreachable
 from broker.dispatching.line import Link
 from broker.dispatching.progress import Progress
 from broker.entry import Entry
+from broker.timeouts import timeout
 from schemas import Job
 from schemas.job import id_time
 
@@ -68,7 +68,7 @@ async def until_settled(
             if left <= 0 or (progress.closed and not progress.over):
                 return
         try:
-            async with asyncio.timeout(left):
+            async with timeout(left):
                 entry = await anext(entries)
         except TimeoutError:
             if not caught_up:

@@ -19,6 +19,7 @@ from broker.connection import (
 from broker.dispatching.patience import Patience
 from broker.publisher import Publisher
 from broker.settings import DispatcherSettings
+from broker.timeouts import timeout
 from schemas.job import whoami
 
 _T = TypeVar("_T")
@@ -87,7 +88,7 @@ class Line:
                         connect(self._settings, f"pcm {whoami()}")
                     )
                     with translated("declaring the topology"):
-                        async with asyncio.timeout(CALL_LIMIT):
+                        async with timeout(CALL_LIMIT):
                             await topology.ensure(connection)
                     publisher = await Publisher.open(connection)
                     self._link = Link(connection, publisher, stack.pop_all())

@@ -1,6 +1,5 @@
 """The dispatcher for scripts that are not async: the same, on an event loop in its own thread."""
 
-import asyncio
 from collections.abc import Awaitable, Callable, Iterable, Iterator, Sequence
 from contextlib import aclosing, suppress
 from queue import SimpleQueue
@@ -12,6 +11,7 @@ from broker.dispatching.dispatcher import Dispatcher
 from broker.dispatching.loop_thread import Feed, LoopThread, result
 from broker.dispatching.progress import Progress
 from broker.settings import DispatcherSettings, load
+from broker.timeouts import timeout
 from schemas import Cancellation, Job, Report
 
 _T = TypeVar("_T")
@@ -121,7 +121,7 @@ class SyncDispatcher:
         async def following(dispatcher: Dispatcher) -> Progress:
             with suppress(TimeoutError):
                 async with (
-                    asyncio.timeout(limit),
+                    timeout(limit),
                     aclosing(dispatcher.follow(job_id, progress)) as reports,
                 ):
                     async for _ in reports:

@@ -25,6 +25,7 @@ from broker.history.history import History
 from broker.history.tables import HistoryError
 from broker.management import Management
 from broker.settings import HistorySettings, ManagementSettings
+from broker.timeouts import timeout
 
 _MANAGEMENT = "enable it (rabbitmq-plugins enable rabbitmq_management), and set PCM_MANAGEMENT_URL"
 _PRIVATE = re.compile(r"service|interactive-.+")
@@ -103,14 +104,14 @@ async def _missing(connection: AbstractConnection) -> tuple[list[str], int | Non
     for name in (exchange.name for exchange in topology.EXCHANGES):
         with translated(f"looking at {name}"):
             try:
-                async with asyncio.timeout(CALL_LIMIT), connection.channel() as channel:
+                async with timeout(CALL_LIMIT), connection.channel() as channel:
                     await channel.declare_exchange(name, passive=True)
             except ChannelNotFoundEntity:
                 missing.append(f"exchange {name}")
     for name in (queue.name for queue in topology.central_queues()):
         with translated(f"looking at {name}"):
             try:
-                async with asyncio.timeout(CALL_LIMIT), connection.channel() as channel:
+                async with timeout(CALL_LIMIT), connection.channel() as channel:
                     queue = await channel.declare_queue(name, passive=True)
             except ChannelNotFoundEntity:
                 missing.append(f"queue {name}")
@@ -126,7 +127,7 @@ async def _ahead(connection: AbstractConnection) -> float | None:
     Both queues are this connection's own, and go with it.
     """
     try:
-        async with asyncio.timeout(CALL_LIMIT), connection.channel() as channel:
+        async with timeout(CALL_LIMIT), connection.channel() as channel:
             end = await channel.declare_queue(exclusive=True, arguments={"x-queue-type": "classic"})
             begin = await channel.declare_queue(
                 exclusive=True,

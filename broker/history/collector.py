@@ -36,6 +36,7 @@ from broker.history.tables import (
 from broker.log import get_logger
 from broker.publisher import Publisher
 from broker.settings import HistorySettings
+from broker.timeouts import timeout
 
 _HOUSEKEEPING = 3600.0
 _log = get_logger()
@@ -61,7 +62,7 @@ async def first_offset(settings: HistorySettings) -> int:
     async with connect(settings, "pcm history") as connection:
         await stream.mark(await Publisher.open(connection))
         with translated(f"reading {topology.REPORTS}"):
-            async with stream.read(connection, None, 1) as entries, asyncio.timeout(CALL_LIMIT):
+            async with stream.read(connection, None, 1) as entries, timeout(CALL_LIMIT):
                 return (await anext(entries)).offset
 
 
@@ -150,7 +151,7 @@ class Collector:
 async def _publisher(connection: AbstractConnection) -> Publisher:
     """Return a publisher to a broker that has the stream."""
     with translated("declaring the topology"):
-        async with asyncio.timeout(CALL_LIMIT):
+        async with timeout(CALL_LIMIT):
             await topology.ensure(connection)
     return await Publisher.open(connection)
 

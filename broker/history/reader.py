@@ -18,6 +18,7 @@ from broker.history.place import BEAT, Place, place_in, transact
 from broker.history.tables import CONTENT, gaps, reading
 from broker.log import get_logger
 from broker.publisher import Publisher
+from broker.timeouts import timeout
 
 _BATCH = 2000
 _PREFETCH = 4000
@@ -95,7 +96,7 @@ class Reader:
                 await self._beat(place)
             batch = []
             with suppress(TimeoutError):
-                async with asyncio.timeout(BEAT):
+                async with timeout(BEAT):
                     batch = await entries.batch(_BATCH)
 
     async def _tell_forgeries(self, place: Place) -> None:
@@ -123,7 +124,7 @@ class Reader:
 
     async def _next(self, entries: stream.Entries) -> Entry:
         try:
-            async with asyncio.timeout(CALL_LIMIT):
+            async with timeout(CALL_LIMIT):
                 return await anext(entries)
         except TimeoutError:
             raise Unreachable(f"reading {topology.REPORTS}: nothing comes") from None

@@ -16,6 +16,7 @@ from unittest.mock import patch
 from aio_pika import IncomingMessage
 from aiormq.abc import DeliveredMessage
 from pamqp import commands
+from pamqp.constants import FRAME_END, FRAME_HEADER
 from pamqp.header import ContentHeader
 from pydantic import TypeAdapter
 from sqlalchemy.exc import DataError
@@ -44,6 +45,7 @@ from broker.history.tables import open_history
 from broker.plans.waves import read_waves
 from broker.settings import HistorySettings, WrongSetting, load
 from broker.topology import AgentKind, routing_keys
+from broker.wire import decode_frame
 from schemas import (
     Cancellation,
     CheckIn,
@@ -236,8 +238,10 @@ def _history() -> Any:
 
 def properties(data: bytes) -> DeliveredMessage:
     """Return a message with the properties of a header frame, as it is delivered."""
-    header = ContentHeader()
-    header.unmarshal(struct.pack(">HHQ", 60, 0, 0) + data)
+    payload = struct.pack(">HHQ", 60, 0, 0) + data
+    frame = struct.pack(">BHI", FRAME_HEADER, 1, len(payload)) + payload + bytes([FRAME_END])
+    _, _, header = decode_frame(frame)
+    assert isinstance(header, ContentHeader)
     deliver = commands.Basic.Deliver(delivery_tag=1, routing_key="", exchange="", consumer_tag="")
     return DeliveredMessage(delivery=deliver, header=header, body=b"", channel=None)  # type: ignore[arg-type]
 

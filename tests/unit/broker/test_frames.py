@@ -3,7 +3,6 @@
 import asyncio
 
 import pytest
-from aiormq.connection import FrameReceiver
 from aiormq.exceptions import AMQPConnectionError, InvalidFrameError
 from pamqp import commands
 from pamqp.body import ContentBody
@@ -11,7 +10,7 @@ from pamqp.frame import FrameTypes, marshal
 from pamqp.header import ContentHeader
 from pamqp.heartbeat import Heartbeat
 
-from broker import connection  # noqa: F401 - has the library read as we do
+from broker.frames import FrameReader
 
 FRAMES: list[FrameTypes] = [
     commands.Basic.Deliver("tag", 7, False, "pcm.jobs", "background.mandatory.all"),  # noqa: FBT003
@@ -29,7 +28,7 @@ def said(frames: list[FrameTypes]) -> list[tuple[str, object]]:
 
 
 async def read(reader: asyncio.StreamReader, count: int) -> list[FrameTypes]:
-    receiver = FrameReceiver(reader)
+    receiver = FrameReader(reader)
     async with asyncio.timeout(10):
         return [(await receiver.get_frame())[2] for _ in range(count)]
 

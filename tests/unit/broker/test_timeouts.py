@@ -4,7 +4,7 @@ import asyncio
 
 import pytest
 
-from broker import connection  # noqa: F401 - has timeouts be as they should
+from broker.timeouts import timeout
 
 
 async def fail() -> None:
@@ -16,7 +16,7 @@ async def test_after_a_group_that_failed() -> None:
         async with asyncio.TaskGroup() as tasks:
             tasks.create_task(fail())
     with pytest.raises(TimeoutError):
-        async with asyncio.timeout(0.01):
+        async with timeout(0.01):
             await asyncio.sleep(60)
 
 
@@ -24,16 +24,16 @@ async def test_within_another_one() -> None:
     with pytest.raises(ExceptionGroup):
         async with asyncio.TaskGroup() as tasks:
             tasks.create_task(fail())
-    async with asyncio.timeout(60):
+    async with timeout(60):
         with pytest.raises(TimeoutError):
-            async with asyncio.timeout(0.01):
+            async with timeout(0.01):
                 await asyncio.sleep(60)
         await asyncio.sleep(0)
 
 
 async def test_a_cancellation_remains_one() -> None:
     async def wait() -> None:
-        async with asyncio.timeout(60):
+        async with timeout(60):
             await asyncio.sleep(60)
 
     task = asyncio.create_task(wait())
