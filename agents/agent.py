@@ -12,31 +12,32 @@ from typing import Any, ClassVar, Protocol
 
 from agents import facts
 from agents.changes import Changes
-from agents.claims import Claims
-from agents.decision import UNKNOWN, Decision
-from agents.entries import Entries
+from agents.claims.claim_file import UNKNOWN, ClaimRecord
+from agents.claims.claims import Claims
+from agents.execution.command_run import Outcome
+from agents.execution.sealing import Sealing
 from agents.identity import Identity
-from agents.intake import Intake
-from agents.ledger import Ledger
-from agents.outbox import Outbox
-from agents.presence import Presence
-from agents.recovery import Recovery
-from agents.runner import Ended
-from agents.runs import Runs
-from agents.schedule import Next, Step, order
-from agents.sealing import Sealing
+from agents.inbox.consumer import Inbox
+from agents.inbox.recovery import Recovery
+from agents.inbox.trust import Trust
+from agents.jobs.cancellation import Cancellations
+from agents.jobs.executor import Executor
+from agents.jobs.open_jobs import OpenJobs
+from agents.jobs.policy import Next, Step, order
+from agents.jobs.takeover import Takeover
+from agents.session.broker_session import BrokerSession
+from agents.session.heartbeat import Heartbeat
+from agents.session.outbox import Outbox
 from agents.settings import AgentSettings
-from agents.standby import Standby
-from agents.state import check, lock, private_directory, shared_directory
-from agents.tables import NEVER, Entry, Tables
-from agents.threads import Threads
-from agents.trust import Trust
-from agents.uplink import Uplink
-from agents.withdrawal import Withdrawal
+from agents.store.ledger import Ledger
+from agents.store.state_folder import check, lock, private_directory, shared_directory
+from agents.store.threads import Threads
+from agents.store.transaction import JobRecord, Transaction
+from broker.amqp.timeouts import timeout
+from broker.amqp.topology import AgentKind, login
 from broker.log import get_logger
-from broker.timeouts import timeout
-from broker.topology import AgentKind, login
 from schemas import Context, Pause, State
+from schemas.times import NEVER
 
 _log = get_logger()
 
@@ -58,10 +59,10 @@ class Rules(Protocol):
 
     waits_since: ClassVar[str]
 
-    def overtaking(self, entry: Entry, others: Iterable[Entry]) -> list[Entry]:
+    def overtaking(self, entry: JobRecord, others: Iterable[JobRecord]) -> list[JobRecord]:
         """Return the overdue jobs that would run before another one, though due after it."""
 
-    def next(self, entry: Entry, now: float, *, claimed: bool, paused: bool) -> Next:
+    def next(self, entry: JobRecord, now: float, *, claimed: bool, paused: bool) -> Next:
         """Return the next step and its time."""
 
 
@@ -90,16 +91,16 @@ class Agent:
         self._claims = Claims(settings.state_dir, self.identity.name)
         self._outbox = Outbox(self.identity, self._ledger)
         self.changes = Changes()
-        self.entries = Entries(self._ledger, self._claims, self.changes, self._stored, self.ended)
-        self._runs = Runs(
+        self.entries = OpenJobs(self._ledger, self._claims, self.changes, self._stored, self.ended)
+        self._runs = Executor(
             settings, self.identity, self.entries, self.directory / "runs", self._sealing
         )
-        self._withdrawal = Withdrawal(self.entries, self._runs)
-        self._presence = Presence(
+        self._withdrawal = Cancellations(self.entries, self._runs)
+        self._presence = Heartbeat(
             settings, self.identity, self.entries, self._runs, self._sealing.public
         )
         recovery = Recovery(self.identity, settings, self._ledger, trust, self._admit)
-        self._intake = Intake(
+        self._intake = Inbox(
             self.identity,
             settings,
             self._ledger,
@@ -111,7 +112,7 @@ class Agent:
             paused=self._pause,
             stored=self._outbox.wake,
         )
-        self._uplink = Uplink(
+        self._uplink = BrokerSession(
             settings,
             self.identity,
             self._ledger,
@@ -126,7 +127,7 @@ class Agent:
         )
         self._deciders = Threads(_DECIDERS, "decide")
         self._blocked: dict[str, float] = {}  # until when, by the monotonic clock
-        self._standby = Standby(settings, self._claims)
+        self._standby = Takeover(settings, self._claims)
         self._tasks = asyncio.TaskGroup()
         self._begun: set[asyncio.Task[None]] = set()
         self._stopping = asyncio.Event()
@@ -216,7 +217,7 @@ class Agent:
         for entry in found:
             self._admit(entry)
 
-    def _admit(self, entry: Entry) -> None:
+    def _admit(self, entry: JobRecord) -> None:
         """Take in an entry of the ledger, whatever had become of it."""
         job = entry.job
         self.entries.add(entry)
@@ -231,7 +232,7 @@ class Agent:
             self._begin(self._close(entry, closing))
         self._withdrawal.supersede(entry)
 
-    async def _take_up(self, entry: Entry) -> None:
+    async def _take_up(self, entry: JobRecord) -> None:
         """Go on with a job whose command was started when a former run of this agent ended."""
         job_id = entry.job.id
         try:
@@ -258,9 +259,9 @@ class Agent:
         while True:
             now = time.time()
             windows = str(self._settings.windows)
-            await self._ledger.commit(partial(Tables.seen, now=now, windows=windows))
+            await self._ledger.commit(partial(Transaction.seen, now=now, windows=windows))
             began = time.monotonic()
-            while await self._ledger.commit(partial(Tables.forget, before=now - self._keep)):
+            while await self._ledger.commit(partial(Transaction.forget, before=now - self._keep)):
                 await asyncio.sleep(time.monotonic() - began)  # half of the time is for others
                 began = time.monotonic()
             await self._deciders.call(partial(self._claims.forget, now - self._keep))
@@ -276,7 +277,7 @@ class Agent:
 
     # What is next
 
-    def _accept(self, entry: Entry) -> None:
+    def _accept(self, entry: JobRecord) -> None:
         _log.info("job.received", job=entry.job.id, name=entry.job.title)
         self._admit(entry)
 
@@ -299,7 +300,7 @@ class Agent:
                 await self._intake.caught_up.wait()
                 self.entries.wake(entry.job.id)
 
-    def _next(self, entry: Entry) -> Next:
+    def _next(self, entry: JobRecord) -> Next:
         claimed, paused = self._claims.holds(entry.job.id), self._presence.paused
         now = time.time()
         following = self._rules.next(entry, now, claimed=claimed, paused=paused)
@@ -309,7 +310,7 @@ class Agent:
             return Next(Step.CLOSE, 0, State.REFUSED, reason)
         return following
 
-    def _advance(self, entry: Entry, now: float) -> None:
+    def _advance(self, entry: JobRecord, now: float) -> None:
         following = self._next(entry)
         job_id = entry.job.id
         blocked = self._blocked.get(job_id, 0.0) - time.monotonic()
@@ -333,7 +334,7 @@ class Agent:
             self.entries.occupy(job_id)
             self._begin(self._close(entry, following))
 
-    def _wait(self, entry: Entry, now: float, at: float) -> None:
+    def _wait(self, entry: JobRecord, now: float, at: float) -> None:
         """Look at an entry again at its time; a user's job now and then, if others ended it."""
         if entry.job.context is Context.FOREGROUND:
             at = min(at, now + max(1.0, self._settings.missing_after.total_seconds()))
@@ -344,7 +345,7 @@ class Agent:
         if at < NEVER:
             self.entries.wake(entry.job.id, at)
 
-    def _offer(self, entry: Entry, now: float) -> None:
+    def _offer(self, entry: JobRecord, now: float) -> None:
         if self._claims.decision(entry.job.id):
             self._not_ours(entry)
             return
@@ -359,13 +360,13 @@ class Agent:
         self._hold_back(self.entries.get(entry.job.id) or entry)
         self.offered(entry)
 
-    def _hold_back(self, entry: Entry) -> None:
+    def _hold_back(self, entry: JobRecord) -> None:
         """Have no overdue job run before this one, if it is due after it."""
         since = self._rules.waits_since
         for other in self._rules.overtaking(entry, self.entries.all()):
             self.entries.change(other, **{since: getattr(entry, since)})
 
-    def offered(self, entry: Entry) -> None:
+    def offered(self, entry: JobRecord) -> None:
         """Tell the user of an offer; an agent without a window says it in its log."""
         mandatory = entry.job.mandatory_at
         _log.info(
@@ -375,14 +376,14 @@ class Agent:
             mandatory_at=str(mandatory) if mandatory else None,
         )
 
-    def ended(self, entry: Entry) -> None:
+    def ended(self, entry: JobRecord) -> None:
         """Tell the user that a job ended; an agent without a window has said it in its log."""
 
-    def accept(self, entry: Entry, reason: str = "") -> None:
+    def accept(self, entry: JobRecord, reason: str = "") -> None:
         """The user wants the job run now."""
         self.entries.change(entry, self.identity.report(entry.job.id, State.ACCEPTED, reason))
 
-    def _not_ours(self, entry: Entry) -> None:
+    def _not_ours(self, entry: JobRecord) -> None:
         """Another agent holds the claim, or it is decided: wait, or leave the job to it."""
         decision = self._claims.decision(entry.job.id)
         if decision is None:
@@ -393,13 +394,13 @@ class Agent:
             reason = "the agent ended while it decided"
             if decision.agent == UNKNOWN:
                 reason = "its claim cannot be read: whether another agent started it is not known"
-            self._finish(entry, Ended(state, None, reason))
+            self._finish(entry, Outcome(state, None, reason))
         elif decision.running and self.kind is AgentKind.SERVICE:
             self._stand_by(entry, decision)
         else:
             self.entries.change(entry, open=False)
 
-    def _look_again(self, entry: Entry, after: float) -> None:
+    def _look_again(self, entry: JobRecord, after: float) -> None:
         self._blocked[entry.job.id] = time.monotonic() + after
         self.entries.wake(entry.job.id, time.time() + after)
 
@@ -407,27 +408,27 @@ class Agent:
         """Whether this agent speaks for a claim whose holder cannot be read."""
         return agent == UNKNOWN and self.kind is AgentKind.SERVICE
 
-    def _stand_by(self, entry: Entry, decision: Decision) -> None:
+    def _stand_by(self, entry: JobRecord, decision: ClaimRecord) -> None:
         """Speak for a user's agent that ended in the middle of a job, or does not end."""
         if reason := self._standby.conclude(entry, decision):
-            self._finish(entry, Ended(State.INTERRUPTED, None, reason))
+            self._finish(entry, Outcome(State.INTERRUPTED, None, reason))
         else:
             self._look_again(entry, self._standby.pause)
 
-    async def _close(self, entry: Entry, following: Next) -> None:
+    async def _close(self, entry: JobRecord, following: Next) -> None:
         """End a job that is not started, or not again, if it is ours to say so."""
         state, reason = following.state or State.REFUSED, following.reason
         if entry.starts:
             state, reason = State.INTERRUPTED, f"the agent ended while it ran; then: {reason}"
         try:
             if await self._decided(entry, state):
-                self._finish(entry, Ended(state, None, reason))
+                self._finish(entry, Outcome(state, None, reason))
             else:
                 self._not_ours(entry)
         finally:
             self.entries.vacate(entry.job.id)
 
-    async def _decided(self, entry: Entry, state: State) -> bool:
+    async def _decided(self, entry: JobRecord, state: State) -> bool:
         """Decide what becomes of a job; a background job is the service's without a claim."""
         if entry.job.context is Context.BACKGROUND:
             return True
@@ -451,13 +452,13 @@ class Agent:
             finally:
                 self.entries.vacate(job_id)
 
-    async def _run(self, entry: Entry) -> None:
+    async def _run(self, entry: JobRecord) -> None:
         with self._runs.begun(entry) as run:
             if entry.starts or await self._decided(entry, State.STARTED):
                 await self._runs.complete(entry.job.id, run)
             else:
                 self._not_ours(entry)
 
-    def _finish(self, entry: Entry, ended: Ended) -> None:
+    def _finish(self, entry: JobRecord, ended: Outcome) -> None:
         final = self.identity.report(entry.job.id, ended.state, ended.reason, result=ended.result)
         self.entries.finish(entry, ended, final)

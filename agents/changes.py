@@ -3,7 +3,7 @@
 import asyncio
 from contextlib import suppress
 
-from broker.timeouts import timeout
+from broker.amqp.timeouts import timeout
 
 
 class Changes:

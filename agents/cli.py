@@ -13,8 +13,8 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from agents.state import StateError
-from broker.command_line import DONE, Parser, Wrong, WrongUse, run
+from agents.store.state_folder import StateError
+from broker.cli.command_line import DONE, Parser, Wrong, WrongUse, run
 from broker.settings import describe, load
 
 if TYPE_CHECKING:
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from agents.settings import AgentSettings
     from agents.window.address import Address
     from agents.window.start import Face
-    from broker.topology import AgentKind
+    from broker.amqp.topology import AgentKind
 
 
 def main() -> None:
@@ -66,13 +66,13 @@ def _do(arguments: argparse.Namespace) -> int:
 
 
 def _run_service(settings: "AgentSettings") -> int:
-    from broker.topology import AgentKind
+    from broker.amqp.topology import AgentKind
 
     return _run_agent(AgentKind.SERVICE, settings, lambda agent: agent.run())
 
 
 def _run_interactive(arguments: argparse.Namespace, settings: "AgentSettings") -> int:
-    from broker.topology import AgentKind
+    from broker.amqp.topology import AgentKind
 
     _check_user(settings.user)
     run_interactive = partial(_run_agent, AgentKind.INTERACTIVE, settings)
@@ -106,7 +106,7 @@ def _open_window(arguments: argparse.Namespace, settings: "AgentSettings") -> in
 
 def _face(arguments: argparse.Namespace, settings: "AgentSettings") -> "Face":
     from agents.window.start import Face
-    from broker.topology import AgentKind, agent_name
+    from broker.amqp.topology import AgentKind, agent_name
 
     name = agent_name(AgentKind.INTERACTIVE, settings.user)
     options = ("--state-dir", str(settings.state_dir.absolute()), "--user", settings.user)
@@ -139,9 +139,9 @@ def _run_agent(
     *,
     in_file: bool = False,
 ) -> int:
-    from agents import surroundings
+    from agents.execution import environment as surroundings
     from broker import log
-    from broker.topology import agent_name
+    from broker.amqp.topology import agent_name
 
     name = agent_name(kind, settings.user)
     file = settings.state_dir / name / "agent.log" if in_file else None
@@ -178,7 +178,7 @@ def _check_user(user: str) -> None:
 
 
 def _list(what: str, state_dir: Path, *, as_json: bool) -> int:
-    from agents import listing
+    from agents.user import listing
 
     rows = listing.pending(state_dir) if what == "pending" else listing.history(state_dir)
     if as_json:
@@ -191,8 +191,8 @@ def _list(what: str, state_dir: Path, *, as_json: bool) -> int:
 
 
 def _ask(arguments: argparse.Namespace, settings: "AgentSettings") -> int:
-    from agents.control import Declined, ask, read_reason
-    from broker.topology import AgentKind, agent_name
+    from agents.user.control import Declined, ask, read_reason
+    from broker.amqp.topology import AgentKind, agent_name
     from schemas import WallClock
     from schemas.times import parse_moment
 

@@ -4,8 +4,8 @@ from dataclasses import dataclass
 from datetime import datetime
 from functools import cached_property
 
-from broker import topology
-from broker.topology import AgentKind
+from broker.amqp import topology
+from broker.amqp.topology import AgentKind
 from schemas import Report, Result, State
 from schemas.report import final_id, new_report_id
 

@@ -5,18 +5,20 @@ import time
 from contextlib import suppress
 from typing import Any
 
-from agents import control, past, view
 from agents.agent import Agent
-from agents.choices import Choices
-from agents.control import Answer, text_of
-from agents.place import here
-from agents.reminders import Reminders
-from agents.schedule import InteractiveRules
+from agents.jobs.host import here
+from agents.jobs.policy import InteractiveRules
 from agents.settings import AgentSettings
-from agents.showing import Showing
-from agents.tables import Entry, Tables
-from broker.timeouts import timeout
-from broker.topology import AgentKind
+from agents.store.transaction import JobRecord, Transaction
+from agents.user import control
+from agents.user import recent_jobs as past
+from agents.user import views as view
+from agents.user.control import Answer, text_of
+from agents.user.reminders import Reminders
+from agents.user.user_actions import UserActions
+from agents.user.view_stream import ViewStream
+from broker.amqp.timeouts import timeout
+from broker.amqp.topology import AgentKind
 
 _STORED_LIMIT = 5.0
 
@@ -30,10 +32,10 @@ class InteractiveAgent(Agent):
         self._interactive = InteractiveRules(
             here(settings), settings.countdown.total_seconds(), settings.accept_offers
         )
-        self._past = past.Past()
+        self._past = past.RecentJobs()
         super().__init__(settings, self._interactive, settings.user)
         self._reminders = Reminders(settings.remind, self.entries, self.changes)
-        self._choices = Choices(
+        self._choices = UserActions(
             self.identity,
             self._interactive,
             self.entries,
@@ -43,16 +45,16 @@ class InteractiveAgent(Agent):
             self._reminders,
             self.accept,
         )
-        self._showing = Showing(
+        self._showing = ViewStream(
             settings.state_dir, self.changes, self._scene, self._runs, self._past, self._ledger
         )
 
-    def offered(self, entry: Entry) -> None:
+    def offered(self, entry: JobRecord) -> None:
         """Tell the user of an offer."""
         super().offered(entry)
         self._reminders.show(entry)
 
-    def ended(self, entry: Entry) -> None:
+    def ended(self, entry: JobRecord) -> None:
         """Tell the user that a job ended."""
         self._past.add(entry)
 
@@ -79,8 +81,8 @@ class InteractiveAgent(Agent):
                 await self._ledger.commit(lambda _: None)
         return said
 
-    def _scene(self, service: bool) -> view.Scene:  # noqa: FBT001 - the only thing to tell
-        return view.Scene(
+    def _scene(self, service: bool) -> view.ViewInput:  # noqa: FBT001 - the only thing to tell
+        return view.ViewInput(
             identity=self.identity,
             now=time.time(),
             link=self._uplink.link,
@@ -94,5 +96,5 @@ class InteractiveAgent(Agent):
         )
 
 
-def _newest(tables: Tables) -> list[dict[str, Any]]:
+def _newest(tables: Transaction) -> list[dict[str, Any]]:
     return [view.ended(entry) for entry in tables.newest(past.MOST)]

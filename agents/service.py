@@ -1,11 +1,11 @@
 """The service agent: unattended, bound to every key, with the system's rights."""
 
-from agents import neighbour
 from agents.agent import Agent
-from agents.place import here
-from agents.schedule import ServiceRules
+from agents.claims import service_liveness as neighbour
+from agents.jobs.host import here
+from agents.jobs.policy import ServiceRules
 from agents.settings import AgentSettings
-from broker.topology import AgentKind
+from broker.amqp.topology import AgentKind
 
 
 class ServiceAgent(Agent):

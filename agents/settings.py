@@ -17,11 +17,11 @@ from pydantic import (
     model_validator,
 )
 
-from agents.windows import NO_WINDOWS, WindowsSetting
+from broker.amqp.topology import QueueType
 from broker.settings import BrokerSettings, OptionalPath
-from broker.topology import QueueType
+from schemas.check_in import is_automatic
+from schemas.maintenance_windows import NO_WINDOWS, WindowsSetting
 from schemas.names import Name
-from schemas.presence import is_automatic
 from schemas.times import Duration, duration_text
 
 _SYSTEM_STATE = Path("/var/lib/pcm")

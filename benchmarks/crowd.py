@@ -28,23 +28,23 @@ from pathlib import Path
 import structlog
 
 import agents.agent
-import agents.intake
-import agents.ledger
-import agents.runs
-import agents.uplink
-import broker.connection
-import broker.publisher
-import broker.stream
-from agents.runner import Ended, Run
+import agents.inbox.consumer
+import agents.jobs.executor
+import agents.session.broker_session
+import agents.store.ledger
+import broker.amqp.connection
+import broker.amqp.publisher
+import broker.stream.stream
+from agents.execution.command_run import CommandRun, Outcome
 from agents.service import ServiceAgent
 from agents.settings import AgentSettings
-from agents.threads import Threads
+from agents.store.threads import Threads
 from schemas import Output, Result, State
 
 _AT_ONCE = 4  # that connect
 _THREADS = 8
 _CALL_LIMIT = 120.0
-_ENDED = Ended(
+_ENDED = Outcome(
     State.SUCCEEDED,
     Result(
         exit_code=0,
@@ -55,10 +55,10 @@ _ENDED = Ended(
 )
 
 
-class _Said(Run):
+class _Said(CommandRun):
     """A run of no process."""
 
-    async def complete(self) -> Ended:
+    async def complete(self) -> Outcome:
         """Say that the command succeeded."""
         return _ENDED
 
@@ -121,21 +121,21 @@ def main() -> None:
     most = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
     resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
     for module, what, other in (
-        (agents.runs, "Run", _Said),
-        (agents.runs, "Threads", _shared),
+        (agents.jobs.executor, "CommandRun", _Said),
+        (agents.jobs.executor, "Threads", _shared),
         (agents.agent, "Threads", _shared),
-        (agents.ledger, "Threads", _shared),
+        (agents.store.ledger, "Threads", _shared),
     ):
         setattr(module, what, other)
     for module in (
-        agents.intake,
-        agents.uplink,
-        broker.connection,
-        broker.publisher,
-        broker.stream,
+        agents.inbox.consumer,
+        agents.session.broker_session,
+        broker.amqp.connection,
+        broker.amqp.publisher,
+        broker.stream.stream,
     ):
         module.CALL_LIMIT = _CALL_LIMIT  # type: ignore[attr-defined]
-    broker.publisher.STORE_LIMIT = _CALL_LIMIT
+    broker.amqp.publisher.STORE_LIMIT = _CALL_LIMIT
     base = AgentSettings(
         amqp_url=(url,),
         workstation=name,

@@ -27,9 +27,10 @@ from pathlib import Path
 
 from benchmarks.measured import ROUNDS, Comparison, Series, in_turns
 from benchmarks.peer_fleets import PEERS, SALT, Failed, Ways, ansible, celery, salt, timed
-from broker import Dispatcher, DispatcherSettings, stream
-from broker.connection import connect
-from broker.topology import QueueType
+from broker import Dispatcher, DispatcherSettings
+from broker.amqp.connection import connect
+from broker.amqp.topology import QueueType
+from broker.stream import stream
 from schemas import Command, Job, Report, State, everyone
 from tests.support.programs import BIN
 from tests.support.rabbitmq import Node

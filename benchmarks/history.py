@@ -19,14 +19,15 @@ from itertools import islice
 
 from benchmarks.bare_stream import PREFETCH
 from benchmarks.measured import Comparison, Series, in_turns
-from broker import stream, topology
-from broker.connection import connect
-from broker.history.accounts import accounts
+from broker.amqp import topology
+from broker.amqp.connection import connect
+from broker.amqp.publisher import Publisher
 from broker.history.collector import catch_up
+from broker.history.queries import accounts
 from broker.history.reader import rebuild
-from broker.history.tables import open_history
-from broker.publisher import Publisher
+from broker.history.schema import open_history
 from broker.settings import HistorySettings
+from broker.stream import stream
 from schemas import CheckIn, Command, Job, Output, Report, Result, State, everyone
 from schemas.report import final_id
 from tests.support.programs import BIN

@@ -25,8 +25,9 @@ from aio_pika.abc import AbstractConnection
 from benchmarks.compiled import compiled, rate
 from benchmarks.measured import Comparison, Series, in_turns
 from benchmarks.peers.started import Peer, commands, there
-from broker import Dispatcher, DispatcherSettings, stream
-from broker.connection import connect
+from broker import Dispatcher, DispatcherSettings
+from broker.amqp.connection import connect
+from broker.stream import stream
 from schemas import Job, Report
 from tests.support.rabbitmq import Node
 from tests.support.workstation import Workstation

@@ -20,8 +20,9 @@ from yarl import URL
 from benchmarks.compiled import compiled, rate
 from benchmarks.measured import Comparison, Series, in_turns
 from benchmarks.peers.started import Peer, publish, there
-from broker import Dispatcher, DispatcherSettings, SyncDispatcher, topology
-from broker.connection import connect
+from broker import Dispatcher, DispatcherSettings, SyncDispatcher
+from broker.amqp import topology
+from broker.amqp.connection import connect
 from schemas import Command, Job, workstation
 from tests.support.rabbitmq import Node
 

@@ -36,12 +36,14 @@ from sqlalchemy import Engine
 from benchmarks.bare_stream import PREFETCH
 from benchmarks.history import bare
 from benchmarks.measured import ROUNDS, Comparison, Series, plain
-from broker import Dispatcher, stream, topology
-from broker.connection import BrokerError, connect
+from broker import Dispatcher
+from broker.amqp import topology
+from broker.amqp.connection import BrokerError, connect
+from broker.amqp.publisher import Publisher
 from broker.history.collector import catch_up
-from broker.history.tables import open_history
-from broker.publisher import Publisher
+from broker.history.schema import open_history
 from broker.settings import HistorySettings
+from broker.stream import stream
 from schemas import Command, Job, Report, State, everyone
 from tests.support.rabbitmq import Node
 

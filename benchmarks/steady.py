@@ -25,8 +25,9 @@ from aio_pika.abc import AbstractConnection
 
 from benchmarks.measured import Comparison, Series
 from benchmarks.processes import memory, on_disk, tree
-from broker import Dispatcher, DispatcherSettings, stream
-from broker.connection import connect
+from broker import Dispatcher, DispatcherSettings
+from broker.amqp.connection import connect
+from broker.stream import stream
 from schemas import Job, Report, State
 from tests.support.rabbitmq import Node
 from tests.support.workstation import AgentProcess, Workstation

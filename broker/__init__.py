@@ -3,30 +3,36 @@
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from broker.connection import BrokerError, LoginRefused, Refused, Unreachable, Unroutable
-    from broker.dispatching.batch import Sent
-    from broker.dispatching.dispatcher import Dispatcher
-    from broker.dispatching.following import UnknownJob
-    from broker.dispatching.progress import Progress
-    from broker.dispatching.sync import SyncDispatcher, send, send_and_wait
-    from broker.files.job_file import WrongJobFile, read_jobs
+    from broker.amqp.connection import BrokerError, LoginRefused, Refused, Unreachable, Unroutable
+    from broker.client.batch import Sent
+    from broker.client.dispatcher import Dispatcher
+    from broker.client.follow import UnknownJob
+    from broker.client.progress import Progress
+    from broker.client.sync import SyncDispatcher, send, send_and_wait
     from broker.history.history import History
-    from broker.history.tables import HistoryError
-    from broker.sealing import CannotSeal, seal
+    from broker.history.schema import HistoryError
+    from broker.jobs.job_file import WrongJobFile, read_jobs
     from broker.settings import DispatcherSettings, HistorySettings
+    from broker.signing.sealing import CannotSeal, seal
 
 _HOMES = {
-    "broker.dispatching.batch": ("Sent",),
-    "broker.connection": ("BrokerError", "LoginRefused", "Refused", "Unreachable", "Unroutable"),
-    "broker.dispatching.dispatcher": ("Dispatcher",),
-    "broker.dispatching.following": ("UnknownJob",),
-    "broker.files.job_file": ("WrongJobFile", "read_jobs"),
-    "broker.dispatching.progress": ("Progress",),
+    "broker.client.batch": ("Sent",),
+    "broker.amqp.connection": (
+        "BrokerError",
+        "LoginRefused",
+        "Refused",
+        "Unreachable",
+        "Unroutable",
+    ),
+    "broker.client.dispatcher": ("Dispatcher",),
+    "broker.client.follow": ("UnknownJob",),
+    "broker.jobs.job_file": ("WrongJobFile", "read_jobs"),
+    "broker.client.progress": ("Progress",),
     "broker.history.history": ("History",),
-    "broker.history.tables": ("HistoryError",),
-    "broker.sealing": ("CannotSeal", "seal"),
+    "broker.history.schema": ("HistoryError",),
+    "broker.signing.sealing": ("CannotSeal", "seal"),
     "broker.settings": ("DispatcherSettings", "HistorySettings"),
-    "broker.dispatching.sync": ("SyncDispatcher", "send", "send_and_wait"),
+    "broker.client.sync": ("SyncDispatcher", "send", "send_and_wait"),
 }
 
 __all__ = [

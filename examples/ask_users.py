@@ -13,7 +13,7 @@ from datetime import UTC, datetime, timedelta
 from pydantic import ValidationError
 
 from broker import BrokerError, Dispatcher
-from broker.command_line import Parser
+from broker.cli.command_line import Parser
 from schemas import Command, Job, State, explain, group
 
 TOLD = {

@@ -12,7 +12,7 @@ from datetime import datetime, time, timedelta
 from pydantic import ValidationError
 
 from broker import BrokerError, send
-from broker.command_line import Parser
+from broker.cli.command_line import Parser
 from schemas import Command, Job, Target, WallClock, explain
 
 

@@ -17,8 +17,8 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 from broker import Dispatcher, DispatcherSettings
-from broker.command_line import Parser
-from broker.topology import AgentKind, queue_name
+from broker.amqp.topology import AgentKind, queue_name
+from broker.cli.command_line import Parser
 from schemas import Command, Job, Report, State, workstation
 from schemas.report import first_line
 from tests.support.rabbitmq import Node, NoRabbitMQ

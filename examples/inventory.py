@@ -12,7 +12,7 @@ from datetime import UTC, datetime, timedelta
 from pydantic import ValidationError
 
 from broker import BrokerError, Progress, send_and_wait
-from broker.command_line import Parser
+from broker.cli.command_line import Parser
 from schemas import Command, Job, State, Target, explain
 
 # One line of JSON from programs that every Linux machine has.

@@ -3,12 +3,12 @@
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from schemas.check_in import CheckIn, Facts, Pause, WorkstationForgotten
     from schemas.command import Command
-    from schemas.forgery import Forgery
     from schemas.job import Cancellation, Context, Job, Requirement
     from schemas.message import InvalidMessage, Message, explain
     from schemas.names import Target, everyone, group, workstation
-    from schemas.presence import CheckIn, Departure, Facts, Pause
+    from schemas.rejected_record import RejectedRecord
     from schemas.report import Output, Report, Result, State
     from schemas.rollout import Rollout, RolloutOrder, WaveEnded, WaveSent
     from schemas.schedule import Schedule, ScheduleRemoval
@@ -19,11 +19,11 @@ if TYPE_CHECKING:
 
 _HOMES = {
     "schemas.command": ("Command",),
-    "schemas.forgery": ("Forgery",),
+    "schemas.rejected_record": ("RejectedRecord",),
     "schemas.job": ("Cancellation", "Context", "Job", "Requirement"),
     "schemas.message": ("InvalidMessage", "Message", "explain"),
     "schemas.names": ("Target", "everyone", "group", "workstation"),
-    "schemas.presence": ("CheckIn", "Departure", "Facts", "Pause"),
+    "schemas.check_in": ("CheckIn", "WorkstationForgotten", "Facts", "Pause"),
     "schemas.report": ("Output", "Report", "Result", "State"),
     "schemas.rollout": ("Rollout", "RolloutOrder", "WaveEnded", "WaveSent"),
     "schemas.schedule": ("Schedule", "ScheduleRemoval"),
@@ -38,14 +38,13 @@ __all__ = [
     "CheckIn",
     "Command",
     "Context",
-    "Departure",
     "Facts",
-    "Forgery",
     "InvalidMessage",
     "Job",
     "Message",
     "Output",
     "Pause",
+    "RejectedRecord",
     "Report",
     "Requirement",
     "Result",
@@ -62,6 +61,7 @@ __all__ = [
     "WallClock",
     "WaveEnded",
     "WaveSent",
+    "WorkstationForgotten",
     "everyone",
     "explain",
     "group",

@@ -17,6 +17,9 @@ from pydantic import (
     WithJsonSchema,
 )
 
+NEVER = float("inf")
+"""A time that never comes, in seconds since the epoch."""
+
 _DURATION = re.compile(r"(\d+(?:\.\d+)?)(ms|s|m|h|d)")
 _LONGEST = 100 * 365 * 86400.0
 _LONGEST_TEXT = 100

@@ -12,7 +12,7 @@ from textual.containers import Horizontal
 from textual.widgets import DataTable, Footer, Input, Static, TabbedContent, TabPane
 
 from agents.window import model
-from agents.window.client import Client, Declined, Gone
+from agents.window.client import Client, Gone, RequestDeclined
 from agents.window.dialogs import (
     DeclineDialog,
     DetailsDialog,
@@ -271,7 +271,7 @@ class Window(App[None]):
                 self._wanted = job
             elif do == "remind":
                 self._memory.reminders[job] = self._now() + more["after"]
-        except (Declined, Gone) as error:
+        except (RequestDeclined, Gone) as error:
             said = str(error)
         self._said = (said, time.monotonic() + _SAID_FOR)
         await self.draw()

@@ -10,7 +10,7 @@ from typing import Any
 
 from agents.window.snapshot import Snapshot, read
 from agents.window.texts import _, clean
-from broker.timeouts import timeout
+from broker.amqp.timeouts import timeout
 
 _SOCKET = "control.sock"
 _CHUNK = 256 * 1024
@@ -22,7 +22,7 @@ class Gone(Exception):
     """No agent answers here; the text says why."""
 
 
-class Declined(Exception):
+class RequestDeclined(Exception):
     """The agent does not do what was asked; the text says why."""
 
 
@@ -49,7 +49,7 @@ class Client:
         """Ask for something; return what the agent says.
 
         Raises:
-            Declined: it does not do it.
+            RequestDeclined: it does not do it.
             Gone: it is not there.
         """
         try:
@@ -58,7 +58,7 @@ class Client:
         except (OSError, TimeoutError, ValueError) as error:
             raise Gone(_("the agent does not answer")) from error
         if "declined" in reply:
-            raise Declined(clean(reply["declined"]))
+            raise RequestDeclined(clean(reply["declined"]))
         return clean(reply["said"])
 
     async def watch(self) -> AsyncIterator[Snapshot | None]:

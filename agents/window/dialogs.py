@@ -16,7 +16,7 @@ from textual.widgets.option_list import Option
 from agents.window import model
 from agents.window.client import Client
 from agents.window.output import OutputView, follow
-from agents.window.snapshot import Ended, Offer, Snapshot
+from agents.window.snapshot import EndedJob, Offer, Snapshot
 from agents.window.texts import _
 from agents.window.times import clock, read
 
@@ -263,7 +263,7 @@ class QuestionDialog(Dialog[bool]):
 class EndedDialog(Dialog[None]):
     """All about a job that ended, with what it wrote."""
 
-    def __init__(self, job: Ended, now: float, client: Client) -> None:
+    def __init__(self, job: EndedJob, now: float, client: Client) -> None:
         super().__init__(job.name)
         self._job = job
         self._now = now

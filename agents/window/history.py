@@ -8,8 +8,8 @@ from textual.containers import Vertical
 from textual.widgets import Input, Static
 
 from agents.window import model
-from agents.window.snapshot import Ended
-from agents.window.table import Column, Table, cell, tell
+from agents.window.snapshot import EndedJob
+from agents.window.table import Table, TableColumn, cell, tell
 from agents.window.texts import _
 from agents.window.times import clock, length
 
@@ -18,17 +18,17 @@ class HistoryPane(Vertical):
     """What ended on this workstation."""
 
     COLUMNS: ClassVar = (
-        Column("at", _("When"), width=12),
-        Column("name", _("Name"), share=3),
-        Column("sender", _("From"), width=16),
-        Column("result", _("Result"), width=24),
-        Column("took", _("Took"), width=10, from_width=100),
-        Column("command", _("Command"), share=3, from_width=120),
+        TableColumn("at", _("When"), width=12),
+        TableColumn("name", _("Name"), share=3),
+        TableColumn("sender", _("From"), width=16),
+        TableColumn("result", _("Result"), width=24),
+        TableColumn("took", _("Took"), width=10, from_width=100),
+        TableColumn("command", _("Command"), share=3, from_width=120),
     )
 
     def __init__(self) -> None:
         super().__init__()
-        self._all: tuple[Ended, ...] = ()
+        self._all: tuple[EndedJob, ...] = ()
         self._now = 0.0
         self._drawn: object = None
 
@@ -48,7 +48,7 @@ class HistoryPane(Vertical):
         """The job under the cursor."""
         return self.table.job
 
-    def show(self, history: tuple[Ended, ...], now: float) -> None:
+    def show(self, history: tuple[EndedJob, ...], now: float) -> None:
         """Show what of these jobs is searched for."""
         self._all, self._now = history, now
         self._draw()
@@ -79,7 +79,7 @@ class HistoryPane(Vertical):
             _("Nothing like that was run here.") if wanted else _("Nothing was run here yet."),
         )
 
-    def _cells(self, job: Ended) -> dict[str, Text]:
+    def _cells(self, job: EndedJob) -> dict[str, Text]:
         return {
             "at": cell(clock(job.at, self._now)),
             "name": cell(job.name),

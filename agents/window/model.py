@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 
-from agents.window.snapshot import Ended, Offer, Running, Snapshot
+from agents.window.snapshot import EndedJob, Offer, RunningJob, Snapshot
 from agents.window.texts import _, many
 from agents.window.times import DAY, HOUR, MINUTE, clock, left, length
 
@@ -192,23 +192,23 @@ def run_rows(snapshot: Snapshot, now: float, since: float) -> list[RunRow]:
     return [*(_runs(job, now) for job in running), *(_ran(job) for job in recent[:_RECENT])]
 
 
-def _runs(job: Running, now: float) -> RunRow:
+def _runs(job: RunningJob, now: float) -> RunRow:
     words = _("runs; at most {time}").format(time=length(job.timeout))
     return RunRow(job.job, job.name, left(now - job.started_at), words, job.may_stop, runs=True)
 
 
-def _ran(job: Ended) -> RunRow:
+def _ran(job: EndedJob) -> RunRow:
     took = length(job.duration or 0)
     return RunRow(job.job, job.name, took, result(job), may_stop=False, runs=False)
 
 
-def result(job: Ended) -> str:
+def result(job: EndedJob) -> str:
     """Return in words how a job ended."""
     sign, words = _result(job)
     return f"{sign} {words}"
 
 
-def _result(job: Ended) -> tuple[str, str]:
+def _result(job: EndedJob) -> tuple[str, str]:
     if job.state == "failed":
         return _BAD, _failure(job)
     if job.state == "succeeded" and job.restart_required:
@@ -226,7 +226,7 @@ def _result(job: Ended) -> tuple[str, str]:
     return ends.get(job.state, (_BAD, _("refused")))
 
 
-def _failure(job: Ended) -> str:
+def _failure(job: EndedJob) -> str:
     if job.exit_code is not None:
         return _("failed: exit code {code}").format(code=job.exit_code)
     if job.signal is not None:
@@ -234,11 +234,11 @@ def _failure(job: Ended) -> str:
     return _("failed: could not be started")
 
 
-def found(history: tuple[Ended, ...], text: str) -> list[Ended]:
+def found(history: tuple[EndedJob, ...], text: str) -> list[EndedJob]:
     """Return the jobs in which all words of a search occur."""
     words = text.casefold().split()
 
-    def has_all(job: Ended) -> bool:
+    def has_all(job: EndedJob) -> bool:
         parts = (job.name, job.comment, job.sender, job.command, job.job, result(job))
         told = " ".join(parts).casefold()
         return all(word in told for word in words)
@@ -280,7 +280,7 @@ def offer_facts(offer: Offer, now: float, remind_at: float = 0.0) -> list[tuple[
     ]
 
 
-def ended_facts(job: Ended, now: float) -> list[tuple[str, str]]:
+def ended_facts(job: EndedJob, now: float) -> list[tuple[str, str]]:
     """Return all about a job that ended."""
     took = length(job.duration) if job.duration is not None else _("did not run")
     rows = [

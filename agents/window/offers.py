@@ -11,18 +11,18 @@ from agents.window import model
 from agents.window.memory import Memory
 from agents.window.model import OfferRow
 from agents.window.snapshot import Offer
-from agents.window.table import Column, Table, cell, tell
+from agents.window.table import Table, TableColumn, cell, tell
 from agents.window.texts import _
 from agents.window.times import clock, length
 
 _COLUMNS = (
-    Column("name", _("Name"), share=3),
-    Column("comment", _("Why"), share=4, from_width=110),
-    Column("sender", _("From"), width=18, from_width=130),
-    Column("kind", _("Kind"), width=11),
-    Column("left", _("Time left"), width=20),
-    Column("expires", _("Expires"), width=12),
-    Column("timeout", _("Up to"), width=7, from_width=100),
+    TableColumn("name", _("Name"), share=3),
+    TableColumn("comment", _("Why"), share=4, from_width=110),
+    TableColumn("sender", _("From"), width=18, from_width=130),
+    TableColumn("kind", _("Kind"), width=11),
+    TableColumn("left", _("Time left"), width=20),
+    TableColumn("expires", _("Expires"), width=12),
+    TableColumn("timeout", _("Up to"), width=7, from_width=100),
 )
 
 

@@ -30,7 +30,7 @@ _SIGNS = {"stdout": "  ", "stderr": "! ", "": "~ "}
 
 
 @dataclass
-class Line:
+class OutputLine:
     """A line of one stream; it may still grow."""
 
     stream: str
@@ -52,14 +52,14 @@ class Lines:
 
     def __init__(self, most: int = MOST_LINES) -> None:
         self._most = most
-        self._lines: list[Line] = []
-        self._growing: dict[str, Line] = {}
+        self._lines: list[OutputLine] = []
+        self._growing: dict[str, OutputLine] = {}
         self.dropped = 0
 
     def __len__(self) -> int:
         return len(self._lines)
 
-    def __getitem__(self, index: int) -> Line:
+    def __getitem__(self, index: int) -> OutputLine:
         return self._lines[index]
 
     def add(self, stream: str, text: str) -> None:
@@ -77,7 +77,7 @@ class Lines:
     def _grow(self, stream: str, text: str) -> None:
         line = self._growing.get(stream)
         if line is None:
-            line = self._growing[stream] = Line(stream)
+            line = self._growing[stream] = OutputLine(stream)
             self._lines.append(line)
         line.add(text)
 

@@ -10,7 +10,7 @@ from textual.widgets import Button, Static
 from agents.window.client import Client
 from agents.window.model import RunRow
 from agents.window.output import OutputView, follow
-from agents.window.table import Column, Table, cell, tell
+from agents.window.table import Table, TableColumn, cell, tell
 from agents.window.texts import _
 
 
@@ -18,9 +18,9 @@ class RunningPane(Vertical):
     """What runs, and what ran while the window was open."""
 
     COLUMNS: ClassVar = (
-        Column("name", _("Name"), share=3),
-        Column("elapsed", _("Time"), width=14),
-        Column("words", _("State"), share=2),
+        TableColumn("name", _("Name"), share=3),
+        TableColumn("elapsed", _("Time"), width=14),
+        TableColumn("words", _("State"), share=2),
     )
 
     def __init__(self, client: Client) -> None:

@@ -45,7 +45,7 @@ class Offer:
 
 
 @dataclass(frozen=True)
-class Running:
+class RunningJob:
     """A job whose command runs."""
 
     job: str
@@ -59,7 +59,7 @@ class Running:
 
 
 @dataclass(frozen=True)
-class Ended:
+class EndedJob:
     """A job that ended on this workstation."""
 
     job: str
@@ -77,7 +77,7 @@ class Ended:
 
 
 @dataclass(frozen=True)
-class Pause:
+class PauseView:
     """Why nothing starts on this workstation."""
 
     by: str
@@ -95,10 +95,10 @@ class Snapshot:
     broker: str
     since: float | None
     service: str
-    paused: Pause | None
+    paused: PauseView | None
     offers: tuple[Offer, ...]
-    running: tuple[Running, ...]
-    history: tuple[Ended, ...]
+    running: tuple[RunningJob, ...]
+    history: tuple[EndedJob, ...]
 
     def offer(self, job: str) -> Offer | None:
         """Return the offer of a job, if there is one."""
@@ -108,7 +108,7 @@ class Snapshot:
         """Whether a job runs."""
         return any(running.job == job for running in self.running)
 
-    def ended(self, job: str) -> Ended | None:
+    def ended(self, job: str) -> EndedJob | None:
         """Return how a job ended, if it did."""
         return next((ended for ended in self.history if ended.job == job), None)
 
@@ -124,16 +124,16 @@ def read(told: dict[str, Any]) -> Snapshot:
         broker=told["broker"],
         since=told.get("since"),
         service=told["service"],
-        paused=_made(Pause, paused) if paused else None,
+        paused=_made(PauseView, paused) if paused else None,
         offers=tuple(_made(Offer, row) for row in told["offers"]),
-        running=tuple(_made(Running, row) for row in told["running"]),
-        history=tuple(_made(Ended, row) for row in told["history"]),
+        running=tuple(_made(RunningJob, row) for row in told["running"]),
+        history=tuple(_made(EndedJob, row) for row in told["history"]),
     )
 
 
-def ended(told: dict[str, Any]) -> Ended:
+def ended(told: dict[str, Any]) -> EndedJob:
     """Return how a job ended, of the last line of its output."""
-    return _made(Ended, harmless(told))
+    return _made(EndedJob, harmless(told))
 
 
 def harmless(told: Any) -> Any:

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from agents.agent import Agent
-from agents.state import StateError
+from agents.store.state_folder import StateError
 from agents.window.address import Address
 from agents.window.app import Window
 from agents.window.client import Client, Gone

@@ -11,7 +11,7 @@ _NARROWEST = 8
 
 
 @dataclass(frozen=True)
-class Column:
+class TableColumn:
     """A column: as wide as told, or with a share of what is left; perhaps on wide screens only."""
 
     key: str
@@ -35,7 +35,7 @@ def tell(place: Static, text: str) -> None:
 class Table(DataTable[Text]):
     """Rows by the ids of their jobs."""
 
-    def __init__(self, columns: Sequence[Column], id: str) -> None:  # noqa: A002 - as Textual says
+    def __init__(self, columns: Sequence[TableColumn], id: str) -> None:  # noqa: A002 - as Textual says
         super().__init__(id=id, cursor_type="row", cell_padding=1)
         self._wanted = columns
         self._shown: dict[str, Mapping[str, Text]] = {}

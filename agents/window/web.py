@@ -21,7 +21,7 @@ import aiohttp_jinja2
 from aiohttp import web
 from textual_serve.server import Server, to_int
 
-from agents.state import StateError
+from agents.store.state_folder import StateError
 from agents.window.address import Address
 from agents.window.texts import _
 from agents.window.themes import DARK, LIGHT

@@ -2,11 +2,12 @@
 
 from collections.abc import Callable, Iterable
 
-from broker.doctor import here, layout, logins, server
+from broker.doctor import here, logins, server
+from broker.doctor import topology as layout
 from broker.doctor.finding import Finding, Severity
-from broker.doctor.snapshot import Snapshot
+from broker.doctor.snapshot import BrokerSnapshot
 
-Check = Callable[[Snapshot], Iterable[Finding]]
+Check = Callable[[BrokerSnapshot], Iterable[Finding]]
 
 CHECKS: tuple[Check, ...] = (
     server.version,
@@ -42,7 +43,7 @@ CHECKS: tuple[Check, ...] = (
 )
 
 
-def examine(snapshot: Snapshot) -> list[Finding]:
+def examine(snapshot: BrokerSnapshot) -> list[Finding]:
     """Return all that is wrong, the worst first."""
     order = list(Severity)
     found = (finding for check in CHECKS for finding in check(snapshot))

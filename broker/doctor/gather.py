@@ -17,15 +17,15 @@ from aio_pika.exceptions import ChannelClosed, ChannelNotFoundEntity
 from pydantic import Field
 from yarl import URL
 
-from broker import topology
-from broker.connection import CALL_LIMIT, BrokerError, Refused, blocked, connect, translated
-from broker.doctor.snapshot import Machine, Managed, Place, Row, Snapshot, Unseen
-from broker.history.fleet import WorkstationRow
+from broker.amqp import topology
+from broker.amqp.connection import CALL_LIMIT, BrokerError, Refused, blocked, connect, translated
+from broker.amqp.management import Management
+from broker.amqp.timeouts import timeout
+from broker.doctor.snapshot import BrokerSnapshot, Machine, Managed, Row, Surroundings, Unseen
 from broker.history.history import History
-from broker.history.tables import HistoryError
-from broker.management import Management
+from broker.history.schema import HistoryError
+from broker.history.workstations import WorkstationRow
 from broker.settings import HistorySettings, ManagementSettings
-from broker.timeouts import timeout
 
 _MANAGEMENT = "enable it (rabbitmq-plugins enable rabbitmq_management), and set PCM_MANAGEMENT_URL"
 _PRIVATE = re.compile(r"service|interactive-.+")
@@ -40,7 +40,7 @@ class DoctorSettings(HistorySettings, ManagementSettings):
     )
 
 
-def gather(settings: DoctorSettings) -> Snapshot:
+def gather(settings: DoctorSettings) -> BrokerSnapshot:
     """Look at the broker and at this machine.
 
     Raises:
@@ -60,7 +60,7 @@ def gather(settings: DoctorSettings) -> Snapshot:
             unseen.append(Unseen("the broker's clock", why, "look as an administrator"))
         if not told.missing:  # or asking would declare it
             fleet = _fleet(settings, unseen)
-    return Snapshot(
+    return BrokerSnapshot(
         now=time.time(),
         urls=[URL(text) for text in settings.amqp_url],
         virtual_host=settings.virtual_host,
@@ -246,7 +246,7 @@ def _inside(folder: Path) -> list[Path]:
         return []
 
 
-def _places(paths: Iterable[Path]) -> list[Place]:
+def _places(paths: Iterable[Path]) -> list[Surroundings]:
     found = []
     for path in paths:
         with suppress(OSError):
@@ -254,5 +254,5 @@ def _places(paths: Iterable[Path]) -> list[Place]:
             folder = stat.S_ISDIR(status.st_mode)
             if not stat.S_ISLNK(status.st_mode):
                 mode = stat.S_IMODE(status.st_mode)
-                found.append(Place(str(path), mode, status.st_uid, is_folder=folder))
+                found.append(Surroundings(str(path), mode, status.st_uid, is_folder=folder))
     return found

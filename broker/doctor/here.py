@@ -3,12 +3,12 @@
 from collections.abc import Iterator
 
 from broker.doctor.finding import Finding, Severity, named
-from broker.doctor.snapshot import Snapshot
+from broker.doctor.snapshot import BrokerSnapshot
 
 _STICKY = 0o1000
 
 
-def folders(snapshot: Snapshot) -> Iterator[Finding]:
+def folders(snapshot: BrokerSnapshot) -> Iterator[Finding]:
     """Agents share a folder as /tmp is shared; what is one agent's, nobody else may touch."""
     machine = snapshot.machine
     open_ones = {
@@ -24,7 +24,7 @@ def folders(snapshot: Snapshot) -> Iterator[Finding]:
         yield Finding(Severity.UNSAFE, "folders", text, f"chmod go= {' '.join(sorted(private))}")
 
 
-def keys(snapshot: Snapshot) -> Iterator[Finding]:
+def keys(snapshot: BrokerSnapshot) -> Iterator[Finding]:
     """Whoever can write there says whose orders count."""
     machine = snapshot.machine
     for place in machine.keys:
@@ -44,7 +44,7 @@ def keys(snapshot: Snapshot) -> Iterator[Finding]:
         )
 
 
-def settings(snapshot: Snapshot) -> Iterator[Finding]:
+def settings(snapshot: BrokerSnapshot) -> Iterator[Finding]:
     """A file of settings that others may write to does not count, and nobody says so."""
     machine = snapshot.machine
     for place in machine.settings:

@@ -6,11 +6,11 @@ import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 
-from broker import topology
+from broker.amqp import topology
 from broker.doctor.finding import Finding, Severity, named
-from broker.doctor.layout import groups_of
-from broker.doctor.snapshot import Row, Snapshot
-from broker.enrolling.rights import Agent, permissions, topic_permissions
+from broker.doctor.snapshot import BrokerSnapshot, Row
+from broker.doctor.topology import groups_of
+from broker.enrolment.rights import AgentLogin, permissions, topic_permissions
 
 _COPIES_CHECKED = (4, 0, 3)  # from then on, the keys in CC and BCC count as well
 _SPECIAL = re.compile(r"[.^$*+?{}()|\[\]\\]")
@@ -31,9 +31,9 @@ class Login:
     topics: Mapping[str, Row] = field(default_factory=dict)
 
     @property
-    def agent(self) -> Agent | None:
+    def agent(self) -> AgentLogin | None:
         """The enrolled agent that it is, if it is one."""
-        return Agent.of_login(self.name, self.name.partition("@")[2])
+        return AgentLogin.of_login(self.name, self.name.partition("@")[2])
 
     @property
     def is_administrator(self) -> bool:
@@ -41,7 +41,7 @@ class Login:
         return "administrator" in self.tags
 
 
-def logins(snapshot: Snapshot) -> list[Login]:
+def logins(snapshot: BrokerSnapshot) -> list[Login]:
     """Return the logins that may do something in our virtual host."""
     managed = snapshot.managed
     if managed is None or managed.users is None:
@@ -76,7 +76,7 @@ def allows(pattern: str, name: str) -> bool:
         return True
 
 
-def guest(snapshot: Snapshot) -> Iterator[Finding]:
+def guest(snapshot: BrokerSnapshot) -> Iterator[Finding]:
     """Everybody knows the name and the password."""
     users = snapshot.managed.users if snapshot.managed else None
     if users is None:
@@ -101,7 +101,7 @@ def _is_guest(user: Row) -> bool:
     return kept[4:] == hashlib.sha256(kept[:4] + b"guest").digest()
 
 
-def topic_rows(snapshot: Snapshot) -> Iterator[Finding]:
+def topic_rows(snapshot: BrokerSnapshot) -> Iterator[Finding]:
     """Where an exchange has no row for a login, the login may do everything there."""
     for login in _strangers(snapshot):
         for exchange in _TOPICS:
@@ -128,7 +128,7 @@ def topic_rows(snapshot: Snapshot) -> Iterator[Finding]:
                 )
 
 
-def copies(snapshot: Snapshot) -> Iterator[Finding]:
+def copies(snapshot: BrokerSnapshot) -> Iterator[Finding]:
     """The headers CC and BCC name further routing keys, which old versions do not look at."""
     if snapshot.version >= _COPIES_CHECKED:
         return
@@ -152,7 +152,7 @@ def _allows(login: Login, pattern: str, key: str) -> bool:
     return allows(pattern.replace("{username}", login.name), key)
 
 
-def names(snapshot: Snapshot) -> Iterator[Finding]:
+def names(snapshot: BrokerSnapshot) -> Iterator[Finding]:
     """RabbitMQ puts a user's name into {username} as it is: a dot there is any character."""
     for login in logins(snapshot):
         patterns = [row[word] for row in login.topics.values() for word in ("write", "read")]
@@ -166,7 +166,7 @@ def names(snapshot: Snapshot) -> Iterator[Finding]:
             )
 
 
-def default_exchange(snapshot: Snapshot) -> Iterator[Finding]:
+def default_exchange(snapshot: BrokerSnapshot) -> Iterator[Finding]:
     """Whoever may write to it may put a message into any queue, by the queue's name."""
     found = {
         login.name
@@ -182,12 +182,12 @@ def default_exchange(snapshot: Snapshot) -> Iterator[Finding]:
         )
 
 
-def queues(snapshot: Snapshot) -> Iterator[Finding]:
+def queues(snapshot: BrokerSnapshot) -> Iterator[Finding]:
     """Whoever may read a queue may empty it; whoever may configure it may delete it."""
     managed = snapshot.managed
     if managed is None:
         return
-    ours = [row["name"] for row in managed.queues if Agent.of_queue(row["name"])]
+    ours = [row["name"] for row in managed.queues if AgentLogin.of_queue(row["name"])]
     for login in _strangers(snapshot):
         for word, pattern, harm in (
             ("read", login.read, "take jobs out of"),
@@ -203,7 +203,7 @@ def queues(snapshot: Snapshot) -> Iterator[Finding]:
                 )
 
 
-def enrolled(snapshot: Snapshot) -> Iterator[Finding]:
+def enrolled(snapshot: BrokerSnapshot) -> Iterator[Finding]:
     """An agent's login has the rights that enrolment gives, and no others."""
     managed = snapshot.managed
     for login in logins(snapshot):
@@ -244,7 +244,7 @@ def _alternatives(pattern: str) -> frozenset[str]:
     return frozenset(pattern.removeprefix("^(").removesuffix(")$").split("|"))
 
 
-def agents_as_others(snapshot: Snapshot) -> Iterator[Finding]:
+def agents_as_others(snapshot: BrokerSnapshot) -> Iterator[Finding]:
     """An agent whose login may send jobs gives every workstation's root the whole fleet."""
     if snapshot.managed is None:
         return
@@ -274,7 +274,7 @@ def agents_as_others(snapshot: Snapshot) -> Iterator[Finding]:
         )
 
 
-def _strangers(snapshot: Snapshot) -> list[Login]:
+def _strangers(snapshot: BrokerSnapshot) -> list[Login]:
     """Return the logins that are neither administrators nor enrolled agents."""
     return [
         login for login in logins(snapshot) if not login.is_administrator and login.agent is None

@@ -4,10 +4,10 @@ import ipaddress
 import re
 from collections.abc import Iterator
 
+from broker.amqp.topology import AgentKind
 from broker.doctor.finding import Finding, Severity, named
-from broker.doctor.snapshot import Row, Snapshot
-from broker.enrolling.rights import Agent
-from broker.topology import AgentKind
+from broker.doctor.snapshot import BrokerSnapshot, Row
+from broker.enrolment.rights import AgentLogin
 
 _LEAST = (3, 10)
 # The first version of each series in which the known holes are closed that an agent's login opens.
@@ -32,7 +32,7 @@ _HARMFUL = {
 _OURS = ("pcm.jobs", "pcm.reports", "pcm.dead", "pcm.service.x", "pcm.interactive.x.y")
 
 
-def unseen(snapshot: Snapshot) -> Iterator[Finding]:
+def unseen(snapshot: BrokerSnapshot) -> Iterator[Finding]:
     """What could not be looked at: it may be anything."""
     for one in snapshot.unseen:
         text = f"{one.what}: could not be looked at: {one.why}"
@@ -48,7 +48,7 @@ def unseen(snapshot: Snapshot) -> Iterator[Finding]:
         )
 
 
-def version(snapshot: Snapshot) -> Iterator[Finding]:
+def version(snapshot: BrokerSnapshot) -> Iterator[Finding]:
     """Below the floor, an agent's login is enough for what its permissions refuse."""
     number = snapshot.version
     if number < _LEAST:
@@ -70,7 +70,7 @@ def version(snapshot: Snapshot) -> Iterator[Finding]:
     )
 
 
-def support(snapshot: Snapshot) -> Iterator[Finding]:
+def support(snapshot: BrokerSnapshot) -> Iterator[Finding]:
     """Without streams and quorum queues there is nothing to keep jobs and reports in."""
     flags = {"stream_queue": "streams", "quorum_queue": "quorum queues"}
     for flag in snapshot.managed.flags if snapshot.managed else ():
@@ -83,7 +83,7 @@ def support(snapshot: Snapshot) -> Iterator[Finding]:
             )
 
 
-def encryption(snapshot: Snapshot) -> Iterator[Finding]:
+def encryption(snapshot: BrokerSnapshot) -> Iterator[Finding]:
     """What is not encrypted, who can listen can read: the password first."""
     remedy = "use amqps:// (docs/security.md, TLS)"
     for url in snapshot.urls:
@@ -123,7 +123,7 @@ def is_loopback(host: str) -> bool:
         return host in {"localhost", "localhost.localdomain"}
 
 
-def descriptors(snapshot: Snapshot) -> Iterator[Finding]:
+def descriptors(snapshot: BrokerSnapshot) -> Iterator[Finding]:
     """Where files run out, queues crash: a job reaches some and not others."""
     if snapshot.managed is None:
         return
@@ -150,7 +150,7 @@ def descriptors(snapshot: Snapshot) -> Iterator[Finding]:
         )
 
 
-def alarms(snapshot: Snapshot) -> Iterator[Finding]:
+def alarms(snapshot: BrokerSnapshot) -> Iterator[Finding]:
     """While a node is low on disk or memory, the broker takes no message from anybody."""
     for node in snapshot.managed.nodes if snapshot.managed else ():
         name = node["name"]
@@ -175,7 +175,7 @@ def alarms(snapshot: Snapshot) -> Iterator[Finding]:
             )
 
 
-def clocks(snapshot: Snapshot) -> Iterator[Finding]:
+def clocks(snapshot: BrokerSnapshot) -> Iterator[Finding]:
     """Times of jobs are decided by the clock of each workstation."""
     if snapshot.ahead is not None and abs(snapshot.ahead) > _CLOCK:
         differ = f"{abs(snapshot.ahead):,.0f} s {'ahead' if snapshot.ahead > 0 else 'behind'}"
@@ -206,17 +206,17 @@ def clocks(snapshot: Snapshot) -> Iterator[Finding]:
         yield Finding(Severity.WILL_BREAK, "clocks", text, remedy)
 
 
-def _consuming(snapshot: Snapshot) -> set[str]:
+def _consuming(snapshot: BrokerSnapshot) -> set[str]:
     """Return the workstations whose service agent is connected."""
     agents = (
-        Agent.of_queue(row["name"])
+        AgentLogin.of_queue(row["name"])
         for row in (snapshot.managed.queues if snapshot.managed else ())
         if row.get("consumers")
     )
     return {agent.workstation for agent in agents if agent and agent.kind is AgentKind.SERVICE}
 
 
-def unsigned(snapshot: Snapshot) -> Iterator[Finding]:
+def unsigned(snapshot: BrokerSnapshot) -> Iterator[Finding]:
     """What agents say of it themselves; each agent of a workstation has its own settings."""
     open_ones = {
         row.name
@@ -234,7 +234,7 @@ def unsigned(snapshot: Snapshot) -> Iterator[Finding]:
         )
 
 
-def policies(snapshot: Snapshot) -> Iterator[Finding]:
+def policies(snapshot: BrokerSnapshot) -> Iterator[Finding]:
     """A policy can drop or divert what is in our queues, whatever they were declared with."""
     for policy in snapshot.managed.policies if snapshot.managed else ():
         definition: Row = policy["definition"]

@@ -6,7 +6,7 @@ from typing import Any
 
 from yarl import URL
 
-from broker.history.fleet import WorkstationRow
+from broker.history.workstations import WorkstationRow
 
 Row = Mapping[str, Any]
 """One thing as the management API tells it."""
@@ -46,7 +46,7 @@ class Managed:
 
 
 @dataclass(frozen=True)
-class Place:
+class Surroundings:
     """A file or folder of this machine."""
 
     path: str
@@ -73,14 +73,14 @@ class Machine:
     """
 
     user: int
-    shared: Sequence[Place] = ()
-    private: Sequence[Place] = ()
-    keys: Sequence[Place] = ()
-    settings: Sequence[Place] = ()
+    shared: Sequence[Surroundings] = ()
+    private: Sequence[Surroundings] = ()
+    keys: Sequence[Surroundings] = ()
+    settings: Sequence[Surroundings] = ()
 
 
 @dataclass(frozen=True)
-class Snapshot:
+class BrokerSnapshot:
     """All that was found.
 
     Attributes:

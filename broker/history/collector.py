@@ -12,18 +12,14 @@ from typing import TypeVar
 from aio_pika.abc import AbstractConnection
 from sqlalchemy import Connection, CursorResult, Engine, delete, or_, select, update
 
-from broker import stream, topology
-from broker.connection import (
-    CALL_LIMIT,
-    BrokerError,
-    backoff,
-    connect,
-    translated,
-)
-from broker.history import forgeries
-from broker.history.place import BEAT, FRESH, Place, place_in, transact
+from broker.amqp import topology
+from broker.amqp.connection import CALL_LIMIT, BrokerError, backoff, connect, translated
+from broker.amqp.publisher import Publisher
+from broker.amqp.timeouts import timeout
+from broker.history.position import BEAT, FRESH, Position, place_in, transact
+from broker.history.projection import rejected as forgeries
 from broker.history.reader import Overtaken, Reader
-from broker.history.tables import (
+from broker.history.schema import (
     HistoryError,
     UnusableHistory,
     jobs,
@@ -34,9 +30,8 @@ from broker.history.tables import (
     results,
 )
 from broker.log import get_logger
-from broker.publisher import Publisher
 from broker.settings import HistorySettings
-from broker.timeouts import timeout
+from broker.stream import stream
 
 _HOUSEKEEPING = 3600.0
 _log = get_logger()
@@ -126,7 +121,7 @@ class Collector:
             finally:
                 housekeeping.cancel()
 
-    async def _beat(self, place: Place) -> None:
+    async def _beat(self, place: Position) -> None:
         await self._database(_beat, self._name, place)
         if self._told != "collector.keeps_up":
             self._tell("collector.keeps_up", "")
@@ -163,7 +158,7 @@ def _stand_by_unless_ours(connection: Connection, name: str) -> None:
         raise Overtaken
 
 
-def _beat(connection: Connection, name: str, place: Place) -> None:
+def _beat(connection: Connection, name: str, place: Position) -> None:
     """Tell that a collector is at work, and has read as far as a place.
 
     Raises:

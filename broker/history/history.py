@@ -8,11 +8,11 @@ from typing import Self
 
 from sqlalchemy import Connection
 
-from broker.history.accounts import Accounts
 from broker.history.collector import catch_up
-from broker.history.fleet import Fleet
-from broker.history.place import is_collected
-from broker.history.tables import open_history, snapshot, told
+from broker.history.position import is_collected
+from broker.history.queries import Accounts
+from broker.history.schema import open_history, snapshot, told
+from broker.history.workstations import Fleet
 from broker.settings import HistorySettings, load
 
 

@@ -9,16 +9,17 @@ from typing import TypeVar
 from sqlalchemy import Connection, CursorResult, Engine, delete, insert, update
 from sqlalchemy.exc import DataError
 
-from broker import stream, topology
-from broker.connection import CALL_LIMIT, Refused, Unreachable
-from broker.entry import Entry
-from broker.history import forgeries
-from broker.history.fold import Fold
-from broker.history.place import BEAT, Place, place_in, transact
-from broker.history.tables import CONTENT, gaps, reading
+from broker.amqp import topology
+from broker.amqp.connection import CALL_LIMIT, Refused, Unreachable
+from broker.amqp.publisher import Publisher
+from broker.amqp.timeouts import timeout
+from broker.history.position import BEAT, Position, place_in, transact
+from broker.history.projection import rejected as forgeries
+from broker.history.projection.projection import Fold
+from broker.history.schema import CONTENT, gaps, reading
 from broker.log import get_logger
-from broker.publisher import Publisher
-from broker.timeouts import timeout
+from broker.stream import stream
+from broker.stream.entry import StreamEntry
 
 _BATCH = 2000
 _PREFETCH = 4000
@@ -39,7 +40,7 @@ class Reader:
         self,
         engine: Engine,
         publisher: Publisher,
-        beat: Callable[[Place], Awaitable[None]] | None = None,
+        beat: Callable[[Position], Awaitable[None]] | None = None,
     ) -> None:
         self._engine = engine
         self._publisher = publisher
@@ -66,7 +67,7 @@ class Reader:
             first = await self._check(place, await self._next(entries)) if place.next_offset else []
             await self._read_on(place, first, entries)
 
-    async def _check(self, place: Place, entry: Entry) -> list[Entry]:
+    async def _check(self, place: Position, entry: StreamEntry) -> list[StreamEntry]:
         """Look whether the stream goes on where we left it; return what is new of an entry."""
         if entry.offset >= place.next_offset:
             return [entry]
@@ -75,7 +76,9 @@ class Reader:
             raise Overtaken
         return []
 
-    async def _read_on(self, place: Place, batch: list[Entry], entries: stream.Entries) -> None:
+    async def _read_on(
+        self, place: Position, batch: list[StreamEntry], entries: stream.StreamReader
+    ) -> None:
         caught_up, heard, beaten = False, time.monotonic(), 0.0
         while True:
             now = time.monotonic()
@@ -99,7 +102,7 @@ class Reader:
                 async with timeout(BEAT):
                     batch = await entries.batch(_BATCH)
 
-    async def _tell_forgeries(self, place: Place) -> None:
+    async def _tell_forgeries(self, place: Position) -> None:
         """Tell the administrators of entries that are forged, where nobody has."""
         while self._may_tell and (found := await self._database(forgeries.untold)):
             if self._teller is None:
@@ -122,7 +125,7 @@ class Reader:
                 if entry.is_mark(self._mark):
                     return False
 
-    async def _next(self, entries: stream.Entries) -> Entry:
+    async def _next(self, entries: stream.StreamReader) -> StreamEntry:
         try:
             async with timeout(CALL_LIMIT):
                 return await anext(entries)
@@ -149,7 +152,7 @@ def rebuild(engine: Engine) -> None:
     transact(engine, work)
 
 
-def _move(connection: Connection, place: Place, to: Place) -> None:
+def _move(connection: Connection, place: Position, to: Position) -> None:
     """Note how far was read; the first statement of its transaction, so that others wait for it.
 
     Raises:
@@ -168,7 +171,7 @@ def _move(connection: Connection, place: Place, to: Place) -> None:
         raise Overtaken
 
 
-def store(connection: Connection, place: Place, entries: list[Entry]) -> Place:
+def store(connection: Connection, place: Position, entries: list[StreamEntry]) -> Position:
     """Write entries, and how far was read with them; return the place behind them.
 
     Raises:
@@ -186,7 +189,7 @@ def store(connection: Connection, place: Place, entries: list[Entry]) -> Place:
     return to
 
 
-def _fold(connection: Connection, entries: list[Entry]) -> None:
+def _fold(connection: Connection, entries: list[StreamEntry]) -> None:
     """Fold entries; one that the database cannot hold costs itself, and no other."""
     try:
         with connection.begin_nested():
@@ -204,10 +207,10 @@ def _fold(connection: Connection, entries: list[Entry]) -> None:
         _note_gap(connection, offset, offset + 1, "it cannot be kept")
 
 
-def _begin_anew(connection: Connection, place: Place) -> None:
+def _begin_anew(connection: Connection, place: Position) -> None:
     """Read another stream from its beginning; what is known of the former one stays."""
     base = place.base + place.next_offset
-    _move(connection, place, Place(base, 0, ""))
+    _move(connection, place, Position(base, 0, ""))
     why = "another stream has taken its place: what came last in the former one may be missing"
     _log.warning("history.other_stream", next=place.next_offset)
     _note_gap(connection, base, base, why)

@@ -5,18 +5,10 @@ from dataclasses import dataclass
 
 from sqlalchemy import Engine, Table, func, select
 
-from broker.history.accounts import Accounts
 from broker.history.address import shown
-from broker.history.place import FRESH, place_in
-from broker.history.tables import (
-    forgeries,
-    jobs,
-    outcomes,
-    reading,
-    reports,
-    told,
-    workstations,
-)
+from broker.history.position import FRESH, place_in
+from broker.history.queries import Accounts
+from broker.history.schema import forgeries, jobs, outcomes, reading, reports, told, workstations
 
 
 @dataclass(frozen=True)

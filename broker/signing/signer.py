@@ -6,9 +6,9 @@ from typing import TYPE_CHECKING, Self
 
 from aio_pika.abc import HeadersType
 
-from broker import topology
+from broker.amqp import topology
 from broker.settings import WrongSetting
-from broker.signing.files import UnsafeFile, read_file, write_new
+from broker.signing.key_files import UnsafeFile, read_file, write_new
 from schemas import InvalidMessage, Job, Pause, Signature
 from schemas.signature import HEADER, Signatures, key_id, signed_bytes, write_signatures
 

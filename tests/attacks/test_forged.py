@@ -16,21 +16,23 @@ from aio_pika.abc import AbstractConnection, HeadersType
 from aio_pika.exceptions import ChannelClosed
 from yarl import URL
 
-from broker import Dispatcher, DispatcherSettings, Progress, stream, topology
-from broker.connection import connect
-from broker.dispatching.following import UnknownJob
-from broker.publisher import Publisher
+from broker import Dispatcher, DispatcherSettings, Progress
+from broker.amqp import topology
+from broker.amqp.connection import connect
+from broker.amqp.publisher import Publisher
+from broker.amqp.topology import AgentKind
+from broker.client.follow import UnknownJob
 from broker.settings import BrokerSettings
-from broker.topology import AgentKind
+from broker.stream import stream
 from schemas import (
     Cancellation,
     Command,
-    Departure,
-    Forgery,
     Job,
+    RejectedRecord,
     Report,
     Schedule,
     State,
+    WorkstationForgotten,
     everyone,
     workstation,
 )
@@ -131,9 +133,9 @@ async def test_what_another_tells_of_a_workstation_counts_nowhere(
         ("check_in", "received", check_in(HERE).body()),
         ("job", "received", made_up.body()),
         ("cancellation", "received", Cancellation(job_id=job.id).body()),
-        ("departure", "received", Departure(workstation=VICTIM).body()),
+        ("departure", "received", WorkstationForgotten(workstation=VICTIM).body()),
         ("schedule", "received", schedule.body()),
-        ("forgery", "received", Forgery(digest="0" * 32).body()),
+        ("forgery", "received", RejectedRecord(digest="0" * 32).body()),
         ("mark", "received", b""),
         ("", "received", mine.body()),
     ]

@@ -9,14 +9,22 @@ from pathlib import Path
 
 import pytest
 
-from agents import listing, neighbour, standby
-from agents.claims import Claims
-from agents.control import ask
-from agents.decision import UNKNOWN, Decision, decision
+from agents.claims import service_liveness as neighbour
+from agents.claims.claim_file import UNKNOWN, ClaimRecord, decision
+from agents.claims.claims import Claims
+from agents.jobs import takeover as standby
+from agents.jobs.takeover import Takeover
 from agents.settings import AgentSettings
-from agents.standby import Standby
-from agents.state import StateError, check, claims_directory, private_directory, shared_directory
-from agents.tables import Entry
+from agents.store.state_folder import (
+    StateError,
+    check,
+    claims_directory,
+    private_directory,
+    shared_directory,
+)
+from agents.store.transaction import JobRecord
+from agents.user import listing
+from agents.user.control import ask
 from broker import Dispatcher
 from broker.settings import load
 from schemas import Command, Job, State, everyone
@@ -172,7 +180,9 @@ def test_a_claim_in_the_services_name_is_not_believed(state: Path) -> None:
     claims = Claims(state, "service")
     forged = '{"agent": "service", "state": "succeeded", "ended": true}'
     other.does(f"open(a[0] + '/claims/job-1', 'w').write('{forged}')", state)
-    assert claims.decision("job-1") == decision(state, "job-1") == Decision(UNKNOWN, "unreadable")
+    assert (
+        claims.decision("job-1") == decision(state, "job-1") == ClaimRecord(UNKNOWN, "unreadable")
+    )
 
 
 def test_who_made_an_empty_claim_cannot_alter_what_the_service_decides(state: Path) -> None:
@@ -187,7 +197,7 @@ def test_who_made_an_empty_claim_cannot_alter_what_the_service_decides(state: Pa
         assert claims.decide("job-1", State.STARTED)
         assert (state / "claims" / "job-1").stat().st_uid == 0
         assert "PermissionError" in other.does("open(a[0], 'r+')", state / "claims" / "job-1")
-        assert decision(state, "job-1") == Decision("service", State.STARTED)
+        assert decision(state, "job-1") == ClaimRecord("service", State.STARTED)
 
 
 def test_another_name_of_a_file_is_not_written_to(state: Path) -> None:
@@ -198,7 +208,7 @@ def test_another_name_of_a_file_is_not_written_to(state: Path) -> None:
     os.link(victim, state / "claims" / "job-1")
     assert not claims.decide("job-1", State.STARTED)
     assert victim.read_bytes() == b""
-    assert decision(state, "job-1") == Decision(UNKNOWN, "unreadable")
+    assert decision(state, "job-1") == ClaimRecord(UNKNOWN, "unreadable")
 
 
 def test_a_holder_that_is_overruled_does_not_start(state: Path) -> None:
@@ -207,9 +217,9 @@ def test_a_holder_that_is_overruled_does_not_start(state: Path) -> None:
     assert not service.decide("job-1", State.STARTED)
     assert service.overrule("job-1", None, State.STARTED)
     assert not user.decide("job-1", State.STARTED)
-    assert decision(state, "job-1") == Decision("service", State.STARTED)
+    assert decision(state, "job-1") == ClaimRecord("service", State.STARTED)
     service.conclude("job-1")
-    assert decision(state, "job-1") == Decision("service", State.STARTED, ended=True)
+    assert decision(state, "job-1") == ClaimRecord("service", State.STARTED, ended=True)
 
 
 def test_a_holder_that_decides_meanwhile_is_not_overruled(
@@ -221,7 +231,7 @@ def test_a_holder_that_decides_meanwhile_is_not_overruled(
     started: list[bool] = []
     replace = Claims._replace
 
-    def and_meanwhile(claims: Claims, job_id: str, found: Decision | None) -> bool:
+    def and_meanwhile(claims: Claims, job_id: str, found: ClaimRecord | None) -> bool:
         if not started:
             started.append(user.decide("job-1", State.STARTED))
         return replace(claims, job_id, found)
@@ -229,15 +239,15 @@ def test_a_holder_that_decides_meanwhile_is_not_overruled(
     monkeypatch.setattr(Claims, "_replace", and_meanwhile)
     assert not service.overrule("job-1", None, State.STARTED)
     assert started == [True]
-    assert decision(state, "job-1") == Decision("interactive-ada", State.STARTED)
+    assert decision(state, "job-1") == ClaimRecord("interactive-ada", State.STARTED)
 
 
-def _standby(state: Path, claims: Claims) -> Standby:
+def _standby(state: Path, claims: Claims) -> Takeover:
     short = timedelta(0)
     settings = AgentSettings(
         state_dir=state, countdown=short, missing_after=short, stop_grace=short
     )
-    return Standby(settings, claims)
+    return Takeover(settings, claims)
 
 
 HOLD = (
@@ -253,7 +263,7 @@ def test_a_claim_that_is_held_for_ever_is_overruled(state: Path) -> None:
     with other.doing(HOLD, state, ""):
         assert not claims.decide("job-1", State.STARTED)
         assert _standby(state, claims).overrule("job-1", State.STARTED)
-        assert decision(state, "job-1") == Decision("service", State.STARTED)
+        assert decision(state, "job-1") == ClaimRecord("service", State.STARTED)
 
 
 def test_a_start_that_never_ends_is_interrupted(
@@ -263,19 +273,21 @@ def test_a_start_that_never_ends_is_interrupted(
     claims = Claims(state, "service")
     waits = _standby(state, claims)
 
-    def entry(timeout: timedelta) -> Entry:
-        return Entry(Job(command=Command(argv=("true",), timeout=timeout), targets=(everyone,)), 0)
+    def entry(timeout: timedelta) -> JobRecord:
+        return JobRecord(
+            Job(command=Command(argv=("true",), timeout=timeout), targets=(everyone,)), 0
+        )
 
     with other.doing(HOLD, state, STARTED):
         told = claims.decision("job-1")
-        assert told == Decision("interactive-eve", State.STARTED)
+        assert told == ClaimRecord("interactive-eve", State.STARTED)
         long, short = (
-            Entry(job.job.model_copy(update={"id": "job-1"}), 0)
+            JobRecord(job.job.model_copy(update={"id": "job-1"}), 0)
             for job in (entry(timedelta(hours=1)), entry(timedelta(microseconds=1)))
         )
         assert waits.conclude(long, told) == ""
         assert "longer than its command may run" in waits.conclude(short, told)
-        assert decision(state, "job-1") == Decision("service", State.INTERRUPTED)
+        assert decision(state, "job-1") == ClaimRecord("service", State.INTERRUPTED)
 
 
 @pytest.mark.parametrize(

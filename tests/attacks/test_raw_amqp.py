@@ -23,26 +23,26 @@ from pamqp.commands import Basic
 from yarl import URL
 
 from broker import Dispatcher, DispatcherSettings
-from broker.connection import Refused, Unreachable, connect
-from broker.enrolling.definitions import central, merged, of_agents
-from broker.enrolling.rights import Agent, permissions, topic_permissions
-from broker.management import Management
+from broker.amqp.connection import Refused, Unreachable, connect
+from broker.amqp.management import Management
+from broker.amqp.topology import DEAD, JOBS, REPORTS, AgentKind, binding_keys, queue_name
+from broker.enrolment.definitions import central, merged, of_agents
+from broker.enrolment.rights import AgentLogin, permissions, topic_permissions
 from broker.settings import BrokerSettings
-from broker.topology import DEAD, JOBS, REPORTS, AgentKind, binding_keys, queue_name
 from schemas import Command, Job, everyone
 from tests.support.site import Settings, Site
 
 # The same in all processes of a run, since tests are named after them.
 RUN = os.environ.get("PYTEST_XDIST_TESTRUNUID", str(os.getpid()))[:8]
 HERE, OTHER = (f"{name}-{RUN}" for name in ("ws-a", "ws-b"))
-SERVICE = Agent(AgentKind.SERVICE, HERE)
-ADA, BOB = (Agent(AgentKind.INTERACTIVE, HERE, user) for user in ("ada", "bob"))
-ELSEWHERE = Agent(AgentKind.SERVICE, OTHER)
+SERVICE = AgentLogin(AgentKind.SERVICE, HERE)
+ADA, BOB = (AgentLogin(AgentKind.INTERACTIVE, HERE, user) for user in ("ada", "bob"))
+ELSEWHERE = AgentLogin(AgentKind.SERVICE, OTHER)
 ATTACKERS = {"interactive": ADA, "service": SERVICE}
 LEAKS_UNTIL = ((3, 13, 15), (4, 0, 20), (4, 1, 11), (4, 2, 6))  # the first that do not
 CHECKS_CC_SINCE = (4, 0)
 
-Attack = Callable[[AbstractChannel, Agent], Coroutine[Any, Any, Any]]
+Attack = Callable[[AbstractChannel, AgentLogin], Coroutine[Any, Any, Any]]
 
 
 @pytest.fixture(scope="module")
@@ -62,8 +62,8 @@ async def channel_of(url: str) -> AsyncIterator[AbstractChannel]:
             await connection.close()
 
 
-def bind(key: str, source: str = JOBS, queue: Agent | str | None = None) -> Attack:
-    async def attack(channel: AbstractChannel, own: Agent) -> None:
+def bind(key: str, source: str = JOBS, queue: AgentLogin | str | None = None) -> Attack:
+    async def attack(channel: AbstractChannel, own: AgentLogin) -> None:
         name = queue if isinstance(queue, str) else (queue or own).queue
         await channel.queue_bind(name, source, key)
 
@@ -71,19 +71,19 @@ def bind(key: str, source: str = JOBS, queue: Agent | str | None = None) -> Atta
 
 
 def unbind(key: str, queue: str | None = None, source: str = JOBS) -> Attack:
-    async def attack(channel: AbstractChannel, own: Agent) -> None:
+    async def attack(channel: AbstractChannel, own: AgentLogin) -> None:
         await channel.queue_unbind(queue or own.queue, source, key)
 
     return attack
 
 
-def unbind_itself(channel: AbstractChannel, own: Agent) -> Coroutine[Any, Any, Any]:
+def unbind_itself(channel: AbstractChannel, own: AgentLogin) -> Coroutine[Any, Any, Any]:
     (key, *_) = binding_keys(own.kind, own.workstation, ["lab"])
     return channel.queue_unbind(own.queue, JOBS, key)
 
 
 def publish(exchange: str, key: str, **properties: Any) -> Attack:
-    async def attack(channel: AbstractChannel, own: Agent) -> None:
+    async def attack(channel: AbstractChannel, own: AgentLogin) -> None:
         sent = Basic.Properties(**properties)
         routing_key = key.replace("OWN", f"{own.workstation}.{own.name}")
         await channel.basic_publish(
@@ -94,7 +94,7 @@ def publish(exchange: str, key: str, **properties: Any) -> Attack:
 
 
 def consume(queue: str, **arguments: Any) -> Attack:
-    async def attack(channel: AbstractChannel, _: Agent) -> None:
+    async def attack(channel: AbstractChannel, _: AgentLogin) -> None:
         await channel.basic_consume(queue, ignore, arguments=arguments)
 
     return attack
@@ -113,7 +113,7 @@ def delete(queue: str) -> Attack:
 
 
 def declare(queue: str | None = None, **arguments: Any) -> Attack:
-    async def attack(channel: AbstractChannel, own: Agent) -> None:
+    async def attack(channel: AbstractChannel, own: AgentLogin) -> None:
         name = own.queue if queue is None else queue
         words = {name.replace("_", "-"): value for name, value in arguments.items()}
         await channel.queue_declare(name, durable=True, arguments=words)
@@ -122,7 +122,7 @@ def declare(queue: str | None = None, **arguments: Any) -> Attack:
 
 
 def declare_exchange(name: str, **arguments: Any) -> Attack:
-    async def attack(channel: AbstractChannel, _: Agent) -> None:
+    async def attack(channel: AbstractChannel, _: AgentLogin) -> None:
         words = {name.replace("_", "-"): value for name, value in arguments.items()}
         await channel.exchange_declare(name, exchange_type="topic", durable=True, arguments=words)
 

@@ -15,10 +15,10 @@ from typing import Any
 import pytest
 from pydantic import ValidationError
 
-from agents.remains import alive, find
-from agents.runner import Ended, Run
-from agents.starting import CannotStart
-from agents.surroundings import environment
+from agents.execution.command_run import CommandRun, Outcome
+from agents.execution.environment import environment
+from agents.execution.orphans import alive, find
+from agents.execution.spawn import CannotStart
 from broker import Dispatcher
 from schemas import Command, State
 from tests.support import other
@@ -28,9 +28,11 @@ from tests.support.workstation import PCM_AGENT, Program, Workstation
 USER = pwd.getpwuid(other.UID).pw_name
 
 
-def run(*argv: str, run_as: str = USER, **fields: Any) -> Ended:
+def run(*argv: str, run_as: str = USER, **fields: Any) -> Outcome:
     command = Command(argv=argv, background=True, run_as=run_as, **fields)
-    made = Run(command, "job-1", "ws-1", 65536, 0.5, environment(session=False), Path("no-spool"))
+    made = CommandRun(
+        command, "job-1", "ws-1", 65536, 0.5, environment(session=False), Path("no-spool")
+    )
     before = {file.name for file in Path("/proc/self/fd").iterdir()}
     try:
         return asyncio.run(made.complete())
@@ -38,7 +40,7 @@ def run(*argv: str, run_as: str = USER, **fields: Any) -> Ended:
         assert {file.name for file in Path("/proc/self/fd").iterdir()} == before
 
 
-def said(ended: Ended) -> str:
+def said(ended: Outcome) -> str:
     assert ended.state is State.SUCCEEDED, ended
     assert ended.result is not None
     return str(ended.result.stdout) + str(ended.result.stderr)

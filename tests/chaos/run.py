@@ -20,17 +20,11 @@ import aio_pika
 from aio_pika.exceptions import CONNECTION_EXCEPTIONS
 from yarl import URL
 
-from broker import (
-    BrokerError,
-    Dispatcher,
-    DispatcherSettings,
-    UnknownJob,
-    Unreachable,
-    stream,
-    topology,
-)
-from broker.connection import connect
-from broker.publisher import Publisher
+from broker import BrokerError, Dispatcher, DispatcherSettings, UnknownJob, Unreachable
+from broker.amqp import topology
+from broker.amqp.connection import connect
+from broker.amqp.publisher import Publisher
+from broker.stream import stream
 from schemas import Cancellation, Command, Job, Report, Target, everyone, group, workstation
 from tests.chaos.plan import GROUP, Dose, Fault, Order, Plan, Seat, Wish
 from tests.chaos.story import events_of, tell

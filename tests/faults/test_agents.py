@@ -12,7 +12,8 @@ from pathlib import Path
 import aio_pika
 import pytest
 
-from broker import Dispatcher, DispatcherSettings, topology
+from broker import Dispatcher, DispatcherSettings
+from broker.amqp import topology
 from schemas import State
 from tests.support.faults import counting, ran_once, succeeded_once, told_once, until, works
 from tests.support.proxy import Proxy

@@ -13,10 +13,11 @@ from pathlib import Path
 
 import pytest
 
-from agents.remains import JOB_VARIABLE
-from broker import Dispatcher, DispatcherSettings, Unreachable, stream
-from broker.connection import connect
-from broker.publisher import Publisher
+from agents.execution.orphans import JOB_VARIABLE
+from broker import Dispatcher, DispatcherSettings, Unreachable
+from broker.amqp.connection import connect
+from broker.amqp.publisher import Publisher
+from broker.stream import stream
 from schemas import Command, Job, Report, State, everyone
 from schemas import workstation as workstation_target
 from tests.support.cluster import Cluster, Member

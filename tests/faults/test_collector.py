@@ -18,16 +18,17 @@ from aio_pika.exceptions import ChannelNotFoundEntity
 from psycopg.conninfo import conninfo_to_dict
 from sqlalchemy import Engine, select
 
-from broker import stream, topology
-from broker.connection import BrokerError, Unreachable, connect
-from broker.history import tables
-from broker.history.accounts import accounts
+from broker.amqp import topology
+from broker.amqp.connection import BrokerError, Unreachable, connect
+from broker.amqp.publisher import Publisher
+from broker.history import schema as tables
 from broker.history.collector import catch_up
-from broker.history.place import is_collected
+from broker.history.position import is_collected
+from broker.history.queries import accounts
 from broker.history.reader import rebuild
-from broker.history.tables import HistoryError, open_history
-from broker.publisher import Publisher
+from broker.history.schema import HistoryError, open_history
 from broker.settings import HistorySettings
+from broker.stream import stream
 from schemas import CheckIn, Command, Job, Report, Result, State, everyone
 from schemas.report import final_id
 from tests.support import programs

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from broker import Dispatcher
-from broker.topology import AgentKind, queue_name
+from broker.amqp.topology import AgentKind, queue_name
 from schemas import State
 from tests.support.counted import LIMIT, counted, ended, no_traceback, now, until_there
 from tests.support.disk import Disk, NoDisk

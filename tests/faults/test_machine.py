@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from agents.remains import alive, mark
+from agents.execution.orphans import alive, mark
 from broker import Dispatcher
 from schemas import Job, State
 from tests.support.counted import counted, ended, no_traceback, until_there

@@ -8,9 +8,10 @@ from datetime import UTC, datetime, timedelta
 import pytest
 from aio_pika.abc import AbstractConnection, AbstractIncomingMessage
 
-from broker import Dispatcher, DispatcherSettings, UnknownJob, topology
-from broker.connection import connect
-from broker.publisher import Publisher
+from broker import Dispatcher, DispatcherSettings, UnknownJob
+from broker.amqp import topology
+from broker.amqp.connection import connect
+from broker.amqp.publisher import Publisher
 from schemas import State
 from tests.support.workstation import Workstation, final, follow, sabotaged
 

@@ -22,30 +22,29 @@ from pydantic import TypeAdapter
 from sqlalchemy.exc import DataError
 
 import schemas
-from agents import windows
-from agents.choices import _moment
-from agents.control import Declined, _read, read_reason, text_of
-from agents.decision import decision
+from agents.claims.claim_file import decision
 from agents.identity import Identity
-from agents.intake import _returns
-from agents.orders import Poison, job_id_of, read_order
-from agents.salvage import open_ledger
+from agents.inbox.consumer import _returns
+from agents.inbox.messages import UnreadableMessage, job_id_of, read_order
+from agents.inbox.trust import Trust
 from agents.settings import AgentSettings
-from agents.tables import Entry as Accepted
-from agents.tables import Tables
-from agents.trust import Trust
+from agents.store.repair import open_ledger
+from agents.store.transaction import JobRecord as Accepted
+from agents.store.transaction import Transaction
+from agents.user.control import Declined, _read, read_reason, text_of
+from agents.user.user_actions import _moment
 from agents.window import address
 from broker import settings
-from broker.dead.letter import mark, read_letter
-from broker.deliveries import Delivery
-from broker.entry import _KINDS, Entry
-from broker.files.job_file import WrongJobFile, parse_jobs
-from broker.history.fold import Fold
-from broker.history.tables import open_history
-from broker.plans.waves import read_waves
+from broker.amqp.codec import decode_frame
+from broker.amqp.consumer import Delivery
+from broker.amqp.topology import AgentKind, routing_keys
+from broker.dead_letters.letter import mark, read_letter
+from broker.history.projection.projection import Fold
+from broker.history.schema import open_history
+from broker.jobs.job_file import WrongJobFile, parse_jobs
+from broker.rollouts.waves import read_waves
 from broker.settings import HistorySettings, WrongSetting, load
-from broker.topology import AgentKind, routing_keys
-from broker.wire import decode_frame
+from broker.stream.entry import _KINDS, StreamEntry
 from schemas import (
     Cancellation,
     CheckIn,
@@ -57,6 +56,7 @@ from schemas import (
     Schedule,
     WallClock,
 )
+from schemas import maintenance_windows as windows
 from schemas.command import Platform
 from schemas.names import Target, check_name, check_text
 from schemas.report import first_line
@@ -156,7 +156,7 @@ def _order(data: bytes) -> None:
         for words in _WORDS:
             try:
                 order = read_order(data, f"{words}.workstation.{WS}", reader)
-            except Poison as poison:
+            except UnreadableMessage as poison:
                 refusal = poison
                 continue
             if isinstance(order, Job):
@@ -170,7 +170,7 @@ def _keep(job: Job) -> None:
     database = _ledger()
     database.execute("BEGIN")
     try:
-        tables = Tables(database)
+        tables = Transaction(database)
         accepted = tables.accept(job, NOW.timestamp())
         assert isinstance(accepted, Accepted)
         assert [entry.job for entry in tables.open()] == [job]
@@ -184,11 +184,11 @@ def _signed(data: bytes) -> None:
     header, _, body = data.partition(b"\n")
     for words in _WORDS:
         key = f"{words}.workstation.{WS}"
-        with suppress(Poison):
+        with suppress(UnreadableMessage):
             read_order(body, key, _READERS[0], _trust(), header.decode(errors="replace"))
             assert body in {signed.partition(b"\n")[2] for signed in seeds.SIGNED}
             return
-    raise Poison("by no way")
+    raise UnreadableMessage("by no way")
 
 
 @cache
@@ -212,8 +212,8 @@ def _ledger() -> Any:
 
 def _entry(kind: str, data: bytes) -> None:
     """A view leaves out what it cannot read; what the history cannot keep, it says."""
-    entry = Entry(1, kind, "", data, "guest", f"{kind}.x")
-    Entry(1, kind, "", data, f"service@{WS}", f"{kind}.{WS}.service").records()
+    entry = StreamEntry(1, kind, "", data, "guest", f"{kind}.x")
+    StreamEntry(1, kind, "", data, f"service@{WS}", f"{kind}.{WS}.service").records()
     records = entry.records()
     if not records:
         raise ValueError("there is nothing in it")
@@ -255,9 +255,9 @@ def _properties(data: bytes) -> None:
     assert letter.id == read_letter(message).id
     assert mark(message) == mark(message)
     said = (message.type or "", message.message_id or "", b"", message.user_id or "")
-    entry = Entry(1, *said, letter.routing_key)
+    entry = StreamEntry(1, *said, letter.routing_key)
     entry.records()
-    assert entry.digest == Entry(2, *said, letter.routing_key).digest
+    assert entry.digest == StreamEntry(2, *said, letter.routing_key).digest
     _returns(Delivery(1, "", delivered.header.properties, b""))
 
 
@@ -404,8 +404,8 @@ ENTRANCES = (
             ("address", address.read, (b"localhost:8000", b"[::1]:80")),
         )
     ),
-    Entrance("order", _order, seeds.ORDERS, (Poison,)),
-    Entrance("signed order", _signed, seeds.SIGNED, (Poison,)),
+    Entrance("order", _order, seeds.ORDERS, (UnreadableMessage,)),
+    Entrance("signed order", _signed, seeds.SIGNED, (UnreadableMessage,)),
     Entrance("properties", _properties, seeds.PROPERTIES),
     Entrance(".env", _env_file, seeds.ENV_FILES, (WrongSetting,)),
     Entrance("secrets", _secrets, seeds.SECRETS, (WrongSetting,)),

@@ -13,13 +13,12 @@ from schemas import (
     Cancellation,
     CheckIn,
     Command,
-    Departure,
     Facts,
-    Forgery,
     Job,
     Message,
     Output,
     Pause,
+    RejectedRecord,
     Report,
     Result,
     Rollout,
@@ -31,6 +30,7 @@ from schemas import (
     WallClock,
     WaveEnded,
     WaveSent,
+    WorkstationForgotten,
     everyone,
     group,
     workstation,
@@ -107,7 +107,7 @@ MESSAGES: dict[type[Message], tuple[bytes, ...]] = {
             **_AGENT,
         )
     ),
-    Departure: _bodies(Departure(workstation=WS, **_MADE)),
+    WorkstationForgotten: _bodies(WorkstationForgotten(workstation=WS, **_MADE)),
     Rollout: _bodies(
         Rollout(id="o", job=_PLAN, waves=((WS,), ("ws-2", "ws-3")), max_failures="5%", **_MADE)
     ),
@@ -120,7 +120,7 @@ MESSAGES: dict[type[Message], tuple[bytes, ...]] = {
         ),
         Schedule(name="s", repeat="*/5 1-3 * 2 *", zone="Europe/Berlin", job=_PLAN, **_MADE),
     ),
-    Forgery: _bodies(Forgery(digest="0" * 32, **_MADE)),
+    RejectedRecord: _bodies(RejectedRecord(digest="0" * 32, **_MADE)),
     ScheduleRemoval: _bodies(ScheduleRemoval(name="s", **_MADE)),
 }
 ORDERS = MESSAGES[Job] + MESSAGES[Cancellation] + MESSAGES[Pause]

@@ -5,9 +5,10 @@ from pathlib import Path
 
 import pytest
 
-from broker import DispatcherSettings, topology
-from broker.connection import connect
-from broker.publisher import Publisher
+from broker import DispatcherSettings
+from broker.amqp import topology
+from broker.amqp.connection import connect
+from broker.amqp.publisher import Publisher
 from tests.support.rabbitmq import Broker
 from tests.support.told import Told
 

@@ -62,7 +62,7 @@ async def test_an_idle_agent_loads_little_and_sleeps(
     agent = ws.start(kind, program=(*TRACED, BIN / "pcm-agent"))
     await checked_in(settings, ws)
     found = loaded(agent.log.read_text())
-    assert {"aio_pika", "agents.runs"} <= found
+    assert {"aio_pika", "agents.jobs.executor"} <= found
     unused = {"dotenv", "broker.history", "broker.dispatching", "schemas.rollout"}
     assert found & (NEVER | unused) == set()
     before = woken(agent.process.pid)

@@ -17,8 +17,9 @@ import aio_pika
 import pytest
 from yarl import URL
 
-from agents.remains import alive
-from broker import Dispatcher, DispatcherSettings, topology
+from agents.execution.orphans import alive
+from broker import Dispatcher, DispatcherSettings
+from broker.amqp import topology
 from schemas import Report, State, TrustedKey
 from tests.support import other, programs
 from tests.support.admin import check_in

@@ -7,9 +7,10 @@ from pathlib import Path
 
 import pytest
 
-from broker import Dispatcher, DispatcherSettings, stream
-from broker.connection import connect
-from broker.publisher import Publisher
+from broker import Dispatcher, DispatcherSettings
+from broker.amqp.connection import connect
+from broker.amqp.publisher import Publisher
+from broker.stream import stream
 from schemas import State
 from tests.support.workstation import Workstation, checked_in, final
 

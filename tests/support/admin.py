@@ -10,12 +10,13 @@ from typing import Any
 
 import aio_pika
 
-from broker import stream, topology
-from broker.connection import connect
-from broker.publisher import Publisher
+from broker.amqp import topology
+from broker.amqp.connection import connect
+from broker.amqp.publisher import Publisher
+from broker.amqp.topology import AgentKind
 from broker.settings import BrokerSettings
-from broker.topology import AgentKind
-from schemas import CheckIn, Departure, Facts, Job, Report, Result, State
+from broker.stream import stream
+from schemas import CheckIn, Facts, Job, Report, Result, State, WorkstationForgotten
 from tests.support import programs
 from tests.support.collected import collected
 from tests.support.programs import BIN
@@ -69,7 +70,7 @@ class Admin:
         extra = {f"PCM_{name.upper()}": value for name, value in settings.items()}
         return OnTerminal([BIN / "pcm", *words], {**self.environment, **extra})
 
-    async def tell(self, records: Iterable[Job | Report | CheckIn | Departure]) -> None:
+    async def tell(self, records: Iterable[Job | Report | CheckIn | WorkstationForgotten]) -> None:
         """Append to the stream, in no order if they are many."""
         left = iter(records)
         async with connect(BrokerSettings(amqp_url=(self.url,)), "test") as connection:
@@ -100,10 +101,10 @@ class Admin:
                 await topology.declare_queue(channel, queue)
 
 
-def _key(record: Job | Report | CheckIn | Departure) -> str:
+def _key(record: Job | Report | CheckIn | WorkstationForgotten) -> str:
     if isinstance(record, Job):
         return f"job.{record.id}"
-    if isinstance(record, Departure):
+    if isinstance(record, WorkstationForgotten):
         return f"departure.{record.workstation}"
     state = record.state if isinstance(record, Report) else "check_in"
     return topology.report_key(state, record.workstation, record.agent)

@@ -6,9 +6,10 @@ from collections import Counter
 from collections.abc import Callable, Iterable
 from pathlib import Path
 
-from broker import Dispatcher, DispatcherSettings, stream
-from broker.connection import connect
-from broker.publisher import Publisher
+from broker import Dispatcher, DispatcherSettings
+from broker.amqp.connection import connect
+from broker.amqp.publisher import Publisher
+from broker.stream import stream
 from schemas import Job, Report, State
 from tests.support.workstation import AgentProcess, Workstation, final, follow
 

@@ -13,14 +13,14 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from broker import stream
-from broker.connection import connect
+from broker.amqp.connection import connect
+from broker.amqp.publisher import Publisher
+from broker.amqp.topology import report_key
 from broker.history.collector import catch_up
-from broker.history.fleet import fleet as fleet_of
-from broker.history.tables import open_history
-from broker.publisher import Publisher
+from broker.history.schema import open_history
+from broker.history.workstations import fleet as fleet_of
 from broker.settings import HistorySettings
-from broker.topology import report_key
+from broker.stream import stream
 from schemas import CheckIn
 from tests.support import programs
 from tests.support.collected import collected

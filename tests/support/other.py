@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from agents import surroundings
+from agents.execution import environment as surroundings
 
 UID = 65534
 _PYTHON = shutil.which("python3", path=surroundings.PATH) or sys.executable

@@ -20,7 +20,7 @@ from tempfile import TemporaryDirectory, TemporaryFile
 from typing import IO
 
 from agents import cli as agent_cli
-from broker import cli as pcm_cli
+from broker.cli import main as pcm_cli
 
 ROOT = Path(__file__).parents[2]
 Done = CompletedProcess[str]

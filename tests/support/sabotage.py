@@ -15,28 +15,29 @@ import signal
 import sys
 from typing import TYPE_CHECKING, Any
 
-from agents import cli, intake
-from agents.claims import Claims
-from agents.intake import Intake
-from agents.process import Process
-from agents.runner import Run
-from broker import cli as administration
-from broker.dispatching import dispatcher
-from broker.pipeline import Outgoing
-from broker.publisher import Publisher
+from agents import cli
+from agents.claims.claims import Claims
+from agents.execution.command_run import CommandRun
+from agents.execution.process import Process
+from agents.inbox import consumer as intake
+from agents.inbox.consumer import Inbox
+from broker.amqp.batch_publish import Outgoing
+from broker.amqp.publisher import Publisher
+from broker.cli import main as administration
+from broker.client import dispatcher
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
 POINTS: dict[str, tuple[Any, str, str]] = {
-    "received": (Intake, "_take_together", "before"),
-    "accepted": (Intake, "_entered", "before"),
-    "acknowledged": (Intake, "_take_together", "after"),
+    "received": (Inbox, "_take_together", "before"),
+    "accepted": (Inbox, "_entered", "before"),
+    "acknowledged": (Inbox, "_take_together", "after"),
     "claiming": (Claims, "decide", "before"),
     "claimed": (Claims, "decide", "after"),
-    "start recorded": (Run, "complete", "before"),
+    "start recorded": (CommandRun, "complete", "before"),
     "started": (Process, "__init__", "after"),
-    "ended": (Run, "complete", "after"),
+    "ended": (CommandRun, "complete", "after"),
     "end recorded": (Claims, "conclude", "before"),
     "concluded": (Claims, "conclude", "after"),
     "sending": (Publisher, "_publish", "before"),

@@ -7,7 +7,7 @@ from typing import Any
 
 from yarl import URL
 
-from broker.management import Management
+from broker.amqp.management import Management
 from broker.settings import ManagementSettings
 from tests.support import programs
 from tests.support.rabbitmq import Broker

@@ -4,10 +4,12 @@ import asyncio
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
-from broker import DispatcherSettings, stream, topology
-from broker.connection import connect
-from broker.entry import Entry
-from broker.publisher import Publisher
+from broker import DispatcherSettings
+from broker.amqp import topology
+from broker.amqp.connection import connect
+from broker.amqp.publisher import Publisher
+from broker.stream import stream
+from broker.stream.entry import StreamEntry
 from schemas import CheckIn, Pause
 from tests.support.workstation import Workstation
 
@@ -33,7 +35,7 @@ async def pause(
 class CheckIns:
     """The check-ins of a workstation, as they come."""
 
-    def __init__(self, entries: AsyncIterator[Entry], ws: Workstation) -> None:
+    def __init__(self, entries: AsyncIterator[StreamEntry], ws: Workstation) -> None:
         self._entries = entries
         self._ws = ws
 

@@ -7,11 +7,11 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
-from broker.publisher import Publisher
-from broker.stream import append
+from broker.amqp.publisher import Publisher
+from broker.stream.stream import append
 from schemas import Command, Facts, Job, Message, Output, Report, Result, State
 from schemas import workstation as workstation_target
-from schemas.presence import CheckIn
+from schemas.check_in import CheckIn
 from tests.support import programs
 from tests.support.collected import collected
 

@@ -12,9 +12,10 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from broker import Dispatcher, Progress, stream
-from broker.connection import connect
+from broker import Dispatcher, Progress
+from broker.amqp.connection import connect
 from broker.settings import BrokerSettings
+from broker.stream import stream
 from schemas import CheckIn, Command, Job, Report, State, Target
 from schemas import workstation as workstation_target
 from tests.support import programs

@@ -8,12 +8,12 @@ import pytest
 from nacl.public import PrivateKey
 from sqlalchemy import Engine
 
-from broker.entry import Entry
-from broker.history.fleet import fleet
-from broker.history.fold import Fold
-from broker.history.tables import open_history
-from broker.plans.again import again as rerun_of
-from broker.sealing import CannotSeal, seal
+from broker.history.projection.projection import Fold
+from broker.history.schema import open_history
+from broker.history.workstations import fleet
+from broker.jobs.rerun_jobs import again as rerun_of
+from broker.signing.sealing import CannotSeal, seal
+from broker.stream.entry import StreamEntry
 from schemas import Command, Job, Rollout, group
 from schemas.message import BODY_LIMIT
 from tests.support.admin import check_in
@@ -29,7 +29,7 @@ def _known(folder: Path, count: int) -> Engine:
         fold = Fold(connection)
         for number in range(count):
             said = check_in(f"ws-{number:03}", "lab", sealing_key=key)
-            fold.add([Entry(number, said.kind, "", said.body(), "guest")])
+            fold.add([StreamEntry(number, said.kind, "", said.body(), "guest")])
         fold.flush()
     return engine
 

@@ -11,10 +11,10 @@ from pathlib import Path
 import aio_pika
 import pytest
 
-from agents import ledger
 from agents.service import ServiceAgent
 from agents.settings import AgentSettings
-from agents.tables import SCHEMA_VERSION
+from agents.store import ledger
+from agents.store.transaction import SCHEMA_VERSION
 from broker import Dispatcher
 from schemas import Job, State
 from tests.support.rabbitmq import Broker

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from agents import surroundings
+from agents.execution import environment as surroundings
 from broker import Dispatcher
 from schemas import Job, State
 from tests.support.counted import ended, until_there

@@ -6,7 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from broker import Dispatcher, DispatcherSettings, topology
+from broker import Dispatcher, DispatcherSettings
+from broker.amqp import topology
 from schemas import Cancellation, Pause, State
 from tests.support.counted import ended, now, told
 from tests.support.steering import pause, publish

@@ -5,7 +5,7 @@ import json
 import shutil
 from datetime import UTC, datetime, timedelta
 
-from agents import ledger
+from agents.store import ledger
 from broker import Dispatcher
 from schemas import Job, State
 from tests.support.workstation import Workstation, final, follow

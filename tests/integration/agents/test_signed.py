@@ -14,12 +14,14 @@ import pytest
 from aio_pika import DeliveryMode, Message
 from aio_pika.abc import AbstractChannel, AbstractConnection
 
-from broker import Dispatcher, DispatcherSettings, stream, topology
-from broker.connection import connect
-from broker.entry import Entry
-from broker.publisher import Publisher
+from broker import Dispatcher, DispatcherSettings
+from broker.amqp import topology
+from broker.amqp.connection import connect
+from broker.amqp.publisher import Publisher
+from broker.amqp.topology import AgentKind
 from broker.signing.signer import Signer, headers
-from broker.topology import AgentKind
+from broker.stream import stream
+from broker.stream.entry import StreamEntry
 from schemas import Cancellation, Job, Pause, State, group
 from tests.faults.test_poison import letters
 from tests.support.keys import Keys
@@ -148,7 +150,7 @@ async def test_no_forged_or_replayed_job_is_run(
     assert not ran.exists()
 
 
-async def _entries(connection: AbstractConnection) -> AsyncIterator[Entry]:
+async def _entries(connection: AbstractConnection) -> AsyncIterator[StreamEntry]:
     async for entry in stream.read_all(connection, await Publisher.open(connection), None):
         yield entry
 

@@ -3,9 +3,10 @@
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
-from broker import Dispatcher, DispatcherSettings, topology
-from broker.connection import connect
-from broker.publisher import Publisher
+from broker import Dispatcher, DispatcherSettings
+from broker.amqp import topology
+from broker.amqp.connection import connect
+from broker.amqp.publisher import Publisher
 from schemas import Cancellation, Job, State
 from tests.support.workstation import Workstation, agents_of, final, follow
 

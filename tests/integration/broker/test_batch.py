@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from broker import Dispatcher, DispatcherSettings, Progress, Sent, Unreachable, Unroutable
-from broker.dispatching.batch import send_all
+from broker.client.batch import send_all
 from schemas import Command, Job, group, workstation
 from tests.integration.broker.test_dispatcher import declare, drain
 from tests.support.faults import counting, ran_once, succeeded_once, until

@@ -13,11 +13,12 @@ import aio_pika
 import pytest
 from aio_pika.abc import AbstractChannel, AbstractIncomingMessage
 
-from broker import Dispatcher, DispatcherSettings, Unroutable, topology
-from broker.connection import connect
-from broker.dead.letters import DeadLetters, UnknownLetter
-from broker.dead.resending import NotRequeued
-from broker.topology import AgentKind
+from broker import Dispatcher, DispatcherSettings, Unroutable
+from broker.amqp import topology
+from broker.amqp.connection import connect
+from broker.amqp.topology import AgentKind
+from broker.dead_letters.letters import DeadLetters, UnknownLetter
+from broker.dead_letters.resending import NotRequeued
 from schemas import Job, State
 from tests.support.programs import BIN
 from tests.support.rabbitmq import Node

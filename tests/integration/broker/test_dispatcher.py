@@ -16,14 +16,13 @@ from broker import (
     UnknownJob,
     Unreachable,
     Unroutable,
-    publisher,
     send,
     send_and_wait,
-    stream,
-    topology,
 )
-from broker.connection import CALL_LIMIT, connect
-from broker.topology import AgentKind
+from broker.amqp import publisher, topology
+from broker.amqp.connection import CALL_LIMIT, connect
+from broker.amqp.topology import AgentKind
+from broker.stream import stream
 from schemas import Cancellation, Command, Job, State, group, workstation
 from tests.support.rabbitmq import Broker
 from tests.support.workstation import Workstation, final, follow

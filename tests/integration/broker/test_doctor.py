@@ -14,10 +14,10 @@ import aio_pika
 import pytest
 from yarl import URL
 
-from broker import topology
-from broker.management import Management
+from broker.amqp import topology
+from broker.amqp.management import Management
+from broker.amqp.topology import AgentKind
 from broker.settings import BrokerSettings
-from broker.topology import AgentKind
 from tests.support import programs
 from tests.support.admin import Admin, check_in
 from tests.support.programs import BIN

@@ -17,9 +17,9 @@ import pytest
 from aiormq.exceptions import ChannelAccessRefused
 
 from broker import Dispatcher, DispatcherSettings
-from broker.connection import Unroutable
-from broker.enrolling.definitions import hashed
-from broker.topology import JOBS, AgentKind, login, queue_name
+from broker.amqp.connection import Unroutable
+from broker.amqp.topology import JOBS, AgentKind, login, queue_name
+from broker.enrolment.definitions import hashed
 from schemas import Job, State, Target, group
 from tests.support.rabbitmq import Node, or_skipped
 from tests.support.site import Settings, Site

@@ -13,8 +13,8 @@ from typing import Any
 
 import pytest
 
-from broker.history.accounts import FAILURES, STATES, WAITING
-from schemas import Cancellation, Departure, Job, Output, Report, State, group
+from broker.history.queries import FAILURES, STATES, WAITING
+from schemas import Cancellation, Job, Output, Report, State, WorkstationForgotten, group
 from tests.support.programs import BIN
 from tests.support.told import Told, result
 from tests.support.workstation import Workstation
@@ -162,7 +162,9 @@ async def test_what_nobody_reported_is_told_by_the_job_itself(told: Told) -> Non
 
 async def test_a_forgotten_workstation_is_told(told: Told) -> None:
     job = told.job("a")
-    await told.tell(told.check_in("a"), job, Departure(workstation=told.name("a"), sender="x@y"))
+    await told.tell(
+        told.check_in("a"), job, WorkstationForgotten(workstation=told.name("a"), sender="x@y")
+    )
     assert "x@y had the workstation forgotten" in told.pcm("show", job.id).stdout
 
 
@@ -354,7 +356,7 @@ async def test_a_fleet_of_ten_thousand_does_not_flood(told: Told) -> None:
 async def test_what_is_missing_from_the_history_is_told(told: Told) -> None:
     from sqlalchemy import create_engine, insert
 
-    from broker.history.tables import gaps
+    from broker.history.schema import gaps
 
     job = told.job("a")
     await told.tell(told.check_in("a"), job)

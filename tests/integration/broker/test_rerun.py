@@ -11,11 +11,12 @@ import aio_pika
 import pytest
 from sqlalchemy import update
 
-from broker import stream, topology
-from broker.connection import connect
-from broker.history.tables import jobs, open_history
-from broker.publisher import Publisher
+from broker.amqp import topology
+from broker.amqp.connection import connect
+from broker.amqp.publisher import Publisher
+from broker.history.schema import jobs, open_history
 from broker.settings import HistorySettings
+from broker.stream import stream
 from schemas import Command, Job, Report, Result, State, workstation
 from tests.support.fleets import Administrator, fleet, runs
 from tests.support.rabbitmq import Broker

@@ -10,8 +10,8 @@ from typing import Any
 import pytest
 
 from broker import Dispatcher
-from broker.history.tables import open_history
-from broker.plans.scheduler import Scheduler
+from broker.history.schema import open_history
+from broker.schedules.scheduler import Scheduler
 from broker.settings import HistorySettings
 from schemas import Schedule
 from tests.support import programs

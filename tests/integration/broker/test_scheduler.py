@@ -18,11 +18,11 @@ from sqlalchemy import Engine
 from structlog.testing import capture_logs
 
 from broker import Dispatcher
-from broker.history.accounts import accounts
 from broker.history.collector import Collector, catch_up
-from broker.history.tables import jobs, open_history
-from broker.plans.scheduler import Scheduler
-from broker.plans.schedules import in_force, next_offset, said_since, sent
+from broker.history.queries import accounts
+from broker.history.schema import jobs, open_history
+from broker.schedules.queries import in_force, next_offset, said_since, sent
+from broker.schedules.scheduler import Scheduler
 from broker.settings import HistorySettings
 from schemas import Command, Job, Schedule, ScheduleRemoval, State, Target, group, workstation
 from schemas.schedule import Occurrence
@@ -311,7 +311,7 @@ async def test_broker_and_database_away_are_told_once_and_waited_for(
 
 
 def open_lazily(url: str) -> Engine:
-    from broker.history.tables import engine_of
+    from broker.history.schema import engine_of
 
     return engine_of(url)
 
@@ -366,7 +366,7 @@ import sys
 sys.path.insert(0, {root!r})
 from tests.support.sabotage import sabotage
 sabotage({point!r}, {text!r})
-from broker.cli import main
+from broker.cli.main import main
 main()
 """
 

@@ -6,14 +6,15 @@ from pathlib import Path
 
 import pytest
 
-from broker import Dispatcher, DispatcherSettings, stream
-from broker.connection import connect
-from broker.entry import Entry
-from broker.history.tables import open_history
-from broker.plans.scheduler import Scheduler
-from broker.publisher import Publisher
+from broker import Dispatcher, DispatcherSettings
+from broker.amqp.connection import connect
+from broker.amqp.publisher import Publisher
+from broker.history.schema import open_history
+from broker.schedules.scheduler import Scheduler
 from broker.settings import HistorySettings
 from broker.signing.signer import Signer
+from broker.stream import stream
+from broker.stream.entry import StreamEntry
 from schemas import Command, Job, Rollout, Schedule, everyone, workstation
 from tests.support.admin import Admin, check_in, ended
 from tests.support.keys import Keys
@@ -208,7 +209,7 @@ async def test_what_is_recorded_again_keeps_its_signatures(
     )
     names = {signed.name.encode(), unsigned.name.encode()}
 
-    async def recorded() -> list[Entry]:
+    async def recorded() -> list[StreamEntry]:
         async with connect(settings, "test") as connection:
             publisher = await Publisher.open(connection)
             entries = stream.read_all(connection, publisher, None)

@@ -6,21 +6,15 @@ from pathlib import Path
 
 import pytest
 
-from broker import (
-    Dispatcher,
-    DispatcherSettings,
-    Progress,
-    Unreachable,
-    Unroutable,
-    stream,
-    topology,
-)
-from broker.connection import connect
-from broker.entry import Entry
-from broker.history.accounts import accounts
-from broker.history.tables import open_history
-from broker.pipeline import Outgoing
-from broker.publisher import Publisher
+from broker import Dispatcher, DispatcherSettings, Progress, Unreachable, Unroutable
+from broker.amqp import topology
+from broker.amqp.batch_publish import Outgoing
+from broker.amqp.connection import connect
+from broker.amqp.publisher import Publisher
+from broker.history.queries import accounts
+from broker.history.schema import open_history
+from broker.stream import stream
+from broker.stream.entry import StreamEntry
 from schemas import Job, State, everyone, group, workstation
 from schemas.signature import read_signatures
 from tests.integration.broker.test_batch import job
@@ -39,7 +33,7 @@ def to(publisher: Publisher, name: str, body: bytes = b"") -> Outgoing:
     return publisher.outgoing(topology.JOBS, key, body, kind="probe", unroutable_fails=True)
 
 
-async def recorded(settings: DispatcherSettings, jobs: list[Job]) -> list[Entry]:
+async def recorded(settings: DispatcherSettings, jobs: list[Job]) -> list[StreamEntry]:
     """Return the stream's entries that record jobs."""
     ids = [job.id.encode() for job in jobs]
     async with connect(settings, "test") as connection:

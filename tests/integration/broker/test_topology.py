@@ -4,10 +4,10 @@ import asyncio
 
 import aio_pika
 
-from broker import topology
-from broker.connection import connect
+from broker.amqp import topology
+from broker.amqp.connection import connect
+from broker.amqp.topology import AgentKind
 from broker.settings import BrokerSettings
-from broker.topology import AgentKind
 from tests.support.rabbitmq import Broker
 
 

@@ -12,10 +12,12 @@ from aio_pika.abc import AbstractConnection
 from aiormq.abc import AbstractChannel
 from pamqp import commands
 
-from broker import Dispatcher, DispatcherSettings, stream, topology
-from broker.connection import connect
-from broker.dead.letters import DeadLetters
-from broker.publisher import Publisher
+from broker import Dispatcher, DispatcherSettings
+from broker.amqp import topology
+from broker.amqp.connection import connect
+from broker.amqp.publisher import Publisher
+from broker.dead_letters.letters import DeadLetters
+from broker.stream import stream
 from schemas import State
 from tests.support.admin import Admin, report
 from tests.support.rabbitmq import Broker

@@ -9,8 +9,8 @@ from pathlib import Path
 import aio_pika
 import pytest
 
-from broker import topology
-from broker.topology import AgentKind
+from broker.amqp import topology
+from broker.amqp.topology import AgentKind
 from schemas import Command, Job, Pause, State, group, workstation
 from tests.support.admin import Admin, check_in, report
 from tests.support.rabbitmq import Broker
@@ -181,8 +181,8 @@ async def test_a_forgotten_workstation_is_gone_with_what_waited_there(admin: Adm
 
 
 def state_of(admin: Admin, job_id: str, name: str) -> str:
-    from broker.history.accounts import accounts
-    from broker.history.tables import open_history
+    from broker.history.queries import accounts
+    from broker.history.schema import open_history
 
     engine = open_history(admin.environment["PCM_HISTORY_URL"])
     try:

@@ -9,14 +9,14 @@ from pathlib import Path
 
 import pytest
 
-from agents.claims import Claims
-from agents.decision import UNKNOWN, Decision
+from agents.claims.claim_file import UNKNOWN, ClaimRecord
+from agents.claims.claims import Claims
 from schemas import State
 
 HOLD = """
 import sys, time
 from pathlib import Path
-from agents.claims import Claims
+from agents.claims.claims import Claims
 claims = Claims(Path(sys.argv[1]), "interactive-ada")
 print(claims.take("job-1"), flush=True)
 time.sleep(60)
@@ -57,7 +57,7 @@ def test_what_is_decided_stays_decided(tmp_path: Path) -> None:
     for claims in (service, interactive):
         assert not claims.take("job-1")
         assert not claims.decide("job-1", State.EXPIRED)
-        assert claims.decision("job-1") == Decision("interactive-ada", State.STARTED, ended=True)
+        assert claims.decision("job-1") == ClaimRecord("interactive-ada", State.STARTED, ended=True)
 
 
 def test_release_gives_it_back(tmp_path: Path) -> None:
@@ -76,7 +76,7 @@ def test_half_a_decision_is_one(tmp_path: Path) -> None:
     claims = Claims(tmp_path, "service")
     (tmp_path / "claims" / "job-1").write_bytes(b'{"agent": "interact')
     assert not claims.take("job-1")
-    assert claims.decision("job-1") == Decision(UNKNOWN, "unreadable")
+    assert claims.decision("job-1") == ClaimRecord(UNKNOWN, "unreadable")
 
 
 def test_a_link_in_the_shared_folder_leads_nowhere(tmp_path: Path) -> None:
@@ -86,7 +86,7 @@ def test_a_link_in_the_shared_folder_leads_nowhere(tmp_path: Path) -> None:
     victim.write_text("precious")
     (tmp_path / "claims" / "job-1").symlink_to(victim)
     assert not claims.decide("job-1", State.STARTED)
-    assert claims.decision("job-1") == Decision(UNKNOWN, "unreadable")
+    assert claims.decision("job-1") == ClaimRecord(UNKNOWN, "unreadable")
     assert victim.read_text() == "precious"
 
 
@@ -97,7 +97,7 @@ def test_what_is_no_file_stands_only_in_its_own_jobs_way(tmp_path: Path) -> None
     os.mkfifo(tmp_path / "claims" / "pipe")
     for job_id in ("folder", "pipe"):
         assert not claims.take(job_id)
-        assert claims.decision(job_id) == Decision(UNKNOWN, "unreadable")
+        assert claims.decision(job_id) == ClaimRecord(UNKNOWN, "unreadable")
     assert claims.take("job-1")
 
 

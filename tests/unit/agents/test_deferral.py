@@ -4,9 +4,9 @@ import sqlite3
 from contextlib import closing
 from pathlib import Path
 
-from agents import ledger
-from agents.salvage import open_ledger
-from agents.tables import MIGRATIONS
+from agents.store import ledger
+from agents.store.repair import open_ledger
+from agents.store.transaction import MIGRATIONS
 from schemas import Command, Job, everyone
 
 

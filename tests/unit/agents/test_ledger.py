@@ -14,9 +14,9 @@ from pathlib import Path
 
 import pytest
 
-from agents import ledger
-from agents.ledger import Ledger
-from agents.tables import Entry, Known, Tables
+from agents.store import ledger
+from agents.store.ledger import Ledger
+from agents.store.transaction import DuplicateReason, JobRecord, Transaction
 from schemas import Command, Job, Report, State, everyone
 
 
@@ -38,28 +38,28 @@ async def book(tmp_path: Path) -> AsyncIterator[Ledger]:
 async def test_a_job_is_accepted_once(book: Ledger) -> None:
     job = make_job()
     entry = await book.commit(lambda tables: tables.accept(job, 1.0))
-    assert isinstance(entry, Entry)
+    assert isinstance(entry, JobRecord)
     assert entry.open
     again = job.model_copy(update={"sender": "another"})
-    assert await book.commit(lambda tables: tables.accept(again, 2.0)) is Known.SAME
+    assert await book.commit(lambda tables: tables.accept(again, 2.0)) is DuplicateReason.SAME
     other = job.model_copy(update={"name": "another"})
-    assert await book.commit(lambda tables: tables.accept(other, 3.0)) is Known.OTHER
+    assert await book.commit(lambda tables: tables.accept(other, 3.0)) is DuplicateReason.OTHER
 
 
 async def test_a_cancellation_before_its_job_is_remembered(book: Ledger) -> None:
     job = make_job()
     await book.commit(lambda tables: tables.remember_cancellation(job.id, "no", 1.0))
     entry = await book.commit(lambda tables: tables.accept(job, 2.0))
-    assert isinstance(entry, Entry)
+    assert isinstance(entry, JobRecord)
     assert entry.cancelled == "no"
 
 
 async def test_what_is_saved_is_loaded(book: Ledger) -> None:
     open_job, closed_job = make_job(), make_job()
-    entries: list[Entry] = []
+    entries: list[JobRecord] = []
     for job in (open_job, closed_job):
         entry = await book.commit(lambda tables, job=job: tables.accept(job, 1.0))  # type: ignore[misc]
-        assert isinstance(entry, Entry)
+        assert isinstance(entry, JobRecord)
         entries.append(entry)
     offered = replace(entries[0], state=State.OFFERED, shown_at=5.0, until=9.0, changed_at=5.0)
     ended = replace(
@@ -85,14 +85,14 @@ async def test_reports_stay_until_they_are_confirmed(book: Ledger) -> None:
 async def test_a_change_that_fails_does_not_take_others_along(book: Ledger) -> None:
     job = make_job()
 
-    def fails(tables: Tables) -> None:
+    def fails(tables: Transaction) -> None:
         tables.report(make_report(job))
         raise LookupError("a defect")
 
     good = book.commit(lambda tables: tables.accept(job, 1.0))
     bad = book.commit(fails)
     last = book.commit(lambda tables: tables.knows(job.id))
-    assert isinstance(await good, Entry)
+    assert isinstance(await good, JobRecord)
     with pytest.raises(LookupError):
         await bad
     assert await last
@@ -112,10 +112,10 @@ async def test_a_full_disk_is_waited_for(book: Ledger, tmp_path: Path) -> None:
     # Room again: as if somebody had cleaned up. The connection is the ledger's own.
     book._database.execute("PRAGMA max_page_count = 100000")  # noqa: SLF001
     async with asyncio.timeout(20):
-        assert isinstance(await waiting, Entry)
+        assert isinstance(await waiting, JobRecord)
 
 
-def limit(tables: Tables, pages: int) -> None:
+def limit(tables: Transaction, pages: int) -> None:
     tables._database.execute(f"PRAGMA max_page_count = {pages}")  # noqa: SLF001
 
 
@@ -123,9 +123,9 @@ async def test_what_ended_long_ago_is_dropped_bit_by_bit(book: Ledger) -> None:
     """So that a job that is due need not wait for all of it."""
     jobs = [make_job() for _ in range(50)]
 
-    def fill(tables: Tables) -> None:
+    def fill(tables: Transaction) -> None:
         for number, job in enumerate(jobs):
-            ended = Entry(job, 1.0, state=State.FAILED, open=number == 0, changed_at=1.0)
+            ended = JobRecord(job, 1.0, state=State.FAILED, open=number == 0, changed_at=1.0)
             tables.insert(replace(ended, changed_at=9.0) if number == 1 else ended)
             tables.remember_cancellation(job.id, "no", 1.0)
 
@@ -140,7 +140,7 @@ async def test_what_ended_long_ago_is_dropped_bit_by_bit(book: Ledger) -> None:
 KILLED = """
 import asyncio, sys
 from pathlib import Path
-from agents.ledger import Ledger
+from agents.store.ledger import Ledger
 from schemas import Command, Job, everyone
 
 async def main():

@@ -3,21 +3,21 @@
 from datetime import timedelta
 from pathlib import Path
 
-from agents.ledger import Ledger, read_life
-from agents.place import Place
-from agents.schedule import InteractiveRules, ServiceRules, Step
-from agents.tables import Entry
+from agents.jobs.host import Host
+from agents.jobs.policy import InteractiveRules, ServiceRules, Step
+from agents.store.ledger import Ledger, read_life
+from agents.store.transaction import JobRecord
 from schemas import Command, Job, Pause, State, everyone
 from tests.support.counted import now
 
-PLACE = Place(frozenset({"linux"}))
+PLACE = Host(frozenset({"linux"}))
 SERVICE = ServiceRules(PLACE, takeover_grace=60)
 INTERACTIVE = InteractiveRules(PLACE, countdown=300)
 TIME = now()
 NOW = TIME.timestamp()
 
 
-def entry(**fields: object) -> Entry:
+def entry(**fields: object) -> JobRecord:
     background = bool(fields.pop("background", False))
     job = Job(
         command=Command(argv=("true",), background=background),
@@ -26,7 +26,7 @@ def entry(**fields: object) -> Entry:
         mandatory_at=TIME,
         expires_at=TIME + timedelta(hours=1),
     )
-    return Entry(job, NOW, **fields)  # type: ignore[arg-type]
+    return JobRecord(job, NOW, **fields)  # type: ignore[arg-type]
 
 
 def test_while_paused_only_what_is_no_start_goes_on() -> None:

@@ -19,13 +19,13 @@ from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
 
-from agents.claims import Claims
-from agents.decision import UNKNOWN
+from agents.claims.claim_file import UNKNOWN
+from agents.claims.claims import Claims
 from agents.identity import Identity
-from agents.salvage import open_ledger
-from agents.tables import Entry, Tables
+from agents.store.repair import open_ledger
+from agents.store.transaction import JobRecord, Transaction
 from broker import Progress
-from broker.topology import AgentKind
+from broker.amqp.topology import AgentKind
 from schemas import Command, Job, Report, State, everyone
 
 JOB = Job(id="job-1", command=Command(argv=("true",)), targets=(everyone,))
@@ -51,7 +51,7 @@ class Life:
         self.over = False
         self.claims = Claims(model.folder, identity.name)
         self.database = open_ledger(model.folder / f"{identity.name}.db")
-        self.tables = Tables(self.database)
+        self.tables = Transaction(self.database)
         self.steps = self._live()
 
     def step(self) -> None:
@@ -73,7 +73,7 @@ class Life:
         yield
         if not known and not self.tables.knows(JOB.id):
             with self._transaction():
-                assert isinstance(self.tables.accept(JOB, 1.0), Entry)
+                assert isinstance(self.tables.accept(JOB, 1.0), JobRecord)
             yield
         yield from self._send()
         for entry in self.tables.open():
@@ -83,7 +83,7 @@ class Life:
                 yield from self._work(entry)
         yield from self._send()
 
-    def _take_up(self, entry: Entry) -> Iterator[None]:
+    def _take_up(self, entry: JobRecord) -> Iterator[None]:
         while not self.claims.resume(JOB.id):
             decision = self.claims.decision(JOB.id)
             assert decision is not None
@@ -94,7 +94,7 @@ class Life:
         yield
         yield from self._finish(entry, State.INTERRUPTED)
 
-    def _work(self, entry: Entry) -> Iterator[None]:
+    def _work(self, entry: JobRecord) -> Iterator[None]:
         while entry.open:
             wish = self.wish
             if wish == COUNT_DOWN and self.claims.take(JOB.id):
@@ -132,7 +132,7 @@ class Life:
             self._save(replace(entry, open=False))
             return
 
-    def _finish(self, entry: Entry, state: State) -> Iterator[None]:
+    def _finish(self, entry: JobRecord, state: State) -> Iterator[None]:
         final = self.identity.report(JOB.id, state)
         self._save(replace(entry, state=state, open=False, final=final), final)
         yield
@@ -146,7 +146,7 @@ class Life:
             with self._transaction():
                 self.tables.confirmed(pending.sequence)
 
-    def _save(self, entry: Entry, report: Report | None = None) -> None:
+    def _save(self, entry: JobRecord, report: Report | None = None) -> None:
         with self._transaction():
             self.tables.save(entry)
             if report is not None:

@@ -11,24 +11,26 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from agents.capture import Capture
-from agents.live import Live
-from agents.remains import find
-from agents.runner import Ended, Run
-from agents.starting import CannotStart
-from agents.surroundings import environment
+from agents.execution.command_run import CommandRun, Outcome
+from agents.execution.environment import environment
+from agents.execution.live_output import LiveOutput
+from agents.execution.orphans import find
+from agents.execution.output import Capture
+from agents.execution.spawn import CannotStart
 from schemas import Command, Result, State
 from tests.support.faults import until
 
 LIMIT = 64 * 1024
 
 
-def make(*argv: str, grace: float = 0.5, **fields: Any) -> Run:
+def make(*argv: str, grace: float = 0.5, **fields: Any) -> CommandRun:
     command = Command(argv=argv, **fields)
-    return Run(command, "job-1", "ws-1", LIMIT, grace, environment(session=False), Path("no-spool"))
+    return CommandRun(
+        command, "job-1", "ws-1", LIMIT, grace, environment(session=False), Path("no-spool")
+    )
 
 
-def result(ended: Ended) -> Result:
+def result(ended: Outcome) -> Result:
     assert ended.result is not None
     return ended.result
 
@@ -37,7 +39,7 @@ def open_files() -> set[str]:
     return {file.name for file in Path("/proc/self/fd").iterdir()}
 
 
-def run(*argv: str, **fields: Any) -> Ended:
+def run(*argv: str, **fields: Any) -> Outcome:
     before = open_files()
     try:
         return asyncio.run(make(*argv, **fields).complete())
@@ -45,7 +47,7 @@ def run(*argv: str, **fields: Any) -> Ended:
         assert open_files() == before  # Q163597: nothing stays open
 
 
-def script(text: str, **fields: Any) -> Ended:
+def script(text: str, **fields: Any) -> Outcome:
     return run(text, shell=True, **fields)
 
 
@@ -196,7 +198,7 @@ async def test_stop_ends_a_running_command() -> None:
 async def test_stop_before_the_start_starts_nothing(tmp_path: Path) -> None:
     running = make("touch", str(tmp_path / "ran"))
     running.stop(State.CANCELLED, "not wanted")
-    assert await running.complete() == Ended(State.CANCELLED, None, "not wanted")
+    assert await running.complete() == Outcome(State.CANCELLED, None, "not wanted")
     assert not (tmp_path / "ran").exists()
 
 
@@ -220,7 +222,7 @@ async def test_a_flood_of_output_leaves_the_loop_time_for_others(flood: str) -> 
     running = make(flood, shell=True)
     heard = 0
 
-    class Heard(Live):
+    class Heard(LiveOutput):
         def write(self, stream: str, data: bytes) -> None:
             nonlocal heard
             heard += len(data)

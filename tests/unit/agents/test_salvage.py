@@ -9,10 +9,11 @@ from pathlib import Path
 
 import pytest
 
-from agents import ledger, salvage
-from agents.salvage import open_ledger
-from agents.state import StateError
-from agents.tables import MIGRATIONS, SCHEMA_VERSION, Entry, Tables
+from agents.store import ledger
+from agents.store import repair as salvage
+from agents.store.repair import open_ledger
+from agents.store.state_folder import StateError
+from agents.store.transaction import MIGRATIONS, SCHEMA_VERSION, JobRecord, Transaction
 from schemas import Command, Job, Pause, Report, State, everyone
 
 JOBS = 400
@@ -25,11 +26,11 @@ def make_job(number: int) -> Job:
 def fill(path: Path) -> None:
     """Make a ledger with many jobs, each tenth of them open, and a few reports to be sent."""
     with closing(open_ledger(path)) as database:
-        tables = Tables(database)
+        tables = Transaction(database)
         database.execute("BEGIN")
         for number in range(JOBS):
             entry = tables.accept(make_job(number), float(number))
-            assert isinstance(entry, Entry)
+            assert isinstance(entry, JobRecord)
             if number % 10:
                 tables.save(replace(entry, state=State.EXPIRED, open=False))
         for number in range(5):
@@ -85,7 +86,7 @@ def test_a_damaged_file_is_kept_and_what_is_readable_taken_over(tmp_path: Path, 
     damage(path)
     before = path.read_bytes()
     with closing(open_ledger(path)) as database:
-        tables = Tables(database)
+        tables = Transaction(database)
         assert "ledger.damaged-1.db" in tables.life().damage
         taken = ledger.read(path)
         assert len(taken) >= readable
@@ -97,11 +98,11 @@ def test_a_damaged_file_is_kept_and_what_is_readable_taken_over(tmp_path: Path, 
             )
             assert entry.open is (int(entry.job.id[4:]) % 10 == 0)
         job = make_job(JOBS)
-        assert isinstance(tables.accept(job, time.time()), Entry)
+        assert isinstance(tables.accept(job, time.time()), JobRecord)
     if name not in ("a bad page", "cut off"):  # in those, reading itself notes something
         assert (tmp_path / "ledger.damaged-1.db").read_bytes() == before
     with closing(open_ledger(path)) as database:  # and it stays sound
-        assert Tables(database).knows(job.id)
+        assert Transaction(database).knows(job.id)
     assert not (tmp_path / "ledger.damaged-2.db").exists()
 
 
@@ -116,8 +117,8 @@ def test_setting_aside_that_was_cut_off_is_finished(tmp_path: Path) -> None:
     path.write_bytes(damaged)
     (tmp_path / "ledger.damaged-1.db").unlink()
     with closing(open_ledger(path)) as database:
-        assert not Tables(database).knows("job-0")
-        assert Tables(database).knows("job-1")
+        assert not Transaction(database).knows("job-0")
+        assert Transaction(database).knows("job-1")
     assert (tmp_path / "ledger.damaged-1.db").read_bytes() == damaged
     assert not (tmp_path / "ledger.new.db").exists()
 
@@ -134,8 +135,8 @@ def test_a_ledger_of_an_older_version_is_brought_up_to_date(tmp_path: Path) -> N
         database.execute("PRAGMA user_version = 1")
     with closing(open_ledger(path)) as database:
         assert database.execute("PRAGMA user_version").fetchone() == (SCHEMA_VERSION,)
-        (entry,) = Tables(database).open()
-        life = Tables(database).life()
+        (entry,) = Transaction(database).open()
+        life = Transaction(database).life()
     assert (entry.job, entry.state, entry.starts) == (job, State.STARTED, 1)
     assert (life.made_at, life.damage) == (5.0, "")
     assert not list(tmp_path.glob("*damaged*"))
@@ -162,4 +163,4 @@ async def test_a_damage_that_shows_itself_later_ends_the_agent_with_one_line(
         await book.commit(lambda tables: tables.accept(make_job(JOBS), 1.0))
     book.close()
     with closing(open_ledger(path)) as database:
-        assert "ledger.damaged-1.db" in Tables(database).life().damage
+        assert "ledger.damaged-1.db" in Transaction(database).life().damage

@@ -7,14 +7,15 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from agents.place import Place
-from agents.schedule import InteractiveRules, Next, ServiceRules, Step, order
-from agents.tables import NEVER, Entry
+from agents.jobs.host import Host
+from agents.jobs.policy import InteractiveRules, Next, ServiceRules, Step, order
+from agents.store.transaction import JobRecord
 from schemas import Command, Job, State, everyone
+from schemas.times import NEVER
 
 START = datetime(2026, 11, 30, 12, tzinfo=UTC)
 T0 = START.timestamp()
-LINUX = Place(frozenset({"linux", "linux/x86_64"}))
+LINUX = Host(frozenset({"linux", "linux/x86_64"}))
 SERVICE = ServiceRules(LINUX, takeover_grace=60)
 INTERACTIVE = InteractiveRules(LINUX, countdown=300)
 
@@ -36,7 +37,7 @@ def entry(
     offer_at: float | None = None,
     mandatory_at: float | None = None,
     expires_at: float | None = None,
-) -> Entry:
+) -> JobRecord:
     job = Job(
         command=Command(
             argv=("true",),
@@ -50,7 +51,7 @@ def entry(
         mandatory_at=at(mandatory_at),
         expires_at=at(expires_at),
     )
-    return Entry(
+    return JobRecord(
         job,
         T0 + received,
         state=state,

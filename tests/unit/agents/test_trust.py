@@ -10,10 +10,10 @@ from typing import Any
 import pytest
 from structlog.testing import capture_logs
 
+from agents.inbox.trust import Trust, Untrusted
 from agents.settings import AgentSettings
-from agents.trust import Trust, Untrusted
 from broker.settings import WrongSetting
-from broker.signing.files import write_new
+from broker.signing.key_files import write_new
 from broker.signing.signer import Signer, make_key
 from schemas import Cancellation, Command, Context, Job, TrustedKey, everyone, group, workstation
 from schemas.signature import Signatures, write_signatures

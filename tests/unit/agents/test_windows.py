@@ -7,11 +7,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from agents.place import Place
-from agents.schedule import InteractiveRules, ServiceRules, Step
-from agents.tables import NEVER, Entry
-from agents.windows import parse
+from agents.jobs.host import Host
+from agents.jobs.policy import InteractiveRules, ServiceRules, Step
+from agents.store.transaction import JobRecord
 from schemas import Command, Job, State, everyone
+from schemas.maintenance_windows import parse
+from schemas.times import NEVER
 
 BERLIN = ZoneInfo("Europe/Berlin")
 HOUR = 3600.0
@@ -104,12 +105,12 @@ def test_a_start_is_never_early_nor_outside_a_window(
 _NOW = datetime(2026, 11, 27, 12).astimezone()
 NOW = _NOW.timestamp()
 OPENS = datetime(2026, 11, 29, 2).astimezone().timestamp()
-PLACE = Place(frozenset({"linux"}), windows=parse("Sun 02:00-06:00"))
+PLACE = Host(frozenset({"linux"}), windows=parse("Sun 02:00-06:00"))
 SERVICE = ServiceRules(PLACE, takeover_grace=60)
 INTERACTIVE = InteractiveRules(PLACE, countdown=300)
 
 
-def entry(*, background: bool = False, mandatory: bool = True, **fields: object) -> Entry:
+def entry(*, background: bool = False, mandatory: bool = True, **fields: object) -> JobRecord:
     hours = fields.pop("hours", 1)
     assert isinstance(hours, (int, float))
     command = Command(argv=("true",), background=background, timeout=timedelta(hours=hours))
@@ -121,7 +122,7 @@ def entry(*, background: bool = False, mandatory: bool = True, **fields: object)
         mandatory_at=_NOW if mandatory else None,
         expires_at=fields.pop("expires_at", None),  # type: ignore[arg-type]
     )
-    return Entry(job, NOW, **fields)  # type: ignore[arg-type]
+    return JobRecord(job, NOW, **fields)  # type: ignore[arg-type]
 
 
 def test_the_service_runs_a_job_in_its_window() -> None:

@@ -2,7 +2,7 @@
 
 import pytest
 
-from broker.connection import Unreachable, translated
+from broker.amqp.connection import Unreachable, translated
 
 
 def test_a_call_that_our_own_close_cuts_off_found_nobody() -> None:

@@ -4,12 +4,7 @@ from datetime import UTC, datetime, timedelta
 
 import pytest
 
-from broker import (
-    Dispatcher,
-    DispatcherSettings,
-    Progress,
-    Unreachable,
-)
+from broker import Dispatcher, DispatcherSettings, Progress, Unreachable
 from schemas import Command, Job, Report, State, workstation
 
 

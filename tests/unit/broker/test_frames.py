@@ -10,7 +10,7 @@ from pamqp.frame import FrameTypes, marshal
 from pamqp.header import ContentHeader
 from pamqp.heartbeat import Heartbeat
 
-from broker.frames import FrameReader
+from broker.amqp.frame_reader import FrameReader
 
 FRAMES: list[FrameTypes] = [
     commands.Basic.Deliver("tag", 7, False, "pcm.jobs", "background.mandatory.all"),  # noqa: FBT003

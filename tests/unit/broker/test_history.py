@@ -13,19 +13,19 @@ from hypothesis import given
 from hypothesis import strategies as st
 from sqlalchemy import Engine, select
 
-from broker.entry import Entry
-from broker.history import reader, tables
-from broker.history.accounts import STATES, JobRow, Pair, accounts
-from broker.history.fleet import fleet
-from broker.history.fold import Fold
-from broker.history.place import place_in
+from broker.history import reader
+from broker.history import schema as tables
+from broker.history.position import place_in
+from broker.history.projection.projection import Fold
+from broker.history.queries import STATES, JobRow, Pair, accounts
 from broker.history.reader import rebuild
-from broker.history.tables import open_history
+from broker.history.schema import open_history
+from broker.history.workstations import fleet
+from broker.stream.entry import StreamEntry
 from schemas import (
     Cancellation,
     CheckIn,
     Command,
-    Departure,
     Facts,
     Job,
     Message,
@@ -35,6 +35,7 @@ from schemas import (
     Result,
     State,
     Target,
+    WorkstationForgotten,
     everyone,
     group,
     workstation,
@@ -65,7 +66,7 @@ def history(url: str) -> Iterator[Engine]:
 def fold(engine: Engine, messages: Sequence[Message], first: int = 0, cut: int = 1000) -> None:
     """Fold messages that stand in the stream from an offset on, some in a transaction."""
     entries = [
-        Entry(first + place, getattr(message, "kind"), "", message.body(), "guest")  # noqa: B009
+        StreamEntry(first + place, getattr(message, "kind"), "", message.body(), "guest")  # noqa: B009
         for place, message in enumerate(messages)
     ]
     for start in range(0, len(entries), cut):
@@ -261,7 +262,7 @@ def test_how_the_stream_is_cut_up_does_not_matter(history: Engine) -> None:
         elif kind < 0.2:
             messages.append(check_in(chance.choice(names), chance.choice(["lab", "hq"])))
         elif kind < 0.23:
-            messages.append(Departure(workstation=chance.choice(names), created_at=NOW))
+            messages.append(WorkstationForgotten(workstation=chance.choice(names), created_at=NOW))
         elif kind < 0.26:
             messages.append(Cancellation(job_id=chance.choice(sent).id, created_at=NOW))
         else:
@@ -326,7 +327,7 @@ def test_a_workstation_that_is_forgotten_is_unreachable_until_it_speaks(history:
             *(check_in("ws-1"), done, waits, runs),
             report(done, "ws-1", State.SUCCEEDED),
             report(runs, "ws-1", State.STARTED),
-            Departure(workstation="ws-1", sender="ada@hq", created_at=NOW),
+            WorkstationForgotten(workstation="ws-1", sender="ada@hq", created_at=NOW),
         ],
     )
     found = [states(history, each)["ws-1"] for each in (done, waits, runs)]
@@ -369,7 +370,7 @@ def test_the_fleet_is_as_it_last_checked_in(history: Engine) -> None:
 def test_ids_may_be_cut_short_where_that_is_clear(history: Engine) -> None:
     sent = [job(everyone, id=f"job-{letter}") for letter in "abc"]
     fold(history, sent)
-    from broker.history.accounts import UnknownId
+    from broker.history.queries import UnknownId
 
     with accounts(history) as asked:
         assert asked.find("job-b").id == "job-b"
@@ -387,7 +388,12 @@ def test_what_cannot_be_read_is_passed_over(history: Engine) -> None:
     body = b"\n".join((b"{", json.dumps({"kind": "report"}).encode(), good))
     with history.begin() as connection:
         taken = Fold(connection)
-        taken.add([Entry(0, "report", "", body, "guest"), Entry(1, "other", "", b"\xff", "guest")])
+        taken.add(
+            [
+                StreamEntry(0, "report", "", body, "guest"),
+                StreamEntry(1, "other", "", b"\xff", "guest"),
+            ]
+        )
         taken.flush()
     assert states(history, sent) == {"ws-1": "succeeded"}
 
@@ -414,9 +420,9 @@ def test_hostile_entries_cost_themselves_alone(history: Engine, body: bytes) -> 
     sent = job(workstation("ws-1"))
     kind = json.loads(body[: body.index(b",")] + b"}")["kind"]
     entries = [
-        Entry(0, "job", "", sent.body(), "guest"),
-        Entry(1, kind, "", body, "guest"),
-        Entry(2, "report", "", report(sent, "ws-1", State.SUCCEEDED).body(), "guest"),
+        StreamEntry(0, "job", "", sent.body(), "guest"),
+        StreamEntry(1, kind, "", body, "guest"),
+        StreamEntry(2, "report", "", report(sent, "ws-1", State.SUCCEEDED).body(), "guest"),
     ]
     with history.begin() as connection:
         place = reader.store(connection, place_in(connection), entries)
@@ -449,7 +455,7 @@ def test_who_is_left_out_is_told_at_once(history: Engine) -> None:
 
 def test_what_was_started_after_a_departure_runs(history: Engine) -> None:
     sent = job(workstation("ws-1"))
-    gone = Departure(workstation="ws-1", created_at=NOW)
+    gone = WorkstationForgotten(workstation="ws-1", created_at=NOW)
     fold(history, [check_in("ws-1"), sent, report(sent, "ws-1", State.RECEIVED), gone])
     assert states(history, sent) == {"ws-1": "unreachable"}
     fold(history, [report(sent, "ws-1", State.STARTED, -9000)], first=9)

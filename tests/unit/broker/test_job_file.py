@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from broker import WrongJobFile, read_jobs
-from broker.files.job_file import SIZE_LIMIT, parse_jobs
+from broker.jobs.job_file import SIZE_LIMIT, parse_jobs
 from schemas import Command, Job, WallClock, everyone, group
 
 PLAIN = '{"command": {"argv": ["true"]}, "targets": ["all"]}'

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from broker.commands.looking import shares
+from broker.results.query_session import shares
 from tests.support.programs import pcm
 
 
@@ -14,7 +14,7 @@ def test_where_one_cannot_be_written_none_is(tmp_path: Path) -> None:
     code = """
 import resource, signal, sys
 from pathlib import Path
-from broker.commands.report.files import write_whole
+from broker.results.report.files import write_whole
 signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
 resource.setrlimit(resource.RLIMIT_FSIZE, (1000, 1000))
 try:

@@ -3,7 +3,7 @@
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
-from broker.plans.again import again
+from broker.jobs.rerun_jobs import again
 from schemas import Command, Job, Requirement, WallClock, group, workstation
 
 NOW = datetime(2026, 12, 10, 12, tzinfo=UTC)

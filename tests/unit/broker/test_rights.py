@@ -5,15 +5,15 @@ import re
 from hypothesis import assume, given
 from hypothesis import strategies as st
 
-from broker import topology
-from broker.enrolling.rights import Agent, permissions, topic_permissions
-from broker.topology import JOBS, REPORTS, AgentKind, binding_keys
+from broker.amqp import topology
+from broker.amqp.topology import JOBS, REPORTS, AgentKind, binding_keys
+from broker.enrolment.rights import AgentLogin, permissions, topic_permissions
 from schemas import State
 
 NAMES = st.from_regex(r"[a-z0-9_-]{1,12}", fullmatch=True)
 AGENTS = st.one_of(
-    st.builds(Agent, st.just(AgentKind.SERVICE), NAMES),
-    st.builds(Agent, st.just(AgentKind.INTERACTIVE), NAMES, NAMES),
+    st.builds(AgentLogin, st.just(AgentKind.SERVICE), NAMES),
+    st.builds(AgentLogin, st.just(AgentKind.INTERACTIVE), NAMES, NAMES),
 )
 
 
@@ -23,7 +23,7 @@ def allows(pattern: str, name: str) -> bool:
 
 
 @given(AGENTS, AGENTS)
-def test_no_other_agents_queue_or_reports(own: Agent, other: Agent) -> None:
+def test_no_other_agents_queue_or_reports(own: AgentLogin, other: AgentLogin) -> None:
     assume(own != other)
     rights, topics = permissions(own), topic_permissions(own, [])
     assert own.login != other.login
@@ -41,7 +41,7 @@ def test_no_other_agents_queue_or_reports(own: Agent, other: Agent) -> None:
 
 @given(AGENTS, st.sets(NAMES, max_size=3), NAMES, st.sampled_from(AgentKind))
 def test_keys_of_ones_own_and_no_others(
-    own: Agent, groups: set[str], stranger: str, kind: AgentKind
+    own: AgentLogin, groups: set[str], stranger: str, kind: AgentKind
 ) -> None:
     pattern = topic_permissions(own, sorted(groups))[JOBS]["read"]
     mine = binding_keys(own.kind, own.workstation, groups)
@@ -51,9 +51,9 @@ def test_keys_of_ones_own_and_no_others(
 
 
 @given(AGENTS, NAMES)
-def test_a_login_names_one_agent(own: Agent, workstation: str) -> None:
-    assert Agent.of_login(own.login, own.workstation) == own
+def test_a_login_names_one_agent(own: AgentLogin, workstation: str) -> None:
+    assert AgentLogin.of_login(own.login, own.workstation) == own
     assume(workstation != own.workstation)
-    assert Agent.of_login(own.login, workstation) is None
+    assert AgentLogin.of_login(own.login, workstation) is None
     for login in ("guest", "interactive@ws", "interactive-@ws", "service-x@ws", "other-x@ws"):
-        assert Agent.of_login(login, "ws") is None
+        assert AgentLogin.of_login(login, "ws") is None

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from broker.plans.scheduler import OLDEST, TOLERANCE, wanted
+from broker.schedules.scheduler import OLDEST, TOLERANCE, wanted
 from schemas import Command, Job, Schedule, Target, group
 
 NOON = datetime.now(UTC).replace(hour=12, minute=0, second=0, microsecond=0)

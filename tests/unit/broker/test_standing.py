@@ -10,8 +10,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from broker.history.accounts import FAILURES
-from broker.plans.rollout import Standing, Tally, standing
+from broker.history.queries import FAILURES
+from broker.rollouts.state import Standing, WaveTally, standing
 from schemas import Command, Job, Rollout, RolloutOrder, State, WallClock, everyone
 
 NOW = datetime.now(UTC).timestamp()
@@ -25,8 +25,8 @@ def plan(*sizes: int, job: Job = JOB, **fields: Any) -> Rollout:
     return Rollout(job=job, waves=tuple(waves), **fields)
 
 
-def tally(begun_at: float = NOW, *, sent: bool = True, **counts: int) -> Tally:
-    return Tally(begun_at, sent=sent, counts=Counter(counts), seen_at=begun_at + 10)
+def tally(begun_at: float = NOW, *, sent: bool = True, **counts: int) -> WaveTally:
+    return WaveTally(begun_at, sent=sent, counts=Counter(counts), seen_at=begun_at + 10)
 
 
 def order(action: str, after: float = 0, **fields: Any) -> RolloutOrder:
@@ -154,7 +154,7 @@ def test_it_is_finished_when_its_last_wave_is() -> None:
 
 
 def test_what_the_history_has_dropped_is_not_sent_again() -> None:
-    tallies = {1: Tally(sent=True), 2: Tally(sent=True)}
+    tallies = {1: WaveTally(sent=True), 2: WaveTally(sent=True)}
     assert standing(plan(1, 2), (), tallies, NOW).state == "finished"
 
 
@@ -178,7 +178,7 @@ class World:
         self.chance = chance
         self.now = NOW
         self.orders: list[RolloutOrder] = []
-        self.tallies: dict[int, Tally] = {}
+        self.tallies: dict[int, WaveTally] = {}
         self.published: Counter[int] = Counter()
 
     def look(self) -> Standing:
@@ -200,7 +200,7 @@ class World:
         killed = self.chance.randrange(6) if killed is None else killed
         if killed > 0 and number not in self.tallies:
             size = len(self.made.waves[number - 1])
-            self.tallies[number] = Tally(self.now, counts=Counter(queued=size))
+            self.tallies[number] = WaveTally(self.now, counts=Counter(queued=size))
         if killed > 1:
             self.published[number] += 1
         if killed > 2:

@@ -4,8 +4,8 @@ from collections.abc import Sequence
 
 import pytest
 
-from broker.clock import age, local
-from broker.table import Cell, Column, lines
+from broker.cli.table import Cell, Column, lines
+from broker.cli.time_formats import age, local
 from tests.support.told import NOW
 
 COLUMNS = (

@@ -4,7 +4,7 @@ import asyncio
 
 import pytest
 
-from broker.timeouts import timeout
+from broker.amqp.timeouts import timeout
 
 
 async def fail() -> None:

@@ -5,8 +5,8 @@ import re
 from hypothesis import given
 from hypothesis import strategies as st
 
-from broker import topology
-from broker.topology import AgentKind, binding_keys, queue_name, routing_keys
+from broker.amqp import topology
+from broker.amqp.topology import AgentKind, binding_keys, queue_name, routing_keys
 from schemas import Command, Context, Job, Requirement, State, Target, everyone, group, workstation
 
 NAMES = st.from_regex(r"[a-z0-9_-]{1,20}", fullmatch=True)

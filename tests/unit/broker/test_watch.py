@@ -6,7 +6,7 @@ from datetime import UTC, datetime
 import pytest
 
 from broker import Progress
-from broker.commands.tally import Tally
+from broker.watch.tally import WatchTally
 from schemas import Command, Job, State, group
 from tests.support.admin import ended, report
 
@@ -23,7 +23,7 @@ def test_each_report_costs_the_same_however_many_there_were() -> None:
     """Q140389: else a large fleet is never done; 10,000 took a minute."""
     job = job_for("cost")
     progress = Progress(job.id)
-    tally = Tally(progress)
+    tally = WatchTally(progress)
     progress.add(job)
 
     def take(members: list[str]) -> float:
@@ -46,7 +46,7 @@ def test_the_rate_is_that_of_what_ended_while_we_watched() -> None:
     now = 1000.0
     job = job_for("rate")
     progress = Progress(job.id)
-    tally = Tally(progress, clock=lambda: now)
+    tally = WatchTally(progress, clock=lambda: now)
 
     def end(count: int) -> None:
         for _ in range(count):
@@ -70,7 +70,7 @@ def test_the_rate_is_that_of_what_ended_while_we_watched() -> None:
 def test_a_report_of_less_than_is_known_changes_no_count() -> None:
     job = job_for("less")
     progress = Progress(job.id)
-    tally = Tally(progress)
+    tally = WatchTally(progress)
     final = ended(job, "w", 1)
     late = report(job, "w", State.STARTED, at=datetime(2030, 1, 1, tzinfo=UTC))
     for one in (report(job, "w", State.RECEIVED), final, late, final):

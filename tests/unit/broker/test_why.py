@@ -10,10 +10,10 @@ from typing import Any
 
 import pytest
 
-from broker.history.accounts import STATES, Event, JobRow, Pair
-from broker.history.fleet import AgentRow, WorkstationRow
-from broker.history.why.circumstances import Circumstances
-from broker.history.why.why import explain
+from broker.history.queries import STATES, Event, JobRow, Pair
+from broker.history.workstations import AgentRow, WorkstationRow
+from broker.results.why.circumstances import Circumstances
+from broker.results.why.why import explain
 from schemas import Cancellation, Command, Job, State, WallClock
 
 NOW = datetime(2026, 11, 23, 12, 0, tzinfo=UTC)

@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from pydantic import ValidationError
 
-from broker.plans.waves import cut, mixed, read_waves
+from broker.rollouts.waves import cut, mixed, read_waves
 from schemas import Command, Job, Rollout, RolloutOrder, WaveSent, everyone, explain, group
 from schemas.job import new_job_id
 

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from agents.window import model, times
-from agents.window.snapshot import Ended, Offer, read
+from agents.window.snapshot import EndedJob, Offer, read
 from tests.support import standin
 from tests.support.standin import NOW
 
@@ -26,7 +26,7 @@ def _offer(job: str = "a", **fields: Any) -> Offer:
     return read(standin.snapshot(offers=[standin.offer(job, job, **fields)])).offers[0]
 
 
-def _ended(**fields: Any) -> Ended:
+def _ended(**fields: Any) -> EndedJob:
     return read(standin.snapshot(history=[standin.ended("a", "a", **fields)])).history[0]
 
 

@@ -1,0 +1,195 @@
+"""What the agents of a state directory hold and did, for people and as JSON."""
+
+import os
+import shutil
+import sys
+import time
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+from agents.claims.claim_file import decision
+from agents.jobs.host import Host
+from agents.jobs.policy import order
+from agents.store import ledger
+from agents.store.state_folder import StateError
+from agents.store.transaction import JobRecord, LedgerMetadata
+from broker.cli.table import Cell, Column, lines
+from broker.cli.time_formats import age, local
+from schemas import Context, Pause, State
+from schemas.maintenance_windows import parse
+from schemas.times import NEVER
+
+Row = dict[str, Any]
+_PENDING = (
+    Column("job"),
+    Column("name", least=12),
+    Column("kind", rank=3, least=10),
+    Column("agent", rank=5, least=7),
+    Column("state"),
+    Column("offer at", rank=4),
+    Column("mandatory at", rank=1),
+    Column("starts at", rank=1),
+    Column("expires at", rank=2),
+)
+_HISTORY = (
+    Column("job"),
+    Column("name", least=12),
+    Column("agent", rank=3, least=7),
+    Column("state"),
+    Column("exit code", rank=1, right=True),
+    Column("at", rank=2),
+    Column("reason", rank=1, least=16),
+)
+
+
+def pending(state_dir: Path) -> list[Row]:
+    """Return the jobs that are not ended here, a row for each agent that holds one."""
+    found = [
+        (entry, agent)
+        for agent, entry in _entries(state_dir)
+        if entry.open and not _elsewhere(state_dir, agent, entry)
+    ]
+    lives = _lives(state_dir)
+    return [
+        {
+            "job": entry.job.id,
+            "name": entry.job.title,
+            "kind": f"{entry.job.context} {entry.job.requirement}",
+            "agent": agent,
+            "state": str(entry.state),
+            "offer_at": _time(entry.offer_at),
+            "mandatory_at": _time(entry.mandatory_at),
+            "expires_at": _time(entry.expires_at),
+            "starts_at": _time(_window_of(entry, lives[agent])),
+            "postponed_until": _time(entry.until),
+            "paused": lives[agent].paused,
+            "sender": entry.job.sender,
+            "command": str(entry.job.command),
+            "run_as": entry.job.command.run_as,
+        }
+        for entry, agent in sorted(found, key=lambda pair: (order(pair[0]), pair[1]))
+    ]
+
+
+def pauses(state_dir: Path) -> dict[str, Pause]:
+    """Return what was said to the agents that are paused, by their names."""
+    return {
+        agent: life.pause for agent, life in _lives(state_dir).items() if life.pause and life.paused
+    }
+
+
+def history(state_dir: Path) -> list[Row]:
+    """Return the jobs that ended here, the newest last."""
+    ended = [(entry.final, entry, agent) for agent, entry in _entries(state_dir) if entry.final]
+    return [
+        {
+            "job": entry.job.id,
+            "name": entry.job.title,
+            "agent": agent,
+            "state": str(final.state),
+            "at": _time(final.at.timestamp()),
+            "exit_code": final.result.exit_code if final.result else None,
+            "duration": final.result.duration.total_seconds() if final.result else None,
+            "reason": final.reason,
+            "run_as": entry.job.command.run_as,
+            "stdout": str(final.result.stdout) if final.result else "",
+            "stderr": str(final.result.stderr) if final.result else "",
+        }
+        for final, entry, agent in sorted(ended, key=lambda row: row[0].at)
+    ]
+
+
+def show_pauses(pauses: dict[str, Pause]) -> None:
+    """Print for people who is paused, a line for each."""
+    for agent, pause in pauses.items():
+        since = local(pause.created_at.timestamp())
+        reason = f": {pause.reason}" if pause.reason else ""
+        print(f"{agent} is paused since {since} by {pause.sender}{reason}")
+
+
+def show(what: str, rows: list[Row]) -> None:
+    """Print rows as a table for people."""
+    if not rows:
+        print("nothing is pending" if what == "pending" else "nothing has ended here")
+        return
+    columns = _PENDING if what == "pending" else _HISTORY
+    room = shutil.get_terminal_size().columns if sys.stdout.isatty() else None
+    named = [column.name.replace(" ", "_") for column in columns]
+    cells = [[_cell(name, row[name]) for name in named] for row in rows]
+    print("\n".join(lines(columns, cells, room)))
+
+
+def _entries(state_dir: Path) -> list[tuple[str, JobRecord]]:
+    """Return the entries of all ledgers here that may be read, each with its agent's name."""
+    return [
+        (path.parent.name, entry) for path in _ledgers(state_dir) for entry in ledger.read(path)
+    ]
+
+
+def _lives(state_dir: Path) -> dict[str, LedgerMetadata]:
+    """Return the stories of all ledgers here that may be read, by their agents' names."""
+    return {path.parent.name: ledger.read_life(path) for path in _ledgers(state_dir)}
+
+
+def _ledgers(state_dir: Path) -> list[Path]:
+    """Return the ledgers here that may be read."""
+    found: list[Path] = []
+    hidden: list[Path] = []
+    if not state_dir.is_dir():
+        raise StateError(f"PCM_STATE_DIR: {state_dir}: no agent has worked here")
+    for folder in sorted(state_dir.iterdir()):
+        if folder.name == "claims" or not folder.is_dir():
+            continue
+        try:
+            path = folder / "ledger.db"
+            if folder.lstat().st_uid != os.geteuid():  # what they put there is not ours to open
+                hidden.append(folder)
+            elif path.is_file():
+                found.append(path)
+        except PermissionError:
+            hidden.append(folder)
+    if hidden and not found:
+        raise StateError(f"{hidden[0]}: is another user's")
+    return found
+
+
+def _window_of(entry: JobRecord, life: LedgerMetadata) -> float | None:
+    """Return when a job that waits for a maintenance window starts; None where that is open."""
+    job = entry.job
+    if not job.respects_windows or not life.windows or life.paused or entry.state is State.STARTED:
+        return None
+    now = time.time()
+    if entry.state is State.ACCEPTED:
+        due: float | None = now
+    elif entry.mandatory_at is None and job.context is Context.BACKGROUND:
+        due = entry.offer_at
+    else:
+        due = entry.mandatory_at
+    if due is None:
+        return None  # it is the user's to say
+    return Host(frozenset(), windows=parse(life.windows)).start(job, max(due, now), now)
+
+
+def _elsewhere(state_dir: Path, agent: str, entry: JobRecord) -> bool:
+    """Whether another agent of the workstation has the job, as this one will see in time."""
+    decided = decision(state_dir, entry.job.id)
+    return decided is not None and decided.agent != agent
+
+
+def _time(seconds: float | None) -> str | None:
+    if seconds is None or seconds == NEVER:
+        return None
+    try:
+        return datetime.fromtimestamp(seconds, UTC).isoformat(timespec="seconds")
+    except (ValueError, OverflowError, OSError):  # no time at all: the record is damaged
+        return None
+
+
+def _cell(column: str, value: Any) -> str | Cell:
+    if value is None:
+        return ""
+    if column.endswith("at"):
+        at = datetime.fromisoformat(value).timestamp()
+        return Cell(local(at), age(at, time.time()))
+    return str(value)

@@ -1,0 +1,106 @@
+"""`pcm`: the program for administrators."""
+
+import argparse
+import gc
+import shlex
+import sys
+from collections.abc import Iterable, Sequence
+from importlib import import_module
+
+from broker.cli.command_line import Parser, WrongUse, run
+from broker.log import silence_amqp_libraries
+
+COMMANDS = {
+    "send": "broker.jobs.send",
+    "check": "broker.jobs.check",
+    "watch": "broker.watch.command",
+    "jobs": "broker.results.jobs",
+    "show": "broker.results.show",
+    "output": "broker.results.output",
+    "why": "broker.results.why.command",
+    "report": "broker.results.report.command",
+    "cancel": "broker.jobs.cancel",
+    "rerun": "broker.jobs.rerun",
+    "rollout": "broker.rollouts.command",
+    "schedule": "broker.schedules.command",
+    "workstations": "broker.workstations.listing",
+    "groups": "broker.workstations.listing",
+    "pause": "broker.workstations.orders",
+    "resume": "broker.workstations.orders",
+    "forget": "broker.workstations.orders",
+    "enrol": "broker.enrolment.command",
+    "rotate": "broker.enrolment.command",
+    "revoke": "broker.enrolment.command",
+    "collect": "broker.collect",
+    "history": "broker.collect",
+    "dead": "broker.dead_letters.command",
+    "doctor": "broker.doctor.command",
+    "topology": "broker.cli.topology",
+    "schema": "broker.cli.topology",
+    "keygen": "broker.cli.keygen",
+    "approve": "broker.jobs.approve",
+}
+"""The commands, in the order of the help, each with its module, which has `add_to`."""
+
+
+def main() -> None:
+    """Run the program."""
+    gc.set_threshold(20_000)  # most of what a command makes, it keeps to its end
+    status = command(sys.argv[1:])
+    gc.freeze()  # nor is anything looked for then
+    sys.exit(status)
+
+
+def command(words: Sequence[str]) -> int:
+    """Run a command line; return its exit status."""
+    silence_amqp_libraries()
+    # What follows "--" is a command, whatever it looks like.
+    cut = words.index("--") if "--" in words else len(words)
+    arguments, strange = _parser(words).parse_known_args(words[:cut])
+    arguments.argv = list(words[cut + 1 :])
+
+    def work() -> int:
+        if strange:
+            raise WrongUse(_strange(arguments, strange))
+        if arguments.argv and not getattr(arguments, "takes_command", False):
+            raise WrongUse(f"{arguments.command}: takes no command after --")
+        status: int = arguments.run(arguments)
+        return status
+
+    return run("pcm", work)
+
+
+def _strange(arguments: argparse.Namespace, words: list[str]) -> str:
+    """Return what is wrong where a command line has words that nobody asked for."""
+    text = shlex.join(words)
+    takes_command = getattr(arguments, "takes_command", False)
+    if takes_command and not (arguments.argv or words[0].startswith("-")):
+        return f"{arguments.command}: {text}: put -- before the command: -- {text}"
+    return f"{arguments.command}: unrecognized arguments: {text}"
+
+
+def _parser(words: Sequence[str]) -> Parser:
+    """Return what reads a command line; where it begins with a command, only of that."""
+    if words and words[0] in COMMANDS:
+        parser = Parser(prog="pcm")
+        modules: Iterable[str] = (COMMANDS[words[0]],)
+    else:
+        parser = _helpful()
+        modules = dict.fromkeys(COMMANDS.values())
+    commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
+    for module in modules:
+        import_module(module).add_to(commands)
+    return parser
+
+
+def _helpful() -> Parser:
+    from broker.settings import HistorySettings, ManagementSettings, describe
+
+    parser = Parser(
+        prog="pcm",
+        description="Sends commands to the workstations of a fleet, and tells what came of them.",
+        epilog=describe(HistorySettings, ManagementSettings)
+        + "\n\nexit status: 0 done; 1 the work failed somewhere; 2 wrong usage; 3 no broker",
+    )
+    parser.add_version()
+    return parser

@@ -1,0 +1,127 @@
+"""What is asked of workstations as such: to pause, to go on, to be forgotten."""
+
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from datetime import UTC, datetime
+
+from aio_pika.abc import AbstractConnection, HeadersType
+from aio_pika.exceptions import ChannelNotFoundEntity
+
+from broker.amqp import topology
+from broker.amqp.connection import CALL_LIMIT, Unroutable, translated
+from broker.amqp.publisher import Publisher
+from broker.amqp.timeouts import timeout
+from broker.amqp.topology import AgentKind
+from broker.client.find_unroutable import unbound
+from broker.stream import stream
+from schemas import Pause, WorkstationForgotten
+
+_AT_ONCE = 500
+
+
+class NotForgettable(Exception):
+    """A workstation cannot be forgotten: it is not known, or an agent of it is up."""
+
+
+async def tell(
+    publisher: Publisher, orders: Sequence[Pause], signed: Callable[[Pause], HeadersType]
+) -> None:
+    """Tell workstations to pause or to go on; then the broker has stored it in their queues.
+
+    `signed` returns the headers that sign one.
+
+    Raises:
+        Unroutable: a workstation has no queue; nothing was sent to any.
+        Unreachable: the broker's answer is not known; tell them again.
+    """
+    keys = [topology.pause_key(order.workstation) for order in orders]
+    if lost := await unbound(publisher, keys):
+        names = ", ".join(orders[place].workstation for place in lost)
+        raise Unroutable(f"no such workstation: {names}; nothing was sent")
+    for start in range(0, len(orders), _AT_ONCE):
+        messages = [
+            publisher.outgoing(
+                topology.JOBS,
+                topology.pause_key(order.workstation),
+                order.body(),
+                kind=order.kind,
+                headers=signed(order),
+                unroutable_fails=True,
+            )
+            for order in orders[start : start + _AT_ONCE]
+        ]
+        for error in await publisher.publish_all(messages):
+            if error is not None:
+                raise error
+
+
+async def check_forgettable(
+    publisher: Publisher, users: Mapping[str, Sequence[str]], known: Collection[str] = ()
+) -> None:
+    """Check that workstations may be forgotten, as `forget` does it.
+
+    Args:
+        publisher: to the broker.
+        users: the users of each workstation whose interactive agents have queues.
+        known: workstations that may be forgotten though they have no queue any more.
+
+    Raises:
+        NotForgettable: one of them is not known, or an agent of it is up.
+        Unreachable: the broker could not be asked.
+    """
+    consumers = {
+        name: await _consumers(publisher.connection, _queues(name, users[name])) for name in users
+    }
+    if lost := [name for name in users if consumers[name] is None and name not in known]:
+        raise NotForgettable(f"no such workstation: {', '.join(lost)}; nothing was done")
+    if up := [name for name in users if consumers[name]]:
+        raise NotForgettable(
+            f"{', '.join(up)}: an agent is up, and would come back: stop its agent first;"
+            " nothing was done"
+        )
+
+
+async def forget(publisher: Publisher, users: Mapping[str, Sequence[str]]) -> None:
+    """Delete the queues of workstations, and record that they are gone; again is harmless.
+
+    Raises:
+        Unreachable: the broker's answer is not known; forget them again.
+    """
+    for name in users:
+        await _delete(publisher.connection, _queues(name, users[name]))
+        # After the queues: a job sent meanwhile is among what waited in them.
+        departure = WorkstationForgotten(workstation=name, created_at=datetime.now(UTC))
+        key = f"departure.{name}"
+        await stream.append(publisher, key, departure.body(), kind=departure.kind)
+
+
+def _queues(name: str, users: Sequence[str]) -> list[str]:
+    interactive = (topology.queue_name(AgentKind.INTERACTIVE, name, user) for user in users)
+    return [topology.queue_name(AgentKind.SERVICE, name), *interactive]
+
+
+async def _consumers(connection: AbstractConnection, queues: Iterable[str]) -> int | None:
+    """Return how many take from some queues; None if none of them is there."""
+    counts = [await _consumers_of(connection, queue) for queue in queues]
+    found = [count for count in counts if count is not None]
+    return sum(found) if found else None
+
+
+async def _consumers_of(connection: AbstractConnection, queue: str) -> int | None:
+    """Return how many take from a queue; None if there is none of this name."""
+    with translated(f"looking for {queue}"):
+        try:
+            async with timeout(CALL_LIMIT), connection.channel() as channel:
+                declared = await channel.declare_queue(queue, passive=True)
+        except ChannelNotFoundEntity as error:
+            if "no queue" in str(error):
+                return None
+            raise  # it is there, but its node is not
+    return declared.declaration_result.consumer_count or 0
+
+
+async def _delete(connection: AbstractConnection, queues: Iterable[str]) -> None:
+    # Not only if unused: with that, a quorum queue ends the connection.
+    for queue in queues:
+        with translated(f"deleting {queue}"):
+            async with timeout(CALL_LIMIT), connection.channel() as channel:
+                await channel.queue_delete(queue)

@@ -1,1 +1,0 @@
-"""What could not be delivered or read, and what an administrator does with it."""

@@ -1,1 +1,0 @@
-"""How agents come by broker users and queues that an administrator made."""

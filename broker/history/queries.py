@@ -1,0 +1,406 @@
+"""What came of jobs: each workstation that a job is for is in exactly one state."""
+
+import time
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, fields
+from typing import TYPE_CHECKING, Any
+
+from pydantic import TypeAdapter
+from sqlalchemy import (
+    ColumnElement,
+    Connection,
+    Engine,
+    Select,
+    case,
+    exists,
+    func,
+    literal,
+    select,
+)
+
+from broker.history.projection.projection import QUEUED, UNREACHABLE
+from broker.history.schema import (
+    gaps,
+    jobs,
+    outcomes,
+    records,
+    reports,
+    results,
+    snapshot,
+    told,
+    workstations,
+)
+from broker.stream.entry import read_records
+from schemas import Job, Result, State
+
+if TYPE_CHECKING:
+    from broker.stream.entry import Record
+
+WAITING = (QUEUED, *(State.RECEIVED, State.OFFERED, State.POSTPONED, State.ACCEPTED))
+RUNNING = (State.STARTED,)
+FAILURES = (State.FAILED, State.TIMED_OUT, State.INTERRUPTED, State.REFUSED, State.EXPIRED)
+STATES = (
+    *WAITING,
+    *RUNNING,
+    State.SUCCEEDED,
+    *FAILURES,
+    State.CANCELLED,
+    State.DECLINED,
+    State.NOT_APPLICABLE,
+    UNREACHABLE,
+)
+"""All states that a job can be in on a workstation; it is in exactly one."""
+_PLACES = {
+    state: place
+    for place, state in enumerate(
+        dict.fromkeys((*RUNNING, *FAILURES, *WAITING, UNREACHABLE, *STATES))
+    )
+}
+
+_RESULT = TypeAdapter(Result)
+_CHUNK = 500
+_FEW = 100
+
+
+@dataclass(frozen=True)
+class JobRow:
+    """A job as it is listed. Times are seconds since the epoch."""
+
+    id: str
+    name: str
+    context: str
+    requirement: str
+    sender: str
+    targets: str
+    command: str
+    created_at: float
+    offer_at: float | None
+    mandatory_at: float | None
+    expires_at: float | None
+    cancelled_at: float | None
+    cancel_offset: int | None
+    cancelled_by: str
+    cancel_reason: str
+    rerun_of: str | None
+    rollout: str | None
+    schedule: str | None
+    counts: Counter[str]
+    restart_required: int = 0
+
+    @property
+    def open(self) -> int:
+        """On how many workstations it waits or runs."""
+        return sum(self.counts[state] for state in (*WAITING, *RUNNING))
+
+    @property
+    def failures(self) -> int:
+        """On how many workstations it came to a bad end."""
+        return sum(self.counts[state] for state in FAILURES)
+
+
+@dataclass(frozen=True)
+class Pair:
+    """What is known of a job on a workstation. Times are seconds since the epoch.
+
+    Attributes:
+        line: the first line that its command wrote, of its errors where it failed.
+    """
+
+    workstation: str
+    state: str
+    at: float | None
+    agent: str
+    reason: str
+    until: float | None
+    exit_code: int | None
+    signal: int | None
+    duration: float | None
+    restart_required: bool | None
+    line: str
+
+
+@dataclass(frozen=True)
+class Event:
+    """One report."""
+
+    at: float
+    state: str
+    agent: str
+    reason: str
+    until: float | None
+
+
+@dataclass(frozen=True)
+class FailureGroup:
+    """Workstations on which a job failed alike.
+
+    Attributes:
+        line: the first line that it wrote; where it wrote none, the reason.
+    """
+
+    state: str
+    exit_code: int | None
+    signal: int | None
+    line: str
+    count: int
+    example: str
+
+
+class UnknownId(Exception):
+    """No job has this id, or begins so; or more than one does. The text says which."""
+
+    def __init__(self, text: str, *, several: bool) -> None:
+        super().__init__(text)
+        self.several = several
+
+
+_COUNTED = {"counts", "restart_required"}
+_JOB_COLUMNS = tuple(jobs.c[field.name] for field in fields(JobRow) if field.name not in _COUNTED)
+_PAIR_COLUMNS = tuple(field.name for field in fields(Pair))
+
+
+class Accounts:
+    """Answers from the history, as of one instant."""
+
+    def __init__(self, connection: Connection, now: float | None = None) -> None:
+        self._connection = connection
+        self.now = time.time() if now is None else now
+
+    # Jobs
+
+    def jobs(self, *where: ColumnElement[bool], most: int | None = None) -> list[JobRow]:
+        """Return jobs, the newest first; `where` are conditions on the table `jobs`."""
+        query = select(*_JOB_COLUMNS).where(*where)
+        rows = self._connection.execute(
+            query.order_by(jobs.c.created_at.desc(), jobs.c.id.desc()).limit(most)
+        ).all()
+        counts = self.counts([row.id for row in rows])
+        restarts = self._restarts([row.id for row in rows])
+        return [
+            JobRow(
+                **row._mapping,  # noqa: SLF001 - its name for a dict
+                counts=counts[row.id],
+                restart_required=restarts[row.id],
+            )
+            for row in rows
+        ]
+
+    def find(self, job_id: str) -> JobRow:
+        """Return the job of an id, or of the only one that begins so.
+
+        Raises:
+            UnknownId: there is none, or more than one.
+        """
+        if exact := self.jobs(jobs.c.id == job_id):
+            return exact[0]
+        found = self.jobs(jobs.c.id.startswith(job_id, autoescape=True), most=2)
+        if len(found) == 1:
+            return found[0]
+        raise UnknownId(
+            f"{job_id}: more than one job begins so"
+            if found
+            else f"{job_id}: no such job was sent, as far as the history goes",
+            several=bool(found),
+        )
+
+    def body(self, job_id: str) -> Job | None:
+        """Return a job as it was sent; None where only reports of it are known."""
+        body = self._connection.scalar(select(jobs.c.body).where(jobs.c.id == job_id))
+        return None if body is None else Job.read(body, tolerant=True)
+
+    def recorded(self, job_id: str) -> tuple[bytes, str]:
+        """Return the message by which a job was sent, and its header of signatures."""
+        query = select(jobs.c.body, jobs.c.signatures).where(jobs.c.id == job_id)
+        found = self._connection.execute(query).one_or_none()
+        return (found.body or b"", found.signatures) if found else (b"", "")
+
+    def has_state(
+        self, states: Sequence[str], workstation: str | None = None
+    ) -> ColumnElement[bool]:
+        """Return the condition that a job is in one of some states on some workstation, or one."""
+        there = [] if workstation is None else [outcomes.c.workstation == workstation]
+        of_job = (
+            select(literal(1))
+            .select_from(outcomes)
+            .outerjoin(workstations, workstations.c.name == outcomes.c.workstation)
+            .where(outcomes.c.job_id == jobs.c.id, self._state().in_(states), *there)
+            # What is computed is queued; of all else the index tells.
+            .where(outcomes.c.state.in_({*states, QUEUED}))
+        )
+        return exists(of_job.correlate(jobs))
+
+    def is_for(self, workstation: str) -> ColumnElement[bool]:
+        """Return the condition that a job is for a workstation."""
+        return self.has_state(STATES, workstation)
+
+    def knows(self, workstation: str) -> bool:
+        """Whether a workstation has checked in."""
+        query = select(literal(1)).where(workstations.c.name == workstation)
+        return self._connection.scalar(query) is not None
+
+    # Workstations of a job
+
+    def states_on(self, workstation: str, job_ids: Sequence[str]) -> dict[str, str]:
+        """Return in which state jobs are on a workstation, by their ids."""
+        found = {}
+        for start in range(0, len(job_ids), _CHUNK):
+            wanted = outcomes.c.job_id.in_(job_ids[start : start + _CHUNK])
+            query = _joined(select(outcomes.c.job_id, self._state()))
+            for row in self._connection.execute(
+                query.where(wanted, outcomes.c.workstation == workstation)
+            ):
+                found[row[0]] = row[1]
+        return found
+
+    def _restarts(self, job_ids: Sequence[str]) -> Counter[str]:
+        """Return for each job on how many workstations it needs a restart."""
+        found: Counter[str] = Counter()
+        for start in range(0, len(job_ids), _CHUNK):
+            query = select(outcomes.c.job_id, func.count()).where(
+                outcomes.c.job_id.in_(job_ids[start : start + _CHUNK]),
+                outcomes.c.restart_required.is_(True),
+            )
+            for job_id, count in self._connection.execute(query.group_by(outcomes.c.job_id)):
+                found[job_id] = count
+        return found
+
+    def counts(self, job_ids: Sequence[str]) -> dict[str, Counter[str]]:
+        """Return for each job on how many workstations it is in which state."""
+        found: dict[str, Counter[str]] = {job_id: Counter() for job_id in job_ids}
+        for start in range(0, len(job_ids), _CHUNK):
+            wanted = outcomes.c.job_id.in_(job_ids[start : start + _CHUNK])
+            told = (
+                select(outcomes.c.job_id, outcomes.c.state, func.count())
+                .where(wanted, outcomes.c.state != QUEUED)
+                .group_by(outcomes.c.job_id, outcomes.c.state)
+            )
+            state = self._state()
+            silent = (
+                _joined(select(outcomes.c.job_id, state, func.count()))
+                .where(wanted, outcomes.c.state == QUEUED)
+                .group_by(outcomes.c.job_id, state)
+            )
+            for query in (told, silent):
+                for job_id, name, count in self._connection.execute(query):
+                    found[job_id][name] += count
+        return found
+
+    def pairs(
+        self,
+        job_id: str,
+        states: Sequence[str] | None = None,
+        names: Sequence[str] | None = None,
+        most: int | None = None,
+    ) -> list[Pair]:
+        """Return the workstations of a job, what is not over and what went wrong first."""
+        state = self._state().label("state")
+        columns = [state if name == "state" else outcomes.c[name] for name in _PAIR_COLUMNS]
+        place = case(_PLACES, value=state, else_=99)
+        query = _joined(select(*columns)).where(outcomes.c.job_id == job_id)
+        if states is not None:
+            query = query.where(state.in_(states))
+        if names is not None:
+            query = query.where(outcomes.c.workstation.in_(names))
+        rows = self._connection.execute(query.order_by(place, outcomes.c.workstation).limit(most))
+        return [Pair(*row) for row in rows]
+
+    def pair(self, job_id: str, workstation: str) -> Pair | None:
+        """Return what is known of a job on a workstation; None if it is not for it."""
+        return next(iter(self.pairs(job_id, names=[workstation])), None)
+
+    def failures(self, job_id: str, most: int = 20) -> list[FailureGroup]:
+        """Return the groups of workstations on which a job failed alike, the largest first."""
+        columns = outcomes.c
+        state = self._state()
+        line = case((columns.line != "", columns.line), else_=columns.reason)
+        alike = (state, columns.exit_code, columns.signal, line)
+        count = func.count()
+        query = (
+            _joined(select(*alike, count, func.min(columns.workstation)))
+            .where(columns.job_id == job_id, columns.state.in_((*FAILURES, QUEUED)))
+            .where(state.in_(FAILURES))
+            .group_by(*alike)
+            .order_by(count.desc(), line)
+            .limit(most)
+        )
+        return [FailureGroup(*row) for row in self._connection.execute(query)]
+
+    def events(self, job_id: str, workstation: str) -> list[Event]:
+        """Return the reports of a job on a workstation, in the order in which they came."""
+        query = (
+            select(*(reports.c[field.name] for field in fields(Event)))
+            .where(reports.c.job_id == job_id, reports.c.workstation == workstation)
+            .order_by(reports.c.offset, reports.c.at)
+        )
+        return [Event(*row) for row in self._connection.execute(query)]
+
+    def results(
+        self, job_id: str, names: Sequence[str] | None = None
+    ) -> Iterator[tuple[str, Result]]:
+        """Yield how a job ended on each workstation where it was started, by name."""
+        query = select(results.c.workstation, results.c.body).where(results.c.job_id == job_id)
+        if names is not None:
+            query = query.where(results.c.workstation.in_(names))
+        # Not all at once: what commands wrote may be very much.
+        few = {"yield_per": _FEW}
+        rows = self._connection.execute(
+            query.order_by(results.c.workstation), execution_options=few
+        )
+        for name, body in rows:
+            yield name, _RESULT.validate_json(body)
+
+    # What else was asked
+
+    def records(self, kind: str, subject: str | None = None) -> "list[Record]":
+        """Return what was asked of a kind, of all or one subject, in the order of the stream."""
+        query = select(records.c.body).where(records.c.kind == kind)
+        if subject is not None:
+            query = query.where(records.c.subject == subject)
+        return [
+            record
+            for body in self._connection.scalars(query.order_by(records.c.offset))
+            for record in read_records(kind, body)
+        ]
+
+    def gaps(self) -> list[str]:
+        """Return what is missing from the history, a sentence each."""
+        rows = self._connection.execute(select(gaps).order_by(gaps.c.first))
+        return [
+            f"{row.next - row.first} entries of the stream from offset {row.first} are missing:"
+            f" {row.why}"
+            if row.next > row.first
+            else f"at offset {row.first} of the stream: {row.why}"
+            for row in rows
+        ]
+
+    def _state(self) -> ColumnElement[str]:
+        """Return what a row's state is now: of what nobody reported, the job itself tells."""
+        return case(
+            (outcomes.c.state != QUEUED, outcomes.c.state),
+            (jobs.c.cancelled_at.is_not(None), str(State.CANCELLED)),
+            (jobs.c.expires_at <= self.now, str(State.EXPIRED)),
+            (workstations.c.name.is_(None), UNREACHABLE),
+            else_=QUEUED,
+        )
+
+
+def _joined(query: Select[Any]) -> Select[Any]:
+    """Let a query ask of jobs all that their states are told from."""
+    return (
+        query.select_from(jobs)
+        .join(outcomes, outcomes.c.job_id == jobs.c.id)
+        .outerjoin(workstations, workstations.c.name == outcomes.c.workstation)
+    )
+
+
+@contextmanager
+def accounts(engine: Engine, now: float | None = None) -> Iterator[Accounts]:
+    """Ask a history.
+
+    Raises:
+        HistoryError: the database cannot be used.
+    """
+    with told(engine), snapshot(engine) as connection:
+        yield Accounts(connection, now)

@@ -1,1 +1,0 @@
-"""Why a job is where it is on a workstation, and what happens next, in two sentences."""

@@ -1,0 +1,181 @@
+"""Who is there: workstations, their agents and groups, as they last checked in."""
+
+import time
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field, fields
+
+from sqlalchemy import Connection, Engine, func, or_, select
+
+from broker.history.projection.projection import QUEUED, addressed
+from broker.history.queries import RUNNING, WAITING
+from broker.history.schema import agents, jobs, memberships, outcomes, snapshot, told, workstations
+from schemas import Job
+
+_MISSED = 2.5  # intervals without a check-in after which an agent is missing
+
+
+@dataclass(frozen=True)
+class AgentRow:
+    """An agent as it last checked in. Times are seconds since the epoch."""
+
+    workstation: str
+    agent: str
+    up: bool
+    paused: bool
+    at: float
+    interval: float
+    program: str
+    windows: str
+    waiting: int
+    running: int
+    paused_at: float | None = None
+    paused_by: str = ""
+    pause_reason: str = ""
+    signed_only: bool = False
+    sealing_key: str = ""
+
+    def status(self, now: float) -> str:
+        """Return whether it is `up`, `paused`, `stopped`, or `missing` without a word."""
+        if not self.up:
+            return "stopped"
+        if now - self.at > _MISSED * self.interval:
+            return "missing"
+        return "paused" if self.paused else "up"
+
+
+@dataclass(frozen=True)
+class WorkstationRow:
+    """A workstation. Times are seconds since the epoch, by its own clock.
+
+    Attributes:
+        waiting: how many jobs are for it and have not started there.
+        running: how many have started there and not ended.
+    """
+
+    name: str
+    first_seen: float
+    seen_at: float
+    os: str
+    arch: str
+    release: str
+    python: str
+    memory: int
+    groups: tuple[str, ...] = ()
+    agents: tuple[AgentRow, ...] = ()
+    waiting: int = field(default=0, compare=False)
+    running: int = field(default=0, compare=False)
+
+    @property
+    def service(self) -> AgentRow | None:
+        """Its service agent, once that has checked in."""
+        return next((row for row in self.agents if row.agent == "service"), None)
+
+    def status(self, now: float) -> str:
+        """Return the status of its service agent; one that never checked in is missing."""
+        return self.service.status(now) if self.service else "missing"
+
+
+_COLUMNS = tuple(
+    workstations.c[column.name]
+    for column in fields(WorkstationRow)
+    if column.name not in {"groups", "agents", "waiting", "running"}
+)
+
+
+class Fleet:
+    """Answers from the history about workstations, as of one instant."""
+
+    def __init__(self, connection: Connection, now: float | None = None) -> None:
+        self._connection = connection
+        self.now = time.time() if now is None else now
+
+    def workstations(
+        self, names: Sequence[str] | None = None, group: str | None = None
+    ) -> list[WorkstationRow]:
+        """Return workstations by name: all, those that are named, those of a group."""
+        query = select(*_COLUMNS).order_by(workstations.c.name)
+        if names is not None:
+            query = query.where(workstations.c.name.in_(names))
+        if group is not None:
+            members = select(memberships.c.workstation).where(memberships.c.group == group)
+            query = query.where(workstations.c.name.in_(members))
+        rows = self._connection.execute(query).all()
+        groups, agents_of, open_jobs = self._groups(), self._agents(), self._open_jobs()
+        return [
+            WorkstationRow(
+                **row._mapping,  # noqa: SLF001 - its name for a dict
+                groups=tuple(groups.get(row.name, ())),
+                agents=tuple(agents_of.get(row.name, ())),
+                waiting=open_jobs[row.name, False],
+                running=open_jobs[row.name, True],
+            )
+            for row in rows
+        ]
+
+    def groups(self) -> dict[str, list[str]]:
+        """Return the names of the workstations of each group."""
+        query = select(memberships.c.group, memberships.c.workstation).order_by(
+            memberships.c.group, memberships.c.workstation
+        )
+        found: dict[str, list[str]] = {}
+        for group, name in self._connection.execute(query):
+            found.setdefault(group, []).append(name)
+        return found
+
+    def all_names(self) -> set[str]:
+        """Return the names of all workstations that are known."""
+        return set(self._connection.scalars(select(workstations.c.name)))
+
+    def reached(self, job: Job) -> list[str]:
+        """Return the names of the known workstations that a job would reach, less the excluded."""
+        names = set(self._connection.scalars(addressed(job)))
+        if job.excluded:
+            excluded = job.model_copy(update={"targets": job.excluded})
+            names -= set(self._connection.scalars(addressed(excluded)))
+        return sorted(names)
+
+    def _groups(self) -> dict[str, list[str]]:
+        found: dict[str, list[str]] = {}
+        for group, members in self.groups().items():
+            for name in members:
+                found.setdefault(name, []).append(group)
+        return found
+
+    def _agents(self) -> dict[str, list[AgentRow]]:
+        query = select(*(agents.c[column.name] for column in fields(AgentRow)))
+        found: dict[str, list[AgentRow]] = {}
+        # The service first: it is the one that each workstation has.
+        for row in self._connection.execute(
+            query.order_by(agents.c.workstation, agents.c.agent != "service", agents.c.agent)
+        ):
+            found.setdefault(row.workstation, []).append(AgentRow(*row))
+        return found
+
+    def _open_jobs(self) -> Counter[tuple[str, bool]]:
+        """Return how many jobs wait, and run, for each workstation and whether they run."""
+        # What nobody reported stays queued, though its job was withdrawn or has expired since.
+        over = or_(jobs.c.cancelled_at.is_not(None), jobs.c.expires_at <= self.now)
+        query = (
+            select(outcomes.c.workstation, outcomes.c.state, func.count())
+            .join(jobs, jobs.c.id == outcomes.c.job_id)
+            .where(outcomes.c.state.in_((*WAITING, *RUNNING)))
+            .where(or_(outcomes.c.state != QUEUED, over.is_not(True)))
+            .group_by(outcomes.c.workstation, outcomes.c.state)
+        )
+        found: Counter[tuple[str, bool]] = Counter()
+        for name, state, count in self._connection.execute(query):
+            found[name, state in RUNNING] += count
+        return found
+
+
+@contextmanager
+def fleet(engine: Engine, now: float | None = None) -> Iterator[Fleet]:
+    """Ask a history about workstations.
+
+    Raises:
+        HistoryError: the database cannot be used.
+    """
+    with told(engine), snapshot(engine) as connection:
+        yield Fleet(connection, now)

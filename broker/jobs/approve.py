@@ -1,0 +1,76 @@
+"""`pcm approve`: another signature under a job that was saved, and not sent yet."""
+
+import argparse
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from broker.cli.command_line import DONE, FAILED, Parser, Wrong, WrongUse
+from broker.cli.confirm import agreed, check_askable
+from broker.cli.terminal import printable
+from broker.jobs.saved import signer_of, told
+
+if TYPE_CHECKING:
+    from schemas import Job, SignedJob
+
+
+def add_to(commands: "argparse._SubParsersAction[Parser]") -> None:
+    """Add the command to a program's commands."""
+    approve = commands.add_parser(
+        "approve",
+        help="sign a job that somebody saved",
+        description="Shows a job that pcm send --save wrote to FILE, asks, and adds the signature"
+        " of PCM_SIGNING_KEY. pcm send --file FILE sends it with all its signatures.",
+    )
+    approve.add_argument("file", metavar="FILE", type=Path)
+    approve.add_argument("--yes", action="store_true", help="do not ask back")
+    approve.set_defaults(run=_run)
+
+
+def _run(arguments: argparse.Namespace) -> int:
+    from broker.jobs.signed_file import job_of, write_signed
+
+    path = arguments.file
+    signer = signer_of()
+    if not arguments.yes:
+        check_askable("approve")
+    with told("", path):
+        signed = _read(path)
+        job = job_of(path, signed)
+        if any(one.name == signer.name for one in signed.signatures):
+            raise Wrong(f"{path}: {signer.name} has signed it already; another one has to")
+        _show(job, signed)
+        if not arguments.yes and not agreed(f"sign it as {signer.name}?"):
+            return FAILED
+        signature = signer.sign(job, signed.job_body)
+        write_signed(path, signed.with_signature(signature), new=False)
+    print(f"{path}: signed as {signer.name}; pcm send --file {path} sends it")
+    return DONE
+
+
+def _read(path: Path) -> "SignedJob":
+    from broker.jobs.signed_file import read_signed
+
+    signed = read_signed(path)
+    if signed is None:
+        raise WrongUse(f"{path}: is no job that pcm send --save wrote")
+    return signed
+
+
+def _show(job: "Job", signed: "SignedJob") -> None:
+    """Print all of a job that matters to whoever signs it."""
+    from broker.results.signers import judged
+
+    by = ", ".join(map(str, judged(job, signed.job_body, signed.signatures)))
+    told = job.model_dump(mode="json", exclude_defaults=True, exclude={"command", "version"})
+    rest = job.command.model_dump(mode="json", exclude_defaults=True, exclude={"argv", "secrets"})
+    secrets = job.command.secrets
+    for label, value in (
+        ("command", str(job.command)),
+        *rest.items(),
+        ("secrets", ", ".join(secrets.names) if secrets else ""),
+        *told.items(),
+        ("signed by", by or "nobody"),
+    ):
+        text = ", ".join(map(str, value)) if isinstance(value, list) else str(value)
+        if text:
+            print(f"{label.replace('_', ' '):<20}{printable(text)}")

@@ -1,0 +1,86 @@
+"""`pcm check`: what files of jobs hold, or what is wrong in them; no broker is needed."""
+
+import argparse
+import json
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from broker.cli.command_line import DONE, USAGE, Parser
+
+if TYPE_CHECKING:
+    from broker.jobs.job_file import WrongJobFile
+    from schemas import Job
+
+
+def add_to(commands: "argparse._SubParsersAction[Parser]") -> None:
+    """Add the command to a program's commands."""
+    check = commands.add_parser(
+        "check",
+        help="read files of jobs, and tell what is wrong",
+        description="Reads files of jobs as pcm send --file does, sends nothing, and tells what"
+        " they hold, or all that is wrong in them.",
+    )
+    check.add_argument("files", metavar="FILE", nargs="+", help="JSON, YAML or TOML; - for stdin")
+    check.add_argument("--json", action="store_true", help="print JSON, a line a file")
+    check.set_defaults(run=_run)
+
+
+def _run(arguments: argparse.Namespace) -> int:
+    return max(_check(file, as_json=arguments.json) for file in arguments.files)
+
+
+def _check(file: str, *, as_json: bool) -> int:
+    from broker.jobs.job_file import WrongJobFile, read_jobs
+    from broker.jobs.marked import Problem
+    from broker.jobs.signed_file import job_of, read_signed
+
+    try:
+        # Of a pipe, what is looked at would be missing from what is read.
+        signed = read_signed(path) if (path := Path(file)).is_file() else None
+        jobs = [job_of(path, signed)] if signed else read_jobs(file)
+    except WrongJobFile as error:
+        _tell_wrong(error, file, as_json=as_json)
+    except OSError as error:
+        unread = WrongJobFile(file, [Problem(None, "", error.strerror or str(error))])
+        _tell_wrong(unread, file, as_json=as_json)
+    else:
+        _tell(jobs, file, as_json=as_json)
+        return DONE
+    return USAGE
+
+
+def _tell(jobs: "list[Job]", file: str, *, as_json: bool) -> None:
+    if as_json:
+        print(json.dumps({"file": file, "jobs": list(map(_described, jobs)), "errors": []}))
+        return
+    print(f"{file}: {len(jobs)} {'job' if len(jobs) == 1 else 'jobs'}")
+    for job in jobs:
+        targets = ", ".join(map(str, job.targets))
+        less = ", ".join(map(str, job.excluded))
+        title = "".join(char if char.isprintable() else "?" for char in job.title)
+        print(
+            f"  {job.context}.{job.requirement:<9}  {title}  to {targets}"
+            + (less and f", not to {less}")
+        )
+
+
+def _described(job: "Job") -> dict[str, Any]:
+    return {
+        "title": job.title,
+        "context": job.context,
+        "requirement": job.requirement,
+        "targets": list(map(str, job.targets)),
+        "excluded": list(map(str, job.excluded)),
+    }
+
+
+def _tell_wrong(error: "WrongJobFile", file: str, *, as_json: bool) -> None:
+    if not as_json:
+        print(error, file=sys.stderr)
+        return
+    errors = [
+        {"line": problem.line, "field": problem.field, "text": problem.text}
+        for problem in error.problems
+    ]
+    print(json.dumps({"file": file, "jobs": [], "errors": errors}))

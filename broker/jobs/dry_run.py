@@ -1,0 +1,159 @@
+"""`pcm send --dry-run`: whom a job would reach, and when, as far as the history knows."""
+
+import json
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any
+
+from broker.cli.command_line import DONE, FAILED, WrongUse
+from broker.cli.session import history
+from broker.cli.terminal import printable
+
+if TYPE_CHECKING:
+    from broker.history.workstations import Fleet, WorkstationRow
+    from broker.rollouts.waves import Item
+    from schemas import Job
+    from schemas.times import Moment
+
+_SHOWN = 50
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What would become of a job, by the names of workstations.
+
+    Attributes:
+        reached: would receive it, and could run it.
+        excluded: would, were they not left out.
+        not_applicable: would answer that it is not for their platform.
+        unknown: targets of which nobody has checked in; without a queue, nothing is sent.
+        waves: how many each wave would reach; nothing if it went out at once.
+    """
+
+    reached: list[str]
+    excluded: list[str]
+    not_applicable: list[str]
+    unknown: list[str]
+    waves: tuple[int, ...] = ()
+
+
+def dry_run(jobs: "Sequence[Job]", waves: "Sequence[Item]", *, as_json: bool) -> int:
+    """Tell what sending jobs would do; return the exit status: whether each reaches anybody.
+
+    Raises:
+        WrongUse: one of them could not be sent, or not in such waves.
+    """
+    from broker.client.publishing import check_sendable
+    from broker.history.workstations import fleet
+
+    try:
+        for job in jobs:
+            check_sendable(job)
+    except ValueError as error:
+        raise WrongUse(str(error)) from error
+    with history() as engine, fleet(engine) as known:
+        plans = [_in_waves(plan_of(job, known), waves) for job in jobs]
+    for job, plan in zip(jobs, plans, strict=True):
+        if as_json:
+            print(json.dumps(_as_json(job, plan)))
+        else:
+            print("\n".join(map(printable, _lines(job, plan))))
+    if not as_json:
+        print("nothing was sent")
+    return DONE if all(plan.reached and not plan.unknown for plan in plans) else FAILED
+
+
+def plan_of(job: "Job", known: "Fleet") -> Plan:
+    """Return what would become of a job."""
+    reached = known.reached(job)
+    everybody = known.reached(job.model_copy(update={"excluded": ()}))
+    rows = {row.name: row for row in known.workstations()}
+    unfit = {name for name in reached if not _can_run(job, rows[name])}
+    there = {"workstation": rows.keys(), "group": known.groups().keys()}
+    return Plan(
+        reached=[name for name in reached if name not in unfit],
+        excluded=sorted(set(everybody) - set(reached)),
+        not_applicable=sorted(unfit),
+        unknown=[
+            str(target)
+            for target in job.targets
+            if target.name is not None and target.name not in there[target.scope]
+        ],
+    )
+
+
+def _in_waves(plan: Plan, waves: "Sequence[Item]") -> Plan:
+    from broker.rollouts.waves import cut
+
+    names = plan.reached + plan.not_applicable  # a wave is sent to those as well
+    if not (waves and names):
+        return plan
+    try:
+        return replace(plan, waves=tuple(map(len, cut(names, waves))))
+    except ValueError as error:
+        raise WrongUse(f"--waves: {error}") from error
+
+
+def _can_run(job: "Job", row: "WorkstationRow") -> bool:
+    """Whether a workstation answers to one of the command's platforms, or has not said what it is.
+
+    It compares as the agents do.
+    """
+    system, machine = row.os.lower(), row.arch.lower()
+    platforms = job.command.platforms
+    return not (platforms and system) or bool(platforms & {system, f"{system}/{machine}"})
+
+
+def _as_json(job: "Job", plan: Plan) -> dict[str, Any]:
+    from broker.amqp.topology import routing_keys
+
+    return {
+        "job": job.id,
+        "routing_keys": routing_keys(job),
+        "reached": plan.reached,
+        "excluded": plan.excluded,
+        "not_applicable": plan.not_applicable,
+        "unknown_targets": plan.unknown,
+        "waves": plan.waves,
+        "times": job.model_dump(mode="json", include={"offer_at", "mandatory_at", "expires_at"}),
+    }
+
+
+def _lines(job: "Job", plan: Plan) -> Iterator[str]:
+    from broker.amqp.topology import routing_keys
+
+    count = len(plan.reached)
+    many = "" if count == 1 else "s"
+    yield f"{job.title}: would reach {count} workstation{many}, of those that checked in"
+    yield from _row("reached", plan.reached)
+    yield from _row("not applicable", plan.not_applicable)
+    yield from _row("left out", plan.excluded)
+    yield from _row("not known", plan.unknown)
+    if plan.unknown:
+        yield f"{'':<16}(where no queue is bound for one of these, pcm send sends nothing)"
+    if plan.waves:
+        yield f"{'waves':<16}{len(plan.waves)}: of {', '.join(map(str, plan.waves))} workstations"
+    yield from _row("routing keys", routing_keys(job))
+    yield f"{'offered':<16}{_when(job.offer_at, 'at once')}"
+    yield f"{'mandatory':<16}{_when(job.mandatory_at, 'never: it is optional')}"
+    yield f"{'expires':<16}{_when(job.expires_at, 'never')}"
+    if job.respects_windows:
+        yield f"{'starts':<16}only in each workstation's maintenance windows"
+
+
+def _row(head: str, names: Sequence[str]) -> Iterator[str]:
+    if names:
+        left = len(names) - _SHOWN
+        more = f" and {left} more; --json names them all" if left > 0 else ""
+        total = f"{len(names)}: " if len(names) > 1 else ""
+        yield f"{head:<16}{total}{', '.join(names[:_SHOWN])}{more}"
+
+
+def _when(moment: "Moment | None", otherwise: str) -> str:
+    from schemas import WallClock
+
+    if moment is None:
+        return otherwise
+    if isinstance(moment, WallClock):
+        return f"{moment.local:%Y-%m-%d %H:%M:%S} on each workstation's own clock"
+    return f"{moment.astimezone():%Y-%m-%d %H:%M:%S %Z}"

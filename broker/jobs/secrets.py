@@ -1,0 +1,101 @@
+"""`pcm send --secret`: environment values that stand nowhere but in files, or the environment."""
+
+import os
+import sys
+from collections.abc import Iterable
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from broker.cli.command_line import Parser, WrongUse
+from broker.cli.session import history
+
+if TYPE_CHECKING:
+    from schemas import Job
+
+_LIMIT = 1_000_000
+
+
+def add_option(parser: Parser) -> None:
+    """Add the option to a command."""
+    parser.add_argument(
+        "--secret",
+        action="append",
+        metavar="K=@FILE",
+        help="environment variable that only the addressed agents can read: what is in FILE, or in"
+        " stdin (K=-), or in a variable of ours (K=env:NAME); again for more",
+    )
+
+
+def read_secrets(options: Iterable[str]) -> dict[str, str]:
+    """Return the values that options name; a last line's end is not part of a value.
+
+    Raises:
+        WrongUse: one is wrong; its value is never told.
+    """
+    from schemas.secrets import check_variable
+
+    found: dict[str, str] = {}
+    for option in options:
+        name, equals, source = option.partition("=")
+        if not equals or not (source == "-" or source.startswith(("@", "env:"))):
+            raise WrongUse(f"--secret: {name!r}: write NAME=@FILE, NAME=- or NAME=env:VARIABLE")
+        if name in found:
+            raise WrongUse(f"--secret: {name} is given twice")
+        try:
+            check_variable(name)
+        except ValueError as error:
+            raise WrongUse(f"--secret: {error}") from error
+        found[name] = _value(name, source)
+    return found
+
+
+def _value(name: str, source: str) -> str:
+    if source.startswith("env:"):
+        variable = source.removeprefix("env:")
+        if variable not in os.environ:
+            raise WrongUse(f"--secret: {name}: there is no variable {variable!r}")
+        return _plain(name, os.environb[variable.encode(errors="surrogateescape")])
+    try:
+        data = _read(source)
+    except OSError as error:
+        raise WrongUse(f"--secret: {name}: {source[1:]}: {error.strerror}") from error
+    return _plain(name, data)
+
+
+def _read(source: str) -> bytes:
+    if source == "-":
+        return sys.stdin.buffer.read(_LIMIT)
+    with Path(source[1:]).open("rb") as opened:
+        return opened.read(_LIMIT)
+
+
+def _plain(name: str, data: bytes) -> str:
+    try:
+        text = data.decode()
+    except UnicodeDecodeError:
+        raise WrongUse(f"--secret: {name}: is not UTF-8") from None
+    if "\0" in text:
+        raise WrongUse(f"--secret: {name}: a NUL character cannot be passed to a program")
+    return text.removesuffix("\n").removesuffix("\r")
+
+
+def sealed(jobs: "list[Job]", values: dict[str, str]) -> "list[Job]":
+    """Return jobs with values that only those can open whom they are for.
+
+    Raises:
+        WrongUse: they cannot be sealed for all of them.
+        Wrong: the history cannot be asked.
+    """
+    from pydantic import ValidationError
+
+    from broker.history.workstations import fleet
+    from broker.signing.sealing import CannotSeal, seal
+    from schemas import explain
+
+    with history() as engine, fleet(engine) as known:
+        try:
+            return [seal(job, values, known) for job in jobs]
+        except CannotSeal as error:
+            raise WrongUse(f"{error}; nothing was sent") from error
+        except ValidationError as error:
+            raise WrongUse(f"--secret: {explain(error)}") from error

@@ -1,0 +1,285 @@
+"""`pcm send`: a job made from options, or the jobs of a file, and sent."""
+
+import argparse
+import json
+import sys
+import time
+from datetime import UTC, datetime
+from typing import TYPE_CHECKING, Any
+
+from broker.cli.command_line import DONE, FAILED, Parser, WrongUse
+from broker.cli.options import as_option
+from broker.cli.session import with_dispatcher
+from broker.cli.terminal import printable
+from broker.jobs import saved, secrets
+from broker.jobs.dry_run import dry_run
+from broker.rollouts import send as waves
+from broker.watch import command as watch
+
+if TYPE_CHECKING:
+    from broker.client.dispatcher import Dispatcher
+    from schemas import Job, SignedJob, Target
+
+_WITH_FILE = {"command", "file", "wait", "dry_run", "json", "give_up_after", "run", "takes_command"}
+_WITH_FILE |= {"secret", "save", *waves.OPTIONS}
+
+
+def add_to(commands: "argparse._SubParsersAction[Parser]") -> None:
+    """Add the command to a program's commands."""
+    send = commands.add_parser(
+        "send",
+        help="send a command as a job",
+        description="Sends a command as a job, or all jobs of a file, and prints an id a line."
+        " Times T are ISO 8601 with a zone, +10m, now, or 'YYYY-MM-DDTHH:MM local' for each"
+        " workstation's own clock; durations D are such as 30s, 5m, 1h30m.",
+        usage="pcm send [OPTION]... -- COMMAND [ARG]...\n       pcm send --file FILE [OPTION]...",
+        parents=[watch.options()],
+    )
+    add_options(send)
+    add = send.add_argument
+    add("--offer-at", metavar="T", help="not seen before (default: at once)")
+    add("--mandatory-at", metavar="T", help="runs then, wanted or not (default: optional)")
+    add("--expires-at", metavar="T", help="never started after")
+    add("--file", metavar="FILE", help="whole jobs as JSON, YAML or TOML; - for stdin")
+    add("--wait", action="store_true", help="watch each, as pcm watch does")
+    secrets.add_option(send)
+    saved.add_option(send)
+    add("--dry-run", action="store_true", help="send nothing; tell whom it would reach, and when")
+    waves.add_options(send)
+    send.set_defaults(run=_send, takes_command=True)
+
+
+def add_options(parser: Parser) -> None:
+    """Add the options that say what a job is, and whom it is for, but not when."""
+    add = parser.add_argument
+    add(
+        "--to",
+        action="append",
+        metavar="TARGET",
+        help="all, group:NAME or workstation:NAME; again for more",
+    )
+    add("--not-to", action="append", metavar="TARGET", help="whom it is not for, though in --to")
+    add("--background", action="store_true", help="run by the service agent, shown to nobody")
+    add("--timeout", metavar="D", help="ended after so long (default: 1h)")
+    add("--success-exit", metavar="N,N", help="exit codes of success (default: 0)")
+    add("--restart-exit", metavar="N,N", help="of success and restart (default: 1641,3010)")
+    add("--user-input-required", action="store_true", help="never run without a user")
+    add("--user-may-stop", action="store_true", help="a user may stop it while it runs")
+    add("--survives-agent", action="store_true", help="goes on when its agent ends or restarts")
+    add("--rerun-interrupted", action="store_true", help="may start again after a crash")
+    add("--respects-windows", action="store_true", help="starts in maintenance windows only")
+    add("--supersedes", metavar="KEY", help="replaces older jobs of this key not yet started")
+    add("--platform", action="append", metavar="P", help="only on, such as linux or linux/x86_64")
+    add("--env", action="append", metavar="K=V", help="environment variable; again for more")
+    add("--cwd", metavar="DIR", help="folder to start in (default: the user's home)")
+    add("--run-as", metavar="USER", help="whom a background command runs as (default: root)")
+    add("--shell", action="store_true", help="the command is a script for /bin/sh -c")
+    add("--name", metavar="TEXT", help="name for people (default: the command)")
+    add("--comment", metavar="TEXT", help="why it is sent, as users are told")
+    add("--max-postponements", metavar="N", help="how often a user may postpone it")
+    add("--min-interval", metavar="D", help="that a postponement lasts at least")
+
+
+def _send(arguments: argparse.Namespace) -> int:
+    in_waves = waves.check_options(arguments)
+    if not in_waves:
+        watch.check_options(arguments)
+    signed = saved.given(arguments)
+    jobs = _jobs(arguments, signed)
+    if arguments.save is not None:
+        return saved.save(jobs, arguments)
+    if arguments.dry_run:
+        if arguments.wait:
+            raise WrongUse("--wait: a dry run sends nothing to wait for; leave out one of the two")
+        return dry_run(jobs, arguments.waves or (), as_json=arguments.json)
+    if in_waves:
+        return waves.begin(jobs, arguments)
+
+    async def work(dispatcher: "Dispatcher") -> int:
+        if signed is None:
+            sent = await _send_all(dispatcher, jobs, as_json=arguments.json)
+        else:
+            sent = [await dispatcher.dispatch_signed(signed)]
+            _print_sent(sent[0], as_json=arguments.json)
+        status = DONE if len(sent) == len(jobs) else FAILED
+        if not arguments.wait:
+            return status
+        end = time.monotonic() + (arguments.give_up_after or 0)
+        for job in sent:
+            limit = arguments.give_up_after and end - time.monotonic()
+            watched = await _watch(dispatcher, job, as_json=arguments.json, limit=limit)
+            status = max(status, watched)
+        return status
+
+    return with_dispatcher(work)
+
+
+def _jobs(arguments: argparse.Namespace, signed: "SignedJob | None") -> "list[Job]":
+    if signed is not None:
+        _check_file_alone(arguments)
+        return [saved.job_of(arguments, signed)]
+    jobs = [read_job(arguments)] if arguments.file is None else _from_file(arguments)
+    if arguments.secret:
+        return secrets.sealed(jobs, secrets.read_secrets(arguments.secret))
+    return jobs
+
+
+async def _send_all(dispatcher: "Dispatcher", jobs: "list[Job]", *, as_json: bool) -> "list[Job]":
+    """Send jobs; tell of each, and return those that were sent."""
+    from broker.amqp.connection import Unreachable
+
+    sent: list[Job] = []
+    try:
+        async for job, error in dispatcher.dispatch_all(jobs):
+            if error is None:
+                _print_sent(job, as_json=as_json)
+                sent.append(job)
+            elif len(jobs) == 1:
+                raise error
+            else:
+                print(printable(f"pcm: {job.title}: {error}"), file=sys.stderr)
+    except Unreachable:
+        if len(jobs) > 1:
+            print(f"pcm: {len(sent)} of {len(jobs)} jobs were surely sent", file=sys.stderr)
+        raise
+    return sent
+
+
+async def _watch(
+    dispatcher: "Dispatcher", job: "Job", *, as_json: bool, limit: float | None
+) -> int:
+    from schemas import Context, Requirement
+
+    if (job.context, job.requirement) == (Context.FOREGROUND, Requirement.OPTIONAL):
+        print("pcm: it is an offer: it runs where a user says so", file=sys.stderr)
+    return await watch.watch(dispatcher, job.id, as_json=as_json, limit=limit)
+
+
+def _print_sent(job: "Job", *, as_json: bool) -> None:
+    if as_json:
+        from broker.amqp.topology import routing_keys
+
+        print(json.dumps({"job": job.id, "routing_keys": routing_keys(job)}), flush=True)
+    else:
+        print(job.id, flush=True)
+
+
+def read_job(arguments: argparse.Namespace) -> "Job":
+    """Return the one job that the options of `pcm send` ask for.
+
+    Raises:
+        WrongUse: one of them is wrong; the text names it.
+    """
+    from pydantic import ValidationError
+
+    from schemas import Command, Job, explain
+
+    if arguments.file is not None:
+        jobs = _from_file(arguments)
+        if len(jobs) > 1:
+            raise WrongUse(f"--file: {arguments.file}: has {len(jobs)} jobs; give one")
+        return jobs[0]
+    if not arguments.argv:
+        raise WrongUse("send: give a command after --, or --file")
+    if not arguments.to:
+        raise WrongUse("--to: say whom it is for: all, group:NAME or workstation:NAME")
+    now = datetime.now(UTC)
+    try:
+        command = Command(
+            argv=(" ".join(arguments.argv),) if arguments.shell else tuple(arguments.argv),
+            shell=arguments.shell,
+            background=arguments.background,
+            user_input_required=arguments.user_input_required,
+            user_may_stop=arguments.user_may_stop,
+            survives_agent=arguments.survives_agent,
+            rerun_interrupted=arguments.rerun_interrupted,
+            environment=dict(map(_variable, arguments.env or [])),
+            **_given(
+                cwd=arguments.cwd,
+                run_as=arguments.run_as,
+                timeout=arguments.timeout,
+                success_exit_codes=_codes("--success-exit", arguments.success_exit),
+                restart_exit_codes=_codes("--restart-exit", arguments.restart_exit),
+                platforms=arguments.platform,
+            ),
+        )
+        return Job(
+            command=command,
+            targets=_targets("--to", arguments.to),
+            excluded=_targets("--not-to", arguments.not_to or []),
+            respects_windows=arguments.respects_windows,
+            created_at=now,
+            **_given(
+                name=arguments.name,
+                comment=arguments.comment,
+                max_postponements=arguments.max_postponements,
+                min_interval=arguments.min_interval,
+                offer_at=_moment("--offer-at", arguments.offer_at, now),
+                mandatory_at=_moment("--mandatory-at", arguments.mandatory_at, now),
+                expires_at=_moment("--expires-at", arguments.expires_at, now),
+                supersedes=arguments.supersedes,
+            ),
+        )
+    except ValidationError as error:
+        raise WrongUse(as_option(explain(error))) from error
+
+
+def _from_file(arguments: argparse.Namespace) -> "list[Job]":
+    from broker.jobs.job_file import WrongJobFile, read_jobs
+
+    _check_file_alone(arguments)
+    try:
+        return read_jobs(arguments.file)
+    except OSError as error:
+        raise WrongUse(f"--file: {arguments.file}: {error.strerror}") from error
+    except WrongJobFile as error:
+        raise WrongUse(str(error)) from error
+
+
+def _check_file_alone(arguments: argparse.Namespace) -> None:
+    given = [name for name, value in vars(arguments).items() if value and name not in _WITH_FILE]
+    if given:
+        option = "COMMAND" if given[0] == "argv" else f"--{given[0].replace('_', '-')}"
+        raise WrongUse(f"{option}: the file says it all; leave out one of the two")
+
+
+def _targets(option: str, texts: list[str]) -> "tuple[Target, ...]":
+    from pydantic import ValidationError
+
+    from schemas import Target, explain
+
+    try:
+        return tuple(map(Target.parse, texts))
+    except ValidationError as error:
+        raise WrongUse(f"{option}: {explain(error)}") from error
+
+
+def _given(**values: Any) -> dict[str, Any]:
+    return {name: value for name, value in values.items() if value is not None}
+
+
+def _variable(text: str) -> tuple[str, str]:
+    name, equals, value = text.partition("=")
+    if not equals:
+        raise WrongUse(f"--env: {text!r}: write NAME=VALUE")
+    return name, value
+
+
+def _codes(option: str, text: str | None) -> frozenset[int] | None:
+    if text is None:
+        return None
+    try:
+        return frozenset(int(code) for code in text.split(","))
+    except ValueError as error:
+        raise WrongUse(f"{option}: {text!r}: write numbers, such as 0,2") from error
+
+
+def _moment(option: str, text: str | None, now: datetime) -> Any:
+    from schemas.times import parse_moment
+
+    if text is None:
+        return None
+    try:
+        return parse_moment(text, now)
+    except ValueError as error:
+        raise WrongUse(f"{option}: {error}") from error

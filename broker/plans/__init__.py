@@ -1,1 +1,0 @@
-"""What is sent later, in parts, or again: schedules, rollouts, reruns."""

@@ -1,0 +1,142 @@
+"""`pcm send --waves`: a job that goes out in waves."""
+
+import argparse
+import sys
+from typing import TYPE_CHECKING, Any
+
+from broker.cli.command_line import Parser, Wrong, WrongUse
+from broker.cli.session import history, with_dispatcher
+from broker.rollouts import views as standing
+from broker.rollouts.command import LIMIT_HELP, drive, driver_of, limit
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from broker.client.dispatcher import Dispatcher
+    from broker.rollouts.waves import Item
+    from schemas import Job, Rollout
+
+OPTIONS = ("waves", "max_failures", "pause", "wave_limit")
+
+
+def add_options(send: Parser) -> None:
+    """Add the options of a rollout to `pcm send`."""
+    add = send.add_argument_group("in waves").add_argument
+    add(
+        "--waves",
+        metavar="N,N",
+        type=_waves,
+        help="how many workstations it has reached after each wave, as counts or parts of all:"
+        " 1,10%%,50%%,100%%; the next one waits for all reports of the one before; the last is all",
+    )
+    add("--max-failures", metavar="N", type=limit, help=f"{LIMIT_HELP} (default: 0)")
+    add("--pause", metavar="D", type=_duration, help="between a wave's end and the next")
+    add(
+        "--wave-limit",
+        metavar="D",
+        type=_some_time,
+        help="what has not ended after so long counts as failed (default: it is waited for)",
+    )
+
+
+def check_options(arguments: argparse.Namespace) -> bool:
+    """Return whether `pcm send` is to send in waves.
+
+    Raises:
+        WrongUse: there are options of a rollout, and no waves.
+    """
+    given = [option for option in OPTIONS if getattr(arguments, option) is not None]
+    if given and arguments.waves is None:
+        raise WrongUse(f"--{given[0].replace('_', '-')}: is for a rollout: give --waves")
+    return bool(given)
+
+
+def begin(jobs: "Sequence[Job]", arguments: argparse.Namespace) -> int:
+    """Send a job in waves, as the options of `pcm send` say; return the exit status.
+
+    Raises:
+        WrongUse: there is more than one.
+    """
+    from broker.history.workstations import fleet
+
+    if len(jobs) > 1:
+        raise WrongUse(f"--waves: a rollout is of one job, and the file has {len(jobs)}")
+    (job,) = jobs
+
+    with history() as engine:
+        with fleet(engine) as found:
+            names = found.reached(job)
+        if not names:
+            targets = ", ".join(map(str, job.targets))
+            raise Wrong(f"no workstation that is known is in {targets}; nothing was sent")
+
+        async def work(dispatcher: "Dispatcher") -> int:
+            plan = _plan(job, await _bound(dispatcher, job, names), arguments)
+            driver = driver_of(dispatcher, engine, plan, as_json=arguments.json)
+            await driver.begin()
+            standing.tell_plan(plan, as_json=arguments.json)
+            return await drive(driver, plan, arguments)
+
+        return with_dispatcher(work)
+
+
+async def _bound(dispatcher: "Dispatcher", job: "Job", names: list[str]) -> list[str]:
+    """Return the workstations that have a queue, and tell of the others."""
+    from schemas import workstation
+
+    named = job.model_copy(update={"targets": tuple(map(workstation, names)), "excluded": ()})
+    lost = {str(target.name) for target in await dispatcher.unbound(named)}
+    if lost:
+        gone = standing.some(sorted(lost))
+        print(f"pcm: left out, since no queue is bound for them: {gone}", file=sys.stderr)
+    if lost >= set(names):
+        raise Wrong("no workstation is left; nothing was sent")
+    return [name for name in names if name not in lost]
+
+
+def _plan(job: "Job", names: list[str], arguments: argparse.Namespace) -> "Rollout":
+    from broker.rollouts.waves import cut, mixed
+    from schemas import Rollout
+    from schemas.job import new_job_id
+    from schemas.message import BODY_LIMIT
+
+    rollout_id = new_job_id()
+    try:
+        waves = cut(mixed(names, rollout_id), arguments.waves)
+    except ValueError as error:
+        raise WrongUse(f"--waves: {error}") from error
+    given = {
+        option: value for option in OPTIONS[1:] if (value := getattr(arguments, option)) is not None
+    }
+    plan = Rollout(id=rollout_id, job=job, waves=waves, **given)
+    bodies = (plan.body(), *(plan.wave(number).body() for number in range(1, len(waves) + 1)))
+    if (size := max(map(len, bodies))) > BODY_LIMIT:
+        raise WrongUse(
+            f"--waves: {len(names)} workstations make a message of {size} bytes, over the limit of"
+            f" {BODY_LIMIT}: send it to fewer at once, such as one group after another"
+        )
+    return plan
+
+
+def _waves(text: str) -> "tuple[Item, ...]":
+    from broker.rollouts.waves import read_waves
+
+    try:
+        return read_waves(text)
+    except ValueError as error:
+        raise argparse.ArgumentTypeError(str(error)) from error
+
+
+def _duration(text: str) -> Any:
+    from schemas.times import parse_duration
+
+    try:
+        return parse_duration(text)
+    except ValueError as error:
+        raise argparse.ArgumentTypeError(str(error)) from error
+
+
+def _some_time(text: str) -> Any:
+    if not (time := _duration(text)):
+        raise argparse.ArgumentTypeError("must be more than 0")
+    return time

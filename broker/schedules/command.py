@@ -1,0 +1,219 @@
+"""`pcm schedule`: jobs that repeat are added, listed and removed, and sent as they come due."""
+
+import argparse
+import json
+import signal
+import sys
+from datetime import UTC, datetime
+from typing import TYPE_CHECKING, Any
+
+from broker.cli.command_line import DONE, Parser, Wrong, WrongUse
+from broker.cli.options import as_option
+from broker.cli.session import history, history_errors, name, with_dispatcher
+from broker.jobs import send
+from broker.schedules import views as schedule_views
+
+if TYPE_CHECKING:
+    from sqlalchemy import Engine
+
+    from broker.client.dispatcher import Dispatcher
+    from schemas import Schedule, ScheduleRemoval
+    from schemas.schedule import Occurrence
+
+
+def add_to(commands: "argparse._SubParsersAction[Parser]") -> None:
+    """Add the command to a program's commands."""
+    actions = commands.add_parser(
+        "schedule",
+        help="jobs that repeat",
+        description="A schedule is a job that repeats: each occurrence is sent as a job of its"
+        " own. They are sent by pcm schedule run, or by pcm collect.",
+    ).add_subparsers(dest="action", required=True, metavar="add|list|show|next|remove|run")
+    _add_adding(actions)
+    schedule_views.add_to(actions)
+    remove = actions.add_parser(
+        "remove",
+        help="end a schedule",
+        description="Ends a schedule: nothing more of it is sent. What was sent goes on.",
+    )
+    remove.add_argument("schedule", metavar="NAME", type=name)
+    remove.add_argument("--json", action="store_true", help="print JSON")
+    remove.set_defaults(run=_remove)
+    run = actions.add_parser(
+        "run",
+        help="send what comes due, as a service",
+        description="Sends the occurrences of all schedules as they come due, until it is told to"
+        " stop (SIGTERM). pcm collect does so, too. Several of them do no harm: nothing is sent"
+        " as two jobs.",
+    )
+    run.set_defaults(run=_run)
+
+
+def _add_adding(actions: "argparse._SubParsersAction[Parser]") -> None:
+    parser = actions.add_parser(
+        "add",
+        help="add a schedule, or replace one",
+        description="Adds a schedule. Its first occurrence is the first after now; where it"
+        " replaces one of its name, that one's occurrences end now. Jobs bear the schedule's name,"
+        " unless --name says otherwise. A job with --mandatory-after is mandatory, else optional."
+        " Durations D are such as 30s, 5m, 1h30m. Without --zone, times are those of each"
+        " workstation's own clock on the wall, as cron's would be there: such jobs are sent 15 h"
+        " before, so that the first time zone has them in time, and the first occurrence is one"
+        " that is at least so far ahead.",
+        usage="pcm schedule add NAME --repeat R [OPTION]... -- COMMAND [ARG]...",
+    )
+    add = parser.add_argument
+    add("schedule", metavar="NAME", type=name)
+    add(
+        "--repeat",
+        metavar="R",
+        required=True,
+        help="cron's five fields, MINUTE HOUR DAY MONTH WEEKDAY: '0 2 * * 0' is 02:00 on Sundays",
+    )
+    zone = parser.add_mutually_exclusive_group()
+    zone.add_argument("--zone", metavar="Z", help="times are those of a zone, as Europe/Berlin")
+    zone.add_argument(
+        "--workstation-clock",
+        action="store_true",
+        help="times are those of each workstation's own clock (default)",
+    )
+    add(
+        "--missed",
+        choices=["once", "skip"],
+        default="once",
+        help="of occurrences that came due over 5 min ago, while nobody was there to send them,"
+        " send the last one late (default), or none",
+    )
+    add("--mandatory-after", metavar="D", help="runs so long after its time, wanted or not; 0s: at")
+    add("--expires-after", metavar="D", help="never started so long after its time")
+    add("--replace", action="store_true", help="replace the schedule of this name")
+    add("--json", action="store_true", help="print JSON")
+    send.add_options(parser)
+    parser.set_defaults(
+        run=_add, takes_command=True, file=None, offer_at=None, mandatory_at=None, expires_at=None
+    )
+
+
+def _add(arguments: argparse.Namespace) -> int:
+    from broker.schedules.queries import in_force
+
+    schedule = _read(arguments)
+    with history() as engine:
+        former = in_force(engine).get(schedule.name)
+        if former is not None and not arguments.replace:
+            raise WrongUse(f"{schedule.name}: there is such a schedule; --replace replaces it")
+        under_way = _under_way(engine, former)
+    return _record(schedule, under_way, schedule_views.added(schedule), as_json=arguments.json)
+
+
+def _read(arguments: argparse.Namespace) -> "Schedule":
+    from pydantic import ValidationError
+
+    from schemas import Schedule, explain
+
+    if not arguments.argv:
+        raise WrongUse("schedule add: give a command after --")
+    given = {key: getattr(arguments, key) for key in ("mandatory_after", "expires_after")}
+    try:
+        return Schedule.model_validate(
+            {
+                "name": arguments.schedule,
+                "repeat": arguments.repeat,
+                "zone": arguments.zone,
+                "missed": arguments.missed,
+                "job": send.read_job(arguments),
+                **{key: value for key, value in given.items() if value is not None},
+            }
+        )
+    except ValidationError as error:
+        raise WrongUse(as_option(explain(error))) from error
+
+
+def _remove(arguments: argparse.Namespace) -> int:
+    from broker.schedules.queries import in_force
+    from schemas import ScheduleRemoval
+
+    with history() as engine:
+        former = in_force(engine).get(arguments.schedule)
+        if former is None:
+            raise Wrong(f"{arguments.schedule}: there is no such schedule")
+        under_way = _under_way(engine, former)
+    told = {"schedule": former.name, "removed": True}, f"{former.name}: removed"
+    return _record(ScheduleRemoval(name=former.name), under_way, told, as_json=arguments.json)
+
+
+def _under_way(engine: "Engine", schedule: "Schedule | None") -> "list[Occurrence]":
+    """Return the occurrences that were sent, and whose time is yet to come."""
+    from broker.schedules.queries import sent
+    from schemas.schedule import LEAD
+
+    if schedule is None:
+        return []
+    now = datetime.now(UTC)
+    found = {
+        occurrence.id: occurrence
+        for occurrence in schedule.times(max(schedule.created_at, now - LEAD), now)
+        if occurrence.here > now
+    }
+    return [found[job_id] for job_id in sorted(sent(engine, found.keys()))]
+
+
+def _record(
+    record: "Schedule | ScheduleRemoval",
+    under_way: "list[Occurrence]",
+    told: tuple[dict[str, Any], str],
+    *,
+    as_json: bool,
+) -> int:
+    from schemas import Schedule
+
+    async def work(dispatcher: "Dispatcher") -> int:
+        await dispatcher.record(record)
+        if isinstance(record, Schedule) and (lost := await dispatcher.unbound(record.job)):
+            names = ", ".join(map(str, lost))
+            print(
+                f"pcm: no workstation is bound to {names} yet: until one is, nothing is sent",
+                file=sys.stderr,
+            )
+        data, text = told
+        if as_json:
+            print(json.dumps({**data, "under_way": [found.id for found in under_way]}))
+        else:
+            print(text)
+            for found in under_way:
+                when = schedule_views.clock(found)
+                print(
+                    f"pcm: {found.id} of {when} was sent already: pcm cancel withdraws it",
+                    file=sys.stderr,
+                )
+        return DONE
+
+    return with_dispatcher(work)
+
+
+def _run(_arguments: argparse.Namespace) -> int:
+    import asyncio
+
+    from broker import log
+    from broker.history.schema import engine_of
+    from broker.schedules.scheduler import Scheduler
+    from broker.settings import HistorySettings, load
+
+    settings = load(HistorySettings)
+    with history_errors():
+        engine = engine_of(settings.history_url)
+        log.configure(program="schedule")
+        asyncio.run(_until_stopped(Scheduler(settings, engine).run()))
+        engine.dispose()
+    return DONE
+
+
+async def _until_stopped(running: Any) -> None:
+    import asyncio
+
+    work = asyncio.create_task(running)
+    for number in (signal.SIGTERM, signal.SIGINT):
+        asyncio.get_running_loop().add_signal_handler(number, work.cancel)
+    await asyncio.wait({work})
+    if not work.cancelled():
+        work.result()

@@ -1,0 +1,124 @@
+"""`pcm pause`, `pcm resume` and `pcm forget`: what is asked of workstations as such."""
+
+import argparse
+import json
+from collections.abc import Sequence
+from functools import partial
+from typing import TYPE_CHECKING
+
+from broker.cli.command_line import DONE, FAILED, Parser, Wrong
+from broker.cli.confirm import agreed, check_askable
+from broker.cli.session import history, name, with_dispatcher
+
+if TYPE_CHECKING:
+    from broker.client.dispatcher import Dispatcher
+
+_SHOWN = 10
+
+
+def add_to(commands: "argparse._SubParsersAction[Parser]") -> None:
+    """Add the commands to a program's commands."""
+    pause = commands.add_parser(
+        "pause",
+        help="let workstations start nothing more",
+        description="Tells workstations to start nothing more, until pcm resume; what runs, runs"
+        " on. One that is off is told when it comes back. pcm workstations shows who has heard"
+        " it. Where one of the names is not known, none is told.",
+    )
+    pause.add_argument("--reason", metavar="TEXT", default="", help="told to the workstations")
+    pause.set_defaults(run=_pause)
+    resume = commands.add_parser(
+        "resume",
+        help="let paused workstations go on",
+        description="Tells workstations that were paused to go on; others are told in vain.",
+    )
+    resume.set_defaults(run=_pause, reason="")
+    forget = commands.add_parser(
+        "forget",
+        help="let a workstation be gone for good",
+        description="Deletes the queues of workstations that are gone for good, with what waits"
+        " there, and has the history forget them: jobs that waited become unreachable. Where an"
+        " agent of one is up, it is not forgotten: its agent is to be stopped first. The queues"
+        " of interactive agents are found by the users that have checked in; those of other"
+        " users cannot be listed, and go by themselves when nobody used them for as long as"
+        " PCM_QUEUE_EXPIRES said there. Logins stay: of an enrolled one, pcm revoke takes them.",
+    )
+    forget.add_argument("--yes", action="store_true", help="do not ask back")
+    forget.set_defaults(run=_forget)
+    for command in (pause, resume, forget):
+        command.add_argument("workstation", metavar="WORKSTATION", nargs="+", type=name)
+        command.add_argument("--json", action="store_true", help="print JSON")
+
+
+def _pause(arguments: argparse.Namespace) -> int:
+    from datetime import UTC, datetime
+
+    from broker.client.fleet_orders import tell
+    from schemas import Pause
+
+    names, paused = list(dict.fromkeys(arguments.workstation)), arguments.command == "pause"
+
+    async def work(dispatcher: "Dispatcher") -> int:
+        orders = [
+            Pause(workstation=name, paused=paused, reason=arguments.reason, created_at=now)
+            for name in names
+        ]
+        await dispatcher.do(partial(tell, orders=orders, signed=dispatcher.signed))
+        return DONE
+
+    now = datetime.now(UTC)
+    with_dispatcher(work)
+    if arguments.json:
+        print(json.dumps({"workstations": names, "paused": paused}))
+    else:
+        what = "pause" if paused else "go on"
+        print(f"{_some(names)}: told to {what}; pcm workstations shows who has heard it")
+    return DONE
+
+
+def _forget(arguments: argparse.Namespace) -> int:
+    from broker.client.fleet_orders import NotForgettable, check_forgettable, forget
+    from broker.history.workstations import fleet
+
+    names = list(dict.fromkeys(arguments.workstation))
+    if not arguments.yes:
+        check_askable("forget")
+    with history() as engine, fleet(engine) as known:
+        rows = {row.name: row for row in known.workstations(names)}
+    users = {
+        name: [
+            agent.agent.removeprefix("interactive-")
+            for agent in (rows[name].agents if name in rows else ())
+            if agent.agent != "service"
+        ]
+        for name in names
+    }
+
+    async def check(dispatcher: "Dispatcher") -> int:
+        await dispatcher.do(partial(check_forgettable, users=users, known=rows.keys()))
+        return DONE
+
+    async def work(dispatcher: "Dispatcher") -> int:
+        await check(dispatcher)  # once more: it was a while, if the user was asked
+        await dispatcher.do(partial(forget, users=users))
+        return DONE
+
+    try:
+        if not arguments.yes:
+            with_dispatcher(check)
+            waiting = sum(row.waiting for row in rows.values())
+            if not agreed(f"forget {_some(names)}, and the {waiting} jobs that wait there?"):
+                return FAILED
+        with_dispatcher(work)
+    except NotForgettable as error:
+        raise Wrong(str(error)) from error
+    if arguments.json:
+        print(json.dumps({"workstations": names, "forgotten": True}))
+    else:
+        print(f"{_some(names)}: forgotten")
+    return DONE
+
+
+def _some(names: Sequence[str]) -> str:
+    more = len(names) - _SHOWN
+    return ", ".join(names[:_SHOWN]) + (f" and {more} more" if more > 0 else "")

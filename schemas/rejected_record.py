@@ -1,0 +1,20 @@
+"""What the stream holds and nobody believes."""
+
+from datetime import UTC, datetime
+from typing import Annotated, Literal
+
+from pydantic import Field
+
+from schemas.job import whoami
+from schemas.message import Message
+from schemas.names import Text
+from schemas.times import Instant
+
+
+class RejectedRecord(Message):
+    """A message of the stream is not by whom it speaks of, and was put to the dead letters."""
+
+    kind: Literal["forgery"] = "forgery"
+    digest: Annotated[str, Field(pattern=r"^[0-9a-f]{32}$")]
+    sender: Text = Field(default_factory=whoami, max_length=200)
+    created_at: Instant = Field(default_factory=lambda: datetime.now(UTC))
