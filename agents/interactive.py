@@ -9,11 +9,10 @@ from agents.agent import Agent
 from agents.jobs.host import here
 from agents.jobs.policy import InteractiveRules
 from agents.settings import AgentSettings
-from agents.store.transaction import JobRecord, Transaction
-from agents.user import control
-from agents.user import recent_jobs as past
-from agents.user import views as view
+from agents.store.transaction import Transaction
+from agents.user import control, views
 from agents.user.control import Answer, text_of
+from agents.user.recent_jobs import MOST, RecentJobs
 from agents.user.reminders import Reminders
 from agents.user.user_actions import UserActions
 from agents.user.view_stream import ViewStream
@@ -29,72 +28,70 @@ class InteractiveAgent(Agent):
     kind = AgentKind.INTERACTIVE
 
     def __init__(self, settings: AgentSettings) -> None:
-        self._interactive = InteractiveRules(
+        self._rules = InteractiveRules(
             here(settings), settings.countdown.total_seconds(), settings.accept_offers
         )
-        self._past = past.RecentJobs()
-        super().__init__(settings, self._interactive, settings.user)
-        self._reminders = Reminders(settings.remind, self.entries, self.changes)
-        self._choices = UserActions(
+        super().__init__(settings, self._rules, settings.user)
+        self._recent = RecentJobs()
+        self._reminders = Reminders(settings.remind, self.open_jobs, self.changes)
+        self._actions = UserActions(
             self.identity,
-            self._interactive,
-            self.entries,
+            self._rules,
+            self.open_jobs,
             self._claims,
-            self._runs,
-            self._presence,
+            self._executor,
+            self._scheduler,
+            self._pause,
             self._reminders,
-            self.accept,
         )
-        self._showing = ViewStream(
-            settings.state_dir, self.changes, self._scene, self._runs, self._past, self._ledger
+        self._views = ViewStream(
+            settings.state_dir,
+            self.changes,
+            self._view_input,
+            self._executor,
+            self._recent,
+            self._ledger,
         )
-
-    def offered(self, entry: JobRecord) -> None:
-        """Tell the user of an offer."""
-        super().offered(entry)
-        self._reminders.show(entry)
-
-    def ended(self, entry: JobRecord) -> None:
-        """Tell the user that a job ended."""
-        self._past.add(entry)
+        self._scheduler.on_offered.append(self._reminders.show)
+        self.open_jobs.on_ended.append(self._recent.add)
 
     async def _serve(self) -> None:
-        self._past.fill(await self._ledger.commit(_newest))
+        self._recent.fill(await self._ledger.commit(_newest))
         self.changes.tell()
         async with asyncio.TaskGroup() as tasks:
             tasks.create_task(control.serve(self.directory, self._answer))
             tasks.create_task(self._reminders.run())
 
-    def _patience(self) -> float:
+    def _shutdown_grace(self) -> float:
         return 0.0  # the user logs off: what runs in their name ends
 
     async def _answer(self, request: dict[str, Any]) -> Answer:
         match request:
             case {"do": "watch"}:
-                return self._showing.watch()
+                return self._views.watch()
             case {"do": "output"}:
-                return await self._showing.output(text_of(request, "job"))
-        said = self._choices.make(request)
+                return await self._views.output(text_of(request, "job"))
+        said = self._actions.make(request)
         # On the disk before the user is told; a disk that is full is not waited for.
         with suppress(TimeoutError):
             async with timeout(_STORED_LIMIT):
                 await self._ledger.commit(lambda _: None)
         return said
 
-    def _scene(self, service: bool) -> view.ViewInput:  # noqa: FBT001 - the only thing to tell
-        return view.ViewInput(
+    def _view_input(self, service: bool) -> views.ViewInput:  # noqa: FBT001 - the only thing to tell
+        return views.ViewInput(
             identity=self.identity,
             now=time.time(),
-            link=self._uplink.link,
+            link=self._session.state,
             service=service,
-            pause=self._presence.said,
-            entries=self.entries.all(),
-            started=self._runs.started(),
+            pause=self._pause.message,
+            entries=self.open_jobs.all(),
+            started=self._executor.started(),
             shown=self._reminders.last,
-            rules=self._interactive,
-            past=self._past.rows,
+            rules=self._rules,
+            past=self._recent.rows,
         )
 
 
 def _newest(tables: Transaction) -> list[dict[str, Any]]:
-    return [view.ended(entry) for entry in tables.newest(past.MOST)]
+    return [views.ended(entry) for entry in tables.newest(MOST)]

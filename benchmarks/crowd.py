@@ -82,7 +82,7 @@ def _threads() -> Threads:
 class _Simulated(ServiceAgent):
     async def connected(self) -> None:
         """Wait until the broker delivers."""
-        while self._uplink.link.state != "connected":
+        while self._session.state.state != "connected":
             await self.changes.beyond(self.changes.number)
 
 

@@ -17,6 +17,10 @@ from agents.inbox.dead_lettering import DeadLetterPublisher, RejectedMessage
 from agents.inbox.messages import Order, UnreadableMessage, job_id_of, read_order
 from agents.inbox.recovery import Recovery
 from agents.inbox.trust import Trust
+from agents.jobs.admission import Admission
+from agents.jobs.cancellation import Cancellations
+from agents.jobs.pause import PauseState
+from agents.outbox import Outbox
 from agents.settings import AgentSettings
 from agents.store.ledger import Ledger
 from agents.store.transaction import DuplicateReason, JobRecord, Transaction
@@ -75,13 +79,20 @@ class Inbox:
         settings: AgentSettings,
         ledger: Ledger,
         claims: Claims,
+        outbox: Outbox,
         recovery: Recovery,
         trust: Trust | None,
-        accepted: Callable[[JobRecord], None],
-        cancelled: Callable[[Cancellation], None],
-        paused: Callable[[Pause], None],
-        stored: Callable[[], None],
+        admission: Admission,
+        cancellations: Cancellations,
+        pause: PauseState,
+        caught_up: asyncio.Event,
     ) -> None:
+        """Prepare.
+
+        `caught_up` is cleared while messages are still to come that waited when the agent
+        connected. Until then no job is started or offered: overdue ones run in the order of their
+        mandatory times, and not at all if their cancellations wait, too.
+        """
         self._identity = identity
         self._keep = settings.keep.total_seconds()
         # Whoever may not read the stream cannot know what a former ledger ran.
@@ -90,20 +101,14 @@ class Inbox:
         self._claims = claims
         self._recovery = recovery
         self._trust = trust
-        self._accepted = accepted
-        self._cancelled = cancelled
-        self._paused = paused
-        self._stored = stored
-        self._burial = DeadLetterPublisher(identity, ledger, claims, stored)
+        self._outbox = outbox
+        self._admission = admission
+        self._cancellations = cancellations
+        self._pause = pause
+        self._burial = DeadLetterPublisher(identity, ledger, claims, outbox)
         self._made_at = 0.0
         self._backlog = 0
-        self.caught_up = asyncio.Event()
-        """Set unless messages are still to come that waited when the agent connected.
-
-        Until then no job is started or offered: overdue ones run in the order of their mandatory
-        times, and not at all if their cancellations wait, too.
-        """
-        self.caught_up.set()
+        self._caught_up = caught_up
 
     async def run(
         self,
@@ -133,7 +138,7 @@ class Inbox:
                 await underlay.basic_consume(name, _pass_over)
         self._made_at = (await self._ledger.commit(Transaction.life)).made_at
         consuming()
-        self._burial = DeadLetterPublisher(self._identity, self._ledger, self._claims, self._stored)
+        self._burial = DeadLetterPublisher(self._identity, self._ledger, self._claims, self._outbox)
         link = _Link(connection, publisher, underlay)
 
         async def stop() -> None:
@@ -168,9 +173,9 @@ class Inbox:
         """Note how many messages are still to come that waited when the agent connected."""
         self._backlog = backlog
         if backlog > 0:
-            self.caught_up.clear()
+            self._caught_up.clear()
         else:
-            self.caught_up.set()
+            self._caught_up.set()
 
     async def _next(self, arrived: asyncio.Queue[Delivery | None]) -> Delivery | None:
         """Wait for the next delivery; the broker may have dropped for its age what we expect."""
@@ -225,14 +230,14 @@ class Inbox:
     def _entered(self, future: "asyncio.Future[list[_Taken]]") -> None:
         if future.cancelled() or future.exception() is not None:
             return
-        self._stored()
+        self._outbox.wake()
         for order in future.result():
             if isinstance(order, JobRecord):
-                self._accepted(order)
+                self._admission.accept(order)
             elif isinstance(order, Pause):
-                self._paused(order)
+                self._pause.apply(order)
             else:
-                self._cancelled(order)
+                self._cancellations.cancel(order)
 
     async def _ended_here(
         self,

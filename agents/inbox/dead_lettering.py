@@ -3,7 +3,6 @@
 import asyncio
 import hashlib
 import time
-from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import UTC, datetime
 
@@ -12,6 +11,7 @@ from aiormq.abc import AbstractChannel
 from agents.claims.claim_file import ClaimRecord
 from agents.claims.claims import Claims
 from agents.identity import Identity
+from agents.outbox import Outbox
 from agents.store.ledger import Ledger
 from agents.store.transaction import Transaction
 from broker.amqp import topology
@@ -40,13 +40,11 @@ class RejectedMessage:
 class DeadLetterPublisher:
     """Puts refused messages where administrators find them, and reports their jobs refused."""
 
-    def __init__(
-        self, identity: Identity, ledger: Ledger, claims: Claims, stored: Callable[[], None]
-    ) -> None:
+    def __init__(self, identity: Identity, ledger: Ledger, claims: Claims, outbox: Outbox) -> None:
         self._identity = identity
         self._ledger = ledger
         self._claims = claims
-        self._stored = stored
+        self._outbox = outbox
         self._waiting: asyncio.Queue[RejectedMessage] = asyncio.Queue()
         self.unburied = 0
         """How many refused messages are not acknowledged yet."""
@@ -78,7 +76,7 @@ class DeadLetterPublisher:
                     self._refuse(tables, refusal)
 
             await self._ledger.commit(refuse)
-            self._stored()
+            self._outbox.wake()
             with translated("acknowledging"):
                 for refusal in refusals:
                     await channel.basic_ack(refusal.message.tag)

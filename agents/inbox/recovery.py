@@ -10,7 +10,7 @@ agents: for their service, a background job that may have run is refused.
 import json
 import time
 from collections import Counter
-from collections.abc import Callable, Collection
+from collections.abc import Collection
 from contextlib import aclosing
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
@@ -20,6 +20,7 @@ from aio_pika.abc import AbstractConnection
 
 from agents.identity import Identity
 from agents.inbox.trust import Trust
+from agents.jobs.admission import Admission
 from agents.jobs.host import targets
 from agents.settings import AgentSettings
 from agents.store.ledger import Ledger
@@ -68,14 +69,13 @@ class Recovery:
         settings: AgentSettings,
         ledger: Ledger,
         trust: Trust | None,
-        admit: Callable[[JobRecord], None],
+        admission: Admission,
     ) -> None:
-        """Prepare; `admit` takes in the entries once they can be trusted."""
         self._trust = trust
         self._identity = identity
         self._settings = settings
         self._ledger = ledger
-        self._admit = admit
+        self._admission = admission
 
     async def make_good(self, connection: AbstractConnection, publisher: Publisher) -> None:
         """Report a damage, and take up the jobs of the damaged ledger."""
@@ -88,7 +88,7 @@ class Recovery:
         mended = await self._ledger.commit(lambda tables: self._mend(tables, life, stories))
         _log.info("ledger.mended", open=len(mended), jobs_in_stream=len(stories))
         for entry in mended:
-            self._admit(entry)
+            self._admission.open(entry)
 
     async def ended_here(
         self, connection: AbstractConnection, publisher: Publisher, jobs: Collection[Job]

@@ -12,27 +12,27 @@ _log = get_logger()
 class Cancellations:
     """Withdraws an agent's open jobs."""
 
-    def __init__(self, entries: OpenJobs, runs: Executor) -> None:
-        self._entries = entries
-        self._runs = runs
+    def __init__(self, open_jobs: OpenJobs, executor: Executor) -> None:
+        self._open_jobs = open_jobs
+        self._executor = executor
 
     def supersede(self, newer: JobRecord) -> None:
         """Withdraw the older jobs of the same key that have not started."""
         key, age = newer.job.supersedes, (newer.job.created_at, newer.job.id)
         if key is None or newer.cancelled is not None:
             return
-        for entry in self._entries.all():
+        for entry in self._open_jobs.all():
             job = entry.job
             if job.supersedes == key and (job.created_at, job.id) < age and not entry.starts:
                 self._withdraw(entry, superseded_by(newer.job.id))
 
     def cancel(self, cancellation: Cancellation) -> None:
         """Withdraw a job that was cancelled; where it runs, its command is ended."""
-        if entry := self._entries.get(cancellation.job_id):
+        if entry := self._open_jobs.get(cancellation.job_id):
             self._withdraw(entry, cancellation.reason)
-            self._runs.cancel(entry.job.id, cancellation.reason)
+            self._executor.cancel(entry.job.id, cancellation.reason)
 
     def _withdraw(self, entry: JobRecord, reason: str) -> None:
-        if entry.cancelled is None and not self._runs.has(entry.job.id):
+        if entry.cancelled is None and not self._executor.has(entry.job.id):
             _log.info("job.cancelled", job=entry.job.id, reason=reason)
-            self._entries.change(entry, cancelled=reason)
+            self._open_jobs.change(entry, cancelled=reason)

@@ -18,6 +18,7 @@ from agents.execution.sealing import CannotOpen, Sealing
 from agents.execution.spawn import CannotStart, owners_of
 from agents.identity import Identity
 from agents.jobs.open_jobs import OpenJobs
+from agents.outbox import Outbox
 from agents.settings import AgentSettings
 from agents.store.threads import Threads
 from agents.store.transaction import JobRecord
@@ -43,14 +44,16 @@ class Executor:
         self,
         settings: AgentSettings,
         identity: Identity,
-        entries: OpenJobs,
+        open_jobs: OpenJobs,
+        outbox: Outbox,
         spools: Path,
         sealing: Sealing,
     ) -> None:
         self._sealing = sealing
+        self._outbox = outbox
         self._settings = settings
         self._identity = identity
-        self._entries = entries
+        self._open_jobs = open_jobs
         self._spools = spools
         self._environment = environment(session=identity.kind is AgentKind.INTERACTIVE)
         self._threads = Threads(settings.concurrency, "start")
@@ -119,7 +122,7 @@ class Executor:
                     shutil.rmtree(folder, ignore_errors=True)
 
     @contextmanager
-    def begun(
+    def register(
         self, entry: JobRecord, adopt: tuple[OrphanedProcess, float] | None = None
     ) -> Iterator[CommandRun]:
         """Count a run as running; it can be cancelled from now on."""
@@ -141,7 +144,8 @@ class Executor:
         self._running[job_id] = run
         self._idle.clear()
         try:
-            yield run
+            with self._outbox.expecting_more():
+                yield run
         finally:
             if run.live:
                 run.live.close()
@@ -150,16 +154,16 @@ class Executor:
                 self._idle.set()
 
     def _lasts(self, job_id: str, mark: str) -> None:
-        if job_id in self._running and (entry := self._entries.get(job_id)):
-            self._entries.change(entry, process=mark)
+        if job_id in self._running and (entry := self._open_jobs.get(job_id)):
+            self._open_jobs.change(entry, process=mark)
 
     async def complete(self, job_id: str, run: CommandRun) -> None:
         """Start a job's command and see it to its end."""
-        if (entry := self._entries.get(job_id)) is None:
+        if (entry := self._open_jobs.get(job_id)) is None:
             return
         again = f"again: {_ENDED}" if entry.starts else ""
         # At most once: the start is on the disk before the command is.
-        await self._entries.change(
+        await self._open_jobs.change(
             entry,
             self._identity.report(job_id, State.STARTED, again),
             starts=entry.starts + 1,
@@ -168,19 +172,19 @@ class Executor:
         _log.info("job.started", job=job_id, name=entry.job.title)
         await self._see_through(job_id, run)
 
-    async def take_up(self, entry: JobRecord) -> None:
+    async def resume_after_restart(self, entry: JobRecord) -> None:
         """Go on with a command that was started when a former run of this agent ended."""
         job_id = entry.job.id
         remains = await self._found(entry)
         if entry.job.command.survives_agent and remains.process is not None:
             _log.info("job.found", job=job_id, process=remains.process)
-            with self.begun(entry, (remains, remains.age())) as run:
+            with self.register(entry, (remains, remains.age())) as run:
                 await self._see_through(job_id, run)
             return
         grace = self._settings.stop_grace.total_seconds()
         found = await remains.end(grace)
         output = await self._spooled(entry)
-        if entry := self._entries.get(job_id) or entry:
+        if entry := self._open_jobs.get(job_id) or entry:
             reason = _ENDED + ("; what was left of it was ended" * found)
             self._end(entry, Outcome(State.INTERRUPTED, output, reason))
 
@@ -209,7 +213,7 @@ class Executor:
             ended = await self._ended(run)
             if run.live:
                 run.live.close()  # while its files are there
-            if entry := self._entries.get(job_id):
+            if entry := self._open_jobs.get(job_id):
                 self._end(entry, ended)
 
     async def _ended(self, run: CommandRun) -> Outcome:
@@ -236,9 +240,8 @@ class Executor:
             and entry.starts < MOST_STARTS
         ):
             _log.info("job.interrupted", job=entry.job.id, reason=ended.reason, starts=entry.starts)
-            self._entries.change(entry, process="")
+            self._open_jobs.change(entry, process="")
             return
-        final = self._identity.report(entry.job.id, ended.state, ended.reason, result=ended.result)
-        self._entries.finish(entry, ended, final)
+        self._open_jobs.end(entry, ended.state, ended.reason, ended.result)
         if entry.job.command.survives_agent:
             shutil.rmtree(self._spools / entry.job.id, ignore_errors=True)

@@ -8,18 +8,21 @@ import asyncio
 import heapq
 import math
 import time
-from collections.abc import Callable
 from dataclasses import replace
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from agents.changes import Changes
 from agents.claims.claims import Claims
-from agents.execution.command_run import Outcome
+from agents.identity import Identity
+from agents.outbox import Outbox
 from agents.store.ledger import Ledger
 from agents.store.transaction import JobRecord, Transaction
 from broker.amqp.timeouts import timeout
 from broker.log import get_logger
-from schemas import Report
+from schemas import Report, Result, State
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
 
 _log = get_logger()
 _LONGEST_SLEEP = 10.0  # seconds; a clock that was set is noticed at the latest after these
@@ -31,18 +34,19 @@ class OpenJobs:
 
     def __init__(
         self,
+        identity: Identity,
         ledger: Ledger,
         claims: Claims,
+        outbox: Outbox,
         changes: Changes,
-        stored: Callable[[], None],
-        ended: Callable[[JobRecord], None],
     ) -> None:
-        """Keep entries; `stored` is called when a report was stored, `ended` when a job ended."""
+        self._identity = identity
         self._ledger = ledger
         self._claims = claims
         self._changes = changes
-        self._stored = stored
-        self._ended = ended
+        self._outbox = outbox
+        self.on_ended: list[Callable[[JobRecord], None]] = []
+        """What is called with each job that ended."""
         self._open: dict[str, JobRecord] = {}
         self._busy: set[str] = set()
         self._due: list[tuple[float, str]] = []
@@ -73,12 +77,12 @@ class OpenJobs:
         self._due = [(0.0, job_id) for job_id in self._open]
         self._changed.set()
 
-    def occupy(self, job_id: str) -> None:
-        """Let nobody look at an entry until it is vacated: somebody is at it."""
+    def mark_busy(self, job_id: str) -> None:
+        """Mark the job busy; the scheduler skips it until `release()`."""
         self._busy.add(job_id)
 
-    def vacate(self, job_id: str) -> None:
-        """Have an entry looked at again, if it is still open."""
+    def release(self, job_id: str) -> None:
+        """Let the scheduler look at the job again, if it is still open."""
         self._busy.discard(job_id)
         if job_id in self._open:
             self.wake(job_id)
@@ -133,7 +137,7 @@ class OpenJobs:
             if future.cancelled() or future.exception() is not None:
                 return
             if report is not None:
-                self._stored()
+                self._outbox.report_stored()
             if not entry.open:
                 self._claims.conclude(job_id)
 
@@ -141,15 +145,19 @@ class OpenJobs:
         future.add_done_callback(written)
         return future
 
-    def finish(self, entry: JobRecord, ended: Outcome, final: Report) -> None:
-        """End a job: this is its final report."""
+    def end(
+        self, record: JobRecord, state: State, reason: str = "", result: Result | None = None
+    ) -> None:
+        """End a job with its final report."""
         _log.info(
             "job.ended",
-            job=entry.job.id,
-            state=str(ended.state),
-            exit_code=ended.result.exit_code if ended.result else None,
-            reason=ended.reason or None,
+            job=record.job.id,
+            state=str(state),
+            exit_code=result.exit_code if result else None,
+            reason=reason or None,
         )
-        entry = replace(entry, state=final.state, open=False, final=final)
-        self._ended(entry)
-        self.change(entry, final)
+        final = self._identity.report(record.job.id, state, reason, result=result)
+        record = replace(record, state=state, open=False, final=final)
+        for call in self.on_ended:
+            call(record)
+        self.change(record, final)

@@ -14,8 +14,8 @@ from agents.changes import Changes
 from agents.identity import Identity
 from agents.inbox.consumer import Inbox
 from agents.inbox.recovery import Recovery
+from agents.outbox import Outbox
 from agents.session.heartbeat import Heartbeat
-from agents.session.outbox import Outbox
 from agents.settings import AgentSettings
 from agents.store.ledger import Ledger
 from broker.amqp import topology
@@ -63,7 +63,7 @@ class BrokerSession:
         changes: Changes,
         intake: Inbox,
         outbox: Outbox,
-        presence: Heartbeat,
+        heartbeat: Heartbeat,
         recovery: Recovery,
     ) -> None:
         self._settings = settings
@@ -72,21 +72,21 @@ class BrokerSession:
         self._changes = changes
         self._intake = intake
         self._outbox = outbox
-        self._presence = presence
+        self._heartbeat = heartbeat
         self._recovery = recovery
         self._stopping = asyncio.Event()
         self._told: set[str] = set()
         self._attempt = 0
-        self.link = ConnectionState("away", time.time())
-        """How it stands with the broker."""
+        self.state = ConnectionState("away", time.time())
+        """Whether it is connected, and since when."""
 
     def stop_intake(self) -> None:
         """Take in nothing more; reports are still sent."""
         self._stopping.set()
 
     def _stands(self, state: LinkState) -> None:
-        if state != self.link.state:
-            self.link = ConnectionState(state, time.time())
+        if state != self.state.state:
+            self.state = ConnectionState(state, time.time())
             self._changes.tell()
 
     async def run(self) -> None:
@@ -157,7 +157,7 @@ class BrokerSession:
                 # Not sooner: a broker that is low hears nothing more from whoever published.
                 await begun.wait()
                 tasks.create_task(self._outbox.run(publisher))
-                tasks.create_task(self._presence.run(connection))
+                tasks.create_task(self._heartbeat.run(connection))
 
     def _queue(self) -> topology.Queue:
         settings = self._settings

@@ -1,10 +1,9 @@
-"""What an agent says of itself: that it is there and how it is, and at its end that it leaves.
+"""Check-ins: the agent reports that it is up, and how it is; at its end, that it leaves.
 
-A check-in that is lost does not matter, since another follows: none is kept, and none may stand
-in the way of reports.
+A check-in that is lost does not matter, since another follows: none is stored, and none may delay
+reports.
 """
 
-import asyncio
 import random
 from contextlib import suppress
 from importlib.metadata import version
@@ -15,6 +14,7 @@ from agents import facts
 from agents.identity import Identity
 from agents.jobs.executor import Executor
 from agents.jobs.open_jobs import OpenJobs
+from agents.jobs.pause import PauseState
 from agents.settings import AgentSettings
 from broker.amqp import topology
 from broker.amqp.connection import Blocked, BrokerError, Refused, blocked
@@ -22,58 +22,36 @@ from broker.amqp.publisher import Publisher
 from broker.amqp.timeouts import timeout
 from broker.log import get_logger
 from broker.stream import stream
-from schemas import CheckIn, Pause, State
+from schemas import CheckIn, State
 
 _log = get_logger()
 _RETRY = 30.0
 
 
 class Heartbeat:
-    """The check-ins of an agent, and whether it is paused."""
+    """Sends the check-ins of an agent."""
 
     def __init__(
         self,
         settings: AgentSettings,
         identity: Identity,
-        entries: OpenJobs,
-        runs: Executor,
+        open_jobs: OpenJobs,
+        executor: Executor,
+        pause: PauseState,
         sealing_key: str,
     ) -> None:
         self._sealing_key = sealing_key
         self._settings = settings
         self._identity = identity
-        self._entries = entries
-        self._runs = runs
+        self._open_jobs = open_jobs
+        self._executor = executor
+        self._pause = pause
         self._program = version("package-command-manager")
-        self._changed = asyncio.Event()
         self._leaving = False
         self._told = False
         self._connection: AbstractConnection | None = None
         # Of its own: what the broker refuses closes the channel, and must not cost reports theirs.
         self._publisher: Publisher | None = None
-        self._pause: Pause | None = None
-
-    @property
-    def paused(self) -> bool:
-        """Whether the agent starts nothing."""
-        return self._pause is not None and self._pause.paused
-
-    @property
-    def said(self) -> Pause | None:
-        """What was said last of pausing."""
-        return self._pause
-
-    def restore(self, pause: Pause | None) -> None:
-        """Take up what was said last of pausing, before this start."""
-        self._pause = pause
-
-    def pause(self, pause: Pause) -> None:
-        """Pause the agent, or let it go on, and say so."""
-        former, self._pause = self._pause, pause
-        if (pause.paused, pause.reason) != (
-            (former.paused, former.reason) if former else (False, "")
-        ):
-            self._changed.set()
 
     async def run(self, connection: AbstractConnection) -> None:
         """Check in now, whenever something changes, and in time; until cancelled."""
@@ -81,17 +59,17 @@ class Heartbeat:
         self._connection = connection
         try:
             while not self._leaving:
-                self._changed.clear()
+                self._pause.changed.clear()
                 said = await self._say(connection)
                 pause = interval if said else min(interval, _RETRY)
                 with suppress(TimeoutError):
                     async with timeout(pause * random.uniform(0.75, 1)):  # noqa: S311 - no secret
-                        await self._changed.wait()
+                        await self._pause.changed.wait()
         finally:
             self._connection = self._publisher = None
 
-    async def leave(self) -> None:
-        """Say that the agent leaves, if the broker is there; nothing is said after it."""
+    async def send_final(self) -> None:
+        """Send a check-in that says that the agent stops; no other follows."""
         self._leaving = True
         if self._connection is not None:
             await self._say(self._connection, up=False)
@@ -128,13 +106,13 @@ class Heartbeat:
             workstation=self._identity.workstation,
             agent=self._identity.name,
             up=up,
-            pause=self._pause if self.paused else None,
+            pause=self._pause.message if self._pause.paused else None,
             groups=facts.groups(settings),
             facts=facts.gather(),
             program=self._program,
             windows=str(settings.windows),
-            waiting=sum(entry.state is not State.STARTED for entry in self._entries.all()),
-            running=self._runs.count,
+            waiting=sum(entry.state is not State.STARTED for entry in self._open_jobs.all()),
+            running=self._executor.count,
             interval=settings.check_in,
             signed_only=settings.trusted_keys is not None,
             sealing_key=self._sealing_key,

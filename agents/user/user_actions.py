@@ -1,7 +1,7 @@
 """What a user may decide of the jobs that they are offered, and of those that run."""
 
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from datetime import UTC, datetime
 from typing import Any
 
@@ -9,8 +9,9 @@ from agents.claims.claims import Claims
 from agents.identity import Identity
 from agents.jobs.executor import Executor
 from agents.jobs.open_jobs import OpenJobs
+from agents.jobs.pause import PauseState
 from agents.jobs.policy import InteractiveRules
-from agents.session.heartbeat import Heartbeat
+from agents.jobs.scheduler import Scheduler
 from agents.store.transaction import JobRecord
 from agents.user.control import Declined, read_reason, text_of
 from agents.user.reminders import Reminders
@@ -30,19 +31,19 @@ class UserActions:
         rules: InteractiveRules,
         entries: OpenJobs,
         claims: Claims,
-        runs: Executor,
-        presence: Heartbeat,
+        executor: Executor,
+        scheduler: Scheduler,
+        pause: PauseState,
         reminders: Reminders,
-        accept: Callable[[JobRecord], None],
     ) -> None:
         self._identity = identity
         self._rules = rules
         self._entries = entries
         self._claims = claims
-        self._runs = runs
-        self._presence = presence
+        self._executor = executor
+        self._scheduler = scheduler
+        self._pause = pause
         self._reminders = reminders
-        self._accept = accept
 
     def make(self, request: dict[str, Any]) -> str:
         """Do what is asked; return what to tell the user.
@@ -67,12 +68,12 @@ class UserActions:
 
     def run_now(self, entry: JobRecord) -> str:
         """The user wants the job run now; return what to tell them."""
-        self._accept(entry)
+        self._scheduler.accept(entry)
         return f"{entry.job.title}: {self._start(entry)}"
 
     def _start(self, entry: JobRecord) -> str:
         """Say when an accepted job starts."""
-        if self._presence.paused:
+        if self._pause.paused:
             return "is accepted; this workstation is paused, and it runs when that ends"
         now = time.time()
         start = self._rules.place.start(entry.job, now, now)
@@ -157,18 +158,18 @@ class UserActions:
         Raises:
             Declined: it does not run, or its job does not let them.
         """
-        running = [entry for entry in self._entries.all() if self._runs.has(entry.job.id)]
+        running = [entry for entry in self._entries.all() if self._executor.has(entry.job.id)]
         entry = _only(job_id, running, "runs")
         if not entry.job.command.user_may_stop:
             raise Declined(f"{entry.job.title}: may not be stopped by its user")
-        self._runs.cancel(entry.job.id, f"stopped by the user ({self._identity.user})")
+        self._executor.cancel(entry.job.id, f"stopped by the user ({self._identity.user})")
         return f"{entry.job.title}: is being stopped"
 
     def _offered(self, job_id: str) -> JobRecord:
         """Return the offered job of an id, or of the only id that begins so."""
         shown = [entry for entry in self._entries.all() if entry.shown_at is not None]
         entry = _only(job_id, shown, "is offered")
-        if self._runs.has(entry.job.id) or entry.state is State.STARTED:
+        if self._executor.has(entry.job.id) or entry.state is State.STARTED:
             raise Declined(f"{entry.job.title}: runs already")
         if entry.state is State.ACCEPTED:
             raise Declined(f"{entry.job.title}: {self._start(entry)}")

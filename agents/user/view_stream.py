@@ -29,7 +29,7 @@ class ViewStream:
         state_dir: Path,
         changes: Changes,
         scene: Callable[[bool], view.ViewInput],
-        runs: Executor,
+        executor: Executor,
         past: RecentJobs,
         ledger: Ledger,
     ) -> None:
@@ -37,7 +37,7 @@ class ViewStream:
         self._state_dir = state_dir
         self._changes = changes
         self._scene = scene
-        self._runs = runs
+        self._executor = executor
         self._past = past
         self._ledger = ledger
 
@@ -65,7 +65,7 @@ class ViewStream:
         Raises:
             Declined: it was not run here.
         """
-        if running := self._runs.live(job_id):
+        if running := self._executor.live(job_id):
             return self._follow(job_id, running)
         entry = await self._ledger.commit(lambda tables: tables.ended(job_id))
         if entry is None or entry.final is None:

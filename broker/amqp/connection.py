@@ -114,7 +114,7 @@ def _text(error: BaseException) -> str:
     return str(error) or type(error).__name__
 
 
-class _Connection(aio_pika.Connection):
+class OurConnection(aio_pika.Connection):
     """The library's connection, over a transport of ours."""
 
     async def connect(self, timeout: float | None = None) -> None:  # noqa: ASYNC109 - theirs
@@ -143,7 +143,7 @@ async def connect(settings: BrokerSettings, name: str) -> AsyncIterator[Abstract
             url = url.update_query(heartbeat=10)
         if external := tls.is_external(url, has_certificate=settings.tls_cert is not None):
             url = url.update_query(auth="external")
-        connection = _Connection(
+        connection = OurConnection(
             url, ssl_context=_context(url, settings), client_properties={"connection_name": name}
         )
         try:

@@ -8,7 +8,6 @@ from contextlib import closing, suppress
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
-import aio_pika
 import pytest
 
 from agents.service import ServiceAgent
@@ -16,6 +15,7 @@ from agents.settings import AgentSettings
 from agents.store import ledger
 from agents.store.transaction import SCHEMA_VERSION
 from broker import Dispatcher
+from broker.amqp import connection
 from schemas import Job, State
 from tests.support.rabbitmq import Broker
 from tests.support.workstation import Workstation, agents_of, final, follow
@@ -375,16 +375,17 @@ async def test_an_agent_told_to_stop_while_it_connects_ends(
         amqp_url=(node.url,), workstation=ws.name, state_dir=ws.state_dir, drain=timedelta(0)
     )
     agent = ServiceAgent(settings)
-    library = aio_pika.Connection.connect
+    ours = connection.OurConnection
+    library = ours.connect
 
-    async def connect(connection: aio_pika.Connection) -> None:
+    async def connect(connecting_one: connection.OurConnection) -> None:
         agent.stop()
-        connecting = asyncio.ensure_future(library(connection))
+        connecting = asyncio.ensure_future(library(connecting_one))
         with suppress(asyncio.CancelledError):
             await asyncio.Event().wait()  # until the cancellation comes
         await connecting
 
-    monkeypatch.setattr(aio_pika.Connection, "connect", connect)
+    monkeypatch.setattr(ours, "connect", connect)
     async with asyncio.timeout(60):
         await agent.run()
 

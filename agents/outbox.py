@@ -2,7 +2,7 @@
 
 import asyncio
 from collections.abc import Iterator
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from itertools import groupby
 
 from agents.identity import Identity
@@ -32,6 +32,7 @@ class Outbox:
         self._more.set()
         self._now = asyncio.Event()
         self._empty = asyncio.Event()
+        self._expected = 0
 
     def wake(self, *, now: bool = False) -> None:
         """Tell that there are reports to send; `now`: more are not to be expected soon."""
@@ -39,6 +40,19 @@ class Outbox:
         self._more.set()
         if now:
             self._now.set()
+
+    def report_stored(self) -> None:
+        """Send a report: with those that follow soon, if a command runs, else at once."""
+        self.wake(now=not self._expected)
+
+    @contextmanager
+    def expecting_more(self) -> Iterator[None]:
+        """Expect more reports soon: a command runs."""
+        self._expected += 1
+        try:
+            yield
+        finally:
+            self._expected -= 1
 
     async def drained(self) -> None:
         """Wait until all is sent."""

@@ -1,0 +1,187 @@
+"""Takes each open job's next step when its time comes."""
+
+import asyncio
+import time
+from collections.abc import Callable, Iterable
+from typing import ClassVar, Protocol
+
+from agents.changes import Changes
+from agents.execution.sealing import Sealing
+from agents.identity import Identity
+from agents.jobs.job_claims import JobClaims
+from agents.jobs.open_jobs import OpenJobs
+from agents.jobs.pause import PauseState
+from agents.jobs.policy import Next, Step, order
+from agents.settings import AgentSettings
+from agents.store.transaction import JobRecord
+from agents.tasks import BackgroundTasks
+from broker.log import get_logger
+from schemas import Context, State
+from schemas.times import NEVER
+
+_log = get_logger()
+
+
+class Rules(Protocol):
+    """Decides what is next for a job."""
+
+    waits_since: ClassVar[str]
+
+    def next(self, record: JobRecord, now: float, *, claimed: bool, paused: bool) -> Next:
+        """Return the next step and its time."""
+
+    def overtaking(self, record: JobRecord, others: Iterable[JobRecord]) -> list[JobRecord]:
+        """Return the overdue jobs that would run before another one, though due after it."""
+
+
+class Scheduler:
+    """Offers jobs, counts down, puts due jobs into `ready`, and closes those that end here."""
+
+    def __init__(
+        self,
+        settings: AgentSettings,
+        identity: Identity,
+        rules: Rules,
+        open_jobs: OpenJobs,
+        claims: JobClaims,
+        pause: PauseState,
+        sealing: Sealing,
+        changes: Changes,
+        tasks: BackgroundTasks,
+        caught_up: asyncio.Event,
+    ) -> None:
+        """Prepare.
+
+        Args:
+            settings: of the agent.
+            identity: in whose name it reports.
+            rules: what is next for a job.
+            open_jobs: the jobs.
+            claims: which agent starts or ends a job.
+            pause: whether anything is started.
+            sealing: opens secret variables.
+            changes: is told what windows show.
+            tasks: in which jobs are closed.
+            caught_up: cleared while messages come that waited when the agent connected.
+        """
+        self._settings = settings
+        self._identity = identity
+        self._rules = rules
+        self._open_jobs = open_jobs
+        self._claims = claims
+        self._pause = pause
+        self._sealing = sealing
+        self._changes = changes
+        self._tasks = tasks
+        self._caught_up = caught_up
+        self.ready: asyncio.PriorityQueue[tuple[tuple[float, float, str], str]] = (
+            asyncio.PriorityQueue()
+        )
+        """The ids of the jobs that are to be started now, in the order of their times."""
+        self.on_offered: list[Callable[[JobRecord], None]] = []
+        """What is called with each job that is offered to the user."""
+
+    async def run(self) -> None:
+        """Take steps until cancelled."""
+        while True:
+            record = await self._open_jobs.due()
+            if self._caught_up.is_set():
+                self._advance(record, time.time())
+            else:
+                await self._caught_up.wait()
+                self._open_jobs.wake(record.job.id)
+
+    def is_due(self, record: JobRecord) -> bool:
+        """Whether the job is to be started now."""
+        following = self._next(record)
+        return following.step is Step.RUN and following.at <= time.time()
+
+    def accept(self, record: JobRecord, reason: str = "") -> None:
+        """Run a job at once, as its user wants it."""
+        report = self._identity.report(record.job.id, State.ACCEPTED, reason)
+        self._open_jobs.change(record, report)
+
+    def hold_back_later_jobs(self, record: JobRecord) -> None:
+        """Have no overdue job run before this one, if it is due after it."""
+        since = self._rules.waits_since
+        for other in self._rules.overtaking(record, self._open_jobs.all()):
+            self._open_jobs.change(other, **{since: getattr(record, since)})
+
+    async def close(self, record: JobRecord, following: Next) -> None:
+        """End a job that is not started, or not again, if it is for this agent to say so."""
+        state, reason = following.state or State.REFUSED, following.reason
+        if record.starts:
+            state, reason = State.INTERRUPTED, f"the agent ended while it ran; then: {reason}"
+        try:
+            if await self._claims.decide(record, state):
+                self._open_jobs.end(record, state, reason)
+            else:
+                self._claims.yield_to_holder(record)
+        finally:
+            self._open_jobs.release(record.job.id)
+
+    def _next(self, record: JobRecord) -> Next:
+        claimed, now = self._claims.holds(record.job.id), time.time()
+        following = self._rules.next(record, now, claimed=claimed, paused=self._pause.paused)
+        # Not before it is due: another agent here may be able to open what this one cannot.
+        due = following.step is not Step.CLOSE and following.at <= now
+        if due and (reason := self._sealing.objection(record.job.command)):
+            return Next(Step.CLOSE, 0, State.REFUSED, reason)
+        return following
+
+    def _advance(self, record: JobRecord, now: float) -> None:
+        following = self._next(record)
+        job_id = record.job.id
+        wait = self._claims.wait(job_id)
+        at = max(following.at, now + wait) if wait > 0 else following.at
+        if at > now:
+            self._wait(record, now, at)
+        elif following.step is Step.OFFER:
+            self._offer(record, now)
+        elif following.step is Step.ACCEPT:
+            self.accept(record, "the user accepts all offers")
+        elif following.step is Step.COUNT_DOWN:
+            if self._claims.take(job_id):
+                self._open_jobs.wake(job_id)
+                self._changes.tell()
+            else:
+                self._claims.yield_to_holder(record)
+        elif following.step is Step.RUN:
+            self._open_jobs.mark_busy(job_id)
+            self.ready.put_nowait((order(record), job_id))
+        else:
+            self._open_jobs.mark_busy(job_id)
+            self._tasks.start(self.close(record, following))
+
+    def _wait(self, record: JobRecord, now: float, at: float) -> None:
+        """Look at a job again at its time; at a user's job sooner, since others may end it."""
+        if record.job.context is Context.FOREGROUND:
+            at = min(at, now + max(1.0, self._settings.missing_after.total_seconds()))
+            if self._claims.is_decided_elsewhere(record):
+                self._claims.yield_to_holder(record)
+                return
+        if at < NEVER:
+            self._open_jobs.wake(record.job.id, at)
+
+    def _offer(self, record: JobRecord, now: float) -> None:
+        if self._claims.is_decided(record):
+            self._claims.yield_to_holder(record)
+            return
+        shown_at = record.shown_at
+        self._open_jobs.change(
+            record,
+            self._identity.report(record.job.id, State.OFFERED),
+            # In the future: the clock was set back since; the user gets a whole countdown.
+            shown_at=now if shown_at is None or shown_at > now else shown_at,
+            until=None,
+        )
+        self.hold_back_later_jobs(self._open_jobs.get(record.job.id) or record)
+        mandatory = record.job.mandatory_at
+        _log.info(
+            "job.offered",
+            job=record.job.id,
+            name=record.job.title,
+            mandatory_at=str(mandatory) if mandatory else None,
+        )
+        for call in self.on_offered:
+            call(record)

@@ -1,0 +1,50 @@
+"""Starts the jobs that are due, a few at a time."""
+
+import asyncio
+
+from agents.jobs.executor import Executor
+from agents.jobs.job_claims import JobClaims
+from agents.jobs.open_jobs import OpenJobs
+from agents.jobs.scheduler import Scheduler
+from agents.store.transaction import JobRecord
+from schemas import State
+
+
+class Workers:
+    """Runs the scheduler's ready jobs, until told to start no more."""
+
+    def __init__(
+        self, scheduler: Scheduler, open_jobs: OpenJobs, claims: JobClaims, executor: Executor
+    ) -> None:
+        self._scheduler = scheduler
+        self._open_jobs = open_jobs
+        self._claims = claims
+        self._executor = executor
+        self._stopped = False
+
+    def stop(self) -> None:
+        """Start nothing more; what runs goes on."""
+        self._stopped = True
+
+    async def run(self, count: int) -> None:
+        """Run so many jobs at a time, until cancelled."""
+        async with asyncio.TaskGroup() as tasks:
+            for _ in range(count):
+                tasks.create_task(self._work())
+
+    async def _work(self) -> None:
+        while True:
+            _, job_id = await self._scheduler.ready.get()
+            try:
+                record = self._open_jobs.get(job_id)
+                if record and self._scheduler.is_due(record) and not self._stopped:
+                    await self._run(record)
+            finally:
+                self._open_jobs.release(job_id)
+
+    async def _run(self, record: JobRecord) -> None:
+        with self._executor.register(record) as run:
+            if record.starts or await self._claims.decide(record, State.STARTED):
+                await self._executor.complete(record.job.id, run)
+            else:
+                self._claims.yield_to_holder(record)
