@@ -109,13 +109,13 @@ def test_two_users_share_the_folder(tmp_path: Path) -> None:
     Claims(tmp_path, "service").decide("by-root", State.STARTED)
     code = (
         "import os, sys; os.setgid(65534); os.setuid(65534)\n"
-        "from pathlib import Path; from agents.claims import Claims; from schemas import State\n"
+        "from pathlib import Path; from agents.claims.claims import Claims; from schemas import State\n"
         "claims = Claims(Path(sys.argv[1]), 'interactive-nobody')\n"
         "found = claims.decision('by-root')\n"
         "print(found.agent, found.state, claims.take('by-root'), end=' ')\n"
         "print(claims.decide('by-user', State.STARTED))"
     )
-    code = "import agents.claims\n" + code  # before the rights to read it are gone
+    code = "import agents.claims.claims\n" + code  # before the rights to read it are gone
     told = subprocess.run(
         [sys.executable, "-c", code, tmp_path], capture_output=True, text=True, check=False
     )
@@ -126,7 +126,7 @@ def test_two_users_share_the_folder(tmp_path: Path) -> None:
 def test_many_processes_at_once_have_one_winner(tmp_path: Path) -> None:
     code = (
         "import sys; from pathlib import Path\n"
-        "from agents.claims import Claims; from schemas import State\n"
+        "from agents.claims.claims import Claims; from schemas import State\n"
         "claims = Claims(Path(sys.argv[1]), f'interactive-{sys.argv[2]}')\n"
         "print(sum(claims.decide(f'job-{n}', State.STARTED) for n in range(50)))"
     )

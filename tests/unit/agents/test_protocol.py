@@ -193,7 +193,7 @@ class Model(RuleBasedStateMachine):
 
         call = "fsync" if fault == "unsynced" else "pwrite"
         if fault in ("before", "half", "unsynced"):
-            with patch(f"agents.claims.os.{call}", cut_off), suppress(Crash):
+            with patch(f"agents.claims.claims.os.{call}", cut_off), suppress(Crash):
                 life.step()
         else:
             for _ in range(steps):
