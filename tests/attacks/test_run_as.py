@@ -22,7 +22,8 @@ from agents.surroundings import environment
 from broker import Dispatcher
 from schemas import Command, State
 from tests.support import other
-from tests.support.counted import counted, ended, no_traceback, until_there
+from tests.support.counted import counted, ended, no_traceback
+from tests.support.waiting import until_there
 from tests.support.workstation import PCM_AGENT, Program, Workstation
 
 USER = pwd.getpwuid(other.UID).pw_name

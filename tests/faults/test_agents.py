@@ -14,10 +14,11 @@ import pytest
 
 from broker import Dispatcher, DispatcherSettings, topology
 from schemas import State
-from tests.support.faults import counting, ran_once, succeeded_once, told_once, until, works
+from tests.support.faults import counting, ran_once, succeeded_once, told_once, works
 from tests.support.proxy import Proxy
 from tests.support.rabbitmq import Node, free_port
 from tests.support.steering import check_ins
+from tests.support.waiting import until
 from tests.support.workstation import AgentProcess, Workstation, final, follow
 
 _OLD = 2.0  # a node killed within a second of declaring a queue may not know it afterwards
@@ -97,7 +98,6 @@ async def test_connections_cut_in_the_middle_of_frames(
         told_once(service)
 
 
-@pytest.mark.timeout(180)
 async def test_the_broker_freezes(
     ws: Workstation, dispatcher: Dispatcher, settings: DispatcherSettings, node: Node, ran: Path
 ) -> None:

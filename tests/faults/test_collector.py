@@ -31,11 +31,11 @@ from broker.settings import HistorySettings
 from schemas import CheckIn, Command, Job, Report, Result, State, everyone
 from schemas.report import final_id
 from tests.support import programs
-from tests.support.faults import until
 from tests.support.postgresql import schema
 from tests.support.programs import BIN
 from tests.support.proxy import Proxy
 from tests.support.rabbitmq import Broker, Node
+from tests.support.waiting import LIMIT, until
 from tests.support.workstation import AgentProcess
 
 NAMES = [f"hist-{number}" for number in range(20)]
@@ -409,7 +409,7 @@ async def test_a_broker_that_stops_is_waited_for(
 
 async def _published_at_last(settings: HistorySettings) -> list[Job]:
     """Publish once a broker that has just started has its stream, too."""
-    deadline = time.monotonic() + 40
+    deadline = time.monotonic() + LIMIT
     while True:
         try:
             return await publish(settings, 1)

@@ -7,7 +7,7 @@ import pytest
 
 from broker import Dispatcher
 from schemas import State
-from tests.support.faults import until
+from tests.support.waiting import until
 from tests.support.workstation import Program, Workstation, agents_of, final, follow, sabotaged
 
 UNBEGUN = (State.SUCCEEDED, "x\n")

@@ -9,9 +9,10 @@ import pytest
 
 from broker import Dispatcher, DispatcherSettings, Unreachable
 from schemas import State
-from tests.support.faults import counting, ran_once, succeeded_once, until, works
+from tests.support.faults import counting, ran_once, succeeded_once, works
 from tests.support.proxy import Proxy
 from tests.support.rabbitmq import Node
+from tests.support.waiting import until
 from tests.support.workstation import Workstation, final, follow
 
 _OLD = 2.0  # a node killed within a second of declaring a queue may not know it afterwards

@@ -10,6 +10,7 @@ import pytest
 
 from broker import DispatcherSettings
 from tests.support.programs import BIN
+from tests.support.waiting import LIMIT
 from tests.support.workstation import Workstation, checked_in
 
 NEVER = {"rich", "pygments", "textual", "ruamel", "sqlalchemy", "pydantic_settings", "html"}
@@ -39,7 +40,7 @@ def test_sending_loads_nothing_that_it_does_not_need(ws: Workstation) -> None:
         env=ws.environment,
         capture_output=True,
         text=True,
-        timeout=60,
+        timeout=LIMIT,
         check=True,
     )
     found = loaded(done.stderr)
@@ -50,7 +51,7 @@ def test_sending_loads_nothing_that_it_does_not_need(ws: Workstation) -> None:
 
 def test_telling_of_the_settings_loads_no_amqp() -> None:
     done = subprocess.run(
-        [*TRACED, BIN / "pcm", "--help"], capture_output=True, text=True, timeout=60, check=True
+        [*TRACED, BIN / "pcm", "--help"], capture_output=True, text=True, timeout=LIMIT, check=True
     )
     assert loaded(done.stderr) & (NEVER | {"aio_pika", "asyncio", "ssl", "yarl"}) == set()
 

@@ -1,17 +1,14 @@
 """Jobs that leave a line for each of their runs, and what is told of them."""
 
 import asyncio
-import time
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
 from broker import Dispatcher
 from schemas import Job, Report, State
+from tests.support.waiting import LIMIT
 from tests.support.workstation import AgentProcess, Workstation, final, follow
-
-LIMIT = 40.0
-"""Seconds in which whatever does not hang comes to its end."""
 
 
 def now(**after: float) -> datetime:
@@ -21,14 +18,6 @@ def now(**after: float) -> datetime:
 def counted(ws: Workstation, ran: Path, script: str = "", **fields: Any) -> Job:
     """Return a job that writes a line to `ran`, then goes on by a script."""
     return ws.job(f"echo x >> {ran}; {script}", shell=True, **fields)
-
-
-def until_there(path: Path) -> None:
-    """Wait until a file has something in it."""
-    deadline = time.monotonic() + LIMIT
-    while not (path.exists() and path.stat().st_size):
-        assert time.monotonic() < deadline, f"no {path}"
-        time.sleep(0.02)
 
 
 async def told(dispatcher: Dispatcher, job: Job) -> list[Report]:

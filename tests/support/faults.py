@@ -3,25 +3,17 @@
 import asyncio
 import time
 from collections import Counter
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from pathlib import Path
 
 from broker import Dispatcher, DispatcherSettings, stream
 from broker.connection import connect
 from broker.publisher import Publisher
 from schemas import Job, Report, State
+from tests.support.waiting import LIMIT
 from tests.support.workstation import AgentProcess, Workstation, final, follow
 
-LIMIT = 40.0
 _REASONS = 4  # lost; then, as a broker comes up: reset, refused, not there yet
-
-
-async def until(what: Callable[[], bool]) -> None:
-    """Wait until something holds."""
-    deadline = time.monotonic() + LIMIT
-    while not what():
-        assert time.monotonic() < deadline
-        await asyncio.sleep(0.02)
 
 
 def told_once(agent: AgentProcess) -> None:

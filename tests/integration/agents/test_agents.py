@@ -18,6 +18,7 @@ from agents.tables import SCHEMA_VERSION
 from broker import Dispatcher
 from schemas import Job, State
 from tests.support.rabbitmq import Broker
+from tests.support.waiting import LIMIT
 from tests.support.workstation import Workstation, agents_of, final, follow
 
 BOTH = {"service", "interactive-ada"}
@@ -29,7 +30,7 @@ def now(**after: float) -> datetime:
 
 async def until_state(dispatcher: Dispatcher, job: Job, state: State) -> None:
     """Wait until a job is reported to be in a state."""
-    async with asyncio.timeout(30):
+    async with asyncio.timeout(LIMIT):
         async for report in dispatcher.follow(job.id):
             if report.state is state:
                 return
@@ -383,7 +384,7 @@ async def test_an_agent_told_to_stop_while_it_connects_ends(
         await connecting
 
     monkeypatch.setattr(aio_pika.Connection, "connect", connect)
-    async with asyncio.timeout(60):
+    async with asyncio.timeout(LIMIT):
         await agent.run()
 
 

@@ -12,7 +12,8 @@ import pytest
 
 from broker import Dispatcher
 from schemas import Job, Report, State
-from tests.support.counted import counted, ended, no_traceback, now, told, until_there
+from tests.support.counted import counted, ended, no_traceback, now, told
+from tests.support.waiting import until_there
 from tests.support.workstation import AgentProcess, Workstation, final
 
 HOURS = 5

@@ -11,7 +11,8 @@ import pytest
 
 from broker import Dispatcher
 from schemas import State
-from tests.support.counted import ended, now, told, until_there
+from tests.support.counted import ended, now, told
+from tests.support.waiting import until_there
 from tests.support.window import asked, offer, row, seen, watching
 from tests.support.workstation import Workstation
 

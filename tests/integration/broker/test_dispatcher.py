@@ -26,6 +26,7 @@ from broker.connection import CALL_LIMIT, connect
 from broker.topology import AgentKind
 from schemas import Cancellation, Command, Job, State, group, workstation
 from tests.support.rabbitmq import Broker
+from tests.support.waiting import LIMIT
 from tests.support.workstation import Workstation, final, follow
 
 
@@ -218,7 +219,7 @@ async def test_reading_ends_when_the_broker_takes_the_consumer_away(
     async with (
         connect(settings, "test") as connection,
         stream.read(connection, None) as entries,
-        asyncio.timeout(30),
+        asyncio.timeout(LIMIT),
     ):
         await asyncio.to_thread(node.delete_queue, topology.REPORTS)
         with pytest.raises(Unreachable, match="was lost"):
@@ -280,7 +281,7 @@ def test_the_examples_work(ws: Workstation, name: str) -> None:
         env={**ws.environment, "PCM_SETTLE": "500ms"},
         capture_output=True,
         text=True,
-        timeout=60,
+        timeout=LIMIT,
         check=False,
     )
     assert done.returncode == 0, done.stderr
@@ -313,7 +314,7 @@ def test_the_examples_help_and_send_nothing_unless_told(ws: Workstation, name: s
             env={**ws.environment, "PCM_AMQP_URL": "amqp://127.0.0.1:1/", "PCM_PATIENCE": "0s"},
             capture_output=True,
             text=True,
-            timeout=60,
+            timeout=LIMIT,
             check=False,
         )
 

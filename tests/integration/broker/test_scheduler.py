@@ -29,6 +29,7 @@ from schemas.schedule import Occurrence
 from tests.integration.broker.test_dispatcher import declare, drain
 from tests.support.programs import BIN, ROOT
 from tests.support.rabbitmq import Broker, free_port
+from tests.support.waiting import LIMIT, until
 from tests.support.workstation import AgentProcess, Program, Workstation, agents_of, follow
 
 NOON = datetime.now(UTC).replace(hour=12, minute=0, second=0, microsecond=0)
@@ -320,12 +321,6 @@ def names(told: list[Any]) -> list[str]:
     return [event["event"] for event in told]
 
 
-async def until(true: Callable[[], bool]) -> None:
-    async with asyncio.timeout(30):
-        while not true():  # noqa: ASYNC110 - what is waited for has no event of ours
-            await asyncio.sleep(0.02)
-
-
 def forwarding(port: int) -> Callable[..., Any]:
     """Return what makes a server of asyncio a way to another port."""
 
@@ -400,7 +395,7 @@ async def test_killed_in_the_middle_another_one_sends_it(
         )
     )
     first = Service(ws, "struck", struck(point, text.format(ws=ws.name)))
-    assert first.process.wait(30) == -signal.SIGKILL
+    assert first.process.wait(LIMIT) == -signal.SIGKILL
     second = Service(ws, "second")
     second.wait_for("scheduler.keeps_up")
     assert second.end() == 0
@@ -424,7 +419,6 @@ async def test_a_collector_sends_what_is_due_as_well(
     assert await drain(node, queue) == [id_of(of, at)]
 
 
-@pytest.mark.timeout(200)
 def test_two_services_and_a_kill_over_the_minute(ws: Workstation) -> None:
     """The occurrence is sent at its time, and runs once, while one of the two is killed."""
     environment = {"history_url": f"sqlite:///{ws.folder}/history.db"}
@@ -460,7 +454,7 @@ def test_two_services_and_a_kill_over_the_minute(ws: Workstation) -> None:
         env={**ws.environment, "PCM_HISTORY_URL": environment["history_url"]},
         capture_output=True,
         text=True,
-        timeout=60,
+        timeout=LIMIT,
         check=False,
     )
     assert (shown.returncode, shown.stderr) == (1, f"pcm: {name}: there is no such schedule\n")

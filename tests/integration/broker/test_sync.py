@@ -26,9 +26,8 @@ from broker import (
 from schemas import Command, Job, State, workstation
 from tests.support.proxy import Proxy
 from tests.support.rabbitmq import Broker
+from tests.support.waiting import LIMIT
 from tests.support.workstation import Workstation
-
-LIMIT = 20.0
 
 
 @pytest.fixture

@@ -26,10 +26,10 @@ from schemas.signature import read_signatures
 from tests.integration.broker.test_batch import job
 from tests.integration.broker.test_dispatcher import declare, drain
 from tests.support.collected import collected
-from tests.support.faults import until
 from tests.support.keys import Keys
 from tests.support.proxy import Proxy
 from tests.support.rabbitmq import Broker, Node
+from tests.support.waiting import until
 from tests.support.workstation import Workstation
 
 

@@ -10,6 +10,7 @@ import pytest
 from broker.cli import COMMANDS
 from tests.support.programs import BIN, NOWHERE, ROOT, pcm
 from tests.support.terminal import OnTerminal
+from tests.support.waiting import LIMIT
 
 ENVIRONMENT = {"PATH": os.environ["PATH"], "HOME": "/nonexistent"}
 HELPS = [
@@ -48,7 +49,7 @@ def test_the_readme_has_each_setting_in_its_program_s_table(program: str) -> Non
     agents, administrators = re.findall(r"(?:^\|.*\n)+", settings, re.MULTILINE)
     table = agents + administrators if program == "pcm" else agents
     done = subprocess.run(
-        [BIN / program, "--help"], capture_output=True, text=True, timeout=60, check=True
+        [BIN / program, "--help"], capture_output=True, text=True, timeout=LIMIT, check=True
     )
     told = set(re.findall(r"^  (PCM_\w+) ", done.stdout, re.MULTILINE))
     assert told <= set(re.findall(r"`(PCM_\w+)`", table))
@@ -59,7 +60,7 @@ def test_the_readme_has_each_setting_in_its_program_s_table(program: str) -> Non
 @pytest.mark.parametrize("program", ["pcm", "pcm-agent"])
 def test_the_version_is_told(program: str) -> None:
     done = subprocess.run(
-        [BIN / program, "--version"], capture_output=True, text=True, timeout=60, check=True
+        [BIN / program, "--version"], capture_output=True, text=True, timeout=LIMIT, check=True
     )
     assert done.stdout == f"{program} {version('package-command-manager')}\n"
 
