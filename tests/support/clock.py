@@ -1,23 +1,27 @@
-"""Runs `pcm-agent` by a wall clock that a test sets.
+"""A wall clock that a test sets, and the agents that go by it."""
 
-The file that `TEST_CLOCK` names holds the seconds by which it is wrong. Only `time.time` is:
-that is what the agents decide by.
-"""
+import sys
 
-import os
-import time
-from pathlib import Path
+from tests.support.workstation import AgentProcess, Program, Workstation
 
-from agents.cli import main
-
-_FILE = Path(os.environ["TEST_CLOCK"])
-_right = time.time
+PROGRAM: Program = (sys.executable, "-m", "tests.support.wrong_clock")
 
 
-def _wrong() -> float:
-    return _right() + float(_FILE.read_text())
+class Clock:
+    """The wall clock of a workstation's agents, wrong by so many seconds."""
 
+    def __init__(self, ws: Workstation, wrong_by: float = 0.0) -> None:
+        self._ws = ws
+        self._file = ws.folder / "clock"
+        ws.environment["TEST_CLOCK"] = str(self._file)
+        self.set(wrong_by)
 
-if __name__ == "__main__":
-    time.time = _wrong
-    main()
+    def set(self, wrong_by: float) -> None:
+        """Have it jump."""
+        new = self._file.with_suffix(".new")
+        new.write_text(str(wrong_by))
+        new.rename(self._file)
+
+    def start(self, kind: str, program: Program = PROGRAM, **settings: str) -> AgentProcess:
+        """Start an agent that goes by it."""
+        return self._ws.start(kind, connected=True, program=program, **settings)

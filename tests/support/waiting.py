@@ -29,3 +29,8 @@ def until_true(true: Callable[[], object]) -> None:
 def until_there(path: Path) -> None:
     """Wait until a file has something in it."""
     until_true(lambda: path.exists() and path.stat().st_size)
+
+
+def held_by(file: Path) -> str:
+    """Return a script of the shell that ends once a file is there."""
+    return f"until test -e {file}; do sleep 0.05; done"

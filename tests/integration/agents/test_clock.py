@@ -3,7 +3,6 @@
 import asyncio
 import os
 import signal
-import sys
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
@@ -12,33 +11,13 @@ import pytest
 
 from broker import Dispatcher
 from schemas import Job, Report, State
+from tests.support.clock import Clock
 from tests.support.counted import counted, ended, no_traceback, now, told
 from tests.support.waiting import until_there
-from tests.support.workstation import AgentProcess, Workstation, final
+from tests.support.workstation import Workstation, final
 
 HOURS = 5
 JUMP = HOURS * 3600.0
-
-
-class Clock:
-    """The wall clock of a workstation's agents, wrong by so many seconds."""
-
-    def __init__(self, ws: Workstation, wrong_by: float = 0.0) -> None:
-        self._ws = ws
-        self._file = ws.folder / "clock"
-        ws.environment["TEST_CLOCK"] = str(self._file)
-        self.set(wrong_by)
-
-    def set(self, wrong_by: float) -> None:
-        """Have it jump."""
-        new = self._file.with_suffix(".new")
-        new.write_text(str(wrong_by))
-        new.rename(self._file)
-
-    def start(self, kind: str, **settings: str) -> AgentProcess:
-        """Start an agent that goes by it."""
-        program = (sys.executable, "-m", "tests.support.clock")
-        return self._ws.start(kind, connected=True, program=program, **settings)
 
 
 def moment(reports: list[Report], state: State) -> float:
