@@ -31,6 +31,14 @@ def until_there(path: Path) -> None:
     until_true(lambda: path.exists() and path.stat().st_size)
 
 
-def held_by(file: Path) -> str:
-    """Return a script of the shell that ends once a file is there."""
-    return f"until test -e {file}; do sleep 0.05; done"
+class Gate:
+    """Holds the commands that wait for its file, until it is opened."""
+
+    def __init__(self, file: Path) -> None:
+        self._file = file
+        self.script = f"until test -e {file}; do sleep 0.05; done"
+        """For the shell: ends once it is open."""
+
+    def open(self) -> None:
+        """Let them go on."""
+        self._file.touch()

@@ -136,6 +136,15 @@ async def follow(dispatcher: Dispatcher, job: Job) -> list[Report]:
     return [report async for report in dispatcher.follow(job.id, progress)]
 
 
+async def until_state(dispatcher: Dispatcher, job: Job, state: State, agent: str = "") -> None:
+    """Wait until a job is reported to be in a state, by any agent or by one."""
+    async with asyncio.timeout(LIMIT):
+        async for report in dispatcher.follow(job.id):
+            if report.state is state and agent in ("", report.agent):
+                return
+    raise AssertionError(f"{job.id} ended, and was never {state}")
+
+
 async def checked_in(
     settings: BrokerSettings, ws: Workstation, agents: int = 1, since: datetime = _EVER
 ) -> None:

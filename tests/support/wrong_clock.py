@@ -1,23 +1,42 @@
-"""Runs `pcm-agent` by a wall clock that a test sets.
+"""Runs `pcm-agent`, or `pcm`, by a wall clock that a test sets.
 
-The file that `TEST_CLOCK` names holds the seconds by which it is wrong. Only `time.time` is:
-that is what the agents decide by.
+    python -m tests.support.wrong_clock service
+    python -m tests.support.wrong_clock pcm schedule run
+
+The file that `TEST_CLOCK` names holds the seconds by which it is wrong, as a C double. Only
+`time.time` is, and what the scheduler takes for now: that is what they decide by.
 """
 
 import os
+import struct
+import sys
 import time
-from pathlib import Path
+from datetime import datetime, tzinfo
 
-from agents.cli import main
+from agents import cli
+from broker import cli as administration
+from broker.plans import scheduler
 
-_FILE = Path(os.environ["TEST_CLOCK"])
+_FILE = os.open(os.environ["TEST_CLOCK"], os.O_RDONLY)  # once: a test may use up all files
 _right = time.time
 
 
 def _wrong() -> float:
-    return _right() + float(_FILE.read_text())
+    (wrong_by,) = struct.unpack("d", os.pread(_FILE, 8, 0))
+    return _right() + float(wrong_by)
+
+
+class _Wrong(datetime):
+    @classmethod
+    def now(cls, tz: tzinfo | None = None) -> datetime:  # type: ignore[override]
+        return datetime.fromtimestamp(_wrong(), tz)
 
 
 if __name__ == "__main__":
     time.time = _wrong
-    main()
+    if sys.argv[1] == "pcm":
+        vars(scheduler)["datetime"] = _Wrong
+        del sys.argv[0]
+        administration.main()
+    else:
+        cli.main()
