@@ -25,6 +25,7 @@ from tests.support.waiting import LIMIT
 from tests.support.workstation import AgentProcess, Workstation, final, follow
 
 _PAUSE = 0.15
+_MOST = 60  # jobs on their way: a slow machine is not sent more than it can run
 _ENOUGH = 20
 _UNTIL_TOLD = 'until test -e "$TMPDIR/told"; do sleep 0.2; done'
 
@@ -100,10 +101,14 @@ class Load:
         }
 
     async def _send_all(self, tasks: asyncio.TaskGroup, stop: asyncio.Event) -> None:
-        for number in itertools.count():
-            if stop.is_set():
-                return
-            tasks.create_task(self._send(self._job(number)))
+        on_their_way: list[Job] = []
+        numbers = itertools.count()
+        while not stop.is_set():
+            on_their_way = [job for job in on_their_way if not self._ran_everywhere(job)]
+            if len(on_their_way) < _MOST:
+                job = self._job(next(numbers))
+                on_their_way.append(job)
+                tasks.create_task(self._send(job))
             await asyncio.sleep(_PAUSE)
 
     async def _send(self, job: Job) -> None:

@@ -1,6 +1,5 @@
 """A disk that is full, or takes no writes: nothing is lost, nothing runs twice, and it is said."""
 
-import asyncio
 import re
 import resource
 import signal
@@ -12,17 +11,16 @@ from pathlib import Path
 import pytest
 
 from broker import Dispatcher
-from broker.topology import AgentKind, queue_name
 from schemas import State
-from tests.support.clock import PROGRAM, Clock
+from tests.support.clock import LOOK_EVERY, PROGRAM, Clock
 from tests.support.counted import counted, ended, no_traceback, now
 from tests.support.disk import Disk, NoDisk
+from tests.support.queues import until_held
 from tests.support.rabbitmq import Broker
-from tests.support.waiting import LIMIT, held_by, until_there, until_true
+from tests.support.waiting import LIMIT, Gate, until_there, until_true
 from tests.support.workstation import PCM_AGENT, Workstation
 
 HOUR = 3600.0
-LOOK_EVERY = "1s"  # a user's job is looked at as often, so that a clock that jumped is noticed
 
 
 @pytest.fixture
@@ -34,15 +32,6 @@ def disk(ws: Workstation) -> Iterator[Disk]:
             ws.stop()
     except NoDisk as error:
         pytest.skip(str(error))
-
-
-async def until_held(node: Broker, ws: Workstation, count: int) -> None:
-    """Wait until so many messages were delivered to the service, and not acknowledged."""
-    queue = queue_name(AgentKind.SERVICE, ws.name)
-    async with asyncio.timeout(LIMIT):
-        words = ("list_queues", "-p", node.virtual_host, "name", "messages_unacknowledged")
-        while f"{queue}\t{count}" not in await asyncio.to_thread(node.ctl, *words):
-            pass  # to ask takes long enough
 
 
 def process_on_record(disk: Disk) -> str:
@@ -79,7 +68,7 @@ async def test_what_a_full_disk_cannot_take_is_not_acknowledged(
     disk.fill()
     job = await dispatcher.dispatch(counted(ws, ran, background=True))
     service.wait_for("ledger.failing")
-    await until_held(node, ws, 1)
+    await until_held(node, 1)
     assert not service.events("job.received")
     assert not ran.exists()
     disk.clear()
@@ -88,7 +77,7 @@ async def test_what_a_full_disk_cannot_take_is_not_acknowledged(
     (failing,) = service.events("ledger.failing")
     assert "full" in failing["reason"]
     assert len(service.events("ledger.recovered")) == 1
-    await until_held(node, ws, 0)
+    await until_held(node, 0)
     assert service.end() == 0
     no_traceback(service)
 
@@ -97,13 +86,13 @@ async def test_the_end_of_a_command_waits_for_room(
     ws: Workstation, disk: Disk, dispatcher: Dispatcher, tmp_path: Path
 ) -> None:
     service = ws.start("service", program=disk.program)
-    ran, go = tmp_path / "ran", tmp_path / "go"
-    script = f"{held_by(go)}; echo done"
+    ran, gate = tmp_path / "ran", Gate(tmp_path / "go")
+    script = f"{gate.script}; echo done"
     job = await dispatcher.dispatch(counted(ws, ran, script, background=True))
     until_there(ran)
     until_true(lambda: process_on_record(disk))
     disk.fill()
-    go.touch()
+    gate.open()
     service.wait_for("ledger.failing")
     disk.clear()
     report = await ended(dispatcher, job)
@@ -120,11 +109,11 @@ async def test_a_command_that_ended_on_a_full_disk_does_not_run_again(
 ) -> None:
     """Its end was never on record: it is interrupted, also after kill -9."""
     service = ws.start("service", program=disk.program)
-    ran, go = tmp_path / "ran", tmp_path / "go"
-    job = await dispatcher.dispatch(counted(ws, ran, held_by(go), background=True))
+    ran, gate = tmp_path / "ran", Gate(tmp_path / "go")
+    job = await dispatcher.dispatch(counted(ws, ran, gate.script, background=True))
     until_there(ran)
     disk.fill()
-    go.touch()
+    gate.open()
     service.wait_for("job.ended")
     service.end(signal.SIGKILL)
     disk.clear()

@@ -10,7 +10,7 @@ from broker import Dispatcher, DispatcherSettings, stream
 from broker.connection import connect
 from broker.publisher import Publisher
 from schemas import Job, Report, State
-from tests.support.waiting import LIMIT
+from tests.support.waiting import LIMIT, Gate
 from tests.support.workstation import AgentProcess, Workstation, final, follow
 
 _REASONS = 4  # lost; then, as a broker comes up: reset, refused, not there yet
@@ -37,6 +37,11 @@ async def works(ws: Workstation, dispatcher: Dispatcher) -> None:
 def counting(ws: Workstation, ran: Path, number: int = 0) -> Job:
     """Return a job that leaves a line wherever it runs."""
     return ws.job(f"echo {number} >> {ran}", shell=True, background=True)
+
+
+def held(ws: Workstation, ran: Path, gate: Gate, number: int = 1) -> Job:
+    """Return a job that leaves its line only when the gate is open."""
+    return ws.job(f"{gate.script}; echo {number} >> {ran}", shell=True, background=True)
 
 
 def ran_once(ran: Path, numbers: Iterable[int]) -> None:

@@ -292,9 +292,18 @@ class Node(Broker):
         return self._folder / "data"
 
     @property
+    def log(self) -> str:
+        """What it logged."""
+        return (self._folder / "log" / f"{self._name}.log").read_text(errors="replace")
+
+    @property
     def pid(self) -> int:
         """Its process, and the parent of all of them; 0 where none runs."""
         return self._process.pid if self._process else 0
+
+    def sync(self) -> None:
+        """Have it write what it would write within a second or two, such as what queues it has."""
+        self.ctl("eval", "mnesia:sync_log(), [dets:sync(Table) || Table <- dets:all()].")
 
     def kill(self) -> None:
         """End it as a power cut would."""
