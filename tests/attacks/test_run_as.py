@@ -1,6 +1,7 @@
 """A command runs as the user whom its job names, with that user's rights and no others."""
 
 import asyncio
+import gc
 import json
 import os
 import pwd
@@ -31,11 +32,12 @@ USER = pwd.getpwuid(other.UID).pw_name
 def run(*argv: str, run_as: str = USER, **fields: Any) -> Ended:
     command = Command(argv=argv, background=True, run_as=run_as, **fields)
     made = Run(command, "job-1", "ws-1", 65536, 0.5, environment(session=False), Path("no-spool"))
+    gc.collect()  # what earlier tests left open is closed now
     before = {file.name for file in Path("/proc/self/fd").iterdir()}
     try:
         return asyncio.run(made.complete())
     finally:
-        assert {file.name for file in Path("/proc/self/fd").iterdir()} == before
+        assert {file.name for file in Path("/proc/self/fd").iterdir()} <= before
 
 
 def said(ended: Ended) -> str:
