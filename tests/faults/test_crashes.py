@@ -7,7 +7,7 @@ import pytest
 
 from broker import Dispatcher
 from schemas import State
-from tests.support.faults import until
+from tests.support.waiting import until
 from tests.support.workstation import Program, Workstation, agents_of, final, follow, sabotaged
 
 UNBEGUN = (State.SUCCEEDED, "x\n")
@@ -77,7 +77,7 @@ async def test_a_users_job_survives_the_agent(
     ran = tmp_path / "ran"
     ran.touch()
     job = ws.job(f"echo x >> {ran}", shell=True, mandatory_at=datetime.now(UTC))
-    ws.start("service", missing_after="2s")
+    ws.start("service", missing_after="1h", takeover_grace="1h")
     interactive = ws.start("interactive", accept_offers="true", program=killed_at(point))
     await dispatcher.dispatch(job)
     assert interactive.end(0) == -9

@@ -52,11 +52,6 @@ class Member(Node):
         return self._epmd_port
 
     @property
-    def log(self) -> str:
-        """What it logged."""
-        return (self._folder / "log" / f"{self._name}.log").read_text(errors="replace")
-
-    @property
     def paused(self) -> bool:
         """Whether it ever found itself in a minority, and paused."""
         return _PAUSED in self.log

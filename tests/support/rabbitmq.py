@@ -16,9 +16,10 @@ from typing import Any, Self
 
 from yarl import URL
 
+from tests.support.waiting import LIMIT
+
 _SBIN = Path("/usr/lib/rabbitmq/bin")
 _ROOT = os.environ.get("PCM_TEST_RABBITMQ_ROOT", "")
-_START_LIMIT = 180.0  # seconds; on a busy machine a node takes a minute
 _CONFIG = """
 listeners.tcp.1 = 127.0.0.1:{port}
 loopback_users.guest = true
@@ -151,7 +152,7 @@ class Broker:
         Raises:
             NoRabbitMQ: it does not.
         """
-        deadline = time.monotonic() + _START_LIMIT
+        deadline = time.monotonic() + LIMIT
         while not self.answers():
             if time.monotonic() > deadline:
                 raise NoRabbitMQ(f"no broker answers at port {self.port}")
@@ -274,7 +275,7 @@ class Node(Broker):
         Raises:
             NoRabbitMQ: it has ended, or does not answer.
         """
-        deadline = time.monotonic() + _START_LIMIT
+        deadline = time.monotonic() + LIMIT
         while not self.answers():
             if self._process is None or self._process.poll() is not None:
                 raise NoRabbitMQ(f"rabbitmq-server has ended:\n{self._boot_log()}")
@@ -291,9 +292,18 @@ class Node(Broker):
         return self._folder / "data"
 
     @property
+    def log(self) -> str:
+        """What it logged."""
+        return (self._folder / "log" / f"{self._name}.log").read_text(errors="replace")
+
+    @property
     def pid(self) -> int:
         """Its process, and the parent of all of them; 0 where none runs."""
         return self._process.pid if self._process else 0
+
+    def sync(self) -> None:
+        """Have it write what it would write within a second or two, such as what queues it has."""
+        self.ctl("eval", "mnesia:sync_log(), [dets:sync(Table) || Table <- dets:all()].")
 
     def kill(self) -> None:
         """End it as a power cut would."""

@@ -23,10 +23,10 @@ from broker.enrolment.definitions import hashed
 from schemas import Job, State, Target, group
 from tests.support.rabbitmq import Node, or_skipped
 from tests.support.site import Settings, Site
+from tests.support.waiting import LIMIT
 from tests.support.workstation import PCM_AGENT, AgentProcess, Workstation, agents_of, final, follow
 
 _numbers = itertools.count(1)
-LIMIT = 60.0
 
 
 @pytest.fixture

@@ -13,6 +13,7 @@ import pytest
 from broker.settings import BrokerSettings
 from tests.support.programs import pcm
 from tests.support.rabbitmq import Broker
+from tests.support.waiting import LIMIT
 from tests.support.workstation import Workstation, checked_in
 
 _DOCUMENT = Path("docs/scripts.md").read_text()
@@ -83,7 +84,7 @@ def test_a_script_does_what_it_says(
             cwd=ws.folder,
             capture_output=True,
             text=True,
-            timeout=60,
+            timeout=LIMIT,
             check=False,
         )
     finally:
