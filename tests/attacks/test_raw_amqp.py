@@ -30,6 +30,7 @@ from broker.enrolment.definitions import central, merged, of_agents
 from broker.enrolment.rights import AgentLogin, permissions, topic_permissions
 from broker.settings import BrokerSettings
 from schemas import Command, Job, everyone
+from tests.support.limit import LIMIT
 from tests.support.site import Settings, Site
 
 # The same in all processes of a run, since tests are named after them.
@@ -260,7 +261,7 @@ async def test_it_is_refused(logins: dict[str, Settings], attacker: str, attack:
     own = ATTACKERS[attacker]
     async with channel_of(logins[own.name]["PCM_AMQP_URL"]) as channel:
         with pytest.raises(ChannelAccessRefused):
-            await asyncio.wait_for(ATTACKS[attack](channel, own), 30)
+            await asyncio.wait_for(ATTACKS[attack](channel, own), LIMIT)
 
 
 @pytest.mark.parametrize("attacker", ATTACKERS)

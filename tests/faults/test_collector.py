@@ -33,6 +33,7 @@ from schemas import CheckIn, Command, Job, Report, Result, State, everyone
 from schemas.report import final_id
 from tests.support import programs
 from tests.support.faults import until
+from tests.support.limit import LIMIT
 from tests.support.postgresql import schema
 from tests.support.programs import BIN
 from tests.support.proxy import Proxy
@@ -413,7 +414,7 @@ async def test_a_broker_that_stops_is_waited_for(
 
 async def _published_at_last(settings: HistorySettings) -> list[Job]:
     """Publish once a broker that has just started has its stream, too."""
-    deadline = time.monotonic() + 40
+    deadline = time.monotonic() + LIMIT
     while True:
         try:
             return await publish(settings, 1)

@@ -13,8 +13,9 @@ import pytest
 from broker import Dispatcher
 from broker.amqp.topology import AgentKind, queue_name
 from schemas import State
-from tests.support.counted import LIMIT, counted, ended, no_traceback, now, until_there
+from tests.support.counted import counted, ended, no_traceback, now, until_there
 from tests.support.disk import Disk, NoDisk
+from tests.support.limit import LIMIT
 from tests.support.rabbitmq import Broker
 from tests.support.workstation import PCM_AGENT, Workstation
 

@@ -10,6 +10,7 @@ import pytest
 from broker import Dispatcher, DispatcherSettings, Unreachable
 from schemas import State
 from tests.support.faults import counting, ran_once, succeeded_once, until, works
+from tests.support.limit import LIMIT
 from tests.support.proxy import Proxy
 from tests.support.rabbitmq import Node
 from tests.support.workstation import Workstation, final, follow
@@ -166,7 +167,7 @@ async def test_following_ends_when_told_to_though_the_broker_is_frozen(
             await asyncio.sleep(1)
             proxy.freeze()
             following.cancel()
-            done, _ = await asyncio.wait({following}, timeout=15)
+            done, _ = await asyncio.wait({following}, timeout=LIMIT)
             assert done
             assert following.cancelled()
             proxy.thaw()

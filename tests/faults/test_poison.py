@@ -13,6 +13,7 @@ from broker.amqp import topology
 from broker.amqp.connection import connect
 from broker.amqp.publisher import Publisher
 from schemas import State
+from tests.support.limit import LIMIT
 from tests.support.workstation import Workstation, final, follow, sabotaged
 
 
@@ -21,7 +22,7 @@ async def letters(
 ) -> list[AbstractIncomingMessage]:
     """Take so many dead letters of a workstation from their queue; those of others stay."""
     found: list[AbstractIncomingMessage] = []
-    async with asyncio.timeout(60), connection.channel() as channel:
+    async with asyncio.timeout(LIMIT), connection.channel() as channel:
         queue = await channel.get_queue(topology.DEAD)
         async with queue.iterator() as arriving:
             async for letter in arriving:
@@ -116,7 +117,7 @@ async def test_a_refused_id_has_one_final_report_and_poison_harms_no_neighbour(
             await dispatcher.dispatch(job)
     service = ws.start("service")
     service.wait_for("message.refused")
-    async with asyncio.timeout(20):
+    async with asyncio.timeout(LIMIT):
         while True:  # until its refusal is known
             with suppress(UnknownJob):
                 assert final(await follow(dispatcher, poisoned)).state is State.REFUSED
@@ -174,7 +175,7 @@ async def test_what_ends_the_agent_each_time_is_given_up_and_takes_nobody_along(
         await dispatcher.dispatch(job)
     for _ in range(30):
         service = ws.start("service", connected=False, program=sabotaged("reading", "deadly"))
-        async with asyncio.timeout(30):
+        async with asyncio.timeout(LIMIT):
             while service.process.poll() is None and not service.events("broker.connected"):  # noqa: ASYNC110
                 await asyncio.sleep(0.02)
         try:

@@ -8,10 +8,8 @@ from typing import Any
 
 from broker import Dispatcher
 from schemas import Job, Report, State
+from tests.support.limit import LIMIT
 from tests.support.workstation import AgentProcess, Workstation, final, follow
-
-LIMIT = 40.0
-"""Seconds in which whatever does not hang comes to its end."""
 
 
 def now(**after: float) -> datetime:

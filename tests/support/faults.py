@@ -11,9 +11,9 @@ from broker.amqp.connection import connect
 from broker.amqp.publisher import Publisher
 from broker.stream import stream
 from schemas import Job, Report, State
+from tests.support.limit import LIMIT
 from tests.support.workstation import AgentProcess, Workstation, final, follow
 
-LIMIT = 40.0
 _REASONS = 4  # lost; then, as a broker comes up: reset, refused, not there yet
 
 

@@ -17,6 +17,7 @@ from agents.store.transaction import SCHEMA_VERSION
 from broker import Dispatcher
 from broker.amqp import connection
 from schemas import Job, State
+from tests.support.limit import LIMIT
 from tests.support.rabbitmq import Broker
 from tests.support.workstation import Workstation, agents_of, final, follow
 
@@ -29,7 +30,7 @@ def now(**after: float) -> datetime:
 
 async def until_state(dispatcher: Dispatcher, job: Job, state: State) -> None:
     """Wait until a job is reported to be in a state."""
-    async with asyncio.timeout(30):
+    async with asyncio.timeout(LIMIT):
         async for report in dispatcher.follow(job.id):
             if report.state is state:
                 return
@@ -386,7 +387,7 @@ async def test_an_agent_told_to_stop_while_it_connects_ends(
         await connecting
 
     monkeypatch.setattr(ours, "connect", connect)
-    async with asyncio.timeout(60):
+    async with asyncio.timeout(LIMIT):
         await agent.run()
 
 

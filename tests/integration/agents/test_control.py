@@ -15,6 +15,7 @@ from broker import Dispatcher, DispatcherSettings
 from schemas import State
 from tests.support.counted import ended, now, until_there
 from tests.support.faults import until
+from tests.support.limit import LIMIT
 from tests.support.steering import pause
 from tests.support.window import asked, memory, offer, row, seen, watching, window
 from tests.support.workstation import AgentProcess, Workstation
@@ -330,7 +331,7 @@ async def test_another_user_is_refused(ws: Workstation) -> None:
             [sys.executable, "-c", STRANGER, folder],
             capture_output=True,
             text=True,
-            timeout=30,
+            timeout=LIMIT,
             check=False,
         )
 

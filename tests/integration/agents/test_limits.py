@@ -15,6 +15,7 @@ import pytest
 from broker import Dispatcher
 from schemas import State
 from tests.support.counted import counted, ended, no_traceback, now, until_there
+from tests.support.limit import LIMIT
 from tests.support.rabbitmq import Broker
 from tests.support.workstation import PCM_AGENT, AgentProcess, Program, Workstation
 
@@ -178,7 +179,7 @@ def test_an_agent_without_room_for_its_threads_does_not_start(
         env=of_another_user.environment,
         capture_output=True,
         text=True,
-        timeout=30,
+        timeout=LIMIT,
         check=False,
     )
     assert found.returncode == 1

@@ -10,6 +10,7 @@ from broker import Dispatcher, DispatcherSettings
 from broker.amqp import topology
 from schemas import Cancellation, Pause, State
 from tests.support.counted import ended, now, told
+from tests.support.limit import LIMIT
 from tests.support.steering import pause, publish
 from tests.support.workstation import Workstation, agents_of, final, follow
 
@@ -124,7 +125,7 @@ async def test_a_cancellation_on_other_workstations_is_nothing_here(
         said = Cancellation(job_id=job.id, reason="there only", workstations=workstations)
         await publish(settings, topology.routing_keys(job)[0], said.body(), "cancellation")
         await dispatcher.dispatch(job)  # after it: what is remembered would end it
-    async with asyncio.timeout(30):
+    async with asyncio.timeout(LIMIT):
         states = [final(await follow(dispatcher, job)).state for job in jobs]
     assert states == [State.SUCCEEDED, State.CANCELLED]
     assert not service.events("message.refused")

@@ -14,6 +14,7 @@ from broker.client.batch import send_all
 from schemas import Command, Job, group, workstation
 from tests.integration.broker.test_dispatcher import declare, drain
 from tests.support.faults import counting, ran_once, succeeded_once, until
+from tests.support.limit import LIMIT
 from tests.support.proxy import Proxy
 from tests.support.rabbitmq import Broker, Node
 from tests.support.workstation import Workstation
@@ -101,7 +102,7 @@ async def test_each_is_told_before_the_next_is_there(dispatcher: Dispatcher, nod
 
     async def slow() -> AsyncIterator[Job]:
         yield job()
-        await asyncio.wait_for(told.wait(), 10)
+        await asyncio.wait_for(told.wait(), LIMIT)
         yield job()
 
     async for _ in dispatcher.dispatch_all(slow()):

@@ -20,6 +20,7 @@ from broker.amqp.topology import AgentKind
 from broker.dead_letters.letters import DeadLetters, UnknownLetter
 from broker.dead_letters.resending import NotRequeued
 from schemas import Job, State
+from tests.support.limit import LIMIT
 from tests.support.programs import BIN
 from tests.support.rabbitmq import Node
 from tests.support.terminal import OnTerminal
@@ -36,7 +37,7 @@ async def channel(settings: DispatcherSettings) -> AsyncIterator[AbstractChannel
 
 def rows(ws: Workstation, count: int) -> list[dict[str, Any]]:
     """Return the letters of a workstation, as they are listed, once there are so many."""
-    deadline = time.monotonic() + 60
+    deadline = time.monotonic() + LIMIT
     while True:
         done = ws.run("pcm", "dead", "list", "--json")
         if "somebody else" in done.stderr:  # on a slow machine we may have to wait for long
@@ -65,7 +66,7 @@ async def poison(ws: Workstation, channel: AbstractChannel, *bodies: bytes, **fi
 async def fetch(ws: Workstation, channel: AbstractChannel) -> AbstractIncomingMessage:
     """Return the next message for the service agent; who consumed before may hold it a while."""
     queue = await channel.get_queue(topology.queue_name(AgentKind.SERVICE, ws.name))
-    async with asyncio.timeout(20):
+    async with asyncio.timeout(LIMIT):
         while (message := await queue.get(fail=False)) is None:  # noqa: ASYNC110 - the broker tells nobody
             await asyncio.sleep(0.02)
     return message

@@ -24,6 +24,7 @@ from broker.amqp.connection import CALL_LIMIT, connect
 from broker.amqp.topology import AgentKind
 from broker.stream import stream
 from schemas import Cancellation, Command, Job, State, group, workstation
+from tests.support.limit import LIMIT
 from tests.support.rabbitmq import Broker
 from tests.support.workstation import Workstation, final, follow
 
@@ -222,7 +223,7 @@ async def test_reading_ends_when_the_broker_takes_the_consumer_away(
     async with (
         connect(settings, "test") as connection,
         stream.read(connection, None) as entries,
-        asyncio.timeout(30),
+        asyncio.timeout(LIMIT),
     ):
         await asyncio.to_thread(node.delete_queue, topology.REPORTS)
         with pytest.raises(Unreachable, match="was lost"):

@@ -21,12 +21,12 @@ from broker.amqp.connection import Unroutable
 from broker.amqp.topology import JOBS, AgentKind, login, queue_name
 from broker.enrolment.definitions import hashed
 from schemas import Job, State, Target, group
+from tests.support.limit import LIMIT
 from tests.support.rabbitmq import Node, or_skipped
 from tests.support.site import Settings, Site
 from tests.support.workstation import PCM_AGENT, AgentProcess, Workstation, agents_of, final, follow
 
 _numbers = itertools.count(1)
-LIMIT = 60.0
 
 
 @pytest.fixture

@@ -27,6 +27,7 @@ from broker.settings import HistorySettings
 from schemas import Command, Job, Schedule, ScheduleRemoval, State, Target, group, workstation
 from schemas.schedule import Occurrence
 from tests.integration.broker.test_dispatcher import declare, drain
+from tests.support.limit import LIMIT
 from tests.support.programs import BIN, ROOT
 from tests.support.rabbitmq import Broker, free_port
 from tests.support.workstation import AgentProcess, Program, Workstation, agents_of, follow
@@ -321,7 +322,7 @@ def names(told: list[Any]) -> list[str]:
 
 
 async def until(true: Callable[[], bool]) -> None:
-    async with asyncio.timeout(30):
+    async with asyncio.timeout(LIMIT):
         while not true():  # noqa: ASYNC110 - what is waited for has no event of ours
             await asyncio.sleep(0.02)
 

@@ -24,11 +24,10 @@ from broker import (
     Unroutable,
 )
 from schemas import Command, Job, State, workstation
+from tests.support.limit import LIMIT
 from tests.support.proxy import Proxy
 from tests.support.rabbitmq import Broker
 from tests.support.workstation import Workstation
-
-LIMIT = 20.0
 
 
 @pytest.fixture

@@ -18,6 +18,7 @@ from agents.store import ledger
 from agents.store.ledger import Ledger
 from agents.store.transaction import DuplicateReason, JobRecord, Transaction
 from schemas import Command, Job, Report, State, everyone
+from tests.support.limit import LIMIT
 
 
 def make_job(**fields: object) -> Job:
@@ -111,7 +112,7 @@ async def test_a_full_disk_is_waited_for(book: Ledger, tmp_path: Path) -> None:
     assert not waiting.done()
     # Room again: as if somebody had cleaned up. The connection is the ledger's own.
     book._database.execute("PRAGMA max_page_count = 100000")  # noqa: SLF001
-    async with asyncio.timeout(20):
+    async with asyncio.timeout(LIMIT):
         assert isinstance(await waiting, JobRecord)
 
 
