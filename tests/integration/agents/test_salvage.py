@@ -1,6 +1,5 @@
 """Q229809: a damaged or lost ledger is set aside and made good, and nothing runs again for it."""
 
-import asyncio
 import json
 import shutil
 from datetime import UTC, datetime, timedelta
@@ -8,6 +7,7 @@ from datetime import UTC, datetime, timedelta
 from agents.store import ledger
 from broker import Dispatcher
 from schemas import Job, State
+from tests.support.faults import until
 from tests.support.workstation import Workstation, final, follow
 
 
@@ -23,15 +23,17 @@ async def test_a_damaged_ledger_is_made_good_from_the_brokers_record(
 
     done = await dispatcher.dispatch(append("done"))
     await follow(dispatcher, done)
-    due = datetime.now(UTC) + timedelta(seconds=4)
-    waiting = await dispatcher.dispatch(append("waiting", mandatory_at=due))
-    withdrawn = await dispatcher.dispatch(append("withdrawn", mandatory_at=due))
+    now = datetime.now(UTC)
+    soon = now + timedelta(seconds=4)
+    waiting = await dispatcher.dispatch(append("waiting", mandatory_at=soon))
+    withdrawn = await dispatcher.dispatch(append("withdrawn", mandatory_at=now + timedelta(days=1)))
     running = await dispatcher.dispatch(
         ws.job(f"echo running >> {ran}; sleep 85.4321", shell=True, background=True)
     )
     service.wait_for("job.received", count=4)
-    service.wait_for("job.started", count=2)
-    await asyncio.sleep(0.5)  # its reports are sent
+    async for report in dispatcher.follow(running.id):
+        if report.state is State.STARTED:
+            break
     service.end(9)
     await dispatcher.cancel(withdrawn.id)
     (ws.state_dir / "service" / "ledger.db").write_bytes(b"no ledger at all")
@@ -90,10 +92,9 @@ async def test_what_ended_long_ago_is_forgotten_and_not_run_again(
     for job in jobs:
         assert final(await follow(dispatcher, job)).state is State.SUCCEEDED
         await dispatcher.cancel(job.id)
-    await asyncio.sleep(4)
-    for agent in ("service", "interactive-ada"):
-        assert not ledger.read(ws.state_dir / agent / "ledger.db")
-    assert not list((ws.state_dir / "claims").iterdir())
+    ledgers = [ws.state_dir / agent / "ledger.db" for agent in ("service", "interactive-ada")]
+    await until(lambda: not any(map(ledger.read, ledgers)))
+    await until(lambda: not list((ws.state_dir / "claims").iterdir()))
     for job in jobs:
         await dispatcher.dispatch(job)
     new = await dispatcher.dispatch(ws.job("true", background=True))
