@@ -19,11 +19,10 @@ from yarl import URL
 from broker import Dispatcher, DispatcherSettings, Progress
 from broker.amqp import topology
 from broker.amqp.connection import connect
-from broker.amqp.management import Management
 from broker.amqp.publisher import Publisher
 from broker.amqp.topology import AgentKind
 from broker.client.follow import UnknownJob
-from broker.settings import BrokerSettings, ManagementSettings
+from broker.settings import BrokerSettings
 from broker.stream import stream
 from schemas import (
     Cancellation,
@@ -58,10 +57,7 @@ class Site:
 def site(node: Broker) -> Iterator[Site]:
     if not node.management_url:
         pytest.skip("PCM_TEST_MANAGEMENT_URL: where is the given broker's management API?")
-    # Each of these would take rabbitmqctl seconds.
-    management = Management.of(
-        ManagementSettings(amqp_url=(node.url,), management_url=node.management_url)
-    )
+    management = node.management()
     name = f"forged-{os.getpid()}"
     logins = [
         topology.login(AgentKind.SERVICE, HERE),
