@@ -67,6 +67,9 @@ def site(node: Broker) -> Iterator[Site]:
     try:
         everything = {"configure": ".*", "write": ".*", "read": ".*"}
         management.put("permissions", name, "guest", body=everything)
+        # There has to be an exchange before there are rights to its keys.
+        exchange = {"type": "topic", "durable": True}
+        management.put("exchanges", name, "pcm.reports", body=exchange)
         for login in logins:
             agent = login.partition("@")[0]
             queue = topology.queue_name(AgentKind.SERVICE, HERE)
