@@ -313,8 +313,12 @@ def _sqlite(url: URL) -> Engine:
             raise sqlite3.OperationalError(error.strerror) from error
         connection = sqlite3.connect(path, timeout=_BUSY, check_same_thread=False)
         # What a loss of power takes away is read from the stream again.
-        for pragma in ("journal_mode = WAL", "synchronous = NORMAL", "cache_size = -65536"):
-            connection.execute(f"PRAGMA {pragma}")
+        try:
+            for pragma in ("journal_mode = WAL", "synchronous = NORMAL", "cache_size = -65536"):
+                connection.execute(f"PRAGMA {pragma}")
+        except BaseException:
+            connection.close()
+            raise
         return connection
 
     folder = Path(path).parent

@@ -73,7 +73,10 @@ async def test_a_users_job_survives_the_agent(
     point: str,
     expected: tuple[State, str],
 ) -> None:
-    """Whoever takes it over, there is one start at most, and one final report."""
+    """Whoever takes it over, there is one start at most, and one final report.
+
+    The user's agent comes back before the service takes it to be gone, however busy the machine is.
+    """
     ran = tmp_path / "ran"
     ran.touch()
     job = ws.job(f"echo x >> {ran}", shell=True, mandatory_at=datetime.now(UTC))

@@ -102,7 +102,7 @@ async def test_each_is_told_before_the_next_is_there(dispatcher: Dispatcher, nod
 
     async def slow() -> AsyncIterator[Job]:
         yield job()
-        await asyncio.wait_for(told.wait(), 10)
+        await asyncio.wait_for(told.wait(), LIMIT)
         yield job()
 
     async for _ in dispatcher.dispatch_all(slow()):
