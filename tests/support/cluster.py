@@ -51,6 +51,10 @@ class Member(Node):
         """Where nodes ask for each other."""
         return self._epmd_port
 
+    def pauses(self) -> bool:
+        """Whether it pauses in a minority; with Khepri it goes on, and takes no changes."""
+        return "khepri_db\tenabled" not in self.ctl("list_feature_flags", "name", "state")
+
     @property
     def paused(self) -> bool:
         """Whether it ever found itself in a minority, and paused."""
