@@ -80,7 +80,9 @@ class Load:
 
         def enough() -> bool:
             recent = [job for job in self.accepted if job.created_at > now]
-            return sum(self._ran_everywhere(job) for job in recent) >= _ENOUGH
+            ran = [job for job in recent if self._ran_everywhere(job)]
+            served = {found.name for job in ran for found in self._wanted(job)}
+            return len(ran) >= _ENOUGH and len(served) == len(self._workstations)
 
         await eventually(enough)
 
@@ -178,8 +180,8 @@ async def test_a_cluster_that_loses_nodes_runs_each_job_once(
     cluster: Cluster, workstations: list[Workstation]
 ) -> None:
     """One node is killed, one cut off, one frozen, each with agents connected to it."""
-    agents = [workstation.start("service") for workstation in workstations]
-    agents.append(workstations[0].start("interactive"))
+    agents = [workstation.start("service", watch_interval="5s") for workstation in workstations]
+    agents.append(workstations[0].start("interactive", watch_interval="5s"))
     hasty = DispatcherSettings(amqp_url=cluster.urls(0), patience=timedelta(0))
     patient = DispatcherSettings(amqp_url=cluster.urls(1), patience=timedelta(seconds=LIMIT))
     queues = await asyncio.to_thread(replicas, cluster.members[0])
