@@ -53,6 +53,11 @@ class Site:
         return str(URL(self.url).with_user(login).with_password("secret"))
 
 
+async def make_topology(url: str) -> None:
+    async with connect(BrokerSettings(amqp_url=(url,)), "test") as connection:
+        await topology.ensure(connection)
+
+
 @pytest.fixture(scope="module")
 def site(node: Broker) -> Iterator[Site]:
     name = f"forged-{os.getpid()}"
@@ -63,6 +68,9 @@ def site(node: Broker) -> Iterator[Site]:
     node.ctl("add_vhost", name)
     try:
         node.ctl("set_permissions", "-p", name, "guest", ".*", ".*", ".*")
+        url = str(URL(node.url).with_path(f"/{name}"))
+        # First: RabbitMQ 4.3 takes no topic permission for an exchange that is not there.
+        asyncio.run(make_topology(url))
         for login in logins:
             agent = login.partition("@")[0]
             queue = topology.queue_name(AgentKind.SERVICE, HERE)
@@ -70,7 +78,7 @@ def site(node: Broker) -> Iterator[Site]:
             node.ctl("set_permissions", "-p", name, login, "^$", r"^pcm\.reports$", f"^{queue}$")
             own = rf"^[a-z_]+\.{HERE}\.{agent}$"
             node.ctl("set_topic_permissions", "-p", name, login, "pcm.reports", own, "^$")
-        yield Site(str(URL(node.url).with_path(f"/{name}")))
+        yield Site(url)
     finally:
         for login in logins:
             node.ctl("delete_user", login)
