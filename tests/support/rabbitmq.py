@@ -105,14 +105,18 @@ class Broker:
 
     def ctl(self, *words: str) -> str:
         """Run rabbitmqctl on it; return what it prints."""
-        return subprocess.run(
-            [*self._ctl, "-q", *words],
-            env=self._environment,
-            stdin=subprocess.DEVNULL,
-            capture_output=True,
-            text=True,
-            check=True,
-        ).stdout
+        try:
+            return subprocess.run(
+                [*self._ctl, "-q", *words],
+                env=self._environment,
+                stdin=subprocess.DEVNULL,
+                capture_output=True,
+                text=True,
+                check=True,
+            ).stdout
+        except subprocess.CalledProcessError as error:
+            error.add_note(error.stderr)
+            raise
 
     def add_user(self, name: str, password: str) -> None:
         """Make a login that may do everything in the virtual host."""
