@@ -77,6 +77,7 @@ class BrokerSession:
         self._stopping = asyncio.Event()
         self._told: set[str] = set()
         self._attempt = 0
+        self._last = ""
         self.state = ConnectionState("away", time.time())
         """Whether it is connected, and since when."""
 
@@ -129,7 +130,8 @@ class BrokerSession:
 
     async def _session(self) -> None:
         name = f"pcm-agent {self._identity.workstation} {self._identity.name}"
-        async with connect(self._settings, name) as connection:
+        async with connect(self._settings, name, self._last) as connection:
+            self._last = where(connection)
             if not self._settings.enrolled:
                 with translated("declaring the agent's queue"):
                     async with timeout(CALL_LIMIT):

@@ -126,18 +126,26 @@ class OurConnection(aio_pika.Connection):
 
 
 @asynccontextmanager
-async def connect(settings: BrokerSettings, name: str) -> AsyncIterator[AbstractConnection]:
+async def connect(
+    settings: BrokerSettings, name: str, last: str = ""
+) -> AsyncIterator[AbstractConnection]:
     """Connect to the first broker that answers, each URL tried once in turn.
 
     The connection is a plain one: when it is lost, everything on it ends with an error, and
-    whoever holds it connects again. `name` is shown in the broker's list of connections.
+    whoever holds it connects again.
+
+    Args:
+        settings: say where the brokers are.
+        name: is shown in the broker's list of connections.
+        last: the address of a broker that is tried after the others, since it failed. A node that
+            is cut off from its cluster may take connections and answer nothing on them.
 
     Raises:
         LoginRefused: the last one that answered refused the login.
         Unreachable: none answered.
     """
     failures: list[Unreachable] = []
-    for text in settings.amqp_url:
+    for text in sorted(settings.amqp_url, key=lambda text: _address(URL(text)) == last):
         url = URL(text)
         if "heartbeat" not in url.query:
             url = url.update_query(heartbeat=10)

@@ -13,7 +13,7 @@ from aio_pika.abc import AbstractConnection
 from sqlalchemy import Connection, CursorResult, Engine, delete, or_, select, update
 
 from broker.amqp import topology
-from broker.amqp.connection import CALL_LIMIT, BrokerError, backoff, connect, translated
+from broker.amqp.connection import CALL_LIMIT, BrokerError, backoff, connect, translated, where
 from broker.amqp.publisher import Publisher
 from broker.amqp.timeouts import timeout
 from broker.history.position import BEAT, FRESH, Position, place_in, transact
@@ -69,6 +69,7 @@ class Collector:
         self._engine = engine
         self._name = f"{socket.gethostname()}:{os.getpid()}:{random.getrandbits(32):08x}"
         self._told = ""
+        self._last = ""
 
     async def catch_up(self) -> None:
         """Read what is there, and return; see the function of that name."""
@@ -113,7 +114,9 @@ class Collector:
             await self._database(_leave, self._name)
 
     async def _session(self) -> None:
-        async with connect(self._settings, f"pcm collect {self._name}") as connection:
+        name = f"pcm collect {self._name}"
+        async with connect(self._settings, name, self._last) as connection:
+            self._last = where(connection)
             publisher = await _publisher(connection)
             housekeeping = asyncio.create_task(self._keep_house())
             try:

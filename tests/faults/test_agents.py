@@ -359,6 +359,20 @@ async def test_the_first_of_two_brokers_refuses(ws: Workstation, dispatcher: Dis
     assert not service.events("broker.lost")
 
 
+async def test_the_first_of_two_brokers_lets_it_in_and_no_further(
+    ws: Workstation, dispatcher: Dispatcher, node: Node
+) -> None:
+    """So does a node that is cut off from its cluster: to be let in is no reason to stay."""
+    node.ctl("add_user", "outsider", "secret")
+    node.ctl("set_permissions", "outsider", "^$", "^$", "^$")
+    with Proxy(node.port) as proxy:
+        first = proxy.url("outsider", "secret")
+        service = ws.start("service", amqp_url=f"{first},{node.url}")
+        await works(ws, dispatcher)
+    (lost,) = service.events("broker.lost")
+    assert "declaring the agent's queue" in lost["reason"]
+
+
 @pytest.mark.full
 async def test_the_first_of_two_brokers_falls_silent(
     ws: Workstation,

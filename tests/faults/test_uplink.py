@@ -1,20 +1,35 @@
 """An agent works on while the broker is away, and comes back by itself."""
 
+from collections.abc import Iterator
 from datetime import timedelta
 from pathlib import Path
+
+import pytest
 
 from broker import Dispatcher, DispatcherSettings
 from schemas import State
 from tests.support.faults import counting, held, ran_once, told_once
 from tests.support.proxy import Proxy
-from tests.support.rabbitmq import Node
+from tests.support.rabbitmq import Node, own_nodes
 from tests.support.waiting import LIMIT, Gate, until
 from tests.support.workstation import Workstation, final, follow
 
 
-async def test_without_a_broker_the_agent_waits_works_and_reports_later(tmp_path: Path) -> None:
+@pytest.fixture
+def node() -> Iterator[Node]:
+    """A node that is not started yet."""
+    with own_nodes():
+        made = Node()
+        try:
+            yield made
+        finally:
+            made.stop()
+
+
+async def test_without_a_broker_the_agent_waits_works_and_reports_later(
+    node: Node, tmp_path: Path
+) -> None:
     """Q188578, Q164877, Q173073: it stays, says so once, runs what is due, sends it later."""
-    node = Node()
     proxy = Proxy(node.port)
     ws = Workstation("away", proxy.url(), tmp_path)
     settings = DispatcherSettings(amqp_url=(node.url,), patience=timedelta(seconds=LIMIT))
@@ -44,4 +59,3 @@ async def test_without_a_broker_the_agent_waits_works_and_reports_later(tmp_path
     finally:
         ws.stop()
         proxy.close()
-        node.stop()

@@ -1,4 +1,10 @@
-"""A private RabbitMQ node: free ports, a folder of its own, loopback only; gone afterwards."""
+"""A private RabbitMQ node: free ports, a folder of its own, loopback only; gone afterwards.
+
+Tests that need a broker use a virtual host of one shared node, or of a broker that is given by
+`PCM_TEST_AMQP_URL` (see `Broker`). Tests that break a broker start nodes of their own. All nodes
+are of the version in the folder that `PCM_TEST_RABBITMQ_ROOT` names (see `_program`), or else of
+the installed one.
+"""
 
 import os
 import shutil
@@ -12,7 +18,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Self
+from typing import Any, NoReturn, Self
 
 from yarl import URL
 
@@ -101,14 +107,18 @@ class Broker:
 
     def ctl(self, *words: str) -> str:
         """Run rabbitmqctl on it; return what it prints."""
-        return subprocess.run(
-            [*self._ctl, "-q", *words],
-            env=self._environment,
-            stdin=subprocess.DEVNULL,
-            capture_output=True,
-            text=True,
-            check=True,
-        ).stdout
+        try:
+            return subprocess.run(
+                [*self._ctl, "-q", *words],
+                env=self._environment,
+                stdin=subprocess.DEVNULL,
+                capture_output=True,
+                text=True,
+                check=True,
+            ).stdout
+        except subprocess.CalledProcessError as error:
+            error.add_note(error.stderr)
+            raise
 
     def add_user(self, name: str, password: str) -> None:
         """Make a login that may do everything in the virtual host."""
@@ -191,15 +201,31 @@ class Broker:
 
 @contextmanager
 def or_skipped() -> Iterator[None]:
-    """Skip tests where there is no rabbitmq-server; but not in CI, which must have it."""
+    """Skip tests where there is no rabbitmq-server; but not where one is promised, as in CI."""
     try:
         yield
     except NoRabbitMQ as error:
-        if os.environ.get("CI"):
+        if _ROOT or os.environ.get("CI"):
             raise
-        import pytest  # the demo, which starts nodes, too, has no need of it
+        _skip(str(error))
 
-        pytest.skip(str(error))
+
+@contextmanager
+def own_nodes() -> Iterator[None]:
+    """Skip tests that start nodes where they cannot, or where another broker is to be tested.
+
+    That is not ours to break, and nodes of this machine's version would tell nothing about it.
+    """
+    if Broker.given() and not _ROOT:
+        _skip("PCM_TEST_AMQP_URL: nodes are started only with PCM_TEST_RABBITMQ_ROOT")
+    with or_skipped():
+        yield
+
+
+def _skip(reason: str) -> NoReturn:
+    import pytest  # the demo, which starts nodes, too, has no need of it
+
+    pytest.skip(reason)
 
 
 class Node(Broker):

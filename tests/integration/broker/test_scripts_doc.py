@@ -1,9 +1,11 @@
 """docs/scripts.md: every script in it works, and prints what it says."""
 
 import asyncio
+import os
 import re
 import subprocess
 import sys
+from collections.abc import Iterator
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -50,6 +52,13 @@ def scripts() -> list[tuple[Block, str | None]]:
 
 def files() -> list[Block]:
     return [block for block in blocks() if block.file]
+
+
+@pytest.fixture
+def node(node: Broker) -> Iterator[Broker]:
+    """A virtual host in which there is no other workstation."""
+    with node.own_virtual_host(f"scripts-{os.getpid()}") as made:
+        yield made
 
 
 @pytest.fixture
