@@ -240,7 +240,7 @@ def order(report: Reported) -> tuple[int, float, int]:
     rank = _RANKS[report.state]
     time = report.timestamp
     # Equal times must not leave it to the order in which the reports are read.
-    tie = _TIES[report.state] + zlib.crc32(report.id.encode())
+    tie = _TIES[report.state] + zlib.crc32(f"{report.agent} {report.id}".encode())
     return (rank, -time if rank >= Rank.CLOSED else time, tie)
 
 

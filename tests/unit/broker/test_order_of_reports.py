@@ -41,7 +41,7 @@ def with_an_id(of: Report, number: int, *, shared: bool) -> Report:
     """Give a report an id of its own, or a final one that of all ends of its workstation."""
     same = shared and of.state.final
     name = final_id(of.job_id, of.workstation) if same else f"report-{number}"
-    return of.model_copy(update={"id": name, "reason": f"report-{number}"})
+    return of.model_copy(update={"id": name, "reason": name})
 
 
 STORIES = st.lists(
@@ -64,10 +64,9 @@ Counted = tuple[str, str, float | None, str]
 def in_history(engine: Engine, told: Sequence[Report], cut: int) -> dict[str, Counted]:
     """Return what counts on each workstation after a history has read reports in an order."""
     rebuild(engine)
-    messages = [JOB, *told]
-    entries = [
-        StreamEntry(place, message.kind, "", message.body(), "guest")
-        for place, message in enumerate(messages)
+    entries = [StreamEntry(0, JOB.kind, "", JOB.body(), "guest")]
+    entries += [
+        StreamEntry(place, one.kind, "", one.body(), "guest") for place, one in enumerate(told, 1)
     ]
     for start in range(0, len(entries), cut):
         with engine.begin() as connection:
