@@ -45,12 +45,11 @@ from schemas import (
     Report,
     Result,
     State,
-    WallClock,
     WorkstationForgotten,
 )
 from schemas.job import id_time
 from schemas.report import ANSWERS, Rank, first_line, furthest, order
-from schemas.times import Moment
+from schemas.times import Moment, latest
 
 if TYPE_CHECKING:
     from broker.stream.entry import Record
@@ -83,7 +82,6 @@ _NO_ENDING: dict[str, object] = {
     **dict.fromkeys(("exit_code", "signal", "duration", "restart_required")),
     "line": "",
 }
-_LATEST_ZONE = 12 * 3600.0  # how far the last clock on a wall is behind UTC
 
 Row = dict[str, Any]
 _WAITS: Row = {"state": QUEUED, "rank": _QUEUED_RANK, "rank_at": 0.0, "rank_offset": 0}
@@ -410,11 +408,7 @@ def _stub(report: Report, offset: int) -> Row:
 
 def _seconds(moment: Moment | None) -> float | None:
     """Return a time; of one on the clocks on the wall, when the last of them shows it."""
-    if isinstance(moment, WallClock):
-        from datetime import UTC
-
-        return moment.local.replace(tzinfo=UTC).timestamp() + _LATEST_ZONE
-    return None if moment is None else moment.timestamp()
+    return None if moment is None else latest(moment).timestamp()
 
 
 def _subject(record: "Record") -> str:
