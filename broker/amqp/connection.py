@@ -53,9 +53,26 @@ class Unroutable(BrokerError):
     """A message reached no queue."""
 
 
-def backoff(attempt: int, cap: float = 60.0) -> float:
-    """Return seconds to wait after a failed attempt: random up to twice the last, to a cap."""
-    return random.uniform(0, min(cap, 0.5 * 2 ** min(attempt, 10)))  # noqa: S311 - no secret
+class Backoff:
+    """Pauses between attempts: random, and up to twice as long after each failure.
+
+    Attributes:
+        failures: how many attempts failed in a row.
+    """
+
+    def __init__(self, longest: float = 60.0) -> None:
+        self.failures = 0
+        self._longest = longest
+
+    def reset(self, failures: int = 0) -> None:
+        """Note a success; not more than so many failures before it still count."""
+        self.failures = min(self.failures, failures)
+
+    def failed(self) -> float:
+        """Note a failure; return the seconds to wait before the next attempt."""
+        most = min(self._longest, 0.5 * 2 ** min(self.failures, 10))
+        self.failures += 1
+        return random.uniform(0, most)  # noqa: S311 - no secret
 
 
 @contextmanager

@@ -9,9 +9,8 @@ from typing import TypeVar
 from aio_pika.abc import AbstractConnection
 
 from broker.amqp import topology
-from broker.amqp.connection import CALL_LIMIT, LoginRefused, Unreachable, connect, translated, where
+from broker.amqp.connection import LoginRefused, Unreachable, connect, where
 from broker.amqp.publisher import Publisher
-from broker.amqp.timeouts import timeout
 from broker.client.retry_budget import Patience
 from broker.settings import DispatcherSettings
 from schemas.job import whoami
@@ -83,9 +82,7 @@ class Reconnector:
                         connect(self._settings, f"pcm {whoami()}", self._last)
                     )
                     self._last = where(connection)
-                    with translated("declaring the topology"):
-                        async with timeout(CALL_LIMIT):
-                            await topology.ensure(connection)
+                    await topology.ensure(connection)
                     publisher = await Publisher.open(connection)
                     self._link = DispatcherLink(connection, publisher, stack.pop_all())
             return self._link

@@ -13,7 +13,7 @@ from aio_pika.abc import AbstractConnection
 from sqlalchemy import Connection, CursorResult, Engine, delete, or_, select, update
 
 from broker.amqp import topology
-from broker.amqp.connection import CALL_LIMIT, BrokerError, backoff, connect, translated, where
+from broker.amqp.connection import CALL_LIMIT, Backoff, BrokerError, connect, translated, where
 from broker.amqp.publisher import Publisher
 from broker.amqp.timeouts import timeout
 from broker.history.position import BEAT, FRESH, Position, place_in, transact
@@ -87,7 +87,7 @@ class Collector:
         Raises:
             UnusableHistory: the database is none that this program can use.
         """
-        attempt = 0
+        backoff = Backoff()
         while True:
             began = time.monotonic()
             try:
@@ -96,7 +96,7 @@ class Collector:
                 await self._session()
             except Overtaken:
                 self._tell("collector.stands_by", "another one collects")
-                attempt = 0
+                backoff.reset()
                 await asyncio.sleep(BEAT)
                 continue
             except UnusableHistory:
@@ -104,9 +104,8 @@ class Collector:
             except (BrokerError, HistoryError) as failure:
                 self._tell("collector.waits", str(failure))
             if time.monotonic() - began > FRESH:
-                attempt = 0
-            await asyncio.sleep(backoff(attempt))
-            attempt += 1
+                backoff.reset()
+            await asyncio.sleep(backoff.failed())
 
     async def leave(self) -> None:
         """Let others collect at once, when this one stops."""
@@ -148,9 +147,7 @@ class Collector:
 
 async def _publisher(connection: AbstractConnection) -> Publisher:
     """Return a publisher to a broker that has the stream."""
-    with translated("declaring the topology"):
-        async with timeout(CALL_LIMIT):
-            await topology.ensure(connection)
+    await topology.ensure(connection)
     return await Publisher.open(connection)
 
 

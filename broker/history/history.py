@@ -8,10 +8,9 @@ from typing import Self
 
 from sqlalchemy import Connection
 
-from broker.history.collector import catch_up
-from broker.history.position import is_collected
 from broker.history.queries import Accounts
 from broker.history.schema import open_history, snapshot, told
+from broker.history.up_to_date import bring_up_to_date
 from broker.history.workstations import Fleet
 from broker.settings import HistorySettings, load
 
@@ -43,10 +42,9 @@ class History:
         settings = settings or load(HistorySettings)
         engine = open_history(settings.history_url)
         try:
-            if not is_collected(engine):
-                # In a thread of its own: the caller's may have a loop that runs.
-                with ThreadPoolExecutor(1) as thread:
-                    thread.submit(asyncio.run, catch_up(settings, engine)).result()
+            # In a thread of its own: the caller's may have a loop that runs.
+            with ThreadPoolExecutor(1) as thread:
+                thread.submit(asyncio.run, bring_up_to_date(settings, engine)).result()
             with told(engine), snapshot(engine) as connection:
                 yield cls(connection)
         finally:

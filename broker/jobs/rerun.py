@@ -10,6 +10,7 @@ from broker.cli.session import check_vouched, history, name, with_dispatcher
 from broker.results.query_session import words
 from broker.rollouts import views as standing
 from broker.watch import command as watch
+from schemas.text import counted
 
 if TYPE_CHECKING:
     from sqlalchemy import Engine
@@ -163,4 +164,4 @@ def _tell(job: "Job", *, as_json: bool) -> None:
     else:
         print(job.id, flush=True)
         count = len(job.targets)
-        print(f"again on {count} workstation{'s' * (count != 1)}", flush=True)
+        print(f"again on {counted(count, 'workstation')}", flush=True)

@@ -12,8 +12,7 @@ from sqlalchemy import Engine
 
 from broker.amqp.connection import LoginRefused, Unreachable
 from broker.client.dispatcher import Dispatcher
-from broker.history.collector import catch_up
-from broker.history.position import is_collected
+from broker.history.up_to_date import bring_up_to_date
 from broker.rollouts.progress import Course, course
 from broker.rollouts.state import Standing
 from broker.settings import HistorySettings
@@ -94,14 +93,12 @@ class Driver:
     async def _refresh(self) -> None:
         """Have the history read what is new, if no collector does."""
         give_up = time.monotonic() + self._settings.patience.total_seconds()
-        while not await asyncio.to_thread(is_collected, self._engine):
+        while True:
             try:
-                await catch_up(self._settings, self._engine)
+                return await bring_up_to_date(self._settings, self._engine)
             except LoginRefused:
                 raise
             except Unreachable:
                 if time.monotonic() > give_up:
                     raise
                 await asyncio.sleep(_LOOK)
-            else:
-                return

@@ -11,11 +11,11 @@ from datetime import UTC, datetime, timedelta
 
 from sqlalchemy import Engine
 
-from broker.amqp.connection import BrokerError, Refused, Unreachable, Unroutable, backoff
+from broker.amqp.connection import Backoff, BrokerError, Refused, Unreachable, Unroutable
 from broker.client.dispatcher import Dispatcher
-from broker.history.collector import catch_up
 from broker.history.position import is_collected
 from broker.history.schema import HistoryError, UnusableHistory, prepare
+from broker.history.up_to_date import bring_up_to_date
 from broker.log import get_logger
 from broker.schedules.queries import Said, in_force, sent
 from broker.settings import HistorySettings, WrongSetting
@@ -64,7 +64,7 @@ class Scheduler:
         Raises:
             UnusableHistory: the database is none that this program can use.
         """
-        attempt = 0
+        backoff = Backoff()
         while True:
             try:
                 await self.send_due(datetime.now(UTC))
@@ -72,11 +72,10 @@ class Scheduler:
                 raise
             except (BrokerError, HistoryError, WrongSetting) as failure:
                 self._tell("scheduler.waits", str(failure))
-                await asyncio.sleep(backoff(attempt))
-                attempt += 1
+                await asyncio.sleep(backoff.failed())
             else:
                 self._tell("scheduler.keeps_up")
-                attempt = 0
+                backoff.reset()
                 await asyncio.sleep(_MINUTE - time.time() % _MINUTE + _LATER)
 
     async def send_due(self, now: datetime) -> None:
@@ -88,10 +87,9 @@ class Scheduler:
         """
         if not self._collected:  # tables made by another would hide from it that they are empty
             await asyncio.to_thread(prepare, self._engine)
-        if not await asyncio.to_thread(is_collected, self._engine):
-            if self._collected:
-                raise Unreachable("the collector has not caught up")
-            await catch_up(self._settings, self._engine)
+            await bring_up_to_date(self._settings, self._engine)
+        elif not await asyncio.to_thread(is_collected, self._engine):
+            raise Unreachable("the collector has not caught up")
         if due := await asyncio.to_thread(self._due, now):
             async with Dispatcher.connect(self._settings) as dispatcher:
                 for occurrence in due:
