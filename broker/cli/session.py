@@ -138,8 +138,8 @@ def history() -> "Iterator[Engine]":
 
     Raises:
         Wrong: the database cannot be used, or there is neither broker nor history.
+        WrongSetting: its URL is wrong, or leads to the history of another broker.
     """
-    from broker.history.position import is_collected
     from broker.history.schema import open_history
     from broker.settings import HistorySettings, load
 
@@ -147,22 +147,21 @@ def history() -> "Iterator[Engine]":
     with history_errors():
         engine = open_history(settings.history_url)
         try:
-            if not is_collected(engine):
-                _catch_up(settings, engine)
+            _refresh(settings, engine)
             yield engine
         finally:
             engine.dispose()
 
 
-def _catch_up(settings: "HistorySettings", engine: "Engine") -> None:
+def _refresh(settings: "HistorySettings", engine: "Engine") -> None:
     import asyncio
 
     from broker.amqp.connection import BrokerError
-    from broker.history.collector import catch_up
+    from broker.history.collector import refresh
     from broker.history.position import is_empty
 
     try:
-        asyncio.run(catch_up(settings, engine))
+        asyncio.run(refresh(settings, engine))
     except BrokerError as error:
         if is_empty(engine):
             raise OutOfReach(str(error)) from error

@@ -13,7 +13,7 @@ from sqlalchemy import Engine
 
 from broker.amqp.connection import BrokerError, Refused, Unreachable, Unroutable, backoff
 from broker.client.dispatcher import Dispatcher
-from broker.history.collector import catch_up
+from broker.history.collector import refresh
 from broker.history.position import is_collected
 from broker.history.schema import HistoryError, UnusableHistory, prepare
 from broker.log import get_logger
@@ -88,10 +88,9 @@ class Scheduler:
         """
         if not self._collected:  # tables made by another would hide from it that they are empty
             await asyncio.to_thread(prepare, self._engine)
-        if not await asyncio.to_thread(is_collected, self._engine):
-            if self._collected:
-                raise Unreachable("the collector has not caught up")
-            await catch_up(self._settings, self._engine)
+        if self._collected and not await asyncio.to_thread(is_collected, self._engine):
+            raise Unreachable("the collector has not caught up")
+        await refresh(self._settings, self._engine)  # another's collector may be of another broker
         if due := await asyncio.to_thread(self._due, now):
             async with Dispatcher.connect(self._settings) as dispatcher:
                 for occurrence in due:

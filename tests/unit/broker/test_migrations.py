@@ -25,15 +25,18 @@ from broker.history.reader import Overtaken, store
 from broker.history.schema import (
     HistoryError,
     UnusableHistory,
+    WrongHistory,
     engine_of,
     open_history,
     prepare,
 )
+from broker.history.source import Source, check_source, known_source, note_source
 from broker.stream.entry import StreamEntry
 from tests.support import programs
 from tests.support.postgresql import schema
 
 HISTORIES = Path(__file__).parent / "histories"
+HERE, THERE = Source("rabbit@here", "/"), Source("rabbit@there", "/")
 Rows = dict[str, list[dict[str, Any]]]
 
 
@@ -292,3 +295,19 @@ def test_a_program_that_is_older_than_the_tables_meanwhile_reads_no_further(
         transact(raw, store, place, [entry])
     with pytest.raises(UnusableHistory, match="install a newer"):
         transact(raw, place_in)
+
+
+def test_what_it_was_read_of_is_noted_once(former: str) -> None:
+    engine = open_history(former)
+    assert transact(engine, known_source) is None
+    transact(engine, check_source, THERE)  # not noted: any may read it, and checking notes nothing
+    assert transact(engine, known_source) is None
+    transact(engine, note_source, HERE)
+    transact(engine, note_source, HERE)
+    for refused in (check_source, note_source):
+        for other in (THERE, Source("rabbit@here", "other")):
+            with pytest.raises(WrongHistory) as error:
+                transact(engine, refused, other)
+            assert f"was read of {HERE}, and PCM_AMQP_URL leads to {other}: set" in str(error.value)
+    assert transact(engine, known_source) == HERE
+    engine.dispose()
