@@ -131,6 +131,7 @@ def history() -> "Iterator[Engine]":
 
     Raises:
         Wrong: the database cannot be used, or there is neither broker nor history.
+        WrongSetting: its URL is wrong, or leads to the history of another broker.
     """
     from broker.history.schema import open_history
     from broker.settings import HistorySettings, load
@@ -139,21 +140,21 @@ def history() -> "Iterator[Engine]":
     with history_errors():
         engine = open_history(settings.history_url)
         try:
-            _bring_up_to_date(settings, engine)
+            _refresh(settings, engine)
             yield engine
         finally:
             engine.dispose()
 
 
-def _bring_up_to_date(settings: "HistorySettings", engine: "Engine") -> None:
+def _refresh(settings: "HistorySettings", engine: "Engine") -> None:
     import asyncio
 
     from broker.amqp.connection import BrokerError
+    from broker.history.collector import refresh
     from broker.history.position import is_empty
-    from broker.history.up_to_date import bring_up_to_date
 
     try:
-        asyncio.run(bring_up_to_date(settings, engine))
+        asyncio.run(refresh(settings, engine))
     except BrokerError as error:
         if is_empty(engine):
             raise OutOfReach(str(error)) from error

@@ -8,9 +8,11 @@ from typing import Self
 
 from sqlalchemy import Connection
 
+from broker.amqp.connection import Unreachable
+from broker.history.collector import refresh
+from broker.history.position import is_collected
 from broker.history.queries import Accounts
 from broker.history.schema import open_history, snapshot, told
-from broker.history.up_to_date import bring_up_to_date
 from broker.history.workstations import Fleet
 from broker.settings import HistorySettings, load
 
@@ -36,15 +38,20 @@ class History:
             settings: how; default: from the environment.
 
         Raises:
-            HistoryError: the database cannot be used.
-            BrokerError: the broker cannot be reached, or does not let us.
+            HistoryError: the database cannot be used, or was read of another broker.
+            BrokerError: the broker cannot be reached, and no collector keeps the history up to
+                date; or it does not let us.
         """
         settings = settings or load(HistorySettings)
         engine = open_history(settings.history_url)
         try:
-            # In a thread of its own: the caller's may have a loop that runs.
-            with ThreadPoolExecutor(1) as thread:
-                thread.submit(asyncio.run, bring_up_to_date(settings, engine)).result()
+            try:
+                # In a thread of its own: the caller's may have a loop that runs.
+                with ThreadPoolExecutor(1) as thread:
+                    thread.submit(asyncio.run, refresh(settings, engine)).result()
+            except Unreachable:
+                if not is_collected(engine):
+                    raise
             with told(engine), snapshot(engine) as connection:
                 yield cls(connection)
         finally:

@@ -12,7 +12,7 @@ from sqlalchemy import Engine
 
 from broker.amqp.connection import LoginRefused, Unreachable
 from broker.client.dispatcher import Dispatcher
-from broker.history.up_to_date import bring_up_to_date
+from broker.history.collector import refresh
 from broker.rollouts.progress import Course, course
 from broker.rollouts.state import Standing
 from broker.settings import HistorySettings
@@ -95,7 +95,7 @@ class Driver:
         give_up = time.monotonic() + self._settings.patience.total_seconds()
         while True:
             try:
-                return await bring_up_to_date(self._settings, self._engine)
+                return await refresh(self._settings, self._engine)
             except LoginRefused:
                 raise
             except Unreachable:

@@ -13,9 +13,9 @@ from sqlalchemy import Engine
 
 from broker.amqp.connection import Backoff, BrokerError, Refused, Unreachable, Unroutable
 from broker.client.dispatcher import Dispatcher
+from broker.history.collector import refresh
 from broker.history.position import is_collected
 from broker.history.schema import HistoryError, UnusableHistory, prepare
-from broker.history.up_to_date import bring_up_to_date
 from broker.log import get_logger
 from broker.schedules.queries import Said, in_force, sent
 from broker.settings import HistorySettings, WrongSetting
@@ -87,9 +87,9 @@ class Scheduler:
         """
         if not self._collected:  # tables made by another would hide from it that they are empty
             await asyncio.to_thread(prepare, self._engine)
-            await bring_up_to_date(self._settings, self._engine)
-        elif not await asyncio.to_thread(is_collected, self._engine):
+        if self._collected and not await asyncio.to_thread(is_collected, self._engine):
             raise Unreachable("the collector has not caught up")
+        await refresh(self._settings, self._engine)  # another's collector may be of another broker
         if due := await asyncio.to_thread(self._due, now):
             async with Dispatcher.connect(self._settings) as dispatcher:
                 for occurrence in due:

@@ -452,4 +452,4 @@ def test_what_is_no_database_is_told_with_the_remedy(node: Broker, tmp_path: Pat
         HistorySettings(amqp_url=(node.url,), history_url=f"sqlite:///{path}"), "history", "status"
     )
     assert done.returncode == 1
-    assert "not a database; remove it" in done.stderr
+    assert "not a database: restore it from a copy, or set another PCM_HISTORY_URL" in done.stderr
