@@ -10,6 +10,7 @@ from collections.abc import Callable
 from typing import Any, NoReturn
 
 from broker.settings import WrongSetting
+from schemas.errors import PcmError
 
 DONE, FAILED, USAGE, OUT_OF_REACH = range(4)
 
@@ -18,7 +19,7 @@ _LEAST_RIGHT = 24  # characters
 _BELOW = 6
 
 
-class Wrong(Exception):
+class Wrong(PcmError):
     """What was asked cannot be done, and why; the text is for the user."""
 
     status = FAILED

@@ -14,11 +14,12 @@ from broker.amqp.topology import AgentKind
 from broker.client.find_unroutable import unbound
 from broker.stream import stream
 from schemas import Pause, WorkstationForgotten
+from schemas.errors import PcmError
 
 _AT_ONCE = 500
 
 
-class NotForgettable(Exception):
+class NotForgettable(PcmError):
     """A workstation cannot be forgotten: it is not known, or an agent of it is up."""
 
 

@@ -19,6 +19,7 @@ from broker.amqp.timeouts import timeout
 from broker.dead_letters.letter import Letter, mark, read_letter
 from broker.dead_letters.resending import resend
 from broker.settings import BrokerSettings, load
+from schemas.errors import PcmError
 from schemas.job import whoami
 
 MOST = 65_535
@@ -34,7 +35,7 @@ class Busy(BrokerError):
     """Somebody else holds the letters."""
 
 
-class UnknownLetter(Exception):
+class UnknownLetter(PcmError):
     """No letter, or more than one, has an id that begins so."""
 
 

@@ -34,6 +34,7 @@ from broker.history.schema import (
 )
 from broker.stream.entry import read_records
 from schemas import Job, Result, State
+from schemas.errors import PcmError
 
 if TYPE_CHECKING:
     from broker.stream.entry import Record
@@ -148,7 +149,7 @@ class FailureGroup:
     example: str
 
 
-class UnknownId(Exception):
+class UnknownId(PcmError):
     """No job has this id, or begins so; or more than one does. The text says which."""
 
     def __init__(self, text: str, *, several: bool) -> None:

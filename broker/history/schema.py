@@ -38,6 +38,7 @@ from sqlalchemy.schema import CreateIndex, CreateTable
 
 from broker.history.address import hidden, shown
 from broker.settings import WrongSetting
+from schemas.errors import PcmError
 
 SCHEMA_VERSION = 2
 _LOCK = 7_263_001  # any number that nobody else takes in PostgreSQL's advisory locks
@@ -47,7 +48,7 @@ _BUSY = 30.0  # seconds for which another process's transaction is waited for
 _metadata = MetaData()
 
 
-class HistoryError(Exception):
+class HistoryError(PcmError):
     """The history's database cannot be used now, and why."""
 
 

@@ -12,6 +12,7 @@ from broker.history.queries import Accounts
 from broker.history.schema import jobs, records, snapshot, told
 from broker.rollouts.state import Standing, WaveTally, standing
 from schemas import Rollout, RolloutOrder, WaveEnded, WaveSent
+from schemas.errors import PcmError
 
 if TYPE_CHECKING:
     from broker.stream.entry import Record
@@ -20,7 +21,7 @@ _Kind = TypeVar("_Kind", bound="Record")
 _Asked = TypeVar("_Asked", RolloutOrder, WaveSent, WaveEnded)
 
 
-class UnknownRollout(Exception):
+class UnknownRollout(PcmError):
     """No rollout has this id, or begins so; or more than one does. The text says which."""
 
 
