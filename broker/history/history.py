@@ -1,14 +1,10 @@
 """The history for scripts: opened up to date, and asked as of one instant."""
 
-import asyncio
 from collections.abc import Iterator
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
-from typing import Self
 
-from sqlalchemy import Connection
+from sqlalchemy import Connection, Engine
 
-from broker.history.collector import catch_up
 from broker.history.position import is_collected
 from broker.history.queries import Accounts
 from broker.history.schema import open_history, snapshot, told
@@ -22,15 +18,17 @@ class History:
     Attributes:
         accounts: answers about jobs.
         fleet: answers about workstations.
+        connection: to the database, within the transaction in which all is asked.
     """
 
     def __init__(self, connection: Connection) -> None:
+        self.connection = connection
         self.accounts = Accounts(connection)
         self.fleet = Fleet(connection, self.accounts.now)
 
-    @classmethod
+    @staticmethod
     @contextmanager
-    def read(cls, settings: HistorySettings | None = None) -> Iterator[Self]:
+    def read(settings: HistorySettings | None = None) -> "Iterator[History]":
         """Open the history; what no collector has read of the stream, is read first.
 
         Args:
@@ -44,10 +42,31 @@ class History:
         engine = open_history(settings.history_url)
         try:
             if not is_collected(engine):
-                # In a thread of its own: the caller's may have a loop that runs.
-                with ThreadPoolExecutor(1) as thread:
-                    thread.submit(asyncio.run, catch_up(settings, engine)).result()
-            with told(engine), snapshot(engine) as connection:
-                yield cls(connection)
+                _catch_up(settings, engine)
+            with asked(engine) as history:
+                yield history
         finally:
             engine.dispose()
+
+
+@contextmanager
+def asked(engine: Engine) -> Iterator[History]:
+    """Ask a history that is open, as of one instant.
+
+    Raises:
+        HistoryError: the database cannot be used.
+    """
+    with told(engine), snapshot(engine) as connection:
+        yield History(connection)
+
+
+def _catch_up(settings: HistorySettings, engine: Engine) -> None:
+    # Loaded only where there is no collector.
+    import asyncio
+    from concurrent.futures import ThreadPoolExecutor
+
+    from broker.history.collector import catch_up
+
+    # In a thread of its own: the caller's may have a loop that runs.
+    with ThreadPoolExecutor(1) as thread:
+        thread.submit(asyncio.run, catch_up(settings, engine)).result()

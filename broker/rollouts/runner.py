@@ -88,20 +88,25 @@ class Driver:
 
     async def _look(self) -> Course:
         """Return how the rollout goes, as of now."""
-        await self._refresh()
+        await refresh(self._settings, self._engine)
         return await asyncio.to_thread(course, self._engine, self._plan)
 
-    async def _refresh(self) -> None:
-        """Have the history read what is new, if no collector does."""
-        give_up = time.monotonic() + self._settings.patience.total_seconds()
-        while not await asyncio.to_thread(is_collected, self._engine):
-            try:
-                await catch_up(self._settings, self._engine)
-            except LoginRefused:
+
+async def refresh(settings: HistorySettings, engine: Engine) -> None:
+    """Have the history read what is new, if no collector does.
+
+    Raises:
+        BrokerError: the broker could not be reached in time, or does not let us.
+    """
+    give_up = time.monotonic() + settings.patience.total_seconds()
+    while not await asyncio.to_thread(is_collected, engine):
+        try:
+            await catch_up(settings, engine)
+        except LoginRefused:
+            raise
+        except Unreachable:
+            if time.monotonic() > give_up:
                 raise
-            except Unreachable:
-                if time.monotonic() > give_up:
-                    raise
-                await asyncio.sleep(_LOOK)
-            else:
-                return
+            await asyncio.sleep(_LOOK)
+        else:
+            return
