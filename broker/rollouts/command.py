@@ -15,9 +15,9 @@ if TYPE_CHECKING:
     from sqlalchemy import Engine
 
     from broker.client.dispatcher import Dispatcher
-    from broker.rollouts.progress import Course
+    from broker.rollouts.progress import RolloutProgress
     from broker.rollouts.runner import Driver
-    from broker.rollouts.state import Standing
+    from broker.rollouts.state import RolloutState
     from schemas import Rollout, RolloutOrder
 
 LIMIT_HELP = "failures borne: a count, or a part such as 5%% of the workstations sent to so far"
@@ -102,10 +102,10 @@ def _tell_left(plan: "Rollout") -> None:
 
 def _list(arguments: argparse.Namespace) -> int:
     from broker.history.history import asked
-    from broker.rollouts.progress import rollouts
+    from broker.rollouts.progress import list_rollouts
 
     with history() as engine, asked(engine) as known:
-        courses = rollouts(known)
+        courses = list_rollouts(known)
     standing.tell_all(courses, as_json=arguments.json)
     return DONE
 
@@ -116,7 +116,7 @@ def _show(arguments: argparse.Namespace) -> int:
     return DONE
 
 
-def _found(engine: "Engine", rollout_id: str) -> "Course":
+def _found(engine: "Engine", rollout_id: str) -> "RolloutProgress":
     """Return how the rollout goes that is named."""
     from broker.history.history import asked
     from broker.rollouts.progress import UnknownRollout, find_rollout
@@ -145,7 +145,7 @@ def _ordered(
     return with_dispatcher(working)
 
 
-def _status(found: "Standing") -> int:
+def _status(found: "RolloutState") -> int:
     ran = found.counts["succeeded"] or found.failures  # somewhere, and as it is borne
     return DONE if found.state == "finished" and not found.exceeded and ran else FAILED
 

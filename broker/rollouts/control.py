@@ -10,9 +10,9 @@ from sqlalchemy import Engine
 
 from broker.client.dispatcher import Dispatcher
 from broker.history.schema import open_history
-from broker.rollouts.progress import Course, course, find, recorded
+from broker.rollouts.progress import RolloutProgress, course, find, recorded
 from broker.rollouts.runner import Driver, refresh
-from broker.rollouts.state import Standing
+from broker.rollouts.state import RolloutState
 from broker.rollouts.waves import Item, WrongWaves, cut, mixed, read_waves
 from broker.settings import HistorySettings, load
 from broker.signing.resign_policy import check_vouched
@@ -21,7 +21,7 @@ from schemas.errors import PcmError
 from schemas.job import new_job_id
 from schemas.message import BODY_LIMIT
 
-Shown = Callable[[Standing], None]
+Shown = Callable[[RolloutState], None]
 
 
 class RolloutError(PcmError):
@@ -80,7 +80,7 @@ async def start_rollout(
     plan: Rollout,
     told: Shown | None = None,
     settings: HistorySettings | None = None,
-) -> Standing:
+) -> RolloutState:
     """Begin a rollout and drive it until it has ended, or does not go on; return its state then.
 
     Where the caller ends before, `resume_rollout` goes on, from anywhere.
@@ -107,7 +107,7 @@ async def resume_rollout(
     max_failures: str | None = None,
     told: Shown | None = None,
     settings: HistorySettings | None = None,
-) -> Standing:
+) -> RolloutState:
     """Drive on a rollout that was paused, that failures stopped, or that nothing drives any more.
 
     What was sent is not sent again. One that has finished stays so.
@@ -163,7 +163,7 @@ async def abort_rollout(
     reason: str = "",
     told: Shown | None = None,
     settings: HistorySettings | None = None,
-) -> Standing:
+) -> RolloutState:
     """End a rollout: no further wave is sent, and its jobs are cancelled where they have not ended.
 
     Args:
@@ -191,7 +191,7 @@ def check_plan_vouched(
     check_vouched(plan, body, signatures, settings or load(HistorySettings))
 
 
-def resume_order(found: Course, max_failures: str | None) -> RolloutOrder:
+def resume_order(found: RolloutProgress, max_failures: str | None) -> RolloutOrder:
     """Return the order that a rollout goes on.
 
     Raises:
@@ -205,7 +205,9 @@ def resume_order(found: Course, max_failures: str | None) -> RolloutOrder:
     return RolloutOrder(rollout_id=found.plan.id, action="resume", max_failures=max_failures)
 
 
-def stop_order(found: Course, action: Literal["pause", "abort"], reason: str) -> RolloutOrder:
+def stop_order(
+    found: RolloutProgress, action: Literal["pause", "abort"], reason: str
+) -> RolloutOrder:
     """Return the order that a rollout is paused or aborted.
 
     Raises:
@@ -236,7 +238,7 @@ async def _found(
     rollout_id: str,
     settings: HistorySettings | None,
     told: Shown | None = None,
-) -> AsyncIterator[tuple[Engine, Driver, Course]]:
+) -> AsyncIterator[tuple[Engine, Driver, RolloutProgress]]:
     """Open the history, up to date, and find a rollout there, as it goes now."""
     async with _opened(settings) as (engine, known):
         await refresh(known, engine)
@@ -245,5 +247,5 @@ async def _found(
         yield engine, driver, await asyncio.to_thread(course, engine, plan)
 
 
-def _nothing(_: Standing) -> None:
+def _nothing(_: RolloutState) -> None:
     """Show nothing."""

@@ -11,7 +11,7 @@ from sqlalchemy import Connection, Engine, select
 from broker.history.history import History
 from broker.history.queries import Accounts
 from broker.history.schema import jobs, records, snapshot, told
-from broker.rollouts.state import Standing, WaveTally, standing
+from broker.rollouts.state import RolloutState, WaveTally, standing
 from schemas import Rollout, RolloutOrder, WaveEnded, WaveSent
 from schemas.errors import PcmError
 
@@ -27,7 +27,7 @@ class UnknownRollout(PcmError):
 
 
 @dataclass(frozen=True)
-class Course:
+class RolloutProgress:
     """A rollout, what was asked of it, and its waves whose sending was begun."""
 
     plan: Rollout
@@ -37,7 +37,7 @@ class Course:
     now: float
 
     @property
-    def standing(self) -> Standing:
+    def standing(self) -> RolloutState:
         """How it stands."""
         return standing(self.plan, self.orders, self.tallies, self.now)
 
@@ -46,13 +46,13 @@ class Course:
         return record in self.orders or record in self.marks
 
 
-def rollouts(history: History) -> list[Course]:
+def list_rollouts(history: History) -> list[RolloutProgress]:
     """Return how the rollouts go that were begun, the newest first."""
     now = history.accounts.now
     return [_course(history.connection, plan, now) for plan in _plans(history.connection)]
 
 
-def find_rollout(history: History, rollout_id: str) -> Course:
+def find_rollout(history: History, rollout_id: str) -> RolloutProgress:
     """Return how a rollout goes.
 
     Args:
@@ -112,14 +112,14 @@ def recorded(engine: Engine, plan: Rollout) -> tuple[bytes, str]:
         return body, signatures
 
 
-def course(engine: Engine, plan: Rollout, now: float | None = None) -> Course:
+def course(engine: Engine, plan: Rollout, now: float | None = None) -> RolloutProgress:
     """Return how a rollout goes."""
     now = time.time() if now is None else now
     with told(engine), snapshot(engine) as connection:
         return _course(connection, plan, now)
 
 
-def _course(connection: Connection, plan: Rollout, now: float) -> Course:
+def _course(connection: Connection, plan: Rollout, now: float) -> RolloutProgress:
     accounts = Accounts(connection, now)
     orders = _placed(connection, RolloutOrder, plan.id)
     sent = _placed(connection, WaveSent, plan.id)
@@ -130,7 +130,7 @@ def _course(connection: Connection, plan: Rollout, now: float) -> Course:
         *(mark for _, mark in ended),
     )
     tallies = _tallies(accounts, plan, marks, resumed)
-    return Course(plan, tuple(order for _, order in orders), marks, tallies, now)
+    return RolloutProgress(plan, tuple(order for _, order in orders), marks, tallies, now)
 
 
 def _placed(

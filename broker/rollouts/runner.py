@@ -14,8 +14,8 @@ from broker.amqp.connection import LoginRefused, Unreachable
 from broker.client.dispatcher import Dispatcher
 from broker.history.collector import catch_up
 from broker.history.position import is_collected
-from broker.rollouts.progress import Course, course
-from broker.rollouts.state import Standing
+from broker.rollouts.progress import RolloutProgress, course
+from broker.rollouts.state import RolloutState
 from broker.settings import HistorySettings
 from schemas import Rollout, RolloutOrder, WaveEnded, WaveSent
 
@@ -32,7 +32,7 @@ class Driver:
         settings: HistorySettings,
         engine: Engine,
         plan: Rollout,
-        told: Callable[[Standing], None],
+        told: Callable[[RolloutState], None],
     ) -> None:
         self._dispatcher = dispatcher
         self._settings = settings
@@ -50,7 +50,7 @@ class Driver:
         await self._dispatcher.record(order)
         self._ours = order
 
-    async def drive(self) -> Standing:
+    async def drive(self) -> RolloutState:
         """Carry it out until it has ended, or does not go on; return how it stands then."""
         while True:
             found = await self._look()
@@ -64,7 +64,7 @@ class Driver:
                     continue
             await asyncio.sleep(_LOOK)
 
-    async def _act(self, standing: Standing) -> bool:
+    async def _act(self, standing: RolloutState) -> bool:
         """Do what is to be done now; return whether that was anything."""
         for number in standing.cancel:
             await self._cancel(number, standing.reason)
@@ -86,7 +86,7 @@ class Driver:
         why = f"the rollout was aborted {reason}"[:_LONGEST_REASON]
         await self._dispatcher.cancel(job.id, why, job=job)
 
-    async def _look(self) -> Course:
+    async def _look(self) -> RolloutProgress:
         """Return how the rollout goes, as of now."""
         await refresh(self._settings, self._engine)
         return await asyncio.to_thread(course, self._engine, self._plan)

@@ -16,6 +16,8 @@ def test_each_error_of_ours_is_a_pcm_error() -> None:
             for value in vars(importlib.import_module(module.name)).values():
                 if isinstance(value, type) and issubclass(value, BaseException):
                     found.add(value)
-    ours = {error for error in found if error.__module__.startswith(("schemas", "broker", "agents"))}
+    ours = {
+        error for error in found if error.__module__.startswith(("schemas", "broker", "agents"))
+    }
     assert {"InvalidMessage", "BrokerError", "StateError"} <= {error.__name__ for error in ours}
     assert {error for error in ours if not issubclass(error, PcmError)} == set()
