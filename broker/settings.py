@@ -18,6 +18,7 @@ from pydantic import (
 )
 
 from schemas import explain
+from schemas.errors import PcmError
 from schemas.times import Duration, duration_text
 
 if TYPE_CHECKING:
@@ -28,7 +29,7 @@ _ENV_FILE = Path(".env")
 _SUCH_AS = "must be such as amqp://USER:PASSWORD@HOST:5672/"
 
 
-class WrongSetting(ValueError):
+class WrongSetting(PcmError, ValueError):
     """A setting is wrong; the text names it."""
 
 

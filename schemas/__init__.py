@@ -1,32 +1,34 @@
 """The messages: what is asked, of whom, and what happened."""
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from schemas.check_in import CheckIn, Facts, Pause, WorkstationForgotten
     from schemas.command import Command
+    from schemas.errors import PcmError
     from schemas.job import Cancellation, Context, Job, Requirement
     from schemas.message import InvalidMessage, Message, explain
     from schemas.names import Target, everyone, group, workstation
     from schemas.rejected_record import RejectedRecord
     from schemas.report import Output, Report, Result, State
     from schemas.rollout import Rollout, RolloutOrder, WaveEnded, WaveSent
-    from schemas.schedule import Schedule, ScheduleRemoval
+    from schemas.schedule import Occurrence, Schedule, ScheduleRemoval
     from schemas.secrets import Secrets
     from schemas.signature import Signature, SignedJob
     from schemas.times import WallClock
     from schemas.trusted_key import TrustedKey
 
 _HOMES = {
+    "schemas.check_in": ("CheckIn", "Facts", "Pause", "WorkstationForgotten"),
     "schemas.command": ("Command",),
-    "schemas.rejected_record": ("RejectedRecord",),
+    "schemas.errors": ("PcmError",),
     "schemas.job": ("Cancellation", "Context", "Job", "Requirement"),
     "schemas.message": ("InvalidMessage", "Message", "explain"),
     "schemas.names": ("Target", "everyone", "group", "workstation"),
-    "schemas.check_in": ("CheckIn", "WorkstationForgotten", "Facts", "Pause"),
+    "schemas.rejected_record": ("RejectedRecord",),
     "schemas.report": ("Output", "Report", "Result", "State"),
     "schemas.rollout": ("Rollout", "RolloutOrder", "WaveEnded", "WaveSent"),
-    "schemas.schedule": ("Schedule", "ScheduleRemoval"),
+    "schemas.schedule": ("Occurrence", "Schedule", "ScheduleRemoval"),
     "schemas.secrets": ("Secrets",),
     "schemas.signature": ("Signature", "SignedJob"),
     "schemas.times": ("WallClock",),
@@ -42,8 +44,10 @@ __all__ = [
     "InvalidMessage",
     "Job",
     "Message",
+    "Occurrence",
     "Output",
     "Pause",
+    "PcmError",
     "RejectedRecord",
     "Report",
     "Requirement",
@@ -69,12 +73,14 @@ __all__ = [
 ]
 
 
-def __getattr__(name: str) -> Any:
-    # On demand: few programs speak of all of them, and each costs its reader time and memory.
-    from importlib import import_module
+if not TYPE_CHECKING:  # else a name that is not there would be one of any type
 
-    for home, names in _HOMES.items():
-        if name in names:
-            found = globals()[name] = getattr(import_module(home), name)
-            return found
-    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    def __getattr__(name: str) -> object:
+        # On demand: few programs speak of all of them, and each costs its reader time and memory.
+        from importlib import import_module
+
+        for home, names in _HOMES.items():
+            if name in names:
+                found = globals()[name] = getattr(import_module(home), name)
+                return found
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -5,6 +5,8 @@ from typing import Annotated, Any, Self
 from pydantic import AfterValidator, BaseModel, ConfigDict, ValidationError, WithJsonSchema
 from pydantic_core import to_json
 
+from schemas.errors import PcmError
+
 MAJOR = 1
 BODY_LIMIT = 1024 * 1024
 """Bytes that a message may have."""
@@ -12,7 +14,7 @@ BODY_LIMIT = 1024 * 1024
 _LONGEST_TEXT = 300
 
 
-class InvalidMessage(ValueError):
+class InvalidMessage(PcmError, ValueError):
     """A message cannot be read; the text names the field and what would be right."""
 
 

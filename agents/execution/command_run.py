@@ -20,9 +20,10 @@ from agents.execution.orphans import JOB_VARIABLE, WORKSTATION_VARIABLE, Orphane
 from agents.execution.process import Adopted, Process, RunningProcess
 from agents.execution.spawn import may_block, user_of
 from schemas import Command, Result, State
+from schemas.errors import PcmError
 
 
-class LeftRunning(Exception):
+class LeftRunning(PcmError):
     """The command was left running, as its job wants it when its agent ends."""
 
 

@@ -16,13 +16,14 @@ from nacl.secret import SecretBox
 from agents.store.state_folder import StateError, sync_directory
 from broker.log import get_logger
 from schemas import Command
+from schemas.errors import PcmError
 
 _NAME = "sealing.key"
 _SAFELY = os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK
 _log = get_logger()
 
 
-class CannotOpen(Exception):
+class CannotOpen(PcmError):
     """Secrets cannot be opened here; the text says why."""
 
 

@@ -20,6 +20,7 @@ from agents.execution.environment import UserAccount
 from agents.execution.orphans import JOB_VARIABLE, signal_group
 from agents.platforms import NO_ROOM
 from schemas import Command
+from schemas.errors import PcmError
 
 _SETUID_EXEC = Path(__file__).with_name("setuid_exec.py")
 _SETUID_EXEC_LIMIT = 60.0  # seconds
@@ -28,7 +29,7 @@ _FOLDERS = frozenset({"PATH", "HOME"})  # variables: in what they name, a start 
 _NOTHING = os.open(os.devnull, os.O_RDONLY | os.O_CLOEXEC)  # what commands read of
 
 
-class CannotStart(Exception):
+class CannotStart(PcmError):
     """The command cannot be started; the text says why."""
 
 

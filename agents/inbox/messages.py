@@ -11,6 +11,7 @@ from agents.identity import Identity
 from agents.inbox.trust import Trust, Untrusted
 from broker.amqp import topology
 from schemas import Cancellation, Job, Pause, explain
+from schemas.errors import PcmError
 from schemas.message import BODY_LIMIT
 from schemas.names import check_name
 
@@ -19,7 +20,7 @@ _KIND = re.compile(r"^(job|cancellation|pause)\.")
 _ORDER: TypeAdapter[Order] = TypeAdapter(Annotated[Order, Field(discriminator="kind")])
 
 
-class UnreadableMessage(Exception):
+class UnreadableMessage(PcmError):
     """A message cannot be read or trusted; the text says why."""
 
 

@@ -12,6 +12,7 @@ from broker.settings import WrongSetting
 from broker.signing.key_files import UnsafeFile
 from broker.signing.trusted_keys import Keyring, key_files
 from schemas import InvalidMessage, Job
+from schemas.errors import PcmError
 from schemas.signature import read_signatures
 from schemas.times import duration_text
 
@@ -21,7 +22,7 @@ if TYPE_CHECKING:
 _log = get_logger()
 
 
-class Untrusted(Exception):
+class Untrusted(PcmError):
     """An order is not to be obeyed; the text says why."""
 
 

@@ -16,6 +16,7 @@ from agents.store.state_folder import StateError, sync_directory
 from agents.store.transaction import MIGRATIONS, SCHEMA_VERSION, Transaction, entries
 from broker.log import get_logger
 from schemas import InvalidMessage, Job, Pause, Report, State
+from schemas.errors import PcmError
 
 _log = get_logger()
 _TABLES = ("jobs", "cancellations", "refusals", "outbox", "bindings", "pauses")
@@ -23,7 +24,7 @@ _DAMAGED = {sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB}
 _Row = dict[str, Any]
 
 
-class Damaged(Exception):
+class Damaged(PcmError):
     """The file is no sound ledger; the text says what is wrong with it."""
 
 

@@ -20,13 +20,14 @@ from pathlib import Path
 from typing import NoReturn
 
 from broker.log import get_logger
+from schemas.errors import PcmError
 
 _log = get_logger()
 _ATTEMPTS = 100  # somebody may put something in our way again and again, but not for ever
 _MOST_LINKS = 40  # as many as the kernel follows
 
 
-class StateError(Exception):
+class StateError(PcmError):
     """The state directory cannot be used."""
 
 

@@ -17,6 +17,7 @@ from typing import Any
 
 from agents.store.state_folder import StateError, open_own
 from broker.amqp.timeouts import timeout
+from schemas.errors import PcmError
 from schemas.names import check_text
 
 _SOCKET = "control.sock"
@@ -30,7 +31,7 @@ Stream = AsyncGenerator[dict[str, Any], None]
 Answer = str | Stream
 
 
-class Declined(Exception):
+class Declined(PcmError):
     """The agent does not do what was asked; the text says why."""
 
 

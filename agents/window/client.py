@@ -11,6 +11,7 @@ from typing import Any
 from agents.window.snapshot import Snapshot, read
 from agents.window.texts import clean
 from broker.amqp.timeouts import timeout
+from schemas.errors import PcmError
 
 _SOCKET = "control.sock"
 _CHUNK = 256 * 1024
@@ -18,11 +19,11 @@ _PATIENCE = 10.0
 _FIRST_WAIT, _LONGEST_WAIT = 0.1, 2.0
 
 
-class Gone(Exception):
+class Gone(PcmError):
     """No agent answers here; the text says why."""
 
 
-class RequestDeclined(Exception):
+class RequestDeclined(PcmError):
     """The agent does not do what was asked; the text says why."""
 
 

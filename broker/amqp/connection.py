@@ -24,12 +24,13 @@ from broker import tls
 from broker.amqp.frame_reader import Transport
 from broker.amqp.timeouts import timeout
 from broker.settings import BrokerSettings
+from schemas.errors import PcmError
 
 CALL_LIMIT = 10.0
 """Seconds that one call to the broker may take: where it is stuck, the library waits for ever."""
 
 
-class BrokerError(Exception):
+class BrokerError(PcmError):
     """The broker could not do what it was asked."""
 
 

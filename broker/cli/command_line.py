@@ -11,6 +11,7 @@ from contextlib import contextmanager
 from typing import Any, NoReturn
 
 from broker.settings import WrongSetting
+from schemas.errors import PcmError
 
 DONE, FAILED, USAGE, OUT_OF_REACH = range(4)
 
@@ -19,7 +20,7 @@ _LEAST_RIGHT = 24  # characters
 _BELOW = 6
 
 
-class Wrong(Exception):
+class Wrong(PcmError):
     """What was asked cannot be done, and why; the text is for the user."""
 
     status = FAILED

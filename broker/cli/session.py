@@ -15,7 +15,6 @@ if TYPE_CHECKING:
 
     from broker.client.dispatcher import Dispatcher
     from broker.settings import HistorySettings
-    from schemas import Job, Rollout
 
 _WHOLE_ID = re.compile(r"\d{8}-\d{6}-[0-9a-z]{10}")
 
@@ -32,22 +31,6 @@ def with_dispatcher(work: "Callable[[Dispatcher], Awaitable[int]]") -> int:
             return await work(dispatcher)
 
     return finish(connected())
-
-
-def check_vouched(asked: "Job | Rollout", body: bytes, signatures: str) -> None:
-    """Refuse to sign what was recorded, unless by us or by a key that is trusted here.
-
-    Raises:
-        Wrong: it is so.
-    """
-    from broker.settings import DispatcherSettings, load
-    from broker.signing.resign_policy import Vouching
-
-    if reason := Vouching.by(load(DispatcherSettings)).objection(asked, body, signatures):
-        raise Wrong(
-            f"{asked.id}: would be signed as PCM_SIGNING_KEY says, but whose it is, is not known:"
-            f" {reason}; nothing was sent"
-        )
 
 
 def finish(work: Coroutine[Any, Any, int]) -> int:

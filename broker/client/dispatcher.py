@@ -9,7 +9,8 @@ from collections.abc import (
     Iterable,
     Sequence,
 )
-from contextlib import aclosing, asynccontextmanager
+from contextlib import aclosing, asynccontextmanager, suppress
+from datetime import UTC, datetime
 from functools import partial
 from typing import TYPE_CHECKING, Self, TypeVar
 
@@ -17,6 +18,7 @@ from aio_pika.abc import HeadersType
 
 from broker.amqp.connection import Unreachable, Unroutable
 from broker.amqp.publisher import Publisher
+from broker.amqp.timeouts import timeout
 from broker.client.batch import IN_FLIGHT, Sender, Sent, send_all
 from broker.client.follow import find, since, until_settled
 from broker.client.progress import Progress
@@ -34,14 +36,14 @@ from broker.settings import DispatcherSettings, load
 from broker.signing.signer import Signer, headers
 from broker.stream import stream
 from broker.stream.entry import StreamEntry
-from schemas import Cancellation, Job, Report, SignedJob, Target
+from schemas import Cancellation, Job, Pause, Report, SignedJob, Target
 from schemas.signature import HEADER
 
 if TYPE_CHECKING:
-    from datetime import datetime
-
     from broker.client.publishing import Plan
+    from broker.history.workstations import WorkstationRow
     from broker.signing.signer import Signable
+    from schemas import Schedule
 
 _T = TypeVar("_T")
 
@@ -103,7 +105,7 @@ class Dispatcher:
             Unroutable: no queue is bound for one of its targets, named in the message; nothing
                 was sent.
             Unreachable: the broker could not be reached in time; send the same job again.
-            ValueError: it is over the size limit, or has expired.
+            NotSendable: it is over the size limit, or has expired.
         """
         await self._sending.one(job, self._line.patience(), partly=partly)
         return job
@@ -123,7 +125,7 @@ class Dispatcher:
     ) -> AsyncGenerator[Sent, None]:
         """Send many jobs at once, each as `dispatch` does; yield what became of each, in order.
 
-        A job that cannot be sent is yielded with its error (`Unroutable`, `ValueError`), and the
+        A job that cannot be sent is yielded with its error (`Unroutable`, `NotSendable`), and the
         others go on. When the broker stays out of reach, or who iterates stops early, it is not
         known of the jobs not yet yielded whether they were sent; send the same jobs again.
 
@@ -159,7 +161,7 @@ class Dispatcher:
 
         Raises:
             Unroutable: that is so of all of them.
-            Unreachable, ValueError: as `dispatch` does.
+            Unreachable, NotSendable: as `dispatch` does.
         """
         expiration = check_sendable(job)
         told = self.signed(job)
@@ -184,7 +186,7 @@ class Dispatcher:
 
         Raises:
             Unreachable: the broker could not be reached in time; record it again.
-            ValueError: it is over the size limit.
+            NotSendable: it is over the size limit.
         """
         from schemas import Rollout, Schedule, ScheduleRemoval
 
@@ -269,6 +271,119 @@ class Dispatcher:
             except Unreachable as failure:
                 await self._line.drop(link)
                 await patience.wait(failure)
+
+    async def wait(self, job_id: str, limit: float | None = None) -> Progress:
+        """Return how far a job has come, once it has ended wherever it went; see `follow`.
+
+        Args:
+            job_id: of which job.
+            limit: seconds after which it is no longer waited for; `Progress.ended` says whether
+                it has ended.
+
+        Raises:
+            UnknownJob: the broker has no record of it.
+            Unreachable: the broker stayed out of reach.
+        """
+        progress = Progress(job_id)
+        with suppress(TimeoutError):
+            async with timeout(limit), aclosing(self.follow(job_id, progress)) as reports:
+                async for _ in reports:
+                    pass
+        return progress
+
+    async def pause(self, workstations: Iterable[str], reason: str = "") -> None:
+        """Have workstations start nothing more until `resume`; what runs goes on.
+
+        When this returns, the broker has stored the order in their queues.
+
+        Args:
+            workstations: their names.
+            reason: shown there and by `pcm workstations`.
+
+        Raises:
+            Unroutable: one of them has no queue; nothing was sent to any.
+            Unreachable: the broker could not be reached in time; pause them again.
+        """
+        await self._pause(workstations, reason, paused=True)
+
+    async def resume(self, workstations: Iterable[str]) -> None:
+        """Have paused workstations go on; nothing changes at others.
+
+        Raises:
+            Unroutable, Unreachable: as `pause` does.
+        """
+        await self._pause(workstations, "", paused=False)
+
+    async def _pause(self, workstations: Iterable[str], reason: str, *, paused: bool) -> None:
+        from broker.client.fleet_orders import tell
+
+        now = datetime.now(UTC)
+        orders = [
+            Pause(workstation=name, paused=paused, reason=reason, created_at=now)
+            for name in dict.fromkeys(workstations)
+        ]
+        await self.do(lambda publisher: tell(publisher, orders, self.signed))
+
+    async def check_forgettable(
+        self, workstations: Iterable[str], known: "Iterable[WorkstationRow]"
+    ) -> None:
+        """Check that `forget` would forget workstations; nothing is changed.
+
+        Raises:
+            NotForgettable, Unreachable: as `forget` does.
+        """
+        from broker.client.fleet_orders import check_forgettable, interactive_users
+
+        rows = list(known)
+        users = interactive_users(workstations, rows)
+        names = {row.name for row in rows}
+        await self.do(lambda publisher: check_forgettable(publisher, users, names))
+
+    async def forget(self, workstations: Iterable[str], known: "Iterable[WorkstationRow]") -> None:
+        """Delete the queues of workstations that are gone for good, and have the history forget.
+
+        Jobs that waited there become unreachable.
+
+        Args:
+            workstations: their names.
+            known: what the history has of them (`history.fleet.workstations(names)`): by it the
+                queues of interactive agents are found.
+
+        Raises:
+            NotForgettable: one of them is not known, or an agent of it is up; nothing was done.
+            Unreachable: the broker's answer is not known; forget them again.
+        """
+        from broker.client.fleet_orders import forget, interactive_users
+
+        names, rows = list(workstations), list(known)
+        await self.check_forgettable(names, rows)
+        users = interactive_users(names, rows)
+        await self.do(lambda publisher: forget(publisher, users))
+
+    async def add_schedule(self, schedule: "Schedule") -> list[Target]:
+        """Record a schedule; it replaces the one of its name, whose occurrences end now.
+
+        Its occurrences are sent by `pcm collect` or `pcm schedule run`.
+
+        Returns:
+            The targets that no queue is bound for yet: nothing is sent to them until one is.
+
+        Raises:
+            Unreachable: the broker could not be reached in time; add it again.
+            NotSendable: it is over the size limit.
+        """
+        await self.record(schedule)
+        return await self.unbound(schedule.job)
+
+    async def remove_schedule(self, name: str) -> None:
+        """Record that a schedule has ended: nothing more of it is sent; what was sent goes on.
+
+        Raises:
+            Unreachable: the broker could not be reached in time; remove it again.
+        """
+        from schemas import ScheduleRemoval
+
+        await self.record(ScheduleRemoval(name=name))
 
     async def do(self, work: Callable[[Publisher], Awaitable[_T]]) -> _T:
         """Do something over the connection; where that is lost, do it again over a new one.

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from datetime import UTC, datetime
+from typing import TYPE_CHECKING
 
 from aio_pika.abc import AbstractConnection, HeadersType
 from aio_pika.exceptions import ChannelNotFoundEntity
@@ -14,12 +15,31 @@ from broker.amqp.topology import AgentKind
 from broker.client.find_unroutable import unbound
 from broker.stream import stream
 from schemas import Pause, WorkstationForgotten
+from schemas.errors import PcmError
+
+if TYPE_CHECKING:
+    from broker.history.workstations import WorkstationRow
 
 _AT_ONCE = 500
 
 
-class NotForgettable(Exception):
+class NotForgettable(PcmError):
     """A workstation cannot be forgotten: it is not known, or an agent of it is up."""
+
+
+def interactive_users(
+    names: Iterable[str], known: "Iterable[WorkstationRow]"
+) -> dict[str, list[str]]:
+    """Return by workstation the users whose interactive agents have checked in there."""
+    rows = {row.name: row for row in known}
+    return {
+        name: [
+            agent.agent.removeprefix("interactive-")
+            for agent in (rows[name].agents if name in rows else ())
+            if agent.agent != "service"
+        ]
+        for name in names
+    }
 
 
 async def tell(

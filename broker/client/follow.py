@@ -13,13 +13,14 @@ from broker.client.reconnect import DispatcherLink
 from broker.stream import stream
 from broker.stream.entry import StreamEntry
 from schemas import Job
+from schemas.errors import PcmError
 from schemas.job import id_time
 
 _CLOCK_SKEW = timedelta(minutes=10)
 _SILENCE = 60.0  # seconds
 
 
-class UnknownJob(Exception):
+class UnknownJob(PcmError):
     """No job with this id was sent, or the broker no longer keeps its record."""
 
 

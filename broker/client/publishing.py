@@ -13,6 +13,7 @@ from broker.amqp.publisher import Publisher
 from broker.client.find_unroutable import unbound
 from broker.stream import stream
 from schemas import Cancellation, Job, Target, workstation
+from schemas.errors import PcmError
 from schemas.message import BODY_LIMIT
 from schemas.times import latest
 
@@ -27,6 +28,10 @@ _KEYS_LIMIT = 120_000
 _KEY_OVERHEAD = 5
 _OLDEST = timedelta(days=30)
 _MAX_TTL = 2**32 / 1000 - 1  # seconds: the broker counts in 32 bits of milliseconds
+
+
+class NotSendable(PcmError, ValueError):
+    """A message cannot be sent: it is over the size limit, too old, or has expired."""
 
 
 async def record(
@@ -74,12 +79,12 @@ async def send_again(
 
     Raises:
         Unroutable: no queue is bound for any of its targets.
-        ValueError: it is over the size limit, or has expired.
+        NotSendable: it is over the size limit, or has expired.
     """
     if len(body) > BODY_LIMIT:
-        raise ValueError(f"{len(body)} bytes are over the limit of {BODY_LIMIT}")
+        raise NotSendable(f"{len(body)} bytes are over the limit of {BODY_LIMIT}")
     if (expiration := _time_to_live(job)) is not None and expiration <= 0:
-        raise ValueError(f"it expired at {job.expires_at}")
+        raise NotSendable(f"it expired at {job.expires_at}")
     # Its record may be gone, or never was: without it nobody could follow or cancel the job.
     await record(publisher, job, headers, body)
     again = {**sent_again(), **(headers or {})}
@@ -172,23 +177,23 @@ def check_sendable(job: Job, body: bytes | None = None) -> float | None:
     `body`: in which bytes it is sent.
 
     Raises:
-        ValueError: it is over the size limit, or has expired.
+        NotSendable: it is over the size limit, or has expired.
     """
     check_size(job, body)
     if (expiration := _time_to_live(job)) is not None and expiration <= 0:
-        raise ValueError("expires_at: is in the past, so the job could never start")
+        raise NotSendable("expires_at: is in the past, so the job could never start")
     if job.created_at < datetime.now(UTC) - _OLDEST:
-        raise ValueError(
+        raise NotSendable(
             f"created_at: is over {_OLDEST.days} days ago: agents may forget so old jobs"
         )
     return expiration
 
 
 def check_size(record: "Job | Plan", body: bytes | None = None) -> None:
-    """Refuse what is over the size limit of a message, by ValueError."""
+    """Refuse what is over the size limit of a message, by NotSendable."""
     size = len(record.body() if body is None else body)
     if size > BODY_LIMIT:
-        raise ValueError(f"{record.kind}: {size} bytes are over the limit of {BODY_LIMIT}")
+        raise NotSendable(f"{record.kind}: {size} bytes are over the limit of {BODY_LIMIT}")
 
 
 def _time_to_live(job: Job) -> float | None:

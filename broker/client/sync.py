@@ -4,17 +4,21 @@ from collections.abc import Awaitable, Callable, Iterable, Iterator, Sequence
 from contextlib import aclosing, suppress
 from queue import SimpleQueue
 from types import TracebackType
-from typing import Self, TypeVar
+from typing import TYPE_CHECKING, Concatenate, ParamSpec, Self, TypeVar
 
-from broker.amqp.timeouts import timeout
 from broker.client.asyncio_thread import Feed, LoopThread, result
 from broker.client.batch import IN_FLIGHT, Sent, check_in_flight
 from broker.client.dispatcher import Dispatcher
 from broker.client.progress import Progress
 from broker.settings import DispatcherSettings, load
-from schemas import Cancellation, Job, Report
+from schemas import Cancellation, Job, Report, SignedJob, Target
+
+if TYPE_CHECKING:
+    from broker.history.workstations import WorkstationRow
+    from schemas import Schedule
 
 _T = TypeVar("_T")
+_Given = ParamSpec("_Given")
 
 
 class SyncDispatcher:
@@ -47,9 +51,13 @@ class SyncDispatcher:
         """Disconnect; what other threads still wait for is given up."""
         self._thread.close()
 
-    def dispatch(self, job: Job) -> Job:
+    def dispatch(self, job: Job, *, partly: bool = False) -> Job:
         """Send a job; see `Dispatcher.dispatch`."""
-        return self._call(lambda dispatcher: dispatcher.dispatch(job))
+        return self._call(lambda dispatcher: dispatcher.dispatch(job, partly=partly))
+
+    def dispatch_signed(self, signed: SignedJob) -> Job:
+        """Send a job that was signed and saved; see `Dispatcher.dispatch_signed`."""
+        return self._call(lambda dispatcher: dispatcher.dispatch_signed(signed))
 
     def dispatch_all(self, jobs: Iterable[Job], in_flight: int = IN_FLIGHT) -> Iterator[Sent]:
         """Send many jobs at once, yield what became of each; see `Dispatcher.dispatch_all`.
@@ -106,29 +114,42 @@ class SyncDispatcher:
                 self._thread.submit(reports.aclose)
 
     def wait(self, job_id: str, limit: float | None = None) -> Progress:
-        """Return how far a job has come, once it has ended wherever it went.
+        """Return how far a job has come, once it has ended; see `Dispatcher.wait`."""
+        return self._call(lambda dispatcher: dispatcher.wait(job_id, limit))
 
-        Args:
-            job_id: of which job.
-            limit: seconds after which it is no longer waited for; `Progress.ended` tells.
+    def pause(self, workstations: Iterable[str], reason: str = "") -> None:
+        """Have workstations start nothing more; see `Dispatcher.pause`."""
+        self._call(lambda dispatcher: dispatcher.pause(workstations, reason))
 
-        Raises:
-            UnknownJob: the broker has no record of it.
-            Unreachable: the broker stayed out of reach.
+    def resume(self, workstations: Iterable[str]) -> None:
+        """Have paused workstations go on; see `Dispatcher.resume`."""
+        self._call(lambda dispatcher: dispatcher.resume(workstations))
+
+    def forget(self, workstations: Iterable[str], known: "Iterable[WorkstationRow]") -> None:
+        """Forget workstations that are gone for good; see `Dispatcher.forget`."""
+        self._call(lambda dispatcher: dispatcher.forget(workstations, known))
+
+    def add_schedule(self, schedule: "Schedule") -> list[Target]:
+        """Add a schedule, or replace the one of its name; see `Dispatcher.add_schedule`."""
+        return self._call(lambda dispatcher: dispatcher.add_schedule(schedule))
+
+    def remove_schedule(self, name: str) -> None:
+        """End a schedule; see `Dispatcher.remove_schedule`."""
+        self._call(lambda dispatcher: dispatcher.remove_schedule(name))
+
+    def run(
+        self,
+        call: Callable[Concatenate[Dispatcher, _Given], Awaitable[_T]],
+        *args: _Given.args,
+        **options: _Given.kwargs,
+    ) -> _T:
+        """Wait for an async function that is given a `Dispatcher`; return what it returns.
+
+        So scripts that are not async call those functions of `broker`, such as `start_rollout`:
+        `dispatcher.run(start_rollout, plan)`. Functions that it calls in turn run in another
+        thread.
         """
-        progress = Progress(job_id)
-
-        async def following(dispatcher: Dispatcher) -> Progress:
-            with suppress(TimeoutError):
-                async with (
-                    timeout(limit),
-                    aclosing(dispatcher.follow(job_id, progress)) as reports,
-                ):
-                    async for _ in reports:
-                        pass
-            return progress
-
-        return self._call(following)
+        return self._call(lambda dispatcher: call(dispatcher, *args, **options))
 
     def _call(self, call: Callable[[Dispatcher], Awaitable[_T]]) -> _T:
         dispatcher = self._thread.held

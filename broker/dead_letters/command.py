@@ -144,25 +144,18 @@ async def _do(arguments: argparse.Namespace, agreed_on: "Collection[str] | None"
 
 
 async def _requeue(letters: "DeadLetters", chosen: "list[Letter]") -> int:
-    from broker.amqp.connection import Unroutable
-    from broker.dead_letters.resending import NotRequeued, by_message
-
     status = DONE
-    sent = []
-    for letter, *same in by_message(chosen):
-        try:
-            first, *others = await letters.requeue(letter)
-        except (NotRequeued, Unroutable) as error:
-            for stays in (letter, *same):
+    async for same, keys, error in letters.requeue_all(chosen):
+        if error is not None:
+            for stays in same:
                 print(f"pcm: {stays.id}: {printable(str(error))}", file=sys.stderr)
             status = FAILED
-        else:
-            more = f" and {len(others)} more" if others else ""
-            print(f"{letter.id}: sent again as {printable(first)}{more}", flush=True)
-            for other in same:
-                print(f"{other.id}: the same message as {letter.id}", flush=True)
-            sent += [letter, *same]
-    await letters.drop(*sent)
+            continue
+        letter, *others = same
+        more = f" and {len(keys) - 1} more" if len(keys) > 1 else ""
+        print(f"{letter.id}: sent again as {printable(keys[0])}{more}", flush=True)
+        for other in others:
+            print(f"{other.id}: the same message as {letter.id}", flush=True)
     return status if chosen else _none()
 
 

@@ -2,7 +2,7 @@
 
 import asyncio
 import time
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Iterable, Iterator
 from contextlib import asynccontextmanager, suppress
 from dataclasses import replace
 from datetime import UTC, datetime
@@ -13,12 +13,20 @@ from aio_pika.abc import AbstractChannel, AbstractConnection, AbstractIncomingMe
 from aiormq.exceptions import ChannelLockedResource
 
 from broker.amqp import topology
-from broker.amqp.connection import CALL_LIMIT, BrokerError, Unreachable, connect, translated
+from broker.amqp.connection import (
+    CALL_LIMIT,
+    BrokerError,
+    Unreachable,
+    Unroutable,
+    connect,
+    translated,
+)
 from broker.amqp.publisher import Publisher
 from broker.amqp.timeouts import timeout
 from broker.dead_letters.letter import Letter, mark, read_letter
-from broker.dead_letters.resending import resend
+from broker.dead_letters.resending import NotRequeued, by_message, resend
 from broker.settings import BrokerSettings, load
+from schemas.errors import PcmError
 from schemas.job import whoami
 
 MOST = 65_535
@@ -34,8 +42,16 @@ class Busy(BrokerError):
     """Somebody else holds the letters."""
 
 
-class UnknownLetter(Exception):
+class UnknownLetter(PcmError):
     """No letter, or more than one, has an id that begins so."""
+
+
+class Requeued(NamedTuple):
+    """What became of the letters of a message: the keys it was sent by again, or why not."""
+
+    letters: list[Letter]
+    routing_keys: tuple[str, ...]
+    error: NotRequeued | Unroutable | None
 
 
 class _Copy(NamedTuple):
@@ -128,6 +144,29 @@ class DeadLetters:
     async def requeue(self, letter: Letter) -> tuple[str, ...]:
         """Send a letter again; it stays until it is dropped. See `resend`."""
         return await resend(self._publisher, letter)
+
+    async def requeue_all(self, letters: Iterable[Letter]) -> AsyncGenerator[Requeued, None]:
+        """Send letters again, and drop those that were; yield what became of each message.
+
+        Letters of the same message are sent once. They are dropped after the last was sent; what
+        comes back to the queue meanwhile stays.
+
+        Args:
+            letters: of which headers and body were asked for (`whole` of `open`).
+
+        Raises:
+            Unreachable: it is not known of the rest whether they were sent; again does no harm.
+        """
+        sent: list[Letter] = []
+        for group in by_message(letters):
+            try:
+                keys = await self.requeue(group[0])
+            except (NotRequeued, Unroutable) as error:
+                yield Requeued(group, (), error)
+            else:
+                yield Requeued(group, keys, None)
+                sent += group
+        await self.drop(*sent)
 
     async def drop(self, *letters: Letter) -> None:
         """Remove letters from the queue for good, with all their copies that were seen.

@@ -12,13 +12,14 @@ from broker.client.publishing import send_again, sent_again
 from broker.dead_letters.letter import Letter
 from broker.stream import stream
 from schemas import InvalidMessage, Job
+from schemas.errors import PcmError
 from schemas.signature import HEADER
 
 LEDGER, FORGERY = "ledger", "forgery"
 """The kinds of letters that only tell of a damaged ledger, and of what was not believed."""
 
 
-class NotRequeued(Exception):
+class NotRequeued(PcmError):
     """A letter cannot be sent again; the text says why. It stays."""
 
 

@@ -2,7 +2,6 @@
 
 import argparse
 import json
-import secrets
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -12,7 +11,7 @@ from broker.cli.session import name
 from broker.enrolment.handing_out import handed_out, management_errors
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Sequence
+    from collections.abc import Sequence
 
     from broker.enrolment.enrolment import Enrolment
     from broker.enrolment.rights import AgentLogin
@@ -99,6 +98,7 @@ def _enrol(arguments: argparse.Namespace) -> int:
     from broker.enrolment import definitions
     from broker.enrolment.definitions_file import DefinitionsFile
     from broker.enrolment.rights import agents, in_order
+    from broker.enrolment.workstation import new_passwords
 
     settings = _settings()
     groups = list(dict.fromkeys(arguments.group))
@@ -111,7 +111,7 @@ def _enrol(arguments: argparse.Namespace) -> int:
         with management_errors():
             enrolled = enrolment.enrolled(arguments.workstation)
     all_agents = in_order([*named, *enrolled])
-    passwords = _passwords(agent for agent in all_agents if agent not in enrolled)
+    passwords = new_passwords(agent for agent in all_agents if agent not in enrolled)
     with handed_out(arguments, settings, all_agents, groups, passwords):
         if arguments.definitions:
             host = settings.virtual_host
@@ -127,12 +127,14 @@ def _enrol(arguments: argparse.Namespace) -> int:
 
 
 def _rotate(arguments: argparse.Namespace) -> int:
+    from broker.enrolment.workstation import new_passwords
+
     settings = _settings()
     enrolment = _enrolment(settings)
     with management_errors():
         agents = _chosen(enrolment.enrolled(arguments.workstation), arguments)
         groups = enrolment.groups(agents[0])
-    passwords = _passwords(agents)
+    passwords = new_passwords(agents)
     with handed_out(arguments, settings, agents, groups, passwords):
         enrolment.rotate(passwords)
     return DONE
@@ -169,15 +171,11 @@ def _enrolment(settings: "ManagementSettings") -> "Enrolment":
     return Enrolment(Management.of(settings), settings.virtual_host)
 
 
-def _passwords(agents: "Iterable[AgentLogin]") -> dict[str, str]:
-    return {agent.login: secrets.token_urlsafe(32) for agent in agents}
-
-
 def _chosen(agents: "Sequence[AgentLogin]", arguments: argparse.Namespace) -> "list[AgentLogin]":
     """Return the agents that are meant: those of the users named, or all."""
-    chosen = [agent for agent in agents if not arguments.user or agent.user in arguments.user]
-    missing = set(arguments.user) - {agent.user for agent in chosen}
-    if missing or not chosen:
-        whom = "".join(f" --user {user}" for user in sorted(missing))
-        raise Wrong(f"not enrolled: {arguments.workstation}{whom}; nothing was done")
-    return chosen
+    from broker.enrolment.workstation import NotEnrolled, chosen
+
+    try:
+        return chosen(agents, arguments.workstation, arguments.user)
+    except NotEnrolled as error:
+        raise Wrong(str(error)) from error

@@ -1,15 +1,11 @@
 """The history for scripts: opened up to date, and asked as of one instant."""
 
-import asyncio
 from collections.abc import Iterator
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
-from typing import Self
 
-from sqlalchemy import Connection
+from sqlalchemy import Connection, Engine
 
 from broker.amqp.connection import Unreachable
-from broker.history.collector import refresh
 from broker.history.position import is_collected
 from broker.history.queries import Accounts
 from broker.history.schema import open_history, snapshot, told
@@ -23,15 +19,17 @@ class History:
     Attributes:
         accounts: answers about jobs.
         fleet: answers about workstations.
+        connection: to the database, within the transaction in which all is asked.
     """
 
     def __init__(self, connection: Connection) -> None:
+        self.connection = connection
         self.accounts = Accounts(connection)
         self.fleet = Fleet(connection, self.accounts.now)
 
-    @classmethod
+    @staticmethod
     @contextmanager
-    def read(cls, settings: HistorySettings | None = None) -> Iterator[Self]:
+    def read(settings: HistorySettings | None = None) -> "Iterator[History]":
         """Open the history; what no collector has read of the stream, is read first.
 
         Args:
@@ -46,13 +44,33 @@ class History:
         engine = open_history(settings.history_url)
         try:
             try:
-                # In a thread of its own: the caller's may have a loop that runs.
-                with ThreadPoolExecutor(1) as thread:
-                    thread.submit(asyncio.run, refresh(settings, engine)).result()
+                _refresh(settings, engine)
             except Unreachable:
                 if not is_collected(engine):
                     raise
-            with told(engine), snapshot(engine) as connection:
-                yield cls(connection)
+            with asked(engine) as history:
+                yield history
         finally:
             engine.dispose()
+
+
+@contextmanager
+def asked(engine: Engine) -> Iterator[History]:
+    """Ask a history that is open, as of one instant.
+
+    Raises:
+        HistoryError: the database cannot be used.
+    """
+    with told(engine), snapshot(engine) as connection:
+        yield History(connection)
+
+
+def _refresh(settings: HistorySettings, engine: Engine) -> None:
+    import asyncio
+    from concurrent.futures import ThreadPoolExecutor
+
+    from broker.history.collector import refresh
+
+    # In a thread of its own: the caller's may have a loop that runs.
+    with ThreadPoolExecutor(1) as thread:
+        thread.submit(asyncio.run, refresh(settings, engine)).result()

@@ -5,6 +5,7 @@ from collections import Counter
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, fields
+from datetime import datetime
 from typing import TYPE_CHECKING, Any
 
 from pydantic import TypeAdapter
@@ -17,6 +18,7 @@ from sqlalchemy import (
     exists,
     func,
     literal,
+    or_,
     select,
 )
 
@@ -34,6 +36,7 @@ from broker.history.schema import (
 )
 from broker.stream.entry import read_records
 from schemas import Job, Result, State
+from schemas.errors import PcmError
 
 if TYPE_CHECKING:
     from broker.stream.entry import Record
@@ -148,7 +151,7 @@ class FailureGroup:
     example: str
 
 
-class UnknownId(Exception):
+class UnknownId(PcmError):
     """No job has this id, or begins so; or more than one does. The text says which."""
 
     def __init__(self, text: str, *, several: bool) -> None:
@@ -186,6 +189,53 @@ class Accounts:
             )
             for row in rows
         ]
+
+    def search(
+        self,
+        *,
+        states: Sequence[str] | None = None,
+        workstation: str | None = None,
+        since: datetime | float | None = None,
+        sender: str = "",
+        text: str = "",
+        most: int | None = None,
+    ) -> list[JobRow]:
+        """Return the jobs for which all holds that is given, the newest first.
+
+        Args:
+            states: it is in one of these on some workstation, or on the one named. Where they are
+                all in which a job is over: it is over everywhere.
+            workstation: it is for this one.
+            since: it was made then or later; a number is seconds since the epoch.
+            sender: its sender's name has this in it, in capitals or not.
+            text: its id, name, command or targets have this in them, in capitals or not.
+            most: so many at most.
+        """
+        where: list[ColumnElement[bool]] = []
+        if states is not None:
+            where.append(self._is_in(states, workstation))
+        elif workstation is not None:
+            where.append(self.is_for(workstation))
+        if since is not None:
+            at = since.timestamp() if isinstance(since, datetime) else since
+            where.append(jobs.c.created_at >= at)
+        if sender:
+            where.append(jobs.c.sender.icontains(sender, autoescape=True))
+        if text:
+            among = (jobs.c.id, jobs.c.name, jobs.c.command, jobs.c.targets)
+            where.append(or_(*(one.icontains(text, autoescape=True) for one in among)))
+        return self.jobs(*where, most=most)
+
+    def _is_in(self, states: Sequence[str], workstation: str | None) -> ColumnElement[bool]:
+        """Return the condition of `search`: over is that nothing of the job waits or runs."""
+        if workstation is not None:
+            return self.has_state(states, workstation)
+        is_open = (*WAITING, *RUNNING)
+        if not set(STATES) - set(is_open) <= set(states):
+            return self.has_state(states)
+        others = [state for state in states if state in is_open]
+        over = ~self.has_state(is_open)
+        return or_(over, self.has_state(others)) if others else over
 
     def find(self, job_id: str) -> JobRow:
         """Return the job of an id, or of the only one that begins so.

@@ -21,6 +21,7 @@ from broker.history.schema import CONTENT, gaps, reading
 from broker.log import get_logger
 from broker.stream import stream
 from broker.stream.entry import StreamEntry
+from schemas.errors import PcmError
 
 _BATCH = 2000
 _PREFETCH = 4000
@@ -30,7 +31,7 @@ _log = get_logger()
 _T = TypeVar("_T")
 
 
-class Overtaken(Exception):
+class Overtaken(PcmError):
     """Somebody else has read on meanwhile, or reads on instead of us."""
 
 

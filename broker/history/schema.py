@@ -38,6 +38,7 @@ from sqlalchemy.schema import CreateIndex, CreateTable
 from broker.history.address import hidden, shown
 from broker.history.migrations import OLDEST, SCHEMA_VERSION, migrate
 from broker.settings import WrongSetting
+from schemas.errors import PcmError
 
 _LOCK = 7_263_001  # any number that nobody else takes in PostgreSQL's advisory locks
 _WRITE = "PCM_HISTORY_URL: write sqlite:////absolute/path.db or postgresql://USER@HOST/DATABASE"
@@ -53,7 +54,7 @@ _COLUMNS = {
 _metadata = MetaData()
 
 
-class HistoryError(Exception):
+class HistoryError(PcmError):
     """The history's database cannot be used now, and why."""
 
 

@@ -20,7 +20,7 @@ _SHOWN = 50
 
 
 @dataclass(frozen=True)
-class Plan:
+class Reach:
     """What would become of a job, by the names of workstations.
 
     Attributes:
@@ -53,7 +53,7 @@ def dry_run(jobs: "Sequence[Job]", waves: "Sequence[Item]", *, as_json: bool) ->
     except ValueError as error:
         raise WrongUse(str(error)) from error
     with history() as engine, fleet(engine) as known:
-        plans = [_in_waves(plan_of(job, known), waves) for job in jobs]
+        plans = [_in_waves(reach(job, known), waves) for job in jobs]
     for job, plan in zip(jobs, plans, strict=True):
         if as_json:
             print(json.dumps(_as_json(job, plan)))
@@ -64,14 +64,19 @@ def dry_run(jobs: "Sequence[Job]", waves: "Sequence[Item]", *, as_json: bool) ->
     return DONE if all(plan.reached and not plan.unknown for plan in plans) else FAILED
 
 
-def plan_of(job: "Job", known: "Fleet") -> Plan:
-    """Return what would become of a job."""
+def reach(job: "Job", known: "Fleet") -> Reach:
+    """Return whom a job would reach, as far as the history knows, and whom not; nothing is sent.
+
+    Args:
+        job: which job.
+        known: the workstations (`history.fleet`).
+    """
     reached = known.reached(job)
     everybody = known.reached(job.model_copy(update={"excluded": ()}))
     rows = {row.name: row for row in known.workstations()}
     unfit = {name for name in reached if not _can_run(job, rows[name])}
     there = {"workstation": rows.keys(), "group": known.groups().keys()}
-    return Plan(
+    return Reach(
         reached=[name for name in reached if name not in unfit],
         excluded=sorted(set(everybody) - set(reached)),
         not_applicable=sorted(unfit),
@@ -83,7 +88,7 @@ def plan_of(job: "Job", known: "Fleet") -> Plan:
     )
 
 
-def _in_waves(plan: Plan, waves: "Sequence[Item]") -> Plan:
+def _in_waves(plan: Reach, waves: "Sequence[Item]") -> Reach:
     from broker.rollouts.waves import cut
 
     names = plan.reached + plan.not_applicable  # a wave is sent to those as well
@@ -105,7 +110,7 @@ def _can_run(job: "Job", row: "WorkstationRow") -> bool:
     return not (platforms and system) or bool(platforms & {system, f"{system}/{machine}"})
 
 
-def _as_json(job: "Job", plan: Plan) -> dict[str, Any]:
+def _as_json(job: "Job", plan: Reach) -> dict[str, Any]:
     from broker.amqp.topology import routing_keys
 
     return {
@@ -120,7 +125,7 @@ def _as_json(job: "Job", plan: Plan) -> dict[str, Any]:
     }
 
 
-def _lines(job: "Job", plan: Plan) -> Iterator[str]:
+def _lines(job: "Job", plan: Reach) -> Iterator[str]:
     from broker.amqp.topology import routing_keys
 
     count = len(plan.reached)

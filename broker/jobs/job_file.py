@@ -11,6 +11,7 @@ from pydantic import ValidationError
 from broker.client.publishing import check_sendable
 from broker.jobs.marked import Node, Problem, Unreadable, read_text
 from schemas import Command, Job
+from schemas.errors import PcmError
 from schemas.message import cause
 from schemas.times import parse_moment
 
@@ -34,7 +35,7 @@ _PLAIN = {
 }
 
 
-class WrongJobFile(ValueError):
+class WrongJobFile(PcmError, ValueError):
     """A file of jobs is wrong; each line of the text names file, line, field and what to write."""
 
     def __init__(self, name: str, problems: list[Problem]) -> None:

@@ -14,11 +14,13 @@ from ruamel.yaml import YAML, events
 from ruamel.yaml.error import YAMLError
 from ruamel.yaml.nodes import ScalarNode
 
+from schemas.errors import PcmError
+
 _DEEPEST = 20  # a job has five levels
 _TOO_DEEP = f"is nested more than {_DEEPEST} levels deep"
 
 
-class Unreadable(Exception):
+class Unreadable(PcmError):
     """The text cannot be read; `line` says where, if that is known."""
 
     def __init__(self, line: int | None, text: str) -> None:

@@ -2,12 +2,10 @@
 
 import argparse
 import sys
-from datetime import UTC, datetime
 from typing import TYPE_CHECKING
 
 from broker.cli.command_line import DONE, Parser, Wrong, WrongUse
-from broker.cli.session import check_vouched, history, name, with_dispatcher
-from broker.results.query_session import words
+from broker.cli.session import history, name, with_dispatcher
 from broker.rollouts import views as standing
 from broker.watch import command as watch
 from schemas.text import counted
@@ -59,12 +57,12 @@ def _run(arguments: argparse.Namespace) -> int:
     watch.check_options(arguments)
     states = _states(arguments)
     with history() as engine:
-        job, names = _choose(engine, arguments, states)
-    return with_dispatcher(lambda dispatcher: _send(dispatcher, job, names, arguments))
+        new = _again(engine, arguments, states)
+    return with_dispatcher(lambda dispatcher: _send(dispatcher, new, arguments))
 
 
-def _states(arguments: argparse.Namespace) -> tuple[str, ...] | None:
-    """Return the states that are asked for; None: whatever it is."""
+def _states(arguments: argparse.Namespace) -> tuple[str, ...]:
+    """Return the states that are asked for; none: those that `rerun` takes by default."""
     from broker.history.queries import FAILURES, STATES
     from schemas import State
 
@@ -72,72 +70,32 @@ def _states(arguments: argparse.Namespace) -> tuple[str, ...] | None:
         raise WrongUse(f"--state: {wrong[0]!r} is no state: use {', '.join(map(str, STATES))}")
     states = [*arguments.state, *(FAILURES if arguments.failed else ())]
     states += [State.EXPIRED] if arguments.expired else []
-    if not states and arguments.workstation:
-        return None
-    return tuple(states or FAILURES)
+    return tuple(states)
 
 
-def _choose(
-    engine: "Engine", arguments: argparse.Namespace, states: tuple[str, ...] | None
-) -> tuple["Job", list[str]]:
-    """Return the job that is to be sent again, and where."""
+def _again(engine: "Engine", arguments: argparse.Namespace, states: tuple[str, ...]) -> "Job":
+    """Return the job as it is to be sent again."""
     from broker.history.queries import UnknownId, accounts
+    from broker.jobs.rerun_jobs import NothingToRerun, NotItsWorkstation, rerun
+    from broker.signing.resign_policy import SigningRefused
 
-    with accounts(engine) as found:
-        try:
-            job_id = found.find(arguments.job).id
-        except UnknownId as error:
-            raise Wrong(str(error)) from error
-        job = found.body(job_id)
-        if job is not None:
-            check_vouched(job, *found.recorded(job_id))
-        at = {pair.workstation: pair.state for pair in found.pairs(job_id)}
-    if job is None:
-        raise Wrong(f"{job_id}: the history has reports of it, but not the job itself")
-    if strange := [name for name in arguments.workstation if name not in at]:
-        raise Wrong(
-            f"--workstation: {standing.some(strange)}: {job_id} was not for it; nothing was sent"
-        )
-    among = arguments.workstation or sorted(at)
-    names = [name for name in dict.fromkeys(among) if states is None or at[name] in states]
-    if not names:
-        raise Wrong(_nothing(job_id, list(at.values()), states or ()))
-    return job, _able(job, names)
-
-
-def _able(job: "Job", names: list[str]) -> list[str]:
-    """Return those that can open a job's secrets, and tell of the others."""
-    if job.command.secrets is None:
-        return names
-    able = job.command.secrets.workstations()
-    left_out = [name for name in names if name not in able]
-    text = f"its secrets are not sealed for {standing.some(left_out)}"
-    if len(left_out) == len(names):
-        raise Wrong(f"{job.id}: {text}; send it anew, by pcm send --secret")
+    try:
+        with accounts(engine) as found:
+            new, left_out = rerun(found, arguments.job, states, arguments.workstation)
+    except NotItsWorkstation as error:
+        raise Wrong(f"--workstation: {error}") from error
+    except NothingToRerun as error:
+        hint = ": --state cancelled sends it there" if error.cancelled else ""
+        raise Wrong(f"{error}{hint}") from error
+    except (SigningRefused, UnknownId) as error:
+        raise Wrong(str(error)) from error
     if left_out:
-        print(f"pcm: left out: {text}", file=sys.stderr)
-    return [name for name in names if name in able]
+        names = standing.some(left_out)
+        print(f"pcm: left out: its secrets are not sealed for {names}", file=sys.stderr)
+    return new
 
 
-def _nothing(job_id: str, found: list[str], states: tuple[str, ...]) -> str:
-    """Return that there is nowhere to send a job again, and what might have been meant."""
-    from broker.history.queries import FAILURES
-    from schemas import State
-
-    asked = "failed" if states == FAILURES else f"is {' or '.join(map(words, states))}"
-    text = f"{job_id}: it {asked} on no workstation; nothing was sent"
-    cancelled = found.count(State.CANCELLED)
-    if cancelled and State.CANCELLED not in states:
-        text += f"; it was cancelled on {cancelled:,}: --state cancelled sends it there"
-    return text
-
-
-async def _send(
-    dispatcher: "Dispatcher", job: "Job", names: list[str], arguments: argparse.Namespace
-) -> int:
-    from broker.jobs.rerun_jobs import again
-
-    new = again(job, names, datetime.now(UTC))
+async def _send(dispatcher: "Dispatcher", new: "Job", arguments: argparse.Namespace) -> int:
     # One that is gone would keep the others from it.
     if lost := set(await dispatcher.unbound(new)):
         left = tuple(target for target in new.targets if target not in lost)

@@ -53,10 +53,18 @@ def add_to(commands: "argparse._SubParsersAction[Parser]") -> None:
         help="only jobs made since: so long ago, such as 2d or 1h30m, or 2026-11-30T02:00Z",
     )
     jobs.add_argument(
-        "--sender", metavar="TEXT", type=plain, help="only of senders with this in their name"
+        "--sender",
+        metavar="TEXT",
+        type=plain,
+        default="",
+        help="only of senders with this in their name",
     )
     jobs.add_argument(
-        "--text", metavar="TEXT", type=plain, help="only with this in id, name, command or targets"
+        "--text",
+        metavar="TEXT",
+        type=plain,
+        default="",
+        help="only with this in id, name, command or targets",
     )
     jobs.add_argument(
         "--limit", metavar="N", type=_count, default=50, help="so many at most (default: 50)"
@@ -66,9 +74,16 @@ def add_to(commands: "argparse._SubParsersAction[Parser]") -> None:
 
 
 def _run(arguments: argparse.Namespace) -> int:
-    with looking() as (accounts, _):
-        where = _conditions(accounts, arguments)
-        rows = accounts.jobs(*where, most=arguments.limit + 1)
+    with looking() as history:
+        accounts = history.accounts
+        rows = accounts.search(
+            states=chosen(arguments.state),
+            workstation=arguments.workstation,
+            since=arguments.since,
+            sender=arguments.sender or "",
+            text=arguments.text or "",
+            most=arguments.limit + 1,
+        )
         shown = rows[: arguments.limit]
         there = _states(accounts, arguments.workstation, shown)
         now = accounts.now
@@ -120,45 +135,6 @@ def _cells(row: "JobRow", now: float) -> tuple[Any, ...]:
     kind = f"{row.context} {row.requirement}"
     by = f"by {row.cancelled_by}" if row.cancelled_at is not None else ""
     return (row.id, row.name, kind, row.sender, created, tally(row), by)
-
-
-def _conditions(accounts: "Accounts", arguments: argparse.Namespace) -> list[Any]:
-    """Return what the options ask, as conditions on the table of jobs."""
-    from sqlalchemy import or_
-
-    from broker.history.schema import jobs
-
-    columns = jobs.c
-    where: list[Any] = []
-    if (states := chosen(arguments.state)) is not None:
-        where.append(_in(accounts, states, arguments.workstation))
-    elif arguments.workstation is not None:
-        where.append(accounts.is_for(arguments.workstation))
-    if arguments.since is not None:
-        where.append(columns.created_at >= arguments.since)
-    if arguments.sender:
-        where.append(columns.sender.icontains(arguments.sender, autoescape=True))
-    if arguments.text:
-        among = (columns.id, columns.name, columns.command, columns.targets)
-        where.append(or_(*(one.icontains(arguments.text, autoescape=True) for one in among)))
-    return where
-
-
-def _in(accounts: "Accounts", states: list[str], workstation: str | None) -> Any:
-    """Return the condition of --state: `ended` is that nothing of the job waits or runs."""
-    if workstation is not None:
-        return accounts.has_state(states, workstation)
-    from sqlalchemy import or_
-
-    from broker.history.queries import RUNNING, STATES, WAITING
-
-    is_open = (*WAITING, *RUNNING)
-    ended = set(STATES) - set(is_open)
-    if not ended <= set(states):
-        return accounts.has_state(states)
-    others = [state for state in states if state in is_open]
-    over = ~accounts.has_state(is_open)
-    return or_(over, accounts.has_state(others)) if others else over
 
 
 def _since(text: str) -> float:

@@ -54,7 +54,8 @@ def add_to(commands: "argparse._SubParsersAction[Parser]") -> None:
 def _run(arguments: argparse.Namespace) -> int:
     streams = [one for one in _STREAMS if getattr(arguments, one)] or list(_STREAMS)
     names = list(dict.fromkeys(arguments.workstations)) or None
-    with looking() as (accounts, _):
+    with looking() as history:
+        accounts = history.accounts
         row = accounts.find(arguments.job)
         pairs = _pairs(accounts, row, names)
         show = _Show(accounts, row, pairs, streams, everything=arguments.all or bool(names))

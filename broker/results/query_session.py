@@ -12,9 +12,8 @@ from broker.cli.session import history
 from broker.cli.time_formats import iso
 
 if TYPE_CHECKING:
-    from sqlalchemy import Engine
-
-    from broker.history.queries import Accounts, JobRow, Pair
+    from broker.history.history import History
+    from broker.history.queries import JobRow, Pair
 
 ROWS = 50  # workstations that are shown unless all are asked for
 _TIMES = ("created_at", "offer_at", "mandatory_at", "expires_at", "cancelled_at")
@@ -22,18 +21,19 @@ _GAPS = 5
 
 
 @contextmanager
-def looking() -> "Iterator[tuple[Accounts, Engine]]":
+def looking() -> "Iterator[History]":
     """Open the history, up to date; what is missing from it is told on stderr.
 
     Raises:
         Wrong: it cannot be read, or there is no such job as was asked for.
     """
-    from broker.history.queries import UnknownId, accounts
+    from broker.history.history import asked
+    from broker.history.queries import UnknownId
 
-    with history() as engine, accounts(engine) as found:
-        _tell_gaps(found.gaps())
+    with history() as engine, asked(engine) as found:
+        _tell_gaps(found.accounts.gaps())
         try:
-            yield found, engine
+            yield found
         except UnknownId as error:
             raise Wrong(str(error)) from error
 

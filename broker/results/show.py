@@ -76,7 +76,8 @@ def add_to(commands: "argparse._SubParsersAction[Parser]") -> None:
 
 
 def _run(arguments: argparse.Namespace) -> int:
-    with looking() as (accounts, _):
+    with looking() as history:
+        accounts = history.accounts
         row = accounts.find(arguments.job)
         if arguments.workstation is not None:
             return _one(accounts, row, arguments.workstation, as_json=arguments.json)

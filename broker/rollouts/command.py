@@ -2,11 +2,11 @@
 
 import argparse
 import sys
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from broker.amqp.timeouts import timeout
 from broker.cli.command_line import DONE, FAILED, Parser, Wrong, argument_errors
-from broker.cli.session import check_vouched, history, name, with_dispatcher
+from broker.cli.session import history, name, with_dispatcher
 from broker.rollouts import views as standing
 
 if TYPE_CHECKING:
@@ -15,9 +15,10 @@ if TYPE_CHECKING:
     from sqlalchemy import Engine
 
     from broker.client.dispatcher import Dispatcher
+    from broker.rollouts.progress import RolloutProgress
     from broker.rollouts.runner import Driver
-    from broker.rollouts.state import Standing
-    from schemas import Rollout
+    from broker.rollouts.state import RolloutState
+    from schemas import Rollout, RolloutOrder
 
 LIMIT_HELP = "failures borne: a count, or a part such as 5%% of the workstations sent to so far"
 
@@ -100,95 +101,80 @@ def _tell_left(plan: "Rollout") -> None:
 
 
 def _list(arguments: argparse.Namespace) -> int:
-    from broker.rollouts.progress import course, plans
+    from broker.history.history import asked
+    from broker.rollouts.progress import list_rollouts
 
-    with history() as engine:
-        courses = [course(engine, plan) for plan in plans(engine)]
+    with history() as engine, asked(engine) as known:
+        courses = list_rollouts(known)
     standing.tell_all(courses, as_json=arguments.json)
     return DONE
 
 
 def _show(arguments: argparse.Namespace) -> int:
-    def work(engine: "Engine", plan: "Rollout") -> int:
-        from broker.rollouts.progress import course
-
-        standing.tell_one(course(engine, plan), as_json=arguments.json)
-        return DONE
-
-    return _found(arguments, work)
-
-
-def _found(arguments: argparse.Namespace, work: "Callable[[Engine, Rollout], int]") -> int:
-    """Find the rollout that is named, and work on it."""
-    from broker.rollouts.progress import UnknownRollout, find
-
     with history() as engine:
-        try:
-            plan = find(engine, arguments.id)
-        except UnknownRollout as error:
-            raise Wrong(str(error)) from error
-        return work(engine, plan)
+        standing.tell_one(_found(engine, arguments.id), as_json=arguments.json)
+    return DONE
 
 
-def _driven(
+def _found(engine: "Engine", rollout_id: str) -> "RolloutProgress":
+    """Return how the rollout goes that is named."""
+    from broker.history.history import asked
+    from broker.rollouts.progress import UnknownRollout, find_rollout
+
+    try:
+        with asked(engine) as known:
+            return find_rollout(known, rollout_id)
+    except UnknownRollout as error:
+        raise Wrong(str(error)) from error
+
+
+def _ordered(
+    engine: "Engine",
+    plan: "Rollout",
+    order: "RolloutOrder",
     arguments: argparse.Namespace,
-    order: "Callable[[Standing], dict[str, Any]]",
-    work: "Callable[[Driver, Rollout], Awaitable[int]]",
+    work: "Callable[[Driver], Awaitable[int]]",
 ) -> int:
-    """Record an order for the rollout that is named, and work on it."""
+    """Record an order for a rollout, and work on it."""
 
-    def ordered(engine: "Engine", plan: "Rollout") -> int:
-        from broker.rollouts.progress import course, recorded
-        from schemas import RolloutOrder
+    async def working(dispatcher: "Dispatcher") -> int:
+        driver = driver_of(dispatcher, engine, plan, as_json=arguments.json)
+        await driver.order(order)
+        return await work(driver)
 
-        if arguments.what == "resume":
-            body, signatures = recorded(engine, plan)
-            check_vouched(plan, body, signatures)
-        found = course(engine, plan).standing
-        if arguments.what == "resume" and found.state == "finished":
-            standing.Teller(plan, as_json=arguments.json)(found)
-            return _status(found)
-        asked: RolloutOrder = RolloutOrder(rollout_id=plan.id, **order(found))
-
-        async def working(dispatcher: "Dispatcher") -> int:
-            driver = driver_of(dispatcher, engine, plan, as_json=arguments.json)
-            await driver.order(asked)
-            return await work(driver, plan)
-
-        return with_dispatcher(working)
-
-    return _found(arguments, ordered)
+    return with_dispatcher(working)
 
 
-def _status(found: "Standing") -> int:
+def _status(found: "RolloutState") -> int:
     ran = found.counts["succeeded"] or found.failures  # somewhere, and as it is borne
     return DONE if found.state == "finished" and not found.exceeded and ran else FAILED
 
 
 def _resume(arguments: argparse.Namespace) -> int:
-    def order(found: "Standing") -> dict[str, Any]:
-        if found.state in {"aborted", "expired"}:
-            raise Wrong(f"it is {found.state}: there is nothing to resume")
-        if found.state == "stopped" and arguments.max_failures is None:
-            raise Wrong(f"{found.reason}: say how many are borne, by --max-failures")
-        return {"action": "resume", "max_failures": arguments.max_failures}
+    from broker.rollouts.control import RolloutError, check_plan_vouched, resume_order
+    from broker.signing.resign_policy import SigningRefused
 
-    async def work(driver: "Driver", plan: "Rollout") -> int:
-        return await drive(driver, plan, arguments)
-
-    return _driven(arguments, order, work)
+    with history() as engine:
+        found = _found(engine, arguments.id)
+        plan = found.plan
+        try:
+            check_plan_vouched(engine, plan)
+            if found.standing.state == "finished":
+                standing.Teller(plan, as_json=arguments.json)(found.standing)
+                return _status(found.standing)
+            order = resume_order(found, arguments.max_failures)
+        except (RolloutError, SigningRefused) as error:
+            raise Wrong(str(error)) from error
+        return _ordered(
+            engine, plan, order, arguments, lambda driver: drive(driver, plan, arguments)
+        )
 
 
 def _order(arguments: argparse.Namespace) -> int:
     """Pause or abort a rollout, and look until it is so."""
+    from broker.rollouts.control import RolloutError, stop_order
 
-    def order(found: "Standing") -> dict[str, Any]:
-        aborts_open = arguments.what == "abort" and (found.cancel or found.open)
-        if found.state in {"aborted", "finished"} and not aborts_open:
-            raise Wrong(f"it is {found.state} already")
-        return {"action": arguments.what, "reason": arguments.reason}
-
-    async def work(driver: "Driver", plan: "Rollout") -> int:
+    async def work(driver: "Driver") -> int:
         if arguments.what == "abort":
             await driver.drive()
         elif arguments.json:
@@ -197,7 +183,14 @@ def _order(arguments: argparse.Namespace) -> int:
             print(f"{plan.id}: paused; pcm rollout resume {plan.id} drives it on")
         return DONE
 
-    return _driven(arguments, order, work)
+    with history() as engine:
+        found = _found(engine, arguments.id)
+        plan = found.plan
+        try:
+            order = stop_order(found, arguments.what, arguments.reason)
+        except RolloutError as error:
+            raise Wrong(str(error)) from error
+        return _ordered(engine, plan, order, arguments, work)
 
 
 def limit(text: str) -> str:

@@ -8,10 +8,12 @@ from typing import TYPE_CHECKING, TypeVar
 
 from sqlalchemy import Connection, Engine, select
 
+from broker.history.history import History
 from broker.history.queries import Accounts
 from broker.history.schema import jobs, records, snapshot, told
-from broker.rollouts.state import Standing, WaveTally, standing
+from broker.rollouts.state import RolloutState, WaveTally, standing
 from schemas import Rollout, RolloutOrder, WaveEnded, WaveSent
+from schemas.errors import PcmError
 
 if TYPE_CHECKING:
     from broker.stream.entry import Record
@@ -20,12 +22,12 @@ _Kind = TypeVar("_Kind", bound="Record")
 _Asked = TypeVar("_Asked", RolloutOrder, WaveSent, WaveEnded)
 
 
-class UnknownRollout(Exception):
+class UnknownRollout(PcmError):
     """No rollout has this id, or begins so; or more than one does. The text says which."""
 
 
 @dataclass(frozen=True)
-class Course:
+class RolloutProgress:
     """A rollout, what was asked of it, and its waves whose sending was begun."""
 
     plan: Rollout
@@ -35,7 +37,7 @@ class Course:
     now: float
 
     @property
-    def standing(self) -> Standing:
+    def standing(self) -> RolloutState:
         """How it stands."""
         return standing(self.plan, self.orders, self.tallies, self.now)
 
@@ -44,10 +46,34 @@ class Course:
         return record in self.orders or record in self.marks
 
 
+def list_rollouts(history: History) -> list[RolloutProgress]:
+    """Return how the rollouts go that were begun, the newest first."""
+    now = history.accounts.now
+    return [_course(history.connection, plan, now) for plan in _plans(history.connection)]
+
+
+def find_rollout(history: History, rollout_id: str) -> RolloutProgress:
+    """Return how a rollout goes.
+
+    Args:
+        history: what is known.
+        rollout_id: its id, or the beginning.
+
+    Raises:
+        UnknownRollout: there is none, or more than one.
+    """
+    plan = _find(_plans(history.connection), rollout_id)
+    return _course(history.connection, plan, history.accounts.now)
+
+
 def plans(engine: Engine) -> list[Rollout]:
     """Return the rollouts that were begun, the newest first."""
     with told(engine), snapshot(engine) as connection:
-        found = _records(Accounts(connection), "rollout", Rollout)
+        return _plans(connection)
+
+
+def _plans(connection: Connection) -> list[Rollout]:
+    found = _records(Accounts(connection), "rollout", Rollout)
     first = {plan.id: plan for plan in reversed(found)}  # the same id again changes nothing
     return sorted(first.values(), key=lambda plan: (plan.created_at, plan.id), reverse=True)
 
@@ -58,7 +84,11 @@ def find(engine: Engine, rollout_id: str) -> Rollout:
     Raises:
         UnknownRollout: there is none, or more than one.
     """
-    found = [plan for plan in plans(engine) if plan.id.startswith(rollout_id)]
+    return _find(plans(engine), rollout_id)
+
+
+def _find(plans: Iterable[Rollout], rollout_id: str) -> Rollout:
+    found = [plan for plan in plans if plan.id.startswith(rollout_id)]
     exact = [plan for plan in found if plan.id == rollout_id] or found
     if len(exact) == 1:
         return exact[0]
@@ -82,21 +112,25 @@ def recorded(engine: Engine, plan: Rollout) -> tuple[bytes, str]:
         return body, signatures
 
 
-def course(engine: Engine, plan: Rollout, now: float | None = None) -> Course:
+def course(engine: Engine, plan: Rollout, now: float | None = None) -> RolloutProgress:
     """Return how a rollout goes."""
     now = time.time() if now is None else now
     with told(engine), snapshot(engine) as connection:
-        accounts = Accounts(connection, now)
-        orders = _placed(connection, RolloutOrder, plan.id)
-        sent = _placed(connection, WaveSent, plan.id)
-        ended = _placed(connection, WaveEnded, plan.id)
-        resumed = max((at for at, order in orders if order.action == "resume"), default=-1)
-        marks: tuple[WaveSent | WaveEnded, ...] = (
-            *(mark for _, mark in sent),
-            *(mark for _, mark in ended),
-        )
-        tallies = _tallies(accounts, plan, marks, resumed)
-        return Course(plan, tuple(order for _, order in orders), marks, tallies, now)
+        return _course(connection, plan, now)
+
+
+def _course(connection: Connection, plan: Rollout, now: float) -> RolloutProgress:
+    accounts = Accounts(connection, now)
+    orders = _placed(connection, RolloutOrder, plan.id)
+    sent = _placed(connection, WaveSent, plan.id)
+    ended = _placed(connection, WaveEnded, plan.id)
+    resumed = max((at for at, order in orders if order.action == "resume"), default=-1)
+    marks: tuple[WaveSent | WaveEnded, ...] = (
+        *(mark for _, mark in sent),
+        *(mark for _, mark in ended),
+    )
+    tallies = _tallies(accounts, plan, marks, resumed)
+    return RolloutProgress(plan, tuple(order for _, order in orders), marks, tallies, now)
 
 
 def _placed(

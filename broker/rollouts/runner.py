@@ -12,9 +12,9 @@ from sqlalchemy import Engine
 
 from broker.amqp.connection import LoginRefused, Unreachable
 from broker.client.dispatcher import Dispatcher
-from broker.history.collector import refresh
-from broker.rollouts.progress import Course, course
-from broker.rollouts.state import Standing
+from broker.history.collector import refresh as refresh_once
+from broker.rollouts.progress import RolloutProgress, course
+from broker.rollouts.state import RolloutState
 from broker.settings import HistorySettings
 from schemas import Rollout, RolloutOrder, WaveEnded, WaveSent
 
@@ -31,7 +31,7 @@ class Driver:
         settings: HistorySettings,
         engine: Engine,
         plan: Rollout,
-        told: Callable[[Standing], None],
+        told: Callable[[RolloutState], None],
     ) -> None:
         self._dispatcher = dispatcher
         self._settings = settings
@@ -49,7 +49,7 @@ class Driver:
         await self._dispatcher.record(order)
         self._ours = order
 
-    async def drive(self) -> Standing:
+    async def drive(self) -> RolloutState:
         """Carry it out until it has ended, or does not go on; return how it stands then."""
         while True:
             found = await self._look()
@@ -63,7 +63,7 @@ class Driver:
                     continue
             await asyncio.sleep(_LOOK)
 
-    async def _act(self, standing: Standing) -> bool:
+    async def _act(self, standing: RolloutState) -> bool:
         """Do what is to be done now; return whether that was anything."""
         for number in standing.cancel:
             await self._cancel(number, standing.reason)
@@ -85,20 +85,25 @@ class Driver:
         why = f"the rollout was aborted {reason}"[:_LONGEST_REASON]
         await self._dispatcher.cancel(job.id, why, job=job)
 
-    async def _look(self) -> Course:
+    async def _look(self) -> RolloutProgress:
         """Return how the rollout goes, as of now."""
-        await self._refresh()
+        await refresh(self._settings, self._engine)
         return await asyncio.to_thread(course, self._engine, self._plan)
 
-    async def _refresh(self) -> None:
-        """Have the history read what is new, if no collector does."""
-        give_up = time.monotonic() + self._settings.patience.total_seconds()
-        while True:
-            try:
-                return await refresh(self._settings, self._engine)
-            except LoginRefused:
+
+async def refresh(settings: HistorySettings, engine: Engine) -> None:
+    """Have the history read what is new, if no collector does; try again for a while.
+
+    Raises:
+        BrokerError: the broker could not be reached in time, or does not let us.
+    """
+    give_up = time.monotonic() + settings.patience.total_seconds()
+    while True:
+        try:
+            return await refresh_once(settings, engine)
+        except LoginRefused:
+            raise
+        except Unreachable:
+            if time.monotonic() > give_up:
                 raise
-            except Unreachable:
-                if time.monotonic() > give_up:
-                    raise
-                await asyncio.sleep(_LOOK)
+            await asyncio.sleep(_LOOK)

@@ -95,27 +95,16 @@ async def _bound(dispatcher: "Dispatcher", job: "Job", names: list[str]) -> list
 
 
 def _plan(job: "Job", names: list[str], arguments: argparse.Namespace) -> "Rollout":
-    from broker.rollouts.waves import cut, mixed
-    from schemas import Rollout
-    from schemas.job import new_job_id
-    from schemas.message import BODY_LIMIT
+    from broker.rollouts.control import plan_rollout
+    from broker.rollouts.waves import WrongWaves
 
-    rollout_id = new_job_id()
-    try:
-        waves = cut(mixed(names, rollout_id), arguments.waves)
-    except ValueError as error:
-        raise WrongUse(f"--waves: {error}") from error
     given = {
         option: value for option in OPTIONS[1:] if (value := getattr(arguments, option)) is not None
     }
-    plan = Rollout(id=rollout_id, job=job, waves=waves, **given)
-    bodies = (plan.body(), *(plan.wave(number).body() for number in range(1, len(waves) + 1)))
-    if (size := max(map(len, bodies))) > BODY_LIMIT:
-        raise WrongUse(
-            f"--waves: {len(names)} workstations make a message of {size} bytes, over the limit of"
-            f" {BODY_LIMIT}: send it to fewer at once, such as one group after another"
-        )
-    return plan
+    try:
+        return plan_rollout(job, names, arguments.waves, **given)
+    except WrongWaves as error:
+        raise WrongUse(f"--waves: {error}") from error
 
 
 def _waves(text: str) -> "tuple[Item, ...]":

@@ -71,7 +71,7 @@ class WaveTally:
 
 
 @dataclass(frozen=True)
-class Standing:
+class RolloutState:
     """How a rollout stands.
 
     Attributes:
@@ -118,7 +118,7 @@ class Standing:
 
 def standing(
     plan: Rollout, orders: Sequence[RolloutOrder], tallies: Mapping[int, WaveTally], now: float
-) -> Standing:
+) -> RolloutState:
     """Return how a rollout stands.
 
     Args:
@@ -128,7 +128,7 @@ def standing(
         now: seconds since the epoch.
     """
     wave = max(tallies, default=0)
-    found = Standing(
+    found = RolloutState(
         state="running",
         wave=wave,
         sent_to=sum(map(len, plan.waves[:wave])),
@@ -140,8 +140,8 @@ def standing(
 
 
 def _aborted(
-    found: Standing, orders: Sequence[RolloutOrder], tallies: Mapping[int, WaveTally]
-) -> Standing | None:
+    found: RolloutState, orders: Sequence[RolloutOrder], tallies: Mapping[int, WaveTally]
+) -> RolloutState | None:
     abort = next((order for order in orders if order.action == "abort"), None)
     if abort is None:
         return None
@@ -152,12 +152,12 @@ def _aborted(
 
 
 def _held(
-    found: Standing,
+    found: RolloutState,
     plan: Rollout,
     orders: Sequence[RolloutOrder],
     tallies: Mapping[int, WaveTally],
     now: float,
-) -> Standing:
+) -> RolloutState:
     over = [tally.ended(plan, now) for tally in tallies.values()]
     all_sent = found.wave == len(plan.waves) and all(tally.whole for tally in tallies.values())
     if all_sent and None not in over:
@@ -170,7 +170,9 @@ def _held(
     return _next(found, plan, tallies, now)
 
 
-def _next(found: Standing, plan: Rollout, tallies: Mapping[int, WaveTally], now: float) -> Standing:
+def _next(
+    found: RolloutState, plan: Rollout, tallies: Mapping[int, WaveTally], now: float
+) -> RolloutState:
     half_sent = [number for number, tally in sorted(tallies.items()) if not tally.whole]
     if half_sent:
         return _due(found, plan, half_sent[0], now)
@@ -185,7 +187,7 @@ def _next(found: Standing, plan: Rollout, tallies: Mapping[int, WaveTally], now:
     return _due(found, plan, found.wave + 1, now)
 
 
-def _due(found: Standing, plan: Rollout, number: int, now: float) -> Standing:
+def _due(found: RolloutState, plan: Rollout, number: int, now: float) -> RolloutState:
     expiry = _expiry(plan)
     if expiry is not None and expiry <= now + _WHILE_SENDING:
         return replace(

@@ -12,8 +12,8 @@ from schemas.text import counted
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
 
-    from broker.rollouts.progress import Course
-    from broker.rollouts.state import Standing, WaveTally
+    from broker.rollouts.progress import RolloutProgress
+    from broker.rollouts.state import RolloutState, WaveTally
     from schemas import Rollout
 
 _SHOWN = 10  # names in one line
@@ -41,7 +41,7 @@ class Teller:
         self._as_json = as_json
         self._told = ""
 
-    def __call__(self, found: "Standing") -> None:
+    def __call__(self, found: "RolloutState") -> None:
         """Print it, if it is news."""
         text = json.dumps(as_json(self._plan, found)) if self._as_json else line(self._plan, found)
         if text != self._told:
@@ -65,7 +65,7 @@ def tell_json(found: dict[str, Any]) -> None:
     print(json.dumps(found), flush=True)
 
 
-def as_json(plan: "Rollout", found: "Standing") -> dict[str, Any]:
+def as_json(plan: "Rollout", found: "RolloutState") -> dict[str, Any]:
     """Return how a rollout stands, as it goes into JSON."""
     return {
         "rollout": plan.id,
@@ -82,7 +82,7 @@ def as_json(plan: "Rollout", found: "Standing") -> dict[str, Any]:
     }
 
 
-def line(plan: "Rollout", found: "Standing") -> str:
+def line(plan: "Rollout", found: "RolloutState") -> str:
     """Return how a rollout stands, in one line."""
     parts = [f"wave {found.wave} of {len(plan.waves)}" if found.wave else "nothing sent"]
     parts.append(_state(plan, found))
@@ -91,7 +91,7 @@ def line(plan: "Rollout", found: "Standing") -> str:
     return "; ".join(parts)
 
 
-def _state(plan: "Rollout", found: "Standing") -> str:
+def _state(plan: "Rollout", found: "RolloutState") -> str:
     if found.state == "pausing" and found.until is not None:
         return f"pausing until {local(found.until)}"
     if found.state == "due" and found.send is not None:
@@ -103,7 +103,7 @@ def _state(plan: "Rollout", found: "Standing") -> str:
     return found.state
 
 
-def hint(plan: "Rollout", found: "Standing") -> str:
+def hint(plan: "Rollout", found: "RolloutState") -> str:
     """Return how to go on with a rollout that does not by itself; empty if it has ended."""
     if found.cancel:
         return f"it has not ended everywhere: pcm rollout abort {plan.id}"
@@ -117,7 +117,7 @@ def hint(plan: "Rollout", found: "Standing") -> str:
     return f"to go on: pcm rollout resume {plan.id}, {abort}"
 
 
-def tell_all(courses: "Iterable[Course]", *, as_json: bool) -> None:
+def tell_all(courses: "Iterable[RolloutProgress]", *, as_json: bool) -> None:
     """Print a row a rollout."""
     if as_json:
         print(json.dumps(list(map(_course, courses)), indent=2))
@@ -134,7 +134,7 @@ def tell_all(courses: "Iterable[Course]", *, as_json: bool) -> None:
         print("no rollouts")
 
 
-def tell_one(course: "Course", *, as_json: bool) -> None:
+def tell_one(course: "RolloutProgress", *, as_json: bool) -> None:
     """Print all of a rollout."""
     plan, found = course.plan, course.standing
     if as_json:
@@ -156,7 +156,7 @@ def tell_one(course: "Course", *, as_json: bool) -> None:
         print(text)
 
 
-def _course(course: "Course") -> dict[str, Any]:
+def _course(course: "RolloutProgress") -> dict[str, Any]:
     plan = course.plan
     waves = [
         {

@@ -6,8 +6,14 @@ import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
+from schemas.errors import PcmError
+
 _ITEM = re.compile(r"([0-9]{1,9})(%?)")
 _ALL = 100
+
+
+class WrongWaves(PcmError, ValueError):
+    """The waves of a rollout cannot be read, or do not fit its workstations."""
 
 
 @dataclass(frozen=True)
@@ -29,22 +35,22 @@ def read_waves(text: str) -> tuple[Item, ...]:
     """Read what people write, such as 1,10%,50%,100%.
 
     Raises:
-        ValueError: it is not that, or does not rise.
+        WrongWaves: it is not that, or does not rise.
     """
     items = tuple(map(_item, text.split(",")))
     for percent in (False, True):
         numbers = [item.number for item in items if item.percent is percent]
         if any(later <= earlier for earlier, later in itertools.pairwise(numbers)):
-            raise ValueError(f"{text!r}: each wave must go further than the one before it")
+            raise WrongWaves(f"{text!r}: each wave must go further than the one before it")
     if Item(_ALL, percent=True) in items[:-1]:
-        raise ValueError(f"{text!r}: nobody is left after 100%")
+        raise WrongWaves(f"{text!r}: nobody is left after 100%")
     return items
 
 
 def _item(text: str) -> Item:
     found = _ITEM.fullmatch(text.strip())
     if found is None or not (number := int(found[1])) or (found[2] and number > _ALL):
-        raise ValueError(f"{text!r}: write counts or parts, such as 1,10%,50%,100%")
+        raise WrongWaves(f"{text!r}: write counts or parts, such as 1,10%,50%,100%")
     return Item(number, percent=bool(found[2]))
 
 
@@ -52,7 +58,7 @@ def cut(names: Sequence[str], items: Iterable[Item]) -> tuple[tuple[str, ...], .
     """Cut names into waves; where a small fleet leaves a wave nobody, there is none.
 
     Raises:
-        ValueError: the last one leaves somebody out: who wants that names other targets.
+        WrongWaves: the last one leaves somebody out: who wants that names other targets.
     """
     waves, done, last = [], 0, ""
     for item in items:
@@ -61,7 +67,7 @@ def cut(names: Sequence[str], items: Iterable[Item]) -> tuple[tuple[str, ...], .
             waves.append(tuple(names[done:until]))
             done = until
     if done < len(names):
-        raise ValueError(f"{last}: only {done} of {len(names)} workstations: end with 100%")
+        raise WrongWaves(f"{last}: only {done} of {len(names)} workstations: end with 100%")
     return tuple(waves)
 
 

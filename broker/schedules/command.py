@@ -4,20 +4,17 @@ import argparse
 import json
 import signal
 import sys
-from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
-from broker.cli.command_line import DONE, Parser, Wrong, WrongUse
+from broker.cli.command_line import DONE, Parser, WrongUse
 from broker.cli.options import as_option
 from broker.cli.session import history, history_errors, name, with_dispatcher
 from broker.jobs import send
 from broker.schedules import views as schedule_views
 
 if TYPE_CHECKING:
-    from sqlalchemy import Engine
-
     from broker.client.dispatcher import Dispatcher
-    from schemas import Schedule, ScheduleRemoval
+    from schemas import Schedule
     from schemas.schedule import Occurrence
 
 
@@ -95,15 +92,27 @@ def _add_adding(actions: "argparse._SubParsersAction[Parser]") -> None:
 
 
 def _add(arguments: argparse.Namespace) -> int:
-    from broker.schedules.queries import in_force
+    from broker.history.history import asked
+    from broker.schedules.queries import list_schedules, occurrences_under_way
 
     schedule = _read(arguments)
-    with history() as engine:
-        former = in_force(engine).get(schedule.name)
+    with history() as engine, asked(engine) as known:
+        former = list_schedules(known).get(schedule.name)
         if former is not None and not arguments.replace:
             raise WrongUse(f"{schedule.name}: there is such a schedule; --replace replaces it")
-        under_way = _under_way(engine, former)
-    return _record(schedule, under_way, schedule_views.added(schedule), as_json=arguments.json)
+        under_way = occurrences_under_way(known, former) if former else []
+
+    async def work(dispatcher: "Dispatcher") -> int:
+        if lost := await dispatcher.add_schedule(schedule):
+            names = ", ".join(map(str, lost))
+            print(
+                f"pcm: no workstation is bound to {names} yet: until one is, nothing is sent",
+                file=sys.stderr,
+            )
+        _tell(*schedule_views.added(schedule), under_way, as_json=arguments.json)
+        return DONE
+
+    return with_dispatcher(work)
 
 
 def _read(arguments: argparse.Namespace) -> "Schedule":
@@ -130,65 +139,34 @@ def _read(arguments: argparse.Namespace) -> "Schedule":
 
 
 def _remove(arguments: argparse.Namespace) -> int:
-    from broker.schedules.queries import in_force
-    from schemas import ScheduleRemoval
+    from broker.history.history import asked
+    from broker.schedules.queries import occurrences_under_way
 
-    with history() as engine:
-        former = in_force(engine).get(arguments.schedule)
-        if former is None:
-            raise Wrong(f"{arguments.schedule}: there is no such schedule")
-        under_way = _under_way(engine, former)
-    told = {"schedule": former.name, "removed": True}, f"{former.name}: removed"
-    return _record(ScheduleRemoval(name=former.name), under_way, told, as_json=arguments.json)
-
-
-def _under_way(engine: "Engine", schedule: "Schedule | None") -> "list[Occurrence]":
-    """Return the occurrences that were sent, and whose time is yet to come."""
-    from broker.schedules.queries import sent
-    from schemas.schedule import LEAD
-
-    if schedule is None:
-        return []
-    now = datetime.now(UTC)
-    found = {
-        occurrence.id: occurrence
-        for occurrence in schedule.times(max(schedule.created_at, now - LEAD), now)
-        if occurrence.here > now
-    }
-    return [found[job_id] for job_id in sorted(sent(engine, found.keys()))]
-
-
-def _record(
-    record: "Schedule | ScheduleRemoval",
-    under_way: "list[Occurrence]",
-    told: tuple[dict[str, Any], str],
-    *,
-    as_json: bool,
-) -> int:
-    from schemas import Schedule
+    with history() as engine, asked(engine) as known:
+        former = schedule_views.found_schedule(known, arguments.schedule)
+        under_way = occurrences_under_way(known, former)
 
     async def work(dispatcher: "Dispatcher") -> int:
-        await dispatcher.record(record)
-        if isinstance(record, Schedule) and (lost := await dispatcher.unbound(record.job)):
-            names = ", ".join(map(str, lost))
-            print(
-                f"pcm: no workstation is bound to {names} yet: until one is, nothing is sent",
-                file=sys.stderr,
-            )
-        data, text = told
-        if as_json:
-            print(json.dumps({**data, "under_way": [found.id for found in under_way]}))
-        else:
-            print(text)
-            for found in under_way:
-                when = schedule_views.clock(found)
-                print(
-                    f"pcm: {found.id} of {when} was sent already: pcm cancel withdraws it",
-                    file=sys.stderr,
-                )
+        await dispatcher.remove_schedule(former.name)
+        data = {"schedule": former.name, "removed": True}
+        _tell(data, f"{former.name}: removed", under_way, as_json=arguments.json)
         return DONE
 
     return with_dispatcher(work)
+
+
+def _tell(data: dict[str, Any], text: str, under_way: "list[Occurrence]", *, as_json: bool) -> None:
+    """Print what was done, and which occurrences go on though it was."""
+    if as_json:
+        print(json.dumps({**data, "under_way": [found.id for found in under_way]}))
+        return
+    print(text)
+    for found in under_way:
+        when = schedule_views.clock(found)
+        print(
+            f"pcm: {found.id} of {when} was sent already: pcm cancel withdraws it",
+            file=sys.stderr,
+        )
 
 
 def _run(_arguments: argparse.Namespace) -> int:

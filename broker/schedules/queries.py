@@ -1,14 +1,20 @@
 """Which schedules are in force, and which of their occurrences were sent."""
 
-from collections.abc import Callable, Collection, Iterator
+from collections.abc import Callable, Collection
+from datetime import UTC, datetime, timedelta
+from itertools import islice
 from typing import NamedTuple
 
-from sqlalchemy import Engine, select
+from sqlalchemy import Connection, Engine, select
 
+from broker.history.history import History
 from broker.history.position import place_in
+from broker.history.queries import JobRow
 from broker.history.schema import jobs, records, told
 from broker.stream.entry import StreamEntry, read_records
 from schemas import Schedule, ScheduleRemoval
+from schemas.errors import PcmError
+from schemas.schedule import LEAD, Occurrence
 
 _KINDS = ("schedule", "schedule_removal")
 
@@ -24,6 +30,61 @@ def _all(_: Said) -> bool:
     return True
 
 
+class UnknownSchedule(PcmError):
+    """No schedule of this name is in force."""
+
+
+def list_schedules(history: History) -> dict[str, Schedule]:
+    """Return the schedules that are in force, by name: of each name the newest not removed."""
+    return _schedules(_in_force(history.connection, _all))
+
+
+def find_schedule(history: History, name: str) -> Schedule:
+    """Return the schedule of a name.
+
+    Raises:
+        UnknownSchedule: none of this name is in force.
+    """
+    if (found := list_schedules(history).get(name)) is None:
+        raise UnknownSchedule(f"{name}: there is no such schedule")
+    return found
+
+
+def next_occurrences(
+    schedule: Schedule, count: int = 1, now: datetime | None = None
+) -> list[Occurrence]:
+    """Return the next occurrences by the clock here, though they may have been sent.
+
+    Args:
+        schedule: of which schedule; it need not have been added.
+        count: so many at most; there are fewer where it ends.
+        now: after when, with a time zone; default: now.
+    """
+    now = now or datetime.now(UTC)
+    start = max(schedule.created_at, now - (timedelta(0) if schedule.zone else LEAD))
+    coming = (found for found in schedule.coming(start) if found.here > now)
+    return list(islice(coming, count))
+
+
+def occurrences_under_way(history: History, schedule: Schedule) -> list[Occurrence]:
+    """Return the occurrences that were sent already, and whose time is yet to come.
+
+    They go on where their schedule is replaced or removed: `Dispatcher.cancel` withdraws them.
+    """
+    now = datetime.now(UTC)
+    found = {
+        occurrence.id: occurrence
+        for occurrence in schedule.times(max(schedule.created_at, now - LEAD), now)
+        if occurrence.here > now
+    }
+    return [found[job_id] for job_id in sorted(_sent(history.connection, found.keys()))]
+
+
+def occurrences_sent(history: History, name: str, most: int | None = None) -> list[JobRow]:
+    """Return the jobs that were sent of the schedules of a name, the newest first."""
+    return history.accounts.jobs(jobs.c.schedule == name, most=most)
+
+
 def in_force(engine: Engine, heeds: Callable[[Said], bool] = _all) -> dict[str, Schedule]:
     """Return the schedules that are in force, by name: of each name the newest not removed.
 
@@ -32,11 +93,12 @@ def in_force(engine: Engine, heeds: Callable[[Said], bool] = _all) -> dict[str, 
     Raises:
         HistoryError: the database cannot be used.
     """
-    return {
-        name: said.record
-        for name, said in _in_force(engine, heeds).items()
-        if isinstance(said.record, Schedule)
-    }
+    with told(engine), engine.connect() as connection:
+        return _schedules(_in_force(connection, heeds))
+
+
+def _schedules(found: dict[str, Said]) -> dict[str, Schedule]:
+    return {name: said.record for name, said in found.items() if isinstance(said.record, Schedule)}
 
 
 def in_force_from_before(engine: Engine, offset: int) -> list[Said]:
@@ -47,7 +109,8 @@ def in_force_from_before(engine: Engine, offset: int) -> list[Said]:
     """
     with told(engine), engine.connect() as connection:
         before = place_in(connection).base + offset
-    return [said for said in _in_force(engine, _all).values() if said.entry.offset < before]
+        found = _in_force(connection, _all)
+    return [said for said in found.values() if said.entry.offset < before]
 
 
 def next_offset(engine: Engine) -> int:
@@ -68,17 +131,19 @@ def said_since(engine: Engine, offset: int, known: Collection[Schedule]) -> list
         HistoryError: the database cannot be used.
     """
     names = {schedule.name for schedule in known}
+    with told(engine), engine.connect() as connection:
+        all_said = _said(connection)
     found = {
         said.record.name: said
-        for said in _said(engine)
+        for said in all_said
         if said.entry.offset >= offset and said.record.name in names and said.record not in known
     }
     return list(found.values())
 
 
-def _in_force(engine: Engine, heeds: Callable[[Said], bool]) -> dict[str, Said]:
+def _in_force(connection: Connection, heeds: Callable[[Said], bool]) -> dict[str, Said]:
     found: dict[str, Said] = {}
-    for said in filter(heeds, _said(engine)):
+    for said in filter(heeds, _said(connection)):
         if isinstance(said.record, Schedule):
             found[said.record.name] = said
         else:
@@ -86,20 +151,19 @@ def _in_force(engine: Engine, heeds: Callable[[Said], bool]) -> dict[str, Said]:
     return dict(sorted(found.items()))
 
 
-def _said(engine: Engine) -> Iterator[Said]:
-    """Yield all that was said of schedules, in its order."""
+def _said(connection: Connection) -> list[Said]:
+    """Return all that was said of schedules, in its order."""
     query = (
         select(records.c.offset, records.c.kind, records.c.body, records.c.signatures)
         .where(records.c.kind.in_(_KINDS))
         .order_by(records.c.offset)
     )
-    with told(engine), engine.connect() as connection:
-        rows = connection.execute(query).all()
-    for row in rows:
-        entry = StreamEntry(row.offset, row.kind, "", row.body, signatures=row.signatures)
-        for record in read_records(row.kind, row.body):
-            if isinstance(record, Schedule | ScheduleRemoval):
-                yield Said(record, entry)
+    return [
+        Said(record, StreamEntry(row.offset, row.kind, "", row.body, signatures=row.signatures))
+        for row in connection.execute(query)
+        for record in read_records(row.kind, row.body)
+        if isinstance(record, Schedule | ScheduleRemoval)
+    ]
 
 
 def sent(engine: Engine, job_ids: Collection[str]) -> set[str]:
@@ -108,7 +172,11 @@ def sent(engine: Engine, job_ids: Collection[str]) -> set[str]:
     Raises:
         HistoryError: the database cannot be used.
     """
+    with told(engine), engine.connect() as connection:
+        return _sent(connection, job_ids)
+
+
+def _sent(connection: Connection, job_ids: Collection[str]) -> set[str]:
     # A job of which there are reports alone has reached somebody, but perhaps not all.
     query = select(jobs.c.id).where(jobs.c.id.in_(job_ids), jobs.c.body.is_not(None))
-    with told(engine), engine.connect() as connection:
-        return set(connection.scalars(query))
+    return set(connection.scalars(query))

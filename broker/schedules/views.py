@@ -4,7 +4,6 @@ import argparse
 import json
 import sys
 from datetime import UTC, datetime, timedelta
-from itertools import islice
 from typing import TYPE_CHECKING, Any
 
 from broker.cli.command_line import DONE, Parser, Wrong
@@ -15,6 +14,7 @@ from broker.cli.time_formats import local
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
+    from broker.history.history import History
     from broker.history.queries import Accounts, JobRow
     from schemas import Schedule
     from schemas.schedule import Occurrence
@@ -71,15 +71,6 @@ def _count(text: str) -> int:
     return int(text)
 
 
-def upcoming(schedule: "Schedule", now: datetime, count: int = 1) -> "list[Occurrence]":
-    """Return the next occurrences by the clock here, though they may have been sent."""
-    from schemas.schedule import LEAD
-
-    start = max(schedule.created_at, now - (timedelta(0) if schedule.zone else LEAD))
-    coming = (found for found in schedule.coming(start) if found.here > now)
-    return list(islice(coming, count))
-
-
 def clock(occurrence: "Occurrence") -> str:
     """Return when an occurrence is, on the clock that it goes by."""
     return _clock(occurrence.instant or occurrence.local, occurrence.schedule.zone)
@@ -95,7 +86,9 @@ def _clock(time: datetime, zone: str | None) -> str:
 
 def added(schedule: "Schedule") -> tuple[dict[str, Any], str]:
     """Return what to tell of a schedule that is added: as JSON, and for people."""
-    first = next(iter(upcoming(schedule, schedule.created_at)), None)
+    from broker.schedules.queries import next_occurrences
+
+    first = next(iter(next_occurrences(schedule, now=schedule.created_at)), None)
     when = f"first on {clock(first)}" if first else "never"
     text = f"{schedule.name}: {schedule.explain()}, {_whose(schedule)}; {when}"
     return {**_json(schedule), "next": first and _json_of(first)}, text
@@ -106,15 +99,14 @@ def _whose(schedule: "Schedule") -> str:
 
 
 def _list(arguments: argparse.Namespace) -> int:
+    from broker.history.history import asked
     from broker.history.position import is_collected
-    from broker.history.queries import accounts
-    from broker.schedules.queries import in_force
+    from broker.schedules.queries import list_schedules, next_occurrences
 
-    now = datetime.now(UTC)
-    with history() as engine, accounts(engine) as known:
+    with history() as engine, asked(engine) as known:
         found = [
-            (schedule, next(iter(upcoming(schedule, now)), None), _sent(known, schedule, 1))
-            for schedule in in_force(engine).values()
+            (schedule, next(iter(next_occurrences(schedule)), None), _sent(known, schedule, 1))
+            for schedule in list_schedules(known).values()
         ]
         sends = is_collected(engine)
     if found and not sends:
@@ -150,13 +142,13 @@ def _list(arguments: argparse.Namespace) -> int:
 
 
 def _show(arguments: argparse.Namespace) -> int:
-    from broker.history.queries import accounts
-    from broker.schedules.queries import in_force
+    from broker.history.history import asked
+    from broker.schedules.queries import next_occurrences
 
-    with history() as engine, accounts(engine) as known:
-        schedule = _find(in_force(engine), arguments.schedule)
+    with history() as engine, asked(engine) as known:
+        schedule = found_schedule(known, arguments.schedule)
         sent = _sent(known, schedule, _SHOWN)
-    coming = upcoming(schedule, datetime.now(UTC), _COMING)
+    coming = next_occurrences(schedule, _COMING)
     if arguments.json:
         whole = json.loads(schedule.body()) | {"words": schedule.explain()}
         print(json.dumps({**whole, "sent": sent, "next": list(map(_json_of, coming))}, indent=2))
@@ -193,17 +185,19 @@ def _facts(schedule: "Schedule") -> dict[str, str]:
 
 
 def _next(arguments: argparse.Namespace) -> int:
-    from broker.schedules.queries import in_force
+    from broker.history.history import asked
+    from broker.schedules.queries import list_schedules, next_occurrences
 
-    with history() as engine:
-        schedules = in_force(engine)
-    if arguments.schedule is not None:
-        schedules = {arguments.schedule: _find(schedules, arguments.schedule)}
-    now = datetime.now(UTC)
+    with history() as engine, asked(engine) as known:
+        wanted = (
+            list(list_schedules(known).values())
+            if arguments.schedule is None
+            else [found_schedule(known, arguments.schedule)]
+        )
     found = [
         occurrence
-        for schedule in schedules.values()
-        for occurrence in upcoming(schedule, now, arguments.count)
+        for schedule in wanted
+        for occurrence in next_occurrences(schedule, arguments.count)
     ]
     found = sorted(found, key=lambda occurrence: occurrence.here)[: arguments.count]
     if arguments.json:
@@ -222,20 +216,31 @@ def _instant(occurrence: "Occurrence") -> str:
     return local(occurrence.instant.timestamp(), seconds=False)
 
 
-def _find(schedules: "Mapping[str, Schedule]", wanted: str) -> "Schedule":
-    if wanted not in schedules:
-        raise Wrong(f"{wanted}: there is no such schedule")
-    return schedules[wanted]
+def found_schedule(known: "History", wanted: str) -> "Schedule":
+    """Return the schedule that is named.
+
+    Raises:
+        Wrong: there is none.
+    """
+    from broker.schedules.queries import UnknownSchedule, find_schedule
+
+    try:
+        return find_schedule(known, wanted)
+    except UnknownSchedule as error:
+        raise Wrong(str(error)) from error
 
 
-def _sent(known: "Accounts", schedule: "Schedule", most: int) -> list[dict[str, Any]]:
+def _sent(known: "History", schedule: "Schedule", most: int) -> list[dict[str, Any]]:
     """Return the last occurrences that were sent."""
-    from broker.history.schema import jobs
+    from broker.schedules.queries import occurrences_sent
 
-    rows = known.jobs(jobs.c.schedule == schedule.name, most=most)
     return [
-        {"job": row.id, "time": _time(known, row, schedule.zone), "counts": dict(row.counts)}
-        for row in rows
+        {
+            "job": row.id,
+            "time": _time(known.accounts, row, schedule.zone),
+            "counts": dict(row.counts),
+        }
+        for row in occurrences_sent(known, schedule.name, most)
     ]
 
 

@@ -5,11 +5,13 @@ import os
 import stat
 from pathlib import Path
 
+from schemas.errors import PcmError
+
 _LIMIT = 65_536
 _SAFELY = os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK
 
 
-class UnsafeFile(Exception):
+class UnsafeFile(PcmError):
     """A file or folder is not what it has to be; the text says why, and what would be right."""
 
 

@@ -13,10 +13,12 @@ from broker.signing.key_files import UnsafeFile
 from broker.signing.signer import Signer
 from broker.signing.trusted_keys import Keyring
 from schemas import InvalidMessage, TrustedKey
+from schemas.errors import PcmError
 from schemas.signature import read_signatures
 
 if TYPE_CHECKING:
     from broker.signing.signer import Signable
+    from schemas import Job, Rollout
 
 
 class Vouching:
@@ -57,6 +59,26 @@ class Vouching:
         if any(verdict.key for verdict in verdicts):
             return ""
         return "; ".join(verdict.reason for verdict in verdicts) or "it is not signed"
+
+
+class SigningRefused(PcmError):
+    """What was recorded is not signed again here, and why; nothing was sent."""
+
+
+def check_vouched(
+    asked: "Job | Rollout", body: bytes, signatures: str, settings: DispatcherSettings
+) -> None:
+    """Refuse to sign what was recorded, unless by us or by a key that is trusted here.
+
+    Raises:
+        SigningRefused: it is so.
+        WrongSetting: there is no such key, or folder of keys.
+    """
+    if reason := Vouching.by(settings).objection(asked, body, signatures):
+        raise SigningRefused(
+            f"{asked.id}: would be signed as PCM_SIGNING_KEY says, but whose it is, is not known:"
+            f" {reason}; nothing was sent"
+        )
 
 
 def keyring_of(folder: Path | None) -> Keyring | None:

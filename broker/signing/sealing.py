@@ -6,6 +6,7 @@ from collections.abc import Iterable, Mapping
 from typing import TYPE_CHECKING
 
 from schemas import Context, Job, Secrets
+from schemas.errors import PcmError
 from schemas.message import BODY_LIMIT
 from schemas.names import check_text
 from schemas.secrets import SIZE_LIMIT
@@ -17,7 +18,7 @@ if TYPE_CHECKING:
 _SHOWN = 10
 
 
-class CannotSeal(ValueError):
+class CannotSeal(PcmError, ValueError):
     """Values cannot be sealed for all whom a job is for; the text names them."""
 
 

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, NamedTuple
 import schemas
 from broker.amqp import topology
 from schemas import Cancellation, CheckIn, InvalidMessage, Job, Report
+from schemas.errors import PcmError
 
 if TYPE_CHECKING:
     from schemas import (
@@ -53,7 +54,7 @@ _KINDS = {
 _MARK = "mark"
 
 
-class Forged(Exception):
+class Forged(PcmError):
     """An entry is not by whom it speaks of; the text says why."""
 
 

@@ -2,7 +2,6 @@
 
 import argparse
 import json
-from functools import partial
 from typing import TYPE_CHECKING
 
 from broker.cli.command_line import DONE, FAILED, Parser, Wrong
@@ -32,7 +31,7 @@ def add_to(commands: "argparse._SubParsersAction[Parser]") -> None:
         help="let paused workstations go on",
         description="Tells workstations that were paused to go on; others are told in vain.",
     )
-    resume.set_defaults(run=_pause, reason="")
+    resume.set_defaults(run=_pause)
     forget = commands.add_parser(
         "forget",
         help="let a workstation be gone for good",
@@ -51,22 +50,15 @@ def add_to(commands: "argparse._SubParsersAction[Parser]") -> None:
 
 
 def _pause(arguments: argparse.Namespace) -> int:
-    from datetime import UTC, datetime
-
-    from broker.client.fleet_orders import tell
-    from schemas import Pause
-
     names, paused = list(dict.fromkeys(arguments.workstation)), arguments.command == "pause"
 
     async def work(dispatcher: "Dispatcher") -> int:
-        orders = [
-            Pause(workstation=name, paused=paused, reason=arguments.reason, created_at=now)
-            for name in names
-        ]
-        await dispatcher.do(partial(tell, orders=orders, signed=dispatcher.signed))
+        if paused:
+            await dispatcher.pause(names, arguments.reason)
+        else:
+            await dispatcher.resume(names)
         return DONE
 
-    now = datetime.now(UTC)
     with_dispatcher(work)
     if arguments.json:
         print(json.dumps({"workstations": names, "paused": paused}))
@@ -77,36 +69,27 @@ def _pause(arguments: argparse.Namespace) -> int:
 
 
 def _forget(arguments: argparse.Namespace) -> int:
-    from broker.client.fleet_orders import NotForgettable, check_forgettable, forget
+    from broker.client.fleet_orders import NotForgettable
     from broker.history.workstations import fleet
 
     names = list(dict.fromkeys(arguments.workstation))
     if not arguments.yes:
         check_askable("forget")
-    with history() as engine, fleet(engine) as known:
-        rows = {row.name: row for row in known.workstations(names)}
-    users = {
-        name: [
-            agent.agent.removeprefix("interactive-")
-            for agent in (rows[name].agents if name in rows else ())
-            if agent.agent != "service"
-        ]
-        for name in names
-    }
+    with history() as engine, fleet(engine) as found:
+        known = found.workstations(names)
 
     async def check(dispatcher: "Dispatcher") -> int:
-        await dispatcher.do(partial(check_forgettable, users=users, known=rows.keys()))
+        await dispatcher.check_forgettable(names, known)
         return DONE
 
     async def work(dispatcher: "Dispatcher") -> int:
-        await check(dispatcher)  # once more: it was a while, if the user was asked
-        await dispatcher.do(partial(forget, users=users))
+        await dispatcher.forget(names, known)
         return DONE
 
     try:
         if not arguments.yes:
             with_dispatcher(check)
-            waiting = sum(row.waiting for row in rows.values())
+            waiting = sum(row.waiting for row in known)
             if not agreed(
                 f"forget {listed(names, _SHOWN)}, and the {waiting} jobs that wait there?"
             ):

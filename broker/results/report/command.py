@@ -50,7 +50,8 @@ def _run(arguments: argparse.Namespace) -> int:
     from broker.results.report.page import page_of
     from broker.results.report.sheet import sheet_of
 
-    with looking() as (accounts, _):
+    with looking() as history:
+        accounts = history.accounts
         account = read(accounts, arguments.job)
     made = {"--html": page_of, "--csv": sheet_of}
     try:

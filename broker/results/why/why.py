@@ -4,6 +4,7 @@ import re
 from dataclasses import dataclass
 
 from broker.cli.time_formats import span
+from broker.history.history import History
 from broker.history.projection.projection import QUEUED, UNREACHABLE
 from broker.history.queries import Pair
 from broker.results.why.circumstances import (
@@ -16,7 +17,7 @@ from broker.results.why.circumstances import (
 )
 from broker.results.why.prospects import wait
 from broker.results.why.running import run_on
-from schemas import State, Target
+from schemas import Cancellation, State, Target
 
 NOT_ADDRESSED = "not_addressed"
 """The state of a job on a workstation that it is not for."""
@@ -33,6 +34,39 @@ class Why:
     why: str
     next: str
     next_at: float | None
+
+
+def why(history: History, job_id: str, workstation: str) -> Why:
+    """Return why a job is where it is on a workstation, and what happens next.
+
+    Times that depend on an agent's settings are given as the agents have them by default.
+
+    Args:
+        history: what is known.
+        job_id: the job's id, or its beginning.
+        workstation: the workstation's name.
+
+    Raises:
+        UnknownId: no job has this id, or several begin so.
+    """
+    accounts = history.accounts
+    row = accounts.find(job_id)
+    return explain(
+        Circumstances(
+            job=row,
+            body=accounts.body(row.id),
+            workstation=workstation,
+            pair=accounts.pair(row.id, workstation),
+            station=next(iter(history.fleet.workstations([workstation])), None),
+            events=accounts.events(row.id, workstation),
+            cancellations=[
+                record
+                for record in accounts.records("cancellation", row.id)
+                if isinstance(record, Cancellation)
+            ],
+            now=accounts.now,
+        )
+    )
 
 
 def explain(circumstances: Circumstances) -> Why:

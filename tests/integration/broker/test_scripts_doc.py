@@ -2,56 +2,23 @@
 
 import asyncio
 import os
-import re
 import subprocess
 import sys
 from collections.abc import Iterator
-from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 
 import pytest
 
+from broker.amqp import topology
+from broker.amqp.connection import connect
+from broker.amqp.publisher import Publisher
 from broker.settings import BrokerSettings
+from tests.support.documents import DOCUMENT, Block, files, scripts
 from tests.support.programs import pcm
 from tests.support.rabbitmq import Broker
 from tests.support.waiting import LIMIT
 from tests.support.workstation import Workstation, checked_in
-
-_DOCUMENT = Path("docs/scripts.md").read_text()
-_BLOCK = re.compile(r"^```(\w+) ?(\S*)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
-_HEADING = re.compile(r"^## (.*)$", re.MULTILINE)
-
-
-@dataclass(frozen=True)
-class Block:
-    """A fenced block: its language, the file that it is, its text, and its section."""
-
-    language: str
-    file: str
-    text: str
-    section: str
-
-
-def blocks() -> list[Block]:
-    return [
-        Block(found[1], found[2], found[3], _HEADING.findall(_DOCUMENT[: found.start()])[-1])
-        for found in _BLOCK.finditer(_DOCUMENT)
-    ]
-
-
-def scripts() -> list[tuple[Block, str | None]]:
-    """Return each script, with the output that is shown after it."""
-    pairs = zip(blocks(), [*blocks()[1:], None], strict=True)
-    return [
-        (block, after.text if after and after.language == "text" else None)
-        for block, after in pairs
-        if block.language == "python"
-    ]
-
-
-def files() -> list[Block]:
-    return [block for block in blocks() if block.file]
 
 
 @pytest.fixture
@@ -65,6 +32,15 @@ def node(node: Broker) -> Iterator[Broker]:
 def ws(node: Broker, tmp_path: Path) -> Workstation:
     """The workstation of the document."""
     return Workstation("ws-042", node.url, tmp_path)
+
+
+async def _spoil(settings: BrokerSettings, ws: Workstation) -> None:
+    """Have a message in pcm.dead: one that the workstation's agent could not read."""
+    async with connect(settings, "test") as connection:
+        publisher = await Publisher.open(connection)
+        key = f"background.optional.workstation.{ws.name}"
+        await publisher.publish(topology.JOBS, key, b"no job", kind="job")
+    ws.agents[-1].wait_for("message.refused")
 
 
 def test_there_is_something_to_run() -> None:
@@ -87,9 +63,15 @@ def test_a_script_does_what_it_says(
         ws.start("service", groups="lab")
         settings = BrokerSettings(amqp_url=(node.url,))
         asyncio.run(checked_in(settings, ws, since=started))
+        if script.section == "Dead letters":
+            asyncio.run(_spoil(settings, ws))
         done = subprocess.run(
             [sys.executable, "-c", script.text],
-            env={**ws.environment, "PCM_SETTLE": "500ms"},
+            env={
+                **ws.environment,
+                "PCM_SETTLE": "500ms",
+                "PCM_MANAGEMENT_URL": node.management_url,
+            },
             cwd=ws.folder,
             capture_output=True,
             text=True,
@@ -117,5 +99,5 @@ def test_errors_look_as_shown(tmp_path: Path) -> None:
     text = files()[0].text.replace("30m", "half an hour").replace('"workstation:ws-042"', "ws-042")
     (tmp_path / "jobs.yaml").write_text(text)
     told = pcm("check", str(tmp_path / "jobs.yaml")).stderr.replace(f"{tmp_path}/", "    ")
-    assert told in _DOCUMENT
+    assert told in DOCUMENT
     assert len(told.splitlines()) == 2

@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from broker.history.queries import FAILURES
-from broker.rollouts.state import Standing, WaveTally, standing
+from broker.rollouts.state import RolloutState, WaveTally, standing
 from schemas import Command, Job, Rollout, RolloutOrder, State, WallClock, everyone
 
 NOW = datetime.now(UTC).timestamp()
@@ -181,7 +181,7 @@ class World:
         self.tallies: dict[int, WaveTally] = {}
         self.published: Counter[int] = Counter()
 
-    def look(self) -> Standing:
+    def look(self) -> RolloutState:
         return standing(self.made, self.orders, self.tallies, self.now)
 
     def drive(self, *, killed: int | None = None) -> None:
