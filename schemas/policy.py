@@ -6,6 +6,7 @@ Nothing here reads a clock or a file. Times are seconds since the epoch.
 
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
+from datetime import tzinfo
 from enum import Enum
 from typing import ClassVar, TypeVar
 
@@ -85,12 +86,14 @@ class Host:
         targets: all targets that mean it.
         windows: its maintenance windows.
         as_others: whether commands can be run as another user.
+        zone: of its clock; None for that of this machine.
     """
 
     platforms: frozenset[str]
     targets: frozenset[Target] = frozenset()
     windows: Windows = NO_WINDOWS
     as_others: bool = True
+    zone: tzinfo | None = None
 
     def not_applicable_reason(self, job: Job, now: float) -> str:
         """Return why a job cannot be run here, whatever the time; nothing if it can."""
@@ -114,7 +117,7 @@ class Host:
         if not job.respects_windows or at == NEVER:
             return at
         due = max(at, now)
-        start = self.windows.start(due, job.command.timeout.total_seconds())
+        start = self.windows.start(due, job.command.timeout.total_seconds(), self.zone)
         return at if start == due else start
 
 
