@@ -58,7 +58,7 @@ def _groups(connection: Connection, check_ins: Sequence[CheckIn]) -> dict[str, S
 
 def _policy(told: CheckIn) -> str:
     """Return by what an agent decides, as the history keeps it."""
-    return told.model_dump_json(include=POLICY, exclude_none=True)
+    return told.model_dump_json(include=set(POLICY), exclude_none=True)
 
 
 def _agent(told: CheckIn) -> dict[str, Any]:

@@ -14,6 +14,7 @@ from broker.results.why.circumstances import (
     because,
     user_name,
 )
+from broker.results.why.expected import by_user
 from broker.results.why.prospects import wait
 from broker.results.why.running import run_on
 from schemas import State, Target
@@ -171,7 +172,7 @@ def _declined(c: Circumstances, pair: Pair) -> Prospect:
         why,
         f"nothing by itself; {user} may still run it until it expires at"
         f" {c.time_text('expires_at')}",
-        expiry,
+        by_user(c, pair.agent).next_at(c.now),
     )
 
 
