@@ -160,7 +160,8 @@ class Scheduler:
         shown_at = record.shown_at
         self._open_jobs.change(
             record,
-            self._identity.report(record.job.id, State.OFFERED),
+            # The countdown goes by this very instant: `pcm why` tells its end by the report.
+            self._identity.report(record.job.id, State.OFFERED, at=now),
             # In the future: the clock was set back since; the user gets a whole countdown.
             shown_at=now if shown_at is None or shown_at > now else shown_at,
             until=None,

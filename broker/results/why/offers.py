@@ -51,7 +51,7 @@ def _offered(c: Circumstances, pair: Pair) -> Prospect:
             return Prospect(what, expires_first(c), at)
         starts = f"{user}'s agent starts it as soon as there is room for it"
         starts += c.in_window(pair.agent, at)
-        return Prospect(what, starts + c.unless_expired(at))
+        return Prospect(what, starts + c.unless_expired(at), at)
     if c.mandatory:
         return _mandatory(c, pair, what, expected)
     return _optional(c, what, user, expected)
