@@ -83,7 +83,6 @@ async def test_the_broker_stops_and_starts_again(
         told_once(agent)
 
 
-@pytest.mark.full
 async def test_connections_cut_in_the_middle_of_frames(
     ws: Workstation, dispatcher: Dispatcher, settings: DispatcherSettings, node: Node, ran: Path
 ) -> None:
@@ -166,7 +165,6 @@ def stayed(agent: AgentProcess) -> None:
     assert not agent.events("broker.lost")
 
 
-@pytest.mark.full
 async def test_the_broker_runs_out_of_disk(
     ws: Workstation,
     dispatcher: Dispatcher,
@@ -193,7 +191,6 @@ async def test_the_broker_runs_out_of_disk(
     stayed(service)
 
 
-@pytest.mark.full
 async def test_an_agent_starts_while_the_broker_is_out_of_memory(
     ws: Workstation, dispatcher: Dispatcher, settings: DispatcherSettings, node: Node, ran: Path
 ) -> None:
@@ -218,7 +215,6 @@ async def test_an_agent_starts_while_the_broker_is_out_of_memory(
     stayed(service)
 
 
-@pytest.mark.full
 async def test_a_check_in_that_the_broker_does_not_take_hinders_nobody(
     ws: Workstation, settings: DispatcherSettings, node: Node
 ) -> None:
@@ -273,7 +269,6 @@ async def test_channels_go_behind_our_back(
     told_once(service)
 
 
-@pytest.mark.full
 async def test_the_queue_is_deleted(
     ws: Workstation,
     dispatcher: Dispatcher,
@@ -294,7 +289,6 @@ async def test_the_queue_is_deleted(
     told_once(service)
 
 
-@pytest.mark.full
 async def test_the_broker_closes_the_channel_of_a_slow_consumer(
     ws: Workstation, dispatcher: Dispatcher, settings: DispatcherSettings, node: Node, ran: Path
 ) -> None:
@@ -319,7 +313,6 @@ async def test_the_broker_closes_the_channel_of_a_slow_consumer(
     told_once(service)
 
 
-@pytest.mark.full
 async def test_the_password_is_changed_and_changed_back(
     ws: Workstation, settings: DispatcherSettings, node: Node, ran: Path, gate: Gate
 ) -> None:
@@ -373,7 +366,6 @@ async def test_the_first_of_two_brokers_lets_it_in_and_no_further(
     assert "declaring the agent's queue" in lost["reason"]
 
 
-@pytest.mark.full
 async def test_the_first_of_two_brokers_falls_silent(
     ws: Workstation,
     dispatcher: Dispatcher,
@@ -411,7 +403,6 @@ async def test_all_brokers_are_tried_and_named(ws: Workstation) -> None:
 _ALL = ["pcm.jobs", "pcm.reports", "pcm.dead"]
 
 
-@pytest.mark.full
 @pytest.mark.parametrize(
     ("exchanges", "queues"),
     [(_ALL, ["pcm.reports", "pcm.dead"]), (["pcm.jobs"], []), (["pcm.reports"], []),

@@ -83,6 +83,7 @@ async def test_what_a_full_disk_cannot_take_is_not_acknowledged(
     no_traceback(service)
 
 
+@pytest.mark.full
 async def test_the_end_of_a_command_waits_for_room(
     ws: Workstation, disk: Disk, dispatcher: Dispatcher, tmp_path: Path
 ) -> None:
@@ -105,6 +106,7 @@ async def test_the_end_of_a_command_waits_for_room(
     no_traceback(service)
 
 
+@pytest.mark.full
 async def test_a_command_that_ended_on_a_full_disk_does_not_run_again(
     ws: Workstation, disk: Disk, dispatcher: Dispatcher, tmp_path: Path
 ) -> None:
@@ -123,6 +125,7 @@ async def test_a_command_that_ended_on_a_full_disk_does_not_run_again(
     assert ran.read_text() == "x\n"
 
 
+@pytest.mark.full
 @pytest.mark.parametrize("kind", ["service", "interactive"])
 async def test_a_claim_waits_for_room(
     ws: Workstation, disk: Disk, dispatcher: Dispatcher, tmp_path: Path, kind: str
@@ -168,6 +171,7 @@ async def test_an_agent_can_be_stopped_on_a_full_disk(
         assert ran.read_text() == "x\n"
 
 
+@pytest.mark.full
 async def test_an_agent_does_not_start_on_a_full_disk(
     ws: Workstation, disk: Disk, dispatcher: Dispatcher
 ) -> None:
@@ -198,6 +202,7 @@ async def test_a_full_disk_under_the_log_stops_nobody(
     assert service.end() == 0
 
 
+@pytest.mark.full
 async def test_an_agent_does_not_start_where_it_may_not_write(
     ws: Workstation, disk: Disk, dispatcher: Dispatcher
 ) -> None:
@@ -212,6 +217,7 @@ async def test_an_agent_does_not_start_where_it_may_not_write(
     assert (await ended(dispatcher, job)).state is State.SUCCEEDED
 
 
+@pytest.mark.full
 async def test_claims_in_a_folder_that_became_read_only_wait(
     ws: Workstation, disk: Disk, dispatcher: Dispatcher, tmp_path: Path
 ) -> None:
@@ -230,6 +236,7 @@ async def test_claims_in_a_folder_that_became_read_only_wait(
     no_traceback(service)
 
 
+@pytest.mark.full
 async def test_a_ledger_that_cannot_be_written_is_tried_again(
     ws: Workstation, dispatcher: Dispatcher, tmp_path: Path
 ) -> None:

@@ -89,7 +89,6 @@ async def test_the_broker_is_killed_and_starts_again(
     ran_once(ran, range(41))
 
 
-@pytest.mark.full
 async def test_connections_cut_in_the_middle_of_frames(
     ws: Workstation, settings: DispatcherSettings, node: Node, ran: Path
 ) -> None:
@@ -117,7 +116,6 @@ async def test_connections_cut_in_the_middle_of_frames(
     ran_once(ran, range(100))
 
 
-@pytest.mark.full
 async def test_a_frozen_broker_is_given_up(ws: Workstation, node: Node) -> None:
     """By who was connected, in the middle of following too, and by who wants to connect."""
     service = ws.start("service")
@@ -187,7 +185,6 @@ async def test_following_ends_when_told_to_though_the_broker_is_frozen(
             assert final(await follow(dispatcher, job)).state is State.CANCELLED
 
 
-@pytest.mark.full
 async def test_the_first_of_two_brokers_is_silent(ws: Workstation, node: Node, ran: Path) -> None:
     ws.start("service")
     with Proxy(node.port) as proxy:

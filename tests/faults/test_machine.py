@@ -62,6 +62,7 @@ async def test_what_a_reboot_cut_off_is_interrupted_once(
     assert ran.read_text() == "x\n"
 
 
+@pytest.mark.full
 async def test_what_a_reboot_cut_off_runs_again_where_its_job_wants_it(
     ws: Workstation, dispatcher: Dispatcher, tmp_path: Path
 ) -> None:
@@ -79,6 +80,7 @@ async def test_what_a_reboot_cut_off_runs_again_where_its_job_wants_it(
     assert ran.read_text() == "x\nx\n"
 
 
+@pytest.mark.full
 async def test_a_command_that_kills_its_agent_is_started_five_times_at_the_most(
     ws: Workstation, dispatcher: Dispatcher, tmp_path: Path
 ) -> None:
@@ -94,6 +96,7 @@ async def test_a_command_that_kills_its_agent_is_started_five_times_at_the_most(
     no_traceback(service)
 
 
+@pytest.mark.full
 @pytest.mark.parametrize("wrong", ["start", "boot", "nonsense"])
 async def test_a_process_that_has_the_pid_by_chance_is_not_harmed(
     ws: Workstation, dispatcher: Dispatcher, tmp_path: Path, wrong: str
@@ -165,6 +168,7 @@ async def test_a_survivor_goes_on_and_is_waited_for(
     no_traceback(again)
 
 
+@pytest.mark.full
 @pytest.mark.parametrize("end", ["cancelled", "timed out"])
 async def test_a_survivor_is_ended_after_the_restart(
     ws: Workstation, dispatcher: Dispatcher, tmp_path: Path, end: str
@@ -189,6 +193,7 @@ async def test_a_survivor_is_ended_after_the_restart(
     assert not spools(ws)
 
 
+@pytest.mark.full
 async def test_a_users_survivor_goes_on_after_log_off(
     ws: Workstation, dispatcher: Dispatcher, tmp_path: Path
 ) -> None:
