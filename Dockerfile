@@ -6,8 +6,8 @@ ENV PIP_DISABLE_PIP_VERSION_CHECK=1 PIP_NO_CACHE_DIR=1 PIP_ROOT_USER_ACTION=igno
 FROM python AS wheel
 WORKDIR /src
 RUN python -m venv /opt/build
-COPY requirements-dev.lock ./
-RUN /opt/build/bin/python -m pip install --quiet --require-hashes -r requirements-dev.lock
+COPY tests/requirements.lock ./build.lock
+RUN /opt/build/bin/python -m pip install --quiet --require-hashes -r build.lock
 COPY . .
 RUN /opt/build/bin/python -m pip wheel --quiet --no-deps --no-build-isolation --wheel-dir /wheels .
 

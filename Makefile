@@ -58,24 +58,24 @@ chaos: $(STAMP) rabbitmq
 # Led by the code that they reach where atheris is ready for this Python; else at random.
 fuzz: $(STAMP)
 	@$(VENV)/bin/python -m pip install --disable-pip-version-check --quiet --require-hashes \
-		--only-binary :all: -r requirements-fuzz.lock 2>/dev/null || true
+		--only-binary :all: -r tests/fuzz/requirements.lock 2>/dev/null || true
 	@$(VENV)/bin/python -m tests.fuzz --minutes $(MINUTES) $(if $(SEED),--seed $(SEED))
 
-$(STAMP): requirements-dev.lock pyproject.toml setup.sh
+$(STAMP): tests/requirements.lock pyproject.toml setup.sh
 	@PYTHON=$(PYTHON) ./setup.sh python $(VENV)
 	@touch $@
 
 # What we are measured beside, and what draws the charts.
-$(PEERS): requirements-bench.lock setup.sh
+$(PEERS): benchmarks/requirements.lock setup.sh
 	@PYTHON=$(PYTHON) ./setup.sh bench $(BENCH)
 	@touch $@
 
 # Salt's pins are its own; where it cannot be installed, the benchmarks do without.
-$(SALT)/.ready: requirements-bench-salt.lock
+$(SALT)/.ready: benchmarks/requirements-salt.lock
 	@echo "setting up $(SALT)"
 	@rm -rf $(SALT) && $(PYTHON) -m venv $(SALT) && \
 		$(SALT)/bin/python -m pip --disable-pip-version-check --quiet install --require-hashes \
-			-r requirements-bench-salt.lock && touch $@ || \
+			-r benchmarks/requirements-salt.lock && touch $@ || \
 		{ rm -rf $(SALT); echo "Salt cannot be installed: it is not measured"; }
 
 rabbitmq:
@@ -88,13 +88,13 @@ lock: $(STAMP)
 		pyproject.toml -o requirements.lock
 	$(VENV)/bin/uv pip compile --quiet --universal --python-version 3.11 --upgrade --generate-hashes \
 		--no-emit-index-url --no-emit-find-links --no-header --constraint requirements.lock \
-		pyproject.toml --group dev -o requirements-dev.lock
+		pyproject.toml --group dev -o tests/requirements.lock
 	$(VENV)/bin/uv pip compile --quiet --universal --python-version 3.11 --upgrade --generate-hashes \
 		--no-emit-index-url --no-emit-find-links --no-header --constraint requirements.lock \
-		--group bench -o requirements-bench.lock
+		--group bench -o benchmarks/requirements.lock
 	$(VENV)/bin/uv pip compile --quiet --universal --python-version 3.11 --upgrade --generate-hashes \
 		--no-emit-index-url --no-emit-find-links --no-header \
-		--group bench-salt -o requirements-bench-salt.lock
+		--group bench-salt -o benchmarks/requirements-salt.lock
 
 clean:
 	rm -rf $(VENV) $(BENCH) $(SALT) .fuzz .mypy_cache .pytest_cache .ruff_cache .import_linter_cache \

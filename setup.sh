@@ -40,9 +40,9 @@ python | bench)
         # For the limits in C; where these cannot be had, it is measured without them.
         echo '#include <amqp.h>' | cc -E - >/dev/null 2>&1 ||
             (packages gcc libc6-dev librabbitmq-dev) || true
-        $pip --require-hashes -r requirements-bench.lock
+        $pip --require-hashes -r benchmarks/requirements.lock
     else
-        $pip --require-hashes -r requirements-dev.lock
+        $pip --require-hashes -r tests/requirements.lock
         $pip --no-deps --no-build-isolation -e .
     fi
     ;;

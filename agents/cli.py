@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from agents.store.state_folder import StateError
-from broker.cli.command_line import DONE, Parser, Wrong, WrongUse, run
+from broker.cli.command_line import DONE, Parser, Wrong, WrongUse, argument_errors, run
 from broker.settings import describe, load
 
 if TYPE_CHECKING:
@@ -283,7 +283,5 @@ def _parser() -> Parser:
 def _address(text: str) -> "Address":
     from agents.window.address import read
 
-    try:
+    with argument_errors():
         return read(text)
-    except ValueError as error:
-        raise argparse.ArgumentTypeError(str(error)) from error

@@ -1,4 +1,4 @@
-"""`pcm collect` and `pcm history`: the history kept up to date, looked after, and made anew."""
+"""`pcm collect` and `pcm history`: the history kept up to date, looked after, and read anew."""
 
 import argparse
 import json
@@ -29,9 +29,9 @@ def add_to(commands: "argparse._SubParsersAction[Parser]") -> None:
     collect.set_defaults(run=_collect)
     actions = commands.add_parser(
         "history",
-        help="how far the history goes, and how to make it anew",
-        description="The history is a database made of the stream pcm.reports; it can be made"
-        " anew from it at any time.",
+        help="how far the history goes, and how to read it anew",
+        description="The history is a database made of the stream pcm.reports, and remembers"
+        " longer than the stream does.",
     ).add_subparsers(dest="what", required=True, metavar="status|rebuild")
     status = actions.add_parser(
         "status",
@@ -43,8 +43,11 @@ def add_to(commands: "argparse._SubParsersAction[Parser]") -> None:
     status.set_defaults(run=_status)
     rebuild = actions.add_parser(
         "rebuild",
-        help="make it anew from the stream",
-        description="Empties the history and reads the whole stream again.",
+        help="empty it, and read the stream again",
+        description="Empties the history and reads the whole stream again. What the stream has"
+        " dropped by age or size is lost: jobs, their reports and their output, rollouts, and"
+        " workstations that were not seen since. Schedules in force are kept. Newer versions of"
+        " pcm need no rebuild.",
     )
     rebuild.add_argument(
         "--yes",
@@ -112,8 +115,12 @@ def _status(arguments: argparse.Namespace) -> int:
 
 
 def _show(found: "Status") -> None:
+    from broker.history.source import Source
+
+    source = Source(found.cluster, found.virtual_host)
     rows = {
         "database": found.database,
+        "read of": str(source) if source.virtual_host else "no broker yet",
         "holds": f"{found.jobs:,} jobs, {found.pairs:,} times a job on a workstation,"
         f" {found.reports:,} reports, {found.workstations:,} workstations",
         "oldest job": local(found.oldest_job) or "none",
@@ -157,7 +164,7 @@ async def _anew(settings: "HistorySettings", engine: "Engine", *, sure: bool) ->
     if lost and not sure:
         raise WrongUse(
             f"history rebuild: the stream begins at offset {first}: {lost} older jobs would be"
-            " gone from the history; say --yes if you mean it"
+            " gone from the history, with their reports and output; say --yes if you mean it"
         )
     async with Dispatcher.connect(settings) as dispatcher:
         # A schedule is in force for longer than the stream keeps that it was added.
@@ -173,5 +180,5 @@ async def _anew(settings: "HistorySettings", engine: "Engine", *, sure: bool) ->
     await asyncio.to_thread(rebuild, engine)
     await catch_up(settings, engine)
     found = await asyncio.to_thread(status, engine)
-    print(f"made anew: {found.jobs:,} jobs, {found.reports:,} reports")
+    print(f"read anew: {found.jobs:,} jobs, {found.reports:,} reports")
     return DONE

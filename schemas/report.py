@@ -3,9 +3,11 @@
 import base64
 import hashlib
 import secrets
+import zlib
+from collections.abc import Iterable
 from datetime import UTC, datetime
-from enum import StrEnum
-from typing import Annotated, Any, Literal, Self
+from enum import IntEnum, StrEnum
+from typing import Annotated, Any, Literal, Protocol, Self, TypeVar
 
 from pydantic import (
     BaseModel,
@@ -171,11 +173,109 @@ class Report(Message):
     until: Instant | None = Field(default=None, description="a postponement's end")
     result: Result | None = None
 
+    @property
+    def timestamp(self) -> float:
+        """When it happened by the workstation's clock, in seconds since the epoch."""
+        return self.at.timestamp()
+
     @model_validator(mode="after")
     def _whole(self) -> Self:
         if self.state is State.SUCCEEDED and (self.result is None or self.result.exit_code is None):
             raise ValueError("result: a success has an exit code")
         return self
+
+
+class Rank(IntEnum):
+    """How far a report is in a job's life; see `furthest`."""
+
+    RECEIVED = 1
+    ANSWERED = 2  # offered, postponed or declined: a user may go from each to each
+    ACCEPTED = 3
+    STARTED = 4
+    CLOSED = 5  # an end without the end of a command
+    RAN = 6
+
+
+ANSWERS = (State.OFFERED, State.POSTPONED, State.DECLINED)
+_RANKS: dict[str, Rank] = {
+    **dict.fromkeys(_FINAL, Rank.CLOSED),
+    State.RECEIVED: Rank.RECEIVED,
+    **dict.fromkeys(ANSWERS, Rank.ANSWERED),
+    State.ACCEPTED: Rank.ACCEPTED,
+    State.STARTED: Rank.STARTED,
+    **dict.fromkeys((State.SUCCEEDED, State.FAILED, State.TIMED_OUT, State.INTERRUPTED), Rank.RAN),
+}
+_TIES: dict[str, int] = {state: place << 32 for place, state in enumerate(State)}
+
+
+class Reported(Protocol):
+    """The part of a report that decides whether it counts."""
+
+    @property
+    def id(self) -> str:
+        """Its id."""
+
+    @property
+    def agent(self) -> str:
+        """The agent that reports."""
+
+    @property
+    def state(self) -> str:
+        """What it says."""
+
+    @property
+    def timestamp(self) -> float:
+        """When it happened by the workstation's clock, in seconds since the epoch."""
+
+
+_Reported = TypeVar("_Reported", bound=Reported)
+
+
+def order(report: Reported) -> tuple[int, float, int]:
+    """Return the sort key of an agent's reports of a job: the greatest one counts.
+
+    It holds for all agents of a workstation, too, except between answers: see `furthest`. Three
+    numbers, since the history stores them. A CONFLICT has no place in the order.
+    """
+    rank = _RANKS[report.state]
+    time = report.timestamp
+    # Equal times must not leave it to the order in which the reports are read.
+    tie = _TIES[report.state] + zlib.crc32(f"{report.agent} {report.id}".encode())
+    return (rank, -time if rank >= Rank.CLOSED else time, tie)
+
+
+def furthest(reports: Iterable[_Reported]) -> _Reported | None:
+    """Return the report that gives a job's state on a workstation; None if none does.
+
+    The one order in which reports count. It depends on the set of reports alone: neither the
+    order in which they are read nor a second copy changes the state.
+
+    1. A report that is further in the job's life counts, whatever the clocks say: received, then
+       the user's answers, accepted, started, ended. So a final state is final, and a job that was
+       declined or postponed and is then accepted is accepted. The end of a command counts over an
+       end without one (Q152229). An interruption after which the command is started again is no
+       final report; only the start is reported.
+    2. Between reports that are equally far, the workstation's clock decides: of ends the first
+       counts, of all else the last. An agent's user may go from offered to postponed and back, and
+       the last answer is the one that holds.
+    3. Of several agents each has its own last answer. An open offer counts over a decline, since
+       one user who declines ends nothing for the others.
+
+    A CONFLICT is about another job with the same id, and never counts.
+    """
+    own: dict[str, _Reported] = {}
+    for report in reports:
+        if report.state == State.CONFLICT:
+            continue
+        known = own.get(report.agent)
+        if known is None or order(known) < order(report):
+            own[report.agent] = report
+    return max(own.values(), key=_order_of_agents, default=None)
+
+
+def _order_of_agents(report: Reported) -> tuple[int, bool, float, int]:
+    rank, time, tie = order(report)
+    return (rank, report.state != State.DECLINED, time, tie)
 
 
 def first_line(report: Report) -> str:

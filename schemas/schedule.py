@@ -15,12 +15,20 @@ from pydantic import AfterValidator, Field, model_validator
 from schemas.job import ID_TIME, Job, whoami
 from schemas.message import Message
 from schemas.names import Name, Text
-from schemas.times import Duration, Instant, WallClock, at_wall
+from schemas.text import counted
+from schemas.times import (
+    FIRST_CLOCK,
+    LAST_CLOCK,
+    Duration,
+    Instant,
+    WallClock,
+    at_wall,
+    on_first_clock,
+    on_last_clock,
+)
 
-_FIRST_ZONE = timedelta(hours=14)  # how far a clock on a wall is ahead of UTC at most
-_LAST_ZONE = timedelta(hours=12)  # and behind
 _AHEAD = timedelta(hours=1)  # so that also agents there have a job in time
-LEAD = _FIRST_ZONE + _AHEAD + _LAST_ZONE
+LEAD = FIRST_CLOCK + _AHEAD + LAST_CLOCK
 """How long after it was sent in time the last clock on a wall shows an occurrence's time."""
 _NO_TIMES = ("offer_at", "mandatory_at", "expires_at")
 _NOT_ASKED = {"created_at", "sender", "version"}
@@ -33,7 +41,7 @@ def _check_cron(text: str) -> str:
         if len(fields) == 5:  # noqa: PLR2004 - minutes are fine enough
             next(CronSim(text, datetime(2026, 1, 1)))  # noqa: DTZ001 - any
             return " ".join(fields)
-        why = f"has {len(fields)} field{'s' * (len(fields) != 1)}, not 5"
+        why = f"has {counted(len(fields), 'field')}, not 5"
     except (CronSimError, ValueError) as error:  # the latter of figures beyond all bounds
         why = str(error)
     except StopIteration:
@@ -106,7 +114,7 @@ class Schedule(Message):
     def coming(self, after: datetime) -> Iterator["Occurrence"]:
         """Yield the occurrences that are to be sent after an instant, in their order."""
         if self.zone is None:
-            start = after.astimezone(UTC) + _FIRST_ZONE + _AHEAD
+            start = after.astimezone(UTC) + FIRST_CLOCK + _AHEAD
         else:
             start = after.astimezone(ZoneInfo(self.zone))
         every = (Occurrence(self, local) for local in CronSim(self.repeat, _naive(start)))
@@ -148,7 +156,7 @@ class Occurrence:
     @property
     def begins_at(self) -> datetime:
         """When it is by the first clock on a wall that shows its time."""
-        return self.instant or self.local.replace(tzinfo=UTC) - _FIRST_ZONE
+        return self.instant or on_first_clock(self.local)
 
     @property
     def send_at(self) -> datetime:
@@ -160,7 +168,7 @@ class Occurrence:
         """When it has expired everywhere; None: never."""
         if self.schedule.expires_after is None:
             return None
-        last = self.instant or self.local.replace(tzinfo=UTC) + _LAST_ZONE
+        last = self.instant or on_last_clock(self.local)
         return last + self.schedule.expires_after
 
     @property

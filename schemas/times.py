@@ -112,6 +112,22 @@ def at_wall(local: datetime, zone: tzinfo | None = None) -> datetime:
     return datetime.fromtimestamp(stamp, UTC)
 
 
+FIRST_CLOCK = timedelta(hours=14)
+"""How far the first clock on earth is ahead of UTC."""
+LAST_CLOCK = timedelta(hours=12)
+"""How far the last clock on earth is behind UTC."""
+
+
+def on_first_clock(local: datetime) -> datetime:
+    """Return the instant at which the first clock on earth shows a time."""
+    return local.replace(tzinfo=UTC) - FIRST_CLOCK
+
+
+def on_last_clock(local: datetime) -> datetime:
+    """Return the instant at which the last clock on earth shows a time."""
+    return local.replace(tzinfo=UTC) + LAST_CLOCK
+
+
 def _transition(before: float, after: float, zone: tzinfo | None) -> float:
     """Return the second in (before, after] at which a zone changes its offset."""
 
@@ -134,6 +150,16 @@ Moment = Annotated[
     Discriminator(_kind),
 ]
 """When something of a job happens: an instant, or a wall-clock time."""
+
+
+def earliest(moment: datetime | WallClock) -> datetime:
+    """Return the instant from which on a moment has come somewhere."""
+    return on_first_clock(moment.local) if isinstance(moment, WallClock) else moment
+
+
+def latest(moment: datetime | WallClock) -> datetime:
+    """Return the instant from which on a moment has come everywhere."""
+    return on_last_clock(moment.local) if isinstance(moment, WallClock) else moment
 
 
 def parse_moment(text: str, now: datetime) -> datetime | WallClock:

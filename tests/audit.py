@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 _LIMIT = 20  # seconds
-_LOCKED = ("requirements.lock", "requirements-dev.lock")
+_LOCKED = ("requirements.lock", "tests/requirements.lock")
 _PROGRAM = Path(sys.executable).with_name("pip-audit")
 
 

@@ -17,7 +17,7 @@ from hypothesis import HealthCheck
 from hypothesis import settings as hypothesis_settings
 
 from broker import Dispatcher, DispatcherSettings
-from tests.support.rabbitmq import Broker, Node, or_skipped
+from tests.support.rabbitmq import Broker, Node, or_skipped, own_nodes
 from tests.support.site import Site
 from tests.support.terminal import OnTerminal
 from tests.support.workstation import Workstation
@@ -97,7 +97,7 @@ def node(request: pytest.FixtureRequest) -> Iterator[Broker]:
 @pytest.fixture(scope="module")
 def own_node() -> Iterator[Node]:
     """A private RabbitMQ for the tests of one module, which may do it harm."""
-    with or_skipped(), Node() as started:
+    with own_nodes(), Node() as started:
         yield started
 
 

@@ -8,7 +8,7 @@ from datetime import UTC, datetime, timedelta
 from typing import NamedTuple
 
 from aio_pika.abc import AbstractConnection
-from aiormq.abc import AbstractChannel, DeliveredMessage
+from aiormq.abc import AbstractChannel
 from aiormq.exceptions import ChannelAccessRefused
 
 from agents.claims.claims import Claims
@@ -26,7 +26,7 @@ from agents.store.ledger import Ledger
 from agents.store.transaction import DuplicateReason, JobRecord, Transaction
 from broker.amqp import topology
 from broker.amqp.connection import CALL_LIMIT, Unreachable, blocked, translated
-from broker.amqp.consumer import Deliveries, Delivery
+from broker.amqp.consumer import Delivery, consume
 from broker.amqp.publisher import Publisher
 from broker.amqp.timeouts import timeout
 from broker.log import get_logger
@@ -64,10 +64,6 @@ async def _count_waiting(connection: AbstractConnection, queue: str) -> int:
             return declared.declaration_result.message_count or 0
     except ChannelAccessRefused:
         return 0
-
-
-async def _pass_over(_: DeliveredMessage) -> None:
-    """Take none: all come by the frames."""
 
 
 class Inbox:
@@ -127,19 +123,12 @@ class Inbox:
         name = topology.queue_name(identity.kind, identity.workstation, identity.user)
         with translated(f"consuming {name}"):
             async with timeout(CALL_LIMIT):
-                channel = connection.channel()
-                await channel.initialize()
-                channel.close_callbacks.add(lambda *_: arrived.put_nowait(None))
-                underlay = await channel.get_underlay_channel()
                 self._expect(await _count_waiting(connection, name))
-                underlay.on_consumer_cancel_callbacks.add(lambda *_: arrived.put_nowait(None))
-                await channel.set_qos(prefetch_count=_PREFETCH)
-                Deliveries(underlay, arrived.put_nowait)
-                await underlay.basic_consume(name, _pass_over)
+            consumer = await consume(connection, name, arrived, _PREFETCH)
         self._made_at = (await self._ledger.commit(Transaction.life)).made_at
         consuming()
         self._burial = DeadLetterPublisher(self._identity, self._ledger, self._claims, self._outbox)
-        link = _Link(connection, publisher, underlay)
+        link = _Link(connection, publisher, consumer.underlay)
 
         async def stop() -> None:
             await stopping.wait()
@@ -147,7 +136,7 @@ class Inbox:
 
         try:
             async with asyncio.TaskGroup() as tasks:
-                others = [tasks.create_task(self._burial.run(publisher, underlay))]
+                others = [tasks.create_task(self._burial.run(publisher, consumer.underlay))]
                 others.append(tasks.create_task(stop()))
                 while True:
                     batch = [await self._next(arrived)]
@@ -167,7 +156,7 @@ class Inbox:
             return  # it would not hear us, and what waits for it cannot be cancelled
         with translated(f"consuming {name}"):
             async with timeout(CALL_LIMIT):
-                await channel.close()
+                await consumer.channel.close()
 
     def _expect(self, backlog: int) -> None:
         """Note how many messages are still to come that waited when the agent connected."""

@@ -21,11 +21,11 @@ from agents.store.ledger import Ledger
 from broker.amqp import topology
 from broker.amqp.connection import (
     CALL_LIMIT,
+    Backoff,
     BrokerError,
     LoginRefused,
     Refused,
     Unreachable,
-    backoff,
     blocked,
     connect,
     translated,
@@ -76,7 +76,8 @@ class BrokerSession:
         self._recovery = recovery
         self._stopping = asyncio.Event()
         self._told: set[str] = set()
-        self._attempt = 0
+        self._backoff = Backoff()
+        self._last = ""
         self.state = ConnectionState("away", time.time())
         """Whether it is connected, and since when."""
 
@@ -100,8 +101,8 @@ class BrokerSession:
                 failure = _first(group)
                 self._stands("refused" if isinstance(failure, LoginRefused) else "away")
                 if loop.time() - began > _STEADY:
-                    self._attempt = 0
-                pause = backoff(self._attempt)
+                    self._backoff.reset()
+                pause = self._backoff.failed()
                 if isinstance(failure, LoginRefused):
                     # Not sooner: repeated wrong logins lock accounts.
                     longest = self._settings.login_pause * _LOGIN_SPREAD
@@ -113,7 +114,6 @@ class BrokerSession:
                     self._told.add(reason)
                     _log.warning("broker.lost", reason=reason, retry_in=round(pause, 1))
             await asyncio.sleep(pause)
-            self._attempt += 1
 
     def _remedy(self, failure: BrokerError) -> str:
         """Return what ends a failure that is no outage; an enrolled agent cannot help itself."""
@@ -129,11 +129,12 @@ class BrokerSession:
 
     async def _session(self) -> None:
         name = f"pcm-agent {self._identity.workstation} {self._identity.name}"
-        async with connect(self._settings, name) as connection:
+        async with connect(self._settings, name, self._last) as connection:
+            self._last = where(connection)
             if not self._settings.enrolled:
+                await topology.ensure(connection)
                 with translated("declaring the agent's queue"):
                     async with timeout(CALL_LIMIT):
-                        await topology.ensure(connection)
                         await self._bind(connection)
             publisher = await Publisher.open(
                 connection, waits=True, declares=not self._settings.enrolled
@@ -143,7 +144,7 @@ class BrokerSession:
             def consuming() -> None:
                 self._told.clear()
                 self._stands("connected")
-                self._attempt = min(self._attempt, _ONCE_CONNECTED)
+                self._backoff.reset(_ONCE_CONNECTED)
                 _log.info("broker.connected", broker=where(connection))
                 begun.set()
 

@@ -28,7 +28,6 @@ from agents.window.offers import OffersPane
 from agents.window.running import RunningPane
 from agents.window.snapshot import Offer, Snapshot
 from agents.window.table import tell
-from agents.window.texts import _
 from agents.window.themes import DARK, LIGHT
 
 _SAID_FOR = 8.0
@@ -41,19 +40,19 @@ class Window(App[None]):
     CSS_PATH = "window.tcss"
     ENABLE_COMMAND_PALETTE = False
     BINDINGS: ClassVar[list[BindingType]] = [
-        Binding("r", "run_now", _("Run now")),
-        Binding("p", "postpone", _("Postpone")),
-        Binding("m", "remind", _("Remind")),
-        Binding("x", "decline", _("Decline")),
-        Binding("d", "details", _("Details")),
-        Binding("s", "stop", _("Stop")),
-        Binding("slash", "search", _("Search"), key_display="/"),
-        Binding("1", "tab('offers-tab')", _("Offers"), show=False),
-        Binding("2", "tab('running-tab')", _("Running"), show=False),
-        Binding("3", "tab('history-tab')", _("History"), show=False),
-        Binding("t", "other_theme", _("Light or dark"), show=False),
-        Binding("question_mark", "help", _("Help"), key_display="?"),
-        Binding("q", "quit", _("Close")),
+        Binding("r", "run_now", "Run now"),
+        Binding("p", "postpone", "Postpone"),
+        Binding("m", "remind", "Remind"),
+        Binding("x", "decline", "Decline"),
+        Binding("d", "details", "Details"),
+        Binding("s", "stop", "Stop"),
+        Binding("slash", "search", "Search", key_display="/"),
+        Binding("1", "tab('offers-tab')", "Offers", show=False),
+        Binding("2", "tab('running-tab')", "Running", show=False),
+        Binding("3", "tab('history-tab')", "History", show=False),
+        Binding("t", "other_theme", "Light or dark", show=False),
+        Binding("question_mark", "help", "Help", key_display="?"),
+        Binding("q", "quit", "Close"),
     ]
 
     def __init__(
@@ -75,7 +74,7 @@ class Window(App[None]):
             tick: after how many seconds countdowns are drawn again.
         """
         super().__init__()
-        self.title = _("Package Command Manager")
+        self.title = "Package Command Manager"
         self.animation_level = "none"
         self._client = client
         self._owner = owner
@@ -97,11 +96,11 @@ class Window(App[None]):
             yield Static(self.title, id="head-title", markup=False)
             yield Static("", id="head-place", markup=False)
         with TabbedContent(id="tabs"):
-            with TabPane(_("Offers"), id="offers-tab"):
+            with TabPane("Offers", id="offers-tab"):
                 yield OffersPane()
-            with TabPane(_("Running"), id="running-tab"):
+            with TabPane("Running", id="running-tab"):
                 yield RunningPane(self._client)
-            with TabPane(_("History"), id="history-tab"):
+            with TabPane("History", id="history-tab"):
                 yield HistoryPane()
         yield Static("", id="status", markup=False)
         yield Footer(show_command_palette=False, compact=True)
@@ -165,18 +164,16 @@ class Window(App[None]):
     def _draw_tabs(self, snapshot: Snapshot, now: float) -> None:
         offers = model.sorted_offers(snapshot.offers, now, self._memory.reminders)
         self.offers.show(
-            offers, now, self._memory, _("Nothing to do. What is offered to you appears here.")
+            offers, now, self._memory, "Nothing to do. What is offered to you appears here."
         )
         rows = model.run_rows(snapshot, now, self._opened_at)
-        self.running.show(rows, _("Nothing runs."))
+        self.running.show(rows, "Nothing runs.")
         self.history.show(snapshot.history, now)
-        place = _("{user} on {workstation}").format(
-            user=snapshot.user, workstation=snapshot.workstation
-        )
+        place = f"{snapshot.user} on {snapshot.workstation}"
         tell(self.screen_stack[0].query_one("#head-place", Static), place)
         for tab, name, count in (
-            ("offers-tab", _("Offers"), len(snapshot.offers)),
-            ("running-tab", _("Running"), len(snapshot.running)),
+            ("offers-tab", "Offers", len(snapshot.offers)),
+            ("running-tab", "Running", len(snapshot.running)),
         ):
             label = f"{name} ({count})" if count else name
             shown = self.tabs.get_tab(tab)
@@ -328,7 +325,7 @@ class Window(App[None]):
         )
         if row:
             question = QuestionDialog(
-                row.name, _("Stop it? What it has done so far stays done."), _("Stop")
+                row.name, "Stop it? What it has done so far stays done.", "Stop"
             )
             if await self.push_screen_wait(question):
                 self._ask("stop", job)
@@ -367,8 +364,8 @@ class Window(App[None]):
     async def _leave(self) -> None:
         running = len(self._snapshot.running) if self._snapshot else 0
         if self._owner and running:
-            text = _("What runs is stopped when you close this window.")
-            question = QuestionDialog(_("Close?"), text, _("Stop it and close"))
+            text = "What runs is stopped when you close this window."
+            question = QuestionDialog("Close?", text, "Stop it and close")
             if not await self.push_screen_wait(question):
                 return
         self.exit()
@@ -376,18 +373,18 @@ class Window(App[None]):
 
 def _help() -> list[tuple[str, str]]:
     return [
-        ("r", _("run the chosen job now")),
-        ("p", _("postpone it; a required job still runs by itself in the end")),
-        ("m", _("be reminded of it later; nothing else changes")),
-        ("x", _("decline an optional job, and say why")),
-        (_("d or Enter"), _("everything about the job")),
-        ("s", _("stop a running job, where that is allowed")),
-        ("1 2 3", _("offers, what runs, what was run")),
-        ("/", _("search in what was run")),
-        (_("arrows, Tab"), _("choose a job; go on to the next part")),
-        ("t", _("light or dark")),
-        (_("Escape"), _("leave a question without an answer")),
-        ("q", _("close this window")),
-        ("\u25cf", _("required: runs by itself when its time has come")),
-        ("\u25cb", _("optional: runs only if you want it")),
+        ("r", "run the chosen job now"),
+        ("p", "postpone it; a required job still runs by itself in the end"),
+        ("m", "be reminded of it later; nothing else changes"),
+        ("x", "decline an optional job, and say why"),
+        ("d or Enter", "everything about the job"),
+        ("s", "stop a running job, where that is allowed"),
+        ("1 2 3", "offers, what runs, what was run"),
+        ("/", "search in what was run"),
+        ("arrows, Tab", "choose a job; go on to the next part"),
+        ("t", "light or dark"),
+        ("Escape", "leave a question without an answer"),
+        ("q", "close this window"),
+        ("\u25cf", "required: runs by itself when its time has come"),
+        ("\u25cb", "optional: runs only if you want it"),
     ]

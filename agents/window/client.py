@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from agents.window.snapshot import Snapshot, read
-from agents.window.texts import _, clean
+from agents.window.texts import clean
 from broker.amqp.timeouts import timeout
 from schemas.errors import PcmError
 
@@ -44,7 +44,7 @@ class Client:
         """
         async with self._speak({"do": "watch"}) as reader:
             if not await reader.read(1):
-                raise Gone(_("the interactive agent of this user does not answer"))
+                raise Gone("the interactive agent of this user does not answer")
 
     async def ask(self, request: dict[str, Any]) -> str:
         """Ask for something; return what the agent says.
@@ -57,7 +57,7 @@ class Client:
             async with timeout(_PATIENCE), self._speak(request) as reader:
                 reply = json.loads(await reader.read())
         except (OSError, TimeoutError, ValueError) as error:
-            raise Gone(_("the agent does not answer")) from error
+            raise Gone("the agent does not answer") from error
         if "declined" in reply:
             raise RequestDeclined(clean(reply["declined"]))
         return clean(reply["said"])
@@ -102,7 +102,7 @@ class Client:
                 f"/proc/self/fd/{folder}/{_SOCKET}", limit=_CHUNK
             )
         except OSError as error:
-            raise Gone(_("no interactive agent of this user is running here")) from error
+            raise Gone("no interactive agent of this user is running here") from error
         finally:
             os.close(folder)
         try:
@@ -118,10 +118,10 @@ class Client:
         try:
             folder = os.open(self._directory, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
         except PermissionError as error:
-            raise Gone(_("this interactive agent is another user's")) from error
+            raise Gone("this interactive agent is another user's") from error
         except OSError as error:
-            raise Gone(_("no interactive agent of this user is running here")) from error
+            raise Gone("no interactive agent of this user is running here") from error
         if os.fstat(folder).st_uid != os.geteuid():
             os.close(folder)
-            raise Gone(_("this interactive agent is another user's"))
+            raise Gone("this interactive agent is another user's")
         return folder

@@ -17,7 +17,6 @@ from agents.window import model
 from agents.window.client import Client
 from agents.window.output import OutputView, follow
 from agents.window.snapshot import EndedJob, Offer, Snapshot
-from agents.window.texts import _
 from agents.window.times import clock, read
 
 _T = TypeVar("_T")
@@ -28,7 +27,7 @@ _LATEST = "latest"
 class Dialog(ModalScreen[_T]):
     """A box with a title, which Escape closes."""
 
-    BINDINGS: ClassVar[list[BindingType]] = [Binding("escape", "back", _("Back"))]
+    BINDINGS: ClassVar[list[BindingType]] = [Binding("escape", "back", "Back")]
 
     def __init__(self, title: str) -> None:
         super().__init__()
@@ -100,10 +99,10 @@ class OfferDialog(Dialog[_T]):
 def gone(snapshot: Snapshot, job: str) -> str:
     """Return what became of a job that is not offered any more."""
     if snapshot.runs(job):
-        return _("It runs now. There is nothing left to decide.")
+        return "It runs now. There is nothing left to decide."
     if ended := snapshot.ended(job):
-        return _("It has ended: {result}").format(result=model.result(ended))
-    return _("It is not offered any more: it was withdrawn, or its time is over.")
+        return f"It has ended: {model.result(ended)}"
+    return "It is not offered any more: it was withdrawn, or its time is over."
 
 
 class DetailsDialog(OfferDialog[str]):
@@ -120,9 +119,9 @@ class DetailsDialog(OfferDialog[str]):
         with Horizontal(classes="buttons"):
             ready = self.offer.state != "accepted"
             yield Button(
-                _("Run now"), id="run_now", variant="primary", compact=True, disabled=not ready
+                "Run now", id="run_now", variant="primary", compact=True, disabled=not ready
             )
-            yield Button(_("Back"), id="back", compact=True)
+            yield Button("Back", id="back", compact=True)
 
     def changed(self, offer: Offer, now: float) -> None:
         """Count down."""
@@ -157,29 +156,25 @@ class TimeDialog(OfferDialog[float]):
 
     def body(self) -> ComposeResult:
         """Make the choices and the field."""
-        question = _("Remind me in") if self._remind else _("Postpone it for")
+        question = "Remind me in" if self._remind else "Postpone it for"
         yield Static(question, classes="question", markup=False)
         yield OptionList(*self._options(), id="choices", compact=True, markup=False)
-        yield Static(_("or until, or for:"), classes="question", markup=False)
-        yield Input(placeholder=_("14:30, 45m or 2h"), id="own-time", compact=True)
+        yield Static("or until, or for:", classes="question", markup=False)
+        yield Input(placeholder="14:30, 45m or 2h", id="own-time", compact=True)
         yield Static("", id="wrong", markup=False)
 
     def _options(self) -> list[Option]:
         choices = model.reminders if self._remind else model.postponements
         options = [
             Option(
-                _("{length}, until {time}").format(
-                    length=model.whole(seconds), time=clock(self._now + seconds, self._now)
-                ),
+                f"{model.whole(seconds)}, until {clock(self._now + seconds, self._now)}",
                 id=str(int(seconds)),
             )
             for seconds in choices(self.offer, self._now)
         ]
         if not self._remind and self.offer.limit < math.inf:
             latest = clock(self.offer.limit, self._now)
-            options.append(
-                Option(_("as long as possible, until {time}").format(time=latest), id=_LATEST)
-            )
+            options.append(Option(f"as long as possible, until {latest}", id=_LATEST))
         return options
 
     def changed(self, offer: Offer, now: float) -> None:
@@ -211,10 +206,10 @@ class TimeDialog(OfferDialog[float]):
     def _check(self, until: float) -> None:
         if until > self.offer.limit:
             limit = clock(self.offer.limit, self._now)
-            raise ValueError(_("It must not be after {time}.").format(time=limit))
+            raise ValueError(f"It must not be after {limit}.")
         least = 0.0 if self._remind else self.offer.min_interval or 0.0
         if until < min(self._now + least, self.offer.limit):
-            raise ValueError(_("It must be {time} at least.").format(time=model.whole(least)))
+            raise ValueError(f"It must be {model.whole(least)} at least.")
 
 
 class DeclineDialog(OfferDialog[str]):
@@ -222,13 +217,11 @@ class DeclineDialog(OfferDialog[str]):
 
     def body(self) -> ComposeResult:
         """Make the question."""
-        yield Static(
-            _("Why do you not want it? Your administrator reads this."), classes="question"
-        )
-        yield Input(placeholder=_("(a few words)"), id="reason", max_length=1000, compact=True)
+        yield Static("Why do you not want it? Your administrator reads this.", classes="question")
+        yield Input(placeholder="(a few words)", id="reason", max_length=1000, compact=True)
         with Horizontal(classes="buttons"):
-            yield Button(_("Decline"), id="decline", variant="warning", compact=True)
-            yield Button(_("Back"), id="back", compact=True)
+            yield Button("Decline", id="decline", variant="warning", compact=True)
+            yield Button("Back", id="back", compact=True)
 
     def on_input_submitted(self, event: Input.Submitted) -> None:
         """Return the reason."""
@@ -253,7 +246,7 @@ class QuestionDialog(Dialog[bool]):
         yield Static(self._question, classes="question", markup=False)
         with Horizontal(classes="buttons"):
             yield Button(self._yes, id="yes", variant="warning", compact=True)
-            yield Button(_("Back"), id="back", compact=True)
+            yield Button("Back", id="back", compact=True)
 
     def on_button_pressed(self, event: Button.Pressed) -> None:
         """Return the answer."""
@@ -274,12 +267,12 @@ class EndedDialog(Dialog[None]):
         yield Static(facts(model.ended_facts(self._job, self._now)), id="facts")
         yield OutputView(id="ended-output")
         with Horizontal(classes="buttons"):
-            yield Button(_("Back"), id="back", compact=True)
+            yield Button("Back", id="back", compact=True)
 
     def on_mount(self) -> None:
         """Ask for the output."""
         view = self.query_one(OutputView)
-        view.start(_("It wrote nothing."))
+        view.start("It wrote nothing.")
         if self._job.duration is not None:
             work = follow(view, self._client, self._job.job)
             self.run_worker(work, exit_on_error=False)
@@ -293,7 +286,7 @@ class HelpDialog(Dialog[None]):
     """What each key does."""
 
     def __init__(self, keys: list[tuple[str, str]]) -> None:
-        super().__init__(_("Help"))
+        super().__init__("Help")
         self._keys = keys
 
     def body(self) -> ComposeResult:
@@ -301,7 +294,7 @@ class HelpDialog(Dialog[None]):
         with VerticalScroll(id="facts-box"):
             yield Static(facts(self._keys), id="facts")
         with Horizontal(classes="buttons"):
-            yield Button(_("Back"), id="back", compact=True)
+            yield Button("Back", id="back", compact=True)
 
     def on_button_pressed(self, _event: Button.Pressed) -> None:
         """Close it."""

@@ -10,7 +10,6 @@ from textual.widgets import Input, Static
 from agents.window import model
 from agents.window.snapshot import EndedJob
 from agents.window.table import Table, TableColumn, cell, tell
-from agents.window.texts import _
 from agents.window.times import clock, length
 
 
@@ -18,12 +17,12 @@ class HistoryPane(Vertical):
     """What ended on this workstation."""
 
     COLUMNS: ClassVar = (
-        TableColumn("at", _("When"), width=12),
-        TableColumn("name", _("Name"), share=3),
-        TableColumn("sender", _("From"), width=16),
-        TableColumn("result", _("Result"), width=24),
-        TableColumn("took", _("Took"), width=10, from_width=100),
-        TableColumn("command", _("Command"), share=3, from_width=120),
+        TableColumn("at", "When", width=12),
+        TableColumn("name", "Name", share=3),
+        TableColumn("sender", "From", width=16),
+        TableColumn("result", "Result", width=24),
+        TableColumn("took", "Took", width=10, from_width=100),
+        TableColumn("command", "Command", share=3, from_width=120),
     )
 
     def __init__(self) -> None:
@@ -34,7 +33,7 @@ class HistoryPane(Vertical):
 
     def compose(self) -> ComposeResult:
         """Make the search, the table, and what stands in its place."""
-        yield Input(placeholder=_("Search (/): a name, who sent it, a result"), compact=True)
+        yield Input(placeholder="Search (/): a name, who sent it, a result", compact=True)
         yield Table(self.COLUMNS, id="history")
         yield Static(id="no-history", classes="empty", markup=False)
 
@@ -76,7 +75,7 @@ class HistoryPane(Vertical):
         nothing.display = not jobs
         tell(
             nothing,
-            _("Nothing like that was run here.") if wanted else _("Nothing was run here yet."),
+            "Nothing like that was run here." if wanted else "Nothing was run here yet.",
         )
 
     def _cells(self, job: EndedJob) -> dict[str, Text]:

@@ -3,7 +3,6 @@
 from dataclasses import dataclass
 
 from agents.window.snapshot import EndedJob, Offer, RunningJob, Snapshot
-from agents.window.texts import _, many
 from agents.window.times import DAY, HOUR, MINUTE, clock, left, length
 
 URGENT = 60.0
@@ -65,7 +64,7 @@ def offer_row(offer: Offer, now: float, since: float, remind_at: float = 0.0) ->
         kind=kind(offer),
         left=time_left(offer, now, remind_at),
         bar=bar(offer, now, since),
-        expires=clock(offer.expires_at, now) if offer.expires_at else _("never"),
+        expires=clock(offer.expires_at, now) if offer.expires_at else "never",
         timeout=length(offer.timeout),
         urgent=is_urgent(offer, now),
     )
@@ -75,11 +74,11 @@ def kind(offer: Offer) -> str:
     """Return whether an offer is mandatory, or what the user said to it."""
     sign = "\N{BLACK CIRCLE}" if offer.mandatory else "\N{WHITE CIRCLE}"
     words = {
-        "postponed": _("postponed"),
-        "declined": _("declined"),
-        "accepted": _("accepted"),
+        "postponed": "postponed",
+        "declined": "declined",
+        "accepted": "accepted",
     }
-    plain = _("required") if offer.mandatory else _("optional")
+    plain = "required" if offer.mandatory else "optional"
     return f"{sign} {words.get(offer.state, plain)}"
 
 
@@ -87,14 +86,14 @@ def time_left(offer: Offer, now: float, remind_at: float = 0.0) -> str:
     """Return how long until an offer runs by itself, or when it comes back."""
     if offer.state == "accepted":
         if offer.starts_at and offer.starts_at > now:
-            return _("starts {time}").format(time=clock(offer.starts_at, now))
-        return _("starts soon")
+            return f"starts {clock(offer.starts_at, now)}"
+        return "starts soon"
     if offer.deadline is not None:
         return left(offer.deadline - now)
     back = offer.until if offer.state == "postponed" else None
     if back := max(back or 0.0, remind_at if remind_at > now else 0.0):
-        return _("again {time}").format(time=clock(back, now))
-    return _("if you like")
+        return f"again {clock(back, now)}"
+    return "if you like"
 
 
 def bar(offer: Offer, now: float, since: float) -> str:
@@ -115,22 +114,20 @@ def sentences(offer: Offer, now: float, remind_at: float = 0.0) -> str:
 def _next(offer: Offer, now: float) -> str:
     if offer.state == "accepted":
         if offer.starts_at and offer.starts_at > now:
-            return _("Starts at {time}, when this computer may be worked on.").format(
-                time=clock(offer.starts_at, now)
-            )
-        return _("You said yes: it starts as soon as it may.")
+            return f"Starts at {clock(offer.starts_at, now)}, when this computer may be worked on."
+        return "You said yes: it starts as soon as it may."
     if offer.deadline is not None:
-        return _("Runs by itself at {time}.").format(time=clock(offer.deadline, now))
-    return _("Runs only if you want it.")
+        return f"Runs by itself at {clock(offer.deadline, now)}."
+    return "Runs only if you want it."
 
 
 def _back(offer: Offer, now: float, remind_at: float) -> str:
     if remind_at > now:
-        return _("You will be reminded at {time}.").format(time=clock(remind_at, now))
+        return f"You will be reminded at {clock(remind_at, now)}."
     if offer.state == "postponed" and offer.until:
-        return _("You postponed it until {time}.").format(time=clock(offer.until, now))
+        return f"You postponed it until {clock(offer.until, now)}."
     if offer.state == "declined":
-        return _("You declined it; you may still run it.")
+        return "You declined it; you may still run it."
     return ""
 
 
@@ -138,9 +135,9 @@ def _may(offer: Offer) -> str:
     if offer.postponements_left is None or offer.state == "accepted":
         return ""
     if not offer.postponements_left:
-        return _("It cannot be postponed any more.")
+        return "It cannot be postponed any more."
     times = offer.postponements_left
-    text = many("It can be postponed once more.", "It can be postponed {n} more times.", times)
+    text = "It can be postponed once more." if times == 1 else "It can be postponed {n} more times."
     return text.format(n=times)
 
 
@@ -193,7 +190,7 @@ def run_rows(snapshot: Snapshot, now: float, since: float) -> list[RunRow]:
 
 
 def _runs(job: RunningJob, now: float) -> RunRow:
-    words = _("runs; at most {time}").format(time=length(job.timeout))
+    words = f"runs; at most {length(job.timeout)}"
     return RunRow(job.job, job.name, left(now - job.started_at), words, job.may_stop, runs=True)
 
 
@@ -212,26 +209,26 @@ def _result(job: EndedJob) -> tuple[str, str]:
     if job.state == "failed":
         return _BAD, _failure(job)
     if job.state == "succeeded" and job.restart_required:
-        return _AGAIN, _("finished: needs a restart")
+        return _AGAIN, "finished: needs a restart"
     if job.state == "cancelled" and job.duration is not None:
-        return _NEITHER, _("stopped")
+        return _NEITHER, "stopped"
     ends = {
-        "succeeded": (_GOOD, _("finished")),
-        "timed_out": (_BAD, _("stopped: it took too long")),
-        "interrupted": (_BAD, _("broken off")),
-        "cancelled": (_NEITHER, _("withdrawn, not run")),
-        "expired": (_NEITHER, _("expired, not run")),
-        "not_applicable": (_NEITHER, _("not for this computer")),
+        "succeeded": (_GOOD, "finished"),
+        "timed_out": (_BAD, "stopped: it took too long"),
+        "interrupted": (_BAD, "broken off"),
+        "cancelled": (_NEITHER, "withdrawn, not run"),
+        "expired": (_NEITHER, "expired, not run"),
+        "not_applicable": (_NEITHER, "not for this computer"),
     }
-    return ends.get(job.state, (_BAD, _("refused")))
+    return ends.get(job.state, (_BAD, "refused"))
 
 
 def _failure(job: EndedJob) -> str:
     if job.exit_code is not None:
-        return _("failed: exit code {code}").format(code=job.exit_code)
+        return f"failed: exit code {job.exit_code}"
     if job.signal is not None:
-        return _("failed: ended by signal {number}").format(number=job.signal)
-    return _("failed: could not be started")
+        return f"failed: ended by signal {job.signal}"
+    return "failed: could not be started"
 
 
 def found(history: tuple[EndedJob, ...], text: str) -> list[EndedJob]:
@@ -249,49 +246,49 @@ def found(history: tuple[EndedJob, ...], text: str) -> list[EndedJob]:
 def quiet(snapshot: Snapshot | None, now: float) -> list[str]:
     """Return what is not as always, in words; nothing where all is well."""
     if snapshot is None:
-        return [_("The agent of this window is not there. Connecting again\N{HORIZONTAL ELLIPSIS}")]
+        return ["The agent of this window is not there. Connecting again\N{HORIZONTAL ELLIPSIS}"]
     since = clock(snapshot.since, now) if snapshot.since else ""
     told = {
-        "away": _("No connection to the server since {time}; what is here goes on."),
-        "refused": _("The server refuses this computer since {time}; what is here goes on."),
+        "away": "No connection to the server since {time}; what is here goes on.",
+        "refused": "The server refuses this computer since {time}; what is here goes on.",
     }
     found = [told[snapshot.broker].format(time=since)] if snapshot.broker in told else []
     if snapshot.paused:
         why = f": {snapshot.paused.reason}" if snapshot.paused.reason else ""
-        text = _("Paused by {who} since {time}{why}. Nothing starts until it goes on.")
+        text = "Paused by {who} since {time}{why}. Nothing starts until it goes on."
         at = clock(snapshot.paused.since, now)
         found.append(text.format(who=snapshot.paused.by, time=at, why=why))
     if snapshot.service == "absent":
-        found.append(_("The service of this computer is not running."))
+        found.append("The service of this computer is not running.")
     return found
 
 
 def offer_facts(offer: Offer, now: float, remind_at: float = 0.0) -> list[tuple[str, str]]:
     """Return all about an offer, as pairs of a word and what it is."""
     return [
-        (_("Why"), offer.comment or _("(nothing was said)")),
-        (_("From"), offer.sender),
-        (_("Kind"), kind(offer)),
-        (_("Next"), sentences(offer, now, remind_at)),
-        (_("Expires"), clock(offer.expires_at, now) if offer.expires_at else _("never")),
-        (_("Takes"), _("at most {time}").format(time=length(offer.timeout))),
-        (_("Runs"), offer.command),
-        (_("Number"), offer.job),
+        ("Why", offer.comment or "(nothing was said)"),
+        ("From", offer.sender),
+        ("Kind", kind(offer)),
+        ("Next", sentences(offer, now, remind_at)),
+        ("Expires", clock(offer.expires_at, now) if offer.expires_at else "never"),
+        ("Takes", f"at most {length(offer.timeout)}"),
+        ("Runs", offer.command),
+        ("Number", offer.job),
     ]
 
 
 def ended_facts(job: EndedJob, now: float) -> list[tuple[str, str]]:
     """Return all about a job that ended."""
-    took = length(job.duration) if job.duration is not None else _("did not run")
+    took = length(job.duration) if job.duration is not None else "did not run"
     rows = [
-        (_("Result"), result(job)),
-        (_("Reason"), job.reason),
-        (_("When"), clock(job.at, now)),
-        (_("Took"), took),
-        (_("Why"), job.comment),
-        (_("From"), job.sender),
-        (_("Ran") if job.duration is not None else _("Runs"), job.command),
-        (_("Number"), job.job),
+        ("Result", result(job)),
+        ("Reason", job.reason),
+        ("When", clock(job.at, now)),
+        ("Took", took),
+        ("Why", job.comment),
+        ("From", job.sender),
+        ("Ran" if job.duration is not None else "Runs", job.command),
+        ("Number", job.job),
     ]
     return [row for row in rows if row[1]]
 
@@ -299,8 +296,8 @@ def ended_facts(job: EndedJob, now: float) -> list[tuple[str, str]]:
 def whole(seconds: float) -> str:
     """Return a choice of a duration in full words."""
     if seconds >= DAY:
-        return _("1 day") if seconds < 2 * DAY else _("{n} days").format(n=int(seconds // DAY))
+        return "1 day" if seconds < 2 * DAY else f"{int(seconds // DAY)} days"
     if seconds >= HOUR:
-        return _("1 hour") if seconds < 2 * HOUR else _("{n} hours").format(n=int(seconds // HOUR))
+        return "1 hour" if seconds < 2 * HOUR else f"{int(seconds // HOUR)} hours"
     minutes = int(seconds // MINUTE)
-    return _("1 minute") if minutes == 1 else _("{n} minutes").format(n=minutes)
+    return "1 minute" if minutes == 1 else f"{minutes} minutes"

@@ -12,17 +12,16 @@ from agents.window.memory import Memory
 from agents.window.model import OfferRow
 from agents.window.snapshot import Offer
 from agents.window.table import Table, TableColumn, cell, tell
-from agents.window.texts import _
 from agents.window.times import clock, length
 
 _COLUMNS = (
-    TableColumn("name", _("Name"), share=3),
-    TableColumn("comment", _("Why"), share=4, from_width=110),
-    TableColumn("sender", _("From"), width=18, from_width=130),
-    TableColumn("kind", _("Kind"), width=11),
-    TableColumn("left", _("Time left"), width=20),
-    TableColumn("expires", _("Expires"), width=12),
-    TableColumn("timeout", _("Up to"), width=7, from_width=100),
+    TableColumn("name", "Name", share=3),
+    TableColumn("comment", "Why", share=4, from_width=110),
+    TableColumn("sender", "From", width=18, from_width=130),
+    TableColumn("kind", "Kind", width=11),
+    TableColumn("left", "Time left", width=20),
+    TableColumn("expires", "Expires", width=12),
+    TableColumn("timeout", "Up to", width=7, from_width=100),
 )
 
 
@@ -30,11 +29,11 @@ class OffersPane(Vertical):
     """What is offered to the user."""
 
     BUTTONS: ClassVar = {
-        "run_now": _("Run now"),
-        "postpone": _("Postpone\u2026"),
-        "remind": _("Remind me\u2026"),
-        "decline": _("Decline\u2026"),
-        "details": _("Details"),
+        "run_now": "Run now",
+        "postpone": "Postpone\u2026",
+        "remind": "Remind me\u2026",
+        "decline": "Decline\u2026",
+        "details": "Details",
     }
 
     def compose(self) -> ComposeResult:
@@ -76,8 +75,8 @@ class OffersPane(Vertical):
 
     def _choose(self, offer: Offer, now: float, remind_at: float) -> None:
         tell(self.query_one("#chosen-name", Static), offer.name)
-        why = offer.comment or _("(nothing was said)")
-        told = _("{who}: {why}").format(who=offer.sender, why=why)
+        why = offer.comment or "(nothing was said)"
+        told = f"{offer.sender}: {why}"
         tell(self.query_one("#chosen-why", Static), told)
         tell(self.query_one("#chosen-next", Static), _what_next(offer, now, remind_at))
         for name in self.BUTTONS:
@@ -86,10 +85,8 @@ class OffersPane(Vertical):
 
 
 def _what_next(offer: Offer, now: float, remind_at: float) -> str:
-    expiry = (
-        _("Expires {time}.").format(time=clock(offer.expires_at, now)) if offer.expires_at else ""
-    )
-    takes = _("Takes at most {time}.").format(time=length(offer.timeout))
+    expiry = f"Expires {clock(offer.expires_at, now)}." if offer.expires_at else ""
+    takes = f"Takes at most {length(offer.timeout)}."
     return " ".join(filter(None, (model.sentences(offer, now, remind_at), expiry, takes)))
 
 

@@ -15,7 +15,7 @@ from textual.strip import Strip
 from agents.window.client import Client
 from agents.window.model import result
 from agents.window.snapshot import ended
-from agents.window.texts import _, clean
+from agents.window.texts import clean
 
 MOST_LINES = 20_000
 _SPARE = 2_000
@@ -126,7 +126,7 @@ class OutputView(ScrollView, can_focus=True):
 
     def cut(self, size: int) -> None:
         """Say that so many bytes were left out."""
-        self.note(_("{size} bytes were left out").format(size=size))
+        self.note(f"{size} bytes were left out")
 
     def render_line(self, y: int) -> Strip:
         """Draw one line of the view."""

@@ -11,16 +11,15 @@ from agents.window.client import Client
 from agents.window.model import RunRow
 from agents.window.output import OutputView, follow
 from agents.window.table import Table, TableColumn, cell, tell
-from agents.window.texts import _
 
 
 class RunningPane(Vertical):
     """What runs, and what ran while the window was open."""
 
     COLUMNS: ClassVar = (
-        TableColumn("name", _("Name"), share=3),
-        TableColumn("elapsed", _("Time"), width=14),
-        TableColumn("words", _("State"), share=2),
+        TableColumn("name", "Name", share=3),
+        TableColumn("elapsed", "Time", width=14),
+        TableColumn("words", "State", share=2),
     )
 
     def __init__(self, client: Client) -> None:
@@ -35,7 +34,7 @@ class RunningPane(Vertical):
         yield OutputView(id="output")
         with Horizontal(id="running-buttons"):
             yield Static(id="running-words", markup=False)
-            yield Button(_("Stop\u2026"), id="do-stop", compact=True, action="app.stop")
+            yield Button("Stop\u2026", id="do-stop", compact=True, action="app.stop")
 
     @property
     def table(self) -> Table:
@@ -61,7 +60,7 @@ class RunningPane(Vertical):
         self._follow(self.job)
 
     def _choose(self, row: RunRow) -> None:
-        signs = _("lines with ! are errors and warnings")
+        signs = "lines with ! are errors and warnings"
         tell(self.query_one("#running-words", Static), f"{row.words} \u00b7 {signs}")
         self.query_one("#do-stop").display = row.may_stop and row.runs
 
@@ -70,7 +69,7 @@ class RunningPane(Vertical):
             return
         self._followed = job
         view = self.query_one(OutputView)
-        view.start(_("Nothing was written yet."))
+        view.start("Nothing was written yet.")
         if job:
             work = follow(view, self._client, job)
             self.run_worker(work, group="output", exclusive=True, exit_on_error=False)

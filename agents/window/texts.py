@@ -1,16 +1,6 @@
-"""Text for people: translated where it is ours, made harmless where it is not."""
+"""Text of others, made harmless for a terminal."""
 
-import gettext
 import unicodedata
-from pathlib import Path
-
-_TRANSLATION = gettext.translation("pcm", Path(__file__).with_name("locale"), fallback=True)
-
-_ = _TRANSLATION.gettext
-"""Translate one of the window's texts; without a translation it stays English."""
-
-many = _TRANSLATION.ngettext
-"""Translate a text that depends on a number."""
 
 _UNKNOWN = "\N{REPLACEMENT CHARACTER}"
 _CONTROL_PICTURES = 0x2400

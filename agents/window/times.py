@@ -4,7 +4,6 @@ import math
 import re
 from datetime import UTC, datetime, timedelta
 
-from agents.window.texts import _
 from schemas.times import parse_duration
 
 MINUTE, HOUR, DAY = 60, 3600, 86400
@@ -15,29 +14,25 @@ def left(seconds: float) -> str:
     """Return how much time is left, in two units at most."""
     whole = max(0, math.ceil(seconds))
     if whole >= DAY:
-        return _("{days} d {hours:02} h").format(days=whole // DAY, hours=whole % DAY // HOUR)
+        return f"{whole // DAY} d {whole % DAY // HOUR:02} h"
     if whole >= HOUR:
-        return _("{hours} h {minutes:02} min").format(
-            hours=whole // HOUR, minutes=whole % HOUR // MINUTE
-        )
+        return f"{whole // HOUR} h {whole % HOUR // MINUTE:02} min"
     if whole >= MINUTE:
-        return _("{minutes} min {seconds:02} s").format(
-            minutes=whole // MINUTE, seconds=whole % MINUTE
-        )
-    return _("{seconds} s").format(seconds=whole)
+        return f"{whole // MINUTE} min {whole % MINUTE:02} s"
+    return f"{whole} s"
 
 
 def length(seconds: float) -> str:
     """Return a duration that is told, not counted down: without what is zero."""
     whole = round(seconds)
     parts = (
-        (_("{n} d"), whole // DAY),
-        (_("{n} h"), whole % DAY // HOUR),
-        (_("{n} min"), whole % HOUR // MINUTE),
-        (_("{n} s"), whole % MINUTE),
+        ("{n} d", whole // DAY),
+        ("{n} h", whole % DAY // HOUR),
+        ("{n} min", whole % HOUR // MINUTE),
+        ("{n} s", whole % MINUTE),
     )
     told = [text.format(n=count) for text, count in parts if count]
-    return " ".join(told[:2]) or _("{n} s").format(n=0)
+    return " ".join(told[:2]) or f"{0} s"
 
 
 def clock(at: float, now: float) -> str:
@@ -65,7 +60,7 @@ def read(text: str, now: float) -> float:
         span: timedelta = parse_duration(words.removeprefix("+"))
         return now + span.total_seconds()
     except ValueError:
-        raise ValueError(_("Write a time such as 14:30, or how long, such as 45m or 2h.")) from None
+        raise ValueError("Write a time such as 14:30, or how long, such as 45m or 2h.") from None
 
 
 def _local(at: float) -> datetime:

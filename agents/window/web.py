@@ -23,7 +23,6 @@ from textual_serve.server import Server, to_int
 
 from agents.store.state_folder import StateError
 from agents.window.address import Address
-from agents.window.texts import _
 from agents.window.themes import DARK, LIGHT
 
 _FONT_SIZE = 16
@@ -69,7 +68,7 @@ class _Server(Server):
 
     def __init__(self, command: str, address: Address, token: str, *, light: bool) -> None:
         here = str(Path(__file__).parent)
-        super().__init__(command, title=_("Package Command Manager"), templates_path=here)
+        super().__init__(command, title="Package Command Manager", templates_path=here)
         self._address = address
         self._token = token.encode()
         self._light = light
@@ -87,7 +86,7 @@ class _Server(Server):
     @web.middleware
     async def _guard(self, request: web.Request, handler: _Handler) -> web.StreamResponse:
         if not (self._is_own(request) and self._is_known(request)):
-            raise web.HTTPForbidden(text=_("Open the address that pcm-agent printed.") + "\n")
+            raise web.HTTPForbidden(text="Open the address that pcm-agent printed." + "\n")
         return await handler(request)
 
     def _is_own(self, request: web.Request) -> bool:
@@ -112,8 +111,8 @@ class _Server(Server):
             "font_size": to_int(request.query.get("fontsize", ""), _FONT_SIZE),
             "background": theme.background,
             "foreground": theme.foreground,
-            "ended": _("This window is closed."),
-            "again": _("Open it again"),
+            "ended": "This window is closed.",
+            "again": "Open it again",
         }
         response = aiohttp_jinja2.render_template("page.html", request, shown)
         if self._token:

@@ -54,9 +54,26 @@ class Unroutable(BrokerError):
     """A message reached no queue."""
 
 
-def backoff(attempt: int, cap: float = 60.0) -> float:
-    """Return seconds to wait after a failed attempt: random up to twice the last, to a cap."""
-    return random.uniform(0, min(cap, 0.5 * 2 ** min(attempt, 10)))  # noqa: S311 - no secret
+class Backoff:
+    """Pauses between attempts: random, and up to twice as long after each failure.
+
+    Attributes:
+        failures: how many attempts failed in a row.
+    """
+
+    def __init__(self, longest: float = 60.0) -> None:
+        self.failures = 0
+        self._longest = longest
+
+    def reset(self, failures: int = 0) -> None:
+        """Note a success; not more than so many failures before it still count."""
+        self.failures = min(self.failures, failures)
+
+    def failed(self) -> float:
+        """Note a failure; return the seconds to wait before the next attempt."""
+        most = min(self._longest, 0.5 * 2 ** min(self.failures, 10))
+        self.failures += 1
+        return random.uniform(0, most)  # noqa: S311 - no secret
 
 
 @contextmanager
@@ -127,18 +144,26 @@ class OurConnection(aio_pika.Connection):
 
 
 @asynccontextmanager
-async def connect(settings: BrokerSettings, name: str) -> AsyncIterator[AbstractConnection]:
+async def connect(
+    settings: BrokerSettings, name: str, last: str = ""
+) -> AsyncIterator[AbstractConnection]:
     """Connect to the first broker that answers, each URL tried once in turn.
 
     The connection is a plain one: when it is lost, everything on it ends with an error, and
-    whoever holds it connects again. `name` is shown in the broker's list of connections.
+    whoever holds it connects again.
+
+    Args:
+        settings: say where the brokers are.
+        name: is shown in the broker's list of connections.
+        last: the address of a broker that is tried after the others, since it failed. A node that
+            is cut off from its cluster may take connections and answer nothing on them.
 
     Raises:
         LoginRefused: the last one that answered refused the login.
         Unreachable: none answered.
     """
     failures: list[Unreachable] = []
-    for text in settings.amqp_url:
+    for text in sorted(settings.amqp_url, key=lambda text: _address(URL(text)) == last):
         url = URL(text)
         if "heartbeat" not in url.query:
             url = url.update_query(heartbeat=10)

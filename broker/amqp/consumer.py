@@ -4,14 +4,19 @@ The library's own way is two queues, a task and a copy for each message: more th
 costs who reads many.
 """
 
+import asyncio
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
-from aiormq.abc import AbstractChannel
+import aio_pika.abc
+from aiormq.abc import AbstractChannel, DeliveredMessage
 from pamqp.body import ContentBody
 from pamqp.commands import Basic
 from pamqp.common import FieldTable
 from pamqp.header import ContentHeader
+
+from broker.amqp.connection import CALL_LIMIT
+from broker.amqp.timeouts import timeout
 
 
 class Delivery(NamedTuple):
@@ -62,3 +67,49 @@ class Deliveries:
             self._take(
                 Delivery(method.delivery_tag or 0, method.routing_key or "", properties, body)
             )
+
+
+class Consumer(NamedTuple):
+    """A consumer, and the channel that does nothing else."""
+
+    channel: aio_pika.abc.AbstractChannel
+    underlay: AbstractChannel
+    tag: str
+
+    async def end(self) -> None:
+        """Cancel the consumer and close its channel."""
+        # Not by closing the channel alone: RabbitMQ 4.0 goes on listing the consumer.
+        await self.underlay.basic_cancel(self.tag)
+        await self.channel.close()
+
+
+async def consume(
+    connection: aio_pika.abc.AbstractConnection,
+    queue: str,
+    arrived: asyncio.Queue[Delivery | None],
+    prefetch: int,
+    arguments: FieldTable | None = None,
+) -> Consumer:
+    """Consume a queue on a channel of its own.
+
+    Args:
+        connection: to the broker.
+        queue: its name.
+        arrived: gets each delivery; None when the consumer is lost.
+        prefetch: how many deliveries may be under way.
+        arguments: of the consumer, such as a stream's offset.
+    """
+    async with timeout(CALL_LIMIT):
+        channel = connection.channel()
+        await channel.initialize()
+        channel.close_callbacks.add(lambda *_: arrived.put_nowait(None))
+        underlay = await channel.get_underlay_channel()
+        underlay.on_consumer_cancel_callbacks.add(lambda *_: arrived.put_nowait(None))
+        await channel.set_qos(prefetch_count=prefetch)
+        Deliveries(underlay, arrived.put_nowait)
+        consumed = await underlay.basic_consume(queue, _pass_over, arguments=arguments)
+    return Consumer(channel, underlay, consumed.consumer_tag or "")
+
+
+async def _pass_over(_: DeliveredMessage) -> None:
+    """Take none: all come by the frames."""

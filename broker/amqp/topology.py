@@ -16,6 +16,8 @@ from aio_pika.abc import AbstractChannel, AbstractConnection, AbstractQueue
 from aio_pika.exceptions import ChannelNotFoundEntity
 from pamqp.common import FieldValue
 
+from broker.amqp.connection import CALL_LIMIT, translated
+from broker.amqp.timeouts import timeout
 from schemas import Context, Job, Requirement, State, Target, everyone, group, workstation
 
 JOBS = "pcm.jobs"
@@ -288,13 +290,19 @@ async def apply(channel: AbstractChannel) -> None:
 
 
 async def ensure(connection: AbstractConnection) -> None:
-    """Declare the topology where it is missing; looking needs no permission, declaring does."""
-    try:
-        async with connection.channel() as channel:
-            for exchange in EXCHANGES:
-                await channel.declare_exchange(exchange.name, passive=True)
-            for queue in central_queues():
-                await channel.declare_queue(queue.name, passive=True)
-    except ChannelNotFoundEntity:
-        async with connection.channel() as channel:
-            await apply(channel)
+    """Declare the topology where it is missing; looking needs no permission, declaring does.
+
+    Raises:
+        BrokerError: the broker does not answer, or does not let us.
+    """
+    with translated("declaring the topology"):
+        async with timeout(CALL_LIMIT):
+            try:
+                async with connection.channel() as channel:
+                    for exchange in EXCHANGES:
+                        await channel.declare_exchange(exchange.name, passive=True)
+                    for queue in central_queues():
+                        await channel.declare_queue(queue.name, passive=True)
+            except ChannelNotFoundEntity:
+                async with connection.channel() as channel:
+                    await apply(channel)

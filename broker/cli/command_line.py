@@ -6,7 +6,8 @@ import os
 import re
 import sys
 import textwrap
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Any, NoReturn
 
 from broker.settings import WrongSetting
@@ -38,6 +39,15 @@ class OutOfReach(Wrong):
 
     def __str__(self) -> str:
         return f"the broker is out of reach: {super().__str__()}"
+
+
+@contextmanager
+def argument_errors() -> Iterator[None]:
+    """Turn what is wrong with an argument (ValueError) into argparse's error, in its words."""
+    try:
+        yield
+    except ValueError as error:
+        raise argparse.ArgumentTypeError(str(error)) from error
 
 
 class Help(argparse.HelpFormatter):

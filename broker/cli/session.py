@@ -1,13 +1,12 @@
 """What commands stand on: a dispatcher that is connected, and errors told in one line."""
 
-import argparse
 import re
 import sys
 from collections.abc import Awaitable, Callable, Coroutine, Iterator
 from contextlib import ExitStack, contextmanager
 from typing import TYPE_CHECKING, Any
 
-from broker.cli.command_line import OutOfReach, Wrong, WrongUse
+from broker.cli.command_line import OutOfReach, Wrong, WrongUse, argument_errors
 from broker.cli.options import as_option
 from broker.settings import WrongSetting
 
@@ -69,30 +68,24 @@ def seconds(text: str) -> float:
     """Read a duration that is an option."""
     from schemas.times import parse_duration
 
-    try:
+    with argument_errors():
         return float(parse_duration(text).total_seconds())
-    except ValueError as error:
-        raise argparse.ArgumentTypeError(str(error)) from error
 
 
 def plain(text: str) -> str:
     """Read text that is an option; a shell may give any bytes."""
     from schemas.names import check_text
 
-    try:
+    with argument_errors():
         return check_text(text)
-    except ValueError as error:
-        raise argparse.ArgumentTypeError(str(error)) from error
 
 
 def name(text: str) -> str:
     """Read the name of a workstation, or the id of a job, that is an argument."""
     from schemas.names import check_name
 
-    try:
+    with argument_errors():
         return check_name(text)
-    except ValueError as error:
-        raise argparse.ArgumentTypeError(str(error)) from error
 
 
 @contextmanager
@@ -121,8 +114,8 @@ def history() -> "Iterator[Engine]":
 
     Raises:
         Wrong: the database cannot be used, or there is neither broker nor history.
+        WrongSetting: its URL is wrong, or leads to the history of another broker.
     """
-    from broker.history.position import is_collected
     from broker.history.schema import open_history
     from broker.settings import HistorySettings, load
 
@@ -130,22 +123,21 @@ def history() -> "Iterator[Engine]":
     with history_errors():
         engine = open_history(settings.history_url)
         try:
-            if not is_collected(engine):
-                _catch_up(settings, engine)
+            _refresh(settings, engine)
             yield engine
         finally:
             engine.dispose()
 
 
-def _catch_up(settings: "HistorySettings", engine: "Engine") -> None:
+def _refresh(settings: "HistorySettings", engine: "Engine") -> None:
     import asyncio
 
     from broker.amqp.connection import BrokerError
-    from broker.history.collector import catch_up
+    from broker.history.collector import refresh
     from broker.history.position import is_empty
 
     try:
-        asyncio.run(catch_up(settings, engine))
+        asyncio.run(refresh(settings, engine))
     except BrokerError as error:
         if is_empty(engine):
             raise OutOfReach(str(error)) from error

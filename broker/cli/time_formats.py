@@ -2,6 +2,8 @@
 
 from datetime import UTC, datetime
 
+from schemas.text import counted
+
 _UNITS = (("d", 86400), ("h", 3600), ("min", 60), ("s", 1))
 _DAYS_ALONE = 3 * 86400
 
@@ -37,9 +39,7 @@ def age(at: float, now: float) -> str:
         return f"in {age(now, at)}"
     for unit, size in _UNITS:
         if count := past // size:
-            return (
-                f"{count:,} {'day' if count == 1 else 'days'}" if unit == "d" else f"{count} {unit}"
-            )
+            return counted(count, "day") if unit == "d" else f"{count} {unit}"
     return "now"
 
 

@@ -5,13 +5,14 @@ from collections import Counter
 from datetime import UTC, datetime
 
 from schemas import Cancellation, Job, Report, State
+from schemas.report import furthest
 
 
 class Progress:
     """One job's state on each workstation, from its records in any order, each once or more.
 
     Attributes:
-        workstations: the report that says most, for each workstation.
+        workstations: the report that counts, for each workstation (see `schemas.report.furthest`).
         counts: on how many workstations it is in which state.
         expected: the workstations that the job is sent to by name.
         caught_up: set once all was read that was there when somebody began to follow the job.
@@ -26,6 +27,7 @@ class Progress:
         self.expected: frozenset[str] = frozenset()
         self.caught_up = asyncio.Event()
         self._seen: set[tuple[str, str]] = set()
+        self._by_agent: dict[str, dict[str, Report]] = {}
         # Kept, since they are asked for with each report.
         self._open: set[str] = set()
         self._silent: set[str] = set()
@@ -35,7 +37,7 @@ class Progress:
         return f"<Progress {self.job_id} {states}>"
 
     def add(self, record: Job | Cancellation | Report) -> bool:
-        """Take in a record; return whether it is a report that was not seen before."""
+        """Take in a record; return whether it is a report that was not seen before, or counts."""
         if isinstance(record, Job):
             self.job = record
             self.expected = frozenset(
@@ -47,16 +49,28 @@ class Progress:
         elif isinstance(record, Cancellation):
             if not record.workstations:  # else those it names say so themselves
                 self.cancellation = record
-        elif (seen := (record.workstation, record.id)) not in self._seen:
+        else:
             # Not by the id alone: one workstation could keep another's report from counting.
+            seen = (record.workstation, record.id)
+            is_new = seen not in self._seen
             self._seen.add(seen)
-            known = self.workstations.get(record.workstation)
-            if record.state is not State.CONFLICT and (
-                known is None or (not known.state.final and _later(record, known))
-            ):
-                self._take(record, known)
-            return True
+            return self._count(record) or is_new
         return False
+
+    def _count(self, report: Report) -> bool:
+        """Take in a report; return whether it is now the one that counts on its workstation."""
+        name = report.workstation
+        by_agent = self._by_agent.setdefault(name, {})
+        own = by_agent.get(report.agent)
+        last = furthest([report] if own is None else [own, report])
+        if last is None or last is own:
+            return False
+        by_agent[report.agent] = last
+        known, counting = self.workstations.get(name), furthest(by_agent.values())
+        if counting is None or counting is known:
+            return False
+        self._take(counting, known)
+        return counting is report
 
     def _take(self, report: Report, known: Report | None) -> None:
         name = report.workstation
@@ -122,11 +136,3 @@ def has_ended(report: Report) -> bool:
     A user may still change their mind until the job expires, but nothing says that they will.
     """
     return report.state.final or report.state is State.DECLINED
-
-
-def _later(report: Report, known: Report) -> bool:
-    """Whether a report says more than the known one: what is final, else what is newer."""
-    if report.state.final:
-        return True
-    # Both agents of a workstation say "received": that tells nothing new.
-    return report.state is not State.RECEIVED and report.at >= known.at

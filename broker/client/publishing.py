@@ -12,9 +12,10 @@ from broker.amqp.batch_publish import Outgoing
 from broker.amqp.publisher import Publisher
 from broker.client.find_unroutable import unbound
 from broker.stream import stream
-from schemas import Cancellation, Job, Target, WallClock, workstation
+from schemas import Cancellation, Job, Target, workstation
 from schemas.errors import PcmError
 from schemas.message import BODY_LIMIT
+from schemas.times import latest
 
 if TYPE_CHECKING:
     from schemas import Rollout, RolloutOrder, Schedule, ScheduleRemoval, WaveEnded, WaveSent
@@ -199,9 +200,5 @@ def _time_to_live(job: Job) -> float | None:
     """Return the seconds for which queues keep a job; None: until it is fetched."""
     if job.expires_at is None:
         return None
-    if isinstance(job.expires_at, WallClock):  # the last workstation's clock shows it then
-        end = job.expires_at.local.replace(tzinfo=UTC) + timedelta(hours=12)
-    else:
-        end = job.expires_at
-    left = (end - datetime.now(UTC)).total_seconds()
+    left = (latest(job.expires_at) - datetime.now(UTC)).total_seconds()
     return left if left < _MAX_TTL else None

@@ -9,9 +9,8 @@ from typing import TypeVar
 from aio_pika.abc import AbstractConnection
 
 from broker.amqp import topology
-from broker.amqp.connection import CALL_LIMIT, LoginRefused, Unreachable, connect, translated
+from broker.amqp.connection import LoginRefused, Unreachable, connect, where
 from broker.amqp.publisher import Publisher
-from broker.amqp.timeouts import timeout
 from broker.client.retry_budget import Patience
 from broker.settings import DispatcherSettings
 from schemas.job import whoami
@@ -34,6 +33,7 @@ class Reconnector:
     def __init__(self, settings: DispatcherSettings, told: Callable[[str], None]) -> None:
         self._settings = settings
         self._told = told
+        self._last = ""
         self._link: DispatcherLink | None = None
         self._linking = asyncio.Lock()
 
@@ -79,11 +79,10 @@ class Reconnector:
             if self._link is None:
                 async with AsyncExitStack() as stack:
                     connection = await stack.enter_async_context(
-                        connect(self._settings, f"pcm {whoami()}")
+                        connect(self._settings, f"pcm {whoami()}", self._last)
                     )
-                    with translated("declaring the topology"):
-                        async with timeout(CALL_LIMIT):
-                            await topology.ensure(connection)
+                    self._last = where(connection)
+                    await topology.ensure(connection)
                     publisher = await Publisher.open(connection)
                     self._link = DispatcherLink(connection, publisher, stack.pop_all())
             return self._link

@@ -5,7 +5,7 @@ import time
 from collections.abc import Awaitable, Callable
 from typing import TypeVar
 
-from broker.amqp.connection import LoginRefused, Unreachable, backoff
+from broker.amqp.connection import Backoff, LoginRefused, Unreachable
 
 _Link = TypeVar("_Link")
 
@@ -19,11 +19,12 @@ class Patience:
         self._turn = asyncio.Lock()
         self._lost: object = None
         self._end: Unreachable | None = None
+        self._backoff = Backoff(longest=2)
         self.renew()
 
     def renew(self) -> None:
         """Begin anew: something went well."""
-        self._attempt = 0
+        self._backoff.reset()
         self._deadline = float("inf")
 
     async def linked(self, link: Callable[[], Awaitable[_Link]]) -> _Link:
@@ -48,12 +49,12 @@ class Patience:
     async def wait(self, failure: Unreachable) -> None:
         """Wait before the next attempt; raise the failure where there is to be none."""
         now = time.monotonic()
-        pause = backoff(self._attempt, cap=2)
-        if self._attempt == 0:
+        first = self._backoff.failures == 0
+        pause = self._backoff.failed()
+        if first:
             self._deadline = now + self._seconds
             self._told(str(failure))
         if now + pause >= self._deadline:
             self._end = failure
             raise failure
-        self._attempt += 1
         await asyncio.sleep(pause)

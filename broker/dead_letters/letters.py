@@ -108,9 +108,7 @@ class DeadLetters:
         """
         name = f"pcm dead {whoami()}"
         async with connect(settings or load(BrokerSettings), name) as connection:
-            with translated("declaring the topology"):
-                async with timeout(CALL_LIMIT):
-                    await topology.ensure(connection)
+            await topology.ensure(connection)
             with translated(f"reading {topology.DEAD}"):
                 channel = await _alone(connection)
                 letters = cls(connection, channel, await Publisher.open(connection), whole)

@@ -4,6 +4,8 @@ from collections.abc import Collection
 from dataclasses import dataclass
 from enum import StrEnum
 
+from schemas.text import listed
+
 _NAMED = 5
 
 
@@ -34,6 +36,4 @@ class Finding:
 
 def named(names: Collection[str]) -> str:
     """Return some names in a sentence: the first few, and how many there are besides."""
-    shown = sorted(names)[:_NAMED]
-    more = len(names) - len(shown)
-    return ", ".join(shown) + (f" and {more} more" if more else "")
+    return listed(sorted(names), _NAMED)

@@ -13,10 +13,10 @@ from aio_pika.abc import AbstractConnection
 from sqlalchemy import Connection, CursorResult, Engine, delete, or_, select, update
 
 from broker.amqp import topology
-from broker.amqp.connection import CALL_LIMIT, BrokerError, backoff, connect, translated
+from broker.amqp.connection import CALL_LIMIT, Backoff, BrokerError, connect, translated, where
 from broker.amqp.publisher import Publisher
 from broker.amqp.timeouts import timeout
-from broker.history.position import BEAT, FRESH, Position, place_in, transact
+from broker.history.position import BEAT, FRESH, Position, is_collected, place_in, transact
 from broker.history.projection import rejected as forgeries
 from broker.history.reader import Overtaken, Reader
 from broker.history.schema import (
@@ -29,6 +29,7 @@ from broker.history.schema import (
     reports,
     results,
 )
+from broker.history.source import check_source, note_source, source_of
 from broker.log import get_logger
 from broker.settings import HistorySettings
 from broker.stream import stream
@@ -43,9 +44,19 @@ async def catch_up(settings: HistorySettings, engine: Engine) -> None:
 
     Raises:
         BrokerError: the broker cannot be reached, or does not let us.
-        HistoryError: the database cannot be used.
+        HistoryError: the database cannot be used, or was read of another broker.
     """
     await Collector(settings, engine).catch_up()
+
+
+async def refresh(settings: HistorySettings, engine: Engine) -> None:
+    """Make sure that a history is of this broker; read what no collector reads.
+
+    Raises:
+        BrokerError: the broker cannot be reached, or does not let us.
+        HistoryError: the database cannot be used, or was read of another broker.
+    """
+    await Collector(settings, engine).catch_up(unless_collected=True)
 
 
 async def first_offset(settings: HistorySettings) -> int:
@@ -69,11 +80,15 @@ class Collector:
         self._engine = engine
         self._name = f"{socket.gethostname()}:{os.getpid()}:{random.getrandbits(32):08x}"
         self._told = ""
+        self._last = ""
 
-    async def catch_up(self) -> None:
-        """Read what is there, and return; see the function of that name."""
+    async def catch_up(self, *, unless_collected: bool = False) -> None:
+        """Read what is there, and return; see the functions `catch_up` and `refresh`."""
         async with connect(self._settings, "pcm history") as connection:
-            publisher = await _publisher(connection)
+            await self._database(check_source, source_of(connection))
+            if unless_collected and await asyncio.to_thread(is_collected, self._engine):
+                return
+            publisher = await self._publisher(connection)
             while True:
                 with suppress(Overtaken):
                     await Reader(self._engine, publisher).run()
@@ -86,7 +101,7 @@ class Collector:
         Raises:
             UnusableHistory: the database is none that this program can use.
         """
-        attempt = 0
+        backoff = Backoff()
         while True:
             began = time.monotonic()
             try:
@@ -95,7 +110,7 @@ class Collector:
                 await self._session()
             except Overtaken:
                 self._tell("collector.stands_by", "another one collects")
-                attempt = 0
+                backoff.reset()
                 await asyncio.sleep(BEAT)
                 continue
             except UnusableHistory:
@@ -103,9 +118,8 @@ class Collector:
             except (BrokerError, HistoryError) as failure:
                 self._tell("collector.waits", str(failure))
             if time.monotonic() - began > FRESH:
-                attempt = 0
-            await asyncio.sleep(backoff(attempt))
-            attempt += 1
+                backoff.reset()
+            await asyncio.sleep(backoff.failed())
 
     async def leave(self) -> None:
         """Let others collect at once, when this one stops."""
@@ -113,13 +127,21 @@ class Collector:
             await self._database(_leave, self._name)
 
     async def _session(self) -> None:
-        async with connect(self._settings, f"pcm collect {self._name}") as connection:
-            publisher = await _publisher(connection)
+        name = f"pcm collect {self._name}"
+        async with connect(self._settings, name, self._last) as connection:
+            self._last = where(connection)
+            publisher = await self._publisher(connection)
             housekeeping = asyncio.create_task(self._keep_house())
             try:
                 await Reader(self._engine, publisher, self._beat).run()
             finally:
                 housekeeping.cancel()
+
+    async def _publisher(self, connection: AbstractConnection) -> Publisher:
+        """Return a publisher to a broker that has the stream, and is the history's."""
+        await self._database(note_source, source_of(connection))
+        await topology.ensure(connection)
+        return await Publisher.open(connection)
 
     async def _beat(self, place: Position) -> None:
         await self._database(_beat, self._name, place)
@@ -141,14 +163,6 @@ class Collector:
 
     async def _database(self, work: Callable[..., _T], *values: object) -> _T:
         return await asyncio.to_thread(transact, self._engine, work, *values)
-
-
-async def _publisher(connection: AbstractConnection) -> Publisher:
-    """Return a publisher to a broker that has the stream."""
-    with translated("declaring the topology"):
-        async with timeout(CALL_LIMIT):
-            await topology.ensure(connection)
-    return await Publisher.open(connection)
 
 
 def _stand_by_unless_ours(connection: Connection, name: str) -> None:

@@ -5,6 +5,7 @@ from contextlib import contextmanager
 
 from sqlalchemy import Connection, Engine
 
+from broker.amqp.connection import Unreachable
 from broker.history.position import is_collected
 from broker.history.queries import Accounts
 from broker.history.schema import open_history, snapshot, told
@@ -35,14 +36,14 @@ class History:
             settings: how; default: from the environment.
 
         Raises:
-            HistoryError: the database cannot be used.
-            BrokerError: the broker cannot be reached, or does not let us.
+            HistoryError: the database cannot be used, or was read of another broker.
+            BrokerError: the broker cannot be reached, and no collector keeps the history up to
+                date; or it does not let us.
         """
         settings = settings or load(HistorySettings)
         engine = open_history(settings.history_url)
         try:
-            if not is_collected(engine):
-                _catch_up(settings, engine)
+            _refresh(settings, engine)
             with asked(engine) as history:
                 yield history
         finally:
@@ -60,13 +61,17 @@ def asked(engine: Engine) -> Iterator[History]:
         yield History(connection)
 
 
-def _catch_up(settings: HistorySettings, engine: Engine) -> None:
-    # Loaded only where there is no collector.
+def _refresh(settings: HistorySettings, engine: Engine) -> None:
+    # Loaded only by those who read it so: commands have a history that is open.
     import asyncio
     from concurrent.futures import ThreadPoolExecutor
 
-    from broker.history.collector import catch_up
+    from broker.history.collector import refresh
 
-    # In a thread of its own: the caller's may have a loop that runs.
-    with ThreadPoolExecutor(1) as thread:
-        thread.submit(asyncio.run, catch_up(settings, engine)).result()
+    try:
+        # In a thread of its own: the caller's may have a loop that runs.
+        with ThreadPoolExecutor(1) as thread:
+            thread.submit(asyncio.run, refresh(settings, engine)).result()
+    except Unreachable:
+        if not is_collected(engine):
+            raise

@@ -7,7 +7,7 @@ from typing import TypeVar
 
 from sqlalchemy import Connection, Engine, inspect, select
 
-from broker.history.schema import reading, told
+from broker.history.schema import check_version, reading, told
 from broker.stream.entry import StreamEntry
 
 BEAT = 5.0
@@ -37,9 +37,15 @@ class Position:
 
 
 def place_in(connection: Connection) -> Position:
-    """Return how far the stream was read."""
-    columns = (reading.c.base, reading.c.next_offset, reading.c.last)
-    return Position(*connection.execute(select(*columns)).one())
+    """Return how far the stream was read.
+
+    Raises:
+        UnusableHistory: a newer program has changed the tables meanwhile.
+    """
+    columns = (reading.c.version, reading.c.base, reading.c.next_offset, reading.c.last)
+    version, *place = connection.execute(select(*columns)).one()
+    check_version(connection, version)
+    return Position(*place)
 
 
 def transact(engine: Engine, work: Callable[..., _T], *values: object) -> _T:

@@ -13,6 +13,7 @@ from broker.amqp import topology
 from broker.amqp.connection import CALL_LIMIT, Refused, Unreachable
 from broker.amqp.publisher import Publisher
 from broker.amqp.timeouts import timeout
+from broker.history.migrations import SCHEMA_VERSION
 from broker.history.position import BEAT, Position, place_in, transact
 from broker.history.projection import rejected as forgeries
 from broker.history.projection.projection import Fold
@@ -138,7 +139,7 @@ class Reader:
 
 
 def rebuild(engine: Engine) -> None:
-    """Empty the history, so that it is made anew from the stream.
+    """Empty the history, so that it is read anew: what the stream has dropped is lost.
 
     Raises:
         HistoryError: the database cannot be used.
@@ -162,6 +163,7 @@ def _move(connection: Connection, place: Position, to: Position) -> None:
     moved: CursorResult[object] = connection.execute(
         update(reading)
         .where(
+            reading.c.version == SCHEMA_VERSION,
             reading.c.base == place.base,
             reading.c.next_offset == place.next_offset,
             reading.c.last == place.last,

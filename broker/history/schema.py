@@ -27,7 +27,6 @@ from sqlalchemy import (
     Text,
     create_engine,
     insert,
-    inspect,
     make_url,
     select,
     text,
@@ -37,13 +36,20 @@ from sqlalchemy.pool import NullPool
 from sqlalchemy.schema import CreateIndex, CreateTable
 
 from broker.history.address import hidden, shown
+from broker.history.migrations import OLDEST, SCHEMA_VERSION, migrate
 from broker.settings import WrongSetting
 from schemas.errors import PcmError
 
-SCHEMA_VERSION = 2
 _LOCK = 7_263_001  # any number that nobody else takes in PostgreSQL's advisory locks
 _WRITE = "PCM_HISTORY_URL: write sqlite:////absolute/path.db or postgresql://USER@HOST/DATABASE"
 _BUSY = 30.0  # seconds for which another process's transaction is waited for
+_ANOTHER = "set another PCM_HISTORY_URL"
+_COLUMNS = {
+    "sqlite": "SELECT t.name, c.name FROM sqlite_master AS t, pragma_table_info(t.name) AS c"
+    " WHERE t.type = 'table' AND t.name NOT LIKE 'sqlite!_%' ESCAPE '!'",
+    "postgresql": "SELECT table_name, column_name FROM information_schema.columns"
+    " WHERE table_schema = current_schema()",
+}
 
 _metadata = MetaData()
 
@@ -83,8 +89,13 @@ reading = _table(
     _text("collector"),
     _time("collected_at"),  # when a collector last had all that there was
     _time("kept_at"),  # when what is too old was last dropped
+    _text("cluster"),
+    _text("virtual_host"),
 )
-"""How far the stream was read: written with what was read, in one transaction."""
+"""How far the stream was read, and of which broker: written with what was read, in one transaction.
+
+A broker is known by the cluster name that it tells; none: nothing was read since that is noted.
+"""
 
 gaps = _table(
     "gaps",
@@ -227,11 +238,11 @@ Index("digests", forgeries.c.digest)
 Index("untold", forgeries.c.told)
 
 CONTENT = tuple(table for table in _metadata.sorted_tables if table is not reading)
-"""All that can be made anew from the stream."""
+"""All that is read from the stream."""
 
 
 def open_history(url: str) -> Engine:
-    """Open the history, and make its tables where they are missing.
+    """Open the history; its tables are made, or brought up to date.
 
     Raises:
         HistoryError: that is not possible.
@@ -246,21 +257,41 @@ def open_history(url: str) -> Engine:
 
 
 def prepare(engine: Engine) -> None:
-    """Make the tables where they are missing.
+    """Make the tables in an empty database, and bring older ones up to date.
 
     Raises:
-        HistoryError: the database cannot be reached; or it is unusable.
+        HistoryError: the database cannot be reached; or it is unusable, and nothing was changed.
     """
-    with told(engine), engine.connect() as connection:
-        there = inspect(connection).has_table(reading.name)
-        version = connection.scalar(select(reading.c.version)) if there else None
-    if version is None:
-        with told(engine), engine.begin() as connection:
+    with told(engine), snapshot(engine) as connection:  # else a migration shows in halves
+        if _check(connection) == SCHEMA_VERSION:
+            return
+    with told(engine), engine.begin() as connection:
+        _lock(connection)
+        version = _check(connection)  # another program may have been first
+        if version is None:
             _create(connection)
-    elif version != SCHEMA_VERSION:
-        raise UnusableHistory(
-            f"PCM_HISTORY_URL: its tables are of version {version}, this program's of"
-            f" {SCHEMA_VERSION}: drop them, and they are made anew from the stream"
+        elif version != SCHEMA_VERSION:
+            migrate(connection, version)
+            _check(connection)
+
+
+def check_version(connection: Connection, version: int) -> None:
+    """Refuse tables of another version than this program's.
+
+    Raises:
+        UnusableHistory: it is another one; a newer program has changed them meanwhile.
+    """
+    if version > SCHEMA_VERSION:
+        raise _unusable(
+            connection,
+            f"is of version {version}, this program knows versions up to {SCHEMA_VERSION}:"
+            f" install a newer package-command-manager, or {_ANOTHER}",
+        )
+    if version < SCHEMA_VERSION:
+        raise _unusable(
+            connection,
+            f"is of version {version}, which this program cannot bring up to {SCHEMA_VERSION}:"
+            f" {_ANOTHER}",
         )
 
 
@@ -314,8 +345,12 @@ def _sqlite(url: URL) -> Engine:
             raise sqlite3.OperationalError(error.strerror) from error
         connection = sqlite3.connect(path, timeout=_BUSY, check_same_thread=False)
         # What a loss of power takes away is read from the stream again.
-        for pragma in ("journal_mode = WAL", "synchronous = NORMAL", "cache_size = -65536"):
-            connection.execute(f"PRAGMA {pragma}")
+        try:
+            for pragma in ("journal_mode = WAL", "synchronous = NORMAL", "cache_size = -65536"):
+                connection.execute(f"PRAGMA {pragma}")
+        except BaseException:
+            connection.close()
+            raise
         return connection
 
     folder = Path(path).parent
@@ -330,19 +365,56 @@ def _sqlite(url: URL) -> Engine:
     return create_engine(url, creator=connect, poolclass=NullPool)
 
 
-def _create(connection: Connection) -> None:
+def _check(connection: Connection) -> int | None:
+    """Return the version of the tables; None where there are none.
+
+    Raises:
+        UnusableHistory: they are no history's, damaged, or of a version that is not known.
+    """
+    dialect = connection.dialect.name
+    found = set(map(tuple, connection.exec_driver_sql(_COLUMNS[dialect]).all()))
+    if (reading.name, reading.c.version.name) not in found:
+        # An SQLite file is the history's alone; in PostgreSQL others may have tables beside it.
+        names = {table for table, _ in found}
+        if others := names if dialect == "sqlite" else names & _metadata.tables.keys():
+            what = f"holds a table {min(others)} that is no history's"
+            raise _unusable(connection, f"{what}: {_ANOTHER}")
+        return None
+    versions = connection.scalars(select(reading.c.version)).all()
+    if len(versions) != 1:
+        raise _damaged(connection, f"{reading.name} has {len(versions)} rows")
+    version: int = versions[0]
+    if OLDEST <= version < SCHEMA_VERSION:
+        return version
+    check_version(connection, version)
+    ours = {(name, column.name) for name, table in _metadata.tables.items() for column in table.c}
+    if missing := ours - found:
+        raise _damaged(connection, "{}.{} is missing".format(*min(missing)))
+    return version
+
+
+def _damaged(connection: Connection, what: str) -> UnusableHistory:
+    return _unusable(connection, f"is damaged: {what}: restore it from a copy, or {_ANOTHER}")
+
+
+def _unusable(connection: Connection, why: str) -> UnusableHistory:
+    return UnusableHistory(f"PCM_HISTORY_URL: {shown(connection.engine.url)} {why}")
+
+
+def _lock(connection: Connection) -> None:
+    """Let one program at a time change the tables."""
     if connection.dialect.name == "postgresql":
         connection.execute(text("SELECT pg_advisory_xact_lock(:lock)"), {"lock": _LOCK})
     else:
-        connection.exec_driver_sql("BEGIN IMMEDIATE")  # several may come first
+        connection.exec_driver_sql("BEGIN IMMEDIATE")
+
+
+def _create(connection: Connection) -> None:
     for table in _metadata.sorted_tables:
-        connection.execute(CreateTable(table, if_not_exists=True))
+        connection.execute(CreateTable(table))
         for index in table.indexes:
-            connection.execute(CreateIndex(index, if_not_exists=True))
-    if connection.scalar(select(reading.c.version)) is None:
-        connection.execute(
-            insert(reading).values(id=1, version=SCHEMA_VERSION, base=0, next_offset=0)
-        )
+            connection.execute(CreateIndex(index))
+    connection.execute(insert(reading).values(id=1, version=SCHEMA_VERSION, base=0, next_offset=0))
 
 
 @contextmanager
@@ -365,7 +437,7 @@ def told(engine: Engine) -> Iterator[None]:
     except DBAPIError as error:
         lines = str(error.orig).strip().splitlines() or [type(error.orig).__name__]
         damaged = "malformed" in lines[0] or "not a database" in lines[0]
-        remedy = "; remove it, and it is made anew from the stream" if damaged else ""
+        remedy = f": restore it from a copy, or {_ANOTHER}" if damaged else ""
         why = hidden(lines[0], engine.url)
         raise HistoryError(f"PCM_HISTORY_URL: {shown(engine.url)}: {why}{remedy}") from error
     except SQLAlchemyError as error:

@@ -16,6 +16,8 @@ class Status:
     """What a history holds, and how far it goes. Times are seconds since the epoch."""
 
     database: str
+    cluster: str
+    virtual_host: str
     jobs: int
     pairs: int
     reports: int
@@ -42,6 +44,8 @@ def status(engine: Engine) -> Status:
         fresh = read.collected_at is not None and abs(time.time() - read.collected_at) < FRESH
         return Status(
             shown(engine.url),
+            read.cluster,
+            read.virtual_host,
             jobs=count(jobs),
             pairs=count(outcomes),
             reports=count(reports),

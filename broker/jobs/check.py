@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from broker.cli.command_line import DONE, USAGE, Parser
+from schemas.text import counted
 
 if TYPE_CHECKING:
     from broker.jobs.job_file import WrongJobFile
@@ -54,7 +55,7 @@ def _tell(jobs: "list[Job]", file: str, *, as_json: bool) -> None:
     if as_json:
         print(json.dumps({"file": file, "jobs": list(map(_described, jobs)), "errors": []}))
         return
-    print(f"{file}: {len(jobs)} {'job' if len(jobs) == 1 else 'jobs'}")
+    print(f"{file}: {counted(len(jobs), 'job')}")
     for job in jobs:
         targets = ", ".join(map(str, job.targets))
         less = ", ".join(map(str, job.excluded))

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 from broker.cli.command_line import DONE, FAILED, WrongUse
 from broker.cli.session import history
 from broker.cli.terminal import printable
+from schemas.text import counted, listed
 
 if TYPE_CHECKING:
     from broker.history.workstations import Fleet, WorkstationRow
@@ -128,8 +129,7 @@ def _lines(job: "Job", plan: Reach) -> Iterator[str]:
     from broker.amqp.topology import routing_keys
 
     count = len(plan.reached)
-    many = "" if count == 1 else "s"
-    yield f"{job.title}: would reach {count} workstation{many}, of those that checked in"
+    yield f"{job.title}: would reach {counted(count, 'workstation')}, of those that checked in"
     yield from _row("reached", plan.reached)
     yield from _row("not applicable", plan.not_applicable)
     yield from _row("left out", plan.excluded)
@@ -148,10 +148,9 @@ def _lines(job: "Job", plan: Reach) -> Iterator[str]:
 
 def _row(head: str, names: Sequence[str]) -> Iterator[str]:
     if names:
-        left = len(names) - _SHOWN
-        more = f" and {left} more; --json names them all" if left > 0 else ""
         total = f"{len(names)}: " if len(names) > 1 else ""
-        yield f"{head:<16}{total}{', '.join(names[:_SHOWN])}{more}"
+        hint = "; --json names them all" if len(names) > _SHOWN else ""
+        yield f"{head:<16}{total}{listed(names, _SHOWN)}{hint}"
 
 
 def _when(moment: "Moment | None", otherwise: str) -> str:

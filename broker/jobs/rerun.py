@@ -8,6 +8,7 @@ from broker.cli.command_line import DONE, Parser, Wrong, WrongUse
 from broker.cli.session import history, name, with_dispatcher
 from broker.rollouts import views as standing
 from broker.watch import command as watch
+from schemas.text import counted
 
 if TYPE_CHECKING:
     from sqlalchemy import Engine
@@ -121,4 +122,4 @@ def _tell(job: "Job", *, as_json: bool) -> None:
     else:
         print(job.id, flush=True)
         count = len(job.targets)
-        print(f"again on {count} workstation{'s' * (count != 1)}", flush=True)
+        print(f"again on {counted(count, 'workstation')}", flush=True)

@@ -1,19 +1,21 @@
 """A job that was sent, made again for some of its workstations."""
 
 from collections.abc import Iterable, Sequence
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from broker.settings import DispatcherSettings, load
 from schemas import Job, State, WallClock, workstation
 from schemas.errors import PcmError
 from schemas.job import new_job_id, whoami
+from schemas.text import listed
+from schemas.times import earliest, latest
 
 if TYPE_CHECKING:
     from broker.history.queries import Accounts
 
-_FIRST_ZONE = timedelta(hours=14)  # how far a clock on a wall is ahead of UTC at most
-_LAST_ZONE = timedelta(hours=12)  # how far the last one is behind
+
+_SHOWN = 10
 
 
 class NothingToRerun(PcmError):
@@ -80,7 +82,9 @@ def rerun(
     check_vouched(job, *accounts.recorded(job_id), settings or load(DispatcherSettings))
     at = {pair.workstation: pair.state for pair in accounts.pairs(job_id)}
     if strange := [name for name in wanted if name not in at]:
-        raise NotItsWorkstation(f"{_some(strange)}: {job_id} was not for it; nothing was sent")
+        raise NotItsWorkstation(
+            f"{listed(strange, _SHOWN)}: {job_id} was not for it; nothing was sent"
+        )
     names = [name for name in wanted or sorted(at) if allowed is None or at[name] in allowed]
     if not names:
         raise _nowhere(job_id, list(at.values()), allowed or ())
@@ -97,7 +101,7 @@ def _able(job: Job, names: list[str]) -> tuple[list[str], list[str]]:
     left_out = [name for name in names if name not in sealed_for]
     if not able:
         raise NothingToRerun(
-            f"{job.id}: its secrets are not sealed for {_some(left_out)}; send it anew, by pcm send"
+            f"{job.id}: its secrets are not sealed for {listed(left_out, _SHOWN)}; send it anew, by pcm send"
             " --secret"
         )
     return able, left_out
@@ -114,12 +118,6 @@ def _nowhere(job_id: str, found: list[str], states: Sequence[str]) -> NothingToR
     if cancelled:
         text += f"; it was cancelled on {cancelled:,}"
     return NothingToRerun(text, cancelled)
-
-
-def _some(names: list[str]) -> str:
-    from broker.rollouts.views import some
-
-    return some(names)
 
 
 def again(job: Job, names: Iterable[str], now: datetime) -> Job:
@@ -148,28 +146,14 @@ def again(job: Job, names: Iterable[str], now: datetime) -> Job:
 
 def _times(job: Job, now: datetime) -> dict[str, Any]:
     on_walls = isinstance(job.expires_at or job.mandatory_at or job.offer_at, WallClock)
-    if on_walls and not (job.expires_at and _passed(job.expires_at, now)):
+    if on_walls and not (job.expires_at and earliest(job.expires_at) <= now):
         return {}  # what has passed on a clock is done there at once
     mandatory_at, offer_at, expires_at = (
-        None if on_walls or moment is None or _passed(moment, now) else moment
+        None if on_walls or moment is None or earliest(moment) <= now else moment
         for moment in (job.mandatory_at, job.offer_at, job.expires_at)
     )
     if job.mandatory_at is not None and mandatory_at is None:
         mandatory_at = now
     if job.expires_at is not None and expires_at is None:
-        expires_at = now + (_last(job.expires_at) - job.created_at)
+        expires_at = now + (latest(job.expires_at) - job.created_at)
     return {"mandatory_at": mandatory_at, "offer_at": offer_at, "expires_at": expires_at}
-
-
-def _passed(moment: datetime | WallClock, now: datetime) -> bool:
-    """Whether a time has passed, on the first clock that shows it."""
-    if isinstance(moment, WallClock):
-        return moment.local.replace(tzinfo=UTC) - _FIRST_ZONE <= now
-    return moment <= now
-
-
-def _last(moment: datetime | WallClock) -> datetime:
-    """Return when a time has passed everywhere."""
-    if isinstance(moment, WallClock):
-        return moment.local.replace(tzinfo=UTC) + _LAST_ZONE
-    return moment

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any
 from broker.cli.time_formats import moment, span
 from broker.results.query_session import few
 from broker.results.signers import signed_by
+from schemas.text import counted
 
 if TYPE_CHECKING:
     from broker.history.queries import Accounts, JobRow
@@ -56,7 +57,7 @@ def _wanted(body: "Job | None") -> Iterator[tuple[str, str]]:
     yield "in folder", command.cwd or ""
     if command.secrets is not None:
         count = len(command.secrets.keys)
-        sealed = f"sealed for {count:,} agent{'s' * (count != 1)}"
+        sealed = f"sealed for {counted(count, 'agent')}"
         yield "secrets", f"{', '.join(command.secrets.names)} ({sealed})"
     yield "platforms", ", ".join(sorted(command.platforms))
     yield "supersedes", body.supersedes or ""

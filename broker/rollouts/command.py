@@ -5,7 +5,7 @@ import sys
 from typing import TYPE_CHECKING
 
 from broker.amqp.timeouts import timeout
-from broker.cli.command_line import DONE, FAILED, Parser, Wrong
+from broker.cli.command_line import DONE, FAILED, Parser, Wrong, argument_errors
 from broker.cli.session import history, name, with_dispatcher
 from broker.rollouts import views as standing
 
@@ -197,7 +197,5 @@ def limit(text: str) -> str:
     """Read how many failures are borne."""
     from schemas.rollout import check_limit
 
-    try:
+    with argument_errors():
         return check_limit(text)
-    except ValueError as error:
-        raise argparse.ArgumentTypeError(str(error)) from error

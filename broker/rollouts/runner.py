@@ -12,8 +12,7 @@ from sqlalchemy import Engine
 
 from broker.amqp.connection import LoginRefused, Unreachable
 from broker.client.dispatcher import Dispatcher
-from broker.history.collector import catch_up
-from broker.history.position import is_collected
+from broker.history.collector import refresh
 from broker.rollouts.progress import RolloutProgress, course
 from broker.rollouts.state import RolloutState
 from broker.settings import HistorySettings
@@ -88,25 +87,23 @@ class Driver:
 
     async def _look(self) -> RolloutProgress:
         """Return how the rollout goes, as of now."""
-        await refresh(self.settings, self._engine)
+        await refresh_patiently(self.settings, self._engine)
         return await asyncio.to_thread(course, self._engine, self._plan)
 
 
-async def refresh(settings: HistorySettings, engine: Engine) -> None:
+async def refresh_patiently(settings: HistorySettings, engine: Engine) -> None:
     """Have the history read what is new, if no collector does.
 
     Raises:
         BrokerError: the broker could not be reached in time, or does not let us.
     """
     give_up = time.monotonic() + settings.patience.total_seconds()
-    while not await asyncio.to_thread(is_collected, engine):
+    while True:
         try:
-            await catch_up(settings, engine)
+            return await refresh(settings, engine)
         except LoginRefused:
             raise
         except Unreachable:
             if time.monotonic() > give_up:
                 raise
             await asyncio.sleep(_LOOK)
-        else:
-            return

@@ -4,7 +4,7 @@ import argparse
 import sys
 from typing import TYPE_CHECKING, Any
 
-from broker.cli.command_line import Parser, Wrong, WrongUse
+from broker.cli.command_line import Parser, Wrong, WrongUse, argument_errors
 from broker.cli.session import history, with_dispatcher
 from broker.rollouts import views as standing
 from broker.rollouts.command import LIMIT_HELP, drive, driver_of, limit
@@ -110,19 +110,15 @@ def _plan(job: "Job", names: list[str], arguments: argparse.Namespace) -> "Rollo
 def _waves(text: str) -> "tuple[Item, ...]":
     from broker.rollouts.waves import read_waves
 
-    try:
+    with argument_errors():
         return read_waves(text)
-    except ValueError as error:
-        raise argparse.ArgumentTypeError(str(error)) from error
 
 
 def _duration(text: str) -> Any:
     from schemas.times import parse_duration
 
-    try:
+    with argument_errors():
         return parse_duration(text)
-    except ValueError as error:
-        raise argparse.ArgumentTypeError(str(error)) from error
 
 
 def _some_time(text: str) -> Any:

@@ -3,15 +3,14 @@
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from datetime import UTC
 from typing import Literal
 
 from broker.history.projection.projection import QUEUED
 from broker.history.queries import FAILURES, RUNNING, WAITING
-from schemas import Rollout, RolloutOrder, WallClock
+from schemas import Rollout, RolloutOrder
+from schemas.times import latest
 
 State = Literal["due", "running", "pausing", "paused", "stopped", "expired", "aborted", "finished"]
-_LAST_ZONE = 12 * 3600.0  # how far the last clock on a wall is behind UTC
 _WHILE_SENDING = 2.0  # seconds for which a job that is to be sent must still be good
 
 
@@ -199,9 +198,7 @@ def _due(found: RolloutState, plan: Rollout, number: int, now: float) -> Rollout
 
 def _expiry(plan: Rollout) -> float | None:
     expires_at = plan.job.expires_at
-    if isinstance(expires_at, WallClock):
-        return expires_at.local.replace(tzinfo=UTC).timestamp() + _LAST_ZONE
-    return None if expires_at is None else expires_at.timestamp()
+    return None if expires_at is None else latest(expires_at).timestamp()
 
 
 def _pause(orders: Sequence[RolloutOrder], tallies: Mapping[int, WaveTally]) -> str:

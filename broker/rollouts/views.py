@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from broker.cli.terminal import Cell, Column, print_table, printable
 from broker.cli.time_formats import age, iso, local
+from schemas.text import counted
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
@@ -56,7 +57,7 @@ def tell_plan(plan: "Rollout", *, as_json: bool) -> None:
         return
     print(plan.id)
     waves = "one wave" if len(sizes) == 1 else f"{len(sizes)} waves: {', '.join(map(str, sizes))}"
-    print(f"{_many(sum(sizes))} in {waves}", flush=True)
+    print(f"{counted(sum(sizes), 'workstation')} in {waves}", flush=True)
 
 
 def tell_json(found: dict[str, Any]) -> None:
@@ -94,7 +95,8 @@ def _state(plan: "Rollout", found: "RolloutState") -> str:
     if found.state == "pausing" and found.until is not None:
         return f"pausing until {local(found.until)}"
     if found.state == "due" and found.send is not None:
-        return f"sending wave {found.send} to {_many(len(plan.waves[found.send - 1]))}"
+        size = counted(len(plan.waves[found.send - 1]), "workstation")
+        return f"sending wave {found.send} to {size}"
     if found.reason:
         between = ": " if found.state in {"stopped", "expired"} else " "
         return f"{found.state}{between}{found.reason}"
@@ -184,7 +186,3 @@ def _counts(counts: Counter[str]) -> str:
     return ", ".join(
         f"{count} {state.replace('_', ' ')}" for state, count in counts.most_common() if count
     )
-
-
-def _many(count: int) -> str:
-    return f"{count} workstation{'s' * (count != 1)}"

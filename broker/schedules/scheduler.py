@@ -11,9 +11,9 @@ from datetime import UTC, datetime, timedelta
 
 from sqlalchemy import Engine
 
-from broker.amqp.connection import BrokerError, Refused, Unreachable, Unroutable, backoff
+from broker.amqp.connection import Backoff, BrokerError, Refused, Unreachable, Unroutable
 from broker.client.dispatcher import Dispatcher
-from broker.history.collector import catch_up
+from broker.history.collector import refresh
 from broker.history.position import is_collected
 from broker.history.schema import HistoryError, UnusableHistory, prepare
 from broker.log import get_logger
@@ -64,7 +64,7 @@ class Scheduler:
         Raises:
             UnusableHistory: the database is none that this program can use.
         """
-        attempt = 0
+        backoff = Backoff()
         while True:
             try:
                 await self.send_due(datetime.now(UTC))
@@ -72,11 +72,10 @@ class Scheduler:
                 raise
             except (BrokerError, HistoryError, WrongSetting) as failure:
                 self._tell("scheduler.waits", str(failure))
-                await asyncio.sleep(backoff(attempt))
-                attempt += 1
+                await asyncio.sleep(backoff.failed())
             else:
                 self._tell("scheduler.keeps_up")
-                attempt = 0
+                backoff.reset()
                 await asyncio.sleep(_MINUTE - time.time() % _MINUTE + _LATER)
 
     async def send_due(self, now: datetime) -> None:
@@ -88,10 +87,9 @@ class Scheduler:
         """
         if not self._collected:  # tables made by another would hide from it that they are empty
             await asyncio.to_thread(prepare, self._engine)
-        if not await asyncio.to_thread(is_collected, self._engine):
-            if self._collected:
-                raise Unreachable("the collector has not caught up")
-            await catch_up(self._settings, self._engine)
+        if self._collected and not await asyncio.to_thread(is_collected, self._engine):
+            raise Unreachable("the collector has not caught up")
+        await refresh(self._settings, self._engine)  # another's collector may be of another broker
         if due := await asyncio.to_thread(self._due, now):
             async with Dispatcher.connect(self._settings) as dispatcher:
                 for occurrence in due:

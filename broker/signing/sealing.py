@@ -10,6 +10,7 @@ from schemas.errors import PcmError
 from schemas.message import BODY_LIMIT
 from schemas.names import check_text
 from schemas.secrets import SIZE_LIMIT
+from schemas.text import listed
 
 if TYPE_CHECKING:
     from broker.history.workstations import AgentRow, Fleet
@@ -52,7 +53,7 @@ def _keys(job: Job, fleet: "Fleet") -> dict[str, str]:
     rows = {row.name: row.agents for row in fleet.workstations(names)} if names else {}
     lost = sorted(filter(None, named - excluded - fleet.all_names()))
     if lost:
-        raise CannotSeal(f"secrets: no agent of {_some(lost)} has ever checked in")
+        raise CannotSeal(f"secrets: no agent of {listed(lost, _SHOWN)} has ever checked in")
     if not names:
         raise CannotSeal("secrets: no workstation that is known is in its targets")
     keys = {}
@@ -66,7 +67,9 @@ def _keys(job: Job, fleet: "Fleet") -> dict[str, str]:
             else:
                 lost.append(f"{name} ({agent.agent})")
     if lost:
-        raise CannotSeal(f"secrets: no key is known of {_some(lost)}: has its agent checked in?")
+        raise CannotSeal(
+            f"secrets: no key is known of {listed(lost, _SHOWN)}: has its agent checked in?"
+        )
     return keys
 
 
@@ -111,8 +114,3 @@ def _check_size(job: Job, keys: Iterable[str]) -> None:
         f"secrets: sealed for {count:,} workstations they make a message of {size:,} bytes, over"
         f" the limit of {BODY_LIMIT:,}: about {fit:,} fit; send it to fewer at once"
     )
-
-
-def _some(names: list[str]) -> str:
-    more = len(names) - _SHOWN
-    return ", ".join(names[:_SHOWN]) + (f" and {more} more" if more > 0 else "")

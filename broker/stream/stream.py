@@ -8,12 +8,12 @@ from datetime import datetime
 from typing import Literal
 
 from aio_pika.abc import AbstractConnection, HeadersType
-from aiormq.abc import AbstractChannel, DeliveredMessage
+from aiormq.abc import AbstractChannel
 
 from broker.amqp import topology
 from broker.amqp.batch_publish import Outgoing
 from broker.amqp.connection import CALL_LIMIT, BrokerError, Unreachable, translated
-from broker.amqp.consumer import Deliveries, Delivery
+from broker.amqp.consumer import Delivery, consume
 from broker.amqp.publisher import Publisher
 from broker.amqp.timeouts import timeout
 from broker.stream.entry import StreamEntry
@@ -39,33 +39,18 @@ async def read(
         prefetch: how many entries may be under way.
     """
     arrived: asyncio.Queue[Delivery | None] = asyncio.Queue()
-
-    async def pass_over(_: DeliveredMessage) -> None:
-        """Take none: all come by the frames."""
-
+    offset = "first" if start is None else start
     with translated(f"reading {topology.REPORTS}"):
-        async with timeout(CALL_LIMIT):
-            channel = connection.channel()
-            await channel.initialize()
-            channel.close_callbacks.add(lambda *_: arrived.put_nowait(None))
-            underlay = await channel.get_underlay_channel()
-            underlay.on_consumer_cancel_callbacks.add(lambda *_: arrived.put_nowait(None))
-            await channel.set_qos(prefetch_count=prefetch)
-            offset = "first" if start is None else start
-            Deliveries(underlay, arrived.put_nowait)
-            consumed = await underlay.basic_consume(
-                topology.REPORTS, pass_over, arguments={"x-stream-offset": offset}
-            )
-
+        consumer = await consume(
+            connection, topology.REPORTS, arrived, prefetch, {"x-stream-offset": offset}
+        )
     try:
-        yield StreamReader(underlay, arrived, prefetch)
+        yield StreamReader(consumer.underlay, arrived, prefetch)
     finally:
         # What has no end was lost with its connection, and nobody waits for it, or tries again.
         with suppress(BrokerError), translated(f"reading {topology.REPORTS}"):
             async with timeout(_END_LIMIT):
-                # Not by closing the channel alone: RabbitMQ 4.0 goes on listing the consumer.
-                await underlay.basic_cancel(consumed.consumer_tag or "")
-                await channel.close()
+                await consumer.end()
 
 
 class StreamReader(AsyncIterator[StreamEntry]):

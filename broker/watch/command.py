@@ -2,7 +2,6 @@
 
 import argparse
 import sys
-from collections.abc import AsyncIterator, Collection
 from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING
 
@@ -11,8 +10,11 @@ from broker.cli.command_line import DONE, FAILED, Parser, WrongUse
 from broker.cli.session import name, seconds, whole_id, with_dispatcher
 from broker.cli.terminal import printable
 from broker.cli.time_formats import local
+from schemas.text import listed
 
 if TYPE_CHECKING:
+    from collections.abc import AsyncIterator
+
     from broker.client.dispatcher import Dispatcher
     from broker.watch.live import View
     from broker.watch.tally import WatchTally
@@ -164,12 +166,13 @@ def _summarize(tally: "WatchTally", *, gave_up: bool) -> None:
     if sys.stdout.isatty():
         _print_ends(tally)
     if gave_up:
-        names = _some(progress.waiting)
+        names = listed(sorted(progress.waiting), _NAMES)
         print(f"gave up waiting for {names or 'the first workstation'}")
     print(f"{progress.job_id}: {tally}")
     unheard = frozenset() if progress.over else tally.unheard
     if unheard:
-        print(f"not received, as far as is known: {_some(unheard)}; it waits for them, and")
+        names = listed(sorted(unheard), _NAMES)
+        print(f"not received, as far as is known: {names}; it waits for them, and")
         print(f"pcm show {progress.job_id} tells later what came of it")
 
 
@@ -185,8 +188,3 @@ def _print_ends(tally: "WatchTally") -> None:
         print(f"{failure.count:>6} {printable(failure.text)}  ({failure.example})")
     if others := failures[_GROUPS:]:
         print(f"{sum(failure.count for failure in others):>6} in {len(others)} other ways")
-
-
-def _some(names: Collection[str]) -> str:
-    more = len(names) - _NAMES
-    return ", ".join(sorted(names)[:_NAMES]) + (f" and {more} more" if more > 0 else "")

@@ -49,16 +49,14 @@ async def _ask(tally: WatchTally) -> None:
 
 async def _promised(job_id: str) -> frozenset[str]:
     """Return the workstations for which the history has the job queued."""
-    from broker.history.collector import catch_up
-    from broker.history.position import is_collected
+    from broker.history.collector import refresh
     from broker.history.schema import open_history
     from broker.settings import HistorySettings, load
 
     settings = load(HistorySettings)
     engine = await asyncio.to_thread(open_history, settings.history_url)
     try:
-        if not await asyncio.to_thread(is_collected, engine):
-            await catch_up(settings, engine)
+        await refresh(settings, engine)
         for _ in range(_COLLECTED):
             names = await asyncio.to_thread(_queued, engine, job_id)
             if names is not None:

@@ -5,7 +5,6 @@ import time
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager, suppress
 from datetime import UTC, datetime, timedelta
-from itertools import islice
 
 from rich.console import Console, Group
 from rich.live import Live
@@ -14,6 +13,7 @@ from rich.text import Text
 from broker.cli.terminal import printable
 from broker.watch.tally import Failure, WatchTally
 from schemas import State
+from schemas.text import counted, listed
 from schemas.times import duration_text
 
 _INTERVAL = 0.25  # seconds
@@ -114,9 +114,6 @@ def _notes(tally: WatchTally, total: int) -> Iterator[str]:
         about = duration_text(timedelta(seconds=int(seconds)))
         yield f"{rate:.1f} end in a second, at this rate until {at:%H:%M:%S %Z}, in {about}"
     if tally.running:
-        more = len(tally.running) - _NAMES
-        names = ", ".join(islice(tally.running, _NAMES))
-        yield f"runs on {names}" + (f" and {more} more" if more > 0 else "")
+        yield f"runs on {listed(tally.running, _NAMES)}"
     if tally.failures:
-        kinds = len(tally.failures)
-        yield f"failed on {tally.failed}, in {kinds} way{'' if kinds == 1 else 's'}"
+        yield f"failed on {tally.failed}, in {counted(len(tally.failures), 'way')}"

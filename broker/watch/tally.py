@@ -30,7 +30,6 @@ class WatchTally:
         promised: workstations that are expected to receive the job, though nothing was heard.
         running: where it runs now, the longest first.
         failures: what failed alike, by what it said.
-        restarts: on how many workstations it succeeded and needs them restarted.
     """
 
     def __init__(self, progress: Progress, clock: Callable[[], float] = time.monotonic) -> None:
@@ -38,7 +37,8 @@ class WatchTally:
         self.promised: frozenset[str] = frozenset()
         self.running: dict[str, None] = {}
         self.failures: dict[str, Failure] = {}
-        self.restarts = 0
+        self._failed_on: dict[str, Failure] = {}
+        self._to_restart: set[str] = set()
         self._clock = clock
         self._since: float | None = None
         self._ends: deque[tuple[int, int]] = deque()  # seconds, and how many ended in each
@@ -59,14 +59,16 @@ class WatchTally:
         """Count a report that was taken in; return the failure if it is the first of its kind."""
         name = report.workstation
         if self.progress.workstations.get(name) is not report:
-            return None  # it says less than what is known
+            return None  # another report counts
+        self._leave_out(name)
         if report.state is State.STARTED:
             self.running[name] = None
         else:
             self.running.pop(name, None)
         if has_ended(report):
             self._note_end()
-        self.restarts += bool(report.result and report.result.restart_required)
+        if report.result and report.result.restart_required:
+            self._to_restart.add(name)
         if report.state.final and report.state not in _HARMLESS:
             return self._fail(report)
         return None
@@ -75,7 +77,21 @@ class WatchTally:
         text = failure_text(report)
         failure = self.failures.setdefault(text, Failure(text, report.workstation))
         failure.count += 1
+        self._failed_on[report.workstation] = failure
         return failure if failure.count == 1 else None
+
+    def _leave_out(self, name: str) -> None:
+        """Take back what an end added that does not count any more."""
+        self._to_restart.discard(name)
+        if failure := self._failed_on.pop(name, None):
+            failure.count -= 1
+            if not failure.count:
+                del self.failures[failure.text]
+
+    @property
+    def restarts(self) -> int:
+        """On how many workstations it succeeded and needs them restarted."""
+        return len(self._to_restart)
 
     @property
     def failed(self) -> int:

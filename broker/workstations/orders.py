@@ -2,12 +2,12 @@
 
 import argparse
 import json
-from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from broker.cli.command_line import DONE, FAILED, Parser, Wrong
 from broker.cli.confirm import agreed, check_askable
 from broker.cli.session import history, name, with_dispatcher
+from schemas.text import listed
 
 if TYPE_CHECKING:
     from broker.client.dispatcher import Dispatcher
@@ -64,7 +64,7 @@ def _pause(arguments: argparse.Namespace) -> int:
         print(json.dumps({"workstations": names, "paused": paused}))
     else:
         what = "pause" if paused else "go on"
-        print(f"{_some(names)}: told to {what}; pcm workstations shows who has heard it")
+        print(f"{listed(names, _SHOWN)}: told to {what}; pcm workstations shows who has heard it")
     return DONE
 
 
@@ -90,7 +90,9 @@ def _forget(arguments: argparse.Namespace) -> int:
         if not arguments.yes:
             with_dispatcher(check)
             waiting = sum(row.waiting for row in known)
-            if not agreed(f"forget {_some(names)}, and the {waiting} jobs that wait there?"):
+            if not agreed(
+                f"forget {listed(names, _SHOWN)}, and the {waiting} jobs that wait there?"
+            ):
                 return FAILED
         with_dispatcher(work)
     except NotForgettable as error:
@@ -98,10 +100,5 @@ def _forget(arguments: argparse.Namespace) -> int:
     if arguments.json:
         print(json.dumps({"workstations": names, "forgotten": True}))
     else:
-        print(f"{_some(names)}: forgotten")
+        print(f"{listed(names, _SHOWN)}: forgotten")
     return DONE
-
-
-def _some(names: Sequence[str]) -> str:
-    more = len(names) - _SHOWN
-    return ", ".join(names[:_SHOWN]) + (f" and {more} more" if more > 0 else "")

@@ -55,26 +55,35 @@ class Site:
 
 @pytest.fixture(scope="module")
 def site(node: Broker) -> Iterator[Site]:
+    if not node.management_url:
+        pytest.skip("PCM_TEST_MANAGEMENT_URL: where is the given broker's management API?")
+    management = node.management()
     name = f"forged-{os.getpid()}"
     logins = [
         topology.login(AgentKind.SERVICE, HERE),
         topology.login(AgentKind.INTERACTIVE, HERE, "ada"),
     ]
-    node.ctl("add_vhost", name)
+    management.put("vhosts", name, body={})
     try:
-        node.ctl("set_permissions", "-p", name, "guest", ".*", ".*", ".*")
+        everything = {"configure": ".*", "write": ".*", "read": ".*"}
+        management.put("permissions", name, "guest", body=everything)
+        # There has to be an exchange before there are rights to its keys.
+        exchange = {"type": "topic", "durable": True}
+        management.put("exchanges", name, "pcm.reports", body=exchange)
         for login in logins:
             agent = login.partition("@")[0]
             queue = topology.queue_name(AgentKind.SERVICE, HERE)
-            node.ctl("add_user", login, "secret")
-            node.ctl("set_permissions", "-p", name, login, "^$", r"^pcm\.reports$", f"^{queue}$")
+            management.put("users", login, body={"password": "secret", "tags": ""})
+            rights = {"configure": "^$", "write": r"^pcm\.reports$", "read": f"^{queue}$"}
+            management.put("permissions", name, login, body=rights)
             own = rf"^[a-z_]+\.{HERE}\.{agent}$"
-            node.ctl("set_topic_permissions", "-p", name, login, "pcm.reports", own, "^$")
+            keys = {"exchange": "pcm.reports", "write": own, "read": "^$"}
+            management.put("topic-permissions", name, login, body=keys)
         yield Site(str(URL(node.url).with_path(f"/{name}")))
     finally:
         for login in logins:
-            node.ctl("delete_user", login)
-        node.ctl("delete_vhost", name)
+            management.delete("users", login)
+        management.delete("vhosts", name)
 
 
 @pytest.fixture

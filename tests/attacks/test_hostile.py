@@ -29,7 +29,8 @@ from broker import Dispatcher
 from broker.settings import load
 from schemas import Command, Job, State, everyone
 from tests.support import other
-from tests.support.counted import LIMIT, counted, ended, no_traceback
+from tests.support.counted import counted, ended, no_traceback
+from tests.support.waiting import LIMIT
 from tests.support.workstation import Workstation
 
 pytestmark = other.needs_root

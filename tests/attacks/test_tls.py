@@ -14,7 +14,7 @@ from yarl import URL
 from broker import Dispatcher, DispatcherSettings
 from schemas import State
 from tests.support.authority import Authority, Files
-from tests.support.rabbitmq import Node, free_port, or_skipped
+from tests.support.rabbitmq import Node, free_port, own_nodes
 from tests.support.workstation import Workstation, final, follow
 
 LOGIN = "service@ws-tls"
@@ -62,7 +62,7 @@ class Place:
 
 @pytest.fixture(scope="module")
 def place(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Place]:
-    with or_skipped():
+    with own_nodes():
         made = Place(tmp_path_factory.mktemp("tls"))
         with made.node:
             made.node.ctl("add_user", LOGIN, "never used")

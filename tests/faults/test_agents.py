@@ -15,13 +15,12 @@ import pytest
 from broker import Dispatcher, DispatcherSettings
 from broker.amqp import topology
 from schemas import State
-from tests.support.faults import counting, ran_once, succeeded_once, told_once, until, works
+from tests.support.faults import counting, held, ran_once, succeeded_once, told_once, works
 from tests.support.proxy import Proxy
 from tests.support.rabbitmq import Node, free_port
 from tests.support.steering import check_ins
+from tests.support.waiting import LIMIT, Gate, until
 from tests.support.workstation import AgentProcess, Workstation, final, follow
-
-_OLD = 2.0  # a node killed within a second of declaring a queue may not know it afterwards
 
 
 @pytest.fixture(scope="module")
@@ -34,7 +33,7 @@ def node(own_node: Node) -> Node:
 def settings(node: Node) -> DispatcherSettings:
     """Settings of a dispatcher that waits for the broker to come back."""
     return DispatcherSettings(
-        amqp_url=(node.url,), patience=timedelta(seconds=60), settle=timedelta(seconds=0.5)
+        amqp_url=(node.url,), patience=timedelta(seconds=LIMIT), settle=timedelta(seconds=0.5)
     )
 
 
@@ -44,7 +43,12 @@ def ran(tmp_path: Path) -> Path:
     return tmp_path / "ran"
 
 
-@pytest.mark.full
+@pytest.fixture
+def gate(tmp_path: Path) -> Gate:
+    """Holds commands."""
+    return Gate(tmp_path / "go")
+
+
 @pytest.mark.parametrize("end", [Node.shut_down, Node.kill])
 async def test_the_broker_stops_and_starts_again(
     end: Callable[[Node], None],
@@ -53,19 +57,19 @@ async def test_the_broker_stops_and_starts_again(
     settings: DispatcherSettings,
     node: Node,
     ran: Path,
+    gate: Gate,
 ) -> None:
-    """What runs then runs on, and what was accepted runs at its time."""
-    service = ws.start("service")
+    """What runs then runs on, and what was accepted runs when its turn comes."""
+    service = ws.start("service", concurrency="1")
     interactive = ws.start("interactive", no_window="yes")
-    await asyncio.sleep(_OLD)
-    running = ws.job(f"sleep 2; echo 1 >> {ran}", shell=True, background=True)
-    due = datetime.now(UTC) + timedelta(seconds=3)
-    later = counting(ws, ran, 2).model_copy(update={"mandatory_at": due})
+    node.sync()
+    running, later = held(ws, ran, gate, 1), counting(ws, ran, 2)
     for job in (running, later):
         await dispatcher.dispatch(job)
     service.wait_for("job.received", count=2)
     service.wait_for("job.started")
     await asyncio.to_thread(end, node)
+    gate.open()
     try:
         await asyncio.to_thread(service.wait_for, "job.ended", 2)
     finally:
@@ -100,18 +104,20 @@ async def test_connections_cut_in_the_middle_of_frames(
         told_once(service)
 
 
-@pytest.mark.full
-@pytest.mark.timeout(180)
 async def test_the_broker_freezes(
-    ws: Workstation, dispatcher: Dispatcher, settings: DispatcherSettings, node: Node, ran: Path
+    ws: Workstation,
+    dispatcher: Dispatcher,
+    settings: DispatcherSettings,
+    node: Node,
+    ran: Path,
+    gate: Gate,
 ) -> None:
     """A broker that says nothing is given up, and a report waits until it speaks again."""
-    service = ws.start("service", amqp_url=f"{node.url}?heartbeat=2")
-    job = await dispatcher.dispatch(
-        ws.job(f"sleep 1; echo 1 >> {ran}", shell=True, background=True)
-    )
+    service = ws.start("service", amqp_url=f"{node.url}?heartbeat=1")
+    job = await dispatcher.dispatch(held(ws, ran, gate))
     service.wait_for("job.started")
     node.freeze()
+    gate.open()
     try:
         await asyncio.to_thread(service.wait_for, "job.ended")
         await asyncio.to_thread(service.wait_for, "broker.lost", 2)  # it was tried again
@@ -162,16 +168,20 @@ def stayed(agent: AgentProcess) -> None:
 
 @pytest.mark.full
 async def test_the_broker_runs_out_of_disk(
-    ws: Workstation, dispatcher: Dispatcher, settings: DispatcherSettings, node: Node, ran: Path
+    ws: Workstation,
+    dispatcher: Dispatcher,
+    settings: DispatcherSettings,
+    node: Node,
+    ran: Path,
+    gate: Gate,
 ) -> None:
     """It takes no messages: the agent works, stays connected, and reports afterwards."""
     service = ws.start("service", watch_interval="1s")
-    due = datetime.now(UTC) + timedelta(seconds=4)
-    job = counting(ws, ran, 1).model_copy(update={"mandatory_at": due})
-    await dispatcher.dispatch(job)
-    service.wait_for("job.received")
+    job = await dispatcher.dispatch(held(ws, ran, gate))
+    service.wait_for("job.started")
     with alarm(node, "disk"):
         await asyncio.to_thread(takes_nothing, ws)
+        gate.open()
         await asyncio.to_thread(service.wait_for, "job.ended")
         await asyncio.to_thread(service.wait_for, "broker.blocked")
         ran_once(ran, [1])
@@ -248,14 +258,14 @@ async def test_channels_go_behind_our_back(
     settings: DispatcherSettings,
     node: Node,
     ran: Path,
+    gate: Gate,
 ) -> None:
     """The connection lives, but is deaf: only who asks for the consumer finds out."""
     service = ws.start("service", watch_interval="1s")
-    job = await dispatcher.dispatch(
-        ws.job(f"sleep 2; echo 1 >> {ran}", shell=True, background=True)
-    )
+    job = await dispatcher.dispatch(held(ws, ran, gate))
     service.wait_for("job.started")
     node.ctl("eval", f"[rabbit_channel:shutdown(P) || P <- rabbit_channel:list(), {which}].")
+    gate.open()
     await asyncio.to_thread(service.wait_for, "broker.connected", 2)
     await works(ws, dispatcher)
     await succeeded_once(settings, [job])
@@ -265,14 +275,18 @@ async def test_channels_go_behind_our_back(
 
 @pytest.mark.full
 async def test_the_queue_is_deleted(
-    ws: Workstation, dispatcher: Dispatcher, settings: DispatcherSettings, node: Node, ran: Path
+    ws: Workstation,
+    dispatcher: Dispatcher,
+    settings: DispatcherSettings,
+    node: Node,
+    ran: Path,
+    gate: Gate,
 ) -> None:
     service = ws.start("service")
-    job = await dispatcher.dispatch(
-        ws.job(f"sleep 2; echo 1 >> {ran}", shell=True, background=True)
-    )
+    job = await dispatcher.dispatch(held(ws, ran, gate))
     service.wait_for("job.started")
     node.delete_queue(f"pcm.service.{ws.name}")
+    gate.open()
     await asyncio.to_thread(service.wait_for, "broker.connected", 2)
     await works(ws, dispatcher)
     await succeeded_once(settings, [job])
@@ -287,28 +301,27 @@ async def test_the_broker_closes_the_channel_of_a_slow_consumer(
     """What it had been delivered comes again, and is the same job."""
     for name, value in {"consumer_timeout": 1000, "channel_tick_interval": 500}.items():
         node.ctl("eval", f"application:set_env(rabbit, {name}, {value}).")
+    service = ws.start("service", amqp_url=f"{node.url}?heartbeat=0")
     try:
-        service = ws.start("service", amqp_url=f"{node.url}?heartbeat=0")
         service.process.send_signal(signal.SIGSTOP)
         jobs = [counting(ws, ran, number) for number in range(3)]
         for job in jobs:
             await dispatcher.dispatch(job)
-        await asyncio.sleep(4)
-        service.process.send_signal(signal.SIGCONT)
-        await asyncio.to_thread(service.wait_for, "broker.connected", 2)
-        await works(ws, dispatcher)
-        await succeeded_once(settings, jobs)
-        ran_once(ran, range(3))
-        told_once(service)
+        await until(lambda: "timed out waiting for" in node.log)
     finally:
-        service.process.send_signal(signal.SIGCONT)
         for name, value in {"consumer_timeout": 1_800_000, "channel_tick_interval": 60_000}.items():
             node.ctl("eval", f"application:set_env(rabbit, {name}, {value}).")
+        service.process.send_signal(signal.SIGCONT)
+    await asyncio.to_thread(service.wait_for, "broker.connected", 2)
+    await works(ws, dispatcher)
+    await succeeded_once(settings, jobs)
+    ran_once(ran, range(3))
+    told_once(service)
 
 
 @pytest.mark.full
 async def test_the_password_is_changed_and_changed_back(
-    ws: Workstation, settings: DispatcherSettings, node: Node, ran: Path
+    ws: Workstation, settings: DispatcherSettings, node: Node, ran: Path, gate: Gate
 ) -> None:
     """It is not tried more often than the pause allows: repeated wrong logins lock accounts."""
     with Proxy(node.port) as proxy:
@@ -316,15 +329,14 @@ async def test_the_password_is_changed_and_changed_back(
         url = proxy.url(ws.name, "first")
         service = ws.start("service", amqp_url=url, login_pause="1s")
         async with Dispatcher.connect(settings) as dispatcher:
-            job = await dispatcher.dispatch(
-                ws.job(f"sleep 2; echo 1 >> {ran}", shell=True, background=True)
-            )
+            job = await dispatcher.dispatch(held(ws, ran, gate))
             service.wait_for("job.started")
             node.ctl("change_password", ws.name, "second")
             before, began = proxy.accepted, time.monotonic()
             node.ctl("close_all_user_connections", ws.name, "test")
-            await until(lambda: proxy.accepted >= before + 3)
-            # One came at once, and each of the others after a pause.
+            gate.open()
+            await until(lambda: proxy.accepted >= before + 2)
+            # One came at once, and the other after a pause.
             assert proxy.accepted - before <= 1 + (time.monotonic() - began)
             node.ctl("change_password", ws.name, "first")
             await asyncio.to_thread(service.wait_for, "broker.connected", 2)
@@ -347,18 +359,36 @@ async def test_the_first_of_two_brokers_refuses(ws: Workstation, dispatcher: Dis
     assert not service.events("broker.lost")
 
 
+async def test_the_first_of_two_brokers_lets_it_in_and_no_further(
+    ws: Workstation, dispatcher: Dispatcher, node: Node
+) -> None:
+    """So does a node that is cut off from its cluster: to be let in is no reason to stay."""
+    node.ctl("add_user", "outsider", "secret")
+    node.ctl("set_permissions", "outsider", "^$", "^$", "^$")
+    with Proxy(node.port) as proxy:
+        first = proxy.url("outsider", "secret")
+        service = ws.start("service", amqp_url=f"{first},{node.url}")
+        await works(ws, dispatcher)
+    (lost,) = service.events("broker.lost")
+    assert "declaring the agent's queue" in lost["reason"]
+
+
 @pytest.mark.full
 async def test_the_first_of_two_brokers_falls_silent(
-    ws: Workstation, dispatcher: Dispatcher, settings: DispatcherSettings, node: Node, ran: Path
+    ws: Workstation,
+    dispatcher: Dispatcher,
+    settings: DispatcherSettings,
+    node: Node,
+    ran: Path,
+    gate: Gate,
 ) -> None:
     """In the middle of work, and then for everybody who comes."""
     with Proxy(node.port) as proxy:
-        service = ws.start("service", amqp_url=f"{proxy.url(heartbeat=2)},{node.url}")
-        job = await dispatcher.dispatch(
-            ws.job(f"sleep 1; echo 1 >> {ran}", shell=True, background=True)
-        )
+        service = ws.start("service", amqp_url=f"{proxy.url(heartbeat=1)},{node.url}")
+        job = await dispatcher.dispatch(held(ws, ran, gate))
         service.wait_for("job.started")
         proxy.freeze()
+        gate.open()
         await asyncio.to_thread(service.wait_for, "broker.connected", 2)
         first, second = service.events("broker.connected")
         assert first["broker"] == f"127.0.0.1:{proxy.port}"

@@ -7,7 +7,7 @@ import pytest
 
 from broker import Dispatcher
 from schemas import State
-from tests.support.faults import until
+from tests.support.waiting import until
 from tests.support.workstation import Program, Workstation, agents_of, final, follow, sabotaged
 
 UNBEGUN = (State.SUCCEEDED, "x\n")
@@ -73,11 +73,14 @@ async def test_a_users_job_survives_the_agent(
     point: str,
     expected: tuple[State, str],
 ) -> None:
-    """Whoever takes it over, there is one start at most, and one final report."""
+    """Whoever takes it over, there is one start at most, and one final report.
+
+    The user's agent comes back before the service takes it to be gone, however busy the machine is.
+    """
     ran = tmp_path / "ran"
     ran.touch()
     job = ws.job(f"echo x >> {ran}", shell=True, mandatory_at=datetime.now(UTC))
-    ws.start("service", missing_after="2s")
+    ws.start("service", missing_after="1h", takeover_grace="1h")
     interactive = ws.start("interactive", accept_offers="true", program=killed_at(point))
     await dispatcher.dispatch(job)
     assert interactive.end(0) == -9

@@ -1,22 +1,26 @@
 """A disk that is full, or takes no writes: nothing is lost, nothing runs twice, and it is said."""
 
-import asyncio
 import re
 import resource
 import signal
 import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
 from broker import Dispatcher
-from broker.amqp.topology import AgentKind, queue_name
 from schemas import State
-from tests.support.counted import LIMIT, counted, ended, no_traceback, now, until_there
+from tests.support.clock import LOOK_EVERY, PROGRAM, Clock
+from tests.support.counted import counted, ended, no_traceback, now
 from tests.support.disk import Disk, NoDisk
+from tests.support.queues import until_held
 from tests.support.rabbitmq import Broker
+from tests.support.waiting import LIMIT, Gate, until_there, until_true
 from tests.support.workstation import PCM_AGENT, Workstation
+
+HOUR = 3600.0
 
 
 @pytest.fixture
@@ -30,13 +34,14 @@ def disk(ws: Workstation) -> Iterator[Disk]:
         pytest.skip(str(error))
 
 
-async def until_held(node: Broker, ws: Workstation, count: int) -> None:
-    """Wait until so many messages were delivered to the service, and not acknowledged."""
-    queue = queue_name(AgentKind.SERVICE, ws.name)
-    async with asyncio.timeout(LIMIT):
-        words = ("list_queues", "-p", node.virtual_host, "name", "messages_unacknowledged")
-        while f"{queue}\t{count}" not in await asyncio.to_thread(node.ctl, *words):
-            pass  # to ask takes long enough
+def process_on_record(disk: Disk) -> str:
+    """Return what the ledger says of the process of the service's only job."""
+    code = (
+        "import sys; from pathlib import Path; from agents import ledger;"
+        "print(ledger.read(Path(sys.argv[1]))[0].process, end='')"
+    )
+    program = disk.seen_by((sys.executable, "-c", code, disk.folder / "service" / "ledger.db"))
+    return subprocess.run(program, capture_output=True, text=True, check=True).stdout
 
 
 def refused(ws: Workstation, disk: Disk, *words: str) -> str:
@@ -64,8 +69,7 @@ async def test_what_a_full_disk_cannot_take_is_not_acknowledged(
     disk.fill()
     job = await dispatcher.dispatch(counted(ws, ran, background=True))
     service.wait_for("ledger.failing")
-    await until_held(node, ws, 1)
-    await asyncio.sleep(2.5)  # it tries again and again
+    await until_held(node, 1)
     assert not service.events("job.received")
     assert not ran.exists()
     disk.clear()
@@ -74,7 +78,7 @@ async def test_what_a_full_disk_cannot_take_is_not_acknowledged(
     (failing,) = service.events("ledger.failing")
     assert "full" in failing["reason"]
     assert len(service.events("ledger.recovered")) == 1
-    await until_held(node, ws, 0)
+    await until_held(node, 0)
     assert service.end() == 0
     no_traceback(service)
 
@@ -83,15 +87,14 @@ async def test_the_end_of_a_command_waits_for_room(
     ws: Workstation, disk: Disk, dispatcher: Dispatcher, tmp_path: Path
 ) -> None:
     service = ws.start("service", program=disk.program)
-    ran, go = tmp_path / "ran", tmp_path / "go"
-    script = f"until test -e {go}; do sleep 0.05; done; echo done"
+    ran, gate = tmp_path / "ran", Gate(tmp_path / "go")
+    script = f"{gate.script}; echo done"
     job = await dispatcher.dispatch(counted(ws, ran, script, background=True))
     until_there(ran)
-    await asyncio.sleep(1)  # its process is on record
+    until_true(lambda: process_on_record(disk))
     disk.fill()
-    go.touch()
+    gate.open()
     service.wait_for("ledger.failing")
-    await asyncio.sleep(1.5)
     disk.clear()
     report = await ended(dispatcher, job)
     assert report.state is State.SUCCEEDED
@@ -107,12 +110,11 @@ async def test_a_command_that_ended_on_a_full_disk_does_not_run_again(
 ) -> None:
     """Its end was never on record: it is interrupted, also after kill -9."""
     service = ws.start("service", program=disk.program)
-    ran, go = tmp_path / "ran", tmp_path / "go"
-    script = f"until test -e {go}; do sleep 0.05; done"
-    job = await dispatcher.dispatch(counted(ws, ran, script, background=True))
+    ran, gate = tmp_path / "ran", Gate(tmp_path / "go")
+    job = await dispatcher.dispatch(counted(ws, ran, gate.script, background=True))
     until_there(ran)
     disk.fill()
-    go.touch()
+    gate.open()
     service.wait_for("job.ended")
     service.end(signal.SIGKILL)
     disk.clear()
@@ -125,13 +127,14 @@ async def test_a_command_that_ended_on_a_full_disk_does_not_run_again(
 async def test_a_claim_waits_for_room(
     ws: Workstation, disk: Disk, dispatcher: Dispatcher, tmp_path: Path, kind: str
 ) -> None:
-    agent = ws.start(kind, program=disk.program)
+    clock = Clock(ws)
+    agent = clock.start(kind, disk.seen_by(PROGRAM), missing_after=LOOK_EVERY)
     ran = tmp_path / "ran"
-    job = await dispatcher.dispatch(counted(ws, ran, mandatory_at=now(seconds=1)))
-    agent.wait_for("job.received")
+    job = await dispatcher.dispatch(counted(ws, ran, mandatory_at=now(hours=1)))
+    agent.wait_for("job.received" if kind == "service" else "job.offered")
     disk.fill()
+    clock.set(2 * HOUR)
     agent.wait_for("claim.failed")
-    await asyncio.sleep(1.5)
     assert not ran.exists()
     disk.clear()
     assert (await ended(dispatcher, job)).state is State.SUCCEEDED
@@ -145,18 +148,21 @@ async def test_an_agent_can_be_stopped_on_a_full_disk(
     ws: Workstation, disk: Disk, dispatcher: Dispatcher, tmp_path: Path
 ) -> None:
     """What was to come, and what was about to start, runs after the next start."""
-    service = ws.start("service", program=disk.program)
-    accepted = counted(ws, tmp_path / "one", background=True, mandatory_at=now(seconds=2))
+    clock = Clock(ws)
+    service = clock.start("service", disk.seen_by(PROGRAM), missing_after=LOOK_EVERY)
+    accepted = counted(ws, tmp_path / "one", mandatory_at=now(hours=1))
     await dispatcher.dispatch(accepted)
     service.wait_for("job.received")
     disk.fill()
     coming = await dispatcher.dispatch(counted(ws, tmp_path / "two", background=True))
     service.wait_for("ledger.failing")
-    await asyncio.sleep(2.5)
+    clock.set(2 * HOUR)
+    service.wait_for("claim.failed")
     assert service.end() == 0
     no_traceback(service)
+    assert not service.events("job.started")
     disk.clear()
-    ws.start("service", program=disk.program)
+    clock.start("service", disk.seen_by(PROGRAM))
     for job, ran in ((accepted, tmp_path / "one"), (coming, tmp_path / "two")):
         assert (await ended(dispatcher, job)).state is State.SUCCEEDED
         assert ran.read_text() == "x\n"
@@ -215,7 +221,8 @@ async def test_claims_in_a_folder_that_became_read_only_wait(
     disk.mount("-o", "remount,bind,ro", claims)
     job = await dispatcher.dispatch(counted(ws, ran, mandatory_at=now()))
     service.wait_for("claim.failed")
-    await asyncio.sleep(1.5)
+    needs_none = await dispatcher.dispatch(ws.job("true", background=True))
+    assert (await ended(dispatcher, needs_none)).state is State.SUCCEEDED
     assert not ran.exists()
     disk.mount("-o", "remount,bind,rw", claims)
     assert (await ended(dispatcher, job)).state is State.SUCCEEDED
@@ -235,7 +242,6 @@ async def test_a_ledger_that_cannot_be_written_is_tried_again(
     ran = tmp_path / "ran"
     job = await dispatcher.dispatch(counted(ws, ran, background=True))
     service.wait_for("ledger.failing")
-    await asyncio.sleep(2)
     assert not ran.exists()
     resource.prlimit(service.process.pid, resource.RLIMIT_FSIZE, (unlimited, unlimited))
     assert (await ended(dispatcher, job)).state is State.SUCCEEDED

@@ -8,13 +8,12 @@ from pathlib import Path
 import pytest
 
 from broker import Dispatcher, DispatcherSettings, Unreachable
-from schemas import State
-from tests.support.faults import counting, ran_once, succeeded_once, until, works
+from schemas import Job, Report, State
+from tests.support.faults import counting, held, ran_once, succeeded_once, works
 from tests.support.proxy import Proxy
 from tests.support.rabbitmq import Node
+from tests.support.waiting import LIMIT, Gate, until
 from tests.support.workstation import Workstation, final, follow
-
-_OLD = 2.0  # a node killed within a second of declaring a queue may not know it afterwards
 
 
 @pytest.fixture(scope="module")
@@ -35,45 +34,57 @@ def ran(tmp_path: Path) -> Path:
     return tmp_path / "ran"
 
 
-def patient(url: str, seconds: float = 60) -> DispatcherSettings:
+def patient(url: str, seconds: float = LIMIT) -> DispatcherSettings:
     return DispatcherSettings(
         amqp_url=(url,), patience=timedelta(seconds=seconds), settle=timedelta(seconds=0.5)
     )
 
 
-@pytest.mark.full
+async def seeing(dispatcher: Dispatcher, job: Job, seen: asyncio.Event) -> list[Report]:
+    """Follow a job to its end; say when the first report has come."""
+    reports = []
+    async for report in dispatcher.follow(job.id):
+        reports.append(report)
+        seen.set()
+    return reports
+
+
 async def test_the_broker_is_killed_and_starts_again(
-    ws: Workstation, dispatcher: Dispatcher, settings: DispatcherSettings, node: Node, ran: Path
+    ws: Workstation, settings: DispatcherSettings, node: Node, ran: Path, tmp_path: Path
 ) -> None:
     """Who dispatches, follows or cancels meanwhile waits, and then it is done."""
     service = ws.start("service")
     jobs = [counting(ws, ran, number) for number in range(40)]
-    followed = await dispatcher.dispatch(
-        ws.job(f"sleep 4; echo 40 >> {ran}", shell=True, background=True)
-    )
-    withdrawn = await dispatcher.dispatch(ws.job("sleep", "600", background=True))
-    service.wait_for("job.started", count=2)
-    await asyncio.sleep(_OLD)
+    gate, told, sent = Gate(tmp_path / "go"), list[str](), list[Job]()
+    async with Dispatcher.connect(settings, told.append) as dispatcher:
+        followed = await dispatcher.dispatch(held(ws, ran, gate, 40))
+        withdrawn = await dispatcher.dispatch(ws.job("sleep", "600", background=True))
+        service.wait_for("job.started", count=2)
+        node.sync()
 
-    async def dispatching() -> None:
-        for job in jobs:
-            await dispatcher.dispatch(job)
-            await asyncio.sleep(0.05)
+        async def dispatching() -> None:
+            for job in jobs:
+                sent.append(await dispatcher.dispatch(job))
+                if len(sent) == len(jobs) // 2:
+                    await until(lambda: told)  # the others are sent to no broker
 
-    async with asyncio.TaskGroup() as tasks:
-        following = tasks.create_task(follow(dispatcher, followed))
-        watching = tasks.create_task(
-            asyncio.to_thread(ws.run, "pcm", "watch", followed.id, patience="60s")
-        )
-        tasks.create_task(dispatching())
-        await asyncio.sleep(1)
-        await asyncio.to_thread(node.kill)
-        tasks.create_task(dispatcher.cancel(withdrawn.id))
-        await asyncio.sleep(1)
-        await asyncio.to_thread(node.start)
-    assert final(following.result()).state is State.SUCCEEDED
-    assert watching.result().returncode == 0, watching.result().stderr
-    assert final(await follow(dispatcher, withdrawn)).state is State.CANCELLED
+        async with asyncio.TaskGroup() as tasks:
+            seen = asyncio.Event()
+            following = tasks.create_task(seeing(dispatcher, followed, seen))
+            watching = tasks.create_task(
+                asyncio.to_thread(ws.run, "pcm", "watch", followed.id, patience=f"{LIMIT:.0f}s")
+            )
+            tasks.create_task(dispatching())
+            await seen.wait()
+            await until(lambda: len(sent) == len(jobs) // 2)
+            await asyncio.to_thread(node.kill)
+            tasks.create_task(dispatcher.cancel(withdrawn.id))
+            await until(lambda: told)
+            gate.open()
+            await asyncio.to_thread(node.start)
+        assert final(following.result()).state is State.SUCCEEDED
+        assert watching.result().returncode == 0, watching.result().stderr
+        assert final(await follow(dispatcher, withdrawn)).state is State.CANCELLED
     await succeeded_once(settings, [*jobs, followed])
     ran_once(ran, range(41))
 
@@ -111,7 +122,7 @@ async def test_a_frozen_broker_is_given_up(ws: Workstation, node: Node) -> None:
     """By who was connected, in the middle of following too, and by who wants to connect."""
     service = ws.start("service")
     with Proxy(node.port) as proxy:
-        url = proxy.url(heartbeat=2)
+        url = proxy.url(heartbeat=1)
         async with (
             Dispatcher.connect(patient(url, 1)) as dispatcher,
             Dispatcher.connect(patient(url, 1)) as follower,
@@ -119,8 +130,9 @@ async def test_a_frozen_broker_is_given_up(ws: Workstation, node: Node) -> None:
         ):
             job = await dispatcher.dispatch(ws.job("sleep", "600", background=True))
             service.wait_for("job.started")
-            following = asyncio.create_task(follow(follower, job))
-            await asyncio.sleep(1)
+            seen = asyncio.Event()
+            following = asyncio.create_task(seeing(follower, job, seen))
+            await seen.wait()
             proxy.freeze()
             programs = asyncio.gather(
                 *(
@@ -162,11 +174,12 @@ async def test_following_ends_when_told_to_though_the_broker_is_frozen(
         async with Dispatcher.connect(patient(proxy.url())) as dispatcher:
             job = await dispatcher.dispatch(ws.job("sleep", "600", background=True))
             service.wait_for("job.started")
-            following = asyncio.create_task(follow(dispatcher, job))
-            await asyncio.sleep(1)
+            seen = asyncio.Event()
+            following = asyncio.create_task(seeing(dispatcher, job, seen))
+            await seen.wait()
             proxy.freeze()
             following.cancel()
-            done, _ = await asyncio.wait({following}, timeout=15)
+            done, _ = await asyncio.wait({following}, timeout=LIMIT)
             assert done
             assert following.cancelled()
             proxy.thaw()

@@ -23,9 +23,10 @@ from broker.amqp import topology
 from schemas import Report, State, TrustedKey
 from tests.support import other, programs
 from tests.support.admin import check_in
-from tests.support.counted import no_traceback, until_there
+from tests.support.counted import no_traceback
 from tests.support.keys import Keys
 from tests.support.site import Settings, Site
+from tests.support.waiting import LIMIT, until_there
 from tests.support.workstation import (
     PCM_AGENT,
     AgentProcess,
@@ -116,7 +117,7 @@ class Plant:
 
     async def reports(self, job_id: str) -> list[Report]:
         """Return all reports of a job, once it has ended everywhere."""
-        async with asyncio.timeout(90), Dispatcher.connect(self.reaching) as dispatcher:
+        async with asyncio.timeout(LIMIT), Dispatcher.connect(self.reaching) as dispatcher:
             return [report async for report in dispatcher.follow(job_id)]
 
     async def ended(self, job_id: str) -> Report:

@@ -14,7 +14,8 @@ from typing import Any
 import aiohttp
 import pytest
 
-_LIMIT = 60.0
+from tests.support.waiting import LIMIT
+
 _TOKEN = re.compile(
     r"\x1b\[([0-9;?$]*)([A-Za-z])|\x1b[P\]][^\x07\x1b]*(?:\x07|\x1b\\)?|(.)", re.DOTALL
 )
@@ -66,7 +67,7 @@ class Browser:
 
     async def until(self, text: str) -> str:
         """Wait until its terminal shows a text; return all that it shows."""
-        deadline = time.monotonic() + _LIMIT
+        deadline = time.monotonic() + LIMIT
         while text not in (shown := "\n".join(self.grid.lines)):
             assert time.monotonic() < deadline, shown
             await self._do("Runtime.evaluate", expression="1")
@@ -99,7 +100,7 @@ class Browser:
         self._number += 1
         await self._socket.send_json({"id": self._number, "method": method, "params": parameters})
         while True:
-            told = await self._socket.receive_json(timeout=_LIMIT)
+            told = await self._socket.receive_json(timeout=LIMIT)
             if told.get("id") == self._number:
                 assert "error" not in told, told
                 result: dict[str, Any] = told["result"]

@@ -1,23 +1,30 @@
-"""Runs `pcm-agent` by a wall clock that a test sets.
+"""A wall clock that a test sets, and the agents that go by it."""
 
-The file that `TEST_CLOCK` names holds the seconds by which it is wrong. Only `time.time` is:
-that is what the agents decide by.
-"""
+import struct
+import sys
 
-import os
-import time
-from pathlib import Path
+from tests.support.workstation import AgentProcess, Program, Workstation
 
-from agents.cli import main
-
-_FILE = Path(os.environ["TEST_CLOCK"])
-_right = time.time
+LOOK_EVERY = "1s"
+"""`missing_after` of agents that soon notice a jump ahead: so often they look at users' jobs."""
+PROGRAM: Program = (sys.executable, "-m", "tests.support.wrong_clock")
 
 
-def _wrong() -> float:
-    return _right() + float(_FILE.read_text())
+class Clock:
+    """The wall clock of a workstation's agents, wrong by so many seconds."""
 
+    def __init__(self, ws: Workstation, wrong_by: float = 0.0) -> None:
+        self._ws = ws
+        self._file = ws.folder / "clock"
+        self._file.touch()
+        ws.environment["TEST_CLOCK"] = str(self._file)
+        self.set(wrong_by)
 
-if __name__ == "__main__":
-    time.time = _wrong
-    main()
+    def set(self, wrong_by: float) -> None:
+        """Have it jump."""
+        with self._file.open("r+b", buffering=0) as file:
+            file.write(struct.pack("d", wrong_by))  # eight bytes: they change at once
+
+    def start(self, kind: str, program: Program = PROGRAM, **settings: str) -> AgentProcess:
+        """Start an agent that goes by it."""
+        return self._ws.start(kind, connected=True, program=program, **settings)

@@ -1,17 +1,14 @@
 """Jobs that leave a line for each of their runs, and what is told of them."""
 
 import asyncio
-import time
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
 from broker import Dispatcher
 from schemas import Job, Report, State
-from tests.support.workstation import AgentProcess, Workstation, final, follow
-
-LIMIT = 40.0
-"""Seconds in which whatever does not hang comes to its end."""
+from tests.support.waiting import LIMIT
+from tests.support.workstation import AgentProcess, Workstation, final, follow, until_state
 
 
 def now(**after: float) -> datetime:
@@ -21,14 +18,6 @@ def now(**after: float) -> datetime:
 def counted(ws: Workstation, ran: Path, script: str = "", **fields: Any) -> Job:
     """Return a job that writes a line to `ran`, then goes on by a script."""
     return ws.job(f"echo x >> {ran}; {script}", shell=True, **fields)
-
-
-def until_there(path: Path) -> None:
-    """Wait until a file has something in it."""
-    deadline = time.monotonic() + LIMIT
-    while not (path.exists() and path.stat().st_size):
-        assert time.monotonic() < deadline, f"no {path}"
-        time.sleep(0.02)
 
 
 async def told(dispatcher: Dispatcher, job: Job) -> list[Report]:
@@ -42,6 +31,26 @@ async def ended(dispatcher: Dispatcher, job: Job, starts: int = 1) -> Report:
     reports = await told(dispatcher, job)
     assert [report.state for report in reports].count(State.STARTED) == starts
     return final(reports)
+
+
+async def past(ws: Workstation, dispatcher: Dispatcher, at: datetime) -> None:
+    """Wait until the service has done what is due before a time, by a job that is due then.
+
+    Of a service with one worker: what is due before comes first.
+    """
+    later = await dispatcher.dispatch(ws.job("true", background=True, mandatory_at=at))
+    assert (await ended(dispatcher, later)).state is State.SUCCEEDED
+
+
+async def an_offer_runs(ws: Workstation, dispatcher: Dispatcher) -> None:
+    """Wait until the user's agent has started what is due, by an offer that the user runs then.
+
+    Of an agent with one worker: what is due comes first.
+    """
+    offer = await dispatcher.dispatch(ws.job("true"))
+    await until_state(dispatcher, offer, State.OFFERED)
+    assert ws.run("pcm-agent", "run", offer.id).returncode == 0
+    assert (await ended(dispatcher, offer)).state is State.SUCCEEDED
 
 
 def no_traceback(*agents: AgentProcess) -> None:

@@ -55,7 +55,11 @@ class Disk:
     @property
     def program(self) -> Program:
         """`pcm-agent`, seeing the disk."""
-        return (*self._enter, *PCM_AGENT)
+        return self.seen_by(PCM_AGENT)
+
+    def seen_by(self, program: Program) -> Program:
+        """Return a program that sees the disk."""
+        return (*self._enter, *program)
 
     def fill(self) -> None:
         """Fill it to the last byte."""

@@ -3,7 +3,7 @@
 import asyncio
 import time
 from collections import Counter
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from pathlib import Path
 
 from broker import Dispatcher, DispatcherSettings
@@ -11,18 +11,10 @@ from broker.amqp.connection import connect
 from broker.amqp.publisher import Publisher
 from broker.stream import stream
 from schemas import Job, Report, State
+from tests.support.waiting import LIMIT, Gate
 from tests.support.workstation import AgentProcess, Workstation, final, follow
 
-LIMIT = 40.0
 _REASONS = 4  # lost; then, as a broker comes up: reset, refused, not there yet
-
-
-async def until(what: Callable[[], bool]) -> None:
-    """Wait until something holds."""
-    deadline = time.monotonic() + LIMIT
-    while not what():
-        assert time.monotonic() < deadline
-        await asyncio.sleep(0.02)
 
 
 def told_once(agent: AgentProcess) -> None:
@@ -46,6 +38,11 @@ async def works(ws: Workstation, dispatcher: Dispatcher) -> None:
 def counting(ws: Workstation, ran: Path, number: int = 0) -> Job:
     """Return a job that leaves a line wherever it runs."""
     return ws.job(f"echo {number} >> {ran}", shell=True, background=True)
+
+
+def held(ws: Workstation, ran: Path, gate: Gate, number: int = 1) -> Job:
+    """Return a job that leaves its line only when the gate is open."""
+    return ws.job(f"{gate.script}; echo {number} >> {ran}", shell=True, background=True)
 
 
 def ran_once(ran: Path, numbers: Iterable[int]) -> None:

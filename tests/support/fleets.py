@@ -25,9 +25,9 @@ from schemas import CheckIn
 from tests.support import programs
 from tests.support.collected import collected
 from tests.support.programs import BIN
+from tests.support.waiting import LIMIT
 from tests.support.workstation import Program, Workstation
 
-LIMIT = 60.0
 _SABOTAGE = Path(__file__).with_name("sabotage.py")
 _numbers = itertools.count(1)
 

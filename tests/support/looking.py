@@ -11,8 +11,7 @@ from textual.pilot import Pilot
 from agents.window.app import Window
 from agents.window.client import Client
 from tests.support.standin import NOW
-
-_LIMIT = 30.0
+from tests.support.waiting import LIMIT
 
 
 class Clock:
@@ -40,7 +39,7 @@ class Looking:
 
     async def until(self, seen: str | Callable[[], Any]) -> str:
         """Wait until the screen shows a text, or something is so; return the screen."""
-        deadline = time.monotonic() + _LIMIT
+        deadline = time.monotonic() + LIMIT
         while not (self._shows(seen) if isinstance(seen, str) else seen()):
             assert time.monotonic() < deadline, f"no {seen}:\n{self.text}"
             await self.pilot.pause(0.02)

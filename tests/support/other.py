@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 
 from agents.execution import environment as surroundings
+from tests.support.waiting import LIMIT
 
 UID = 65534
 _PYTHON = shutil.which("python3", path=surroundings.PATH) or sys.executable
@@ -40,7 +41,7 @@ def _start(code: str, words: "tuple[str | Path, ...]") -> "subprocess.Popen[str]
 def does(code: str, *words: str | Path) -> str:
     """Run code as another user, with its words in `a`; return what it prints, errors included."""
     with _start(code, words) as process:
-        return process.communicate(timeout=60)[0]
+        return process.communicate(timeout=LIMIT)[0]
 
 
 @contextmanager

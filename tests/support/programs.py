@@ -21,13 +21,13 @@ from typing import IO
 
 from agents import cli as agent_cli
 from broker.cli import main as pcm_cli
+from tests.support.waiting import LIMIT
 
 ROOT = Path(__file__).parents[2]
 Done = CompletedProcess[str]
 BIN = Path(sys.executable).parent
 NOWHERE = "amqp://nobody:secret@127.0.0.1:1/"
 _HOME = TemporaryDirectory(prefix="pcm-home-")
-_LIMIT = 120.0  # seconds
 _HANDLE_SIGNALS = [("collect",), ("schedule", "run")]
 _ANSWERED_BY_FILES = ("pending", "history", "run", "postpone", "decline", "stop")
 """The commands of `pcm-agent` that start no agent and no window."""
@@ -58,7 +58,7 @@ def run_bytes(
             cwd=cwd,
             input=given,
             capture_output=True,
-            timeout=_LIMIT,
+            timeout=LIMIT,
             check=False,
         )
     command = pcm_cli.command if program == "pcm" else agent_cli.command
@@ -71,7 +71,7 @@ def run_bytes(
                 target=lambda: status.append(_status(command, list(words))), daemon=True
             )
             thread.start()
-            thread.join(_LIMIT)
+            thread.join(LIMIT)
             assert not thread.is_alive(), f"{program} {' '.join(words)}: still runs"
         return CompletedProcess([program, *words], status[0], _content(stdout), _content(stderr))
 

@@ -1,4 +1,10 @@
-"""A private RabbitMQ node: free ports, a folder of its own, loopback only; gone afterwards."""
+"""A private RabbitMQ node: free ports, a folder of its own, loopback only; gone afterwards.
+
+Tests that need a broker use a virtual host of one shared node, or of a broker that is given by
+`PCM_TEST_AMQP_URL` (see `Broker`). Tests that break a broker start nodes of their own. All nodes
+are of the version in the folder that `PCM_TEST_RABBITMQ_ROOT` names (see `_program`), or else of
+the installed one.
+"""
 
 import os
 import shutil
@@ -12,13 +18,16 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Self
+from typing import Any, NoReturn, Self
 
 from yarl import URL
 
+from broker.amqp.management import Management
+from broker.settings import ManagementSettings
+from tests.support.waiting import LIMIT
+
 _SBIN = Path("/usr/lib/rabbitmq/bin")
 _ROOT = os.environ.get("PCM_TEST_RABBITMQ_ROOT", "")
-_START_LIMIT = 180.0  # seconds; on a busy machine a node takes a minute
 _CONFIG = """
 listeners.tcp.1 = 127.0.0.1:{port}
 loopback_users.guest = true
@@ -98,14 +107,18 @@ class Broker:
 
     def ctl(self, *words: str) -> str:
         """Run rabbitmqctl on it; return what it prints."""
-        return subprocess.run(
-            [*self._ctl, "-q", *words],
-            env=self._environment,
-            stdin=subprocess.DEVNULL,
-            capture_output=True,
-            text=True,
-            check=True,
-        ).stdout
+        try:
+            return subprocess.run(
+                [*self._ctl, "-q", *words],
+                env=self._environment,
+                stdin=subprocess.DEVNULL,
+                capture_output=True,
+                text=True,
+                check=True,
+            ).stdout
+        except subprocess.CalledProcessError as error:
+            error.add_note(error.stderr)
+            raise
 
     def add_user(self, name: str, password: str) -> None:
         """Make a login that may do everything in the virtual host."""
@@ -129,12 +142,29 @@ class Broker:
         """Make a virtual host, and delete it afterwards."""
         url = URL(self.url).with_path(f"/{name}")
         made = Broker(str(url), self.management_url, self._ctl, self._environment)
-        made.ctl("add_vhost", name)
-        made.allow(url.user or "guest")
+        if not self.management_url:
+            made.ctl("add_vhost", name)
+            made.allow(url.user or "guest")
+            try:
+                yield made
+            finally:
+                made.ctl("delete_vhost", name)
+            return
+        # Without a new Erlang node for each call, which takes a busy machine a minute.
+        management = made.management()
+        management.put("vhosts", name, body={})
+        everything = {"configure": ".*", "write": ".*", "read": ".*"}
+        management.put("permissions", name, url.user or "guest", body=everything)
         try:
             yield made
         finally:
-            made.ctl("delete_vhost", name)
+            management.delete("vhosts", name)
+
+    def management(self) -> Management:
+        """Return its management API."""
+        return Management.of(
+            ManagementSettings(amqp_url=(self.url,), management_url=self.management_url)
+        )
 
     def shared(self) -> dict[str, Any]:
         """Return what another process makes a `Broker` of."""
@@ -151,7 +181,7 @@ class Broker:
         Raises:
             NoRabbitMQ: it does not.
         """
-        deadline = time.monotonic() + _START_LIMIT
+        deadline = time.monotonic() + LIMIT
         while not self.answers():
             if time.monotonic() > deadline:
                 raise NoRabbitMQ(f"no broker answers at port {self.port}")
@@ -171,15 +201,31 @@ class Broker:
 
 @contextmanager
 def or_skipped() -> Iterator[None]:
-    """Skip tests where there is no rabbitmq-server; but not in CI, which must have it."""
+    """Skip tests where there is no rabbitmq-server; but not where one is promised, as in CI."""
     try:
         yield
     except NoRabbitMQ as error:
-        if os.environ.get("CI"):
+        if _ROOT or os.environ.get("CI"):
             raise
-        import pytest  # the demo, which starts nodes, too, has no need of it
+        _skip(str(error))
 
-        pytest.skip(str(error))
+
+@contextmanager
+def own_nodes() -> Iterator[None]:
+    """Skip tests that start nodes where they cannot, or where another broker is to be tested.
+
+    That is not ours to break, and nodes of this machine's version would tell nothing about it.
+    """
+    if Broker.given() and not _ROOT:
+        _skip("PCM_TEST_AMQP_URL: nodes are started only with PCM_TEST_RABBITMQ_ROOT")
+    with or_skipped():
+        yield
+
+
+def _skip(reason: str) -> NoReturn:
+    import pytest  # the demo, which starts nodes, too, has no need of it
+
+    pytest.skip(reason)
 
 
 class Node(Broker):
@@ -274,7 +320,7 @@ class Node(Broker):
         Raises:
             NoRabbitMQ: it has ended, or does not answer.
         """
-        deadline = time.monotonic() + _START_LIMIT
+        deadline = time.monotonic() + LIMIT
         while not self.answers():
             if self._process is None or self._process.poll() is not None:
                 raise NoRabbitMQ(f"rabbitmq-server has ended:\n{self._boot_log()}")
@@ -291,9 +337,18 @@ class Node(Broker):
         return self._folder / "data"
 
     @property
+    def log(self) -> str:
+        """What it logged."""
+        return (self._folder / "log" / f"{self._name}.log").read_text(errors="replace")
+
+    @property
     def pid(self) -> int:
         """Its process, and the parent of all of them; 0 where none runs."""
         return self._process.pid if self._process else 0
+
+    def sync(self) -> None:
+        """Have it write what it would write within a second or two, such as what queues it has."""
+        self.ctl("eval", "mnesia:sync_log(), [dets:sync(Table) || Table <- dets:all()].")
 
     def kill(self) -> None:
         """End it as a power cut would."""

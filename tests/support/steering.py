@@ -11,9 +11,8 @@ from broker.amqp.publisher import Publisher
 from broker.stream import stream
 from broker.stream.entry import StreamEntry
 from schemas import CheckIn, Pause
+from tests.support.waiting import LIMIT
 from tests.support.workstation import Workstation
-
-_LIMIT = 30.0
 
 
 async def publish(settings: DispatcherSettings, key: str, body: bytes, kind: str) -> None:
@@ -41,7 +40,7 @@ class CheckIns:
 
     async def next(self, agent: str = "service") -> CheckIn:
         """Wait for an agent's next check-in."""
-        async with asyncio.timeout(_LIMIT):
+        async with asyncio.timeout(LIMIT):
             async for entry in self._entries:
                 for record in entry.records():
                     if (

@@ -14,7 +14,8 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import ClassVar
 
-_LIMIT = 60.0
+from tests.support.waiting import LIMIT
+
 _TOKEN = re.compile(r"\x1b\[\??([0-9;]*)([A-Za-z])|(\r)|(\n)|([^\x1b\r\n]+)|\x1b.?")
 
 
@@ -93,12 +94,12 @@ class OnTerminal:
         for terminal in list(cls._open):
             if terminal.process.poll() is None:
                 terminal.process.kill()
-            terminal.process.wait(_LIMIT)
+            terminal.process.wait(LIMIT)
             terminal.hang_up()
 
     def until(self, seen: Callable[[str], bool]) -> str:
         """Wait until the screen shows something; return it."""
-        deadline = time.monotonic() + _LIMIT
+        deadline = time.monotonic() + LIMIT
         while not seen(text := "\n".join(self.screen.shown)):
             assert time.monotonic() < deadline, text
             assert self._read(), f"it ended:\n{text}"
@@ -120,10 +121,10 @@ class OnTerminal:
 
     def end(self) -> int:
         """Wait until it has ended; return its exit status."""
-        deadline = time.monotonic() + _LIMIT
+        deadline = time.monotonic() + LIMIT
         while self._read():
             assert time.monotonic() < deadline, self.screen.shown
-        status = self.process.wait(_LIMIT)
+        status = self.process.wait(LIMIT)
         self.hang_up()
         return status
 

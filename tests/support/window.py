@@ -10,9 +10,8 @@ from pathlib import Path
 from typing import Any
 
 from schemas import Job
+from tests.support.waiting import LIMIT
 from tests.support.workstation import Workstation
-
-_LIMIT = 30.0
 
 Line = dict[str, Any]
 
@@ -33,7 +32,7 @@ class Window:
 
     def until(self, wanted: Callable[[Line], object]) -> Line:
         """Return the next line that is wanted."""
-        deadline = time.monotonic() + _LIMIT
+        deadline = time.monotonic() + LIMIT
         while not wanted(line := self.next()):
             assert time.monotonic() < deadline, line
         return line
@@ -55,9 +54,9 @@ def window(ws: Workstation, request: Line | bytes, user: str = "ada") -> Iterato
     line = request if isinstance(request, bytes) else json.dumps(request).encode()
     folder = os.open(ws.state_dir / f"interactive-{user}", os.O_RDONLY)
     speaker = socket.socket(socket.AF_UNIX)
-    speaker.settimeout(_LIMIT)
+    speaker.settimeout(LIMIT)
     # Soon after its start the agent does not listen yet.
-    deadline = time.monotonic() + _LIMIT
+    deadline = time.monotonic() + LIMIT
     while speaker.connect_ex(f"/proc/self/fd/{folder}/control.sock"):
         assert time.monotonic() < deadline
         time.sleep(0.02)

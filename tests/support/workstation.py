@@ -20,10 +20,10 @@ from schemas import CheckIn, Command, Job, Report, State, Target
 from schemas import workstation as workstation_target
 from tests.support import programs
 from tests.support.programs import BIN
+from tests.support.waiting import LIMIT
 
 Program = Sequence[str | Path]
 PCM_AGENT: Program = (BIN / "pcm-agent",)
-_LIMIT = 30.0
 _EVER = datetime.min.replace(tzinfo=UTC)
 _SABOTAGE = Path(__file__).with_name("sabotage.py")
 
@@ -57,7 +57,7 @@ class AgentProcess:
 
     def wait_for(self, name: str, count: int = 1) -> None:
         """Wait until it logged so many events of a name."""
-        deadline = time.monotonic() + _LIMIT
+        deadline = time.monotonic() + LIMIT
         while len(self.events(name)) < count:
             assert self.process.poll() is None, self.log.read_text()
             assert time.monotonic() < deadline, f"no {name}:\n{self.log.read_text()}"
@@ -67,7 +67,7 @@ class AgentProcess:
         """Signal it and wait for its end; return its exit status."""
         if self.process.poll() is None:
             self.process.send_signal(number)
-        return self.process.wait(_LIMIT)
+        return self.process.wait(LIMIT)
 
 
 class Workstation:
@@ -137,13 +137,22 @@ async def follow(dispatcher: Dispatcher, job: Job) -> list[Report]:
     return [report async for report in dispatcher.follow(job.id, progress)]
 
 
+async def until_state(dispatcher: Dispatcher, job: Job, state: State, agent: str = "") -> None:
+    """Wait until a job is reported to be in a state, by any agent or by one."""
+    async with asyncio.timeout(LIMIT):
+        async for report in dispatcher.follow(job.id):
+            if report.state is state and agent in ("", report.agent):
+                return
+    raise AssertionError(f"{job.id} ended, and was never {state}")
+
+
 async def checked_in(
     settings: BrokerSettings, ws: Workstation, agents: int = 1, since: datetime = _EVER
 ) -> None:
     """Wait until so many agents of a workstation have said, since then, that they are there."""
     seen = set()
     async with (
-        asyncio.timeout(_LIMIT),
+        asyncio.timeout(LIMIT),
         connect(settings, "test") as connection,
         stream.read(connection, None) as entries,
     ):

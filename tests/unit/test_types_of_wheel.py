@@ -60,19 +60,10 @@ def _run(*words: str | Path, cwd: Path | None = None) -> None:
 
 
 def _mypy(project: Path, *files: str) -> "CompletedProcess[str]":
-    cache = project / "cache"
+    checker = [sys.executable, "-m", "mypy", "--strict", "--no-pretty", "--no-error-summary"]
+    where = ["--python-executable", str(_python(project)), "--cache-dir", str(project / "cache")]
     return subprocess.run(
-        [
-            *(
-                sys.executable,
-                "-m",
-                "mypy",
-                "--strict",
-                "--no-error-summary",
-                "--hide-error-context",
-            ),
-            *("--python-executable", _python(project), "--cache-dir", cache, "--no-pretty", *files),
-        ],
+        [*checker, *where, *files],
         capture_output=True,
         text=True,
         cwd=project,

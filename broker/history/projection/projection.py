@@ -1,12 +1,12 @@
 """Folds the stream's entries into the history's tables: the same tables, however it is cut up.
 
-What is known of a job on a workstation depends on the set of its reports alone: neither their
-order nor a second copy changes it. Only starts, of which an agent tells in their order, and
-departures count by their place in the stream.
+A job's state on a workstation depends on the set of its reports alone (`schemas.report.furthest`).
+Only departures count by their place in the stream.
 """
 
+from collections import defaultdict
 from collections.abc import Callable, Iterable, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from pydantic import TypeAdapter
 from sqlalchemy import (
@@ -18,13 +18,14 @@ from sqlalchemy import (
     exists,
     literal,
     select,
+    tuple_,
     union,
     update,
 )
 
 from broker.history.projection import check_ins as presence
 from broker.history.projection import rejected as forgeries
-from broker.history.projection.upserts import put, upsert
+from broker.history.projection.upserts import RANK, put, upsert
 from broker.history.schema import (
     agents,
     jobs,
@@ -44,12 +45,11 @@ from schemas import (
     Report,
     Result,
     State,
-    WallClock,
     WorkstationForgotten,
 )
 from schemas.job import id_time
-from schemas.report import first_line
-from schemas.times import Moment
+from schemas.report import ANSWERS, Rank, first_line, furthest, order
+from schemas.times import Moment, latest
 
 if TYPE_CHECKING:
     from broker.stream.entry import Record
@@ -57,12 +57,10 @@ if TYPE_CHECKING:
 QUEUED = "queued"
 UNREACHABLE = "unreachable"
 
-_QUEUED_RANK, _GONE_RANK = 0, 3
-# A command that was started, and a departure: whichever came later.
-_RANKS = {state: 5 if state.final else 2 for state in State} | {
-    State.RECEIVED: 1,  # both agents of a workstation say so: it tells nothing new
-    State.STARTED: _GONE_RANK,
-}
+_QUEUED_RANK = 0
+# After all that was accepted and before a start: one that is read later counts over a departure.
+_GONE_RANK, _GONE_RANK_AT = Rank.ACCEPTED, 1e300
+_CHUNK = 500  # pairs of job and workstation in a query
 
 
 def _names(table: Table) -> list[str]:
@@ -84,10 +82,29 @@ _NO_ENDING: dict[str, object] = {
     **dict.fromkeys(("exit_code", "signal", "duration", "restart_required")),
     "line": "",
 }
-_LATEST_ZONE = 12 * 3600.0  # how far the last clock on a wall is behind UTC
 
 Row = dict[str, Any]
 _WAITS: Row = {"state": QUEUED, "rank": _QUEUED_RANK, "rank_at": 0.0, "rank_offset": 0}
+
+
+class _Answer(NamedTuple):
+    """A report of what a user was asked or answered, as it is stored."""
+
+    job_id: str
+    workstation: str
+    id: str
+    agent: str
+    state: str
+    timestamp: float
+    reason: str
+    until: float | None
+    offset: int
+
+
+_ANSWER = (
+    *(reports.c[name] for name in ("job_id", "workstation", "id", "agent", "state", "at")),
+    *(reports.c[name] for name in ("reason", "until", "offset")),
+)
 
 
 class Fold:
@@ -99,6 +116,7 @@ class Fold:
         self._jobs: list[Row] = []
         self._expected: list[Row] = []
         self._best: dict[tuple[str, str], Row] = {}
+        self._answered: set[tuple[str, str]] = set()
         self._reports: list[Row] = []
         self._results: dict[tuple[str, str], Row] = {}
         self._seen: dict[str, Row] = {}
@@ -138,11 +156,12 @@ class Fold:
         self._upsert(reports, self._reports)
         self._upsert(results, list(self._results.values()))
         self._upsert(outcomes, list(self._best.values()), _OUTCOME)
+        self._upsert(outcomes, self._answers(), _OUTCOME)
         if self._seen:
             self._connection.execute(_SEEN, list(self._seen.values()))
         for taken in (
             self._check_ins, self._jobs, self._expected,
-            self._stubs, self._reports, self._results, self._best, self._seen,
+            self._stubs, self._reports, self._results, self._best, self._answered, self._seen,
         ):  # fmt: skip
             taken.clear()
 
@@ -167,17 +186,35 @@ class Fold:
             self._stubs[job_id] = _stub(report, offset)
         if state is State.CONFLICT:
             return
-        place = _place(state, at, offset)
+        if state in ANSWERS:  # which counts, depends on those of other agents
+            self._answered.add(key)
+            return
+        place = order(report)
         known = self._best.get(key)
-        if known is None or (known["rank"], known["rank_at"], known["rank_offset"]) < place:
-            rank, rank_at, rank_offset = place
+        if known is None or tuple(known[name] for name in RANK) < place:
             ending = _ending(report) if report.result or state.final else _NO_ENDING
-            self._best[key] = {
-                **row, "rank": rank, "rank_at": rank_at, "rank_offset": rank_offset, **ending
-            }  # fmt: skip
+            self._best[key] = {**row, **dict(zip(RANK, place, strict=True)), **ending}
         if report.result is not None and state.final and key not in self._results:
             body = _body(report.result)
             self._results[key] = {"job_id": job_id, "workstation": workstation, "body": body}
+
+    def _answers(self) -> list[Row]:
+        """Return the outcomes of jobs that users were asked about, from all that they answered."""
+        keys = [
+            key
+            for key in self._answered
+            if key not in self._best or self._best[key]["rank"] < Rank.ANSWERED
+        ]
+        found: dict[tuple[str, str], list[_Answer]] = defaultdict(list)
+        for start in range(0, len(keys), _CHUNK):
+            of_jobs = tuple_(reports.c.job_id, reports.c.workstation)
+            query = select(*_ANSWER).where(
+                of_jobs.in_(keys[start : start + _CHUNK]), reports.c.state.in_(ANSWERS)
+            )
+            for row in self._connection.execute(query):
+                answer = _Answer(*row)
+                found[answer.job_id, answer.workstation].append(answer)
+        return [_outcome(answers) for answers in found.values()]
 
     # What administrators ask
 
@@ -297,11 +334,11 @@ class Fold:
             self._connection.execute(delete(column.table).where(column == name))
         self._connection.execute(
             update(outcomes)
-            .where(outcomes.c.workstation == name, outcomes.c.rank <= _GONE_RANK)
+            .where(outcomes.c.workstation == name, outcomes.c.rank <= Rank.STARTED)
             .values(
                 state=UNREACHABLE,
                 rank=_GONE_RANK,
-                rank_at=0.0,
+                rank_at=_GONE_RANK_AT,
                 rank_offset=offset,
                 at=departure.created_at.timestamp(),
                 reason=f"{departure.sender} had the workstation forgotten",
@@ -326,15 +363,24 @@ def addressed(job: Job) -> Select[str]:
     return select(found.c.name)
 
 
-def _place(state: State, at: float, offset: int) -> tuple[int, float, int]:
-    """Return how much a report says: the later place is the one that counts.
-
-    Of final reports the first one; of starts the last; else the newer, by the workstation's clock.
-    """
-    rank = _RANKS[state]
-    if state.final:
-        return (rank, 0.0, -offset)
-    return (rank, 0.0 if rank == _GONE_RANK else at, offset)
+def _outcome(answers: Sequence[_Answer]) -> Row:
+    """Return the outcome that all answers about a job on a workstation give."""
+    last = furthest(answers)
+    assert last is not None  # noqa: S101 - there is one, and none is a conflict
+    return {
+        "job_id": last.job_id,
+        "workstation": last.workstation,
+        "agent": last.agent,
+        "state": last.state,
+        "at": last.timestamp,
+        "reason": last.reason,
+        "until": last.until,
+        # It grows with each answer, so that what all of them give replaces what fewer gave.
+        "rank": Rank.ANSWERED,
+        "rank_at": max(answer.timestamp for answer in answers),
+        "rank_offset": max(answer.offset for answer in answers),
+        **_NO_ENDING,
+    }
 
 
 def _ending(report: Report) -> Row:
@@ -362,11 +408,7 @@ def _stub(report: Report, offset: int) -> Row:
 
 def _seconds(moment: Moment | None) -> float | None:
     """Return a time; of one on the clocks on the wall, when the last of them shows it."""
-    if isinstance(moment, WallClock):
-        from datetime import UTC
-
-        return moment.local.replace(tzinfo=UTC).timestamp() + _LATEST_ZONE
-    return None if moment is None else moment.timestamp()
+    return None if moment is None else latest(moment).timestamp()
 
 
 def _subject(record: "Record") -> str:

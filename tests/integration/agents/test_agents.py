@@ -5,7 +5,7 @@ import getpass
 import signal
 import sqlite3
 from contextlib import closing, suppress
-from datetime import UTC, datetime, timedelta
+from datetime import timedelta
 from pathlib import Path
 
 import pytest
@@ -16,24 +16,20 @@ from agents.store import ledger
 from agents.store.transaction import SCHEMA_VERSION
 from broker import Dispatcher
 from broker.amqp import connection
-from schemas import Job, State
+from schemas import Report, State
+from tests.support.clock import LOOK_EVERY, Clock
+from tests.support.counted import an_offer_runs, now, past
 from tests.support.rabbitmq import Broker
-from tests.support.workstation import Workstation, agents_of, final, follow
+from tests.support.waiting import LIMIT, Gate, until_there, until_true
+from tests.support.workstation import Workstation, agents_of, final, follow, until_state
 
 BOTH = {"service", "interactive-ada"}
+HOUR = 3600.0
 
 
-def now(**after: float) -> datetime:
-    return datetime.now(UTC) + timedelta(**after)
-
-
-async def until_state(dispatcher: Dispatcher, job: Job, state: State) -> None:
-    """Wait until a job is reported to be in a state."""
-    async with asyncio.timeout(30):
-        async for report in dispatcher.follow(job.id):
-            if report.state is state:
-                return
-    pytest.fail(f"never {state}")
+def started_at(reports: list[Report]) -> float:
+    """Return when a job was started, in seconds since the epoch."""
+    return next(report.at.timestamp() for report in reports if report.state is State.STARTED)
 
 
 async def test_background_jobs_are_the_services_alone(
@@ -74,15 +70,16 @@ async def test_a_mandatory_job_counts_down_and_runs(
     ws: Workstation, dispatcher: Dispatcher
 ) -> None:
     """Q185805: offered from its offer time, run when its countdown ends, by the user's agent."""
-    ws.start("service")
-    ws.start("interactive")
+    ws.start("service", takeover_grace="1h")
+    ws.start("interactive", countdown="300ms")
     job = await dispatcher.dispatch(ws.job("true", mandatory_at=now()))
     reports = await follow(dispatcher, job)
     assert agents_of(reports, State.OFFERED) == {"interactive-ada"}
     assert agents_of(reports, State.STARTED) == {"interactive-ada"}
-    times = {report.state: report.at for report in reports}
     # Overdue when first shown: a whole countdown all the same.
-    assert times[State.STARTED] - times[State.OFFERED] >= timedelta(seconds=1)
+    (entry,) = ledger.read(ws.state_dir / "interactive-ada" / "ledger.db")
+    assert entry.shown_at is not None
+    assert started_at(reports) - entry.shown_at >= 0.3
 
 
 @pytest.mark.full
@@ -90,58 +87,61 @@ async def test_nothing_that_the_user_does_escapes_a_mandatory_job(
     ws: Workstation, dispatcher: Dispatcher
 ) -> None:
     """Q122202."""
-    ws.start("service")
-    ws.start("interactive")
-    due = now(seconds=12)
-    job = await dispatcher.dispatch(ws.job("true", mandatory_at=due))
+    clock = Clock(ws)
+    clock.start("service", takeover_grace="1h")
+    interactive = clock.start("interactive", concurrency="1", missing_after=LOOK_EVERY)
+    job = await dispatcher.dispatch(ws.job("true", mandatory_at=now(hours=2)))
     await until_state(dispatcher, job, State.OFFERED)
     declined = ws.run("pcm-agent", "decline", job.id)
     assert declined.returncode == 1
     assert "is mandatory" in declined.stderr
-    too_late = ws.run("pcm-agent", "postpone", job.id, "--until", "+1h")
+    too_late = ws.run("pcm-agent", "postpone", job.id, "--until", "+3h")
     assert too_late.returncode == 1
     assert "the job runs at" in too_late.stderr
-    assert ws.run("pcm-agent", "postpone", job.id, "--until", "+2s").returncode == 0
+    assert ws.run("pcm-agent", "postpone", job.id, "--until", "+1h").returncode == 0
+    clock.set(HOUR + 1)
+    interactive.wait_for("job.offered", 2)
+    await an_offer_runs(ws, dispatcher)
+    assert job.id not in {event["job"] for event in interactive.events("job.started")}
+    clock.set(2 * HOUR + 1)
     reports = await follow(dispatcher, job)
     assert agents_of(reports, State.POSTPONED) == {"interactive-ada"}
     assert [report.state for report in reports].count(State.OFFERED) == 2
     assert final(reports).state is State.SUCCEEDED
-    started = next(report.at for report in reports if report.state is State.STARTED)
-    assert due <= started < due + timedelta(seconds=60)
 
 
 async def test_the_service_takes_over_where_nobody_is_logged_on(
     ws: Workstation, dispatcher: Dispatcher
 ) -> None:
-    ws.start("service")
+    ws.start("service", takeover_grace="300ms")
     job = await dispatcher.dispatch(ws.job("true", mandatory_at=now()))
     reports = await follow(dispatcher, job)
     assert agents_of(reports, State.STARTED) == {"service"}
-    started = next(report.at for report in reports if report.state is State.STARTED)
-    assert started - reports[0].at >= timedelta(seconds=0.9)
+    (entry,) = ledger.read(ws.state_dir / "service" / "ledger.db")
+    assert started_at(reports) - entry.received_at >= 0.3
 
 
 async def test_what_needs_the_user_waits_for_the_next_logon(
     ws: Workstation, dispatcher: Dispatcher
 ) -> None:
     """Q173388: overdue ones then run in the order of their mandatory times."""
-    ws.start("service")
-    log_off = ws.start("interactive")
-    log_off.end()
+    service = ws.start("service", concurrency="1", takeover_grace="100ms")
+    ws.start("interactive").end()
     jobs = [
         await dispatcher.dispatch(
             ws.job("true", user_input_required=True, mandatory_at=now(seconds=-seconds))
         )
         for seconds in (10, 30, 20)
     ]
-    await asyncio.sleep(2)  # beyond the service's grace period
+    service.wait_for("job.received", len(jobs))
+    await past(ws, dispatcher, now(seconds=0.2))  # and the service's grace period
     assert "started" not in ws.run("pcm-agent", "pending").stdout
     ws.start("interactive", concurrency="1")
     starts = {}
     for job in jobs:
         reports = await follow(dispatcher, job)
         assert agents_of(reports, State.STARTED) == {"interactive-ada"}
-        starts[job.id] = next(r.at for r in reports if r.state is State.STARTED)
+        starts[job.id] = started_at(reports)
     by_start = sorted(jobs, key=lambda job: starts[job.id])
     assert by_start == sorted(jobs, key=lambda job: str(job.mandatory_at))
 
@@ -166,9 +166,12 @@ async def test_two_users_one_job(ws: Workstation, dispatcher: Dispatcher) -> Non
 
 async def test_an_offer_ends_with_its_expiry(ws: Workstation, dispatcher: Dispatcher) -> None:
     """Q225056, Q152229, Q188042: never run means expired, said once, and not run later."""
-    ws.start("service")
-    ws.start("interactive")
-    job = await dispatcher.dispatch(ws.job("true", expires_at=now(seconds=2)))
+    clock = Clock(ws)
+    clock.start("service", missing_after=LOOK_EVERY)
+    interactive = clock.start("interactive", missing_after=LOOK_EVERY)
+    job = await dispatcher.dispatch(ws.job("true", expires_at=now(hours=1)))
+    interactive.wait_for("job.offered")
+    clock.set(2 * HOUR)
     reports = await follow(dispatcher, job)
     assert final(reports).state is State.EXPIRED
     assert not agents_of(reports, State.STARTED)
@@ -181,15 +184,10 @@ async def test_a_job_that_expired_while_the_workstation_was_off_never_runs(
 ) -> None:
     """Q255284."""
     ws.start("service").end()
-    job = await dispatcher.dispatch(ws.job("true", background=True, expires_at=now(seconds=1)))
-    await asyncio.sleep(1.2)
-    service = ws.start("service")
-    after = await dispatcher.dispatch(ws.job("true", background=True))
-    await follow(dispatcher, after)
-    assert job.id not in service.log.read_text() or service.events("job.ended")[0]["state"] == (
-        "expired"
-    )
-    assert not [e for e in service.events("job.started") if e["job"] == job.id]
+    job = await dispatcher.dispatch(ws.job("true", background=True, expires_at=now(hours=1)))
+    service = Clock(ws, 2 * HOUR).start("service")
+    assert final(await follow(dispatcher, job)).state is State.EXPIRED
+    assert not service.events("job.started")
 
 
 async def test_a_declined_offer_ends_the_watching(ws: Workstation, dispatcher: Dispatcher) -> None:
@@ -216,11 +214,11 @@ async def test_offers_are_accepted_by_a_standing_yes(
 @pytest.mark.full
 async def test_a_cancelled_job_never_starts(ws: Workstation, dispatcher: Dispatcher) -> None:
     """Q140928, Q269768: wherever it went, also during the countdown, and it is reported."""
-    ws.start("service")
-    ws.start("interactive")
+    ws.start("service", takeover_grace="1h")
+    ws.start("interactive", countdown="30m")
     later = ws.job("true", background=True, mandatory_at=now(hours=1))
     offered = ws.job("true", mandatory_at=now(hours=1))
-    counting = ws.job("true", mandatory_at=now(seconds=1))
+    counting = ws.job("true", mandatory_at=now())
     for job in (later, offered, counting):
         await dispatcher.dispatch(job)
         await until_state(
@@ -251,11 +249,12 @@ async def test_a_cancellation_waits_for_a_workstation_that_is_off(
 ) -> None:
     """Q140928: in order behind its job."""
     ws.start("service").end()
-    job = await dispatcher.dispatch(ws.job("true", background=True, mandatory_at=now(seconds=2)))
+    job = await dispatcher.dispatch(ws.job("true", background=True))
     await dispatcher.cancel(job.id)
     ws.start("service")
     reports = await follow(dispatcher, job)
     assert final(reports).state is State.CANCELLED
+    assert not agents_of(reports, State.STARTED)
 
 
 async def test_the_same_job_twice_is_one_job(
@@ -326,14 +325,16 @@ async def test_a_killed_agent_reports_interrupted_and_runs_nothing_twice(
 ) -> None:
     """Q164887, Q158644: the start is recorded before the command runs."""
     ran = tmp_path / "ran"
-    service = ws.start("service")
+    clock = Clock(ws)
+    service = clock.start("service")
     script = f"echo x >> {ran}; sleep 91.0987"
     job = await dispatcher.dispatch(ws.job(script, shell=True, background=True))
-    later = await dispatcher.dispatch(ws.job("true", background=True, mandatory_at=now(seconds=2)))
-    while not ran.exists():  # noqa: ASYNC110 - another process writes it
-        await asyncio.sleep(0.02)
+    later = await dispatcher.dispatch(ws.job("true", background=True, mandatory_at=now(hours=1)))
+    service.wait_for("job.received", 2)
+    until_there(ran)
     service.end(signal.SIGKILL)
-    ws.start("service")
+    clock.set(2 * HOUR)
+    clock.start("service")
     ended = final(await follow(dispatcher, job))
     assert ended.state is State.INTERRUPTED
     assert "what was left of it was ended" in ended.reason
@@ -346,11 +347,15 @@ async def test_a_claim_of_a_killed_agent_is_free_again(
     ws: Workstation, dispatcher: Dispatcher
 ) -> None:
     """A countdown's claim dies with its holder; the service then takes over."""
-    ws.start("service")
-    interactive = ws.start("interactive", countdown="30s")
+    service = ws.start("service", concurrency="1", takeover_grace="0s")
+    service.process.send_signal(signal.SIGSTOP)  # until the user's agent has the claim
+    interactive = ws.start("interactive", countdown="1h")
     job = await dispatcher.dispatch(ws.job("true", mandatory_at=now()))
     await until_state(dispatcher, job, State.OFFERED)
-    await asyncio.sleep(1.5)  # the service's grace period passes: the claim is held
+    until_true((ws.state_dir / "claims" / job.id).exists)
+    service.process.send_signal(signal.SIGCONT)
+    service.wait_for("job.received")
+    await past(ws, dispatcher, now(seconds=0.1))  # and the service's grace period
     assert "started" not in ws.run("pcm-agent", "pending").stdout
     interactive.end(signal.SIGKILL)
     reports = await follow(dispatcher, job)
@@ -358,12 +363,16 @@ async def test_a_claim_of_a_killed_agent_is_free_again(
 
 
 async def test_sigterm_lets_a_service_command_finish(
-    ws: Workstation, dispatcher: Dispatcher
+    ws: Workstation, dispatcher: Dispatcher, tmp_path: Path
 ) -> None:
-    service = ws.start("service", drain="20s")
-    job = await dispatcher.dispatch(ws.job("sleep", "1", background=True))
+    service = ws.start("service", drain="1h")
+    gate = Gate(tmp_path / "go")
+    job = await dispatcher.dispatch(ws.job(gate.script, shell=True, background=True))
     await until_state(dispatcher, job, State.STARTED)
-    assert service.end() == 0
+    service.process.send_signal(signal.SIGTERM)
+    service.wait_for("agent.stopping")
+    gate.open()
+    assert service.process.wait(LIMIT) == 0
     assert final(await follow(dispatcher, job)).state is State.SUCCEEDED
 
 
@@ -386,7 +395,7 @@ async def test_an_agent_told_to_stop_while_it_connects_ends(
         await connecting
 
     monkeypatch.setattr(ours, "connect", connect)
-    async with asyncio.timeout(60):
+    async with asyncio.timeout(LIMIT):
         await agent.run()
 
 

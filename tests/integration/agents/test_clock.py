@@ -1,9 +1,7 @@
 """A wall clock that jumps, and a machine that sleeps: each job runs once, at its time."""
 
-import asyncio
 import os
 import signal
-import sys
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
@@ -11,41 +9,19 @@ from typing import Any
 import pytest
 
 from broker import Dispatcher
-from schemas import Job, Report, State
-from tests.support.counted import counted, ended, no_traceback, now, told, until_there
-from tests.support.workstation import AgentProcess, Workstation, final
+from broker.amqp.topology import AgentKind, queue_name
+from schemas import Job, State
+from tests.support.clock import LOOK_EVERY, Clock
+from tests.support.counted import an_offer_runs, counted, ended, no_traceback, now, past
+from tests.support.queues import until_queue
+from tests.support.rabbitmq import Broker
+from tests.support.waiting import Gate, until_there, until_true
+from tests.support.workstation import Workstation
 
 HOURS = 5
 JUMP = HOURS * 3600.0
 
 
-class Clock:
-    """The wall clock of a workstation's agents, wrong by so many seconds."""
-
-    def __init__(self, ws: Workstation, wrong_by: float = 0.0) -> None:
-        self._ws = ws
-        self._file = ws.folder / "clock"
-        ws.environment["TEST_CLOCK"] = str(self._file)
-        self.set(wrong_by)
-
-    def set(self, wrong_by: float) -> None:
-        """Have it jump."""
-        new = self._file.with_suffix(".new")
-        new.write_text(str(wrong_by))
-        new.rename(self._file)
-
-    def start(self, kind: str, **settings: str) -> AgentProcess:
-        """Start an agent that goes by it."""
-        program = (sys.executable, "-m", "tests.support.clock")
-        return self._ws.start(kind, connected=True, program=program, **settings)
-
-
-def moment(reports: list[Report], state: State) -> float:
-    """Return when a state was reported last."""
-    return max(report.at.timestamp() for report in reports if report.state is state)
-
-
-@pytest.mark.full
 async def test_a_jump_ahead_makes_jobs_due_and_others_expire(
     ws: Workstation, dispatcher: Dispatcher, tmp_path: Path
 ) -> None:
@@ -57,13 +33,9 @@ async def test_a_jump_ahead_makes_jobs_due_and_others_expire(
     late = counted(ws, tmp_path / "late", **fields, expires_at=now(hours=HOURS - 0.5))
     offer = counted(ws, tmp_path / "offer", expires_at=now(hours=HOURS - 1))
     later = counted(ws, tmp_path / "later", background=True, mandatory_at=now(hours=HOURS + 1))
-    go = tmp_path / "go"
+    gate = Gate(tmp_path / "go")
     running = counted(
-        ws,
-        tmp_path / "running",
-        f"until test -e {go}; do sleep 0.05; done",
-        background=True,
-        timeout=timedelta(seconds=60),
+        ws, tmp_path / "running", gate.script, background=True, timeout=timedelta(hours=1)
     )
     for job in (due, late, offer, later, running):
         await dispatcher.dispatch(job)
@@ -73,7 +45,7 @@ async def test_a_jump_ahead_makes_jobs_due_and_others_expire(
     assert (await ended(dispatcher, due)).state is State.SUCCEEDED
     for job in (late, offer):
         assert (await ended(dispatcher, job, starts=0)).state is State.EXPIRED
-    go.touch()
+    gate.open()
     assert (await ended(dispatcher, running)).state is State.SUCCEEDED
     for job, state in ((due, "due"), (running, "running")):
         assert (tmp_path / state).read_text() == "x\n", job
@@ -88,13 +60,12 @@ async def test_a_jump_back_runs_nothing_a_second_time(
     """And what came by the wrong clock is not put off until that is right."""
     clock = Clock(ws, JUMP)
     clock.start("service", concurrency="1")
-    once, go = tmp_path / "once", tmp_path / "go"
+    once, gate = tmp_path / "once", Gate(tmp_path / "go")
     done = counted(ws, once, background=True, mandatory_at=now(seconds=-1))
     await dispatcher.dispatch(done)
     assert (await ended(dispatcher, done)).state is State.SUCCEEDED
-    script = f"until test -e {go}; do sleep 0.05; done"
     before = [
-        counted(ws, tmp_path / "blocking", script, background=True),
+        counted(ws, tmp_path / "blocking", gate.script, background=True),
         counted(ws, tmp_path / "waiting", background=True),
         counted(ws, tmp_path / "users", mandatory_at=now()),
     ]
@@ -102,7 +73,7 @@ async def test_a_jump_back_runs_nothing_a_second_time(
         await dispatcher.dispatch(job)
     until_there(tmp_path / "blocking")
     clock.set(0)
-    go.touch()
+    gate.open()
     for job in before:
         assert (await ended(dispatcher, job)).state is State.SUCCEEDED
     for name in ("once", "blocking", "waiting", "users"):
@@ -135,7 +106,9 @@ async def test_a_users_countdown_is_whole_after_a_jump_back(
     ws: Workstation, dispatcher: Dispatcher, tmp_path: Path, answer: str
 ) -> None:
     clock = Clock(ws, JUMP)
-    interactive = clock.start("interactive", countdown="4s")
+    interactive = clock.start(
+        "interactive", concurrency="1", countdown="1h", missing_after=LOOK_EVERY
+    )
     ran = tmp_path / "ran"
     later = now(hours=HOURS, seconds=60)
     job = counted(ws, ran, mandatory_at=later if answer == "postponed" else now())
@@ -149,12 +122,15 @@ async def test_a_users_countdown_is_whole_after_a_jump_back(
         assert ws.run("pcm-agent", "run", job.id).returncode == 0
         assert (await ended(dispatcher, job)).state is State.SUCCEEDED
         return
-    await asyncio.sleep(1)
+    clock.set(JUMP + 1800)  # half of it is over
     clock.set(0)
-    reports = await told(dispatcher, job)
-    assert final(reports).state is State.SUCCEEDED
+    interactive.wait_for("job.offered", 2)
+    clock.set(3600 - 60)
+    await an_offer_runs(ws, dispatcher)
+    assert not ran.exists()
+    clock.set(3600 + 60)
+    assert (await ended(dispatcher, job)).state is State.SUCCEEDED
     assert ran.read_text() == "x\n"
-    assert moment(reports, State.STARTED) - moment(reports, State.OFFERED) >= 4
     no_traceback(interactive)
 
 
@@ -163,12 +139,16 @@ async def test_a_takeover_is_not_put_off_by_a_jump_back(
 ) -> None:
     """The service waits for the user's agent, which ends: it looks again soon, by any clock."""
     clock = Clock(ws, JUMP)
-    clock.start("service")
-    interactive = clock.start("interactive", countdown="120s")
+    service = clock.start("service", concurrency="1", takeover_grace="0s")
+    service.process.send_signal(signal.SIGSTOP)  # until the user's agent has the claim
+    interactive = clock.start("interactive", countdown="1h")
     job = counted(ws, tmp_path / "ran", mandatory_at=now())
     await dispatcher.dispatch(job)
-    interactive.wait_for("job.offered")
-    await asyncio.sleep(2)  # the service found the claim taken
+    until_true((ws.state_dir / "claims" / job.id).exists)
+    service.process.send_signal(signal.SIGCONT)
+    service.wait_for("job.received")
+    # And its grace period: it found the claim taken.
+    await past(ws, dispatcher, now(seconds=JUMP + 0.1))
     clock.set(0)
     interactive.end(signal.SIGKILL)
     assert (await ended(dispatcher, job)).agent == "service"
@@ -180,8 +160,8 @@ async def test_the_timeout_of_a_survivor_does_not_go_by_the_wall_clock(
 ) -> None:
     clock = Clock(ws)
     service = clock.start("service")
-    ran, go = tmp_path / "ran", tmp_path / "go"
-    script = f"until test -e {go}; do sleep 0.05; done; echo done"
+    ran, gate = tmp_path / "ran", Gate(tmp_path / "go")
+    script = f"{gate.script}; echo done"
     job = counted(
         ws, ran, script, background=True, survives_agent=True, timeout=timedelta(minutes=10)
     )
@@ -190,8 +170,8 @@ async def test_the_timeout_of_a_survivor_does_not_go_by_the_wall_clock(
     service.end(signal.SIGKILL)
     clock.set(JUMP)
     clock.start("service").wait_for("job.found")
-    await asyncio.sleep(1)
-    go.touch()
+    await past(ws, dispatcher, now())  # and what is over by that clock
+    gate.open()
     report = await ended(dispatcher, job)
     assert report.state is State.INTERRUPTED
     assert report.result is not None
@@ -200,22 +180,24 @@ async def test_the_timeout_of_a_survivor_does_not_go_by_the_wall_clock(
 
 
 async def test_a_machine_that_slept_does_what_was_due_in_its_order(
-    ws: Workstation, dispatcher: Dispatcher, tmp_path: Path
+    ws: Workstation, node: Broker, dispatcher: Dispatcher, tmp_path: Path
 ) -> None:
     """Q173388: longer than the broker waits for a sign of life."""
     ws.environment["PCM_AMQP_URL"] += "?heartbeat=1"
-    service = ws.start("service", concurrency="1")
+    clock = Clock(ws)
+    service = clock.start("service", concurrency="1")
     ran = tmp_path / "ran"
     jobs: list[Job] = []
-    for seconds in (3, 1, 2):
-        script = f"echo {seconds} >> {ran}"
-        fields: dict[str, Any] = {"background": True, "mandatory_at": now(seconds=seconds)}
+    for hours in (3, 1, 2):
+        script = f"echo {hours} >> {ran}"
+        fields: dict[str, Any] = {"background": True, "mandatory_at": now(hours=hours)}
         jobs.append(await dispatcher.dispatch(ws.job(script, shell=True, **fields)))
     service.wait_for("job.received", 3)
     os.kill(service.process.pid, signal.SIGSTOP)
     fields = {"background": True, "mandatory_at": now(seconds=-1)}
     jobs.append(await dispatcher.dispatch(ws.job(f"echo 0 >> {ran}", shell=True, **fields)))
-    await asyncio.sleep(6)
+    await until_queue(node, queue_name(AgentKind.SERVICE, ws.name), consumers=0)
+    clock.set(4 * 3600)
     assert not ran.exists()
     os.kill(service.process.pid, signal.SIGCONT)
     service.wait_for("broker.connected", 2)

@@ -13,9 +13,10 @@ import pytest
 
 from broker import Dispatcher, DispatcherSettings
 from schemas import State
-from tests.support.counted import ended, now, until_there
-from tests.support.faults import until
+from tests.support.clock import LOOK_EVERY, Clock
+from tests.support.counted import ended, now
 from tests.support.steering import pause
+from tests.support.waiting import LIMIT, until, until_there
 from tests.support.window import asked, memory, offer, row, seen, watching, window
 from tests.support.workstation import AgentProcess, Workstation
 
@@ -106,14 +107,17 @@ async def test_a_window_sees_all_that_happens_to_an_offer(
 async def test_a_mandatory_offer_tells_when_it_runs(
     ws: Workstation, dispatcher: Dispatcher
 ) -> None:
-    ws.start("interactive", countdown="4s")
-    due = now(seconds=7)
+    clock = Clock(ws)
+    clock.start("interactive", countdown="1h", missing_after=LOOK_EVERY)
+    due = now(hours=2)
     job = await dispatcher.dispatch(ws.job("true", mandatory_at=due))
     found = seen(ws, job)
     assert (found["requirement"], found["may_decline"]) == ("mandatory", False)
     assert found["deadline"] == found["mandatory_at"] == due.timestamp()
     assert not found["countdown"]
+    clock.set(3600 + 60)
     assert seen(ws, job, countdown=True)["deadline"] == due.timestamp()
+    clock.set(2 * 3600 + 60)
     assert (await ended(dispatcher, job)).state is State.SUCCEEDED
 
 
@@ -330,7 +334,7 @@ async def test_another_user_is_refused(ws: Workstation) -> None:
             [sys.executable, "-c", STRANGER, folder],
             capture_output=True,
             text=True,
-            timeout=30,
+            timeout=LIMIT,
             check=False,
         )
 

@@ -1,6 +1,5 @@
 """What a user may put off, for how long and how often; what they are reminded of, and may stop."""
 
-import asyncio
 import itertools
 import json
 import time
@@ -11,7 +10,9 @@ import pytest
 
 from broker import Dispatcher
 from schemas import State
-from tests.support.counted import ended, now, told, until_there
+from tests.support.clock import Clock
+from tests.support.counted import ended, now, told
+from tests.support.waiting import until_there
 from tests.support.window import asked, offer, row, seen, watching
 from tests.support.workstation import Workstation
 
@@ -96,18 +97,18 @@ async def test_a_postponement_is_not_shorter_than_the_job_says(
 async def test_time_while_the_agent_was_away_is_not_the_users_choice(
     ws: Workstation, dispatcher: Dispatcher
 ) -> None:
-    agent = ws.start("interactive")
+    clock = Clock(ws)
+    agent = clock.start("interactive")
     job = await dispatcher.dispatch(ws.job("true", max_postponements=2))
     seen(ws, job)
-    until = time.time() + 2
-    assert "said" in asked(ws, "postpone", job, until=now(seconds=2).isoformat())
+    assert "said" in asked(ws, "postpone", job, until=now(hours=1).isoformat())
     agent.end()
-    await asyncio.sleep(max(0.0, until - time.time()) + 0.5)  # the postponement ends meanwhile
+    clock.set(2 * 3600)  # the postponement ends meanwhile
     for _ in range(2):
-        agent = ws.start("interactive")
+        agent = clock.start("interactive")
         assert seen(ws, job, state="offered")["postponements_left"] == 1
         agent.end()
-    ws.start("interactive")
+    clock.start("interactive")
     seen(ws, job)
     asked(ws, "run", job)
     states = [report.state for report in await told(dispatcher, job)]

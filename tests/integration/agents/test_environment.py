@@ -12,8 +12,9 @@ import pytest
 from agents.execution import environment as surroundings
 from broker import Dispatcher
 from schemas import Job, State
-from tests.support.counted import ended, until_there
+from tests.support.counted import ended
 from tests.support.programs import BIN
+from tests.support.waiting import until_there
 from tests.support.workstation import Workstation
 
 LOOK = """

@@ -14,11 +14,14 @@ import pytest
 
 from broker import Dispatcher
 from schemas import State
-from tests.support.counted import counted, ended, no_traceback, now, until_there
+from tests.support.clock import LOOK_EVERY, Clock
+from tests.support.counted import counted, ended, no_traceback, now
 from tests.support.rabbitmq import Broker
+from tests.support.waiting import LIMIT, Gate, until, until_there
 from tests.support.workstation import PCM_AGENT, AgentProcess, Program, Workstation
 
-OTHER_USER = 64321
+# A limit of processes counts all of a user's: no other process of the tests has this one.
+OTHER_USER = 60_000 + os.getpid() % 4_000
 # Somebody who may read all, so that the program can be anywhere, and nothing else.
 AS_OTHER: Program = (
     "setpriv",
@@ -46,6 +49,14 @@ def limited(agent: AgentProcess, kind: str, most: int, user: Program = ()) -> It
 def set_limit(agent: AgentProcess, kind: str, most: str, user: Program = ()) -> None:
     words = (*user, "prlimit", f"--pid={agent.process.pid}", f"--{kind}={most}:")
     subprocess.run(words, check=True)
+
+
+def has_ended(pid: int) -> bool:
+    """Whether a process has ended, waited for or not."""
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] == "Z"
+    except (FileNotFoundError, ProcessLookupError):
+        return True
 
 
 def threads_of(agent: AgentProcess) -> int:
@@ -83,14 +94,14 @@ async def test_a_command_that_ends_while_files_are_used_up_does_not_run_again(
 ) -> None:
     """Also one that leaves processes behind, which are to be looked for."""
     service = ws.start("service", concurrency="1")
-    ran, go = tmp_path / "ran", tmp_path / "go"
-    script = f"until test -e {go}; do sleep 0.05; done; echo done; sleep 81.8 &"
+    ran, pid, gate = tmp_path / "ran", tmp_path / "pid", Gate(tmp_path / "go")
+    script = f"echo $$ > {pid}; {gate.script}; echo done; sleep 81.8 &"
     job = counted(ws, ran, script, background=True, survives_agent=survives)
     await dispatcher.dispatch(job)
-    until_there(ran)
+    until_there(pid)
     with limited(service, "nofile", 5):
-        go.touch()
-        await asyncio.sleep(4)
+        gate.open()
+        await until(lambda: has_ended(int(pid.read_text())))
     report = await ended(dispatcher, job)
     assert report.state is State.SUCCEEDED
     assert report.result is not None
@@ -106,14 +117,15 @@ async def test_a_users_job_waits_until_there_are_files(
     ws: Workstation, dispatcher: Dispatcher, tmp_path: Path, kind: str
 ) -> None:
     """A claim that cannot be looked at now is not one that cannot be read."""
-    agent = ws.start(kind)
+    clock = Clock(ws)
+    agent = clock.start(kind, missing_after=LOOK_EVERY)
     ran = tmp_path / "ran"
-    job = counted(ws, ran, mandatory_at=now(seconds=1))
+    job = counted(ws, ran, mandatory_at=now(hours=1))
     await dispatcher.dispatch(job)
-    agent.wait_for("job.received")
+    agent.wait_for("job.received" if kind == "service" else "job.offered")
     with limited(agent, "nofile", 5):
+        clock.set(2 * 3600)
         agent.wait_for("claim.failed")
-        await asyncio.sleep(2)
         assert not ran.exists()
     assert (await ended(dispatcher, job)).state is State.SUCCEEDED
     assert ran.read_text() == "x\n"
@@ -178,7 +190,7 @@ def test_an_agent_without_room_for_its_threads_does_not_start(
         env=of_another_user.environment,
         capture_output=True,
         text=True,
-        timeout=30,
+        timeout=LIMIT,
         check=False,
     )
     assert found.returncode == 1

@@ -9,8 +9,10 @@ import pytest
 from broker import Dispatcher, DispatcherSettings
 from broker.amqp import topology
 from schemas import Cancellation, Pause, State
+from tests.support.clock import LOOK_EVERY, Clock
 from tests.support.counted import ended, now, told
 from tests.support.steering import pause, publish
+from tests.support.waiting import LIMIT, Gate
 from tests.support.workstation import Workstation, agents_of, final, follow
 
 
@@ -18,19 +20,18 @@ async def test_a_paused_workstation_starts_nothing_and_goes_on_in_order(
     ws: Workstation, dispatcher: Dispatcher, settings: DispatcherSettings, tmp_path: Path
 ) -> None:
     """Q173388: what is overdue then runs in order of mandatory time; also after a restart."""
-    service = ws.start("service", concurrency="1")
-    interactive = ws.start("interactive", concurrency="1")
-    go = tmp_path / "go"
-    running = await dispatcher.dispatch(
-        ws.job(f"until test -e {go}; do sleep 0.05; done", shell=True, background=True)
-    )
+    clock = Clock(ws)
+    service = clock.start("service", concurrency="1")
+    interactive = clock.start("interactive", concurrency="1")
+    gate = Gate(tmp_path / "go")
+    running = await dispatcher.dispatch(ws.job(gate.script, shell=True, background=True))
     service.wait_for("job.started")
     queued = await dispatcher.dispatch(ws.job("true", background=True))
     service.wait_for("job.received", 2)
     await pause(settings, ws, reason="exams")
     for agent in ws.agents:
         agent.wait_for("agent.paused")
-    go.touch()
+    gate.open()
     assert final(await follow(dispatcher, running)).state is State.SUCCEEDED
 
     overdue = [
@@ -41,7 +42,9 @@ async def test_a_paused_workstation_starts_nothing_and_goes_on_in_order(
     ]
     users = await dispatcher.dispatch(ws.job("true", mandatory_at=now()))
     offer = await dispatcher.dispatch(ws.job("true"))
-    late = await dispatcher.dispatch(ws.job("true", background=True, expires_at=now(seconds=2)))
+    late = await dispatcher.dispatch(ws.job("true", background=True, expires_at=now(hours=1)))
+    service.wait_for("job.received", 8)
+    clock.set(2 * 3600)
     unwanted = await dispatcher.dispatch(ws.job("true", background=True))
     await dispatcher.cancel(unwanted.id, "no")
     assert (await ended(dispatcher, late, starts=0)).state is State.EXPIRED
@@ -59,8 +62,8 @@ async def test_a_paused_workstation_starts_nothing_and_goes_on_in_order(
 
     assert service.end(9) == -9
     assert interactive.end() == 0
-    service = ws.start("service", concurrency="1")
-    interactive = ws.start("interactive", concurrency="1")
+    service = clock.start("service", concurrency="1")
+    interactive = clock.start("interactive", concurrency="1")
     # What comes after it in the queue is taken in, and not started.
     last = await dispatcher.dispatch(ws.job("true", background=True))
     service.wait_for("job.received")
@@ -82,15 +85,18 @@ async def test_a_paused_workstation_starts_nothing_and_goes_on_in_order(
 async def test_a_pause_waits_for_a_workstation_that_is_off(
     ws: Workstation, dispatcher: Dispatcher, settings: DispatcherSettings
 ) -> None:
-    ws.start("service").end()
+    clock = Clock(ws)
+    clock.start("service").end()
     await pause(settings, ws)
     await dispatcher.dispatch(ws.job("true", background=True))
-    service = ws.start("service")
+    service = clock.start("service", missing_after=LOOK_EVERY)
     service.wait_for("job.received")
     service.wait_for("agent.paused")
     older = Pause(workstation=ws.name, paused=False, created_at=now(hours=-1))
     await publish(settings, topology.pause_key(ws.name), older.body(), "pause")
-    other = await dispatcher.dispatch(ws.job("true", background=True, expires_at=now(seconds=1)))
+    other = await dispatcher.dispatch(ws.job("true", expires_at=now(hours=1)))
+    service.wait_for("job.received", 2)
+    clock.set(2 * 3600)
     assert (await ended(dispatcher, other, starts=0)).state is State.EXPIRED
     assert not service.events("agent.resumed")
 
@@ -118,13 +124,13 @@ async def test_a_cancellation_on_other_workstations_is_nothing_here(
     ws: Workstation, dispatcher: Dispatcher, settings: DispatcherSettings
 ) -> None:
     service = ws.start("service")
-    jobs = [ws.job("true", background=True, mandatory_at=now(seconds=2)) for _ in range(2)]
+    jobs = [ws.job("true", background=True) for _ in range(2)]
     names = (("another",), ("another", ws.name))
     for job, workstations in zip(jobs, names, strict=True):
         said = Cancellation(job_id=job.id, reason="there only", workstations=workstations)
         await publish(settings, topology.routing_keys(job)[0], said.body(), "cancellation")
         await dispatcher.dispatch(job)  # after it: what is remembered would end it
-    async with asyncio.timeout(30):
+    async with asyncio.timeout(LIMIT):
         states = [final(await follow(dispatcher, job)).state for job in jobs]
     assert states == [State.SUCCEEDED, State.CANCELLED]
     assert not service.events("message.refused")

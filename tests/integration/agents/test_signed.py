@@ -25,6 +25,7 @@ from broker.stream.entry import StreamEntry
 from schemas import Cancellation, Job, Pause, State, group
 from tests.faults.test_poison import letters
 from tests.support.keys import Keys
+from tests.support.waiting import LIMIT
 from tests.support.workstation import Workstation, final, follow
 
 
@@ -255,7 +256,7 @@ async def test_a_dead_letter_keeps_its_signatures_when_it_is_sent_again(
     (letter,) = [row for row in json.loads(listed.stdout) if row["workstation"] == ws.name]
     done = ws.run("pcm", "dead", "requeue", letter["id"])
     assert done.returncode == 0, done.stderr
-    first, again = [await seen.get(timeout=30) for _ in range(2)]
+    first, again = [await seen.get(timeout=LIMIT) for _ in range(2)]
     assert again.headers["signatures"] == first.headers["signatures"] != ""
     assert again.body == first.body
 

@@ -1,6 +1,7 @@
 """Jobs that are withdrawn: cancelled before or after they come, or superseded by newer ones."""
 
 from datetime import UTC, datetime, timedelta
+from pathlib import Path
 from typing import Any
 
 from broker import Dispatcher, DispatcherSettings
@@ -8,6 +9,7 @@ from broker.amqp import topology
 from broker.amqp.connection import connect
 from broker.amqp.publisher import Publisher
 from schemas import Cancellation, Job, State
+from tests.support.waiting import Gate
 from tests.support.workstation import Workstation, agents_of, final, follow
 
 
@@ -57,7 +59,7 @@ async def test_a_job_is_cancelled_once_however_often_it_is_said(
 
 
 async def test_a_newer_job_replaces_older_ones_that_have_not_started(
-    ws: Workstation, dispatcher: Dispatcher
+    ws: Workstation, dispatcher: Dispatcher, tmp_path: Path
 ) -> None:
     service = ws.start("service")
     ws.start("interactive")
@@ -66,14 +68,18 @@ async def test_a_newer_job_replaces_older_ones_that_have_not_started(
         fields = {"mandatory_at": now(hours=1), "background": True, **fields}
         return await dispatcher.dispatch(ws.job("true", supersedes=key, **fields))
 
-    running = await dispatcher.dispatch(ws.job("sleep", "3", background=True, supersedes="update"))
+    gate = Gate(tmp_path / "go")
+    running = await dispatcher.dispatch(
+        ws.job(gate.script, shell=True, background=True, supersedes="update")
+    )
     service.wait_for("job.started")
     older = [await send("update"), await send("update", background=False, mandatory_at=None)]
     others = [await send("another"), await send(None)]
     service.wait_for("job.received", count=5)
-    newer = await send("update", mandatory_at=now(seconds=1))
+    newer = await send("update", mandatory_at=now())
     for job, by in zip(older, [older[1], newer], strict=True):
         assert await ended(dispatcher, job) == (State.CANCELLED, f"superseded by {by.id}")
+    gate.open()
     for job in (running, newer):
         assert (await ended(dispatcher, job))[0] is State.SUCCEEDED
     waiting = {event["job"] for event in service.events("job.ended")}

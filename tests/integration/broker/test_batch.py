@@ -13,9 +13,10 @@ from broker import Dispatcher, DispatcherSettings, Progress, Sent, Unreachable, 
 from broker.client.batch import send_all
 from schemas import Command, Job, group, workstation
 from tests.integration.broker.test_dispatcher import declare, drain
-from tests.support.faults import counting, ran_once, succeeded_once, until
+from tests.support.faults import counting, ran_once, succeeded_once
 from tests.support.proxy import Proxy
 from tests.support.rabbitmq import Broker, Node
+from tests.support.waiting import LIMIT, until
 from tests.support.workstation import Workstation
 
 NOT_SENT = "targets: no workstation is bound to workstation:nowhere; nothing was sent"
@@ -101,7 +102,7 @@ async def test_each_is_told_before_the_next_is_there(dispatcher: Dispatcher, nod
 
     async def slow() -> AsyncIterator[Job]:
         yield job()
-        await asyncio.wait_for(told.wait(), 10)
+        await asyncio.wait_for(told.wait(), LIMIT)
         yield job()
 
     async for _ in dispatcher.dispatch_all(slow()):
@@ -157,7 +158,8 @@ async def test_none_waits_for_the_confirm_of_another(
             proxy.freeze()
             task = asyncio.create_task(sending())
             await until(lambda: len(begun) == 200)
-            await asyncio.sleep(0.5)
+            for _ in range(1000):  # turns, in which nothing would keep it from going on
+                await asyncio.sleep(0)
             assert len(begun) == 200
             proxy.thaw()
             assert [sent.job for sent in await task] == begun
@@ -207,7 +209,7 @@ async def test_a_broker_that_answers_no_more_is_given_up_once(
         )
         async with Dispatcher.connect(patient, told.append) as dispatcher:
             proxy.freeze()
-            async with asyncio.timeout(40):
+            async with asyncio.timeout(LIMIT):
                 with pytest.raises(Unreachable):
                     await anext(dispatcher.dispatch_all(job() for _ in range(500)))
             proxy.thaw()

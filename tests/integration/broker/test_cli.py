@@ -9,6 +9,7 @@ import pytest
 from schemas import Job
 from tests.support.programs import BIN, NOWHERE, pcm
 from tests.support.rabbitmq import Broker
+from tests.support.waiting import LIMIT
 from tests.support.workstation import Workstation
 
 
@@ -78,7 +79,7 @@ def test_a_wrong_setting_is_named(setting: str, value: str) -> None:
         env={"PATH": "/usr/bin:/bin", setting: value},
         capture_output=True,
         text=True,
-        timeout=60,
+        timeout=LIMIT,
         check=False,
     )
     assert done.returncode == 2
@@ -98,7 +99,7 @@ def test_settings_come_from_a_file_of_ones_own(tmp_path: Path) -> None:
             cwd=tmp_path,
             capture_output=True,
             text=True,
-            timeout=60,
+            timeout=LIMIT,
             check=False,
         )
         assert (done.returncode, done.stderr.split(":")[1]) == (2, f" {told}")
@@ -208,7 +209,7 @@ def test_topology_and_schema(node: Broker) -> None:
 @pytest.mark.parametrize("program", ["pcm", "pcm-agent"])
 def test_help_names_every_setting(program: str) -> None:
     done = subprocess.run(
-        [BIN / program, "--help"], capture_output=True, text=True, timeout=60, check=True
+        [BIN / program, "--help"], capture_output=True, text=True, timeout=LIMIT, check=True
     )
     assert "PCM_AMQP_URL" in done.stdout
     if program == "pcm-agent":

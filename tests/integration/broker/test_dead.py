@@ -21,8 +21,10 @@ from broker.dead_letters.letters import DeadLetters, UnknownLetter
 from broker.dead_letters.resending import NotRequeued
 from schemas import Job, State
 from tests.support.programs import BIN
-from tests.support.rabbitmq import Node
+from tests.support.queues import until_held, until_queue
+from tests.support.rabbitmq import Broker, Node
 from tests.support.terminal import OnTerminal
+from tests.support.waiting import LIMIT
 from tests.support.workstation import Workstation, agents_of, final, follow
 
 
@@ -36,7 +38,7 @@ async def channel(settings: DispatcherSettings) -> AsyncIterator[AbstractChannel
 
 def rows(ws: Workstation, count: int) -> list[dict[str, Any]]:
     """Return the letters of a workstation, as they are listed, once there are so many."""
-    deadline = time.monotonic() + 60
+    deadline = time.monotonic() + LIMIT
     while True:
         done = ws.run("pcm", "dead", "list", "--json")
         if "somebody else" in done.stderr:  # on a slow machine we may have to wait for long
@@ -50,7 +52,9 @@ def rows(ws: Workstation, count: int) -> list[dict[str, Any]]:
         assert time.monotonic() < deadline, found
 
 
-async def poison(ws: Workstation, channel: AbstractChannel, *bodies: bytes, **fields: Any) -> None:
+async def poison(
+    node: Broker, ws: Workstation, channel: AbstractChannel, *bodies: bytes, **fields: Any
+) -> None:
     """Have the workstation's service agent refuse what it cannot read."""
     service = ws.start("service")
     exchange = await channel.get_exchange(topology.JOBS)
@@ -58,14 +62,14 @@ async def poison(ws: Workstation, channel: AbstractChannel, *bodies: bytes, **fi
         message = aio_pika.Message(body, type="job", user_id="guest", **fields)
         await exchange.publish(message, f"background.optional.workstation.{ws.name}")
     service.wait_for("message.refused", len(bodies))
-    await asyncio.sleep(1)  # it logs before it acknowledges, and what is not is delivered again
+    await until_held(node, 0)  # it logs before it acknowledges, and what is not comes again
     assert service.end() == 0
 
 
 async def fetch(ws: Workstation, channel: AbstractChannel) -> AbstractIncomingMessage:
     """Return the next message for the service agent; who consumed before may hold it a while."""
     queue = await channel.get_queue(topology.queue_name(AgentKind.SERVICE, ws.name))
-    async with asyncio.timeout(20):
+    async with asyncio.timeout(LIMIT):
         while (message := await queue.get(fail=False)) is None:  # noqa: ASYNC110 - the broker tells nobody
             await asyncio.sleep(0.02)
     return message
@@ -84,10 +88,10 @@ async def put(channel: AbstractChannel, body: bytes, kind: str = "job", **header
 
 
 async def test_what_an_agent_could_not_read_is_listed_shown_and_dropped(
-    ws: Workstation, channel: AbstractChannel
+    node: Broker, ws: Workstation, channel: AbstractChannel
 ) -> None:
     bad = b"no json \x1b[31m\xff"
-    await poison(ws, channel, bad, b'{"kind": "jobs"}', message_id=f"job-of-{ws.name}")
+    await poison(node, ws, channel, bad, b'{"kind": "jobs"}', message_id=f"job-of-{ws.name}")
     first, second = rows(ws, 2)
     assert (first["agent"], first["job"], first["count"]) == ("service", f"job-of-{ws.name}", 1)
     assert "Invalid JSON" in first["reason"]
@@ -150,9 +154,9 @@ async def test_a_job_that_the_broker_gave_up_is_sent_again_and_runs_once(
 
 
 async def test_a_cancellation_and_what_nobody_can_read_go_where_they_were_sent(
-    dispatcher: Dispatcher, ws: Workstation, channel: AbstractChannel
+    dispatcher: Dispatcher, node: Broker, ws: Workstation, channel: AbstractChannel
 ) -> None:
-    await poison(ws, channel, b"unreadable", message_id="poison")
+    await poison(node, ws, channel, b"unreadable", message_id="poison")
     job = await dispatcher.dispatch(ws.job("true", background=True))
     cancellation = await dispatcher.cancel(job.id)
     await give_up(ws, channel, 2)
@@ -175,15 +179,16 @@ async def test_what_cannot_be_sent_again_stays_and_others_go_on(
     dispatcher: Dispatcher, ws: Workstation, channel: AbstractChannel
 ) -> None:
     assert ws.start("service").end() == 0
-    soon = datetime.now(UTC) + timedelta(seconds=5)
-    late = await dispatcher.dispatch(ws.job("true", background=True, expires_at=soon))
+    past = datetime.now(UTC) - timedelta(hours=1)
+    late = ws.job("true", background=True, created_at=past, expires_at=past + timedelta(minutes=1))
     good = await dispatcher.dispatch(ws.job("true", background=True))
-    await give_up(ws, channel, 2)
+    await give_up(ws, channel)
     here = {"workstation": ws.name, "agent": "service"}
     await put(channel, b"{}", "ledger", reason="the ledger was damaged: x", **here)
     await put(channel, b"[]", reason="lost", **here, **{"routing-key": "no.such.key"})
     await put(channel, b"[]", reason="of nowhere", **here)
-    await asyncio.sleep(max(0, (soon - datetime.now(UTC)).total_seconds()))
+    headers = {"job": late.id, "routing-key": topology.routing_keys(late)[0]}
+    await put(channel, late.body(), reason="x", **here, **headers)
     ids = {row["reason"] if row["job"] is None else row["job"]: row["id"] for row in rows(ws, 5)}
     done = ws.run("pcm", "dead", "requeue", *ids.values())
     assert done.returncode == 1
@@ -213,17 +218,17 @@ async def test_copies_of_a_letter_are_one(ws: Workstation, channel: AbstractChan
 
 
 async def test_what_comes_back_while_it_is_sent_again_stays(
-    settings: DispatcherSettings, ws: Workstation, channel: AbstractChannel
+    settings: DispatcherSettings, node: Broker, ws: Workstation, channel: AbstractChannel
 ) -> None:
     """The agent cannot read it this time either, and says so before the old letter is dropped."""
-    await poison(ws, channel, b"unreadable")
+    await poison(node, ws, channel, b"unreadable")
     (row,) = rows(ws, 1)
     service = ws.start("service")
     async with DeadLetters.open(settings, whole=lambda known: known == row["id"]) as letters:
         letter = letters.find(row["id"])
         await letters.requeue(letter)
         service.wait_for("message.refused")
-        await asyncio.sleep(1)  # it logs before the letter is there
+        await until_queue(node, topology.DEAD, ready=1)  # it logs before the letter is there
         await letters.drop(letter)
     (again,) = rows(ws, 1)
     assert (again["id"], again["count"]) == (row["id"], 1)
@@ -234,6 +239,7 @@ async def test_what_comes_back_while_it_is_sent_again_stays(
 async def test_what_the_broker_gives_up_again_meanwhile_stays(
     settings: DispatcherSettings,
     dispatcher: Dispatcher,
+    node: Broker,
     ws: Workstation,
     channel: AbstractChannel,
 ) -> None:
@@ -247,7 +253,7 @@ async def test_what_the_broker_gives_up_again_meanwhile_stays(
         for _ in range(2):
             await letters.requeue(letter)
             await give_up(ws, channel)
-        await asyncio.sleep(1)
+        await until_queue(node, topology.DEAD, ready=2)
         await letters.drop(letter)
     (again,) = rows(ws, 1)
     assert (again["id"], again["count"]) == (row["id"], 2)

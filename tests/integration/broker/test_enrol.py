@@ -21,12 +21,12 @@ from broker.amqp.connection import Unroutable
 from broker.amqp.topology import JOBS, AgentKind, login, queue_name
 from broker.enrolment.definitions import hashed
 from schemas import Job, State, Target, group
-from tests.support.rabbitmq import Node, or_skipped
+from tests.support.rabbitmq import Node, own_nodes
 from tests.support.site import Settings, Site
+from tests.support.waiting import LIMIT
 from tests.support.workstation import PCM_AGENT, AgentProcess, Workstation, agents_of, final, follow
 
 _numbers = itertools.count(1)
-LIMIT = 60.0
 
 
 @pytest.fixture
@@ -337,7 +337,7 @@ async def test_definitions_set_up_a_fresh_broker(site: Site, ws: Workstation) ->
     """A file for several workstations, which its administrators import; agents work on it."""
     other = f"{ws.name}-other"
     file = ws.folder / "definitions.json"
-    with or_skipped(), Node() as node:
+    with own_nodes(), Node() as node:
         url = f"{node.url}plant"
         words = ("--definitions", str(file), "--json")
         first = site.pcm("enrol", ws.name, "--user", "ada", "--group", "lab", *words, url=url)

@@ -17,6 +17,7 @@ from broker.history.queries import FAILURES, STATES, WAITING
 from schemas import Cancellation, Job, Output, Report, State, WorkstationForgotten, group
 from tests.support.programs import BIN
 from tests.support.told import Told, result
+from tests.support.waiting import LIMIT
 from tests.support.workstation import Workstation
 
 S = State
@@ -296,7 +297,7 @@ def on_a_terminal(told: Told, *words: str) -> str:
             break
         parts.append(part)
     os.close(ours)
-    assert process.wait(60) == 0
+    assert process.wait(LIMIT) == 0
     return b"".join(parts).decode()
 
 

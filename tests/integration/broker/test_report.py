@@ -16,6 +16,7 @@ import pytest
 from schemas import Job, State, group
 from tests.integration.broker.test_look import in_every_state
 from tests.support.told import Told, result
+from tests.support.waiting import LIMIT
 
 S = State
 NOW = datetime.now(UTC)
@@ -35,7 +36,7 @@ def shown(page: Path) -> str:
         env={"PATH": os.environ["PATH"], "HOME": str(page.parent)},
         capture_output=True,
         text=True,
-        timeout=90,
+        timeout=LIMIT,
         check=True,
     )  # fmt: skip
     return done.stdout

@@ -149,7 +149,7 @@ async def test_ten_thousand(node: Broker, admin: Administrator) -> None:
         await report(to, job, dict.fromkeys(names, State.FAILED))
         done = await asyncio.to_thread(admin.pcm, "rerun", job.id)
         assert (done.returncode, done.stderr) == (0, ""), done
-        assert done.stdout.splitlines()[1] == "again on 10000 workstations"
+        assert done.stdout.splitlines()[1] == "again on 10,000 workstations"
     (new,) = found
     assert [target.name for target in new.targets] == names
 

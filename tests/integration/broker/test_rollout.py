@@ -16,6 +16,7 @@ import pytest
 from schemas import Job
 from tests.support.fleets import Administrator, Fleet, fleet, killed_at, line_of, runs
 from tests.support.rabbitmq import Broker
+from tests.support.waiting import LIMIT
 
 PACE = ("--waves", "1,100%")
 
@@ -216,7 +217,7 @@ def test_paused_by_somebody_else_and_resumed(
     line_of(driver, ["1 started"])
     paused = admin.pcm("rollout", "pause", rollout_id, "--reason", "lunch")
     assert (paused.returncode, paused.stderr) == (0, "")
-    out, _ = driver.communicate(timeout=20)
+    out, _ = driver.communicate(timeout=LIMIT)
     assert (driver.returncode, ": lunch" in out) == (1, True)
     go.touch()
     shown = admin.until(rollout_id, lambda shown: shown["states"] == {"succeeded": 1})
@@ -258,7 +259,7 @@ def test_aborted_by_somebody_else(three: Fleet, admin: Administrator, ran: Path)
     rollout_id = driver.stdout.readline().strip()
     line_of(driver, ["1 started"])
     assert admin.pcm("rollout", "abort", rollout_id).returncode == 0
-    out, _ = driver.communicate(timeout=20)
+    out, _ = driver.communicate(timeout=LIMIT)
     assert (driver.returncode, "aborted" in out) == (1, True)
     admin.until(rollout_id, lambda shown: shown["states"] == {"cancelled": 1})
     assert sum(runs(ran).values()) == 1
@@ -272,7 +273,7 @@ def test_a_wave_cancelled_by_hand_holds_the_rest(
     rollout_id = driver.stdout.readline().strip()
     line_of(driver, ["1 started"])
     assert admin.pcm("cancel", f"{rollout_id}-w1").returncode == 0
-    out, _ = driver.communicate(timeout=20)
+    out, _ = driver.communicate(timeout=LIMIT)
     assert (driver.returncode, "cancelled wave 1" in out) == (1, True)
     assert admin.pcm("rollout", "abort", rollout_id).returncode == 0
 
@@ -284,7 +285,7 @@ def test_two_drivers_at_once(three: Fleet, admin: Administrator, ran: Path) -> N
     (rollout_id,) = {row["rollout"] for row in admin.json("rollout", "list")} - before
     drivers = [admin.begin("rollout", "resume", rollout_id) for _ in range(2)]
     for driver in drivers:
-        out, errors = driver.communicate(timeout=60)
+        out, errors = driver.communicate(timeout=LIMIT)
         assert (driver.returncode, errors) == (0, "")
         assert out.endswith("finished; 3 succeeded\n")
     assert runs(ran) == once(three)
@@ -293,7 +294,7 @@ def test_two_drivers_at_once(three: Fleet, admin: Administrator, ran: Path) -> N
 def test_with_a_collector(three: Fleet, admin: Administrator, ran: Path) -> None:
     """Then nobody else reads the stream."""
     admin.begin("collect")
-    deadline = time.monotonic() + 60
+    deadline = time.monotonic() + LIMIT
     while not (status := json.loads(admin.pcm("history", "status", "--json").stdout))["collector"]:
         assert time.monotonic() < deadline, status
     done = admin.pcm(*send(three, ran))
@@ -310,7 +311,7 @@ def test_interrupted_it_tells_how_to_go_on(three: Fleet, admin: Administrator, r
     rollout_id = driver.stdout.readline().strip()
     line_of(driver, ["pausing until"])
     driver.send_signal(signal.SIGINT)
-    _, errors = driver.communicate(timeout=20)
+    _, errors = driver.communicate(timeout=LIMIT)
     assert driver.returncode == 130
     assert errors == f"pcm: nobody drives it now: pcm rollout resume {rollout_id} goes on\n"
     assert admin.rollout(rollout_id)["state"] == "pausing"

@@ -18,6 +18,7 @@ from tests.support import programs
 from tests.support.collected import collected
 from tests.support.programs import BIN
 from tests.support.rabbitmq import Broker
+from tests.support.waiting import LIMIT
 from tests.support.workstation import Workstation
 
 NOWHERE = "amqp://nobody:secret@127.0.0.1:1/"
@@ -101,7 +102,7 @@ def test_bad_input_is_one_line_that_names_it(words: list[str], named: str, tmp_p
 def test_a_job_does_not_repeat_by_itself() -> None:
     done = subprocess.run(
         [BIN / "pcm", "send", "--repeat", "* * * * *", "--", "true"],
-        capture_output=True, text=True, timeout=60, check=False,
+        capture_output=True, text=True, timeout=LIMIT, check=False,
     )  # fmt: skip
     assert (done.returncode, done.stdout) == (2, "")
     assert "--repeat" in done.stderr

@@ -27,13 +27,16 @@ from broker.settings import HistorySettings
 from schemas import Command, Job, Schedule, ScheduleRemoval, State, Target, group, workstation
 from schemas.schedule import Occurrence
 from tests.integration.broker.test_dispatcher import declare, drain
+from tests.support.clock import PROGRAM, Clock
 from tests.support.programs import BIN, ROOT
 from tests.support.rabbitmq import Broker, free_port
+from tests.support.waiting import LIMIT, until, until_there, until_true
 from tests.support.workstation import AgentProcess, Program, Workstation, agents_of, follow
 
 NOON = datetime.now(UTC).replace(hour=12, minute=0, second=0, microsecond=0)
 HOUR = timedelta(hours=1)
 MINUTE = timedelta(minutes=1)
+AHEAD = 4.0
 _numbers = count(1)
 
 Add = Callable[..., Any]
@@ -297,8 +300,16 @@ async def test_broker_and_database_away_are_told_once_and_waited_for(
         await until(lambda: "scheduler.waits" in names(told))
         folder.rmdir()
         await until((tmp_path / "away" / "history.db").is_file)
-        await asyncio.sleep(1)  # the broker is away yet
+        tried: list[asyncio.StreamWriter] = []
+
+        def hanging_up(_: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+            tried.append(writer)
+            writer.close()
+
+        nobody = await asyncio.start_server(hanging_up, "127.0.0.1", port)
+        await until(lambda: len(tried) > 1)  # the broker is away yet
         assert not work.done()
+        nobody.close()
         way = await asyncio.start_server(forwarding(node.port), "127.0.0.1", port)
         await until(lambda: "scheduler.keeps_up" in names(told))
         work.cancel()
@@ -318,12 +329,6 @@ def open_lazily(url: str) -> Engine:
 
 def names(told: list[Any]) -> list[str]:
     return [event["event"] for event in told]
-
-
-async def until(true: Callable[[], bool]) -> None:
-    async with asyncio.timeout(30):
-        while not true():  # noqa: ASYNC110 - what is waited for has no event of ours
-            await asyncio.sleep(0.02)
 
 
 def forwarding(port: int) -> Callable[..., Any]:
@@ -401,7 +406,7 @@ async def test_killed_in_the_middle_another_one_sends_it(
         )
     )
     first = Service(ws, "struck", struck(point, text.format(ws=ws.name)))
-    assert first.process.wait(30) == -signal.SIGKILL
+    assert first.process.wait(LIMIT) == -signal.SIGKILL
     second = Service(ws, "second")
     second.wait_for("scheduler.keeps_up")
     assert second.end() == 0
@@ -425,44 +430,41 @@ async def test_a_collector_sends_what_is_due_as_well(
     assert await drain(node, queue) == [id_of(of, at)]
 
 
-@pytest.mark.full
-@pytest.mark.timeout(200)
 def test_two_services_and_a_kill_over_the_minute(ws: Workstation) -> None:
     """The occurrence is sent at its time, and runs once, while one of the two is killed."""
     environment = {"history_url": f"sqlite:///{ws.folder}/history.db"}
     ran = ws.folder / "ran"
     ws.start("service")
     name = f"minutely-{os.getpid()}"
-    both = [Service(ws, "one"), Service(ws, "two")]
-    for service in both:
-        service.wait_for("scheduler.keeps_up")
-    if time.time() % 60 > 45:  # no time to add it before the minute is over
-        time.sleep(60 - time.time() % 60)
     added = ws.run(
         "pcm", "schedule", "add", name, "--repeat", "* * * * *", "--zone", "UTC", "--background",
-        "--to", str(ws.target), "--shell", "--", f"date +%s >> {ran}", **environment,
+        "--to", str(ws.target), "--shell", "--", f"date +%s.%N >> {ran}", **environment,
     )  # fmt: skip
     assert added.returncode == 0, added
+    # By their clock the minute begins some seconds from now.
     boundary = time.time() // 60 * 60 + 60
+    wrong_by = boundary - time.time() - AHEAD
+    Clock(ws, wrong_by)
+    both = [Service(ws, name, (*PROGRAM, "pcm", "schedule")) for name in ("one", "two")]
     try:
-        while time.time() < boundary:
+        for service in both:
+            service.wait_for("scheduler.keeps_up")
+        while time.time() + wrong_by < boundary:
             time.sleep(0.001)
         both[0].end(signal.SIGKILL)
-        both[1].wait_for("occurrence.sent")
-        deadline = time.monotonic() + 45  # the next occurrence is later
-        while not ran.exists() and time.monotonic() < deadline:
-            time.sleep(0.02)
+        until_true(lambda: both[0].events("occurrence.sent") or both[1].events("occurrence.sent"))
+        until_there(ran)
     finally:
         assert ws.run("pcm", "schedule", "remove", name, **environment).returncode == 0
     assert both[1].end() == 0
-    (at,) = map(int, ran.read_text().split())
-    assert boundary <= at
+    (at,) = map(float, ran.read_text().split())
+    assert boundary <= at + wrong_by
     shown = subprocess.run(
         [BIN / "pcm", "schedule", "next", name],
         env={**ws.environment, "PCM_HISTORY_URL": environment["history_url"]},
         capture_output=True,
         text=True,
-        timeout=60,
+        timeout=LIMIT,
         check=False,
     )
     assert (shown.returncode, shown.stderr) == (1, f"pcm: {name}: there is no such schedule\n")

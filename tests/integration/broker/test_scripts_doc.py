@@ -1,8 +1,10 @@
 """docs/scripts.md: every script in it works, and prints what it says."""
 
 import asyncio
+import os
 import subprocess
 import sys
+from collections.abc import Iterator
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -15,7 +17,15 @@ from broker.settings import BrokerSettings
 from tests.support.documents import DOCUMENT, Block, files, scripts
 from tests.support.programs import pcm
 from tests.support.rabbitmq import Broker
+from tests.support.waiting import LIMIT
 from tests.support.workstation import Workstation, checked_in
+
+
+@pytest.fixture
+def node(node: Broker) -> Iterator[Broker]:
+    """A virtual host in which there is no other workstation."""
+    with node.own_virtual_host(f"scripts-{os.getpid()}") as made:
+        yield made
 
 
 @pytest.fixture
@@ -65,7 +75,7 @@ def test_a_script_does_what_it_says(
             cwd=ws.folder,
             capture_output=True,
             text=True,
-            timeout=60,
+            timeout=LIMIT,
             check=False,
         )
     finally:

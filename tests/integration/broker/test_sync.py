@@ -26,9 +26,8 @@ from broker import (
 from schemas import Command, Job, State, workstation
 from tests.support.proxy import Proxy
 from tests.support.rabbitmq import Broker
+from tests.support.waiting import LIMIT
 from tests.support.workstation import Workstation
-
-LIMIT = 20.0
 
 
 @pytest.fixture
@@ -233,7 +232,9 @@ def test_it_survives_a_lost_connection(
 SCRIPT = """
 import sys
 from broker import SyncDispatcher
-from schemas import Command, Job, workstation
+from schemas import Command
+from schemas import Job
+from schemas import workstation
 
 job = Job(
     command=Command(argv=("sleep", "600"), background=True), targets=(workstation(sys.argv[1]),)

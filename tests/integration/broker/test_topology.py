@@ -1,13 +1,12 @@
 """The rule, in the topology: what no queue is bound to cannot be received."""
 
-import asyncio
-
 import aio_pika
 
 from broker.amqp import topology
 from broker.amqp.connection import connect
 from broker.amqp.topology import AgentKind
 from broker.settings import BrokerSettings
+from tests.support.queues import until_queue
 from tests.support.rabbitmq import Broker
 
 
@@ -62,7 +61,7 @@ async def test_expired_messages_are_no_dead_letters_and_rejected_ones_are(node: 
             exchange = await channel.get_exchange(topology.JOBS)
             key = "background.optional.workstation.dying"
             await exchange.publish(aio_pika.Message(b"old", expiration=0.001), key)
-            await asyncio.sleep(0.1)
+            await until_queue(node, queue.name, ready=0)
             assert await dying.get(fail=False) is None
             await exchange.publish(aio_pika.Message(b"bad"), key)
             message = await dying.get()

@@ -10,6 +10,7 @@ import pytest
 from schemas import Command, Job, Output, Report, State, group, workstation
 from tests.support.admin import Admin, check_in, ended, report
 from tests.support.rabbitmq import Broker
+from tests.support.waiting import LIMIT
 
 
 @pytest.fixture
@@ -158,7 +159,7 @@ async def test_ctrl_c_ends_the_watching_and_says_so(admin: Admin) -> None:
     assert piped.stdout is not None
     assert json.loads(piped.stdout.readline())["state"] == "received"
     piped.send_signal(signal.SIGINT)
-    _, told = piped.communicate(timeout=30)
+    _, told = piped.communicate(timeout=LIMIT)
     assert (piped.returncode, len(told.splitlines())) == (130, 1)
 
 

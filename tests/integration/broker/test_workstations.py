@@ -14,6 +14,7 @@ from broker.amqp.topology import AgentKind
 from schemas import Command, Job, Pause, State, group, workstation
 from tests.support.admin import Admin, check_in, report
 from tests.support.rabbitmq import Broker
+from tests.support.waiting import LIMIT
 from tests.support.workstation import Workstation
 
 PAUSE = Pause(workstation="wl-paused", paused=True, reason="exam", sender="ada@hq")
@@ -241,7 +242,7 @@ async def test_forgetting_asks_back(admin: Admin) -> None:
 
 def wait_for_status(admin: Admin, name: str, status: str) -> None:
     """Wait until a workstation has checked in so."""
-    deadline = time.monotonic() + 30
+    deadline = time.monotonic() + LIMIT
     while rows(admin, "workstations", name)[0]["status"] != status:
         assert time.monotonic() < deadline
 

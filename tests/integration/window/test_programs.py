@@ -8,9 +8,9 @@ import pytest
 
 from broker import Dispatcher
 from schemas import State
-from tests.support.faults import until
 from tests.support.programs import BIN
 from tests.support.terminal import OnTerminal
+from tests.support.waiting import LIMIT, until
 from tests.support.workstation import Workstation, final, follow
 
 
@@ -75,7 +75,7 @@ def test_a_terminal_that_is_gone_takes_agent_and_window_along(ws: Workstation) -
     window = _on_terminal(ws, "interactive")
     window.until_written("Nothing to do.")
     window.hang_up()
-    assert window.process.wait(20) == 0
+    assert window.process.wait(LIMIT) == 0
 
 
 def test_without_a_window_a_terminal_shows_the_log(ws: Workstation) -> None:

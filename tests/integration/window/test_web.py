@@ -12,9 +12,8 @@ from broker import Dispatcher
 from schemas import State
 from tests.support.browser import page
 from tests.support.programs import BIN
+from tests.support.waiting import LIMIT
 from tests.support.workstation import Workstation, final, follow
-
-_LIMIT = 60.0
 
 
 def _served(ws: Workstation, *words: str) -> tuple["subprocess.Popen[str]", str]:
@@ -55,7 +54,7 @@ async def test_in_a_browser_a_user_sees_an_offer_runs_it_and_sees_what_comes_of_
         assert final(await follow(dispatcher, job)).state is State.FAILED
     finally:
         process.send_signal(signal.SIGTERM)
-        assert process.wait(_LIMIT) == 0
+        assert process.wait(LIMIT) == 0
         if process.stdout:
             process.stdout.close()
 

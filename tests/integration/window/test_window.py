@@ -9,14 +9,15 @@ from typing import Any
 from agents.window.dialogs import OfferDialog
 from broker import Dispatcher
 from schemas import Job, State
+from tests.support.clock import LOOK_EVERY, Clock
 from tests.support.looking import Looking, looking
 from tests.support.rabbitmq import Node
 from tests.support.workstation import Workstation, final, follow
 
 
 @asynccontextmanager
-async def _window(ws: Workstation, countdown: str = "1s") -> AsyncIterator[Looking]:
-    agent = await asyncio.to_thread(lambda: ws.start("interactive", countdown=countdown))
+async def _window(ws: Workstation, **settings: str) -> AsyncIterator[Looking]:
+    agent = await asyncio.to_thread(lambda: Clock(ws).start("interactive", **settings))
     async with looking(ws.state_dir / "interactive-ada", (100, 30)) as window:
         await window.until(f"ada on {ws.name}")
         try:
@@ -102,12 +103,13 @@ async def test_the_reason_of_a_decline_reaches_the_administrator(
 async def test_a_mandatory_job_runs_while_a_dialog_is_open(
     ws: Workstation, dispatcher: Dispatcher
 ) -> None:
-    job = ws.job("sleep", "30", name="Update", mandatory_at=_in(seconds=3))
-    async with _window(ws, countdown="3s") as window:
+    job = ws.job("sleep", "600", name="Update", mandatory_at=_in())
+    async with _window(ws, countdown="55s", missing_after=LOOK_EVERY) as window:  # it rings
         await dispatcher.dispatch(job)
         await window.until("Update")
         await window.press("p")
         await window.until("as long as possible")
+        Clock(ws, 60)
         await window.until("It runs now. There is nothing left to decide.")
         await window.until(lambda: not isinstance(window.app.screen, OfferDialog))
         assert "Running (1)" in window.text

@@ -109,7 +109,8 @@ def test_two_users_share_the_folder(tmp_path: Path) -> None:
     Claims(tmp_path, "service").decide("by-root", State.STARTED)
     code = (
         "import os, sys; os.setgid(65534); os.setuid(65534)\n"
-        "from pathlib import Path; from agents.claims.claims import Claims; from schemas import State\n"
+        "from pathlib import Path; from agents.claims.claims import Claims\n"
+        "from schemas import State\n"
         "claims = Claims(Path(sys.argv[1]), 'interactive-nobody')\n"
         "found = claims.decision('by-root')\n"
         "print(found.agent, found.state, claims.take('by-root'), end=' ')\n"

@@ -13,11 +13,13 @@ from itertools import pairwise
 from pathlib import Path
 
 import pytest
+from structlog.testing import capture_logs
 
 from agents.store import ledger
 from agents.store.ledger import Ledger
 from agents.store.transaction import DuplicateReason, JobRecord, Transaction
 from schemas import Command, Job, Report, State, everyone
+from tests.support.waiting import LIMIT, until
 
 
 def make_job(**fields: object) -> Job:
@@ -99,19 +101,30 @@ async def test_a_change_that_fails_does_not_take_others_along(book: Ledger) -> N
     assert await book.commit(lambda tables: tables.pending(10)) == []
 
 
-async def test_a_full_disk_is_waited_for(book: Ledger, tmp_path: Path) -> None:
+async def test_a_full_disk_is_waited_for(
+    book: Ledger, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Nothing is acknowledged meanwhile, and all of it is kept once there is room."""
+    monkeypatch.setattr(ledger, "_RETRY_PAUSE", 0.01)
     with closing(sqlite3.connect(tmp_path / "ledger.db")) as database:
         (pages,) = database.execute("PRAGMA page_count").fetchone()
     job = make_job(name="x" * 200)
     await book.commit(lambda tables: limit(tables, pages))
     big = job.model_copy(update={"command": Command(argv=("echo", "x" * 100_000))})
-    waiting = book.commit(lambda tables: tables.accept(big, 1.0))
-    await asyncio.sleep(0.5)
+    tried: list[Transaction] = []
+
+    def accept(tables: Transaction) -> JobRecord | DuplicateReason:
+        tried.append(tables)
+        return tables.accept(big, 1.0)
+
+    with capture_logs() as told:
+        waiting = book.commit(accept)
+        await until(lambda: len(tried) > 3)
     assert not waiting.done()
+    assert [event["event"] for event in told] == ["ledger.failing"]
     # Room again: as if somebody had cleaned up. The connection is the ledger's own.
     book._database.execute("PRAGMA max_page_count = 100000")  # noqa: SLF001
-    async with asyncio.timeout(20):
+    async with asyncio.timeout(LIMIT):
         assert isinstance(await waiting, JobRecord)
 
 
@@ -141,7 +154,9 @@ KILLED = """
 import asyncio, sys
 from pathlib import Path
 from agents.store.ledger import Ledger
-from schemas import Command, Job, everyone
+from schemas import Command
+from schemas import Job
+from schemas import everyone
 
 async def main():
     book = Ledger(Path(sys.argv[1]))

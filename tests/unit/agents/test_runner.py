@@ -18,15 +18,15 @@ from agents.execution.orphans import find
 from agents.execution.output import Capture
 from agents.execution.spawn import CannotStart
 from schemas import Command, Result, State
-from tests.support.faults import until
+from tests.support.waiting import LIMIT, until
 
-LIMIT = 64 * 1024
+KEPT = 64 * 1024
 
 
 def make(*argv: str, grace: float = 0.5, **fields: Any) -> CommandRun:
     command = Command(argv=argv, **fields)
     return CommandRun(
-        command, "job-1", "ws-1", LIMIT, grace, environment(session=False), Path("no-spool")
+        command, "job-1", "ws-1", KEPT, grace, environment(session=False), Path("no-spool")
     )
 
 
@@ -207,8 +207,8 @@ def test_a_gibibyte_of_output_is_cut() -> None:
     output = result(ended).stdout
     assert output.head.startswith(b"first\n\0")
     assert output.tail.endswith(b"\0last\n")
-    assert len(output.head) == len(output.tail) == LIMIT // 2
-    assert output.dropped == 1073741824 + len("first\nlast\n") - LIMIT
+    assert len(output.head) == len(output.tail) == KEPT // 2
+    assert output.dropped == 1073741824 + len("first\nlast\n") - KEPT
 
 
 def test_lines_that_come_one_by_one_are_all_there() -> None:
@@ -231,8 +231,8 @@ async def test_a_flood_of_output_leaves_the_loop_time_for_others(flood: str) -> 
     running.live = Heard()
     flooding = asyncio.create_task(running.complete())
     most = 0  # that is taken of it while another waits for its turn
-    async with asyncio.timeout(60):
-        while heard < 50 * LIMIT:
+    async with asyncio.timeout(LIMIT):
+        while heard < 50 * KEPT:
             before = heard
             await asyncio.sleep(0)
             most = max(most, heard - before)
@@ -241,7 +241,7 @@ async def test_a_flood_of_output_leaves_the_loop_time_for_others(flood: str) -> 
     running.stop(State.CANCELLED, "enough")
     ended = await flooding
     assert (ended.state, ended.reason) == (State.CANCELLED, "enough")
-    assert result(ended).stdout.dropped > LIMIT
+    assert result(ended).stdout.dropped > KEPT
     assert 0 < most <= 64 * 1024
 
 

@@ -243,3 +243,58 @@ def test_overdue_jobs_are_run_in_order_of_mandatory_time() -> None:
         T0 + 200,
         T0 + 300,
     ]
+
+
+def held_back(rules: ServiceRules | InteractiveRules, came: list[JobRecord]) -> list[JobRecord]:
+    """Return entries that came one after the other, held back as an agent does it."""
+    waiting: list[JobRecord] = []
+    for one in came:
+        since = {rules.waits_since: getattr(one, rules.waits_since)}
+        overtaking = rules.overtaking(one, waiting)
+        waiting = [replace(other, **since) if other in overtaking else other for other in waiting]
+        waiting.append(one)
+    return waiting
+
+
+OVERDUE = st.lists(
+    st.tuples(st.integers(-1000, -1), st.integers(0, 59)),
+    min_size=2,
+    max_size=8,
+    unique_by=lambda times: times[0],
+)
+"""When jobs were due, and when each came: before the first of them runs."""
+
+
+@given(OVERDUE)
+def test_overdue_jobs_run_in_the_order_of_their_mandatory_times(
+    times: list[tuple[int, int]],
+) -> None:
+    """Q173388: in both agents, in whatever order they come."""
+    times.sort(key=lambda each: each[1])
+    services = [entry(mandatory_at=due, received=came) for due, came in times]
+    users = [entry(mandatory_at=due, shown=came, state=State.OFFERED) for due, came in times]
+    for rules, came in ((SERVICE, services), (INTERACTIVE, users)):
+        waiting = held_back(rules, came)
+        starts = {
+            one.job.id: (rules.next(one, T0 + 59, claimed=True).at, order(one)) for one in waiting
+        }
+        in_order = sorted(waiting, key=lambda one: starts[one.job.id])
+        assert in_order == sorted(waiting, key=lambda one: one.mandatory_at or 0)
+
+
+@pytest.mark.parametrize(
+    "other",
+    [
+        entry(mandatory_at=-30, received=0, shown=0),  # due before it
+        entry(mandatory_at=-10, received=9, shown=9),  # waits for longer than it anyway
+        entry(mandatory_at=1000, received=0, shown=0),  # not overdue: runs at its time
+        entry(mandatory_at=-10, received=0, shown=0, state=State.ACCEPTED),  # the user wants it now
+        entry(mandatory_at=-10, received=0, shown=0, state=State.STARTED),
+        entry(mandatory_at=-10, received=0, background=True),
+        entry(received=0, shown=0),  # optional
+    ],
+)
+def test_no_other_job_is_held_back_for_an_overdue_one(other: JobRecord) -> None:
+    came = entry(mandatory_at=-20, received=5, shown=5)
+    for rules in (SERVICE, INTERACTIVE):
+        assert rules.overtaking(came, [other]) == []

@@ -11,6 +11,7 @@ from pamqp.header import ContentHeader
 from pamqp.heartbeat import Heartbeat
 
 from broker.amqp.frame_reader import FrameReader
+from tests.support.waiting import LIMIT
 
 FRAMES: list[FrameTypes] = [
     commands.Basic.Deliver("tag", 7, False, "pcm.jobs", "background.mandatory.all"),  # noqa: FBT003
@@ -29,7 +30,7 @@ def said(frames: list[FrameTypes]) -> list[tuple[str, object]]:
 
 async def read(reader: asyncio.StreamReader, count: int) -> list[FrameTypes]:
     receiver = FrameReader(reader)
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(LIMIT):
         return [(await receiver.get_frame())[2] for _ in range(count)]
 
 

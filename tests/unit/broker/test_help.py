@@ -11,6 +11,7 @@ from broker.cli.main import COMMANDS
 from tests.support import programs
 from tests.support.programs import BIN, NOWHERE, ROOT, pcm
 from tests.support.terminal import OnTerminal
+from tests.support.waiting import LIMIT
 
 ENVIRONMENT = {"PATH": os.environ["PATH"], "HOME": "/nonexistent"}
 _WITH_ANOTHER = {"groups", "pause", "resume", "forget", "rotate", "revoke", "collect", "schema"}
@@ -50,7 +51,7 @@ def test_the_readme_has_each_setting_in_its_program_s_table(program: str) -> Non
     agents, administrators = re.findall(r"(?:^\|.*\n)+", settings, re.MULTILINE)
     table = agents + administrators if program == "pcm" else agents
     done = subprocess.run(
-        [BIN / program, "--help"], capture_output=True, text=True, timeout=60, check=True
+        [BIN / program, "--help"], capture_output=True, text=True, timeout=LIMIT, check=True
     )
     told = set(re.findall(r"^  (PCM_\w+) ", done.stdout, re.MULTILINE))
     assert told <= set(re.findall(r"`(PCM_\w+)`", table))
@@ -61,7 +62,7 @@ def test_the_readme_has_each_setting_in_its_program_s_table(program: str) -> Non
 @pytest.mark.parametrize("program", ["pcm", "pcm-agent"])
 def test_the_version_is_told(program: str) -> None:
     done = subprocess.run(
-        [BIN / program, "--version"], capture_output=True, text=True, timeout=60, check=True
+        [BIN / program, "--version"], capture_output=True, text=True, timeout=LIMIT, check=True
     )
     assert done.stdout == f"{program} {version('package-command-manager')}\n"
 

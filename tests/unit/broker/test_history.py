@@ -9,15 +9,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
 from sqlalchemy import Engine, select
 
 from broker.history import reader
 from broker.history import schema as tables
 from broker.history.position import place_in
 from broker.history.projection.projection import Fold
-from broker.history.queries import STATES, JobRow, Pair, accounts
+from broker.history.queries import STATES, JobRow, accounts
 from broker.history.reader import rebuild
 from broker.history.schema import open_history
 from broker.history.workstations import fleet
@@ -182,71 +180,6 @@ def test_a_job_is_for_those_who_were_there_when_it_was_sent(history: Engine) -> 
     )
     assert states(history, before) == {"ws-1": "queued"}
     assert states(history, after) == {"ws-2": "queued", "ws-3": "queued"}
-
-
-def test_the_order_of_reports_does_not_matter_nor_does_a_second_copy(
-    tmp_path_factory: pytest.TempPathFactory,
-) -> None:
-    engines: list[Engine] = []
-
-    @given(data=st.data())
-    def check(data: st.DataObject) -> None:
-        sent = [job(everyone), job(workstation("ws-1"))]
-        told = data.draw(
-            st.lists(
-                st.builds(
-                    lambda of, name, state, after: report(sent[of], name, state, after),
-                    st.integers(0, 1),
-                    st.sampled_from(["ws-1", "ws-2"]),
-                    st.sampled_from([state for state in State if not state.final]),
-                    st.integers(-5, 5),
-                ),
-                max_size=12,
-            )
-        )
-        finals = data.draw(
-            st.lists(st.tuples(st.integers(0, 1), st.sampled_from(["ws-1", "ws-2"])), unique=True)
-        )
-        # A start and an end are told once, or by one agent in their order.
-        starts = {(each.job_id, each.workstation): each for each in told if _starts(each)}
-        told = [each for each in told if not _starts(each)] + list(starts.values())
-        told += [report(sent[of], name, State.SUCCEEDED) for of, name in finals]
-        seen = []
-        for engine in engines:
-            rebuild(engine)
-            order = data.draw(st.permutations(told + told[: len(told) // 2]))
-            cut = data.draw(st.integers(1, 5))
-            fold(engine, [check_in("ws-1"), check_in("ws-2"), *sent])
-            # Where a report stands in the stream decides only between equal times.
-            by_time = sorted(order, key=lambda each: each.at)
-            fold(engine, order if data.draw(st.booleans()) else by_time, first=10, cut=cut)
-            with accounts(engine, NOW.timestamp()) as asked:
-                seen.append(
-                    [
-                        (of.id, pair.workstation, _class(pair), pair.at)
-                        for of in sent
-                        for pair in sorted(asked.pairs(of.id), key=lambda each: each.workstation)
-                    ]
-                )
-                events = [
-                    len(asked.events(of.id, name)) for of in sent for name in ("ws-1", "ws-2")
-                ]
-            assert sum(events) == len({each.id for each in told})
-        assert seen[0] == seen[1]
-
-    engines += [
-        open_history(f"sqlite:///{tmp_path_factory.mktemp('history')}/history.db") for _ in range(2)
-    ]
-    check()
-
-
-def _starts(told: Report) -> bool:
-    return told.state is State.STARTED
-
-
-def _class(pair: Pair) -> str:
-    """Return a state, or that it is one of those between which only equal times decide."""
-    return pair.state if pair.state in {"queued", "received", "started", "succeeded"} else "asked"
 
 
 def test_how_the_stream_is_cut_up_does_not_matter(history: Engine) -> None:

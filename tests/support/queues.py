@@ -1,0 +1,32 @@
+"""What a queue holds, by the broker's word of this moment: its lists are seconds old."""
+
+import asyncio
+
+import aio_pika
+
+from tests.support.rabbitmq import Broker
+from tests.support.waiting import LIMIT
+
+
+async def until_queue(
+    node: Broker, queue: str, *, ready: int | None = None, consumers: int | None = None
+) -> None:
+    """Wait until a queue has so many messages that nobody holds, and so many consumers."""
+    connection = await aio_pika.connect(node.url)
+    async with asyncio.timeout(LIMIT), connection, connection.channel() as channel:
+        while True:
+            found = (await channel.declare_queue(queue, passive=True)).declaration_result
+            if ready in (None, found.message_count) and consumers in (None, found.consumer_count):
+                return
+            await asyncio.sleep(0.05)
+
+
+async def until_held(node: Broker, count: int) -> None:
+    """Wait until so many messages of a virtual host were delivered, and not acknowledged."""
+    words = ("list_channels", "vhost", "messages_unacknowledged")
+    async with asyncio.timeout(LIMIT):
+        while True:
+            lines = (await asyncio.to_thread(node.ctl, *words)).splitlines()
+            held = [line.split("\t") for line in lines if "\t" in line]
+            if sum(int(number) for host, number in held if host == node.virtual_host) == count:
+                return

@@ -1,0 +1,165 @@
+"""`Progress`, `pcm watch` and the history agree on which of several reports counts."""
+
+from collections.abc import Sequence
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from sqlalchemy import Engine
+
+from broker import Progress
+from broker.history.projection.projection import Fold
+from broker.history.queries import accounts
+from broker.history.reader import rebuild
+from broker.history.schema import open_history
+from broker.stream.entry import StreamEntry
+from broker.watch.tally import WatchTally
+from schemas import Command, Job, Report, Result, State, workstation
+from schemas.report import final_id
+
+NOW = datetime(2026, 11, 23, 12, tzinfo=UTC)
+NAMES = ("ws-1", "ws-2")
+AGENTS = ("service", "interactive-ada", "interactive-bob")
+JOB = Job(
+    command=Command(argv=("true",)),
+    targets=tuple(workstation(name) for name in NAMES),
+    created_at=NOW,
+)
+HARMLESS = {State.SUCCEEDED, State.CANCELLED, State.NOT_APPLICABLE}
+
+
+def report(state: State, name: str = "ws-1", **more: Any) -> Report:
+    if state is State.SUCCEEDED:
+        more["result"] = Result(exit_code=0, duration=timedelta(seconds=1), max_memory=1)
+    more.setdefault("agent", "service")
+    return Report(job_id=JOB.id, workstation=name, state=state, **more)
+
+
+def with_an_id(of: Report, number: int, *, shared: bool) -> Report:
+    """Give a report an id of its own, or a final one that of all ends of its workstation."""
+    same = shared and of.state.final
+    name = final_id(of.job_id, of.workstation) if same else f"report-{number}"
+    return of.model_copy(update={"id": name, "reason": name})
+
+
+STORIES = st.lists(
+    st.builds(
+        report,
+        st.sampled_from(list(State)),
+        st.sampled_from(NAMES),
+        agent=st.sampled_from(AGENTS),
+        at=st.one_of(
+            st.integers(-2, 2).map(lambda seconds: NOW + timedelta(seconds=seconds)),
+            st.datetimes(datetime(2000, 1, 1), datetime(2100, 1, 1), timezones=st.just(UTC)),  # noqa: DTZ001 - the zone is drawn
+        ),
+    ),
+    max_size=10,
+)
+
+Counted = tuple[str, str, float | None, str]
+
+
+def in_history(engine: Engine, told: Sequence[Report], cut: int) -> dict[str, Counted]:
+    """Return what counts on each workstation after a history has read reports in an order."""
+    rebuild(engine)
+    entries = [StreamEntry(0, JOB.kind, "", JOB.body(), "guest")]
+    entries += [
+        StreamEntry(place, one.kind, "", one.body(), "guest") for place, one in enumerate(told, 1)
+    ]
+    for start in range(0, len(entries), cut):
+        with engine.begin() as connection:
+            taken = Fold(connection)
+            taken.add(entries[start : start + cut])
+            taken.flush()
+    with accounts(engine, NOW.timestamp()) as asked:
+        return {
+            pair.workstation: (pair.state, pair.agent, pair.at, pair.reason)
+            for pair in asked.pairs(JOB.id)
+            if pair.agent  # else nothing was reported
+        }
+
+
+def watched(told: Sequence[Report]) -> tuple[Progress, WatchTally]:
+    """Return what a program that follows the job knows after reports in an order."""
+    progress = Progress(JOB.id)
+    tally = WatchTally(progress)
+    progress.add(JOB)
+    for one in told:
+        if progress.add(one):
+            tally.add(one)
+    return progress, tally
+
+
+def in_progress(progress: Progress) -> dict[str, Counted]:
+    return {
+        name: (one.state, one.agent, one.timestamp, one.reason)
+        for name, one in progress.workstations.items()
+    }
+
+
+def test_all_views_agree_in_any_order_however_the_stream_is_cut_and_with_any_clocks(
+    tmp_path_factory: pytest.TempPathFactory,
+) -> None:
+    engine = open_history(f"sqlite:///{tmp_path_factory.mktemp('history')}/history.db")
+
+    @given(data=st.data())
+    def check(data: st.DataObject) -> None:
+        shared = data.draw(st.booleans())
+        told = [
+            with_an_id(one, number, shared=shared) for number, one in enumerate(data.draw(STORIES))
+        ]
+        again = told + told[: len(told) // 2]
+        orders = [data.draw(st.permutations(again)) for _ in range(3)]
+        first = in_history(engine, orders[0], data.draw(st.integers(1, 12)))
+        assert first == in_history(engine, orders[1], data.draw(st.integers(1, 12)))
+        for order in orders:
+            progress, tally = watched(order)
+            assert in_progress(progress) == first
+            now = [one.state for one in progress.workstations.values()]
+            assert sorted((+progress.counts).elements()) == sorted(now)
+            assert tally.failed == sum(each.final and each not in HARMLESS for each in now)
+            assert len(tally.running) == now.count(State.STARTED)
+
+    try:
+        check()
+    finally:
+        engine.dispose()
+
+
+@pytest.mark.parametrize("clock", [-3600, 3600])
+def test_watch_says_started_as_the_history_does_whatever_the_clock(clock: int) -> None:
+    """A clock that was set back between two reports hid the start from `pcm watch`."""
+    later = NOW + timedelta(seconds=clock)
+    told = [
+        report(State.OFFERED, agent="interactive-ada", at=NOW),
+        report(State.STARTED, agent="interactive-ada", at=later),
+    ]
+    for order in (told, told[::-1]):
+        progress, tally = watched(order)
+        assert progress.workstations["ws-1"].state is State.STARTED
+        assert list(tally.running) == ["ws-1"]
+
+
+def test_one_user_who_declines_does_not_end_the_waiting_while_another_is_asked() -> None:
+    told = [
+        report(State.OFFERED, agent="interactive-ada", at=NOW),
+        report(State.OFFERED, agent="interactive-bob", at=NOW),
+        report(State.DECLINED, agent="interactive-ada", at=NOW + timedelta(minutes=1)),
+    ]
+    progress, _ = watched(told)
+    assert "ws-1" in progress.waiting
+    progress.add(report(State.DECLINED, agent="interactive-bob", at=NOW + timedelta(minutes=2)))
+    assert "ws-1" not in progress.waiting
+
+
+def test_a_second_end_takes_the_place_of_the_first_in_what_watch_counts() -> None:
+    """Two ends of one job are a fault; that of a command counts, and none is counted twice."""
+    refused = report(State.REFUSED, reason="its id is known")
+    progress, tally = watched([refused])
+    assert tally.failed == 1
+    ran = report(State.SUCCEEDED)
+    assert progress.add(ran)
+    tally.add(ran)
+    assert (tally.failed, tally.failures, str(tally)) == (0, {}, "1 succeeded, 1 not received")
