@@ -14,7 +14,6 @@ from schemas.times import earliest, latest
 if TYPE_CHECKING:
     from broker.history.queries import Accounts
 
-
 _SHOWN = 10
 
 
@@ -101,8 +100,8 @@ def _able(job: Job, names: list[str]) -> tuple[list[str], list[str]]:
     left_out = [name for name in names if name not in sealed_for]
     if not able:
         raise NothingToRerun(
-            f"{job.id}: its secrets are not sealed for {listed(left_out, _SHOWN)}; send it anew, by pcm send"
-            " --secret"
+            f"{job.id}: its secrets are not sealed for {listed(left_out, _SHOWN)};"
+            " send it anew, by pcm send --secret"
         )
     return able, left_out
 
