@@ -24,7 +24,7 @@ from agents.jobs.executor import Executor
 from agents.jobs.job_claims import JobClaims
 from agents.jobs.open_jobs import OpenJobs
 from agents.jobs.pause import PauseState
-from agents.jobs.scheduler import Rules, Scheduler
+from agents.jobs.scheduler import Scheduler
 from agents.jobs.workers import Workers
 from agents.outbox import Outbox
 from agents.session.broker_session import BrokerSession
@@ -37,6 +37,7 @@ from agents.tasks import BackgroundTasks
 from broker.amqp.timeouts import timeout
 from broker.amqp.topology import AgentKind, login
 from broker.log import get_logger
+from schemas.policy import Rules
 
 _log = get_logger()
 _HOUSEKEEPING = 3600.0  # seconds

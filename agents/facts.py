@@ -3,10 +3,14 @@
 import os
 import platform
 from functools import cache
+from pathlib import Path
 
 from agents import platforms
 from agents.settings import AgentSettings
 from schemas import Facts
+from schemas.times import find_zone
+
+_CLOCK = Path("/etc/localtime")
 
 
 @cache
@@ -27,6 +31,17 @@ def groups(settings: AgentSettings) -> tuple[str, ...]:
     An enrolled agent is bound as it was enrolled.
     """
     return settings.groups if settings.enrolled else settings.groups + gather().groups
+
+
+def zone() -> str:
+    """Return the name of the zone of this machine's clock; nothing where it is not known."""
+    given = os.environ.get("TZ")
+    if given is None:
+        # A copy of a zone's file, which some systems have there, does not tell its name.
+        name = os.path.realpath(_CLOCK).partition("/zoneinfo/")[2] if _CLOCK.exists() else "UTC"
+    else:
+        name = given.removeprefix(":") or "UTC"
+    return name if find_zone(name) else ""
 
 
 def _release() -> str:

@@ -1,7 +1,7 @@
 """Who an agent is, and how it says what happened."""
 
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import UTC, datetime
 from functools import cached_property
 
 from broker.amqp import topology
@@ -31,8 +31,9 @@ class Identity:
         *,
         result: Result | None = None,
         until: datetime | None = None,
+        at: float | None = None,
     ) -> Report:
-        """Return a report of this agent."""
+        """Return a report of this agent; of now, or of a time in seconds since the epoch."""
         return Report(
             id=final_id(job_id, self.workstation) if state.final else new_report_id(),
             job_id=job_id,
@@ -42,4 +43,5 @@ class Identity:
             reason=reason,
             result=result,
             until=until,
+            at=datetime.now(UTC) if at is None else datetime.fromtimestamp(at, UTC),
         )

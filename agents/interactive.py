@@ -7,7 +7,6 @@ from typing import Any
 
 from agents.agent import Agent
 from agents.jobs.host import here
-from agents.jobs.policy import InteractiveRules
 from agents.settings import AgentSettings
 from agents.store.transaction import Transaction
 from agents.user import control, views
@@ -18,6 +17,7 @@ from agents.user.user_actions import UserActions
 from agents.user.view_stream import ViewStream
 from broker.amqp.timeouts import timeout
 from broker.amqp.topology import AgentKind
+from schemas.policy import InteractiveRules
 
 _STORED_LIMIT = 5.0
 

@@ -3,9 +3,9 @@
 from agents.agent import Agent
 from agents.claims import service_liveness as neighbour
 from agents.jobs.host import here
-from agents.jobs.policy import ServiceRules
 from agents.settings import AgentSettings
 from broker.amqp.topology import AgentKind
+from schemas.policy import ServiceRules
 
 
 class ServiceAgent(Agent):

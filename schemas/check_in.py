@@ -1,7 +1,7 @@
 """Who is there: what agents say of themselves, and are told apart from jobs."""
 
 import re
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from typing import Literal
 
 from pydantic import BaseModel, ConfigDict, Field
@@ -69,6 +69,23 @@ class CheckIn(Message):
     facts: Facts = Facts()
     program: Text = Field(default="", description="the version of the agent's program")
     windows: Text = Field(default="", description="its maintenance windows, as they are set")
+    zone: Text = Field(
+        default="",
+        description="the zone of its clock, such as Europe/Berlin; empty where it is not known",
+    )
+    countdown: Duration | None = Field(
+        default=None,
+        ge=timedelta(0),
+        description="what a user gets there before a mandatory job runs",
+    )
+    takeover_grace: Duration | None = Field(
+        default=None,
+        ge=timedelta(0),
+        description="how long after its mandatory time its service takes over a user's job",
+    )
+    accept_offers: bool = Field(
+        default=False, description="whether it runs optional offers at once"
+    )
     waiting: int = Field(
         default=0, ge=0, lt=2**31, description="jobs that it has, and has not started"
     )

@@ -128,6 +128,16 @@ def on_last_clock(local: datetime) -> datetime:
     return local.replace(tzinfo=UTC) + LAST_CLOCK
 
 
+def find_zone(name: str) -> tzinfo | None:
+    """Return the zone of a name, such as Europe/Berlin; None if none is known by it."""
+    from zoneinfo import ZoneInfo, ZoneInfoNotFoundError  # few programs need it
+
+    try:
+        return ZoneInfo(name)
+    except (ValueError, OSError, ZoneInfoNotFoundError):
+        return None
+
+
 def _transition(before: float, after: float, zone: tzinfo | None) -> float:
     """Return the second in (before, after] at which a zone changes its offset."""
 

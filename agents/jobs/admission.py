@@ -9,13 +9,13 @@ from agents.identity import Identity
 from agents.jobs.cancellation import Cancellations
 from agents.jobs.executor import Executor
 from agents.jobs.open_jobs import OpenJobs
-from agents.jobs.policy import Next, Step
 from agents.jobs.scheduler import Scheduler
 from agents.settings import AgentSettings
 from agents.store.transaction import JobRecord
 from agents.tasks import BackgroundTasks
 from broker.log import get_logger
 from schemas import Context, State
+from schemas.policy import Next, Step
 
 _log = get_logger()
 _LOOK_AGAIN = 0.1  # seconds

@@ -2,8 +2,7 @@
 
 import asyncio
 import time
-from collections.abc import Callable, Iterable
-from typing import ClassVar, Protocol
+from typing import TYPE_CHECKING
 
 from agents.changes import Changes
 from agents.execution.sealing import Sealing
@@ -11,27 +10,18 @@ from agents.identity import Identity
 from agents.jobs.job_claims import JobClaims
 from agents.jobs.open_jobs import OpenJobs
 from agents.jobs.pause import PauseState
-from agents.jobs.policy import Next, Step, order
 from agents.settings import AgentSettings
 from agents.store.transaction import JobRecord
 from agents.tasks import BackgroundTasks
 from broker.log import get_logger
 from schemas import Context, State
+from schemas.policy import Next, Rules, Step, order
 from schemas.times import NEVER
 
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
 _log = get_logger()
-
-
-class Rules(Protocol):
-    """Decides what is next for a job."""
-
-    waits_since: ClassVar[str]
-
-    def next(self, record: JobRecord, now: float, *, claimed: bool, paused: bool) -> Next:
-        """Return the next step and its time."""
-
-    def overtaking(self, record: JobRecord, others: Iterable[JobRecord]) -> list[JobRecord]:
-        """Return the overdue jobs that would run before another one, though due after it."""
 
 
 class Scheduler:
@@ -170,7 +160,8 @@ class Scheduler:
         shown_at = record.shown_at
         self._open_jobs.change(
             record,
-            self._identity.report(record.job.id, State.OFFERED),
+            # The countdown goes by this very instant: `pcm why` tells its end by the report.
+            self._identity.report(record.job.id, State.OFFERED, at=now),
             # In the future: the clock was set back since; the user gets a whole countdown.
             shown_at=now if shown_at is None or shown_at > now else shown_at,
             until=None,

@@ -11,8 +11,8 @@ from dataclasses import dataclass
 from enum import Enum
 from typing import Any
 
-from schemas import Job, Pause, Report, State, WallClock
-from schemas.times import NEVER, Moment
+from schemas import Job, Pause, Report, State
+from schemas.policy import JobStatus
 
 MIGRATIONS = (
     """
@@ -102,28 +102,18 @@ _COLUMNS = ", ".join(("body", "received_at", *_CHANGING))
 
 
 @dataclass(frozen=True)
-class JobRecord:
-    """A job as an agent knows it. Times are seconds since the epoch.
+class JobRecord(JobStatus):
+    """A job as an agent keeps it. Times are seconds since the epoch.
 
     Attributes:
-        state: the last thing that this agent reported of it.
         open: whether this agent may still have something to do with it.
-        shown_at: when it was first offered to the user.
-        until: when a postponement ends.
-        cancelled: why it was cancelled or superseded; None if it was not.
         final: the final report, if this agent made it.
         starts: how often its command was started.
         process: the process that runs it, as `remains.mark` says it; once it has run a while.
         postponements: how often the user postponed it.
     """
 
-    job: Job
-    received_at: float
-    state: State = State.RECEIVED
     open: bool = True
-    shown_at: float | None = None
-    until: float | None = None
-    cancelled: str | None = None
     changed_at: float = 0.0
     final: Report | None = None
     starts: int = 0
@@ -135,21 +125,6 @@ class JobRecord:
         """How often the user may still postpone it; None where the job sets no limit."""
         most = self.job.max_postponements
         return None if most is None else max(0, most - self.postponements)
-
-    @property
-    def offer_at(self) -> float:
-        """When the job may first be seen."""
-        return _seconds(self.job.offer_at, self.received_at)
-
-    @property
-    def mandatory_at(self) -> float | None:
-        """When it runs, wanted or not; None for an optional job."""
-        return None if self.job.mandatory_at is None else _seconds(self.job.mandatory_at, 0)
-
-    @property
-    def expires_at(self) -> float:
-        """When it is too late to start it."""
-        return _seconds(self.job.expires_at, NEVER)
 
 
 def _changing(entry: JobRecord) -> tuple[object, ...]:
@@ -166,12 +141,6 @@ def _changing(entry: JobRecord) -> tuple[object, ...]:
         entry.process,
         entry.postponements,
     )
-
-
-def _seconds(moment: Moment | None, default: float) -> float:
-    if moment is None:
-        return default
-    return (moment.instant() if isinstance(moment, WallClock) else moment).timestamp()
 
 
 class DuplicateReason(Enum):

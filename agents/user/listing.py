@@ -9,8 +9,6 @@ from pathlib import Path
 from typing import Any
 
 from agents.claims.claim_file import decision
-from agents.jobs.host import Host
-from agents.jobs.policy import order
 from agents.store import ledger
 from agents.store.state_folder import StateError
 from agents.store.transaction import JobRecord, LedgerMetadata
@@ -18,6 +16,7 @@ from broker.cli.table import Cell, Column, lines
 from broker.cli.time_formats import age, local
 from schemas import Context, Pause, State
 from schemas.maintenance_windows import parse
+from schemas.policy import Host, order
 from schemas.times import NEVER
 
 Row = dict[str, Any]

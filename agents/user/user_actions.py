@@ -10,12 +10,12 @@ from agents.identity import Identity
 from agents.jobs.executor import Executor
 from agents.jobs.open_jobs import OpenJobs
 from agents.jobs.pause import PauseState
-from agents.jobs.policy import InteractiveRules
 from agents.jobs.scheduler import Scheduler
 from agents.store.transaction import JobRecord
 from agents.user.control import Declined, read_reason, text_of
 from agents.user.reminders import Reminders
 from schemas import Requirement, State
+from schemas.policy import InteractiveRules
 from schemas.times import check_years, duration_text
 
 _LONGEST = 366 * 86400.0  # seconds
@@ -76,7 +76,7 @@ class UserActions:
         if self._pause.paused:
             return "is accepted; this workstation is paused, and it runs when that ends"
         now = time.time()
-        start = self._rules.place.start(entry.job, now, now)
+        start = self._rules.host.start(entry.job, now, now)
         if start <= now:
             return "runs now"
         if start >= entry.expires_at:

@@ -5,10 +5,10 @@ from dataclasses import dataclass
 from typing import Any
 
 from agents.identity import Identity
-from agents.jobs.policy import InteractiveRules, order
 from agents.session.broker_session import ConnectionState
 from agents.store.transaction import JobRecord
 from schemas import Job, Pause, Requirement, State
+from schemas.policy import InteractiveRules, order
 from schemas.times import NEVER
 
 _OFFERS = frozenset({State.OFFERED, State.POSTPONED, State.DECLINED, State.ACCEPTED})
@@ -140,7 +140,7 @@ def _starts_at(entry: JobRecord, scene: ViewInput) -> float | None:
     """Return when an accepted job starts that waits for a maintenance window."""
     if entry.state is not State.ACCEPTED or scene.paused:
         return None
-    start = scene.rules.place.start(entry.job, scene.now, scene.now)
+    start = scene.rules.host.start(entry.job, scene.now, scene.now)
     return _time(start) if start > scene.now else None
 
 

@@ -43,7 +43,11 @@ class History:
         settings = settings or load(HistorySettings)
         engine = open_history(settings.history_url)
         try:
-            _refresh(settings, engine)
+            try:
+                _refresh(settings, engine)
+            except Unreachable:
+                if not is_collected(engine):
+                    raise
             with asked(engine) as history:
                 yield history
         finally:
@@ -62,16 +66,11 @@ def asked(engine: Engine) -> Iterator[History]:
 
 
 def _refresh(settings: HistorySettings, engine: Engine) -> None:
-    # Loaded only by those who read it so: commands have a history that is open.
     import asyncio
     from concurrent.futures import ThreadPoolExecutor
 
     from broker.history.collector import refresh
 
-    try:
-        # In a thread of its own: the caller's may have a loop that runs.
-        with ThreadPoolExecutor(1) as thread:
-            thread.submit(asyncio.run, refresh(settings, engine)).result()
-    except Unreachable:
-        if not is_collected(engine):
-            raise
+    # In a thread of its own: the caller's may have a loop that runs.
+    with ThreadPoolExecutor(1) as thread:
+        thread.submit(asyncio.run, refresh(settings, engine)).result()

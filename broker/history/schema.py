@@ -191,6 +191,9 @@ workstations = _table(
 memberships = _table("memberships", _text("group", key=True), _text("workstation", key=True))
 Index("groups_of", memberships.c.workstation)
 
+POLICY = frozenset({"windows", "zone", "countdown", "takeover_grace", "accept_offers"})
+"""What check-ins tell of that by which agents decide; it is kept together."""
+
 agents = _table(
     "agents",
     _text("workstation", key=True),
@@ -203,7 +206,7 @@ agents = _table(
     Column("at", Double, nullable=False),
     Column("interval", Double, nullable=False),
     _text("program"),
-    _text("windows"),
+    _text("windows"),  # and the rest of POLICY, as JSON; of older check-ins the windows alone
     Column("waiting", Integer, nullable=False),
     Column("running", Integer, nullable=False),
     Column("signed_only", Boolean, nullable=False),

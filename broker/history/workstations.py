@@ -1,16 +1,27 @@
 """Who is there: workstations, their agents and groups, as they last checked in."""
 
+import json
 import time
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, fields
+from typing import Any
 
 from sqlalchemy import Connection, Engine, func, or_, select
 
 from broker.history.projection.projection import QUEUED, addressed
 from broker.history.queries import RUNNING, WAITING
-from broker.history.schema import agents, jobs, memberships, outcomes, snapshot, told, workstations
+from broker.history.schema import (
+    POLICY,
+    agents,
+    jobs,
+    memberships,
+    outcomes,
+    snapshot,
+    told,
+    workstations,
+)
 from schemas import Job
 
 _MISSED = 2.5  # intervals without a check-in after which an agent is missing
@@ -18,7 +29,14 @@ _MISSED = 2.5  # intervals without a check-in after which an agent is missing
 
 @dataclass(frozen=True)
 class AgentRow:
-    """An agent as it last checked in. Times are seconds since the epoch."""
+    """An agent as it last checked in. Times are seconds since the epoch.
+
+    Attributes:
+        zone: of its clock; empty where it is not known.
+        countdown: what a user gets before a mandatory job runs, in seconds; None: not known.
+        takeover_grace: after how many seconds its service takes over; None: not known.
+        accept_offers: whether it runs optional offers at once.
+    """
 
     workstation: str
     agent: str
@@ -35,6 +53,10 @@ class AgentRow:
     pause_reason: str = ""
     signed_only: bool = False
     sealing_key: str = ""
+    zone: str = ""
+    countdown: float | None = None
+    takeover_grace: float | None = None
+    accept_offers: bool = False
 
     def status(self, now: float) -> str:
         """Return whether it is `up`, `paused`, `stopped`, or `missing` without a word."""
@@ -82,6 +104,22 @@ _COLUMNS = tuple(
     for column in fields(WorkstationRow)
     if column.name not in {"groups", "agents", "waiting", "running"}
 )
+
+
+_AGENT_COLUMNS = tuple(
+    agents.c[column.name]
+    for column in fields(AgentRow)
+    if column.name == "windows" or column.name not in POLICY
+)
+
+
+def _agent_row(columns: dict[str, Any]) -> AgentRow:
+    """Return an agent of its columns, one of which holds all by which it decides."""
+    try:
+        policy = json.loads(columns["windows"])
+    except ValueError:  # of an older check-in: the windows alone
+        policy = {}
+    return AgentRow(**columns | (policy if isinstance(policy, dict) else {}))
 
 
 class Fleet:
@@ -144,13 +182,13 @@ class Fleet:
         return found
 
     def _agents(self) -> dict[str, list[AgentRow]]:
-        query = select(*(agents.c[column.name] for column in fields(AgentRow)))
+        query = select(*_AGENT_COLUMNS)
         found: dict[str, list[AgentRow]] = {}
         # The service first: it is the one that each workstation has.
         for row in self._connection.execute(
             query.order_by(agents.c.workstation, agents.c.agent != "service", agents.c.agent)
         ):
-            found.setdefault(row.workstation, []).append(AgentRow(*row))
+            found.setdefault(row.workstation, []).append(_agent_row(row._asdict()))
         return found
 
     def _open_jobs(self) -> Counter[tuple[str, bool]]:

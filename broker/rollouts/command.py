@@ -4,7 +4,6 @@ import argparse
 import sys
 from typing import TYPE_CHECKING
 
-from broker.amqp.timeouts import timeout
 from broker.cli.command_line import DONE, FAILED, Parser, Wrong, argument_errors
 from broker.cli.session import history, name, with_dispatcher
 from broker.rollouts import views as standing
@@ -79,6 +78,7 @@ async def drive(driver: "Driver", plan: "Rollout", arguments: argparse.Namespace
     import asyncio
 
     from broker.amqp.connection import BrokerError
+    from broker.amqp.timeouts import timeout
     from broker.history.schema import HistoryError
 
     try:

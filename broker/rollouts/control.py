@@ -11,7 +11,7 @@ from sqlalchemy import Engine
 from broker.client.dispatcher import Dispatcher
 from broker.history.schema import open_history
 from broker.rollouts.progress import RolloutProgress, course, find, recorded
-from broker.rollouts.runner import Driver, refresh_patiently
+from broker.rollouts.runner import Driver, refresh
 from broker.rollouts.state import RolloutState
 from broker.rollouts.waves import Item, WrongWaves, cut, mixed, read_waves
 from broker.settings import HistorySettings, load
@@ -242,7 +242,7 @@ async def _found(
 ) -> AsyncIterator[tuple[Engine, Driver, RolloutProgress]]:
     """Open the history, up to date, and find a rollout there, as it goes now."""
     async with _opened(dispatcher, settings) as (engine, known):
-        await refresh_patiently(known, engine)
+        await refresh(known, engine)
         plan = await asyncio.to_thread(find, engine, rollout_id)
         driver = Driver(dispatcher, known, engine, plan, on_state or _nothing)
         yield engine, driver, await asyncio.to_thread(course, engine, plan)

@@ -12,7 +12,7 @@ from sqlalchemy import Engine
 
 from broker.amqp.connection import LoginRefused, Unreachable
 from broker.client.dispatcher import Dispatcher
-from broker.history.collector import refresh
+from broker.history.collector import refresh as refresh_once
 from broker.rollouts.progress import RolloutProgress, course
 from broker.rollouts.state import RolloutState
 from broker.settings import HistorySettings
@@ -87,12 +87,12 @@ class Driver:
 
     async def _look(self) -> RolloutProgress:
         """Return how the rollout goes, as of now."""
-        await refresh_patiently(self.settings, self._engine)
+        await refresh(self.settings, self._engine)
         return await asyncio.to_thread(course, self._engine, self._plan)
 
 
-async def refresh_patiently(settings: HistorySettings, engine: Engine) -> None:
-    """Have the history read what is new, if no collector does.
+async def refresh(settings: HistorySettings, engine: Engine) -> None:
+    """Have the history read what is new, if no collector does; try again for a while.
 
     Raises:
         BrokerError: the broker could not be reached in time, or does not let us.
@@ -100,7 +100,7 @@ async def refresh_patiently(settings: HistorySettings, engine: Engine) -> None:
     give_up = time.monotonic() + settings.patience.total_seconds()
     while True:
         try:
-            return await refresh(settings, engine)
+            return await refresh_once(settings, engine)
         except LoginRefused:
             raise
         except Unreachable:

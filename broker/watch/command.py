@@ -5,7 +5,6 @@ import sys
 from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING
 
-from broker.amqp.timeouts import timeout
 from broker.cli.command_line import DONE, FAILED, Parser, WrongUse
 from broker.cli.session import name, seconds, whole_id, with_dispatcher
 from broker.cli.terminal import printable
@@ -83,6 +82,7 @@ async def watch(
     """
     import asyncio
 
+    from broker.amqp.timeouts import timeout
     from broker.client.progress import Progress
     from broker.watch.tally import WatchTally
 

@@ -60,10 +60,12 @@ def _run(*words: str | Path, cwd: Path | None = None) -> None:
 
 
 def _mypy(project: Path, *files: str) -> "CompletedProcess[str]":
-    checker = [sys.executable, "-m", "mypy", "--strict", "--no-pretty", "--no-error-summary"]
-    where = ["--python-executable", str(_python(project)), "--cache-dir", str(project / "cache")]
+    cache = project / "cache"
+    words: list[str | Path] = [sys.executable, "-m", "mypy", "--strict", "--no-error-summary"]
+    words += ["--hide-error-context", "--python-executable", _python(project)]
+    words += ["--cache-dir", cache, "--no-pretty", *files]
     return subprocess.run(
-        [*checker, *where, *files],
+        words,
         capture_output=True,
         text=True,
         cwd=project,

@@ -6,7 +6,7 @@ from typing import Any
 from sqlalchemy import Connection, bindparam, delete, select
 
 from broker.history.projection.upserts import put
-from broker.history.schema import agents, memberships, workstations
+from broker.history.schema import POLICY, agents, memberships, workstations
 from schemas import CheckIn
 
 _SERVICE = "service"
@@ -56,6 +56,11 @@ def _groups(connection: Connection, check_ins: Sequence[CheckIn]) -> dict[str, S
     return groups
 
 
+def _policy(told: CheckIn) -> str:
+    """Return by what an agent decides, as the history keeps it."""
+    return told.model_dump_json(include=set(POLICY), exclude_none=True)
+
+
 def _agent(told: CheckIn) -> dict[str, Any]:
     pause = told.pause
     return {
@@ -69,7 +74,7 @@ def _agent(told: CheckIn) -> dict[str, Any]:
         "at": told.at.timestamp(),
         "interval": told.interval.total_seconds(),
         "program": told.program,
-        "windows": told.windows,
+        "windows": _policy(told),
         "waiting": told.waiting,
         "running": told.running,
         "signed_only": told.signed_only,

@@ -2,12 +2,14 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from datetime import tzinfo
 from typing import Literal, NamedTuple
 
 from broker.cli.time_formats import moment
 from broker.history.queries import Event, JobRow, Pair
 from broker.history.workstations import AgentRow, WorkstationRow
 from schemas import Cancellation, Context, Job, Requirement, State, WallClock
+from schemas.times import at_wall, find_zone
 
 SERVICE = "service"
 _USERS = "interactive-"
@@ -93,6 +95,12 @@ class Circumstances:
             return None
         return CancellationFacts(job.cancelled_at, job.cancelled_by, job.cancel_reason)
 
+    @property
+    def zone(self) -> tzinfo | None:
+        """The zone of the workstation's clock, if an agent told it."""
+        agents = self.station.agents if self.station else ()
+        return next((zone for row in agents if (zone := find_zone(row.zone))), None)
+
     def agent(self, name: str) -> AgentRow | None:
         """Return an agent of the workstation, as it last checked in."""
         agents = self.station.agents if self.station else ()
@@ -129,7 +137,13 @@ class Circumstances:
         return moment(time, self.now)
 
     def time(self, name: Time) -> float | None:
-        """Return a time of the job; of one on clocks on the wall, when the last shows it."""
+        """Return a time of the job; of one on clocks on the wall, when the workstation's shows it.
+
+        Where its zone is not known, that is when the last clock on earth shows it.
+        """
+        given = getattr(self.body, name, None)
+        if isinstance(given, WallClock) and self.zone is not None:
+            return at_wall(given.local, self.zone).timestamp()
         time: float | None = getattr(self.job, name)
         return time
 
@@ -146,6 +160,11 @@ class Circumstances:
         time = self.time(name)
         return "no time" if time is None else self.at(time)
 
+    def when(self, at: float) -> str:
+        """Return a time as people read it; a time of the job as it was given."""
+        names: tuple[Time, ...] = ("mandatory_at", "offer_at")
+        return next((self.time_text(name) for name in names if self.time(name) == at), self.at(at))
+
     def unless_expired(self, at: float | None = None) -> str:
         """Return what a prospect stands under, as the end of a sentence; at a time, if known."""
         expiry = self.time("expires_at")
@@ -159,10 +178,14 @@ class Circumstances:
         respects = self.body is not None and self.body.respects_windows
         return row.windows if respects and row is not None else ""
 
-    def in_window(self, agent: str) -> str:
-        """Return the windows of an agent that the job keeps to, as the end of a sentence."""
+    def in_window(self, agent: str, at: float | None = None) -> str:
+        """Return the windows of an agent that the job keeps to, as the end of a sentence.
+
+        `at`: when the job starts in them, if that is known.
+        """
         windows = self.windows(agent)
-        return f", in its next maintenance window ({windows})" if windows else ""
+        when = f", at {self.at(at)}" if at is not None else ""
+        return f", in its next maintenance window ({windows}){when}" if windows else ""
 
     def first(self, state: State, agent: str | None = None) -> Event | None:
         """Return the first report of a state, by any or one agent."""

@@ -16,8 +16,8 @@ def add_to(commands: "argparse._SubParsersAction[Parser]") -> None:
         "why",
         help="why a job is where it is on a workstation",
         description="Says in two sentences why a job is where it is on a workstation, and what"
-        " happens there next. Times that are up to an agent's settings are told as the agents"
-        " have them by default.",
+        " happens there next. Times go by the settings that the workstation's agents told when"
+        " they checked in.",
     )
     why.add_argument("job", metavar="JOB", type=name, help="the job's id; it may be cut short")
     why.add_argument("workstation", metavar="WORKSTATION", type=name, help="its name")

@@ -7,29 +7,42 @@ from broker.results.why.circumstances import (
     SERVICE,
     Circumstances,
     Prospect,
-    Time,
     agent_name,
     because,
 )
-from broker.results.why.offers import offer
+from broker.results.why.expected import Expected, by_service, by_user
+from broker.results.why.offers import expires_first, offer
 from schemas import State
+from schemas.policy import Next, Step
 
 
 def wait(c: Circumstances, pair: Pair) -> Prospect:
     """Tell of a job that has not started."""
-    if c.withdrawal is not None:
-        return _cancelled(c, pair)
-    if c.is_over("expires_at"):
-        return Prospect(
-            f"it expired at {c.time_text('expires_at')}, which {c.workstation} has not told yet:"
-            f" {c.standing(SERVICE)}",
-            "it never starts; its agents report it as expired when they are there",
-        )
+    following = by_service(c).next
+    if following.step is Step.CLOSE and following.at <= c.now:
+        return _closes(c, pair, following)
     if pair.state == QUEUED:
         return _queued(c)
     if c.background:
-        return _by_service(c, pair)
+        return _by_service(c)
     return offer(c, pair)
+
+
+def _closes(c: Circumstances, pair: Pair, following: Next) -> Prospect:
+    """Tell of a job that every agent ends as soon as it looks at it."""
+    if following.state is State.CANCELLED:
+        return _cancelled(c, pair)
+    if following.state is State.NOT_APPLICABLE:
+        return Prospect(
+            f"it cannot run on {c.workstation}{because(following.reason)}, which {c.workstation}"
+            f" has not told yet: {c.standing(SERVICE)}",
+            "it never starts; its agents report it as not applicable when they are there",
+        )
+    return Prospect(
+        f"it expired at {c.time_text('expires_at')}, which {c.workstation} has not told yet:"
+        f" {c.standing(SERVICE)}",
+        "it never starts; its agents report it as expired when they are there",
+    )
 
 
 def _cancelled(c: Circumstances, pair: Pair) -> Prospect:
@@ -58,36 +71,34 @@ def _queued(c: Circumstances) -> Prospect:
 
 
 def _when_back(c: Circumstances) -> str:
-    names: tuple[Time, ...] = ("mandatory_at", "offer_at")
-    for name in names:
-        if c.time(name) is not None and not c.is_over(name):
-            does = "starts" if name == "mandatory_at" or c.background else "is offered"
-            return f"{does} at {c.time_text(name)}"
-    return "starts then" if c.background else "is offered to whoever is logged on"
+    """Return what becomes of the job once an agent has it, as the end of a sentence."""
+    if not c.background:
+        offer_at = by_user(c, "").next.at
+        when = f"at {c.when(offer_at)}" if offer_at > c.now else "to whoever is logged on"
+        return f"is offered {when}"
+    due_at = by_service(c).due_at
+    return f"starts at {c.when(due_at)}" if due_at > c.now else "starts then"
 
 
 # The service's jobs
 
 
-def _by_service(c: Circumstances, pair: Pair) -> Prospect:
-    name: Time = "mandatory_at" if c.mandatory else "offer_at"
+def _by_service(c: Circumstances) -> Prospect:
+    expected = by_service(c)
+    if expected.due_at <= c.now:
+        return _due(c, expected)
     what = "mandatory time" if c.mandatory else "offer time"
-    time = c.time(name)
-    if time is not None and time > c.now:
-        windows = c.windows(SERVICE)
-        certain = c.status(SERVICE) == "up" and not windows
-        unless = c.unless_expired(time if certain else None)
-        then = "after that" if windows else "then"
-        return Prospect(
-            f"{c.workstation} has it, and waits for its {what}, {c.time_text(name)}{_but(c)}",
-            f"the service agent starts it {then}{_if_back(c)}{c.in_window(SERVICE)}{unless}",
-            None if windows else time,
-        )
-    received = c.first(State.RECEIVED, SERVICE)
-    since = time or pair.at or c.job.created_at
-    if received is not None and time is not None:
-        since = max(time, received.at)
-    return _due(c, since)
+    why = f"{c.workstation} has it, and waits for its {what}, {c.when(expected.due_at)}{_but(c)}"
+    at = expected.next_at(c.now)
+    if expected.next.step is Step.CLOSE:
+        return Prospect(why, expires_first(c), at)
+    then = "after that" if c.windows(SERVICE) else "then"
+    unless = c.unless_expired(at if c.status(SERVICE) == "up" else None)
+    return Prospect(
+        why,
+        f"the service agent starts it {then}{_if_back(c)}{c.in_window(SERVICE, at)}{unless}",
+        at,
+    )
 
 
 def _but(c: Circumstances) -> str:
@@ -103,30 +114,35 @@ def _if_back(c: Circumstances) -> str:
     return ", or when it is back"
 
 
-def _due(c: Circumstances, since: float) -> Prospect:
-    due = f"it is due since {c.at(since)}"
-    if c.service is not None and c.status(SERVICE) != "up":
-        back = "is told to go on" if c.status(SERVICE) == "paused" else "is back"
-        return Prospect(
-            f"{due}, but {c.standing(SERVICE)}",
-            f"it starts when the agent {back}{c.in_window(SERVICE)}{c.unless_expired()}",
-            c.time("expires_at"),
-        )
-    if windows := c.windows(SERVICE):
-        limit = span(c.body.command.timeout.total_seconds()) if c.body else ""
-        return Prospect(
-            f"{due}, and waits for a maintenance window ({windows}) that its time limit of {limit}"
-            " fits into",
-            f"the service agent starts it in the next such window{c.unless_expired()}",
-            c.time("expires_at"),
-        )
+def _due(c: Circumstances, expected: Expected) -> Prospect:
+    due, at = f"it is due since {c.at(expected.due_at)}", expected.next_at(c.now)
     if c.service is None:
         return Prospect(
             f"{due}, and {c.standing(SERVICE)}",
             f"it starts as soon as the service agent has room for it{c.unless_expired()}",
+            at,
         )
+    if c.status(SERVICE) != "up":
+        back = "is told to go on" if c.status(SERVICE) == "paused" else "is back"
+        return Prospect(
+            f"{due}, but {c.standing(SERVICE)}",
+            f"it starts when the agent {back}{c.in_window(SERVICE)}{c.unless_expired()}",
+            by_service(c, stopped=True).next_at(c.now),
+        )
+    if (windows := c.windows(SERVICE)) and not expected.is_now(c.now):
+        limit = span(c.body.command.timeout.total_seconds()) if c.body else ""
+        why = (
+            f"{due}, and waits for a maintenance window ({windows}) that its time limit of {limit}"
+            " fits into"
+        )
+        if expected.next.step is Step.CLOSE:
+            return Prospect(why, expires_first(c), at)
+        when = f", at {c.at(at)}" if at is not None else ""
+        starts = f"the service agent starts it in the next such window{when}{c.unless_expired(at)}"
+        return Prospect(why, starts, at)
     return Prospect(
         f"{due}; the service agent runs {c.service.running} commands, and {c.service.waiting} wait",
         "it starts as soon as there is room for it, in the order of their times"
         f"{c.unless_expired()}",
+        at,
     )

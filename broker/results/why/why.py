@@ -15,6 +15,7 @@ from broker.results.why.circumstances import (
     because,
     user_name,
 )
+from broker.results.why.expected import by_user
 from broker.results.why.prospects import wait
 from broker.results.why.running import run_on
 from schemas import Cancellation, State, Target
@@ -205,7 +206,7 @@ def _declined(c: Circumstances, pair: Pair) -> Prospect:
         why,
         f"nothing by itself; {user} may still run it until it expires at"
         f" {c.time_text('expires_at')}",
-        expiry,
+        by_user(c, pair.agent).next_at(c.now),
     )
 
 

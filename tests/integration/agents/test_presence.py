@@ -30,13 +30,20 @@ async def test_an_agent_checks_in_and_says_when_it_leaves(
     ws: Workstation, dispatcher: Dispatcher, settings: DispatcherSettings
 ) -> None:
     async with check_ins(settings, ws) as heard:
-        service = ws.start("service", groups="lab", windows="daily 00:00-24:00", check_in="2s")
+        service = ws.start(
+            "service", groups="lab", windows="daily 00:00-24:00", check_in="2s", countdown="30m"
+        )
         first = await heard.next()
         assert (first.up, first.paused, first.waiting, first.running) == (True, False, 0, 0)
         assert first.groups == ("lab", *AUTOMATIC)
         assert first.facts == facts.gather()
         assert first.program == version("package-command-manager")
-        assert first.windows == "daily 00:00-24:00"
+        assert (first.windows, first.zone) == ("daily 00:00-24:00", facts.zone())
+        assert (first.countdown, first.takeover_grace) == (
+            timedelta(minutes=30),
+            timedelta(seconds=1),
+        )
+        assert not first.accept_offers
         assert first.interval == timedelta(seconds=2)
         await dispatcher.dispatch(ws.job("sleep", "30", background=True))
         await dispatcher.dispatch(ws.job("true", background=True, mandatory_at=now(hours=1)))

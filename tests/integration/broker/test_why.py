@@ -7,8 +7,12 @@ from datetime import UTC, datetime, timedelta
 
 import pytest
 
+from broker import Dispatcher, DispatcherSettings
 from schemas import State
+from tests.support.counted import now
 from tests.support.told import Told
+from tests.support.window import seen
+from tests.support.workstation import Workstation, checked_in
 
 HOUR, MINUTE = timedelta(hours=1), timedelta(minutes=1)
 
@@ -50,3 +54,35 @@ async def test_pcm_why_names_what_is_wrong(told: Told) -> None:
     wrong = told.pcm("why", "job", "a.b")
     assert (wrong.returncode, len(wrong.stderr.splitlines())) == (2, 1)
     assert "WORKSTATION" in wrong.stderr
+
+
+async def test_pcm_why_names_the_minute_that_the_user_s_agent_keeps(
+    ws: Workstation, dispatcher: Dispatcher, settings: DispatcherSettings
+) -> None:
+    ws.environment["TZ"] = "UTC"
+    ws.start("service")
+    ws.start("interactive", countdown="30m")
+    job = await dispatcher.dispatch(ws.job("true", mandatory_at=now(minutes=5)))
+    deadline = seen(ws, job, countdown=True)["deadline"]
+    assert time.time() + 29 * 60 < deadline <= time.time() + 30 * 60
+    await checked_in(settings, ws, 2)
+    found = json.loads(ws.run("pcm", "why", job.id, ws.name, "--json").stdout)
+    assert found["state"] == "offered"
+    assert datetime.fromisoformat(found["next_at"]).timestamp() == pytest.approx(deadline, abs=1e-5)
+    assert found["why"].endswith(", who has not decided, and it counts down.")
+    minute = datetime.fromtimestamp(deadline, UTC).strftime("%Y-%m-%d %H:%M UTC")
+    assert found["next"].startswith(f"At {minute} (in ")
+    assert found["next"].endswith(" it runs, whatever ada does.")
+
+
+async def test_pcm_why_names_the_minute_of_the_service_s_take_over(
+    ws: Workstation, dispatcher: Dispatcher, settings: DispatcherSettings
+) -> None:
+    service = ws.start("service", takeover_grace="30m", windows="daily 00:00-24:00")
+    due = now(minutes=5)
+    job = await dispatcher.dispatch(ws.job("true", mandatory_at=due, respects_windows=True))
+    service.wait_for("job.received")
+    await checked_in(settings, ws)
+    found = json.loads(ws.run("pcm", "why", job.id, ws.name, "--json").stdout)
+    assert found["state"] == "received"
+    assert datetime.fromisoformat(found["next_at"]) == due + 30 * MINUTE

@@ -3,11 +3,10 @@
 from datetime import timedelta
 from pathlib import Path
 
-from agents.jobs.host import Host
-from agents.jobs.policy import InteractiveRules, ServiceRules, Step
 from agents.store.ledger import Ledger, read_life
 from agents.store.transaction import JobRecord
 from schemas import Command, Job, Pause, State, everyone
+from schemas.policy import Host, InteractiveRules, ServiceRules, Step
 from tests.support.counted import now
 
 PLACE = Host(frozenset({"linux"}))

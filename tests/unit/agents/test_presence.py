@@ -1,6 +1,7 @@
 """What agents say of themselves, the groups they are in by facts, and jobs that leave them out."""
 
 import platform
+from pathlib import Path
 
 import pytest
 
@@ -29,3 +30,35 @@ def test_groups_of_facts_are_names_whatever_the_facts_are(text: str) -> None:
     assert len(groups) == 3
     assert [check_name(name) for name in groups] == list(groups)
     assert not Facts().groups
+
+
+@pytest.mark.parametrize(
+    ("given", "zone"),
+    [
+        ("Europe/Berlin", "Europe/Berlin"),
+        (":America/New_York", "America/New_York"),
+        ("", "UTC"),  # as the C library has it
+        ("CET-1CEST", ""),
+        ("/usr/share/zoneinfo/Europe/Berlin", ""),
+    ],
+)
+def test_the_zone_is_that_of_the_environment(
+    monkeypatch: pytest.MonkeyPatch, given: str, zone: str
+) -> None:
+    monkeypatch.setenv("TZ", given)
+    assert facts.zone() == zone
+
+
+def test_the_zone_is_that_of_the_machine(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.delenv("TZ", raising=False)
+    clock = tmp_path / "localtime"
+    monkeypatch.setattr(facts, "_CLOCK", clock)
+    assert facts.zone() == "UTC"
+    clock.write_bytes(b"a copy of a file tells no name")
+    assert facts.zone() == ""
+    file = tmp_path / "zoneinfo" / "Europe" / "Berlin"
+    file.parent.mkdir(parents=True)
+    file.touch()
+    clock.unlink()
+    clock.symlink_to(file)
+    assert facts.zone() == "Europe/Berlin"

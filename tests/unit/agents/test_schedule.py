@@ -7,10 +7,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from agents.jobs.host import Host
-from agents.jobs.policy import InteractiveRules, Next, ServiceRules, Step, order
 from agents.store.transaction import JobRecord
 from schemas import Command, Job, State, everyone
+from schemas.policy import Host, InteractiveRules, Next, ServiceRules, Step, order
 from schemas.times import NEVER
 
 START = datetime(2026, 11, 30, 12, tzinfo=UTC)

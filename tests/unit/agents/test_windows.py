@@ -7,11 +7,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from agents.jobs.host import Host
-from agents.jobs.policy import InteractiveRules, ServiceRules, Step
 from agents.store.transaction import JobRecord
 from schemas import Command, Job, State, everyone
 from schemas.maintenance_windows import parse
+from schemas.policy import Host, InteractiveRules, ServiceRules, Step
 from schemas.times import NEVER
 
 BERLIN = ZoneInfo("Europe/Berlin")

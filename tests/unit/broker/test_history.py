@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from sqlalchemy import Engine, select
+from sqlalchemy import Engine, select, update
 
 from broker.history import reader
 from broker.history import schema as tables
@@ -298,6 +298,31 @@ def test_the_fleet_is_as_it_last_checked_in(history: Engine) -> None:
         assert asked.reached(job(group("hq"), workstation("ws-1"))) == ["ws-1", "ws-2"]
         assert asked.reached(job(everyone, excluded=(group("lab"),))) == ["ws-2"]
         assert [row.name for row in asked.workstations(group="lab")] == ["ws-1"]
+
+
+def test_by_what_an_agent_decides_is_kept(history: Engine) -> None:
+    told: dict[str, Any] = {
+        "windows": "Sun 02:00-06:00",
+        "zone": "Europe/Berlin",
+        "accept_offers": True,
+    }
+    times: dict[str, Any] = {"countdown": timedelta(minutes=30), "takeover_grace": timedelta(0)}
+    fold(history, [check_in("new", **told, **times), check_in("older"), check_in("oldest")])
+    with history.begin() as connection:  # as it was kept before
+        changed = update(tables.agents).where(tables.agents.c.workstation == "oldest")
+        connection.execute(changed.values(windows="Mon 01:00-02:00"))
+    with fleet(history) as asked:
+        rows = {row.name: row.agents[0] for row in asked.workstations()}
+    new, older, oldest = rows["new"], rows["older"], rows["oldest"]
+    assert (new.windows, new.zone, new.accept_offers) == tuple(told.values())
+    assert (new.countdown, new.takeover_grace) == (1800, 0)
+    assert (older.windows, older.zone, older.countdown, older.takeover_grace) == (
+        "",
+        "",
+        None,
+        None,
+    )
+    assert (oldest.windows, oldest.countdown) == ("Mon 01:00-02:00", None)
 
 
 def test_ids_may_be_cut_short_where_that_is_clear(history: Engine) -> None:

@@ -42,6 +42,7 @@ def agent(
     *,
     at: timedelta = -MINUTE,
     windows: str = "",
+    **policy: Any,
 ) -> AgentRow:
     """Return an agent of a status, which it has had since a time."""
     if status == "missing" and at == -MINUTE:
@@ -57,12 +58,13 @@ def agent(
         windows=windows,
         waiting=3,
         running=2,
+        **{"countdown": 300.0, "takeover_grace": 60.0, **policy},
     )
 
 
 def station(*agents: AgentRow, groups: tuple[str, ...] = ("lab",)) -> WorkstationRow:
     first = seconds(-2 * HOUR) or 0
-    return WorkstationRow("ws", first, first, "linux", "", "", "", 0, groups, agents)
+    return WorkstationRow("ws", first, first, "linux", "x86_64", "", "", 0, groups, agents)
 
 
 def pair(state: str, at: timedelta | None = -10 * MINUTE, **fields: Any) -> Pair:
@@ -489,6 +491,181 @@ CASES: dict[str, tuple[Circumstances, str, str, timedelta | None]] = {
         known(pair("declined", agent=ADA), UP, USER),
         "ada declined it",
         "may still run it at any time",
+        None,
+    ),
+    # By what the workstation's agents decide
+    "counts down, for half an hour": (
+        known(
+            pair("offered", -MINUTE, agent=ADA), UP, agent(ADA, countdown=1800.0),
+            mandatory_at=-HOUR, events=[event(State.OFFERED, -MINUTE, ADA)],
+        ),
+        "who has not decided, and it counts down",
+        "at 2026-11-23 12:29 UTC (in 29 min) it runs, whatever ada does.",
+        29 * MINUTE,
+    ),
+    "shown again, since the clock was set back": (
+        known(
+            pair("offered", -MINUTE, agent=ADA), UP, USER, mandatory_at=-HOUR,
+            events=[event(State.OFFERED, 20 * HOUR, ADA), event(State.OFFERED, -MINUTE, ADA)],
+        ),
+        "and it counts down",
+        "at 2026-11-23 12:04 UTC (in 4 min) it runs",
+        4 * MINUTE,
+    ),
+    "shown by a clock that is ahead": (
+        known(
+            pair("offered", 2 * MINUTE, agent=ADA), UP, USER, mandatory_at=-HOUR,
+            events=[event(State.OFFERED, 2 * MINUTE, ADA)],
+        ),
+        "and it counts down",
+        "at 2026-11-23 12:07 UTC (in 7 min) it runs",
+        7 * MINUTE,
+    ),
+    "overdue, the countdown not known": (
+        known(
+            pair("offered", -MINUTE, agent=ADA), UP, agent(ADA, countdown=None),
+            mandatory_at=-HOUR,
+        ),
+        "who has not decided, and it counts down",
+        "it runs within its countdown, whatever ada does.",
+        None,
+    ),
+    "mandatory later, the countdown not known": (
+        known(pair("offered", agent=ADA), UP, agent(ADA, countdown=None), mandatory_at=HOUR),
+        "who has not decided",
+        ("it runs at 2026-11-23 13:00 UTC (in 1 h) or after its countdown, whichever is later,"
+        " whatever ada does."),
+        None,
+    ),
+    "postponed, the countdown not known": (
+        known(
+            pair("postponed", agent=ADA, until=seconds(HOUR)), UP, agent(ADA, countdown=None),
+            mandatory_at=2 * HOUR,
+        ),
+        "ada postponed it until",
+        "offered again then, and it runs at 2026-11-23 14:00 UTC (in 2 h) or after its countdown",
+        HOUR,
+    ),
+    "postponed until now": (
+        known(
+            pair("postponed", agent=ADA, until=seconds(-MINUTE)), UP, USER, mandatory_at=2 * HOUR
+        ),
+        "ada postponed it until",
+        "ada may run or postpone it; at 2026-11-23 14:00 UTC (in 2 h) it runs",
+        2 * HOUR,
+    ),
+    "expires before its countdown is over": (
+        known(
+            pair("offered", -MINUTE, agent=ADA), UP, agent(ADA, countdown=1800.0),
+            mandatory_at=-HOUR, expires_at=10 * MINUTE,
+        ),
+        "who has not decided",
+        "it expires at 2026-11-23 12:10 UTC (in 10 min), before it may start.",
+        10 * MINUTE,
+    ),
+    "offered, paused, and expires": (
+        known(
+            pair("offered", agent=ADA), UP, agent(ADA, "paused"), mandatory_at=HOUR,
+            expires_at=2 * HOUR,
+        ),
+        "but ada's agent is paused",
+        "nothing until it is told to go on, unless it has expired by then",
+        2 * HOUR,
+    ),
+    "offered to one who accepts all": (
+        known(pair("offered", agent=ADA), UP, agent(ADA, accept_offers=True)),
+        "it was offered to ada",
+        "ada's agent starts it as soon as there is room for it.",
+        None,
+    ),
+    "take-over after a grace period of its own": (
+        known(pair("received"), agent(takeover_grace=600.0), mandatory_at=HOUR),
+        "nobody is known to be logged on",
+        "takes over at 2026-11-23 13:00 UTC (in 1 h), or 10 min later, unless a user logs on",
+        HOUR + 10 * MINUTE,
+    ),
+    "take-over at once": (
+        known(pair("received"), agent(takeover_grace=0.0), mandatory_at=HOUR),
+        "nobody is known to be logged on",
+        "takes over at 2026-11-23 13:00 UTC (in 1 h), unless a user logs on",
+        HOUR,
+    ),
+    "take-over, the grace period not known": (
+        known(pair("received"), agent(takeover_grace=None), mandatory_at=HOUR),
+        "nobody is known to be logged on",
+        "takes over at 2026-11-23 13:00 UTC (in 1 h), or its grace period later, unless a user",
+        None,
+    ),
+    "take-over, and expires before": (
+        known(
+            pair("received"), agent(takeover_grace=600.0), mandatory_at=HOUR,
+            expires_at=HOUR + MINUTE,
+        ),
+        "nobody is known to be logged on",
+        "it expires at 2026-11-23 13:01 UTC (in 1 h 1 min), before it may start.",
+        HOUR + MINUTE,
+    ),
+    "waits for its window, whose time is known": (
+        known(
+            pair("received"), agent(windows="Sun 02:00-06:00", zone="Europe/Berlin"), **BACKGROUND,
+            mandatory_at=HOUR, respects_windows=True,
+        ),
+        "waits for its mandatory time, 2026-11-23 13:00 UTC (in 1 h)",
+        ("starts it after that, in its next maintenance window (Sun 02:00-06:00), at"
+        " 2026-11-29 01:00 UTC (in 5 days)"),
+        timedelta(days=5, hours=13),
+    ),
+    "due, and waits for its window, whose time is known": (
+        known(
+            pair("received"), agent(windows="Mon 16:00-18:00", zone="Europe/Berlin"), **BACKGROUND,
+            respects_windows=True,
+        ),
+        "waits for a maintenance window (Mon 16:00-18:00) that its time limit of 1 h fits into",
+        "starts it in the next such window, at 2026-11-23 15:00 UTC (in 3 h).",
+        3 * HOUR,
+    ),
+    "due, and its window is open": (
+        known(
+            pair("received"), agent(windows="Mon 12:00-18:00", zone="Europe/Berlin"), **BACKGROUND,
+            respects_windows=True,
+        ),
+        "it is due since 2026-11-23 11:50 UTC (10 min ago); the service agent runs 2 commands",
+        "as soon as there is room for it",
+        None,
+    ),
+    "expires before its window": (
+        known(
+            pair("received"), agent(windows="Mon 16:00-18:00", zone="Europe/Berlin"), **BACKGROUND,
+            respects_windows=True, expires_at=HOUR,
+        ),
+        "waits for a maintenance window",
+        "it expires at 2026-11-23 13:00 UTC (in 1 h), before it may start.",
+        HOUR,
+    ),
+    "offered, and keeps to windows, whose time is known": (
+        known(
+            pair("offered", agent=ADA), UP,
+            agent(ADA, windows="Sun 02:00-06:00", zone="Europe/Berlin"),
+            mandatory_at=HOUR, respects_windows=True,
+        ),
+        "who has not decided",
+        ("it runs after 2026-11-23 13:00 UTC (in 1 h), in its next maintenance window"
+        " (Sun 02:00-06:00), at 2026-11-29 01:00 UTC (in 5 days), whatever ada does"),
+        timedelta(days=5, hours=13),
+    ),
+    "waits for its clock on the wall": (
+        known(
+            pair("received"), agent(zone="Europe/Berlin"), **BACKGROUND,
+            mandatory_at=WallClock(local=datetime(2026, 11, 24, 2, 0)),  # noqa: DTZ001
+        ),
+        "waits for its mandatory time, 2026-11-24 02:00 on its own clock",
+        "starts it then",
+        timedelta(hours=13),
+    ),
+    "queued, and for another platform": (
+        known(pair("queued", None), agent(status="missing"), **BACKGROUND, platforms=["windows"]),
+        "it cannot run on ws: runs on windows; this is linux/x86_64, which ws has not told yet",
+        "its agents report it as not applicable",
         None,
     ),
     # Runs

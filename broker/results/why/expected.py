@@ -1,0 +1,171 @@
+"""What an agent does next with the job: asked of the policy by which agents decide."""
+
+from contextlib import suppress
+from dataclasses import replace
+from datetime import UTC, datetime
+from typing import Any, NamedTuple
+
+from broker.history.projection.projection import QUEUED
+from broker.history.workstations import AgentRow
+from broker.results.why.circumstances import SERVICE, Circumstances, Time
+from schemas import Command, Job, State, everyone, group, workstation
+from schemas.maintenance_windows import NO_WINDOWS, Windows, parse
+from schemas.policy import Host, InteractiveRules, JobStatus, Next, Rules, ServiceRules, Step
+from schemas.times import NEVER, find_zone
+
+_TIMES: tuple[Time, ...] = ("offer_at", "mandatory_at", "expires_at")
+_STATES = {State.RECEIVED, State.OFFERED, State.POSTPONED, State.DECLINED, State.ACCEPTED}
+_UNKNOWN = Job(command=Command(argv=("unknown",)), targets=(everyone,))
+
+
+class Expected(NamedTuple):
+    """An agent's next step with the job.
+
+    Attributes:
+        next: the step.
+        due_at: when it is due to run; in the first maintenance window from then on, it does.
+        is_exact: whether the agent told all on which the step's time depends. If not, the step
+            is taken at that time or later.
+        counts_down: whether the countdown to its run has begun.
+    """
+
+    next: Next
+    due_at: float
+    is_exact: bool
+    counts_down: bool = False
+
+    def is_now(self, now: float) -> bool:
+        """Whether the step is taken at once."""
+        return self.is_exact and self.next.at <= now
+
+    def next_at(self, now: float) -> float | None:
+        """Return when the step is taken; None if that is now, never or not known."""
+        return self.next.at if self.is_exact and now < self.next.at < NEVER else None
+
+
+def by_service(c: Circumstances, *, stopped: bool = False) -> Expected:
+    """Return the service agent's next step with a job that has not started.
+
+    `stopped`: it starts nothing.
+    """
+    row = c.service
+    grace = row.takeover_grace if row else None
+    rules = ServiceRules(_host(c, row), grace or 0.0)
+    status, now = _status(c, SERVICE), _clock(c, SERVICE)
+    following = rules.next(status, now, claimed=False, paused=stopped)
+    due = replace(rules, host=_always_open(rules)).next(status, now, claimed=False)
+    knows_wait = c.background or grace is not None
+    return Expected(
+        following,
+        max(due.at, min(status.received_at, now)),
+        _is_exact(c, row, following, knows_wait=knows_wait),
+    )
+
+
+def by_user(c: Circumstances, agent: str, *, stopped: bool = False) -> Expected:
+    """Return an interactive agent's next step, if no other agent runs the job first."""
+    row = c.agent(agent)
+    countdown = row.countdown if row else None
+    rules = InteractiveRules(
+        _host(c, row), countdown or 0.0, accept_offers=row is not None and row.accept_offers
+    )
+    status, now = _status(c, agent), _clock(c, agent)
+    following = rules.next(status, now, claimed=True, paused=stopped)
+    unclaimed = rules.next(status, now, claimed=False)
+    return Expected(
+        following,
+        replace(rules, host=_always_open(rules)).deadline(status, now),
+        _is_exact(c, row, following, knows_wait=countdown is not None),
+        counts_down=unclaimed.step is Step.COUNT_DOWN
+        and unclaimed.at <= now
+        and _knows_windows(c, row),
+    )
+
+
+def _is_exact(c: Circumstances, row: AgentRow | None, following: Next, *, knows_wait: bool) -> bool:
+    if following.step is not Step.RUN:
+        return True  # it comes before any time at which the job may run
+    return knows_wait and _knows_windows(c, row)
+
+
+def _knows_windows(c: Circumstances, row: AgentRow | None) -> bool:
+    """Whether it is known when the windows open that the job keeps to, if it does."""
+    respects = c.body is not None and c.body.respects_windows
+    return not respects or _windows(row) is not None
+
+
+def _always_open(rules: Rules) -> Host:
+    return replace(rules.host, windows=NO_WINDOWS)
+
+
+def _host(c: Circumstances, row: AgentRow | None) -> Host:
+    """Return the workstation. What is not known of it keeps the job from nothing."""
+    station = c.station
+    platforms = c.body.command.platforms if c.body else frozenset()
+    if station is not None and station.os:
+        platforms = frozenset({station.os, f"{station.os}/{station.arch}"})
+    groups = map(group, station.groups if station else ())
+    targets = frozenset({everyone, workstation(c.workstation), *groups})
+    zone = find_zone(row.zone) if row else None
+    return Host(platforms, targets, _windows(row) or NO_WINDOWS, zone=zone)
+
+
+def _windows(row: AgentRow | None) -> Windows | None:
+    """Return an agent's windows; None where it is not known when they open."""
+    if row is None or not row.windows:
+        return NO_WINDOWS
+    with suppress(ValueError):  # of another version, or damaged
+        return parse(row.windows) if find_zone(row.zone) else None
+    return None
+
+
+def _status(c: Circumstances, agent: str) -> JobStatus:
+    """Return what became of the job at an agent, which has not started it."""
+    pair = c.pair if c.pair is not None and c.pair.agent == agent else None
+    state = State(pair.state) if pair is not None and pair.state in _STATES else State.RECEIVED
+    until = pair.until if pair is not None else None
+    if state is State.POSTPONED and until is not None and until <= _clock(c, agent):
+        state = State.OFFERED  # the agent shows it again by now
+    return JobStatus(
+        _job(c),
+        _received_at(c, agent),
+        state,
+        _shown_at(c, agent, state),
+        until,
+        c.withdrawal.reason if c.withdrawal is not None else None,
+    )
+
+
+def _received_at(c: Circumstances, agent: str) -> float:
+    if c.pair is None or c.pair.state == QUEUED:
+        return c.now  # at the earliest
+    if received := c.first(State.RECEIVED, agent):
+        return received.at
+    if c.pair.at is not None and (c.pair.state, c.pair.agent) == (State.RECEIVED, agent):
+        return c.pair.at
+    return c.job.created_at
+
+
+def _shown_at(c: Circumstances, agent: str, state: State) -> float | None:
+    """Return when a user was shown the job first; where the clock was set back, since then."""
+    offered = (State.OFFERED, agent)
+    shown = [event.at for event in c.events if (event.state, event.agent) == offered]
+    if not shown and state is not State.RECEIVED and c.pair is not None:
+        return c.pair.at or c.now
+    return min(shown, default=None)
+
+
+def _job(c: Circumstances) -> Job:
+    """Return the job with its times as the workstation has them."""
+    job = c.body or _UNKNOWN
+    times: dict[str, Any] = {name: c.time(name) for name in _TIMES}
+    for name, time in times.items():
+        times[name] = None if time is None else datetime.fromtimestamp(time, UTC)
+    command = job.command.model_copy(update={"background": c.background})
+    return job.model_copy(update={**times, "command": command})
+
+
+def _clock(c: Circumstances, agent: str) -> float:
+    """Return the time on an agent's clock, which may be ahead of this machine's."""
+    told = [event.at for event in c.events if event.agent == agent]
+    return max(c.now, told[-1]) if told else c.now
