@@ -58,6 +58,7 @@ class Dispatcher:
     def __init__(
         self, settings: DispatcherSettings, told: Callable[[str], None] | None = None
     ) -> None:
+        self.settings = settings
         self._settle = settings.settle.total_seconds()
         self._signer = Signer.load(settings.signing_key)
         self._line = Reconnector(settings, told or (lambda _: None))

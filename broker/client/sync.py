@@ -145,9 +145,9 @@ class SyncDispatcher:
     ) -> _T:
         """Wait for an async function that is given a `Dispatcher`; return what it returns.
 
-        So scripts that are not async call those functions of `broker`, such as `start_rollout`:
-        `dispatcher.run(start_rollout, plan)`. Functions that it calls in turn run in another
-        thread.
+        So scripts that are not async call the async functions of `broker`:
+        `dispatcher.run(start_rollout, plan)`. The function, and what it calls, such as
+        `on_state`, run in the dispatcher's thread.
         """
         return self._call(lambda dispatcher: call(dispatcher, *args, **options))
 

@@ -8,10 +8,13 @@ from broker.settings import DispatcherSettings, load
 from schemas import Job, State, WallClock, workstation
 from schemas.errors import PcmError
 from schemas.job import new_job_id, whoami
+from schemas.text import listed
 from schemas.times import earliest, latest
 
 if TYPE_CHECKING:
     from broker.history.queries import Accounts
+
+_SHOWN = 10
 
 
 class NothingToRerun(PcmError):
@@ -78,7 +81,9 @@ def rerun(
     check_vouched(job, *accounts.recorded(job_id), settings or load(DispatcherSettings))
     at = {pair.workstation: pair.state for pair in accounts.pairs(job_id)}
     if strange := [name for name in wanted if name not in at]:
-        raise NotItsWorkstation(f"{_some(strange)}: {job_id} was not for it; nothing was sent")
+        raise NotItsWorkstation(
+            f"{listed(strange, _SHOWN)}: {job_id} was not for it; nothing was sent"
+        )
     names = [name for name in wanted or sorted(at) if allowed is None or at[name] in allowed]
     if not names:
         raise _nowhere(job_id, list(at.values()), allowed or ())
@@ -95,8 +100,8 @@ def _able(job: Job, names: list[str]) -> tuple[list[str], list[str]]:
     left_out = [name for name in names if name not in sealed_for]
     if not able:
         raise NothingToRerun(
-            f"{job.id}: its secrets are not sealed for {_some(left_out)}; send it anew, by pcm send"
-            " --secret"
+            f"{job.id}: its secrets are not sealed for {listed(left_out, _SHOWN)};"
+            " send it anew, by pcm send --secret"
         )
     return able, left_out
 
@@ -112,12 +117,6 @@ def _nowhere(job_id: str, found: list[str], states: Sequence[str]) -> NothingToR
     if cancelled:
         text += f"; it was cancelled on {cancelled:,}"
     return NothingToRerun(text, cancelled)
-
-
-def _some(names: list[str]) -> str:
-    from broker.rollouts.views import some
-
-    return some(names)
 
 
 def again(job: Job, names: Iterable[str], now: datetime) -> Job:

@@ -21,7 +21,7 @@ from schemas.errors import PcmError
 from schemas.job import new_job_id
 from schemas.message import BODY_LIMIT
 
-Shown = Callable[[RolloutState], None]
+OnState = Callable[[RolloutState], None]
 
 
 class RolloutError(PcmError):
@@ -78,7 +78,7 @@ def plan_rollout(
 async def start_rollout(
     dispatcher: Dispatcher,
     plan: Rollout,
-    told: Shown | None = None,
+    on_state: OnState | None = None,
     settings: HistorySettings | None = None,
 ) -> RolloutState:
     """Begin a rollout and drive it until it has ended, or does not go on; return its state then.
@@ -88,15 +88,15 @@ async def start_rollout(
     Args:
         dispatcher: sends the waves.
         plan: made by `plan_rollout`.
-        told: is called with the state, at each look.
-        settings: where the history is; default: from the environment.
+        on_state: is called with the state about once a second.
+        settings: where the history is; default: from the environment, at the dispatcher's broker.
 
     Raises:
         BrokerError: the broker could not be reached in time, or does not let us.
         HistoryError: the database cannot be used.
     """
-    async with _opened(settings) as (engine, known):
-        driver = Driver(dispatcher, known, engine, plan, told or _nothing)
+    async with _opened(dispatcher, settings) as (engine, known):
+        driver = Driver(dispatcher, known, engine, plan, on_state or _nothing)
         await driver.begin()
         return await driver.drive()
 
@@ -105,7 +105,7 @@ async def resume_rollout(
     dispatcher: Dispatcher,
     rollout_id: str,
     max_failures: str | None = None,
-    told: Shown | None = None,
+    on_state: OnState | None = None,
     settings: HistorySettings | None = None,
 ) -> RolloutState:
     """Drive on a rollout that was paused, that failures stopped, or that nothing drives any more.
@@ -116,8 +116,8 @@ async def resume_rollout(
         dispatcher: sends the waves.
         rollout_id: its id, or the beginning.
         max_failures: how many failures are borne from now on; default: as before.
-        told: is called with the state, at each look.
-        settings: where the history is; default: from the environment.
+        on_state: is called with the state about once a second.
+        settings: where the history is; default: from the environment, at the dispatcher's broker.
 
     Raises:
         UnknownRollout: there is none of this id, or several begin so.
@@ -126,8 +126,8 @@ async def resume_rollout(
         SigningRefused: its waves would be signed here, and no trusted key has signed its plan.
         BrokerError, HistoryError: as `start_rollout` does.
     """
-    async with _found(dispatcher, rollout_id, settings, told) as (engine, driver, found):
-        await asyncio.to_thread(check_plan_vouched, engine, found.plan, settings)
+    async with _found(dispatcher, rollout_id, settings, on_state) as (engine, driver, found):
+        await asyncio.to_thread(check_plan_vouched, engine, found.plan, driver.settings)
         if found.standing.state == "finished":
             return found.standing
         await driver.order(resume_order(found, max_failures))
@@ -146,7 +146,7 @@ async def pause_rollout(
         dispatcher: records it.
         rollout_id: its id, or the beginning.
         reason: shown with its state.
-        settings: where the history is; default: from the environment.
+        settings: where the history is; default: from the environment, at the dispatcher's broker.
 
     Raises:
         UnknownRollout: there is none of this id, or several begin so.
@@ -161,7 +161,7 @@ async def abort_rollout(
     dispatcher: Dispatcher,
     rollout_id: str,
     reason: str = "",
-    told: Shown | None = None,
+    on_state: OnState | None = None,
     settings: HistorySettings | None = None,
 ) -> RolloutState:
     """End a rollout: no further wave is sent, and its jobs are cancelled where they have not ended.
@@ -170,15 +170,15 @@ async def abort_rollout(
         dispatcher: records it, and cancels.
         rollout_id: its id, or the beginning.
         reason: shown with its state, and to the workstations.
-        told: is called with the state, at each look.
-        settings: where the history is; default: from the environment.
+        on_state: is called with the state about once a second.
+        settings: where the history is; default: from the environment, at the dispatcher's broker.
 
     Raises:
         UnknownRollout: there is none of this id, or several begin so.
         RolloutError: it was aborted already, or has finished.
         BrokerError, HistoryError: as `start_rollout` does.
     """
-    async with _found(dispatcher, rollout_id, settings, told) as (_, driver, found):
+    async with _found(dispatcher, rollout_id, settings, on_state) as (_, driver, found):
         await driver.order(stop_order(found, "abort", reason))
         return await driver.drive()
 
@@ -222,9 +222,10 @@ def stop_order(
 
 @asynccontextmanager
 async def _opened(
-    settings: HistorySettings | None,
+    dispatcher: Dispatcher, settings: HistorySettings | None
 ) -> AsyncIterator[tuple[Engine, HistorySettings]]:
-    settings = settings or load(HistorySettings)
+    # One history, one broker: what the dispatcher was given comes before the environment.
+    settings = settings or load(HistorySettings, **dispatcher.settings.model_dump())
     engine = await asyncio.to_thread(open_history, settings.history_url)
     try:
         yield engine, settings
@@ -237,13 +238,13 @@ async def _found(
     dispatcher: Dispatcher,
     rollout_id: str,
     settings: HistorySettings | None,
-    told: Shown | None = None,
+    on_state: OnState | None = None,
 ) -> AsyncIterator[tuple[Engine, Driver, RolloutProgress]]:
     """Open the history, up to date, and find a rollout there, as it goes now."""
-    async with _opened(settings) as (engine, known):
+    async with _opened(dispatcher, settings) as (engine, known):
         await refresh(known, engine)
         plan = await asyncio.to_thread(find, engine, rollout_id)
-        driver = Driver(dispatcher, known, engine, plan, told or _nothing)
+        driver = Driver(dispatcher, known, engine, plan, on_state or _nothing)
         yield engine, driver, await asyncio.to_thread(course, engine, plan)
 
 

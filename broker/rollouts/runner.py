@@ -34,7 +34,7 @@ class Driver:
         told: Callable[[RolloutState], None],
     ) -> None:
         self._dispatcher = dispatcher
-        self._settings = settings
+        self.settings = settings
         self._engine = engine
         self._plan = plan
         self._told = told
@@ -87,7 +87,7 @@ class Driver:
 
     async def _look(self) -> RolloutProgress:
         """Return how the rollout goes, as of now."""
-        await refresh(self._settings, self._engine)
+        await refresh(self.settings, self._engine)
         return await asyncio.to_thread(course, self._engine, self._plan)
 
 

@@ -1,0 +1,69 @@
+"""Calls for scripts, where they do more than the commands that use them."""
+
+from pathlib import Path
+
+import pytest
+
+from broker import (
+    Dispatcher,
+    HistorySettings,
+    RolloutError,
+    RolloutState,
+    UnknownRollout,
+    abort_rollout,
+    pause_rollout,
+    plan_rollout,
+    resume_rollout,
+    start_rollout,
+)
+from tests.support.programs import NOWHERE
+from tests.support.workstation import Workstation
+
+
+@pytest.fixture(autouse=True)
+def _elsewhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Have the environment name another broker than the dispatcher's, and the history."""
+    monkeypatch.setenv("PCM_AMQP_URL", NOWHERE)
+    monkeypatch.setenv("PCM_HISTORY_URL", f"sqlite:///{tmp_path}/history.db")
+
+
+async def test_a_rollout_is_driven_at_the_dispatchers_own_broker(
+    dispatcher: Dispatcher, ws: Workstation
+) -> None:
+    ws.start("service")
+    plan = plan_rollout(ws.job("false", background=True), [ws.name], "100%")
+    seen: list[RolloutState] = []
+    state = await start_rollout(dispatcher, plan, seen.append)
+    assert (state.state, state.failures, seen[-1]) == ("finished", 1, state)
+    assert await resume_rollout(dispatcher, plan.id) == state
+    with pytest.raises(RolloutError, match="finished already"):
+        await pause_rollout(dispatcher, plan.id)
+
+
+async def test_a_rollout_is_paused_resumed_and_aborted_by_its_id(
+    dispatcher: Dispatcher, ws: Workstation
+) -> None:
+    ws.start("service")
+    job = ws.job("true", background=True)
+    plan = plan_rollout(job, [ws.name, "another"], "1,100%", max_failures="100%")
+    await dispatcher.record(plan)
+    await pause_rollout(dispatcher, plan.id, "lunch")
+    with pytest.raises(UnknownRollout):
+        await pause_rollout(dispatcher, "no-such-rollout")
+    state = await abort_rollout(dispatcher, plan.id[:-1], "not today")
+    assert (state.state, state.wave) == ("aborted", 0)
+    with pytest.raises(RolloutError, match="nothing to resume"):
+        await resume_rollout(dispatcher, plan.id)
+
+
+async def test_settings_that_are_given_count(
+    dispatcher: Dispatcher, ws: Workstation, tmp_path: Path
+) -> None:
+    other = HistorySettings(history_url=f"sqlite:///{tmp_path}/other.db")
+    settings = other.model_copy(update={"amqp_url": dispatcher.settings.amqp_url})
+    ws.start("service")
+    plan = plan_rollout(ws.job("true", background=True), [ws.name], "1")
+    state = await start_rollout(dispatcher, plan, settings=settings)
+    assert state.counts == {"succeeded": 1}
+    assert (tmp_path / "other.db").exists()
+    assert not (tmp_path / "history.db").exists()
