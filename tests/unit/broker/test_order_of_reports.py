@@ -2,6 +2,8 @@
 
 from collections.abc import Sequence
 from datetime import UTC, datetime, timedelta
+from itertools import permutations
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -17,7 +19,7 @@ from broker.history.schema import open_history
 from broker.stream.entry import StreamEntry
 from broker.watch.tally import WatchTally
 from schemas import Command, Job, Report, Result, State, workstation
-from schemas.report import final_id
+from schemas.report import ANSWERS, final_id
 
 NOW = datetime(2026, 11, 23, 12, tzinfo=UTC)
 NAMES = ("ws-1", "ws-2")
@@ -44,19 +46,22 @@ def with_an_id(of: Report, number: int, *, shared: bool) -> Report:
     return of.model_copy(update={"id": name, "reason": name})
 
 
-STORIES = st.lists(
-    st.builds(
+def stories(states: Sequence[State]) -> st.SearchStrategy[list[Report]]:
+    """Return reports of some states, at times that are the same, close together or far apart."""
+    near = st.integers(-2, 2).map(lambda seconds: NOW + timedelta(seconds=seconds))
+    far = st.datetimes(datetime(1970, 1, 1), datetime(8999, 1, 1), timezones=st.just(UTC))  # noqa: DTZ001 - the zone is drawn
+    one = st.builds(
         report,
-        st.sampled_from(list(State)),
+        st.sampled_from(states),
         st.sampled_from(NAMES),
         agent=st.sampled_from(AGENTS),
-        at=st.one_of(
-            st.integers(-2, 2).map(lambda seconds: NOW + timedelta(seconds=seconds)),
-            st.datetimes(datetime(2000, 1, 1), datetime(2100, 1, 1), timezones=st.just(UTC)),  # noqa: DTZ001 - the zone is drawn
-        ),
-    ),
-    max_size=10,
-)
+        at=near | far,
+    )
+    return st.lists(one, max_size=10)
+
+
+# Where a job was accepted, no answer counts: half of the stories are of users who only answer.
+STORIES = st.sampled_from([list(State), ANSWERS]).flatmap(stories)
 
 Counted = tuple[str, str, float | None, str]
 
@@ -126,6 +131,36 @@ def test_all_views_agree_in_any_order_however_the_stream_is_cut_and_with_any_clo
         check()
     finally:
         engine.dispose()
+
+
+def test_the_history_weighs_what_several_users_answered_however_it_is_cut(tmp_path: Path) -> None:
+    ada, bob = AGENTS[1:]
+    told = [
+        report(State.OFFERED, agent=ada, at=NOW),
+        report(State.OFFERED, agent=bob, at=NOW + timedelta(seconds=1)),
+        report(State.DECLINED, agent=bob, at=NOW + timedelta(seconds=2)),
+        report(State.RECEIVED, at=NOW + timedelta(seconds=3)),
+    ]
+    expected = ("offered", ada, NOW.timestamp(), "")
+    engine = open_history(f"sqlite:///{tmp_path}/history.db")
+    for order in permutations(told):
+        for cut in (1, 2, 5):
+            assert in_history(engine, order, cut) == {"ws-1": expected}
+    engine.dispose()
+
+
+def test_an_old_offer_counts_again_when_the_user_of_a_newer_one_declines(tmp_path: Path) -> None:
+    cy, bob, ada = "interactive-cy", "interactive-bob", "interactive-ada"
+    told = [
+        report(State.DECLINED, agent=cy, at=NOW + timedelta(seconds=5)),
+        report(State.OFFERED, agent=bob, at=NOW + timedelta(seconds=1)),
+        report(State.OFFERED, agent=ada, at=NOW + timedelta(seconds=2)),
+        report(State.DECLINED, agent=ada, at=NOW + timedelta(seconds=3)),
+    ]
+    expected = ("offered", bob, (NOW + timedelta(seconds=1)).timestamp(), "")
+    engine = open_history(f"sqlite:///{tmp_path}/history.db")
+    assert in_history(engine, told, 1) == {"ws-1": expected}
+    engine.dispose()
 
 
 @pytest.mark.parametrize("clock", [-3600, 3600])
