@@ -117,9 +117,11 @@ def _agent_row(columns: dict[str, Any]) -> AgentRow:
     """Return an agent of its columns, one of which holds all by which it decides."""
     try:
         policy = json.loads(columns["windows"])
-    except ValueError:  # of an older check-in: the windows alone
-        policy = {}
-    return AgentRow(**columns | (policy if isinstance(policy, dict) else {}))
+    except ValueError:
+        policy = None
+    if not isinstance(policy, dict):  # of an older check-in: the windows alone
+        return AgentRow(**columns)
+    return AgentRow(**columns | {name: policy[name] for name in POLICY & policy.keys()})
 
 
 class Fleet:
