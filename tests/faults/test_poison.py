@@ -132,6 +132,7 @@ async def test_a_refused_id_has_one_final_report_and_poison_harms_no_neighbour(
     assert not service.events("broker.lost")
 
 
+@pytest.mark.full
 async def test_good_jobs_go_through_among_ten_thousand_bad_messages(
     dispatcher: Dispatcher, ws: Workstation, settings: DispatcherSettings
 ) -> None:
@@ -156,6 +157,7 @@ async def test_good_jobs_go_through_among_ten_thousand_bad_messages(
     assert not service.events("broker.lost")
 
 
+@pytest.mark.full
 async def test_what_ends_the_agent_each_time_is_given_up_and_takes_nobody_along(
     dispatcher: Dispatcher, ws: Workstation, settings: DispatcherSettings
 ) -> None:

@@ -22,6 +22,7 @@ HOURS = 5
 JUMP = HOURS * 3600.0
 
 
+@pytest.mark.full
 async def test_a_jump_ahead_makes_jobs_due_and_others_expire(
     ws: Workstation, dispatcher: Dispatcher, tmp_path: Path
 ) -> None:

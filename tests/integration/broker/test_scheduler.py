@@ -430,6 +430,7 @@ async def test_a_collector_sends_what_is_due_as_well(
     assert await drain(node, queue) == [id_of(of, at)]
 
 
+@pytest.mark.full
 def test_two_services_and_a_kill_over_the_minute(ws: Workstation) -> None:
     """The occurrence is sent at its time, and runs once, while one of the two is killed."""
     environment = {"history_url": f"sqlite:///{ws.folder}/history.db"}
