@@ -128,6 +128,7 @@ def test_a_password_goes_to_a_verified_broker_only(place: Place) -> None:
     assert "its certificate has expired" in line
 
 
+@pytest.mark.full
 def test_a_certificate_is_a_login(place: Place) -> None:
     ours = {"tls_ca": place.authority.file, "tls_cert": place.client.cert}
     assert look(place, place.nameless, **ours, tls_key=place.client.key)[0] == 0
@@ -138,6 +139,7 @@ def test_a_certificate_is_a_login(place: Place) -> None:
     assert look(place, url, **ours, tls_key=place.client.key)[0] == 0
 
 
+@pytest.mark.full
 @pytest.mark.parametrize(
     ("who", "says"),
     [
@@ -154,6 +156,7 @@ def test_a_certificate_that_is_not_taken_is_told(place: Place, who: str, says: s
     assert (status, says in line, "PCM_TLS_CERT" in line) == (3, True, True), line
 
 
+@pytest.mark.full
 def test_a_broker_that_takes_no_certificates_is_told(place: Place) -> None:
     set_to = "application:set_env(rabbit, auth_mechanisms, [{}])."
     place.node.ctl("eval", set_to.format("'PLAIN'"))
@@ -171,6 +174,7 @@ def test_a_broker_that_takes_no_certificates_is_told(place: Place) -> None:
     assert "takes no login by certificate: enable its plugin rabbitmq_auth_mechanism_ssl" in line
 
 
+@pytest.mark.full
 def test_tls_where_there_is_none_and_none_where_there_is(place: Place) -> None:
     status, line = look(place, place.url.replace(str(place.port), str(place.node.port)))
     assert status == 3
@@ -180,6 +184,7 @@ def test_tls_where_there_is_none_and_none_where_there_is(place: Place) -> None:
     assert "does it speak TLS there? Then write amqps:// in PCM_AMQP_URL" in line
 
 
+@pytest.mark.full
 def test_files_that_cannot_be_used_are_told_by_their_setting(place: Place, tmp_path: Path) -> None:
     cert, key = place.client
     missing, text = tmp_path / "missing.pem", tmp_path / "text.pem"
@@ -204,6 +209,7 @@ def test_files_that_cannot_be_used_are_told_by_their_setting(place: Place, tmp_p
     )
 
 
+@pytest.mark.full
 @pytest.mark.parametrize(
     ("url", "says"),
     [
@@ -220,6 +226,7 @@ def test_what_a_url_may_not_say(place: Place, url: str, says: str) -> None:
     assert line.startswith(f"pcm: PCM_AMQP_URL: {says}")
 
 
+@pytest.mark.full
 def test_tls_settings_without_tls_are_wrong(place: Place) -> None:
     status, line = look(place, place.node.url, tls_ca=place.authority.file)
     assert (status, line) == (2, "pcm: PCM_TLS_CA: is for TLS, and PCM_AMQP_URL has no amqps://")
@@ -233,6 +240,7 @@ def test_tls_settings_without_tls_are_wrong(place: Place) -> None:
     assert (status, "write as whom" in line) == (2, True)
 
 
+@pytest.mark.full
 async def test_an_agent_waits_for_what_heals_and_works_by_its_certificate(
     place: Place, tmp_path: Path
 ) -> None:

@@ -176,6 +176,7 @@ async def frozen(member: Member) -> AsyncIterator[None]:
     await asyncio.to_thread(member.start)
 
 
+@pytest.mark.full
 async def test_a_cluster_that_loses_nodes_runs_each_job_once(
     cluster: Cluster, workstations: list[Workstation]
 ) -> None:

@@ -3,7 +3,10 @@
 import subprocess
 import sys
 
+import pytest
 
+
+@pytest.mark.full
 def test_small_bytes_that_want_much() -> None:
     ended = subprocess.run(
         [sys.executable, "-m", "tests.fuzz.bombs"],

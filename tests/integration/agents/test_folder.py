@@ -126,6 +126,7 @@ def test_a_listing_passes_by_what_is_no_ledger(
     assert len(found.stdout.splitlines()) == 1
 
 
+@pytest.mark.full
 @pytest.mark.parametrize("what", ["pending", "history"])
 @pytest.mark.parametrize(
     "damage",

@@ -213,6 +213,7 @@ def test_without_a_broker() -> None:
     assert done.stderr.count("\n") == 1
 
 
+@pytest.mark.full
 def test_without_the_management_api(patient: Patient) -> None:
     found = patient.examined(management_url=f"http://127.0.0.1:{free_port()}")
     assert "logins, permissions, queues and bindings" in texts(found, "unseen")
@@ -220,6 +221,7 @@ def test_without_the_management_api(patient: Patient) -> None:
     assert ("version" in found) is not is_safe(patient)
 
 
+@pytest.mark.full
 def test_as_a_login_that_may_not_see_all(patient: Patient) -> None:
     name = patient.user("monitor", ".*", ".*", ".*")
     at = URL(patient.broker.management_url).with_user(name).with_password("x")
@@ -230,6 +232,7 @@ def test_as_a_login_that_may_not_see_all(patient: Patient) -> None:
     assert texts(found, "unseen").startswith("logins and their permissions: could not")
 
 
+@pytest.mark.full
 def test_logins_that_may_too_much(patient: Patient) -> None:
     name = f"ws-{patient.number}"
     service, interactive = f"service@{name}", f"interactive-ada@{name}"
@@ -259,6 +262,7 @@ def test_logins_that_may_too_much(patient: Patient) -> None:
         assert severities(found, check) == {"unsafe"}
 
 
+@pytest.mark.full
 def test_the_user_guest(patient: Patient) -> None:
     if _GIVEN:
         assert "guest" in patient.examined()
@@ -273,6 +277,7 @@ def test_the_user_guest(patient: Patient) -> None:
         patient.management.delete("users", "guest")
 
 
+@pytest.mark.full
 async def test_agents_that_take_orders_nobody_signed(patient: Patient, tmp_path: Path) -> None:
     """They say so; of two agents of a workstation, one is enough to be commanded by."""
     ws = Workstation(f"ws-{patient.number}", patient.url, tmp_path)
@@ -301,6 +306,7 @@ async def test_agents_that_take_orders_nobody_signed(patient: Patient, tmp_path:
     assert said == {"service": True, "interactive-ada": False}
 
 
+@pytest.mark.full
 def test_agents_that_log_in_as_who_may_send(patient: Patient, tmp_path: Path) -> None:
     ws = Workstation(f"ws-{patient.number}", patient.url, tmp_path)
     try:
@@ -351,6 +357,7 @@ def test_bindings_that_should_not_be(patient: Patient) -> None:
         assert unknown in texts(found, "abandoned")
 
 
+@pytest.mark.full
 def test_a_topology_that_is_another(patient: Patient) -> None:
     management, host = patient.management, patient.host
     management.delete("exchanges", host, topology.JOBS)
@@ -375,6 +382,7 @@ def test_a_topology_that_is_another(patient: Patient) -> None:
     assert management.get("exchanges", host, topology.JOBS) is None  # looking changed nothing
 
 
+@pytest.mark.full
 def test_policies_that_drop(patient: Patient) -> None:
     for name, pattern, definition in (
         ("old", "^pcm\\.service", {"message-ttl": 1000}),
@@ -435,6 +443,7 @@ def test_files_and_alarms(patient: Patient) -> None:
         pass
 
 
+@pytest.mark.full
 @pytest.mark.parametrize("kind", ["quorum", "stream"])
 def test_a_default_queue_type_makes_no_difference(
     hospital: Broker, tmp_path: Path, kind: str

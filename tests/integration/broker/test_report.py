@@ -137,6 +137,7 @@ async def test_the_table_is_sorted_by_a_click(told: Told, tmp_path: Path) -> Non
         assert [name[-1] for name in names] == list(order)
 
 
+@pytest.mark.full
 async def test_a_page_of_ten_thousand_workstations_is_shown(told: Told, tmp_path: Path) -> None:
     words = [f"{number:05}" for number in range(10_000)]
     everyone = group(told.name("all"))

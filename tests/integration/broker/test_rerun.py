@@ -141,6 +141,7 @@ async def say_that_it_is_there(to: Publisher, name: str) -> None:
     await stream.append(to, f"check_in.{name}.service", body, kind="check_in")
 
 
+@pytest.mark.full
 async def test_ten_thousand(node: Broker, admin: Administrator) -> None:
     names = [f"a-workstation-with-quite-a-long-name-{number:05}" for number in range(10_000)]
     command = Command(argv=("true",), background=True)

@@ -278,6 +278,7 @@ def test_a_wave_cancelled_by_hand_holds_the_rest(
     assert admin.pcm("rollout", "abort", rollout_id).returncode == 0
 
 
+@pytest.mark.full
 def test_two_drivers_at_once(three: Fleet, admin: Administrator, ran: Path) -> None:
     program = killed_at("recorded", "kind='rollout'")
     before = {row["rollout"] for row in admin.json("rollout", "list")}

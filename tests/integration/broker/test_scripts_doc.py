@@ -48,6 +48,7 @@ def test_there_is_something_to_run() -> None:
     assert [block.file for block in files()] == ["jobs.yaml", "jobs.toml"]
 
 
+@pytest.mark.full
 @pytest.mark.parametrize(
     ("script", "shown"),
     scripts(),

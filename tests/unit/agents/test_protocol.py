@@ -255,5 +255,5 @@ class Model(RuleBasedStateMachine):
 
 
 TestProtocol = Model.TestCase
-_EXAMPLES = settings.default.max_examples * 3  # type: ignore[union-attr]
+_EXAMPLES = 25 if settings.get_current_profile_name() == "quick" else 300
 TestProtocol.settings = settings(max_examples=_EXAMPLES, stateful_step_count=30)
