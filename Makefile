@@ -31,7 +31,8 @@ test-all: test test-rest
 # What `make test` leaves out.
 test-rest: $(STAMP) rabbitmq
 	@./setup.sh chromium || echo "no chromium to be had: the tests in a browser are skipped"
-	$(PYTEST) -m full
+	$(PYTEST) -m "full or hypothesis"
+	@$(MAKE) --no-print-directory chaos MINUTES=2 SEED=6
 	@$(MAKE) --no-print-directory fuzz MINUTES=1
 
 check: $(STAMP)

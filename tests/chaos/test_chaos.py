@@ -14,12 +14,9 @@ from tests.support.rabbitmq import own_nodes
 
 
 @pytest.mark.timeout(900)
-@pytest.mark.parametrize(
-    ("seed", "seconds", "jobs"), [(5, 30, 80), pytest.param(6, 180, 400, marks=pytest.mark.full)]
-)
-def test_every_promise_is_kept_while_all_goes_wrong(seed: int, seconds: int, jobs: int) -> None:
+def test_every_promise_is_kept_while_all_goes_wrong() -> None:
     with own_nodes():
-        assert chaos(seed, seconds, workstations=3, jobs=jobs) == []
+        assert chaos(seed=5, seconds=30, workstations=3, jobs=80) == []
 
 
 def test_a_seed_makes_one_plan() -> None:
