@@ -76,11 +76,31 @@ class Consumer(NamedTuple):
     underlay: AbstractChannel
     tag: str
 
-    async def end(self) -> None:
-        """Cancel the consumer and close its channel."""
+    async def end(self, limit: float) -> None:
+        """Cancel the consumer and close its channel; after `limit` seconds, in the background.
+
+        A close that is cut short is sent a second time by the library, and RabbitMQ closes the
+        whole connection for that: so it is never cut short.
+        """
+        ending = asyncio.create_task(self._end())
+        _ending.add(ending)
+        ending.add_done_callback(_ended)
+        await asyncio.wait({ending}, timeout=limit)
+
+    async def _end(self) -> None:
         # Not by closing the channel alone: RabbitMQ 4.0 goes on listing the consumer.
         await self.underlay.basic_cancel(self.tag)
         await self.channel.close()
+
+
+_ending: set[asyncio.Task[None]] = set()
+
+
+def _ended(ending: asyncio.Task[None]) -> None:
+    """Forget a close; one that failed was lost with its connection, which others notice."""
+    _ending.discard(ending)
+    if not ending.cancelled():
+        ending.exception()
 
 
 async def consume(

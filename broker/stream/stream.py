@@ -3,7 +3,7 @@
 import asyncio
 import uuid
 from collections.abc import AsyncGenerator, AsyncIterator, Sequence
-from contextlib import asynccontextmanager, suppress
+from contextlib import asynccontextmanager
 from datetime import datetime
 from typing import Literal
 
@@ -12,7 +12,7 @@ from aiormq.abc import AbstractChannel
 
 from broker.amqp import topology
 from broker.amqp.batch_publish import Outgoing
-from broker.amqp.connection import CALL_LIMIT, BrokerError, Unreachable, translated
+from broker.amqp.connection import CALL_LIMIT, Unreachable, translated
 from broker.amqp.consumer import Delivery, consume
 from broker.amqp.publisher import Publisher
 from broker.amqp.timeouts import timeout
@@ -47,10 +47,7 @@ async def read(
     try:
         yield StreamReader(consumer.underlay, arrived, prefetch)
     finally:
-        # What has no end was lost with its connection, and nobody waits for it, or tries again.
-        with suppress(BrokerError), translated(f"reading {topology.REPORTS}"):
-            async with timeout(_END_LIMIT):
-                await consumer.end()
+        await consumer.end(_END_LIMIT)
 
 
 class StreamReader(AsyncIterator[StreamEntry]):

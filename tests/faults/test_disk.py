@@ -37,7 +37,7 @@ def disk(ws: Workstation) -> Iterator[Disk]:
 def process_on_record(disk: Disk) -> str:
     """Return what the ledger says of the process of the service's only job."""
     code = (
-        "import sys; from pathlib import Path; from agents import ledger;"
+        "import sys; from pathlib import Path; from agents.store import ledger;"
         "print(ledger.read(Path(sys.argv[1]))[0].process, end='')"
     )
     program = disk.seen_by((sys.executable, "-c", code, disk.folder / "service" / "ledger.db"))
