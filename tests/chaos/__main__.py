@@ -12,6 +12,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import tests.chaos
+from broker.log import silence_amqp_libraries
 from tests.chaos.plan import draw
 from tests.chaos.run import Run
 from tests.chaos.story import story, table, tell
@@ -82,6 +83,7 @@ def main() -> None:
     parser.add_argument("--url", help="another broker than one of its own")
     parser.add_argument("--ctl", default="rabbitmqctl", help="the command that administers it")
     words = parser.parse_args()
+    silence_amqp_libraries()
     seed = secrets.randbelow(10**6) if words.seed is None else words.seed
     given = Broker(words.url, "", words.ctl.split(), dict(os.environ)) if words.url else None
     jobs = round(words.minutes * 120) if words.jobs is None else words.jobs
