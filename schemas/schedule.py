@@ -19,10 +19,12 @@ from schemas.text import counted
 from schemas.times import (
     FIRST_CLOCK,
     LAST_CLOCK,
+    LONGEST_ZONE,
     Duration,
     Instant,
     WallClock,
     at_wall,
+    find_zone,
     on_first_clock,
     on_last_clock,
 )
@@ -53,10 +55,9 @@ def _check_cron(text: str) -> str:
 
 
 def _check_zone(name: str) -> str:
-    try:
-        ZoneInfo(name)
-    except (KeyError, OSError, ValueError):
-        raise ValueError(f"{name!r} is no time zone: write such as Europe/Berlin or UTC") from None
+    if find_zone(name) is None:
+        shown = name if len(name) <= LONGEST_ZONE else f"{name[:LONGEST_ZONE]}..."
+        raise ValueError(f"{shown!r} is no time zone: write such as Europe/Berlin or UTC")
     return name
 
 

@@ -23,6 +23,8 @@ NEVER = float("inf")
 _DURATION = re.compile(r"(\d+(?:\.\d+)?)(ms|s|m|h|d)")
 _LONGEST = 100 * 365 * 86400.0
 _LONGEST_TEXT = 100
+LONGEST_ZONE = 100
+_ZONE = re.compile(rf"[A-Za-z0-9_+/-]{{1,{LONGEST_ZONE}}}")
 _YEARS = range(1970, 9000)  # what every machine's clock can count
 _SECONDS = {"ms": 0.001, "s": 1, "m": 60, "h": 3600, "d": 86400}
 
@@ -132,6 +134,9 @@ def find_zone(name: str) -> tzinfo | None:
     """Return the zone of a name, such as Europe/Berlin; None if none is known by it."""
     from zoneinfo import ZoneInfo, ZoneInfoNotFoundError  # few programs need it
 
+    # The library takes dots for packages to import, one in the other, until its stack ends.
+    if not _ZONE.fullmatch(name):
+        return None
     try:
         return ZoneInfo(name)
     except (ValueError, OSError, ZoneInfoNotFoundError):
