@@ -33,7 +33,7 @@ test-rest: $(STAMP) rabbitmq
 	@./setup.sh chromium || echo "no chromium to be had: the tests in a browser are skipped"
 	$(PYTEST) -m "full or hypothesis"
 	@$(MAKE) --no-print-directory chaos MINUTES=2 SEED=6
-	@$(MAKE) --no-print-directory fuzz MINUTES=1
+	@$(MAKE) --no-print-directory fuzz MINUTES=1 SEED=6
 
 check: $(STAMP)
 	$(VENV)/bin/ruff check .
