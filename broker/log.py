@@ -31,11 +31,13 @@ class _Logger:
             import structlog
 
             if structlog.is_configured():
-                self._bound = structlog.get_logger().bind()
-            else:
-                processors: list[Any] = [partial(_whole, {}, False), _to_json]  # noqa: FBT003 - of no terminal
-                logger = structlog.WriteLogger(cast("TextIO", _Stderr()))
-                return getattr(structlog.wrap_logger(logger, processors=processors), name)
+                bound = structlog.get_logger().bind()
+                if structlog.get_config()["cache_logger_on_first_use"]:
+                    self._bound = bound
+                return getattr(bound, name)
+            processors: list[Any] = [partial(_whole, {}, False), _to_json]  # noqa: FBT003 - of no terminal
+            logger = structlog.WriteLogger(cast("TextIO", _Stderr()))
+            return getattr(structlog.wrap_logger(logger, processors=processors), name)
         return getattr(self._bound, name)
 
 

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import structlog
 from hypothesis import HealthCheck
 from hypothesis import settings as hypothesis_settings
 
@@ -125,6 +126,13 @@ async def dispatcher(settings: DispatcherSettings) -> AsyncIterator[Dispatcher]:
     """A dispatcher connected to it."""
     async with Dispatcher.connect(settings) as connected:
         yield connected
+
+
+@pytest.fixture(autouse=True)
+def _log() -> Iterator[None]:
+    """Programs in this process log as structlog is set up at their start, which is not at all."""
+    yield
+    structlog.reset_defaults()
 
 
 @pytest.fixture(autouse=True)
