@@ -23,8 +23,8 @@ class _Logger:
     structlog's own default is stdout, which is for answers.
     """
 
-    def __init__(self, bound: Any = None) -> None:
-        self._bound = bound
+    def __init__(self) -> None:
+        self._bound: Any = None
 
     def __getattr__(self, name: str) -> Any:
         if self._bound is None:

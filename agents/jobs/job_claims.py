@@ -98,7 +98,7 @@ class JobClaims:
                 self._takeover.forget(job_id)
 
     def close(self) -> None:
-        """End the threads, and release the claims."""
+        """End the threads."""
         self._threads.close()
 
     def _is_unreadable_for_us(self, decision: ClaimRecord) -> bool:

@@ -147,11 +147,6 @@ class Circumstances:
         time: float | None = getattr(self.job, name)
         return time
 
-    def is_over(self, name: Time) -> bool:
-        """Whether a time of the job has come."""
-        time = self.time(name)
-        return time is not None and time <= self.now
-
     def time_text(self, name: Time) -> str:
         """Return a time of the job as people read it."""
         given = getattr(self.body, name, None)

@@ -24,36 +24,20 @@ from broker.history.schema import jobs, open_history
 from broker.schedules.queries import in_force, next_offset, said_since, sent
 from broker.schedules.scheduler import Scheduler
 from broker.settings import HistorySettings
-from schemas import Command, Job, Schedule, ScheduleRemoval, State, Target, group, workstation
+from schemas import Command, Job, Schedule, ScheduleRemoval, State, group, workstation
 from schemas.schedule import Occurrence
 from tests.integration.broker.test_dispatcher import declare, drain
 from tests.support.clock import PROGRAM, Clock
 from tests.support.programs import BIN, ROOT
 from tests.support.rabbitmq import Broker, free_port
+from tests.support.schedules import HOUR, MINUTE, NOON, make
 from tests.support.waiting import LIMIT, until, until_there, until_true
 from tests.support.workstation import AgentProcess, Program, Workstation, agents_of, follow
 
-NOON = datetime.now(UTC).replace(hour=12, minute=0, second=0, microsecond=0)
-HOUR = timedelta(hours=1)
-MINUTE = timedelta(minutes=1)
 AHEAD = 4.0
 _numbers = count(1)
 
 Add = Callable[..., Any]
-
-
-def make(*targets: Target, **fields: Any) -> Schedule:
-    if "job" not in fields:
-        command = Command(argv=("true",), background=True)
-        fields["job"] = Job(command=command, targets=targets)
-    fields = {
-        "name": f"s-{next(_numbers)}-{os.getpid()}",
-        "repeat": "0 * * * *",
-        "zone": "UTC",
-        "created_at": NOON - timedelta(days=3),
-        **fields,
-    }
-    return Schedule(**fields)
 
 
 @pytest.fixture

@@ -1,36 +1,14 @@
 """Occurrences are sent when they are due, each as one job, whoever sends them and is killed."""
 
-import os
 from datetime import UTC, datetime, timedelta
-from itertools import count
-from typing import Any
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from broker.schedules.scheduler import OLDEST, TOLERANCE, wanted
-from schemas import Command, Job, Schedule, Target, group
-
-NOON = datetime.now(UTC).replace(hour=12, minute=0, second=0, microsecond=0)
-HOUR = timedelta(hours=1)
-MINUTE = timedelta(minutes=1)
-_numbers = count(1)
-
-
-def make(*targets: Target, **fields: Any) -> Schedule:
-    if "job" not in fields:
-        command = Command(argv=("true",), background=True)
-        fields["job"] = Job(command=command, targets=targets)
-    fields = {
-        "name": f"s-{next(_numbers)}-{os.getpid()}",
-        "repeat": "0 * * * *",
-        "zone": "UTC",
-        "created_at": NOON - timedelta(days=3),
-        **fields,
-    }
-    return Schedule(**fields)
-
+from schemas import Schedule, group
+from tests.support.schedules import HOUR, MINUTE, NOON, make
 
 # What should have been sent by a certain time
 
