@@ -123,7 +123,7 @@ class Inbox:
         name = topology.queue_name(identity.kind, identity.workstation, identity.user)
         with translated(f"consuming {name}"):
             async with timeout(CALL_LIMIT):
-                self._expect(await _count_waiting(connection, name))
+                waiting = await _count_waiting(connection, name)
             consumer = await consume(connection, name, arrived, _PREFETCH)
         self._made_at = (await self._ledger.commit(Transaction.life)).made_at
         consuming()
@@ -135,6 +135,7 @@ class Inbox:
             arrived.put_nowait(None)
 
         try:
+            self._expect(waiting)
             async with asyncio.TaskGroup() as tasks:
                 others = [tasks.create_task(self._burial.run(publisher, consumer.underlay))]
                 others.append(tasks.create_task(stop()))
@@ -154,9 +155,7 @@ class Inbox:
             self._expect(0)
         if await blocked(connection):
             return  # it would not hear us, and what waits for it cannot be cancelled
-        with translated(f"consuming {name}"):
-            async with timeout(CALL_LIMIT):
-                await consumer.channel.close()
+        await consumer.end(CALL_LIMIT)
 
     def _expect(self, backlog: int) -> None:
         """Note how many messages are still to come that waited when the agent connected."""

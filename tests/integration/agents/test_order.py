@@ -9,8 +9,9 @@ from broker.amqp import topology
 from broker.amqp.connection import connect
 from broker.amqp.publisher import Publisher
 from schemas import Cancellation, State
-from tests.support.clock import LOOK_EVERY, Clock
+from tests.support.clock import LOOK_EVERY, PROGRAM, Clock
 from tests.support.counted import ended, now
+from tests.support.rabbitmq import Broker
 from tests.support.workstation import AgentProcess, Workstation
 
 MINUTE = 60.0
@@ -78,3 +79,27 @@ async def test_all_that_waits_for_an_agent_is_taken_in_before_anything_is_starte
         assert (await ended(dispatcher, job)).state is State.SUCCEEDED
     assert (await ended(dispatcher, withdrawn, starts=0)).state is State.CANCELLED
     assert started(service) == [first.id, second.id, third.id]
+
+
+async def test_what_is_due_runs_where_what_waits_cannot_be_taken_in(
+    ws: Workstation, dispatcher: Dispatcher, node: Broker
+) -> None:
+    """The broker tells how much waits, and then refuses the consumer: nothing of it is to come."""
+    clock = Clock(ws)
+    node.add_user(ws.name, "secret")
+    url = node.url.replace("guest:guest", f"{ws.name}:secret")
+    try:
+        service = clock.start("service", amqp_url=url)
+        await dispatcher.dispatch(ws.job("true", background=True, mandatory_at=now(hours=1)))
+        service.wait_for("job.received")
+        service.end()
+        await dispatcher.dispatch(ws.job("true", background=True))
+        rights = (".*", ".*", r"^pcm\.(jobs|reports|dead)$")
+        node.ctl("set_permissions", "-p", node.virtual_host, ws.name, *rights)
+        service = ws.start("service", connected=False, program=PROGRAM, amqp_url=url)
+        service.wait_for("broker.lost")
+        clock.set(61 * MINUTE)
+        service.wait_for("job.ended")
+        assert not service.events("broker.connected")
+    finally:
+        node.ctl("delete_user", ws.name)
