@@ -12,7 +12,8 @@ from sqlalchemy import Engine
 
 from broker.amqp.connection import LoginRefused, Unreachable
 from broker.client.dispatcher import Dispatcher
-from broker.history.collector import refresh as refresh_once
+from broker.history.collector import catch_up
+from broker.history.position import is_collected
 from broker.rollouts.progress import RolloutProgress, course
 from broker.rollouts.state import RolloutState
 from broker.settings import HistorySettings
@@ -94,16 +95,20 @@ class Driver:
 async def refresh(settings: HistorySettings, engine: Engine) -> None:
     """Have the history read what is new, if no collector does; try again for a while.
 
+    It is called every second: where a collector works, it makes no connection.
+
     Raises:
         BrokerError: the broker could not be reached in time, or does not let us.
     """
     give_up = time.monotonic() + settings.patience.total_seconds()
-    while True:
+    while not await asyncio.to_thread(is_collected, engine):
         try:
-            return await refresh_once(settings, engine)
+            await catch_up(settings, engine)
         except LoginRefused:
             raise
         except Unreachable:
             if time.monotonic() > give_up:
                 raise
             await asyncio.sleep(_LOOK)
+        else:
+            return

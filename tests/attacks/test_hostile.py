@@ -2,7 +2,6 @@
 
 import asyncio
 import os
-import time
 from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -30,7 +29,7 @@ from broker.settings import load
 from schemas import Command, Job, State, everyone
 from tests.support import other
 from tests.support.counted import counted, ended, no_traceback
-from tests.support.waiting import LIMIT
+from tests.support.waiting import until
 from tests.support.workstation import Workstation
 
 pytestmark = other.needs_root
@@ -363,13 +362,6 @@ time.sleep(600)
 """
 
 
-def until_there_is(path: Path) -> None:
-    deadline = time.monotonic() + LIMIT
-    while not path.exists():
-        assert time.monotonic() < deadline, f"no {path}"
-        time.sleep(0.02)
-
-
 async def test_the_service_runs_all_its_jobs_once_under_assault(
     ws: Workstation, dispatcher: Dispatcher, tmp_path: Path
 ) -> None:
@@ -383,7 +375,7 @@ async def test_the_service_runs_all_its_jobs_once_under_assault(
     jobs.append(counted(ws, ran[3], mandatory_at=due))
     with other.doing(ASSAULT, ws.state_dir, "", *(job.id for job in jobs)):
         service = ws.start("service", missing_after="1s")
-        await asyncio.to_thread(until_there_is, ws.state_dir / "claims" / jobs[-1].id)
+        await until((ws.state_dir / "claims" / jobs[-1].id).exists)
         for job in jobs:
             await dispatcher.dispatch(job)
         reports = await asyncio.gather(*(ended(dispatcher, job) for job in jobs))
