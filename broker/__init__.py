@@ -1,4 +1,4 @@
-"""All that touches RabbitMQ: the topology, the connection, and the administrator's side."""
+"""RabbitMQ: the topology, the connection and the administrator's side."""
 
 from typing import TYPE_CHECKING
 
@@ -66,7 +66,7 @@ if TYPE_CHECKING:
     from broker.signing.sealing import CannotSeal, seal
     from schemas.errors import PcmError
 
-_HOMES = {
+_MODULES = {
     "broker.amqp.connection": (
         "Blocked",
         "BrokerError",
@@ -211,14 +211,14 @@ __all__ = [
 ]
 
 
-if not TYPE_CHECKING:  # else a name that is not there would be one of any type
+if not TYPE_CHECKING:  # else type checkers accept any name
 
     def __getattr__(name: str) -> object:
-        # On demand: agents import this package for its topology, and do not pay for the rest.
+        # Import on demand: agents need only the topology.
         from importlib import import_module
 
-        for home, names in _HOMES.items():
+        for module, names in _MODULES.items():
             if name in names:
-                found = globals()[name] = getattr(import_module(home), name)
-                return found
+                value = globals()[name] = getattr(import_module(module), name)
+                return value
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

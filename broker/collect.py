@@ -1,4 +1,4 @@
-"""`pcm collect` and `pcm history`: the history kept up to date, looked after, and read anew."""
+"""`pcm collect` and `pcm history`: update, inspect and rebuild the history."""
 
 import argparse
 import json
@@ -21,38 +21,38 @@ def add_to(commands: "argparse._SubParsersAction[Parser]") -> None:
     collect = commands.add_parser(
         "collect",
         help="keep the history up to date, as a service",
-        description="Reads the reports into the history as they come, and sends what schedules"
-        " have due, until it is told to stop (SIGTERM). Where none runs, each command that"
-        " asks the history reads first what is new."
-        " Of several, one works and the others stand by.",
+        description="Reads reports into the history as they arrive, and sends the due jobs of"
+        " schedules, until SIGTERM. Without a collector, each command that queries the history"
+        " reads the new reports first. Of several collectors one is active; the others are on"
+        " standby.",
     )
     collect.set_defaults(run=_collect)
     actions = commands.add_parser(
         "history",
-        help="how far the history goes, and how to read it anew",
-        description="The history is a database made of the stream pcm.reports, and remembers"
-        " longer than the stream does.",
-    ).add_subparsers(dest="what", required=True, metavar="status|rebuild")
+        help="show the state of the history, or rebuild it",
+        description="The history is a database, read from the stream pcm.reports. It keeps jobs"
+        " longer than the stream.",
+    ).add_subparsers(dest="action", required=True, metavar="status|rebuild")
     status = actions.add_parser(
         "status",
-        help="how far it goes",
-        description="Tells where the history is, what it holds, how far it has read the stream,"
-        " what is missing, and whether a collector keeps it up to date. Reads nothing new.",
+        help="show its state",
+        description="Shows the database, its contents, the read position in the stream, what is"
+        " missing, and the active collector. Reads nothing new.",
     )
     status.add_argument("--json", action="store_true", help="print JSON")
     status.set_defaults(run=_status)
     rebuild = actions.add_parser(
         "rebuild",
-        help="empty it, and read the stream again",
-        description="Empties the history and reads the whole stream again. What the stream has"
-        " dropped by age or size is lost: jobs, their reports and their output, rollouts, and"
-        " workstations that were not seen since. Schedules in force are kept. Newer versions of"
-        " pcm need no rebuild.",
+        help="empty it, and read the whole stream again",
+        description="Empties the history and reads the whole stream again. Jobs that the stream"
+        " has dropped by age or size are lost, with their reports and output; so are rollouts, and"
+        " workstations not seen since. Active schedules are kept. A newer version of pcm needs no"
+        " rebuild.",
     )
     rebuild.add_argument(
         "--yes",
         action="store_true",
-        help="also where the stream does not go back as far as the history",
+        help="rebuild even if jobs would be lost",
     )
     rebuild.set_defaults(run=_rebuild)
 
@@ -68,11 +68,11 @@ def _collect(_arguments: argparse.Namespace) -> int:
     with history_errors():
         engine = engine_of(settings.history_url)
         log.configure(program="collect")
-        asyncio.run(_until_stopped(settings, engine))
+        asyncio.run(_run_until_stopped(settings, engine))
     return DONE
 
 
-async def _until_stopped(settings: "HistorySettings", engine: "Engine") -> None:
+async def _run_until_stopped(settings: "HistorySettings", engine: "Engine") -> None:
     import asyncio
 
     from broker.history.collector import Collector
@@ -92,7 +92,7 @@ async def _until_stopped(settings: "HistorySettings", engine: "Engine") -> None:
         if not work.cancelled():
             work.result()
     finally:
-        await collector.leave()
+        await collector.release_lease()
         engine.dispose()
 
 
@@ -105,33 +105,33 @@ def _status(arguments: argparse.Namespace) -> int:
 
     with history_errors():
         engine = open_history(load(HistorySettings).history_url)
-        found = status(engine)
+        state = status(engine)
         engine.dispose()
     if arguments.json:
-        print(json.dumps(asdict(found) | {"oldest_job": iso(found.oldest_job)}, indent=2))
+        print(json.dumps(asdict(state) | {"oldest_job": iso(state.oldest_job)}, indent=2))
     else:
-        _show(found)
+        _print(state)
     return DONE
 
 
-def _show(found: "Status") -> None:
+def _print(state: "Status") -> None:
     from broker.history.source import Source
 
-    source = Source(found.cluster, found.virtual_host)
+    source = Source(state.cluster, state.virtual_host)
     rows = {
-        "database": found.database,
-        "read of": str(source) if source.virtual_host else "no broker yet",
-        "holds": f"{found.jobs:,} jobs, {found.pairs:,} times a job on a workstation,"
-        f" {found.reports:,} reports, {found.workstations:,} workstations",
-        "oldest job": local(found.oldest_job) or "none",
-        "read up to": f"offset {found.next_offset:,} of the stream",
-        "kept up by": found.collector or "no collector: each question reads first what is new",
+        "database": state.database,
+        "read from": str(source) if source.virtual_host else "no broker yet",
+        "holds": f"{state.jobs:,} jobs, {state.pairs:,} outcomes, {state.reports:,} reports,"
+        f" {state.workstations:,} workstations",
+        "oldest job": local(state.oldest_job) or "none",
+        "read up to": f"offset {state.next_offset:,} of the stream",
+        "collector": state.collector or "none: each query reads new reports first",
     }
     for name, value in rows.items():
         print(f"{name:<12}{value}")
-    if found.forged:
-        print(f"{'forged':<12}{found.forged:,} entries, which count nowhere: pcm dead list")
-    for gap in found.gaps:
+    if state.forged:
+        print(f"{'forged':<12}{state.forged:,} entries, not counted: pcm dead list")
+    for gap in state.gaps:
         print(f"{'missing':<12}{gap}")
 
 
@@ -143,12 +143,14 @@ def _rebuild(arguments: argparse.Namespace) -> int:
     with history_errors():
         engine = open_history(settings.history_url)
         try:
-            return finish(_anew(settings, engine, sure=arguments.yes))
+            return finish(_rebuild_history(settings, engine, confirmed=arguments.yes))
         finally:
             engine.dispose()
 
 
-async def _anew(settings: "HistorySettings", engine: "Engine", *, sure: bool) -> int:
+async def _rebuild_history(
+    settings: "HistorySettings", engine: "Engine", *, confirmed: bool
+) -> int:
     import asyncio
 
     from broker.client.dispatcher import Dispatcher
@@ -161,24 +163,24 @@ async def _anew(settings: "HistorySettings", engine: "Engine", *, sure: bool) ->
     await catch_up(settings, engine)
     first = await first_offset(settings)
     lost = await asyncio.to_thread(jobs_before, engine, first)
-    if lost and not sure:
+    if lost and not confirmed:
         raise WrongUse(
-            f"history rebuild: the stream begins at offset {first}: {lost} older jobs would be"
-            " gone from the history, with their reports and output; say --yes if you mean it"
+            f"history rebuild: the stream starts at offset {first}: {lost} older jobs would be"
+            " lost, with their reports and output; use --yes to rebuild anyway"
         )
     async with Dispatcher.connect(settings) as dispatcher:
-        # A schedule is in force for longer than the stream keeps that it was added.
+        # A schedule outlives its entry in the stream: append it again.
         kept = await asyncio.to_thread(in_force_from_before, engine, first)
         read = await asyncio.to_thread(next_offset, engine)
         for said in kept:
             await dispatcher.record_again(said.record, said.entry)
-        # What somebody else said of one meanwhile stands before that: it is said again.
+        # A change made meanwhile is now before the repeated entry: append it again, too.
         await catch_up(settings, engine)
         schedules = [said.record for said in kept if isinstance(said.record, Schedule)]
         for said in await asyncio.to_thread(said_since, engine, read, schedules):
             await dispatcher.record_again(said.record, said.entry)
     await asyncio.to_thread(rebuild, engine)
     await catch_up(settings, engine)
-    found = await asyncio.to_thread(status, engine)
-    print(f"read anew: {found.jobs:,} jobs, {found.reports:,} reports")
+    state = await asyncio.to_thread(status, engine)
+    print(f"rebuilt: {state.jobs:,} jobs, {state.reports:,} reports")
     return DONE

@@ -27,7 +27,7 @@ def with_dispatcher(work: "Callable[[Dispatcher], Awaitable[int]]") -> int:
     settings = load(DispatcherSettings)
 
     async def connected() -> int:
-        async with Dispatcher.connect(settings, told=trying) as dispatcher:
+        async with Dispatcher.connect(settings, on_unreachable=trying) as dispatcher:
             return await work(dispatcher)
 
     return finish(connected())

@@ -13,7 +13,7 @@ from aio_pika.abc import AbstractConnection
 from sqlalchemy import Connection, CursorResult, Engine, delete, or_, select, update
 
 from broker.amqp import topology
-from broker.amqp.connection import CALL_LIMIT, Backoff, BrokerError, connect, translated, where
+from broker.amqp.connection import CALL_LIMIT, Backoff, BrokerError, connect, translated, address_of
 from broker.amqp.publisher import Publisher
 from broker.amqp.timeouts import timeout
 from broker.history.position import BEAT, FRESH, Position, is_collected, place_in, transact
@@ -129,7 +129,7 @@ class Collector:
     async def _session(self) -> None:
         name = f"pcm collect {self._name}"
         async with connect(self._settings, name, self._last) as connection:
-            self._last = where(connection)
+            self._last = address_of(connection)
             publisher = await self._publisher(connection)
             housekeeping = asyncio.create_task(self._keep_house())
             try:

@@ -68,5 +68,5 @@ def judged(job: "Job", body: bytes, signatures: "Signatures") -> list[Signed]:
             verdict.key is not None,
             verdict.reason,
         )
-        for verdict in keyring.judge(job, body, signatures)
+        for verdict in keyring.verify(job, body, signatures)
     ]

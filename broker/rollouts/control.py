@@ -15,7 +15,7 @@ from broker.rollouts.runner import Driver, refresh
 from broker.rollouts.state import RolloutState
 from broker.rollouts.waves import Item, WrongWaves, cut, mixed, read_waves
 from broker.settings import HistorySettings, load
-from broker.signing.resign_policy import check_vouched
+from broker.signing.resign_policy import check_resignable
 from schemas import Job, Rollout, RolloutOrder
 from schemas.errors import PcmError
 from schemas.job import new_job_id
@@ -186,9 +186,9 @@ async def abort_rollout(
 def check_plan_vouched(
     engine: Engine, plan: Rollout, settings: HistorySettings | None = None
 ) -> None:
-    """Refuse to sign the waves of a plan that no trusted key has signed; see `check_vouched`."""
+    """Refuse to sign the waves of a plan that no trusted key has signed; see `check_resignable`."""
     body, signatures = recorded(engine, plan)
-    check_vouched(plan, body, signatures, settings or load(HistorySettings))
+    check_resignable(plan, body, signatures, settings or load(HistorySettings))
 
 
 def resume_order(found: RolloutProgress, max_failures: str | None) -> RolloutOrder:

@@ -19,7 +19,7 @@ from broker.history.schema import HistoryError, UnusableHistory, prepare
 from broker.log import get_logger
 from broker.schedules.queries import Said, in_force, sent
 from broker.settings import HistorySettings, WrongSetting
-from broker.signing.resign_policy import Vouching
+from broker.signing.resign_policy import ResignPolicy
 from schemas import Schedule
 from schemas.schedule import Occurrence
 
@@ -55,7 +55,7 @@ class Scheduler:
         self._collected = collected
         self._settled: set[str] = set()
         self._state = ""
-        self._vouching = Vouching.by(settings)
+        self._resign_policy = ResignPolicy.from_settings(settings)
         self._not_heeded: set[int] = set()
 
     async def run(self) -> None:
@@ -97,7 +97,9 @@ class Scheduler:
 
     def _due(self, now: datetime) -> list[Occurrence]:
         oldest = min(OLDEST, self._settings.history_keep)
-        self._vouching = Vouching.by(self._settings)  # keys may have come or gone
+        self._resign_policy = ResignPolicy.from_settings(
+            self._settings
+        )  # keys may have come or gone
         found = {
             occurrence.id: occurrence
             for schedule in in_force(self._engine, self._heeds).values()
@@ -110,7 +112,7 @@ class Scheduler:
     def _heeds(self, said: Said) -> bool:
         """Whether we may sign what a schedule orders, or its removal counts."""
         record, entry = said
-        reason = self._vouching.objection(record, entry.body, entry.signatures)
+        reason = self._resign_policy.refusal_reason(record, entry.body, entry.signatures)
         if reason and entry.offset not in self._not_heeded:
             self._not_heeded.add(entry.offset)
             _log.warning("schedule.untrusted", schedule=record.name, reason=reason)

@@ -147,13 +147,13 @@ async def test_it_is_refused_too_where_a_collector_keeps_it(
 
 def test_it_tells_what_it_was_read_of(here: Broker, tmp_path: Path) -> None:
     settings = settings_of(here, tmp_path)
-    assert "read of     no broker yet\n" in pcm(settings, "history", "status").stdout
+    assert "read from   no broker yet\n" in pcm(settings, "history", "status").stdout
     pcm(settings, "jobs")
     status = json.loads(pcm(settings, "history", "status", "--json").stdout)
     assert status["virtual_host"] == here.virtual_host
     name = here.ctl("eval", "rabbit_nodes:cluster_name().").strip().strip('<>"')
     assert status["cluster"] == name
-    line = f"read of     virtual host {here.virtual_host} of {name}\n"
+    line = f"read from   virtual host {here.virtual_host} of {name}\n"
     assert line in pcm(settings, "history", "status").stdout
 
 
