@@ -215,5 +215,5 @@ _PROPERTIES = tuple(
 
 @lru_cache(maxsize=256)
 def _present(flags: int) -> tuple[tuple[str, _Reader], ...]:
-    """Return the names and readers of the properties that are set; cached, as senders repeat them."""
+    """Return the names and readers of the properties that are set; cached."""
     return tuple((name, read) for flag, name, read in _PROPERTIES if flags & flag)

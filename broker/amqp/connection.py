@@ -113,8 +113,8 @@ def _refusal_reason(error: BaseException, *, external: bool) -> str:
     if isinstance(error, AuthenticationError):
         if external:
             return (
-                "supports no login by certificate: enable the plugin rabbitmq_auth_mechanism_ssl, and"
-                " list EXTERNAL in auth_mechanisms; or write a password in PCM_AMQP_URL"
+                "supports no login by certificate: enable the plugin rabbitmq_auth_mechanism_ssl,"
+                " and list EXTERNAL in auth_mechanisms; or write a password in PCM_AMQP_URL"
             )
         return "supports no login by password: its auth_mechanisms have no PLAIN"
     if external:

@@ -87,7 +87,7 @@ class Management:
         query: dict[str, str | int] | None = None,
         body: object = None,
     ) -> Any:
-        """Return the answer; an empty dictionary if it has no body, None if there is no resource."""
+        """Return the answer, {} if it has no body; None if the resource does not exist."""
         target = "/".join(
             ["", *self._url.raw_parts[1:], "api", *(quote(part, "") for part in path)]
         )

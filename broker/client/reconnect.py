@@ -9,7 +9,7 @@ from typing import TypeVar
 from aio_pika.abc import AbstractConnection
 
 from broker.amqp import topology
-from broker.amqp.connection import LoginRefused, Unreachable, connect, address_of
+from broker.amqp.connection import LoginRefused, Unreachable, address_of, connect
 from broker.amqp.publisher import Publisher
 from broker.client.retry_budget import RetryBudget
 from broker.settings import DispatcherSettings

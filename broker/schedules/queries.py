@@ -8,7 +8,7 @@ from typing import NamedTuple
 from sqlalchemy import Connection, Engine, select
 
 from broker.history.history import History
-from broker.history.position import place_in
+from broker.history.position import read_position
 from broker.history.queries import JobRow
 from broker.history.schema import jobs, records, told
 from broker.stream.entry import StreamEntry, read_records
@@ -108,7 +108,7 @@ def in_force_from_before(engine: Engine, offset: int) -> list[Said]:
         HistoryError: the database cannot be used.
     """
     with told(engine), engine.connect() as connection:
-        before = place_in(connection).base + offset
+        before = read_position(connection).base + offset
         found = _in_force(connection, _all)
     return [said for said in found.values() if said.entry.offset < before]
 
@@ -120,7 +120,7 @@ def next_offset(engine: Engine) -> int:
         HistoryError: the database cannot be used.
     """
     with told(engine), engine.connect() as connection:
-        place = place_in(connection)
+        place = read_position(connection)
     return place.base + place.next_offset
 
 

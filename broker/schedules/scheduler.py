@@ -97,9 +97,7 @@ class Scheduler:
 
     def _due(self, now: datetime) -> list[Occurrence]:
         oldest = min(OLDEST, self._settings.history_keep)
-        self._resign_policy = ResignPolicy.from_settings(
-            self._settings
-        )  # keys may have come or gone
+        self._resign_policy = ResignPolicy.from_settings(self._settings)  # keys can change
         found = {
             occurrence.id: occurrence
             for schedule in in_force(self._engine, self._heeds).values()

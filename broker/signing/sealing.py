@@ -36,7 +36,7 @@ def seal(job: Job, values: Mapping[str, str], fleet: "Fleet") -> Job:
     """
     if job.command.secrets is not None:
         raise CannotSeal("secrets: the job has secrets already")
-    plain = json.dumps({name: check_base64(value) for name, value in values.items()}).encode()
+    plain = json.dumps({name: check_text(value) for name, value in values.items()}).encode()
     if len(plain) > SIZE_LIMIT:
         raise CannotSeal(f"secrets: {len(plain)} bytes are over the limit of {SIZE_LIMIT}")
     keys = _keys(job, fleet)

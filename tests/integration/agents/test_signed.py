@@ -178,7 +178,7 @@ async def stream_record(dispatcher: Dispatcher, job: Job, *signers: Signer) -> N
         key = f"job.{job.id}"
         await stream.append(publisher, key, job.body(), kind="job", message_id=job.id, headers=told)
 
-    await dispatcher.do(work)
+    await dispatcher.retry(work)
 
 
 async def test_cancellations_and_pauses_are_heeded_only_if_they_are_signed(
