@@ -2,13 +2,18 @@
 
 import argparse
 import json
-import signal
 import sys
 from typing import TYPE_CHECKING, Any
 
 from broker.cli.command_line import DONE, Parser, WrongUse
 from broker.cli.options import as_option
-from broker.cli.session import history, history_errors, name, with_dispatcher
+from broker.cli.session import (
+    history,
+    history_errors,
+    name,
+    run_until_stopped,
+    with_dispatcher,
+)
 from broker.jobs import send
 from broker.schedules import views as schedule_views
 
@@ -170,28 +175,10 @@ def _tell(data: dict[str, Any], text: str, under_way: "list[Occurrence]", *, as_
 
 
 def _run(_arguments: argparse.Namespace) -> int:
-    import asyncio
-
     from broker import log
-    from broker.history.schema import engine_of
-    from broker.schedules.scheduler import Scheduler
-    from broker.settings import HistorySettings, load
+    from broker.schedules.scheduler import run_schedules
 
-    settings = load(HistorySettings)
+    log.configure(program="schedule")
     with history_errors():
-        engine = engine_of(settings.history_url)
-        log.configure(program="schedule")
-        asyncio.run(_until_stopped(Scheduler(settings, engine).run()))
-        engine.dispose()
+        run_until_stopped(run_schedules())
     return DONE
-
-
-async def _until_stopped(running: Any) -> None:
-    import asyncio
-
-    work = asyncio.create_task(running)
-    for number in (signal.SIGTERM, signal.SIGINT):
-        asyncio.get_running_loop().add_signal_handler(number, work.cancel)
-    await asyncio.wait({work})
-    if not work.cancelled():
-        work.result()
