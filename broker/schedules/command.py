@@ -98,13 +98,21 @@ def _add_adding(actions: "argparse._SubParsersAction[Parser]") -> None:
 
 def _add(arguments: argparse.Namespace) -> int:
     from broker.history.history import asked
-    from broker.schedules.queries import list_schedules, occurrences_under_way
+    from broker.schedules.queries import (
+        ScheduleExists,
+        check_new_schedule,
+        list_schedules,
+        occurrences_under_way,
+    )
 
     schedule = _read(arguments)
     with history() as engine, asked(engine) as known:
+        try:
+            if not arguments.replace:
+                check_new_schedule(known, schedule.name)
+        except ScheduleExists as error:
+            raise WrongUse(f"{error}; --replace replaces it") from error
         former = list_schedules(known).get(schedule.name)
-        if former is not None and not arguments.replace:
-            raise WrongUse(f"{schedule.name}: there is such a schedule; --replace replaces it")
         under_way = occurrences_under_way(known, former) if former else []
 
     async def work(dispatcher: "Dispatcher") -> int:
