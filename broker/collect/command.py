@@ -55,11 +55,11 @@ def add_to(commands: "argparse._SubParsersAction[Parser]") -> None:
 
 def _collect(_arguments: argparse.Namespace) -> int:
     from broker import log
-    from broker.collect.collect import collect
+    from broker.collect.service import run_collector
 
     log.configure(program="collect")
     with history_errors():
-        run_until_stopped(collect())
+        run_until_stopped(run_collector())
     return DONE
 
 

@@ -184,9 +184,9 @@ def _tell(data: dict[str, Any], text: str, under_way: "list[Occurrence]", *, as_
 
 def _run(_arguments: argparse.Namespace) -> int:
     from broker import log
-    from broker.schedules.scheduler import run_schedules
+    from broker.schedules.scheduler import run_scheduler
 
     log.configure(program="schedule")
     with history_errors():
-        run_until_stopped(run_schedules())
+        run_until_stopped(run_scheduler())
     return DONE

@@ -35,10 +35,10 @@ _LATER = 0.05  # so that a timer that is early does not wake us before the minut
 _log = get_logger()
 
 
-async def run_schedules(settings: HistorySettings | None = None) -> None:
+async def run_scheduler(settings: HistorySettings | None = None) -> None:
     """Send the due jobs of all schedules until cancelled, as `pcm schedule run` does.
 
-    It retries while the broker or the database is unreachable. `collect` does the same, too.
+    It retries while the broker or the database is unreachable. `run_collector` does the same.
     Several may run: no job is sent twice.
 
     Args:

@@ -8,7 +8,7 @@ from broker.schedules.scheduler import Scheduler
 from broker.settings import HistorySettings, load
 
 
-async def collect(settings: HistorySettings | None = None) -> None:
+async def run_collector(settings: HistorySettings | None = None) -> None:
     """Keep the history up to date and send the due jobs of schedules, until cancelled.
 
     It retries while the broker or the database is unreachable. Of several collectors one is
