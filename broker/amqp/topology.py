@@ -15,8 +15,9 @@ from aio_pika.abc import AbstractChannel, AbstractConnection, AbstractQueue
 from aio_pika.exceptions import ChannelNotFoundEntity
 from pamqp.common import FieldValue
 
-from broker.amqp.connection import CALL_LIMIT, translated
+from broker.amqp.connection import CALL_LIMIT, connect, translated
 from broker.amqp.timeouts import timeout
+from broker.settings import BrokerSettings, load
 from schemas import Context, Job, Requirement, State, Target, everyone, group, workstation
 
 JOBS = "pcm.jobs"
@@ -286,6 +287,23 @@ async def apply(channel: AbstractChannel) -> None:
         await declare_queue(channel, queue)
     # Last: if it exists, an interrupted call has declared all others.
     await channel.declare_exchange(jobs.name, jobs.type, durable=True)
+
+
+async def apply_topology(settings: BrokerSettings | None = None) -> None:
+    """Connect, and declare the exchanges and the central queues, as `pcm topology apply` does.
+
+    Existing ones are not changed.
+
+    Args:
+        settings: the settings; default: from the environment.
+
+    Raises:
+        BrokerError: the broker is unreachable or refuses, or one exists with other properties.
+    """
+    settings = settings or load(BrokerSettings)
+    async with connect(settings, "pcm topology") as connection, connection.channel() as channel:
+        with translated("declaring the topology"):
+            await apply(channel)
 
 
 async def ensure(connection: AbstractConnection) -> None:

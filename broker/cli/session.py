@@ -59,6 +59,22 @@ def finish(work: Coroutine[Any, Any, int]) -> int:
         raise WrongUse(str(error)) from error
 
 
+def run_until_stopped(service: Coroutine[Any, Any, None]) -> None:
+    """Run a service until SIGTERM or SIGINT."""
+    import asyncio
+    import signal
+
+    async def run() -> None:
+        task = asyncio.create_task(service)
+        for number in (signal.SIGTERM, signal.SIGINT):
+            asyncio.get_running_loop().add_signal_handler(number, task.cancel)
+        await asyncio.wait({task})
+        if not task.cancelled():
+            task.result()
+
+    asyncio.run(run())
+
+
 def trying(reason: str) -> None:
     """Tell the user that the broker is out of reach, and tried again."""
     print(f"pcm: {reason}; trying again", file=sys.stderr)

@@ -23,12 +23,14 @@ from broker.client.batch import IN_FLIGHT, Sender, Sent, send_all
 from broker.client.follow import earliest_record_time, find_job, until_settled
 from broker.client.progress import Progress
 from broker.client.publishing import (
+    BoundJob,
     check_sendable,
     check_size,
     publish,
     record,
     unbound_message,
     unbound_targets,
+    without_unbound,
 )
 from broker.client.reconnect import DispatcherLink, Reconnector
 from broker.client.sending import JobSender
@@ -183,6 +185,15 @@ class Dispatcher:
     async def unbound(self, job: Job) -> list[Target]:
         """Return a job's targets that no queue is bound for."""
         return await self._reconnector.retry(lambda link: unbound_targets(link.publisher, job))
+
+    async def only_bound(self, job: Job) -> BoundJob:
+        """Return a job without the targets that no queue is bound for; send nothing.
+
+        Raises:
+            Unroutable: no queue is bound for any of its targets.
+            Unreachable: the broker could not be reached in time.
+        """
+        return without_unbound(job, await self.unbound(job))
 
     async def record(self, plan: "Plan") -> None:
         """Append a plan to the stream; agents do not receive it.

@@ -3,18 +3,20 @@
 import uuid
 from collections.abc import Iterable, Iterator, Sequence
 from datetime import UTC, datetime, timedelta
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 from aio_pika.abc import HeadersType
 
 from broker.amqp import topology
 from broker.amqp.batch_publish import Outgoing
+from broker.amqp.connection import Unroutable
 from broker.amqp.publisher import Publisher
 from broker.client.find_unroutable import find_unbound
 from broker.stream import stream
 from schemas import Cancellation, Job, Target, workstation
 from schemas.errors import PcmError
 from schemas.message import BODY_LIMIT
+from schemas.text import listed
 from schemas.times import latest
 
 if TYPE_CHECKING:
@@ -26,6 +28,7 @@ if TYPE_CHECKING:
 # All headers must fit into one frame of 131,072 bytes.
 _KEYS_LIMIT = 120_000
 _KEY_OVERHEAD = 5
+_SHOWN = 10
 _OLDEST = timedelta(days=30)
 _MAX_TTL = 2**32 / 1000 - 1  # seconds; the broker's limit is 32 bits of milliseconds
 
@@ -153,6 +156,27 @@ async def unbound_targets(publisher: Publisher, job: Job) -> list[Target]:
     """Return the targets that no queue is bound for."""
     unbound = await find_unbound(publisher, topology.routing_keys(job))
     return [job.targets[index] for index in unbound]
+
+
+class BoundJob(NamedTuple):
+    """A job without its unbound targets, and these targets."""
+
+    job: Job
+    unbound: list[Target]
+
+
+def without_unbound(job: Job, unbound: Sequence[Target]) -> BoundJob:
+    """Return a job without the targets that no queue is bound for.
+
+    Raises:
+        Unroutable: no target is left.
+    """
+    left_out = frozenset(unbound)
+    targets = tuple(target for target in job.targets if target not in left_out)
+    if not targets:
+        names = listed([str(target) for target in unbound], _SHOWN)
+        raise Unroutable(f"no workstation is bound to {names}; nothing was sent")
+    return BoundJob(job.model_copy(update={"targets": targets}), list(unbound))
 
 
 def unbound_message(targets: Iterable[Target]) -> str:

@@ -10,6 +10,7 @@ from broker.client.asyncio_thread import LoopQueue, LoopThread, result
 from broker.client.batch import IN_FLIGHT, Sent, check_in_flight
 from broker.client.dispatcher import Dispatcher
 from broker.client.progress import Progress
+from broker.client.publishing import BoundJob
 from broker.settings import DispatcherSettings, load
 from schemas import Cancellation, Job, Report, SignedJob, Target
 
@@ -96,6 +97,10 @@ class SyncDispatcher:
                 pending -= 1
         finally:
             sending.cancel()
+
+    def only_bound(self, job: Job) -> BoundJob:
+        """Return a job without unbound targets; see `Dispatcher.only_bound`."""
+        return self._call(lambda dispatcher: dispatcher.only_bound(job))
 
     def cancel(
         self, job_id: str, reason: str = "", workstations: Sequence[str] = ()

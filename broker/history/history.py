@@ -65,11 +65,7 @@ def asked(engine: Engine) -> Iterator[History]:
 
 
 def _refresh(settings: HistorySettings, engine: Engine) -> None:
-    import asyncio
-    from concurrent.futures import ThreadPoolExecutor
-
+    from broker.amqp.run_in_thread import run_in_thread
     from broker.history.collector import refresh
 
-    # In a new thread: the caller's can have a running event loop.
-    with ThreadPoolExecutor(1) as thread:
-        thread.submit(asyncio.run, refresh(settings, engine)).result()
+    run_in_thread(refresh(settings, engine))

@@ -8,11 +8,21 @@ from sqlalchemy import Engine, Table, func, select
 from broker.history.address import shown
 from broker.history.position import LEASE, read_position
 from broker.history.queries import Accounts
-from broker.history.schema import forgeries, jobs, outcomes, reading, reports, told, workstations
+from broker.history.schema import (
+    forgeries,
+    jobs,
+    open_history,
+    outcomes,
+    reading,
+    reports,
+    told,
+    workstations,
+)
+from broker.settings import HistorySettings, load
 
 
 @dataclass(frozen=True)
-class Status:
+class HistoryStatus:
     """The contents and the read position of a history. Times are seconds since the epoch."""
 
     database: str
@@ -29,7 +39,23 @@ class Status:
     forged: int
 
 
-def status(engine: Engine) -> Status:
+def history_status(settings: HistorySettings | None = None) -> HistoryStatus:
+    """Return the status of the history; read nothing new from the stream.
+
+    Args:
+        settings: the settings; default: from the environment.
+
+    Raises:
+        HistoryError: the database cannot be used.
+    """
+    engine = open_history((settings or load(HistorySettings)).history_url)
+    try:
+        return status(engine)
+    finally:
+        engine.dispose()
+
+
+def status(engine: Engine) -> HistoryStatus:
     """Return the status of a history.
 
     Raises:
@@ -44,7 +70,7 @@ def status(engine: Engine) -> Status:
         is_collected = (
             read.collected_at is not None and abs(time.time() - read.collected_at) < LEASE
         )
-        return Status(
+        return HistoryStatus(
             shown(engine.url),
             read.cluster,
             read.virtual_host,

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 from broker.cli.command_line import DONE, FAILED, Parser, Wrong, WrongUse
 from broker.cli.confirm import agreed, check_askable
 from broker.cli.terminal import printable
-from broker.jobs.saved import signer_of, told
+from broker.jobs.saved import told
 
 if TYPE_CHECKING:
     from schemas import Job, SignedJob
@@ -27,22 +27,29 @@ def add_to(commands: "argparse._SubParsersAction[Parser]") -> None:
 
 
 def _run(arguments: argparse.Namespace) -> int:
-    from broker.jobs.signed_file import job_of, write_signed
+    from broker.jobs.signed_file import (
+        SignedAlready,
+        add_signature,
+        job_of,
+        load_signer,
+        write_signed,
+    )
 
     path = arguments.file
-    signer = signer_of()
+    signer = load_signer()
     if not arguments.yes:
         check_askable("approve")
     with told("", path):
         signed = _read(path)
         job = job_of(path, signed)
-        if any(one.name == signer.name for one in signed.signatures):
-            raise Wrong(f"{path}: {signer.name} has signed it already; another one has to")
+        try:
+            approved = add_signature(signed, signer)
+        except SignedAlready as error:
+            raise Wrong(f"{path}: {error}") from error
         _show(job, signed)
         if not arguments.yes and not agreed(f"sign it as {signer.name}?"):
             return FAILED
-        signature = signer.sign(job, signed.job_body)
-        write_signed(path, signed.with_signature(signature), new=False)
+        write_signed(path, approved, new=False)
     print(f"{path}: signed as {signer.name}; pcm send --file {path} sends it")
     return DONE
 

@@ -55,24 +55,19 @@ def _of_history(arguments: argparse.Namespace) -> str:
     Raises:
         Wrong: there is nothing to cancel, as far as the history goes.
     """
-    from broker.history.queries import RUNNING, WAITING, UnknownId, accounts
+    from broker.history.queries import UnknownId, accounts
+    from broker.jobs.cancellable import NotCancellable, check_cancellable
 
     job: str = arguments.job
     with known_history() as engine:
         if engine is None:
             return job
-        with accounts(engine) as asked:
-            try:
-                row = asked.find(job)
-            except UnknownId as error:
-                if error.several:
-                    raise Wrong(str(error)) from error
-                return job  # the broker may know it
-            names = arguments.workstation
-            pairs = asked.pairs(row.id, names=names or None)
-    if strangers := sorted(set(names) - {pair.workstation for pair in pairs}):
-        raise Wrong(f"{row.id}: is not for {', '.join(strangers)}; nothing was sent")
-    if pairs and not any(pair.state in (*WAITING, *RUNNING) for pair in pairs):
-        where = ", ".join(names) if names else "everywhere"
-        raise Wrong(f"{row.id}: has ended {where}; there is nothing to cancel")
-    return row.id
+        try:
+            with accounts(engine) as queries:
+                return check_cancellable(queries, job, arguments.workstation)
+        except NotCancellable as error:
+            raise Wrong(str(error)) from error
+        except UnknownId as error:
+            if error.several:
+                raise Wrong(str(error)) from error
+            return job  # the stream may have it

@@ -96,14 +96,8 @@ def _again(engine: "Engine", arguments: argparse.Namespace, states: tuple[str, .
 
 
 async def _send(dispatcher: "Dispatcher", new: "Job", arguments: argparse.Namespace) -> int:
-    # One that is gone would keep the others from it.
-    if lost := set(await dispatcher.unbound(new)):
-        left = tuple(target for target in new.targets if target not in lost)
-        gone = standing.some(sorted(str(target.name) for target in lost))
-        if not left:
-            raise Wrong(f"no workstation is bound to {gone}; nothing was sent")
-        print(f"pcm: left out, since no queue is bound for them: {gone}", file=sys.stderr)
-        new = new.model_copy(update={"targets": left})
+    new, unbound = await dispatcher.only_bound(new)
+    standing.tell_unbound(unbound)
     await dispatcher.dispatch(new, partly=True)  # who is there was asked just now
     _tell(new, as_json=arguments.json)
     if not arguments.wait:

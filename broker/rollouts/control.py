@@ -16,7 +16,7 @@ from broker.rollouts.state import RolloutState
 from broker.rollouts.waves import Item, WrongWaves, cut, mixed, read_waves
 from broker.settings import HistorySettings, load
 from broker.signing.resign_policy import check_resignable
-from schemas import Job, Rollout, RolloutOrder
+from schemas import Job, Rollout, RolloutOrder, workstation
 from schemas.errors import PcmError
 from schemas.job import new_job_id
 from schemas.message import BODY_LIMIT
@@ -26,6 +26,12 @@ OnState = Callable[[RolloutState], None]
 
 class RolloutError(PcmError):
     """What is asked of a rollout does not go with its state; the text says why."""
+
+
+def addressed_to(job: Job, workstations: Iterable[str]) -> Job:
+    """Return a job with other targets: the workstations of these names."""
+    targets = tuple(map(workstation, workstations))
+    return job.model_copy(update={"targets": targets, "excluded": ()})
 
 
 def plan_rollout(

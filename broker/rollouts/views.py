@@ -1,6 +1,7 @@
 """How a rollout stands, in words and as JSON."""
 
 import json
+import sys
 import time
 from collections import Counter
 from typing import TYPE_CHECKING, Any
@@ -14,7 +15,7 @@ if TYPE_CHECKING:
 
     from broker.rollouts.progress import RolloutProgress
     from broker.rollouts.state import RolloutState, WaveTally
-    from schemas import Rollout
+    from schemas import Rollout, Target
 
 _SHOWN = 10  # names in one line
 _LISTED = (
@@ -175,6 +176,12 @@ def _tally(tally: "WaveTally | None") -> dict[str, Any]:
         return {"begun_at": None, "states": {}}
     states = {str(state): count for state, count in sorted(tally.counts.items()) if count}
     return {"begun_at": iso(tally.begun_at), "states": states}
+
+
+def tell_unbound(targets: "Iterable[Target]") -> None:
+    """Print the workstations that are left out, since no queue is bound for them."""
+    if names := sorted(str(target.name) for target in targets):
+        print(f"pcm: left out: no queue is bound for {some(names)}", file=sys.stderr)
 
 
 def some(names: "Sequence[str]") -> str:

@@ -34,6 +34,10 @@ class UnknownSchedule(PcmError):
     """No schedule of this name is in force."""
 
 
+class ScheduleExists(PcmError):
+    """A schedule of this name is active already."""
+
+
 def list_schedules(history: History) -> dict[str, Schedule]:
     """Return the schedules that are in force, by name: of each name the newest not removed."""
     return _schedules(_in_force(history.connection, _all))
@@ -48,6 +52,16 @@ def find_schedule(history: History, name: str) -> Schedule:
     if (found := list_schedules(history).get(name)) is None:
         raise UnknownSchedule(f"{name}: there is no such schedule")
     return found
+
+
+def check_new_schedule(history: History, name: str) -> None:
+    """Check that no schedule of this name is active: `add_schedule` would replace it.
+
+    Raises:
+        ScheduleExists: one is active.
+    """
+    if name in list_schedules(history):
+        raise ScheduleExists(f"{name}: there is such a schedule")
 
 
 def next_occurrences(

@@ -15,10 +15,10 @@ from broker.amqp.connection import Backoff, BrokerError, Refused, Unreachable, U
 from broker.client.dispatcher import Dispatcher
 from broker.history.collector import refresh
 from broker.history.position import is_collected
-from broker.history.schema import HistoryError, UnusableHistory, prepare
+from broker.history.schema import HistoryError, UnusableHistory, engine_of, prepare
 from broker.log import get_logger
 from broker.schedules.queries import Said, in_force, sent
-from broker.settings import HistorySettings, WrongSetting
+from broker.settings import HistorySettings, WrongSetting, load
 from broker.signing.resign_policy import ResignPolicy
 from schemas import Schedule
 from schemas.schedule import Occurrence
@@ -33,6 +33,27 @@ _WINDOWS = (timedelta(hours=2), timedelta(days=1), OLDEST)
 _MINUTE = 60.0
 _LATER = 0.05  # so that a timer that is early does not wake us before the minute
 _log = get_logger()
+
+
+async def run_scheduler(settings: HistorySettings | None = None) -> None:
+    """Send the due jobs of all schedules until cancelled, as `pcm schedule run` does.
+
+    It retries while the broker or the database is unreachable. `run_collector` does the same.
+    Several may run: no job is sent twice.
+
+    Args:
+        settings: the settings; default: from the environment.
+
+    Raises:
+        UnusableHistory: this program cannot use the database.
+        WrongSetting: a setting is wrong.
+    """
+    settings = settings or load(HistorySettings)
+    engine = engine_of(settings.history_url)
+    try:
+        await Scheduler(settings, engine).run()
+    finally:
+        engine.dispose()
 
 
 class Scheduler:

@@ -45,22 +45,19 @@ def _run(arguments: argparse.Namespace) -> int:
     if sheet == "-" and arguments.json:
         raise WrongUse("--json: stdout has the sheet; name a file for it")
 
-    from broker.results.report.content import read
-    from broker.results.report.files import write_whole
-    from broker.results.report.page import page_of
-    from broker.results.report.sheet import sheet_of
+    from broker.results.report.content import read_report
+    from broker.results.report.files import write_report
+    from broker.results.report.sheet import report_csv
 
     with looking() as history:
-        accounts = history.accounts
-        account = read(accounts, arguments.job)
-    made = {"--html": page_of, "--csv": sheet_of}
+        report = read_report(history, arguments.job)
     try:
-        write_whole({file: made[option](account).encode() for option, file in files.items()})
+        write_report(report, html=files.get("--html"), csv=files.get("--csv"))
     except OSError as error:
         raise Wrong(f"{error.filename}: {error.strerror}") from error
     if sheet == "-":
-        sys.stdout.buffer.write(sheet_of(account).encode())
-    _tell(account.job.id, files, as_json=arguments.json)
+        sys.stdout.buffer.write(report_csv(report).encode())
+    _tell(report.job.id, files, as_json=arguments.json)
     return DONE
 
 

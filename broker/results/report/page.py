@@ -24,8 +24,8 @@ _KIND_WORDS = {
 }
 
 
-def page_of(account: ReportContent) -> str:
-    """Return what came of a job as a page of HTML."""
+def report_html(account: ReportContent) -> str:
+    """Return a job's report as an HTML page that needs no other file."""
     job = account.job
     return f"""<!DOCTYPE html>
 <html lang="en">

@@ -15,8 +15,8 @@ _COLUMNS = (
 _FORMULA = ("=", "+", "-", "@", "\t", "\r", "\n")
 
 
-def sheet_of(account: ReportContent) -> str:
-    """Return what came of a job as CSV, times in UTC."""
+def report_csv(account: ReportContent) -> str:
+    """Return a job's report as CSV with a row for each workstation; times are in UTC."""
     file = io.StringIO(newline="")
     writer = csv.writer(file)
     writer.writerow(_COLUMNS)
