@@ -139,7 +139,7 @@ def _run_agent(
     *,
     in_file: bool = False,
 ) -> int:
-    from agents.execution import environment as surroundings
+    from agents.execution.environment import set_up_process
     from broker import log
     from broker.amqp.topology import agent_name
 
@@ -154,7 +154,7 @@ def _run_agent(
             loop.add_signal_handler(number, agent.stop)
         await work(agent)
 
-    surroundings.settle(settings.concurrency)
+    set_up_process(settings.concurrency)
     try:
         asyncio.run(run_it())
     except BaseExceptionGroup as group:
