@@ -90,9 +90,7 @@ class CommandRun:
     def quit(self, reason: str) -> None:
         """End the command because its agent ends; leave it running if it survives its agent."""
         survives = self.command.survives_agent
-        self._request_stop(
-            _LEAVE_RUNNING if survives else _StopRequest(State.INTERRUPTED, reason)
-        )
+        self._request_stop(_LEAVE_RUNNING if survives else _StopRequest(State.INTERRUPTED, reason))
 
     def _request_stop(self, stop: _StopRequest) -> None:
         if self._stop is None:

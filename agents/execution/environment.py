@@ -125,7 +125,9 @@ def set_up_process(concurrency: int) -> None:
 def restore_file_limit(pid: int) -> None:
     """Give a newly started process the limit of open files with which the agent was started."""
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    if soft != INITIAL_FILE_LIMIT and (hard == resource.RLIM_INFINITY or hard >= INITIAL_FILE_LIMIT):
+    if soft != INITIAL_FILE_LIMIT and (
+        hard == resource.RLIM_INFINITY or hard >= INITIAL_FILE_LIMIT
+    ):
         try:
             resource.prlimit(pid, resource.RLIMIT_NOFILE, (INITIAL_FILE_LIMIT, hard))
         except OSError:  # it has ended

@@ -41,7 +41,7 @@ class OrphanedProcess:
     process: int | None
 
     def age(self) -> float:
-        """Return for how many seconds its first process has run; wall clock changes do not count."""
+        """Return the age of its first process in seconds, independent of the wall clock."""
         try:
             started_at = int(_stat(self.process or 0)[19]) / os.sysconf("SC_CLK_TCK")
         except OSError:  # it has ended

@@ -15,7 +15,13 @@ from functools import partial
 from pathlib import Path
 
 from agents.execution.environment import UserAccount
-from agents.execution.orphans import OrphanedProcess, alive, process_identity, wait_or_kill, signal_group
+from agents.execution.orphans import (
+    OrphanedProcess,
+    alive,
+    process_identity,
+    signal_group,
+    wait_or_kill,
+)
 from agents.execution.output import SPOOL_FILES, Capture, PipeReader, spooled
 from agents.execution.spawn import CannotStart, start
 from schemas import Command, Output
@@ -240,9 +246,7 @@ class Process(RunningProcess):
 class AdoptedProcess(RunningProcess):
     """A process that an earlier run of the agent started, and that survived it."""
 
-    def __init__(
-        self, orphan: OrphanedProcess, age: float, spool: Path, output_limit: int
-    ) -> None:
+    def __init__(self, orphan: OrphanedProcess, age: float, spool: Path, output_limit: int) -> None:
         """Open a pidfd of the process.
 
         Raises:

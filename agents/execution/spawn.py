@@ -110,7 +110,9 @@ def start(
     return popen
 
 
-def _popen(argv: Sequence[str], output_fds: Sequence[int], **options: Any) -> "subprocess.Popen[bytes]":
+def _popen(
+    argv: Sequence[str], output_fds: Sequence[int], **options: Any
+) -> "subprocess.Popen[bytes]":
     # Its own session: it has no terminal from which a hidden prompt could read.
     return subprocess.Popen(  # noqa: S603 - the purpose
         argv,
