@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from agents.agent import Agent
     from agents.settings import AgentSettings
     from agents.window.address import Address
-    from agents.window.start import Face
+    from agents.window.start import WindowOptions
     from broker.amqp.topology import AgentKind
 
 
@@ -80,37 +80,39 @@ def _run_interactive(arguments: argparse.Namespace, settings: "AgentSettings") -
         from agents.window import start
 
         _check_extra()
-        return run_interactive(lambda agent: start.in_browsers(agent, _face(arguments, settings)))
+        return run_interactive(
+            lambda agent: start.run_with_web(agent, _window_options(arguments, settings))
+        )
     if settings.no_window or not _on_terminal():
         return run_interactive(lambda agent: agent.run())
     from agents.window import start
 
     light = arguments.light
-    return run_interactive(lambda agent: start.with_agent(agent, light=light), in_file=True)
+    return run_interactive(lambda agent: start.run_with_window(agent, light=light), in_file=True)
 
 
 def _open_window(arguments: argparse.Namespace, settings: "AgentSettings") -> int:
     from agents.window import start
 
     _check_user(settings.user)
-    face = _face(arguments, settings)
+    window_options = _window_options(arguments, settings)
     if arguments.web:
         _check_extra()
-        asyncio.run(start.serve(face))
+        asyncio.run(start.serve(window_options))
     elif _on_terminal() or "TEXTUAL_DRIVER" in os.environ:  # the latter as a page's process
-        asyncio.run(start.open_window(face))
+        asyncio.run(start.open_window(window_options))
     else:
         raise WrongUse("window: opens on a terminal; elsewhere, serve it with --web HOST:PORT")
     return DONE
 
 
-def _face(arguments: argparse.Namespace, settings: "AgentSettings") -> "Face":
-    from agents.window.start import Face
+def _window_options(arguments: argparse.Namespace, settings: "AgentSettings") -> "WindowOptions":
+    from agents.window.start import WindowOptions
     from broker.amqp.topology import AgentKind, agent_name
 
     name = agent_name(AgentKind.INTERACTIVE, settings.user)
     options = ("--state-dir", str(settings.state_dir.absolute()), "--user", settings.user)
-    return Face(settings.state_dir / name, arguments.light, arguments.web, options)
+    return WindowOptions(settings.state_dir / name, arguments.light, arguments.web, options)
 
 
 def _on_terminal() -> bool:
@@ -139,7 +141,7 @@ def _run_agent(
     *,
     in_file: bool = False,
 ) -> int:
-    from agents.execution import environment as surroundings
+    from agents.execution.environment import set_up_process
     from broker import log
     from broker.amqp.topology import agent_name
 
@@ -154,7 +156,7 @@ def _run_agent(
             loop.add_signal_handler(number, agent.stop)
         await work(agent)
 
-    surroundings.settle(settings.concurrency)
+    set_up_process(settings.concurrency)
     try:
         asyncio.run(run_it())
     except BaseExceptionGroup as group:
@@ -191,7 +193,7 @@ def _list(what: str, state_dir: Path, *, as_json: bool) -> int:
 
 
 def _ask(arguments: argparse.Namespace, settings: "AgentSettings") -> int:
-    from agents.user.control import Declined, ask, read_reason
+    from agents.user.control import RequestRejected, ask, read_reason
     from broker.amqp.topology import AgentKind, agent_name
     from schemas import WallClock
     from schemas.times import parse_moment
@@ -206,13 +208,13 @@ def _ask(arguments: argparse.Namespace, settings: "AgentSettings") -> int:
     elif arguments.command == "decline":
         try:
             request["reason"] = read_reason(arguments.reason)
-        except Declined as error:
+        except RequestRejected as error:
             raise WrongUse(str(error)) from error
     _check_user(settings.user)
     directory = settings.state_dir / agent_name(AgentKind.INTERACTIVE, settings.user)
     try:
         print(ask(directory, request))
-    except Declined as error:
+    except RequestRejected as error:
         raise Wrong(str(error)) from error
     return DONE
 
@@ -281,7 +283,7 @@ def _parser() -> Parser:
 
 
 def _address(text: str) -> "Address":
-    from agents.window.address import read
+    from agents.window.address import parse
 
     with argument_errors():
-        return read(text)
+        return parse(text)

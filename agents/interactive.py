@@ -11,7 +11,7 @@ from agents.settings import AgentSettings
 from agents.store.transaction import Transaction
 from agents.user import control, views
 from agents.user.control import Answer, text_of
-from agents.user.recent_jobs import MOST, RecentJobs
+from agents.user.recent_jobs import MAX_ROWS, RecentJobs
 from agents.user.reminders import Reminders
 from agents.user.user_actions import UserActions
 from agents.user.view_stream import ViewStream
@@ -82,16 +82,16 @@ class InteractiveAgent(Agent):
         return views.ViewInput(
             identity=self.identity,
             now=time.time(),
-            link=self._session.state,
+            connection=self._session.state,
             service=service,
             pause=self._pause.message,
             entries=self.open_jobs.all(),
             started=self._executor.started(),
-            shown=self._reminders.last,
+            last_shown_at=self._reminders.last_shown_at,
             rules=self._rules,
-            past=self._recent.rows,
+            recent=self._recent.rows,
         )
 
 
 def _newest(tables: Transaction) -> list[dict[str, Any]]:
-    return [views.ended(entry) for entry in tables.newest(MOST)]
+    return [views.ended(entry) for entry in tables.newest(MAX_ROWS)]

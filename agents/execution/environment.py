@@ -1,8 +1,7 @@
-"""What commands find around them, and what the agent itself makes of how it was started.
+"""The environment of commands, and the agent's own process limits and signals.
 
-Nothing reaches a command by chance, whoever started the agent, and from where: no setting or
-password of the agent's, nothing that changes how programs are loaded, no open file, no ignored
-signal.
+A command inherits nothing by accident, however the agent was started: no setting or password of
+the agent, no variable that changes how programs are loaded, no open file, no ignored signal.
 """
 
 import os
@@ -14,7 +13,7 @@ from dataclasses import dataclass
 
 PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 UMASK = 0o022
-_LOCALE = ("LANG", "LANGUAGE", "LC_", "TZ")  # names, or how they begin with _
+_LOCALE = ("LANG", "LANGUAGE", "LC_", "TZ")  # names; a prefix ends with _
 _FOLDERS = ("TMPDIR",)
 _SESSION = (
     "DBUS_SESSION_BUS_ADDRESS",
@@ -26,18 +25,23 @@ _SESSION = (
     "XDG_SESSION_ID",
     "XDG_SESSION_TYPE",
 )
-_OUR_FILES = 512  # an agent's own, and those of whoever speaks to it
-_FILES_EACH = 8  # of a command
-_MOST_FILES = 65536
-_KEPT = {signal.SIGKILL, signal.SIGSTOP, signal.SIGPIPE, signal.SIGXFSZ}  # the last two: Python's
+_AGENT_FILES = 512  # the agent's own, and its clients' connections
+_FILES_PER_COMMAND = 8
+_MAX_FILES = 65536
+_UNCHANGED_SIGNALS = {
+    signal.SIGKILL,
+    signal.SIGSTOP,
+    signal.SIGPIPE,  # Python ignores this one and the next
+    signal.SIGXFSZ,
+}
 
-USUAL_FILES, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
-"""The soft limit of open files that the agent was started with: its commands get it, too."""
+INITIAL_FILE_LIMIT, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
+"""The soft limit of open files with which the agent was started; its commands get it, too."""
 
 
 @dataclass(frozen=True)
 class UserAccount:
-    """A user of this machine, as the system knows them."""
+    """A user account of this machine."""
 
     name: str
     uid: int
@@ -47,15 +51,15 @@ class UserAccount:
     shell: str
 
     def variables(self) -> dict[str, str]:
-        """Return what a login would set."""
+        """Return the variables that a login would set."""
         return {"HOME": self.home, "LOGNAME": self.name, "SHELL": self.shell, "USER": self.name}
 
 
 def account(name: str) -> UserAccount:
-    """Return a user, with all their groups.
+    """Return the account of a user, with all its groups.
 
     Raises:
-        KeyError: there is no such user here.
+        KeyError: there is no such user on this machine.
     """
     found = pwd.getpwnam(name)
     groups = tuple(os.getgrouplist(found.pw_name, found.pw_gid))
@@ -65,24 +69,24 @@ def account(name: str) -> UserAccount:
     )
 
 
-def environment(*, session: bool, other: UserAccount | None = None) -> dict[str, str]:
-    """Return all that commands get of the agent's environment, and what its user's login sets.
+def command_environment(*, session: bool, other: UserAccount | None = None) -> dict[str, str]:
+    """Return the variables for commands: those of a login, and a few of the agent's own.
 
     Args:
-        session: whether they belong to the session of a user who sits there.
-        other: as whom they run, if not as the agent's user.
+        session: whether the commands belong to a user's session.
+        other: the account under which they run, if not the agent's own.
     """
-    taken = [*_LOCALE, *(_SESSION if session else ()), *(_FOLDERS if other is None else ())]
-    return {"PATH": PATH, **_login(other), **_chosen(taken)}
+    inherited = [*_LOCALE, *(_SESSION if session else ()), *(_FOLDERS if other is None else ())]
+    return {"PATH": PATH, **_login(other), **_inherited(inherited)}
 
 
-def _chosen(names: Iterable[str]) -> dict[str, str]:
+def _inherited(names: Iterable[str]) -> dict[str, str]:
     names = tuple(names)
-    families = tuple(name for name in names if name.endswith("_"))
+    prefixes = tuple(name for name in names if name.endswith("_"))
     return {
         name: value
         for name, value in os.environ.items()
-        if name in names or name.startswith(families)
+        if name in names or name.startswith(prefixes)
     }
 
 
@@ -96,33 +100,35 @@ def _login(other: UserAccount | None) -> dict[str, str]:
     return account(found.pw_name).variables()
 
 
-def folder(variables: Mapping[str, str]) -> str:
-    """Return where a command starts that does not say: at home, or where everybody may."""
+def default_cwd(variables: Mapping[str, str]) -> str:
+    """Return the working directory for a command that names none: home if accessible, else /."""
     home = variables.get("HOME", "/")
-    there = os.path.isabs(home) and os.path.isdir(home) and os.access(home, os.X_OK)  # noqa: PTH112, PTH117 - Path's fails where it may not look
-    return home if there else "/"
+    usable = os.path.isabs(home) and os.path.isdir(home) and os.access(home, os.X_OK)  # noqa: PTH112, PTH117 - Path's raises where access is denied
+    return home if usable else "/"
 
 
-def settle(concurrency: int) -> None:
-    """Put this process in order, whoever started it: files for it alone, signals, limits."""
+def set_up_process(concurrency: int) -> None:
+    """Set this process's umask, signals and limit of open files, however it was started."""
     os.umask(0o077)
-    # Were SIGCHLD ignored, nobody would know how commands end; others they would inherit.
-    for number in signal.valid_signals() - _KEPT:
+    # With SIGCHLD ignored, exit codes would be lost; commands inherit the other ignored signals.
+    for number in signal.valid_signals() - _UNCHANGED_SIGNALS:
         if signal.getsignal(number) is signal.SIG_IGN:
             signal.signal(number, signal.SIG_DFL)
     signal.pthread_sigmask(signal.SIG_SETMASK, ())
-    needed = _OUR_FILES + _FILES_EACH * concurrency
+    needed = _AGENT_FILES + _FILES_PER_COMMAND * concurrency
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     if soft != resource.RLIM_INFINITY and soft < needed:
-        most = _MOST_FILES if hard == resource.RLIM_INFINITY else min(hard, _MOST_FILES)
-        resource.setrlimit(resource.RLIMIT_NOFILE, (most, hard))
+        limit = _MAX_FILES if hard == resource.RLIM_INFINITY else min(hard, _MAX_FILES)
+        resource.setrlimit(resource.RLIMIT_NOFILE, (limit, hard))
 
 
-def give_back_files(pid: int) -> None:
-    """Give a process that was just started the limit that the agent was started with."""
+def restore_file_limit(pid: int) -> None:
+    """Give a newly started process the limit of open files with which the agent was started."""
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    if soft != USUAL_FILES and (hard == resource.RLIM_INFINITY or hard >= USUAL_FILES):
+    if soft != INITIAL_FILE_LIMIT and (
+        hard == resource.RLIM_INFINITY or hard >= INITIAL_FILE_LIMIT
+    ):
         try:
-            resource.prlimit(pid, resource.RLIMIT_NOFILE, (USUAL_FILES, hard))
+            resource.prlimit(pid, resource.RLIMIT_NOFILE, (INITIAL_FILE_LIMIT, hard))
         except OSError:  # it has ended
             return

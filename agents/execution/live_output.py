@@ -1,7 +1,7 @@
-"""What a running command writes, as it comes, for those who look on.
+"""The output of a running command, streamed to the windows that show it.
 
-The last of it is kept, so that whoever comes later sees what there is from the beginning on, as far
-as that is kept, and whoever reads too slowly is told how much they missed.
+The last part is buffered, so that a reader that joins later gets the output from the oldest kept
+byte on. A reader that is too slow gets the number of bytes that it missed.
 """
 
 import asyncio
@@ -18,11 +18,11 @@ from agents.execution.output import SPOOL_FILES
 from broker.amqp.timeouts import timeout
 from schemas import Output, Result
 
-_BYTES = 1024 * 1024
-_LINES = 20_000  # and no more pieces than that
-_PIECE = 16 * 1024
-_AT_ONCE = 64 * 1024
-_PAUSE = 0.05  # seconds in which what comes is gathered
+_MAX_BYTES = 1024 * 1024
+_MAX_LINES = 20_000  # also the limit of pieces
+_PIECE_BYTES = 16 * 1024
+_READ_BYTES = 64 * 1024
+_PAUSE = 0.05  # seconds for which output is collected
 _POLL = 0.25
 
 Line = dict[str, Any]
@@ -37,22 +37,29 @@ class _Piece:
 
 
 @dataclass(frozen=True)
-class Seen:
-    """What a reader gets: how much it missed, what follows, where that ends; if that is all."""
+class LiveRead:
+    """The result of one read.
+
+    Attributes:
+        dropped: bytes that the reader missed.
+        pieces: the bytes that follow, each with the name of its stream.
+        end: the offset of the next read.
+        complete: whether no more output follows.
+    """
 
     dropped: int
     pieces: list[tuple[str, bytes]]
     end: int
-    all: bool
+    complete: bool
 
 
 class LiveOutput:
-    """The last that a command wrote, by how many bytes came before it."""
+    """A buffer of the last output of a command, addressed by byte offset."""
 
     def __init__(self, spool: Path | None = None) -> None:
-        """Keep what is written; with `spool` a command that survives its agent writes there."""
+        """Create an empty buffer; read the files in `spool` if the command writes there."""
         self._spool = spool
-        self._read_to = dict.fromkeys(SPOOL_FILES, 0)
+        self._offsets = dict.fromkeys(SPOOL_FILES, 0)
         self._pieces: deque[_Piece] = deque()
         self._begin = 0
         self._end = 0
@@ -61,14 +68,14 @@ class LiveOutput:
         self._more = asyncio.Event()
 
     def write(self, stream: str, data: bytes) -> None:
-        """Take in what was written to a stream."""
-        for start in range(0, len(data), _PIECE):
-            self._append(stream, data[start : start + _PIECE])
+        """Add the bytes that were written to a stream."""
+        for start in range(0, len(data), _PIECE_BYTES):
+            self._append(stream, data[start : start + _PIECE_BYTES])
         self._more.set()
 
     def _append(self, stream: str, data: bytes) -> None:
         last = self._pieces[-1] if self._pieces else None
-        if last is None or last.stream != stream or len(last.data) + len(data) > _PIECE:
+        if last is None or last.stream != stream or len(last.data) + len(data) > _PIECE_BYTES:
             last = _Piece(stream, bytearray(), 0)
             self._pieces.append(last)
         count = data.count(b"\n")
@@ -77,61 +84,64 @@ class LiveOutput:
         self._lines += count
         self._end += len(data)
         while (
-            self._end - self._begin > _BYTES or self._lines > _LINES or len(self._pieces) > _LINES
+            self._end - self._begin > _MAX_BYTES
+            or self._lines > _MAX_LINES
+            or len(self._pieces) > _MAX_LINES
         ):
             first = self._pieces.popleft()
             self._begin += len(first.data)
             self._lines -= first.lines
 
     def close(self) -> None:
-        """Note that nothing more comes."""
-        self._take_spooled()
+        """Mark the output as complete."""
+        self._read_spool_files()
         self._closed = True
         self._more.set()
 
-    def read(self, start: int) -> Seen:
-        """Return what follows the first `start` bytes, as far as it is kept."""
-        self._take_spooled()
+    def read(self, start: int) -> LiveRead:
+        """Return the output from byte `start` on, or from the oldest kept byte."""
+        self._read_spool_files()
         dropped = max(0, self._begin - start)
         start += dropped
         pieces: list[tuple[str, bytes]] = []
-        end, at = start, self._begin
+        end, offset = start, self._begin
         for piece in self._pieces:
-            following = at + len(piece.data)
-            if following > start:
-                pieces.append((piece.stream, bytes(piece.data[max(0, start - at) :])))
-                end = following
-            at = following
-            if end - start >= _AT_ONCE:
+            piece_end = offset + len(piece.data)
+            if piece_end > start:
+                pieces.append((piece.stream, bytes(piece.data[max(0, start - offset) :])))
+                end = piece_end
+            offset = piece_end
+            if end - start >= _READ_BYTES:
                 break
-        return Seen(dropped, pieces, end, self._closed and end == self._end)
+        return LiveRead(dropped, pieces, end, self._closed and end == self._end)
 
     async def more(self, end: int) -> None:
-        """Wait for what follows the first `end` bytes."""
+        """Wait until there is output after byte `end`."""
         if self._end > end or self._closed:
             return
         self._more.clear()
-        with suppress(TimeoutError):  # nobody tells of what is written to files
+        with suppress(TimeoutError):  # writes to the spool files send no event
             async with timeout(None if self._spool is None else _POLL):
                 await self._more.wait()
 
-    def _take_spooled(self) -> None:
-        """Take in what is new in the files that the command writes to."""
+    def _read_spool_files(self) -> None:
+        """Read the new bytes of the spool files."""
         if self._spool is None or self._closed:
             return
         for stream in SPOOL_FILES:
             with suppress(OSError), (self._spool / stream).open("rb") as file:
-                missed = os.fstat(file.fileno()).st_size - self._read_to[stream] - _BYTES // 2
-                if missed > 0:
-                    self._skip(missed)
-                    self._read_to[stream] += missed
-                file.seek(self._read_to[stream])
-                data = file.read(_BYTES)
-                self._read_to[stream] += len(data)
+                unread = os.fstat(file.fileno()).st_size - self._offsets[stream]
+                skipped = unread - _MAX_BYTES // 2
+                if skipped > 0:
+                    self._skip(skipped)
+                    self._offsets[stream] += skipped
+                file.seek(self._offsets[stream])
+                data = file.read(_MAX_BYTES)
+                self._offsets[stream] += len(data)
                 self.write(stream, data)
 
     def _skip(self, count: int) -> None:
-        """Count what is not taken in; what came before it is not kept either."""
+        """Count bytes that are not read, and drop the pieces before them."""
         self._pieces.clear()
         self._lines = 0
         self._end += count
@@ -139,23 +149,23 @@ class LiveOutput:
 
 
 async def follow(live: LiveOutput) -> Stream:
-    """Yield what a command writes from its beginning, as far as kept, to its end."""
+    """Yield the output of a command, from the oldest kept byte to its end."""
     decoders = _decoders()
     end = 0
     while True:
-        seen = live.read(end)
-        if seen.dropped:
+        part = live.read(end)
+        if part.dropped:
             decoders = _decoders()
-            yield {"dropped": seen.dropped}
-        for stream, data in seen.pieces:
+            yield {"dropped": part.dropped}
+        for stream, data in part.pieces:
             if text := decoders[stream].decode(data):
                 yield {"stream": stream, "text": text}
-        end = seen.end
-        if seen.all:
+        end = part.end
+        if part.complete:
             break
-        if not seen.pieces:
+        if not part.pieces:
             await live.more(end)
-        await asyncio.sleep(0 if seen.pieces else _PAUSE)
+        await asyncio.sleep(0 if part.pieces else _PAUSE)
     for stream, decoder in decoders.items():
         if text := decoder.decode(b"", final=True):
             yield {"stream": stream, "text": text}
@@ -166,7 +176,7 @@ def _decoders() -> dict[str, codecs.IncrementalDecoder]:
 
 
 def stored(result: Result | None) -> Iterator[Line]:
-    """Yield what is kept of the output of a command that has ended."""
+    """Yield the recorded output of a command that has ended."""
     if result is not None:
         yield from _stored("stdout", result.stdout)
         yield from _stored("stderr", result.stderr)
@@ -181,5 +191,5 @@ def _stored(stream: str, output: Output) -> Iterator[Line]:
 
 def _texts(stream: str, data: bytes) -> Iterator[Line]:
     text = data.decode(errors="replace")
-    for start in range(0, len(text), _AT_ONCE):
-        yield {"stream": stream, "text": text[start : start + _AT_ONCE]}
+    for start in range(0, len(text), _READ_BYTES):
+        yield {"stream": stream, "text": text[start : start + _READ_BYTES]}

@@ -1,7 +1,8 @@
-"""What an agent that ended left running: found again, waited for, or ended.
+"""Find, wait for or end the processes that an agent left running when it ended.
 
-A command is known by its process, its start time and the boot of the machine; and, where it had
-run too briefly to be on record, by the job's id in the environment of its processes.
+A command is identified by its process id, its start time and the machine's boot id. Where its run
+was too short for that to be recorded, the job's id in the environment of its processes identifies
+it.
 """
 
 import asyncio
@@ -15,17 +16,17 @@ from pathlib import Path
 from agents.platforms import NO_FILES
 
 JOB_VARIABLE = "PCM_JOB_ID"
-"""The environment variable that tells a command which job it belongs to."""
+"""The environment variable with the job's id."""
 WORKSTATION_VARIABLE = "PCM_WORKSTATION"
-"""The one that tells it on which workstation it runs."""
+"""The environment variable with the workstation's name."""
 
 _POLL = 0.02
 _KILL_WAIT = 2.0
 _BOOT = Path("/proc/sys/kernel/random/boot_id")
 
 
-def mark(pid: int) -> str:
-    """Return what tells a process from all others, before and after it; "" if it has ended."""
+def process_identity(pid: int) -> str:
+    """Return a process's identity, which is never reused; "" if the process has ended."""
     try:
         return f"{_BOOT.read_text().strip()} {pid} {_stat(pid)[19]}"
     except OSError:
@@ -34,24 +35,24 @@ def mark(pid: int) -> str:
 
 @dataclass(frozen=True)
 class OrphanedProcess:
-    """The process groups that are left of a job's command, and its first process if it lives."""
+    """The remaining process groups of a job's command, and its first process if it is alive."""
 
     groups: frozenset[int]
     process: int | None
 
     def age(self) -> float:
-        """Return for how many seconds its first process has run, whatever the wall clock did."""
+        """Return the age of its first process in seconds, independent of the wall clock."""
         try:
-            began = int(_stat(self.process or 0)[19]) / os.sysconf("SC_CLK_TCK")
+            started_at = int(_stat(self.process or 0)[19]) / os.sysconf("SC_CLK_TCK")
         except OSError:  # it has ended
             return 0.0
-        return max(0.0, time.clock_gettime(time.CLOCK_BOOTTIME) - began)
+        return max(0.0, time.clock_gettime(time.CLOCK_BOOTTIME) - started_at)
 
-    def watched(self) -> int | None:
+    def open_pidfd(self) -> int | None:
         """Return a pidfd of its first process, for the caller to close; None if it has ended.
 
         Raises:
-            OSError: there are no files left to look by.
+            OSError: the limit of open files is reached.
         """
         if self.process is None:
             return None
@@ -61,30 +62,33 @@ class OrphanedProcess:
             return None
 
     async def end(self, grace: float) -> bool:
-        """End all of it: SIGTERM, SIGKILL after the grace period; return whether there was any."""
+        """End its groups: SIGTERM, SIGKILL after the grace period; return whether it had any."""
         for group in self.groups:
             signal_group(group, signal.SIGTERM)
-        await see_off(self.groups, grace)
+        await wait_or_kill(self.groups, grace)
         return bool(self.groups)
 
 
-def find(job_id: str, marked: str, owners: Collection[int]) -> OrphanedProcess:
-    """Return what is left of a job's command; `marked` is its process's mark, if that is known.
+def find(job_id: str, identity: str, owners: Collection[int]) -> OrphanedProcess:
+    """Return the remaining processes of a job's command.
 
-    Where it is not, only a process of one of its `owners` is taken for it: any user can name a
-    process of theirs after a job.
+    Args:
+        job_id: the job's id.
+        identity: the identity of the command's first process; "" if it was not recorded.
+        owners: the users under whom the command can run. Without an identity, only a process of
+            theirs counts as the first: any user can set the job's id in a process's environment.
 
     Raises:
-        OSError: there are no files left to look by.
+        OSError: the limit of open files is reached.
     """
     variable = f"{JOB_VARIABLE}={job_id}".encode()
     groups: set[int] = set()
     owned: set[int] = set()
-    number = [*marked.split(), "", ""][1]
+    number = [*identity.split(), "", ""][1]
     pid = int(number) if number.isdecimal() else 0
-    process = pid if marked and mark(pid) == marked else None
+    process = pid if identity and process_identity(pid) == identity else None
     if process is not None:
-        groups.add(process)  # it leads a group of its own
+        groups.add(process)  # it leads its own group
     for folder in Path("/proc").iterdir():
         try:
             if folder.name.isdecimal() and (
@@ -105,31 +109,31 @@ def find(job_id: str, marked: str, owners: Collection[int]) -> OrphanedProcess:
 
 
 def alive(group: int) -> bool:
-    """Whether a process of the group lives; one that only waits to be reaped does not."""
+    """Return whether the group has a live process; a zombie does not count."""
     if not signal_group(group, 0):
         return False
     try:
-        for name in os.listdir("/proc"):  # noqa: PTH208 - faster: the event loop waits
+        for name in os.listdir("/proc"):  # noqa: PTH208 - faster, and this blocks the event loop
             try:
-                inside = name.isdecimal() and os.getpgid(int(name)) == group
-                if inside and _stat(int(name))[0] not in "ZX":
+                is_member = name.isdecimal() and os.getpgid(int(name)) == group
+                if is_member and _stat(int(name))[0] not in "ZX":
                     return True
             except (ProcessLookupError, FileNotFoundError, PermissionError):
                 continue
-    except OSError:  # no file is left to look by
+    except OSError:  # the limit of open files is reached
         return True
     return False
 
 
-async def see_off(groups: Collection[int], grace: float) -> None:
-    """Wait for process groups to end, as they were told; SIGKILL after the grace period."""
-    if not await _gone(groups, grace):
+async def wait_or_kill(groups: Collection[int], grace: float) -> None:
+    """Wait for process groups that were signalled to end; SIGKILL after the grace period."""
+    if not await _wait_for_end(groups, grace):
         for group in groups:
             signal_group(group, signal.SIGKILL)
-        await _gone(groups, _KILL_WAIT)  # unless it is in the kernel, and does not come out
+        await _wait_for_end(groups, _KILL_WAIT)  # limited: a kernel call can block the end
 
 
-async def _gone(groups: Collection[int], limit: float) -> bool:
+async def _wait_for_end(groups: Collection[int], limit: float) -> bool:
     deadline = time.monotonic() + limit
     while any(map(alive, groups)):
         if time.monotonic() >= deadline:
@@ -139,14 +143,14 @@ async def _gone(groups: Collection[int], limit: float) -> bool:
 
 
 def signal_group(group: int, number: int) -> bool:
-    """Signal a process group; return whether anybody is in it."""
+    """Signal a process group; return whether it exists and is ours."""
     try:
         os.killpg(group, number)
-    except (ProcessLookupError, PermissionError):  # gone, or another user's by now
+    except (ProcessLookupError, PermissionError):  # ended, or its id is another user's now
         return False
     return True
 
 
 def _stat(pid: int) -> list[str]:
-    """Return what the kernel tells of a process, from its state on (see proc(5))."""
+    """Return the fields of a process's /proc stat file, from its state on (see proc(5))."""
     return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()

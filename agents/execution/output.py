@@ -1,4 +1,4 @@
-"""What a command wrote: all of it, or its beginning and its end."""
+"""Capture the output of a command: all of it, or its beginning and its end."""
 
 import asyncio
 import os
@@ -13,21 +13,21 @@ from pathlib import Path
 from agents.platforms import NO_FILES
 from schemas import Output
 
-_CHUNK = 64 * 1024  # bytes read at a time, so that a flood leaves the event loop time for others
+_CHUNK = 64 * 1024  # bytes a read, so that much output does not block the event loop
 _SMALL = 4096
-_GATHER = 0.005  # seconds in which small pieces are gathered
+_GATHER = 0.005  # seconds for which small pieces are collected
 _OPEN_LIMIT = 10.0
 _POLL = 0.02
 SPOOL_FILES = ("stdout", "stderr")
-"""What a command that survives its agent writes to, in a folder of its own."""
+"""The files in the spool folder of a command that survives its agent."""
 
 
 class Capture:
-    """Keeps the beginning and the end of what is written to it, each half of the limit."""
+    """Keeps the beginning and the end of the output, each half of the limit."""
 
-    def __init__(self, limit: int, heard: Callable[[bytes], object] | None = None) -> None:
-        """Keep what is written, and hand it on to `heard` as it comes."""
-        self._heard = heard
+    def __init__(self, limit: int, on_data: Callable[[bytes], object] | None = None) -> None:
+        """Keep at most `limit` bytes, and pass all bytes on to `on_data` immediately."""
+        self._on_data = on_data
         self._limit = limit
         self._half = limit // 2
         self._head = bytearray()
@@ -35,9 +35,9 @@ class Capture:
         self._size = 0
 
     def write(self, data: bytes) -> None:
-        """Take in what was written."""
-        if self._heard is not None and data:
-            self._heard(data)
+        """Add output."""
+        if self._on_data is not None and data:
+            self._on_data(data)
         self._size += len(data)
         room = self._limit - len(self._head)
         self._head += data[:room]
@@ -46,11 +46,11 @@ class Capture:
             del self._rest[: len(self._rest) - self._limit]
 
     def skip(self, count: int) -> None:
-        """Count what was written, but is not given."""
+        """Count output that is not passed to `write`."""
         self._size += count
 
     def output(self) -> Output:
-        """Return what was kept; cut between characters, so that text stays text."""
+        """Return the kept output, cut between characters so that text stays valid."""
         if self._size <= self._limit:
             return Output(head=bytes(self._head))
         head = bytes(self._head[: self._half])
@@ -72,51 +72,51 @@ def _decodes(data: bytes) -> bool:
     return True
 
 
-class Inlet:
-    """A pipe that a command writes to, read by the event loop as it comes.
+class PipeReader:
+    """Reads a command's pipe in the event loop.
 
-    Small pieces are gathered: who writes line by line would keep the loop busy with waking up.
+    Small pieces are collected: a command that writes line by line would wake the loop too often.
     """
 
-    def __init__(self, file: int, capture: Capture, taken: Callable[[], object]) -> None:
-        """Give what is read, once it is open, to `capture`; then call `taken`, each time."""
+    def __init__(self, file: int, capture: Capture, on_read: Callable[[], object]) -> None:
+        """Write the data to `capture` once opened; call `on_read` after each read."""
         self._file = file
         self._capture = capture
-        self._taken = taken
+        self._on_read = on_read
         self._loop: asyncio.AbstractEventLoop | None = None
         self._timer: asyncio.TimerHandle | None = None
 
     def open(self) -> None:
-        """Read from now on."""
+        """Start reading."""
         self.close()
         self._loop = asyncio.get_running_loop()
-        self._loop.add_reader(self._file, self._take, self._loop)
+        self._loop.add_reader(self._file, self._read, self._loop)
 
     def close(self) -> None:
-        """Read no more; the file is the caller's to close."""
+        """Stop reading; the caller closes the file."""
         if self._loop is not None:
             self._loop.remove_reader(self._file)
         if self._timer is not None:
             self._timer.cancel()
 
     def drain(self) -> None:
-        """Take what is there now, and wait for nobody who may still hold the pipe."""
-        there = int.from_bytes(ioctl(self._file, termios.FIONREAD, bytes(4)), sys.byteorder)
-        if there:
-            self._capture.write(os.read(self._file, there))
+        """Read the available bytes; do not wait for processes that still hold the pipe."""
+        available = int.from_bytes(ioctl(self._file, termios.FIONREAD, bytes(4)), sys.byteorder)
+        if available:
+            self._capture.write(os.read(self._file, available))
 
-    def _take(self, loop: asyncio.AbstractEventLoop) -> None:
+    def _read(self, loop: asyncio.AbstractEventLoop) -> None:
         data = os.read(self._file, _CHUNK)
         self._capture.write(data)
-        self._taken()
+        self._on_read()
         if len(data) < _SMALL:
             loop.remove_reader(self._file)
-            if data:  # not its end
+            if data:  # not the end of the pipe
                 self._timer = loop.call_later(_GATHER, self.open)
 
 
 async def spooled(spool: Path, limit: int) -> tuple[Output, Output]:
-    """Return what a command wrote to the files of its spool folder."""
+    """Return the output in a command's spool folder: stdout and stderr."""
     stdout, stderr = [await _file_output(spool / name, limit) for name in SPOOL_FILES]
     return stdout, stderr
 
@@ -124,7 +124,7 @@ async def spooled(spool: Path, limit: int) -> tuple[Output, Output]:
 async def _file_output(path: Path, limit: int) -> Output:
     capture = Capture(limit)
     deadline = time.monotonic() + _OPEN_LIMIT
-    while not _openable(path) and time.monotonic() < deadline:  # noqa: ASYNC110 - nobody tells
+    while not _openable(path) and time.monotonic() < deadline:  # noqa: ASYNC110 - there is no event
         await asyncio.sleep(_POLL)
     with suppress(OSError), path.open("rb") as file:
         size = os.fstat(file.fileno()).st_size
@@ -137,7 +137,7 @@ async def _file_output(path: Path, limit: int) -> Output:
 
 
 def _openable(path: Path) -> bool:
-    """Whether there are files left to open one by."""
+    """Return False while the limit of open files is reached."""
     try:
         path.open("rb").close()
     except OSError as error:

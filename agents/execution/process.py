@@ -1,7 +1,6 @@
-"""A command as a process: started in a group of its own, or found again; and what it wrote.
+"""The process of a command: started in its own group, or adopted; and its output.
 
-The event loop waits for its output, its end (a pidfd) and whoever wants to stop it. Linux, for
-pidfd and /proc.
+The event loop waits for its output, its end (a pidfd) and a stop. Needs Linux: pidfd and /proc.
 """
 
 import asyncio
@@ -16,33 +15,39 @@ from functools import partial
 from pathlib import Path
 
 from agents.execution.environment import UserAccount
-from agents.execution.orphans import OrphanedProcess, alive, mark, see_off, signal_group
-from agents.execution.output import SPOOL_FILES, Capture, Inlet, spooled
+from agents.execution.orphans import (
+    OrphanedProcess,
+    alive,
+    process_identity,
+    signal_group,
+    wait_or_kill,
+)
+from agents.execution.output import SPOOL_FILES, Capture, PipeReader, spooled
 from agents.execution.spawn import CannotStart, start
 from schemas import Command, Output
 
-_LOOKS = (0.005, 0.05, 0.5)  # seconds after the start at which its memory is looked at
-_LOOK_PAUSE = 0.005  # not sooner again, however much it writes
+_SAMPLES = (0.005, 0.05, 0.5)  # seconds after the start at which its memory is read
+_SAMPLE_PAUSE = 0.005  # seconds between two reads, however much it writes
 
 
 class RunningProcess(ABC):
-    """A command that runs, whether we started it or found it; watched by the event loop.
+    """The process of a running command, started or adopted, watched by the event loop.
 
     Attributes:
-        began: when it was started, by time.monotonic(), which is the loop's clock.
+        started_at: when it was started, by time.monotonic(), which is the loop's clock.
     """
 
-    def __init__(self, began: float) -> None:
-        self.began = began
+    def __init__(self, started_at: float) -> None:
+        self.started_at = started_at
         self._pidfd: int | None = None
-        self._loop: asyncio.AbstractEventLoop | None = None  # while that looks at the pidfd
+        self._loop: asyncio.AbstractEventLoop | None = None  # while it watches the pidfd
         self._waiter: asyncio.Future[None] | None = None
 
     def watch(self) -> None:
-        """Have the event loop look at it, until it ends or is closed.
+        """Watch the process in the event loop, until it ends or `close` is called.
 
         Raises:
-            OSError: there is no room for that.
+            OSError: the event loop cannot add the file.
         """
         if self._pidfd is not None:
             loop = asyncio.get_running_loop()
@@ -50,7 +55,7 @@ class RunningProcess(ABC):
             self._loop = loop
 
     async def wait(self, until: float) -> bool:
-        """Wait until it ends (True), or the time comes or it is woken."""
+        """Wait until it ends (return True), or until the time or `wake` (return False)."""
         if self._loop is not None:
             self._waiter = self._loop.create_future()
             timer = self._loop.call_at(until, self.wake)
@@ -61,7 +66,7 @@ class RunningProcess(ABC):
         return self._loop is None
 
     def wake(self) -> None:
-        """Have who waits for it look up."""
+        """End a `wait` early."""
         if self._waiter is not None and not self._waiter.done():
             self._waiter.set_result(None)
 
@@ -75,33 +80,33 @@ class RunningProcess(ABC):
             self._loop = None
 
     def close(self) -> None:
-        """Close what was open for it."""
+        """Close the files of the process."""
         self._unwatch()
         if self._pidfd is not None:
             os.close(self._pidfd)
 
     @abstractmethod
     def signal(self, number: int) -> bool:
-        """Signal its groups; return whether anybody is in them."""
+        """Signal its process groups; return whether one exists."""
 
     @abstractmethod
     def reap(self) -> tuple[int | None, int]:
         """Return its exit code (negative: the signal that ended it) and its peak memory.
 
-        None where nobody is told: only a parent is.
+        The exit code is None where it is unknown: only a parent gets it.
         """
 
     @abstractmethod
     async def end_group(self, grace: float) -> bool:
-        """End what it left in its groups; return whether there was anything."""
+        """End the processes that it left in its groups; return whether there were any."""
 
     @abstractmethod
     async def outputs(self) -> tuple[Output, Output]:
-        """Return what it wrote to stdout and stderr."""
+        """Return its stdout and stderr."""
 
 
 class Process(RunningProcess):
-    """A process that we start. With a `spool` folder it writes there, and needs us no more."""
+    """A started process. With a `spool` folder it writes there, and does not need the agent."""
 
     def __init__(
         self,
@@ -109,57 +114,63 @@ class Process(RunningProcess):
         variables: Mapping[str, str],
         output_limit: int,
         spool: Path | None,
-        lasting: Callable[[str], object],
-        heard: Callable[[str, bytes], object] | None = None,
+        on_long_run: Callable[[str], object],
+        on_output: Callable[[str, bytes], object] | None = None,
         user: UserAccount | None = None,
     ) -> None:
-        """Start it, in any thread; `lasting` is called with its mark once it has run for a while.
+        """Start the process; can be called in any thread.
 
-        `heard` is called with what it writes to its pipes, and the name of the stream; `user` is
-        whom it runs as, if not as the agent's user.
+        Args:
+            command: the command to start.
+            variables: its environment.
+            output_limit: bytes kept of each of stdout and stderr.
+            spool: the folder for its output; None for pipes.
+            on_long_run: is called with its identity once it has run for a while.
+            on_output: is called with the name of a stream and the bytes read from its pipe.
+            user: the account under which it runs, if not the agent's own.
 
         Raises:
             CannotStart: there is no such program or folder, or it may not be run.
-            OSError: there are no files or processes left.
+            OSError: the limit of open files or processes is reached.
         """
-        self._own_peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
-        self._lasting = lasting
+        self._agent_peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+        self._on_long_run = on_long_run
         self._limit = output_limit
         self._spool = spool
         with ExitStack() as ours, ExitStack() as theirs:
-            pipes, outlets = _outlets(spool, ours, theirs)
+            pipes, write_ends = _open_output(spool, ours, theirs)
             if user is not None:
-                for outlet in outlets:  # it may open its /dev/stdout
-                    os.fchown(outlet, user.uid, user.gid)
-            super().__init__(time.monotonic())  # it may have ended when Popen returns
-            self._popen = start(command, user, variables, outlets)
+                for write_end in write_ends:  # the command can open its /dev/stdout
+                    os.fchown(write_end, user.uid, user.gid)
+            super().__init__(time.monotonic())  # before: it can have ended when Popen returns
+            self._popen = start(command, user, variables, write_ends)
             self._files = ours.pop_all()
         self._pid = self._popen.pid
-        self._pidfd = self._pidfd_opened()
-        self._looked = self.began
+        self._pidfd = self._open_pidfd()
+        self._sampled_at = self.started_at
         self._peak = 0
-        stdout, stderr = (heard and partial(heard, stream) for stream in SPOOL_FILES)
+        stdout, stderr = (on_output and partial(on_output, stream) for stream in SPOOL_FILES)
         self._captures = Capture(output_limit, stdout), Capture(output_limit, stderr)
-        self._inlets = [
-            Inlet(pipe, capture, self._look_again)
+        self._readers = [
+            PipeReader(pipe, capture, self._sample_again)
             for pipe, capture in zip(pipes, self._captures, strict=False)
         ]
         self._timer: asyncio.TimerHandle | None = None
 
-    def _pidfd_opened(self) -> int:
+    def _open_pidfd(self) -> int:
         try:
             return os.pidfd_open(self._pid)
-        except OSError as error:  # no file is left: it runs, and must not be started again
+        except OSError as error:  # no file left; it runs already, so it must not be started again
             signal_group(self._pid, signal.SIGKILL)
             self._popen.wait()
             self._files.close()
-            text = "it was ended at once: no file was left to watch it by"
+            text = "it was killed after its start: the agent had no file descriptor left for it"
             raise CannotStart(text) from error
 
     def watch(self) -> None:
-        """Have the event loop look at it; at what it writes only if it does not end at once."""
+        """Watch the process; its pipes only if it does not end within 5 ms."""
         super().watch()
-        self._look_at(0)
+        self._schedule_sample(0)
 
     def _unwatch(self) -> None:
         super()._unwatch()
@@ -167,128 +178,128 @@ class Process(RunningProcess):
             self._timer.cancel()
 
     def close(self) -> None:
-        """Close what was open for it."""
+        """Close the files of the process."""
         super().close()
-        for inlet in self._inlets:
-            inlet.close()
-        self._inlets.clear()  # they know us, too
+        for reader in self._readers:
+            reader.close()
+        self._readers.clear()  # they refer to this object
         self._files.close()
 
     async def outputs(self) -> tuple[Output, Output]:
-        """Return what it wrote to stdout and stderr."""
+        """Return its stdout and stderr."""
         if self._spool is not None:
             return await spooled(self._spool, self._limit)
         stdout, stderr = self._captures
         return stdout.output(), stderr.output()
 
-    def _look_at(self, number: int) -> None:
+    def _schedule_sample(self, number: int) -> None:
         if self._loop is not None:
-            at = self.began + _LOOKS[number]
-            self._timer = self._loop.call_at(at, self._look, number)
+            at = self.started_at + _SAMPLES[number]
+            self._timer = self._loop.call_at(at, self._sample, number)
 
-    def _look(self, number: int) -> None:
+    def _sample(self, number: int) -> None:
         if number == 0:
-            for inlet in self._inlets:
-                inlet.open()
-        if number + 1 < len(_LOOKS):
-            self._look_at(number + 1)
+            for reader in self._readers:
+                reader.open()
+        if number + 1 < len(_SAMPLES):
+            self._schedule_sample(number + 1)
         else:
-            self._lasting(mark(self._pid))
-        self._look_again()
+            self._on_long_run(process_identity(self._pid))
+        self._sample_again()
 
-    def _look_again(self) -> None:
-        """Look at its memory, unless that was done just now."""
+    def _sample_again(self) -> None:
+        """Read its peak memory, at most once in `_SAMPLE_PAUSE`."""
         now = time.monotonic()
-        if self._loop is not None and now >= self._looked + _LOOK_PAUSE:
-            self._looked = now
+        if self._loop is not None and now >= self._sampled_at + _SAMPLE_PAUSE:
+            self._sampled_at = now
             self._peak = max(self._peak, _peak_memory(self._pid))
 
     def signal(self, number: int) -> bool:
-        """Signal the group; return whether anybody is in it."""
+        """Signal its process group; return whether it exists."""
         return signal_group(self._pid, number)
 
     def reap(self) -> tuple[int, int]:
         """Return its exit code (negative: the signal that ended it) and its peak memory."""
         _, status, usage = os.wait4(self._pid, 0)
         code = self._popen.returncode = os.waitstatus_to_exitcode(status)
-        # A new process starts with the size of the one that started it: below that, what was
-        # seen while it ran is nearer to the truth: nothing, where it had ended before we looked.
+        # The kernel counts the agent's own size in, from before the exec. Up to that, the samples
+        # are more precise (0 if the process ended before the first one).
         peak = usage.ru_maxrss * 1024
-        return code, peak if peak > self._own_peak else self._peak
+        return code, peak if peak > self._agent_peak else self._peak
 
     async def end_group(self, grace: float) -> bool:
-        """End what the process left in its group; return whether there was anything.
+        """End the processes that it left in its group; return whether there were any.
 
-        Then take the last of the output. Who left the group and still holds the pipe (a daemon)
-        is not waited for.
+        Then read the rest of the output. A process that left the group and still holds the pipe
+        (a daemon) is not waited for.
         """
         left_behind = self.signal(signal.SIGTERM)
         if left_behind:
-            for inlet in self._inlets:  # it may have ended before they were
-                inlet.open()
-            await see_off([self._pid], grace)
-        for inlet in self._inlets:
-            inlet.drain()
+            for reader in self._readers:  # not open if the process ended within 5 ms
+                reader.open()
+            await wait_or_kill([self._pid], grace)
+        for reader in self._readers:
+            reader.drain()
         return left_behind
 
 
-class Adopted(RunningProcess):
-    """A process that another agent of ours started, and that went on when it ended."""
+class AdoptedProcess(RunningProcess):
+    """A process that an earlier run of the agent started, and that survived it."""
 
-    def __init__(
-        self, remains: OrphanedProcess, age: float, spool: Path, output_limit: int
-    ) -> None:
-        """Find its process again.
+    def __init__(self, orphan: OrphanedProcess, age: float, spool: Path, output_limit: int) -> None:
+        """Open a pidfd of the process.
 
         Raises:
-            OSError: there are no files left to look by.
+            OSError: the limit of open files is reached.
         """
         super().__init__(time.monotonic() - age)
-        self._pidfd = remains.watched()
-        self._remains = remains
+        self._pidfd = orphan.open_pidfd()
+        self._orphan = orphan
         self._spool = spool
         self._limit = output_limit
 
     def signal(self, number: int) -> bool:
-        """Signal its groups; return whether anybody is in them."""
-        return sum(signal_group(group, number) for group in self._remains.groups) > 0
+        """Signal its process groups; return whether one exists."""
+        return sum(signal_group(group, number) for group in self._orphan.groups) > 0
 
     def reap(self) -> tuple[None, int]:
-        """Return that its end is not known."""
+        """Return None: its exit code is unknown."""
         return None, 0
 
     async def end_group(self, grace: float) -> bool:
-        """End what it left in its groups; return whether there was anything."""
-        left_behind = any(map(alive, self._remains.groups))
+        """End the processes that it left in its groups; return whether there were any."""
+        left_behind = any(map(alive, self._orphan.groups))
         if left_behind:
-            await self._remains.end(grace)
+            await self._orphan.end(grace)
         return left_behind
 
     async def outputs(self) -> tuple[Output, Output]:
-        """Return what it wrote to stdout and stderr."""
+        """Return its stdout and stderr."""
         return await spooled(self._spool, self._limit)
 
 
-def _outlets(spool: Path | None, ours: ExitStack, theirs: ExitStack) -> tuple[list[int], list[int]]:
-    """Return what to read of, if anything, and what the command writes stdout and stderr to."""
+def _open_output(
+    spool: Path | None, ours: ExitStack, theirs: ExitStack
+) -> tuple[list[int], list[int]]:
+    """Return the read ends (none with a spool folder) and the write ends of stdout and stderr."""
     if spool is not None:
         spool.mkdir(mode=0o700, parents=True, exist_ok=True)
         return [], [
             theirs.enter_context((spool / name).open("wb")).fileno() for name in SPOOL_FILES
         ]
     pipes: list[int] = []
-    outlets: list[int] = []
+    write_ends: list[int] = []
     for _ in SPOOL_FILES:
-        inner, outer = os.pipe()
-        ours.callback(os.close, inner)
-        theirs.callback(os.close, outer)
-        pipes.append(inner)
-        outlets.append(outer)
-    return pipes, outlets
+        read_end, write_end = os.pipe()
+        ours.callback(os.close, read_end)
+        theirs.callback(os.close, write_end)
+        pipes.append(read_end)
+        write_ends.append(write_end)
+    return pipes, write_ends
 
 
 def _peak_memory(pid: int) -> int:
-    """Return the most memory that a process held so far, in bytes; 0 if it has ended."""
+    """Return the peak memory of a process so far, in bytes; 0 if it has ended."""
     try:
         with open(f"/proc/{pid}/status", "rb") as status:  # noqa: PTH123 - faster
             for line in status:

@@ -1,6 +1,6 @@
-"""The key pair of an agent for secrets: made once, told in each check-in, used to start commands.
+"""The key pair of an agent for secrets: made once, sent in each check-in, used at starts.
 
-What it opens goes into the environment of the command that is about to start, and nowhere else.
+Opened secrets are put into the environment of the command that starts, and nowhere else.
 """
 
 import base64
@@ -19,25 +19,25 @@ from schemas import Command
 from schemas.errors import PcmError
 
 _NAME = "sealing.key"
-_SAFELY = os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK
+_OPEN_FLAGS = os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK
 _log = get_logger()
 
 
 class CannotOpen(PcmError):
-    """Secrets cannot be opened here; the text says why."""
+    """A command's secrets cannot be opened; the text says why."""
 
 
 class Sealing:
-    """Opens what was sealed for one agent."""
+    """Opens the secrets that were sealed for one agent."""
 
     def __init__(self, directory: Path, login: str) -> None:
-        """Read the key from an agent's folder, or make it.
+        """Read the key from an agent's folder, or make a new one.
 
         Raises:
             StateError: the folder cannot be used.
         """
         self._login = login
-        key = _key(directory)
+        key = _load_or_make(directory)
         self._box = SealedBox(key)
         self.public = base64.b64encode(bytes(key.public_key)).decode()
         """The public key, in base64."""
@@ -46,7 +46,7 @@ class Sealing:
         """Return a command's secret variables.
 
         Raises:
-            CannotOpen: they were not sealed for this agent as it is now.
+            CannotOpen: they are not sealed for this agent's login and key.
         """
         secrets = command.secrets
         if secrets is None:
@@ -60,11 +60,11 @@ class Sealing:
             text = f"its secrets cannot be opened by the key that {self._login} has; send it anew"
             raise CannotOpen(text) from None
         if not isinstance(values, dict) or set(values) != set(secrets.names):
-            raise CannotOpen("its secrets are not those that it names; send it anew")
+            raise CannotOpen("the names of its secrets do not match; send it anew")
         return {name: str(value) for name, value in values.items()}
 
     def objection(self, command: Command) -> str:
-        """Return why a command must not be started here; nothing if its secrets can be opened."""
+        """Return why a command's secrets cannot be opened; "" if they can."""
         try:
             self.open(command)
         except CannotOpen as error:
@@ -72,43 +72,45 @@ class Sealing:
         return ""
 
 
-def _key(directory: Path) -> PrivateKey:
+def _load_or_make(directory: Path) -> PrivateKey:
     path = directory / _NAME
     try:
-        if (found := _read(path)) is not None:
-            return PrivateKey(found)
+        if (key := _read(path)) is not None:
+            return PrivateKey(key)
         if path.exists():
-            # What was sealed for it cannot be opened any more, and will be said to be so.
+            # Jobs that are sealed for the damaged key end as failed, with the reason.
             path.rename(path.with_suffix(".damaged"))
             _log.error("sealing_key.damaged", path=str(path))
-        return _made(path)
+        return _make(path)
     except OSError as error:
         raise StateError(f"PCM_STATE_DIR: {path}: {error.strerror}") from error
 
 
 def _read(path: Path) -> bytes | None:
-    """Return the key that a file holds; None where it is not there, or damaged."""
+    """Return the key in a file; None where the file is missing or damaged."""
     try:
-        file = os.open(path, _SAFELY)
+        file = os.open(path, _OPEN_FLAGS)
     except FileNotFoundError:
         return None
     try:
-        found = os.fstat(file)
-        if not stat.S_ISREG(found.st_mode) or found.st_uid != os.geteuid() or found.st_mode & 0o077:
-            raise StateError(f"PCM_STATE_DIR: {path}: is no file of this user's alone (mode 0600)")
+        status = os.fstat(file)
+        is_own = stat.S_ISREG(status.st_mode) and status.st_uid == os.geteuid()
+        if not is_own or status.st_mode & 0o077:
+            text = f"PCM_STATE_DIR: {path}: must be a regular file of this user, with mode 0600"
+            raise StateError(text)
         key = os.read(file, PrivateKey.SIZE + 1)
     finally:
         os.close(file)
     return key if len(key) == PrivateKey.SIZE else None
 
 
-def _made(path: Path) -> PrivateKey:
-    """Make a key, whole on the disk before anybody is told of it."""
+def _make(path: Path) -> PrivateKey:
+    """Make a key, and sync it to disk before it is used."""
     key = PrivateKey.generate()
     new = path.with_suffix(".new")
     new.unlink(missing_ok=True)
     flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC
-    with open(os.open(new, flags, 0o600), "wb") as opened:  # noqa: PTH123 - it is open
+    with open(os.open(new, flags, 0o600), "wb") as opened:  # noqa: PTH123 - a file descriptor
         opened.write(bytes(key))
         opened.flush()
         os.fsync(opened.fileno())

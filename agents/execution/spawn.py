@@ -1,6 +1,6 @@
-"""Starts a command as a process of a session of its own; as another user, where its job says so.
+"""Start a command as a process in its own session; as another user if its job says so.
 
-Without another user the kernel need not copy the agent (vfork), which is what makes it fast.
+Without another user, Python uses vfork: the kernel does not copy the agent's memory map.
 """
 
 import errno
@@ -15,8 +15,15 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-from agents.execution import environment as surroundings
-from agents.execution.environment import UserAccount
+from agents.execution.environment import (
+    INITIAL_FILE_LIMIT,
+    PATH,
+    UMASK,
+    UserAccount,
+    account,
+    default_cwd,
+    restore_file_limit,
+)
 from agents.execution.orphans import JOB_VARIABLE, signal_group
 from agents.platforms import NO_ROOM
 from schemas import Command
@@ -24,9 +31,9 @@ from schemas.errors import PcmError
 
 _SETUID_EXEC = Path(__file__).with_name("setuid_exec.py")
 _SETUID_EXEC_LIMIT = 60.0  # seconds
-_REPORT = 64 * 1024
-_FOLDERS = frozenset({"PATH", "HOME"})  # variables: in what they name, a start looks
-_NOTHING = os.open(os.devnull, os.O_RDONLY | os.O_CLOEXEC)  # what commands read of
+_REPORT_BYTES = 64 * 1024
+_FOLDER_VARIABLES = frozenset({"PATH", "HOME"})  # a start accesses their folders
+_STDIN = os.open(os.devnull, os.O_RDONLY | os.O_CLOEXEC)
 
 
 class CannotStart(PcmError):
@@ -34,84 +41,86 @@ class CannotStart(PcmError):
 
 
 def user_of(command: Command) -> UserAccount | None:
-    """Return as whom a command runs; None for the agent's own user.
+    """Return the account under which a command runs; None for the agent's own.
 
     Raises:
-        CannotStart: there is no such user here, or the agent may not run anything as another.
+        CannotStart: there is no such user on this machine, or the agent does not run as root.
     """
     if command.run_as is None:
         return None
     if os.geteuid() != 0:
         raise CannotStart(f"run_as: {command.run_as}: this agent does not run as root")
     try:
-        return surroundings.account(command.run_as)
+        return account(command.run_as)
     except KeyError:
         raise CannotStart(f"run_as: {command.run_as}: there is no such user here") from None
 
 
 def owners_of(command: Command) -> frozenset[int]:
-    """Return the users whose a command's process can be: the agent's, and whom it runs as."""
+    """Return the ids of the users that a command's process can have: the agent's, its own."""
     owners = {os.geteuid()}
     if command.run_as is not None:
-        with suppress(KeyError):  # gone since
-            owners.add(surroundings.account(command.run_as).uid)
+        with suppress(KeyError):  # the account was removed
+            owners.add(account(command.run_as).uid)
     return frozenset(owners)
 
 
 def may_block(command: Command, own: Mapping[str, str]) -> bool:
-    """Whether a start may take long: by the user it names, or by a folder on a dead mount, say.
+    """Return whether a start can block, for example on a dead network mount.
 
-    `own` are the variables that the job gives its command.
+    `own` are the variables of the command itself.
     """
     named = command.run_as is not None or command.cwd is not None
     # Root's home is on the machine itself; another user's may be on the network.
-    return named or os.geteuid() != 0 or not _FOLDERS.isdisjoint(own)
+    return named or os.geteuid() != 0 or not _FOLDER_VARIABLES.isdisjoint(own)
 
 
 def start(
     command: Command,
     user: UserAccount | None,
     variables: Mapping[str, str],
-    outlets: Sequence[int],
+    output_fds: Sequence[int],
 ) -> "subprocess.Popen[bytes]":
-    """Start a command; `outlets` are its stdout and stderr.
+    """Start a command; `output_fds` are its stdout and stderr.
 
     Raises:
         CannotStart: there is no such program or folder, or it may not be run.
-        OSError: there are no files or processes left.
+        OSError: the limit of open files or processes is reached.
     """
     argv = ("/bin/sh", "-c", *command.argv) if command.shell else command.argv
     program = _program(argv[0], variables)
     if user is not None:
-        return _start_as(user, argv, program, command.cwd, variables, outlets)
-    if command.cwd is not None and not os.path.isdir(command.cwd):  # noqa: PTH112 - Path's fails where it may not look
+        return _start_as(user, argv, program, command.cwd, variables, output_fds)
+    if command.cwd is not None and not os.path.isdir(command.cwd):  # noqa: PTH112 - Path's raises where access is denied
         raise CannotStart(f"cwd: {command.cwd} is not a folder here")
     try:
         popen = _popen(
             argv,
-            outlets,
+            output_fds,
             executable=program,
-            cwd=command.cwd or surroundings.folder(variables),
+            cwd=command.cwd or default_cwd(variables),
             env=variables,
-            umask=surroundings.UMASK,
+            umask=UMASK,
         )
     except OSError as error:
         if error.errno in NO_ROOM:
             raise
         raise CannotStart(f"{argv[0]}: {error.strerror}") from error
-    surroundings.give_back_files(popen.pid)
+    restore_file_limit(popen.pid)
     return popen
 
 
-def _popen(argv: Sequence[str], outlets: Sequence[int], **how: Any) -> "subprocess.Popen[bytes]":
-    # A session of its own: no terminal from which a hidden prompt could read.
-    return subprocess.Popen(  # noqa: S603 - to run it is what we are here for
+def _popen(
+    argv: Sequence[str], output_fds: Sequence[int], **options: Any
+) -> "subprocess.Popen[bytes]":
+    # Its own session: it has no terminal from which a hidden prompt could read.
+    return subprocess.Popen(  # noqa: S603 - the purpose
         argv,
-        stdin=_NOTHING,
-        stdout=outlets[0],
-        stderr=outlets[1],
+        stdin=_STDIN,
+        stdout=output_fds[0],
+        stderr=output_fds[1],
         start_new_session=True,
-        **how,
+        **options,
     )
 
 
@@ -121,61 +130,61 @@ def _start_as(
     program: str,
     cwd: str | None,
     variables: Mapping[str, str],
-    outlets: Sequence[int],
+    output_fds: Sequence[int],
 ) -> "subprocess.Popen[bytes]":
-    """Start a program that gives up our rights, and only then looks at what the job names.
+    """Start a program that drops root's privileges before it accesses the command's files.
 
-    Its own environment is ours to say: the command's comes by a file, so that nothing in it is
-    heeded while there are still rights to lose.
+    It gets the command's environment in a file, so that no variable has an effect before that.
     """
-    whole = {
+    request = {
         "uid": user.uid,
         "gid": user.gid,
         "groups": user.groups,
         "home": user.home,
-        "umask": surroundings.UMASK,
-        "files": surroundings.USUAL_FILES,
+        "umask": UMASK,
+        "files": INITIAL_FILE_LIMIT,
         "argv": list(argv),
         "program": program,
         "cwd": cwd,
         "environment": dict(variables),
     }
-    given = os.memfd_create("command")
+    request_fd = os.memfd_create("command")
     try:
-        report, reported = os.pipe()
+        report, report_write_end = os.pipe()
         try:
-            with open(given, "wb", closefd=False) as file:
-                file.write(json.dumps(whole).encode())
-            os.lseek(given, 0, os.SEEK_SET)
+            with open(request_fd, "wb", closefd=False) as file:
+                file.write(json.dumps(request).encode())
+            os.lseek(request_fd, 0, os.SEEK_SET)
+            passed_fds = (request_fd, report_write_end)
             popen = _popen(
-                [sys.executable, "-I", "-S", str(_SETUID_EXEC), str(given), str(reported)],
-                outlets,
-                pass_fds=(given, reported),
+                [sys.executable, "-I", "-S", str(_SETUID_EXEC), *map(str, passed_fds)],
+                output_fds,
+                pass_fds=passed_fds,
                 cwd="/",
-                env={JOB_VARIABLE: variables[JOB_VARIABLE]},  # by which it is found after a crash
+                env={JOB_VARIABLE: variables[JOB_VARIABLE]},  # identifies it after a crash
             )
         finally:
-            os.close(reported)
+            os.close(report_write_end)
         try:
             _await_start(popen, report, argv[0])
         finally:
             os.close(report)
     finally:
-        os.close(given)
+        os.close(request_fd)
     return popen
 
 
 def _await_start(popen: "subprocess.Popen[bytes]", report: int, name: str) -> None:
     poll = select.poll()
     poll.register(report, select.POLLIN)
-    if not poll.poll(_SETUID_EXEC_LIMIT * 1000):  # that user stopped it, say
+    if not poll.poll(_SETUID_EXEC_LIMIT * 1000):  # that user can have stopped it
         signal_group(popen.pid, 9)
         popen.wait()
         raise CannotStart(f"{name}: did not start within {_SETUID_EXEC_LIMIT:g} s")
-    if not (told := os.read(report, _REPORT)):
+    if not (failure := os.read(report, _REPORT_BYTES)):
         return
     popen.wait()
-    number, _, text = told.decode(errors="replace").partition(" ")
+    number, _, text = failure.decode(errors="replace").partition(" ")
     if int(number) in NO_ROOM and int(number) != errno.ENOSPC:
         raise OSError(int(number), text)
     raise CannotStart(text)
@@ -184,11 +193,11 @@ def _await_start(popen: "subprocess.Popen[bytes]", report: int, name: str) -> No
 def _program(name: str, variables: Mapping[str, str]) -> str:
     """Return the program's file: as named, or from the absolute folders of PATH.
 
-    An empty or relative folder in PATH would mean whatever lies in the working directory.
+    An empty or relative folder in PATH would mean one in the working directory.
     """
     if "/" in name:
         return name
-    folders = variables.get("PATH", surroundings.PATH).split(os.pathsep)
+    folders = variables.get("PATH", PATH).split(os.pathsep)
     absolute = os.pathsep.join(folder for folder in folders if folder.startswith("/"))
     found = shutil.which(name, path=absolute)
     if found is None:

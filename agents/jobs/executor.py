@@ -10,7 +10,7 @@ from functools import partial
 from pathlib import Path
 
 from agents.execution.command_run import CommandRun, LeftRunning, Outcome
-from agents.execution.environment import environment
+from agents.execution.environment import command_environment
 from agents.execution.live_output import LiveOutput
 from agents.execution.orphans import OrphanedProcess, find
 from agents.execution.output import spooled
@@ -55,7 +55,7 @@ class Executor:
         self._identity = identity
         self._open_jobs = open_jobs
         self._spools = spools
-        self._environment = environment(session=identity.kind is AgentKind.INTERACTIVE)
+        self._environment = command_environment(session=identity.kind is AgentKind.INTERACTIVE)
         self._threads = Threads(settings.concurrency, "start")
         self._running: dict[str, CommandRun] = {}
         self._idle = asyncio.Event()

@@ -1,8 +1,8 @@
-"""How windows and a user's choices reach the running interactive agent: a line of JSON each way.
+"""The control socket of the interactive agent: a request is a line of JSON, and so is its reply.
 
-What is to be watched is answered by lines until it ends, or the asker goes.
+A request to watch is answered by a stream of lines, until the stream ends or the client leaves.
 
-The socket lies in the agent's own folder, so that nobody but its user can speak to it.
+The socket is in the agent's own folder, so that only its user can connect.
 """
 
 import asyncio
@@ -31,25 +31,28 @@ Stream = AsyncGenerator[dict[str, Any], None]
 Answer = str | Stream
 
 
-class Declined(PcmError):
-    """The agent does not do what was asked; the text says why."""
+class RequestRejected(PcmError):
+    """The agent rejects a request; the text says why."""
 
 
 async def serve(directory: Path, answer: Callable[[Request], Awaitable[Answer]]) -> None:
-    """Answer requests until cancelled; `answer` returns what to tell, or raises Declined."""
-    speaking: set[asyncio.Task[None]] = set()
+    """Serve requests until cancelled.
 
-    async def speak(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+    `answer` returns the text or the stream for a request, or raises RequestRejected.
+    """
+    tasks: set[asyncio.Task[None]] = set()
+
+    async def serve_client(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         task = asyncio.current_task()
         if task is not None:
-            speaking.add(task)
-            task.add_done_callback(speaking.discard)
+            tasks.add(task)
+            task.add_done_callback(tasks.discard)
         try:
-            await _speak(reader, writer, answer)
+            await _serve_client(reader, writer, answer)
         except (OSError, TimeoutError, ValueError):
-            pass  # whoever asked is gone
+            pass  # the client has disconnected
         except asyncio.CancelledError:
-            pass  # the agent stops: whoever watches sees the end
+            pass  # the agent stops: its clients see the end of the stream
         finally:
             writer.close()
 
@@ -57,63 +60,63 @@ async def serve(directory: Path, answer: Callable[[Request], Awaitable[Answer]])
         (directory / _SOCKET).unlink()
     folder = os.open(directory, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
     try:
-        # A socket's path has 108 bytes at most, a folder's may be longer: reach it by its file.
+        # A socket's path has 108 bytes at most; the folder's can be longer, so use its descriptor.
         path = f"/proc/self/fd/{folder}/{_SOCKET}"
         listener = socket.socket(socket.AF_UNIX)
         listener.bind(path)
         (directory / _SOCKET).chmod(0o600)
-        server = await asyncio.start_unix_server(speak, sock=listener, limit=_LINE_LIMIT)
+        server = await asyncio.start_unix_server(serve_client, sock=listener, limit=_LINE_LIMIT)
         try:
-            # Not serve_forever(): from Python 3.12.1 on, when cancelled, it waits for its clients.
+            # Not serve_forever(): since Python 3.12.1, its cancellation waits for the clients.
             await asyncio.Event().wait()
         finally:
             server.close()
-            for task in speaking:
+            for task in tasks:
                 task.cancel()
-            await asyncio.gather(*speaking, return_exceptions=True)
+            await asyncio.gather(*tasks, return_exceptions=True)
             with suppress(FileNotFoundError):
                 (directory / _SOCKET).unlink()
     finally:
         os.close(folder)
 
 
-async def _speak(
+async def _serve_client(
     reader: asyncio.StreamReader,
     writer: asyncio.StreamWriter,
     answer: Callable[[Request], Awaitable[Answer]],
 ) -> None:
     async with timeout(_LIMIT):
         try:
-            line = await reader.readline()  # first: what is left unread would cost the reply
+            line = await reader.readline()  # first: closing with unread data can lose the reply
             _check_peer(writer)
-            told = await answer(_read(line))
-        except (Declined, StateError, ValueError, KeyError, TypeError) as error:
-            told = ""
-            _write(writer, {"declined": str(error) or "not understood"})
-        if isinstance(told, str):
-            if told:
-                _write(writer, {"said": told})
+            reply = await answer(_read(line))
+        except (RequestRejected, StateError, ValueError, KeyError, TypeError) as error:
+            reply = ""
+            _write(writer, {"error": str(error) or "invalid request"})
+        if isinstance(reply, str):
+            if reply:
+                _write(writer, {"message": reply})
             await writer.drain()
             return
-    await _stream(reader, writer, told)
+    await _stream(reader, writer, reply)
 
 
 def _check_peer(writer: asyncio.StreamWriter) -> None:
-    """Refuse another user, whatever the modes of folder and socket became."""
+    """Reject another user, even if the modes of the folder or the socket were changed."""
     peer = writer.get_extra_info("socket")
     credentials = peer.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, _PEER.size)
     _, uid, _ = _PEER.unpack(credentials)
     if uid != os.geteuid():
-        raise Declined("this agent serves another user")
+        raise RequestRejected("this agent serves another user")
 
 
 def _read(line: bytes) -> Request:
     try:
         request = json.loads(line)
     except (ValueError, RecursionError) as error:
-        raise Declined("not understood: a request is one line of JSON") from error
+        raise RequestRejected("invalid request: must be one line of JSON") from error
     if not isinstance(request, dict):
-        raise Declined("not understood: a request is a JSON object")
+        raise RequestRejected("invalid request: must be a JSON object")
     return request
 
 
@@ -124,7 +127,7 @@ def _write(writer: asyncio.StreamWriter, reply: dict[str, Any]) -> None:
 async def _stream(
     reader: asyncio.StreamReader, writer: asyncio.StreamWriter, lines: Stream
 ) -> None:
-    """Send lines as fast as they are taken, until they end or the asker goes."""
+    """Send lines at the client's speed, until they end or the client disconnects."""
 
     async def send() -> None:
         async with aclosing(lines):
@@ -132,11 +135,11 @@ async def _stream(
                 _write(writer, line)
                 await writer.drain()
 
-    async def gone() -> None:
+    async def wait_for_disconnect() -> None:
         while await reader.read(_LINE_LIMIT):
-            pass  # nothing more is asked here
+            pass  # a connection has one request
 
-    tasks = {asyncio.create_task(send()), asyncio.create_task(gone())}
+    tasks = {asyncio.create_task(send()), asyncio.create_task(wait_for_disconnect())}
     try:
         done, _ = await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
     finally:
@@ -148,56 +151,56 @@ async def _stream(
 
 
 def text_of(request: Request, name: str) -> str:
-    """Return a request's word.
+    """Return a text field of a request.
 
     Raises:
-        Declined: it is missing, or no text.
+        RequestRejected: it is missing, or not text.
     """
     value = request.get(name)
     try:
         if isinstance(value, str):
             return check_text(value)
     except ValueError as error:
-        raise Declined(f"{name}: {error}") from error
-    raise Declined(f"{name}: must be text")
+        raise RequestRejected(f"{name}: {error}") from error
+    raise RequestRejected(f"{name}: must be text")
 
 
 def read_reason(value: object) -> str:
-    """Return a decline's reason.
+    """Return the reason for declining a job.
 
     Raises:
-        Declined: it is no text, or too long.
+        RequestRejected: it is not text, or too long.
     """
     try:
         if isinstance(value, str) and len(value) <= _REASON_LENGTH:
             return check_text(value)
     except ValueError as error:
-        raise Declined(f"--reason: {error}") from error
-    raise Declined(f"--reason: must be text of {_REASON_LENGTH} characters at most")
+        raise RequestRejected(f"--reason: {error}") from error
+    raise RequestRejected(f"--reason: must be text of {_REASON_LENGTH} characters at most")
 
 
 def ask(directory: Path, request: dict[str, Any]) -> str:
-    """Ask the agent of a folder for something; return what it says.
+    """Send a request to the agent of a folder; return the message of its reply.
 
     Raises:
         StateError: no agent runs there, or it is another user's.
-        Declined: it does not do it.
+        RequestRejected: the agent rejects the request.
     """
     try:
         folder = open_own(directory)
     except OSError as error:
         raise StateError(f"no interactive agent here: {directory}: {error.strerror}") from error
     try:
-        with socket.socket(socket.AF_UNIX) as speaker:
-            speaker.settimeout(_LIMIT)
-            speaker.connect(f"/proc/self/fd/{folder}/{_SOCKET}")
-            speaker.sendall(json.dumps(request).encode() + b"\n")
-            with speaker.makefile("rb") as reader:
+        with socket.socket(socket.AF_UNIX) as connection:
+            connection.settimeout(_LIMIT)
+            connection.connect(f"/proc/self/fd/{folder}/{_SOCKET}")
+            connection.sendall(json.dumps(request).encode() + b"\n")
+            with connection.makefile("rb") as reader:
                 reply = json.loads(reader.readline(_LINE_LIMIT))
     except (OSError, ValueError) as error:
         raise StateError(f"the interactive agent of {directory} does not answer") from error
     finally:
         os.close(folder)
-    if "declined" in reply:
-        raise Declined(reply["declined"])
-    return str(reply["said"])
+    if "error" in reply:
+        raise RequestRejected(reply["error"])
+    return str(reply["message"])

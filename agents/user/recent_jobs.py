@@ -6,27 +6,27 @@ from typing import Any
 from agents.store.transaction import JobRecord
 from agents.user.views import ended
 
-MOST = 200
-"""How many are shown."""
+MAX_ROWS = 200
+"""The number of rows shown."""
 
 
 class RecentJobs:
-    """The newest that ended, the last one first."""
+    """The jobs that ended last, the newest first."""
 
     def __init__(self) -> None:
         self.rows: list[dict[str, Any]] = []
 
     def add(self, entry: JobRecord) -> None:
-        """Take in a job that ended, if the user saw it or it was run."""
+        """Add a job that ended, if it was shown to the user or started."""
         if entry.shown_at is not None or entry.starts:
-            self.rows = [ended(entry), *self.rows][:MOST]
+            self.rows = [ended(entry), *self.rows][:MAX_ROWS]
 
     def fill(self, older: Iterable[dict[str, Any]]) -> None:
-        """Take in what ended before the agent was started."""
+        """Add the jobs that ended before the agent was started."""
         known = {row["job"] for row in self.rows}
         self.rows += [row for row in older if row["job"] not in known]
-        del self.rows[MOST:]
+        del self.rows[MAX_ROWS:]
 
     def find(self, job_id: str) -> dict[str, Any] | None:
-        """Return the row of a job; None if it is not among them."""
+        """Return the row of a job, if there is one."""
         return next((row for row in self.rows if row["job"] == job_id), None)

@@ -1,4 +1,4 @@
-"""What a user may decide of the jobs that they are offered, and of those that run."""
+"""The actions of a user on offered and running jobs."""
 
 import time
 from collections.abc import Iterable
@@ -12,24 +12,24 @@ from agents.jobs.open_jobs import OpenJobs
 from agents.jobs.pause import PauseState
 from agents.jobs.scheduler import Scheduler
 from agents.store.transaction import JobRecord
-from agents.user.control import Declined, read_reason, text_of
+from agents.user.control import RequestRejected, read_reason, text_of
 from agents.user.reminders import Reminders
 from schemas import Requirement, State
 from schemas.policy import InteractiveRules
 from schemas.times import check_years, duration_text
 
 _LONGEST = 366 * 86400.0  # seconds
-_ON_THE_WAY = 5.0  # seconds: a time that was right when the user chose it still is
+_TOLERANCE = 5.0  # seconds by which a chosen time can have become too early in transit
 
 
 class UserActions:
-    """Does what a user of the interactive agent wants, or says why not."""
+    """Carries out the actions of an interactive agent's user."""
 
     def __init__(
         self,
         identity: Identity,
         rules: InteractiveRules,
-        entries: OpenJobs,
+        open_jobs: OpenJobs,
         claims: Claims,
         executor: Executor,
         scheduler: Scheduler,
@@ -38,7 +38,7 @@ class UserActions:
     ) -> None:
         self._identity = identity
         self._rules = rules
-        self._entries = entries
+        self._open_jobs = open_jobs
         self._claims = claims
         self._executor = executor
         self._scheduler = scheduler
@@ -46,10 +46,10 @@ class UserActions:
         self._reminders = reminders
 
     def make(self, request: dict[str, Any]) -> str:
-        """Do what is asked; return what to tell the user.
+        """Carry out a request; return the message for the user.
 
         Raises:
-            Declined: it cannot be done.
+            RequestRejected: the action is not possible.
         """
         job_id = text_of(request, "job")
         match text_of(request, "do"):
@@ -64,130 +64,135 @@ class UserActions:
             case "stop":
                 return self.stop(job_id)
             case other:
-                raise Declined(f"{other!r} is nothing that this agent can do")
+                raise RequestRejected(f"unknown action: {other!r}")
 
     def run_now(self, entry: JobRecord) -> str:
-        """The user wants the job run now; return what to tell them."""
+        """Accept an offered job; return the message for the user."""
         self._scheduler.accept(entry)
         return f"{entry.job.title}: {self._start(entry)}"
 
     def _start(self, entry: JobRecord) -> str:
-        """Say when an accepted job starts."""
+        """Return a message that says when an accepted job starts."""
         if self._pause.paused:
-            return "is accepted; this workstation is paused, and it runs when that ends"
+            return "is accepted; it runs when this workstation is no longer paused"
         now = time.time()
         start = self._rules.host.start(entry.job, now, now)
         if start <= now:
             return "runs now"
         if start >= entry.expires_at:
             return "is accepted, but expires before the next maintenance window"
-        return f"is accepted; it runs in the maintenance window of {_on_the_clock(start)}"
+        return f"is accepted; it runs in the maintenance window of {_local_time(start)}"
 
     def postpone(self, entry: JobRecord, until: float) -> str:
-        """The user wants to be asked again later.
+        """Postpone an offered job.
 
         Raises:
-            Declined: that would be after its mandatory time or its expiry, too soon, or once more
-                than the job allows.
+            RequestRejected: the time is after the mandatory time or the expiry, or too early; or
+                the job cannot be postponed again.
         """
         now, limit = time.time(), self._limit(entry)
         if until <= now:
-            raise Declined("--until: is in the past")
+            raise RequestRejected("--until: is in the past")
         self._check_limit("--until", entry, until)
         most = entry.job.max_postponements
         if entry.postponements_left == 0:
-            raise Declined(
-                f"{entry.job.title}: may be postponed {_times(most)}, and was"
+            raise RequestRejected(
+                f"{entry.job.title}: can be postponed {_times(most)} only"
                 if most
-                else f"{entry.job.title}: may not be postponed"
+                else f"{entry.job.title}: cannot be postponed"
             )
-        # Up to its mandatory time or expiry it may be shorter: there is no more to choose from.
+        # A postponement up to the mandatory time or the expiry can be shorter than the interval.
         least = min(now + entry.job.min_interval.total_seconds(), limit)
-        if until < least - _ON_THE_WAY:
+        if until < least - _TOLERANCE:
             interval = duration_text(entry.job.min_interval)
-            text = f"a postponement lasts {interval} at least, until {_on_the_clock(least)}"
-            raise Declined(f"--until: {text}")
+            text = f"a postponement lasts at least {interval}, until {_local_time(least)}"
+            raise RequestRejected(f"--until: {text}")
         end = datetime.fromtimestamp(min(max(until, least), limit), UTC)
-        self._entries.change(
+        self._open_jobs.change(
             entry,
             self._identity.report(entry.job.id, State.POSTPONED, until=end),
             until=end.timestamp(),
             postponements=entry.postponements + 1,
         )
-        return f"{entry.job.title}: postponed until {_on_the_clock(end.timestamp())}"
+        return f"{entry.job.title}: postponed until {_local_time(end.timestamp())}"
 
     def remind(self, entry: JobRecord, after: object) -> str:
-        """The user wants the offer shown again in so many seconds; nothing is decided.
+        """Show the offer again after a number of seconds; the job's state does not change.
 
         Raises:
-            Declined: it would be too late then, or the job is not an offer now.
+            RequestRejected: the time is after the mandatory time or the expiry; or the job is not
+                in state offered.
         """
         if not isinstance(after, (int, float)) or not 0 < after < _LONGEST:
-            raise Declined("after: must be a number of seconds above 0, and at most a year")
+            raise RequestRejected("after: must be a number of seconds above 0, and at most a year")
         if entry.state is not State.OFFERED:
-            raise Declined(f"{entry.job.title}: is {entry.state}; it is not shown again by itself")
+            raise RequestRejected(
+                f"{entry.job.title}: is {entry.state}; there is no reminder of it"
+            )
         at = time.time() + after
         self._check_limit("after", entry, at)
         self._reminders.ask(entry, at)
-        return f"{entry.job.title}: is shown again at {_on_the_clock(at)}"
+        return f"{entry.job.title}: is shown again at {_local_time(at)}"
 
     def _limit(self, entry: JobRecord) -> float:
         return min(self._rules.deadline(entry, time.time()), entry.expires_at)
 
     def _check_limit(self, option: str, entry: JobRecord, at: float) -> None:
         limit = self._limit(entry)
-        if at > limit + _ON_THE_WAY / 1000:
+        if at > limit + _TOLERANCE / 1000:
             kind = "runs" if limit < entry.expires_at else "expires"
-            raise Declined(f"{option}: the job {kind} at {_on_the_clock(limit)}")
+            raise RequestRejected(f"{option}: the job {kind} at {_local_time(limit)}")
 
     def decline(self, entry: JobRecord, reason: str) -> str:
-        """The user does not want the job; they may still run it until it expires.
+        """Decline an optional job; the user can still run it until it expires.
 
         Raises:
-            Declined: it is mandatory.
+            RequestRejected: it is mandatory.
         """
         if entry.job.requirement is Requirement.MANDATORY:
-            raise Declined(f"{entry.job.title}: is mandatory; it can be postponed, not declined")
+            raise RequestRejected(
+                f"{entry.job.title}: is mandatory; it can be postponed, not declined"
+            )
         report = self._identity.report(entry.job.id, State.DECLINED, reason)
-        self._entries.change(entry, report, until=None)
+        self._open_jobs.change(entry, report, until=None)
         return f"{entry.job.title}: declined"
 
     def stop(self, job_id: str) -> str:
-        """The user wants a running command ended.
+        """End a running command.
 
         Raises:
-            Declined: it does not run, or its job does not let them.
+            RequestRejected: it does not run, or its job does not allow that.
         """
-        running = [entry for entry in self._entries.all() if self._executor.has(entry.job.id)]
-        entry = _only(job_id, running, "runs")
+        running = [entry for entry in self._open_jobs.all() if self._executor.has(entry.job.id)]
+        entry = _find(job_id, running, "runs")
         if not entry.job.command.user_may_stop:
-            raise Declined(f"{entry.job.title}: may not be stopped by its user")
+            raise RequestRejected(f"{entry.job.title}: its user is not allowed to stop it")
         self._executor.cancel(entry.job.id, f"stopped by the user ({self._identity.user})")
         return f"{entry.job.title}: is being stopped"
 
     def _offered(self, job_id: str) -> JobRecord:
-        """Return the offered job of an id, or of the only id that begins so."""
-        shown = [entry for entry in self._entries.all() if entry.shown_at is not None]
-        entry = _only(job_id, shown, "is offered")
+        """Return the offered job with an id or a unique prefix of it."""
+        shown = [entry for entry in self._open_jobs.all() if entry.shown_at is not None]
+        entry = _find(job_id, shown, "is offered")
         if self._executor.has(entry.job.id) or entry.state is State.STARTED:
-            raise Declined(f"{entry.job.title}: runs already")
+            raise RequestRejected(f"{entry.job.title}: is already running")
         if entry.state is State.ACCEPTED:
-            raise Declined(f"{entry.job.title}: {self._start(entry)}")
+            raise RequestRejected(f"{entry.job.title}: {self._start(entry)}")
         if self._claims.decision(entry.job.id):
-            raise Declined(f"{entry.job.title}: another agent of this workstation has it")
+            raise RequestRejected(f"{entry.job.title}: another agent of this workstation has it")
         return entry
 
 
-def _only(job_id: str, entries: Iterable[JobRecord], what: str) -> JobRecord:
-    """Return the entry of an id, or of the only id that begins so."""
+def _find(job_id: str, entries: Iterable[JobRecord], predicate: str) -> JobRecord:
+    """Return the job with an id or a unique prefix of it."""
     if not job_id:
-        raise Declined("JOB: give its id, or how it begins")
-    wanted = job_id.lower()
-    found = [entry for entry in entries if entry.job.id.startswith(wanted)]
-    exact = [entry for entry in found if entry.job.id == wanted]
+        raise RequestRejected("JOB: must be a job's id or the beginning of one")
+    prefix = job_id.lower()
+    found = [entry for entry in entries if entry.job.id.startswith(prefix)]
+    exact = [entry for entry in found if entry.job.id == prefix]
     if len(exact or found) != 1:
-        why = "more than one job begins so" if found else f"no such job {what}"
-        raise Declined(f"{job_id}: {why}")
+        why = "more than one job's id begins with it" if found else f"no such job {predicate}"
+        raise RequestRejected(f"{job_id}: {why}")
     return (exact or found)[0]
 
 
@@ -195,13 +200,13 @@ def _moment(request: dict[str, Any], name: str) -> float:
     try:
         moment = datetime.fromisoformat(text_of(request, name))
     except ValueError as error:
-        raise Declined(f"--{name}: is no time such as 2026-11-30T09:00+00:00") from error
+        raise RequestRejected(f"--{name}: must be a time such as 2026-11-30T09:00+00:00") from error
     if moment.tzinfo is None:
-        raise Declined(f"--{name}: must have a zone, such as 2026-11-30T09:00+00:00")
+        raise RequestRejected(f"--{name}: must have a time zone, such as 2026-11-30T09:00+00:00")
     try:
         check_years(moment)
     except ValueError as error:
-        raise Declined(f"--{name}: {error}") from error
+        raise RequestRejected(f"--{name}: {error}") from error
     return moment.timestamp()
 
 
@@ -209,5 +214,5 @@ def _times(count: int | None) -> str:
     return "once" if count == 1 else f"{count} times"
 
 
-def _on_the_clock(seconds: float) -> str:
+def _local_time(seconds: float) -> str:
     return f"{datetime.fromtimestamp(seconds, UTC).astimezone():%c}"

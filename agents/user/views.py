@@ -1,4 +1,4 @@
-"""What a window is shown: a picture of an agent's work, made of that and the time alone."""
+"""The snapshot that a window shows: a pure function of the agent's state and the time."""
 
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
@@ -19,65 +19,65 @@ Row = dict[str, Any]
 
 @dataclass(frozen=True)
 class ViewInput:
-    """What a picture is made of.
+    """The input of a snapshot.
 
     Attributes:
-        identity: whose work it is.
+        identity: the agent's identity.
         now: seconds since the epoch.
-        link: how it stands with the broker.
-        service: whether the workstation's service agent is there.
-        pause: what was said last of pausing.
-        entries: the open entries.
+        connection: the state of the connection to the broker.
+        service: whether the workstation's service agent is running.
+        pause: the last pause message.
+        entries: the open jobs.
         started: when each running command was started, by job.
-        shown: tells when an offer was shown last.
-        rules: what the agent goes by.
-        past: what has ended, as `ended` makes it.
+        last_shown_at: returns when an offer was shown last.
+        rules: the agent's policy.
+        recent: the rows of the jobs that ended, as returned by `ended`.
     """
 
     identity: Identity
     now: float
-    link: ConnectionState
+    connection: ConnectionState
     service: bool
     pause: Pause | None
     entries: Iterable[JobRecord]
     started: Mapping[str, float]
-    shown: Callable[[JobRecord], float | None]
+    last_shown_at: Callable[[JobRecord], float | None]
     rules: InteractiveRules
-    past: list[Row]
+    recent: list[Row]
 
     @property
     def paused(self) -> bool:
-        """Whether nothing is started."""
+        """Whether the workstation is paused."""
         return self.pause is not None and self.pause.paused
 
 
-def snapshot(scene: ViewInput) -> Row:
-    """Return the picture, as the window gets it."""
-    entries = sorted(scene.entries, key=order)
+def snapshot(view: ViewInput) -> Row:
+    """Return the snapshot as the window gets it."""
+    entries = sorted(view.entries, key=order)
     return {
-        "workstation": scene.identity.workstation,
-        "user": scene.identity.user,
-        "now": scene.now,
-        "broker": scene.link.state,
-        "since": scene.link.since,
-        "service": "up" if scene.service else "absent",
-        "paused": _paused(scene.pause),
+        "workstation": view.identity.workstation,
+        "user": view.identity.user,
+        "now": view.now,
+        "broker": view.connection.state,
+        "since": view.connection.since,
+        "service": "up" if view.service else "absent",
+        "paused": _paused(view.pause),
         "offers": [
-            _offer(entry, scene)
+            _offer(entry, view)
             for entry in entries
             if entry.state in _OFFERS and entry.shown_at is not None
         ],
         "running": [
-            _running(entry, scene.started[entry.job.id])
+            _running(entry, view.started[entry.job.id])
             for entry in entries
-            if entry.state is State.STARTED and entry.job.id in scene.started
+            if entry.state is State.STARTED and entry.job.id in view.started
         ],
-        "history": scene.past,
+        "history": view.recent,
     }
 
 
 def ended(entry: JobRecord) -> Row:
-    """Return the row of a job that ended, of which the agent has the final report."""
+    """Return the row of a job that has ended, from its final report."""
     final = entry.final
     if final is None:
         raise ValueError(f"{entry.job.id}: has not ended here")
@@ -114,34 +114,34 @@ def _paused(pause: Pause | None) -> Row | None:
     return {"by": pause.sender, "reason": pause.reason, "since": pause.created_at.timestamp()}
 
 
-def _offer(entry: JobRecord, scene: ViewInput) -> Row:
+def _offer(entry: JobRecord, view: ViewInput) -> Row:
     job = entry.job
     optional = job.requirement is Requirement.OPTIONAL
-    deadline = scene.rules.deadline(entry, scene.now)
+    deadline = view.rules.deadline(entry, view.now)
     return {
         **_job(job),
         "requirement": str(job.requirement),
         "state": str(entry.state),
-        "shown_at": scene.shown(entry),
+        "shown_at": view.last_shown_at(entry),
         "mandatory_at": entry.mandatory_at,
         "deadline": _time(deadline),
-        "countdown": deadline - scene.rules.countdown <= scene.now,
+        "countdown": deadline - view.rules.countdown <= view.now,
         "expires_at": _time(entry.expires_at),
         "timeout": job.command.timeout.total_seconds(),
         "until": entry.until if entry.state is State.POSTPONED else None,
-        "starts_at": _starts_at(entry, scene),
+        "starts_at": _starts_at(entry, view),
         "postponements_left": entry.postponements_left,
         "min_interval": job.min_interval.total_seconds(),
         "may_decline": optional and entry.state in (State.OFFERED, State.POSTPONED),
     }
 
 
-def _starts_at(entry: JobRecord, scene: ViewInput) -> float | None:
-    """Return when an accepted job starts that waits for a maintenance window."""
-    if entry.state is not State.ACCEPTED or scene.paused:
+def _starts_at(entry: JobRecord, view: ViewInput) -> float | None:
+    """Return when an accepted job starts, if it waits for a maintenance window."""
+    if entry.state is not State.ACCEPTED or view.paused:
         return None
-    start = scene.rules.host.start(entry.job, scene.now, scene.now)
-    return _time(start) if start > scene.now else None
+    start = view.rules.host.start(entry.job, view.now, view.now)
+    return _time(start) if start > view.now else None
 
 
 def _running(entry: JobRecord, started_at: float) -> Row:

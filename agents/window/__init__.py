@@ -1,1 +1,1 @@
-"""The user's window on an interactive agent: the same in a terminal and in a browser."""
+"""The window of an interactive agent, in a terminal or in a browser."""

@@ -1,9 +1,9 @@
-"""Where the window is served to browsers."""
+"""The address at which the window is served to browsers."""
 
 import ipaddress
 from dataclasses import dataclass
 
-_MOST_PORT = 65535
+_MAX_PORT = 65535
 
 
 @dataclass(frozen=True)
@@ -18,7 +18,7 @@ class Address:
 
     @property
     def loopback(self) -> bool:
-        """Whether only this machine's users can reach it."""
+        """Return whether only this machine's users can reach it."""
         if self.host == "localhost":
             return True
         try:
@@ -27,17 +27,17 @@ class Address:
             return False
 
 
-def read(text: str) -> Address:
-    """Read HOST:PORT; an IPv6 address stands in brackets.
+def parse(text: str) -> Address:
+    """Parse HOST:PORT; an IPv6 address is in brackets.
 
     Raises:
-        ValueError: it is something else.
+        ValueError: the text is not HOST:PORT.
     """
     host, _, port = text.rpartition(":")
     bare = host[1:-1] if host.startswith("[") and host.endswith("]") else host
-    whole = bare and (":" not in bare or bare != host) and bare.isascii() and bare.isprintable()
-    if not (whole and " " not in bare and port.isascii() and port.isdecimal()):
-        raise ValueError(f"{text!r} is no HOST:PORT: write such as localhost:8000")
-    if int(port) > _MOST_PORT:
-        raise ValueError(f"{text!r}: a port is a number up to {_MOST_PORT}")
+    valid = bare and (":" not in bare or bare != host) and bare.isascii() and bare.isprintable()
+    if not (valid and " " not in bare and port.isascii() and port.isdecimal()):
+        raise ValueError(f"{text!r} must be HOST:PORT, such as localhost:8000")
+    if int(port) > _MAX_PORT:
+        raise ValueError(f"{text!r}: the port must be at most {_MAX_PORT}")
     return Address(bare, int(port))

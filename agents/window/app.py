@@ -1,4 +1,4 @@
-"""The window itself: three tabs, a line for what is not as always, and the keys."""
+"""The window's application: three tabs, a status line, and the key bindings."""
 
 import time
 from collections.abc import Callable
@@ -12,7 +12,7 @@ from textual.containers import Horizontal
 from textual.widgets import DataTable, Footer, Input, Static, TabbedContent, TabPane
 
 from agents.window import model
-from agents.window.client import Client, Gone, RequestDeclined
+from agents.window.client import ActionRejected, AgentUnavailable, Client
 from agents.window.dialogs import (
     DeclineDialog,
     DetailsDialog,
@@ -23,19 +23,19 @@ from agents.window.dialogs import (
     TimeDialog,
 )
 from agents.window.history import HistoryPane
-from agents.window.memory import Memory
+from agents.window.offer_tracker import OfferTracker
 from agents.window.offers import OffersPane
 from agents.window.running import RunningPane
 from agents.window.snapshot import Offer, Snapshot
-from agents.window.table import tell
+from agents.window.table import set_text
 from agents.window.themes import DARK, LIGHT
 
-_SAID_FOR = 8.0
+_MESSAGE_TIME = 8.0
 _OFFER_KEYS = frozenset({"run_now", "postpone", "remind", "decline"})
 
 
 class Window(App[None]):
-    """Shows what an interactive agent offers, runs and ran, and tells it what its user decides."""
+    """Shows an agent's offered, running and ended jobs, and sends it the user's actions."""
 
     CSS_PATH = "window.tcss"
     ENABLE_COMMAND_PALETTE = False
@@ -64,14 +64,14 @@ class Window(App[None]):
         now: Callable[[], float] = time.time,
         tick: float = 1.0,
     ) -> None:
-        """Make a window.
+        """Create a window.
 
         Args:
-            client: speaks to the agent.
+            client: the client of the agent.
             owner: whether the agent ends with the window.
-            light: whether it is bright.
-            now: tells the time, in seconds since the epoch.
-            tick: after how many seconds countdowns are drawn again.
+            light: whether to use the light theme.
+            now: returns the time, in seconds since the epoch.
+            tick: seconds between two updates of the countdowns.
         """
         super().__init__()
         self.title = "Package Command Manager"
@@ -83,18 +83,18 @@ class Window(App[None]):
         self._tick = tick
         self._opened_at = now()
         self._snapshot: Snapshot | None = None
-        self._reached = False
-        self._memory = Memory()
+        self._is_connected = False
+        self._tracker = OfferTracker()
         self._keys: tuple[object, ...] = ()
-        self._wanted = ""
-        self._said = ("", 0.0)
+        self._started_job = ""
+        self._message = ("", 0.0)
         self.rings = 0
 
     def compose(self) -> ComposeResult:
-        """Make all that is always there."""
+        """Create the title, the tabs, the status line and the footer."""
         with Horizontal(id="head"):
             yield Static(self.title, id="head-title", markup=False)
-            yield Static("", id="head-place", markup=False)
+            yield Static("", id="head-identity", markup=False)
         with TabbedContent(id="tabs"):
             with TabPane("Offers", id="offers-tab"):
                 yield OffersPane()
@@ -106,7 +106,7 @@ class Window(App[None]):
         yield Footer(show_command_palette=False, compact=True)
 
     def on_mount(self) -> None:
-        """Begin to watch the agent."""
+        """Start to watch the agent."""
         self.register_theme(DARK)
         self.register_theme(LIGHT)
         self._set_theme()
@@ -116,17 +116,17 @@ class Window(App[None]):
 
     @property
     def offers(self) -> OffersPane:
-        """The tab of offers."""
+        """The tab of the offers."""
         return self.screen_stack[0].query_one(OffersPane)
 
     @property
     def running(self) -> RunningPane:
-        """The tab of what runs."""
+        """The tab of the running jobs."""
         return self.screen_stack[0].query_one(RunningPane)
 
     @property
     def history(self) -> HistoryPane:
-        """The tab of what was run."""
+        """The tab of the ended jobs."""
         return self.screen_stack[0].query_one(HistoryPane)
 
     @property
@@ -137,106 +137,101 @@ class Window(App[None]):
     @work(group="watch")
     async def _watch(self) -> None:
         async for snapshot in self._client.watch():
-            gone = snapshot is None
-            if not gone:
+            self._is_connected = snapshot is not None
+            if snapshot is not None:
                 self._snapshot = snapshot
-            self._reached = not gone
             await self.draw()
 
     async def draw(self) -> None:
-        """Show everything as it is now."""
+        """Update all parts of the window."""
         if not (self.screen_stack and self.screen_stack[0].query("#status")):
-            return  # it is being closed
+            return  # the window is being closed
         now = self._now()
         self._draw_status(now)
         if self._snapshot is None:
             return
         snapshot = self._snapshot
-        if self._memory.take(snapshot, now):
+        if self._tracker.update(snapshot, now):
             self._ring()
         self._draw_tabs(snapshot, now)
-        self._show_wanted(snapshot)
+        self._show_started_job(snapshot)
         self._refresh_keys()
         for screen in self.screen_stack:
             if isinstance(screen, OfferDialog):
                 await screen.follow(snapshot, now)
 
     def _draw_tabs(self, snapshot: Snapshot, now: float) -> None:
-        offers = model.sorted_offers(snapshot.offers, now, self._memory.reminders)
-        self.offers.show(
-            offers, now, self._memory, "Nothing to do. What is offered to you appears here."
-        )
+        offers = model.sorted_offers(snapshot.offers, now, self._tracker.reminders)
+        self.offers.show(offers, now, self._tracker, "No offers. New offers appear here.")
         rows = model.run_rows(snapshot, now, self._opened_at)
-        self.running.show(rows, "Nothing runs.")
+        self.running.show(rows, "No command is running.")
         self.history.show(snapshot.history, now)
-        place = f"{snapshot.user} on {snapshot.workstation}"
-        tell(self.screen_stack[0].query_one("#head-place", Static), place)
+        identity = f"{snapshot.user} on {snapshot.workstation}"
+        set_text(self.screen_stack[0].query_one("#head-identity", Static), identity)
         for tab, name, count in (
             ("offers-tab", "Offers", len(snapshot.offers)),
             ("running-tab", "Running", len(snapshot.running)),
         ):
             label = f"{name} ({count})" if count else name
-            shown = self.tabs.get_tab(tab)
-            if shown.label.plain != label:
-                shown.label = label
+            widget = self.tabs.get_tab(tab)
+            if widget.label.plain != label:
+                widget.label = label
 
     def _draw_status(self, now: float) -> None:
-        told = model.quiet(self._snapshot if self._reached else None, now)
-        said, until = self._said
+        messages = model.status_messages(self._snapshot if self._is_connected else None, now)
+        message, until = self._message
         if until > time.monotonic():
-            told.insert(0, said)
+            messages.insert(0, message)
         status = self.screen_stack[0].query_one("#status", Static)
-        status.display = bool(told)
-        tell(status, " \u00b7 ".join(told))
+        status.display = bool(messages)
+        set_text(status, " \u00b7 ".join(messages))
 
     def _ring(self) -> None:
-        """Ring, and show what is first in the table."""
+        """Ring the bell, and scroll to the first offer."""
         self.rings += 1
         self.bell()
         self.call_after_refresh(self.offers.table.scroll_home, animate=False)
 
     def _refresh_keys(self) -> None:
-        """Draw the keys again if others have something to do."""
+        """Redraw the footer if the available actions changed."""
         names = (*sorted(_OFFER_KEYS), "details", "stop", "search")
         keys = tuple(self.check_action(name, ()) for name in names)
         if keys != self._keys:
             self._keys = keys
             self.refresh_bindings()
 
-    def _show_wanted(self, snapshot: Snapshot) -> None:
+    def _show_started_job(self, snapshot: Snapshot) -> None:
         """Show the job that the user has just started, as soon as it runs."""
-        if not self._wanted or len(self.screen_stack) > 1:
+        if not self._started_job or len(self.screen_stack) > 1:
             return
-        if snapshot.runs(self._wanted) or snapshot.ended(self._wanted):
+        if snapshot.runs(self._started_job) or snapshot.ended(self._started_job):
             self.action_tab("running-tab")
-            self.running.table.point_at(self._wanted)
-            self._wanted = ""
+            self.running.table.point_at(self._started_job)
+            self._started_job = ""
 
     async def on_data_table_row_highlighted(self, _event: DataTable.RowHighlighted) -> None:
-        """Tell about the job under the cursor."""
+        """Show the job under the cursor."""
         await self.draw()
 
     def on_data_table_row_selected(self, _event: DataTable.RowSelected) -> None:
-        """Tell all about a job."""
+        """Show the details of a job."""
         self.action_details()
 
     def on_tabbed_content_tab_activated(self, _event: TabbedContent.TabActivated) -> None:
-        """The keys are others now."""
+        """Update the footer for the new tab."""
         self._refresh_keys()
 
-    # What the user does
-
     def check_action(self, action: str, parameters: tuple[object, ...]) -> bool | None:
-        """Whether a key has something to do now; others are not shown."""
+        """Return whether an action is available; the footer hides the others."""
         if self._snapshot is None:
             return True
         tab = self.tabs.active
         if action in _OFFER_KEYS:
-            return tab == "offers-tab" and self._may(action)
+            return tab == "offers-tab" and self._is_allowed(action)
         if action == "details":
             return tab != "running-tab" and bool(self._pane.job)
         if action == "stop":
-            return tab == "running-tab" and self._may_stop()
+            return tab == "running-tab" and self._can_stop()
         if action == "search":
             return tab == "history-tab"
         return super().check_action(action, parameters)
@@ -251,11 +246,11 @@ class Window(App[None]):
     def _offer(self) -> Offer | None:
         return self._snapshot.offer(self.offers.job) if self._snapshot else None
 
-    def _may(self, action: str) -> bool:
+    def _is_allowed(self, action: str) -> bool:
         offer = self._offer
-        return offer is not None and model.may(action, offer, self._now())
+        return offer is not None and model.is_allowed(action, offer, self._now())
 
-    def _may_stop(self) -> bool:
+    def _can_stop(self) -> bool:
         if self._snapshot is None:
             return False
         return any(job.may_stop for job in self._snapshot.running if job.job == self.running.job)
@@ -263,14 +258,14 @@ class Window(App[None]):
     @work(group="ask")
     async def _ask(self, do: str, job: str, **more: Any) -> None:
         try:
-            said = await self._client.ask({"do": do, "job": job, **more})
+            message = await self._client.ask({"do": do, "job": job, **more})
             if do == "run":
-                self._wanted = job
+                self._started_job = job
             elif do == "remind":
-                self._memory.reminders[job] = self._now() + more["after"]
-        except (RequestDeclined, Gone) as error:
-            said = str(error)
-        self._said = (said, time.monotonic() + _SAID_FOR)
+                self._tracker.reminders[job] = self._now() + more["after"]
+        except (ActionRejected, AgentUnavailable) as error:
+            message = str(error)
+        self._message = (message, time.monotonic() + _MESSAGE_TIME)
         await self.draw()
 
     def action_run_now(self) -> None:
@@ -279,7 +274,7 @@ class Window(App[None]):
 
     @work(group="dialog", exclusive=True)
     async def action_postpone(self) -> None:
-        """Ask until when to postpone."""
+        """Ask for the time of a postponement, and postpone."""
         if offer := self._offer:
             until = await self.push_screen_wait(TimeDialog(offer, self._now(), remind=False))
             if until is not None:
@@ -289,7 +284,7 @@ class Window(App[None]):
 
     @work(group="dialog", exclusive=True)
     async def action_remind(self) -> None:
-        """Ask when to remind."""
+        """Ask for the time of a reminder, and set it."""
         if offer := self._offer:
             at = await self.push_screen_wait(TimeDialog(offer, self._now(), remind=True))
             if at is not None:
@@ -297,7 +292,7 @@ class Window(App[None]):
 
     @work(group="dialog", exclusive=True)
     async def action_decline(self) -> None:
-        """Ask why."""
+        """Ask for a reason, and decline."""
         if offer := self._offer:
             reason = await self.push_screen_wait(DeclineDialog(offer, self._now()))
             if reason is not None:
@@ -305,10 +300,10 @@ class Window(App[None]):
 
     @work(group="dialog", exclusive=True)
     async def action_details(self) -> None:
-        """Tell all about the job under the cursor."""
+        """Show the details of the job under the cursor."""
         now, job = self._now(), self._pane.job
         if self.tabs.active == "offers-tab" and (offer := self._offer):
-            dialog = DetailsDialog(offer, now, self._memory.remind_at(job))
+            dialog = DetailsDialog(offer, now, self._tracker.remind_at(job))
             if await self.push_screen_wait(dialog) == "run_now":
                 self._ask("run", offer.job)
         elif self._snapshot and (ended := self._snapshot.ended(job)):
@@ -316,7 +311,7 @@ class Window(App[None]):
 
     @work(group="dialog", exclusive=True)
     async def action_stop(self) -> None:
-        """Stop the job under the cursor, if the user is sure."""
+        """Stop the job under the cursor after a confirmation."""
         job = self.running.job
         row = (
             next((row for row in self._snapshot.running if row.job == job), None)
@@ -325,22 +320,22 @@ class Window(App[None]):
         )
         if row:
             question = QuestionDialog(
-                row.name, "Stop it? What it has done so far stays done.", "Stop"
+                row.name, "Stop it? Its changes so far are not undone.", "Stop"
             )
             if await self.push_screen_wait(question):
                 self._ask("stop", job)
 
     def action_search(self) -> None:
-        """Go to the search."""
+        """Move the focus to the search field."""
         self.history.query_one(Input).focus()
 
     def action_tab(self, tab: str) -> None:
-        """Show a tab, with the cursor in its table."""
+        """Show a tab, and focus its table."""
         self.tabs.active = tab
         self._pane.table.focus()
 
     def action_other_theme(self) -> None:
-        """Change between light and dark."""
+        """Switch between the light and the dark theme."""
         self._light = not self._light
         self._set_theme()
 
@@ -349,23 +344,23 @@ class Window(App[None]):
 
     @work(group="dialog", exclusive=True)
     async def action_help(self) -> None:
-        """Tell what each key does."""
+        """Show the keys."""
         await self.push_screen_wait(HelpDialog(_help()))
 
     async def action_quit(self) -> None:
-        """Close the window; ask before that ends what runs."""
-        self._leave()
+        """Close the window; ask first if that stops running commands."""
+        self._close_window()
 
     def action_help_quit(self) -> None:
-        """Close the window by Ctrl-C, too."""
-        self._leave()
+        """Close the window on Ctrl-C, too."""
+        self._close_window()
 
     @work(group="dialog", exclusive=True)
-    async def _leave(self) -> None:
+    async def _close_window(self) -> None:
         running = len(self._snapshot.running) if self._snapshot else 0
         if self._owner and running:
-            text = "What runs is stopped when you close this window."
-            question = QuestionDialog("Close?", text, "Stop it and close")
+            text = "Running commands are stopped when you close this window."
+            question = QuestionDialog("Close?", text, "Stop and close")
             if not await self.push_screen_wait(question):
                 return
         self.exit()
@@ -373,18 +368,18 @@ class Window(App[None]):
 
 def _help() -> list[tuple[str, str]]:
     return [
-        ("r", "run the chosen job now"),
-        ("p", "postpone it; a required job still runs by itself in the end"),
-        ("m", "be reminded of it later; nothing else changes"),
-        ("x", "decline an optional job, and say why"),
-        ("d or Enter", "everything about the job"),
+        ("r", "run the selected job now"),
+        ("p", "postpone it; a required job still runs at its deadline"),
+        ("m", "set a reminder; nothing else changes"),
+        ("x", "decline an optional job, with a reason"),
+        ("d or Enter", "show the details of the job"),
         ("s", "stop a running job, where that is allowed"),
-        ("1 2 3", "offers, what runs, what was run"),
-        ("/", "search in what was run"),
-        ("arrows, Tab", "choose a job; go on to the next part"),
-        ("t", "light or dark"),
-        ("Escape", "leave a question without an answer"),
+        ("1 2 3", "show the offers, the running jobs, the history"),
+        ("/", "search in the history"),
+        ("arrows, Tab", "select a job; move to the next part"),
+        ("t", "switch between light and dark"),
+        ("Escape", "close a dialog without an answer"),
         ("q", "close this window"),
-        ("\u25cf", "required: runs by itself when its time has come"),
-        ("\u25cb", "optional: runs only if you want it"),
+        ("\u25cf", "required: runs automatically at its deadline"),
+        ("\u25cb", "optional: runs only if you start it"),
     ]

@@ -1,4 +1,4 @@
-"""How the window speaks to the agent: over the socket in the agent's own folder."""
+"""The window's client of the agent's control socket."""
 
 import asyncio
 import json
@@ -8,27 +8,27 @@ from contextlib import asynccontextmanager, suppress
 from pathlib import Path
 from typing import Any
 
-from agents.window.snapshot import Snapshot, read
+from agents.window.snapshot import Snapshot, parse
 from agents.window.texts import clean
 from broker.amqp.timeouts import timeout
 from schemas.errors import PcmError
 
 _SOCKET = "control.sock"
 _CHUNK = 256 * 1024
-_PATIENCE = 10.0
-_FIRST_WAIT, _LONGEST_WAIT = 0.1, 2.0
+_REPLY_LIMIT = 10.0
+_FIRST_DELAY, _MAX_DELAY = 0.1, 2.0
 
 
-class Gone(PcmError):
-    """No agent answers here; the text says why."""
+class AgentUnavailable(PcmError):
+    """The agent does not answer; the text says why."""
 
 
-class RequestDeclined(PcmError):
-    """The agent does not do what was asked; the text says why."""
+class ActionRejected(PcmError):
+    """The agent rejected the user's action; the text says why."""
 
 
 class Client:
-    """Speaks to the interactive agent of a folder."""
+    """A client of the interactive agent of a folder."""
 
     def __init__(self, directory: Path) -> None:
         self._directory = directory
@@ -37,72 +37,72 @@ class Client:
         return f"<Client {self._directory}>"
 
     async def check(self) -> None:
-        """Make sure that an agent of this user is there.
+        """Check that an agent of this user answers.
 
         Raises:
-            Gone: none runs, or it is another user's.
+            AgentUnavailable: no agent runs, or it is another user's.
         """
-        async with self._speak({"do": "watch"}) as reader:
+        async with self._send({"do": "watch"}) as reader:
             if not await reader.read(1):
-                raise Gone("the interactive agent of this user does not answer")
+                raise AgentUnavailable("the interactive agent of this user does not answer")
 
     async def ask(self, request: dict[str, Any]) -> str:
-        """Ask for something; return what the agent says.
+        """Send a request; return the message of the reply.
 
         Raises:
-            RequestDeclined: it does not do it.
-            Gone: it is not there.
+            ActionRejected: the agent rejects the request.
+            AgentUnavailable: the agent does not answer.
         """
         try:
-            async with timeout(_PATIENCE), self._speak(request) as reader:
+            async with timeout(_REPLY_LIMIT), self._send(request) as reader:
                 reply = json.loads(await reader.read())
         except (OSError, TimeoutError, ValueError) as error:
-            raise Gone("the agent does not answer") from error
-        if "declined" in reply:
-            raise RequestDeclined(clean(reply["declined"]))
-        return clean(reply["said"])
+            raise AgentUnavailable("the agent does not answer") from error
+        if "error" in reply:
+            raise ActionRejected(clean(reply["error"]))
+        return clean(reply["message"])
 
     async def watch(self) -> AsyncIterator[Snapshot | None]:
-        """Yield each snapshot, and None when the agent is gone; for ever, connecting again."""
-        wait = _FIRST_WAIT
+        """Yield each snapshot, and None when the connection is lost; reconnect forever."""
+        delay = _FIRST_DELAY
         while True:
-            with suppress(Gone, OSError, ValueError, KeyError):
-                async for told in self._told({"do": "watch"}):
-                    wait = _FIRST_WAIT
-                    yield read(told[-1])  # of those that came together only the newest counts
+            with suppress(AgentUnavailable, OSError, ValueError, KeyError):
+                async for lines in self._stream({"do": "watch"}):
+                    delay = _FIRST_DELAY
+                    yield parse(lines[-1])  # the newest of those received together
             yield None
-            await asyncio.sleep(wait)
-            wait = min(2 * wait, _LONGEST_WAIT)
+            await asyncio.sleep(delay)
+            delay = min(2 * delay, _MAX_DELAY)
 
     async def output(self, job: str) -> AsyncIterator[list[dict[str, Any]]]:
-        """Yield what a job's command wrote, and how it ended, in portions as they come."""
-        with suppress(Gone, OSError, ValueError):
-            async for told in self._told({"do": "output", "job": job}):
-                yield told
+        """Yield the output of a job's command and its end, in batches of lines."""
+        with suppress(AgentUnavailable, OSError, ValueError):
+            async for lines in self._stream({"do": "output", "job": job}):
+                yield lines
 
-    async def _told(self, request: dict[str, Any]) -> AsyncIterator[list[dict[str, Any]]]:
-        """Yield the lines of an answer, all that came together at once."""
-        async with self._speak(request) as reader:
-            rest: list[bytes] = []
+    async def _stream(self, request: dict[str, Any]) -> AsyncIterator[list[dict[str, Any]]]:
+        """Yield the lines of a reply, in batches as received."""
+        async with self._send(request) as reader:
+            partial: list[bytes] = []
             while chunk := await reader.read(_CHUNK):
-                *whole, last = chunk.split(b"\n")
-                if whole:
-                    whole[0] = b"".join([*rest, whole[0]])
-                    rest = []
-                    yield [json.loads(line) for line in whole]
-                    await asyncio.sleep(0)  # whoever shows it has a turn, however fast it comes
-                rest.append(last)
+                *complete, last = chunk.split(b"\n")
+                if complete:
+                    complete[0] = b"".join([*partial, complete[0]])
+                    partial = []
+                    yield [json.loads(line) for line in complete]
+                    await asyncio.sleep(0)  # let the window draw, however fast lines are received
+                partial.append(last)
 
     @asynccontextmanager
-    async def _speak(self, request: dict[str, Any]) -> AsyncIterator[asyncio.StreamReader]:
+    async def _send(self, request: dict[str, Any]) -> AsyncIterator[asyncio.StreamReader]:
         folder = self._open()
         try:
-            # A socket's path has 108 bytes at most, a folder's may be longer.
+            # A socket's path has 108 bytes at most; the folder's can be longer.
             reader, writer = await asyncio.open_unix_connection(
                 f"/proc/self/fd/{folder}/{_SOCKET}", limit=_CHUNK
             )
         except OSError as error:
-            raise Gone("no interactive agent of this user is running here") from error
+            raise AgentUnavailable("no interactive agent of this user is running here") from error
         finally:
             os.close(folder)
         try:
@@ -118,10 +118,10 @@ class Client:
         try:
             folder = os.open(self._directory, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
         except PermissionError as error:
-            raise Gone("this interactive agent is another user's") from error
+            raise AgentUnavailable("this interactive agent is another user's") from error
         except OSError as error:
-            raise Gone("no interactive agent of this user is running here") from error
+            raise AgentUnavailable("no interactive agent of this user is running here") from error
         if os.fstat(folder).st_uid != os.geteuid():
             os.close(folder)
-            raise Gone("this interactive agent is another user's")
+            raise AgentUnavailable("this interactive agent is another user's")
         return folder

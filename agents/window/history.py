@@ -1,4 +1,4 @@
-"""The tab of what was run here, with a search."""
+"""The tab of the jobs that ended, with a search."""
 
 from typing import ClassVar
 
@@ -9,19 +9,19 @@ from textual.widgets import Input, Static
 
 from agents.window import model
 from agents.window.snapshot import EndedJob
-from agents.window.table import Table, TableColumn, cell, tell
-from agents.window.times import clock, length
+from agents.window.table import Table, TableColumn, cell, set_text
+from agents.window.times import clock, duration
 
 
 class HistoryPane(Vertical):
-    """What ended on this workstation."""
+    """The jobs that ended on this workstation."""
 
     COLUMNS: ClassVar = (
         TableColumn("at", "When", width=12),
         TableColumn("name", "Name", share=3),
-        TableColumn("sender", "From", width=16),
+        TableColumn("sender", "Sender", width=16),
         TableColumn("result", "Result", width=24),
-        TableColumn("took", "Took", width=10, from_width=100),
+        TableColumn("duration", "Duration", width=10, from_width=100),
         TableColumn("command", "Command", share=3, from_width=120),
     )
 
@@ -32,14 +32,14 @@ class HistoryPane(Vertical):
         self._drawn: object = None
 
     def compose(self) -> ComposeResult:
-        """Make the search, the table, and what stands in its place."""
-        yield Input(placeholder="Search (/): a name, who sent it, a result", compact=True)
+        """Create the search field, the table, and the text shown in its place."""
+        yield Input(placeholder="Search (/): name, sender or result", compact=True)
         yield Table(self.COLUMNS, id="history")
         yield Static(id="no-history", classes="empty", markup=False)
 
     @property
     def table(self) -> Table:
-        """The table."""
+        """The table of jobs."""
         return self.query_one("#history", Table)
 
     @property
@@ -48,35 +48,32 @@ class HistoryPane(Vertical):
         return self.table.job
 
     def show(self, history: tuple[EndedJob, ...], now: float) -> None:
-        """Show what of these jobs is searched for."""
+        """Show those of these jobs that match the search."""
         self._all, self._now = history, now
         self._draw()
 
     def on_input_changed(self, event: Input.Changed) -> None:
-        """Search."""
+        """Update the table."""
         event.stop()
         self._draw()
 
     def on_input_submitted(self, event: Input.Submitted) -> None:
-        """Go on in the table."""
+        """Move the focus to the table."""
         event.stop()
         self.table.focus()
 
     def _draw(self) -> None:
-        wanted = self.query_one(Input).value
-        drawn = self._all, wanted, clock(0, self._now)
+        query = self.query_one(Input).value
+        drawn = self._all, query, clock(0, self._now)
         if drawn == self._drawn:
             return
         self._drawn = drawn
-        jobs = model.found(self._all, wanted)
+        jobs = model.search(self._all, query)
         self.table.put({job.job: self._cells(job) for job in jobs})
         self.table.display = bool(jobs)
-        nothing = self.query_one("#no-history", Static)
-        nothing.display = not jobs
-        tell(
-            nothing,
-            "Nothing like that was run here." if wanted else "Nothing was run here yet.",
-        )
+        placeholder = self.query_one("#no-history", Static)
+        placeholder.display = not jobs
+        set_text(placeholder, "No job matches." if query else "No job has ended yet.")
 
     def _cells(self, job: EndedJob) -> dict[str, Text]:
         return {
@@ -84,6 +81,6 @@ class HistoryPane(Vertical):
             "name": cell(job.name),
             "sender": cell(job.sender),
             "result": cell(model.result(job)),
-            "took": cell(length(job.duration) if job.duration is not None else ""),
+            "duration": cell(duration(job.duration) if job.duration is not None else ""),
             "command": cell(job.command),
         }

@@ -1,4 +1,4 @@
-"""The tab of what is offered: a table, and the job under its cursor in sentences."""
+"""The tab of the offers: a table, and a panel about the job under its cursor."""
 
 from typing import ClassVar
 
@@ -8,25 +8,25 @@ from textual.containers import Horizontal, Vertical
 from textual.widgets import Button, Static
 
 from agents.window import model
-from agents.window.memory import Memory
 from agents.window.model import OfferRow
+from agents.window.offer_tracker import OfferTracker
 from agents.window.snapshot import Offer
-from agents.window.table import Table, TableColumn, cell, tell
-from agents.window.times import clock, length
+from agents.window.table import Table, TableColumn, cell, set_text
+from agents.window.times import clock, duration
 
 _COLUMNS = (
     TableColumn("name", "Name", share=3),
-    TableColumn("comment", "Why", share=4, from_width=110),
-    TableColumn("sender", "From", width=18, from_width=130),
+    TableColumn("comment", "Comment", share=4, from_width=110),
+    TableColumn("sender", "Sender", width=18, from_width=130),
     TableColumn("kind", "Kind", width=11),
-    TableColumn("left", "Time left", width=20),
+    TableColumn("time_left", "Time left", width=20),
     TableColumn("expires", "Expires", width=12),
-    TableColumn("timeout", "Up to", width=7, from_width=100),
+    TableColumn("timeout", "Limit", width=7, from_width=100),
 )
 
 
 class OffersPane(Vertical):
-    """What is offered to the user."""
+    """The jobs that are offered to the user."""
 
     BUTTONS: ClassVar = {
         "run_now": "Run now",
@@ -37,12 +37,12 @@ class OffersPane(Vertical):
     }
 
     def compose(self) -> ComposeResult:
-        """Make the table, what stands in its place, and the panel."""
+        """Create the table, the text shown in its place, and the panel."""
         yield Table(_COLUMNS, id="offers")
         yield Static(id="no-offers", classes="empty", markup=False)
         with Vertical(id="chosen"):
             yield Static(id="chosen-name", markup=False)
-            yield Static(id="chosen-why", markup=False)
+            yield Static(id="chosen-comment", markup=False)
             yield Static(id="chosen-next", markup=False)
             with Horizontal(id="chosen-buttons"):
                 for name, label in self.BUTTONS.items():
@@ -50,7 +50,7 @@ class OffersPane(Vertical):
 
     @property
     def table(self) -> Table:
-        """The table."""
+        """The table of offers."""
         return self.query_one("#offers", Table)
 
     @property
@@ -58,47 +58,46 @@ class OffersPane(Vertical):
         """The job under the cursor."""
         return self.table.job
 
-    def show(self, offers: list[Offer], now: float, memory: Memory, empty: str) -> None:
-        """Show these offers, in this order."""
+    def show(self, offers: list[Offer], now: float, tracker: OfferTracker, empty: str) -> None:
+        """Show these offers in this order; `empty` is shown if there are none."""
         rows = [
-            model.offer_row(offer, now, memory.since(offer, now), memory.remind_at(offer.job))
+            model.offer_row(offer, now, tracker.since(offer, now), tracker.remind_at(offer.job))
             for offer in offers
         ]
         self.table.put({row.job: _cells(row) for row in rows})
         self.table.display = self.query_one("#chosen").display = bool(rows)
-        nothing = self.query_one("#no-offers", Static)
-        nothing.display = not rows
-        tell(nothing, empty)
+        placeholder = self.query_one("#no-offers", Static)
+        placeholder.display = not rows
+        set_text(placeholder, empty)
         chosen = next((offer for offer in offers if offer.job == self.job), None)
         if chosen:
-            self._choose(chosen, now, memory.remind_at(chosen.job))
+            self._show_details(chosen, now, tracker.remind_at(chosen.job))
 
-    def _choose(self, offer: Offer, now: float, remind_at: float) -> None:
-        tell(self.query_one("#chosen-name", Static), offer.name)
-        why = offer.comment or "(nothing was said)"
-        told = f"{offer.sender}: {why}"
-        tell(self.query_one("#chosen-why", Static), told)
-        tell(self.query_one("#chosen-next", Static), _what_next(offer, now, remind_at))
+    def _show_details(self, offer: Offer, now: float, remind_at: float) -> None:
+        set_text(self.query_one("#chosen-name", Static), offer.name)
+        comment = f"{offer.sender}: {offer.comment or '(no comment)'}"
+        set_text(self.query_one("#chosen-comment", Static), comment)
+        set_text(self.query_one("#chosen-next", Static), _next_text(offer, now, remind_at))
         for name in self.BUTTONS:
-            allowed = name == "details" or model.may(name, offer, now)
+            allowed = name == "details" or model.is_allowed(name, offer, now)
             self.query_one(f"#do-{name}", Button).display = allowed
 
 
-def _what_next(offer: Offer, now: float, remind_at: float) -> str:
+def _next_text(offer: Offer, now: float, remind_at: float) -> str:
     expiry = f"Expires {clock(offer.expires_at, now)}." if offer.expires_at else ""
-    takes = f"Takes at most {length(offer.timeout)}."
-    return " ".join(filter(None, (model.sentences(offer, now, remind_at), expiry, takes)))
+    limit = f"Time limit {duration(offer.timeout)}."
+    return " ".join(filter(None, (model.next_steps(offer, now, remind_at), expiry, limit)))
 
 
 def _cells(row: OfferRow) -> dict[str, Text]:
     style = "bold" if row.urgent else ""
-    left = Text(f"{row.bar} {row.left}" if row.bar else row.left, style)
+    time_left = Text(f"{row.bar} {row.time_left}" if row.bar else row.time_left, style)
     return {
         "name": cell(f"\u25b6 {row.name}" if row.urgent else row.name, style),
         "comment": cell(row.comment),
         "sender": cell(row.sender),
         "kind": cell(row.kind, style),
-        "left": left,
+        "time_left": time_left,
         "expires": cell(row.expires),
         "timeout": cell(row.timeout),
     }

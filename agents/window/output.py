@@ -1,4 +1,4 @@
-"""What a command writes, as it comes: bounded, drawn a few times a second however fast it is."""
+"""The live output of a command: bounded, and redrawn at most ten times a second."""
 
 import re
 from dataclasses import dataclass
@@ -14,46 +14,46 @@ from textual.strip import Strip
 
 from agents.window.client import Client
 from agents.window.model import result
-from agents.window.snapshot import ended
+from agents.window.snapshot import parse_ended
 from agents.window.texts import clean
 
-MOST_LINES = 20_000
+MAX_LINES = 20_000
 _SPARE = 2_000
-_LONGEST = 4_096
+_MAX_LENGTH = 4_096
 _PAUSE = 0.1
-_ORDERS = re.compile(
+_ESCAPE_SEQUENCES = re.compile(
     r"\x1b\[[0-?]*[ -/]*[@-~]"  # colours and cursor movements
-    r"|\x1b[\]PX^_][^\x07\x1b]*(?:\x07|\x1b\\)?"  # titles, links and the like
+    r"|\x1b[\]PX^_][^\x07\x1b]*(?:\x07|\x1b\\)?"  # titles, links and others
     r"|\x1b[ -/]*[0-~]?"
 )
-_SIGNS = {"stdout": "  ", "stderr": "! ", "": "~ "}
+_PREFIXES = {"stdout": "  ", "stderr": "! ", "": "~ "}
 
 
 @dataclass
 class OutputLine:
-    """A line of one stream; it may still grow."""
+    """A line of one stream, possibly still incomplete."""
 
     stream: str
     text: str = ""
 
     def add(self, text: str) -> None:
-        """Append what came; of a line without an end only the beginning is kept."""
-        if len(self.text) < _LONGEST:
-            self.text += text[:_LONGEST]
+        """Append text; only the beginning of a very long line is kept."""
+        if len(self.text) < _MAX_LENGTH:
+            self.text += text[:_MAX_LENGTH]
 
-    def shown(self) -> str:
-        """Return it as it is shown: after its last return, without orders to a terminal."""
-        text = self.text.rstrip("\r").rpartition("\r")[2][:_LONGEST]
-        return clean(_ORDERS.sub("", text).expandtabs())
+    def displayed(self) -> str:
+        """Return the text after the last carriage return, without escape sequences."""
+        text = self.text.rstrip("\r").rpartition("\r")[2][:_MAX_LENGTH]
+        return clean(_ESCAPE_SEQUENCES.sub("", text).expandtabs())
 
 
-class Lines:
-    """The last lines of both streams, in the order in which they came."""
+class LineBuffer:
+    """The last lines of both streams, in the order received."""
 
-    def __init__(self, most: int = MOST_LINES) -> None:
-        self._most = most
+    def __init__(self, max_lines: int = MAX_LINES) -> None:
+        self._max_lines = max_lines
         self._lines: list[OutputLine] = []
-        self._growing: dict[str, OutputLine] = {}
+        self._incomplete: dict[str, OutputLine] = {}
         self.dropped = 0
 
     def __len__(self) -> int:
@@ -63,70 +63,71 @@ class Lines:
         return self._lines[index]
 
     def add(self, stream: str, text: str) -> None:
-        """Take in what a stream wrote: parts of lines, or many."""
-        *whole, rest = text.split("\n")
-        for line in whole:
-            self._grow(stream, line)
-            self._growing.pop(stream, None)
+        """Add text of a stream: part of a line, or several lines."""
+        *complete, rest = text.split("\n")
+        for line in complete:
+            self._append(stream, line)
+            self._incomplete.pop(stream, None)
         if rest:
-            self._grow(stream, rest)
-        if (over := len(self._lines) - self._most) > _SPARE or 0 < over == len(self._lines):
-            del self._lines[:over]
-            self.dropped += over
+            self._append(stream, rest)
+        excess = len(self._lines) - self._max_lines
+        if excess > _SPARE or 0 < excess == len(self._lines):
+            del self._lines[:excess]
+            self.dropped += excess
 
-    def _grow(self, stream: str, text: str) -> None:
-        line = self._growing.get(stream)
+    def _append(self, stream: str, text: str) -> None:
+        line = self._incomplete.get(stream)
         if line is None:
-            line = self._growing[stream] = OutputLine(stream)
+            line = self._incomplete[stream] = OutputLine(stream)
             self._lines.append(line)
         line.add(text)
 
 
 class OutputView(ScrollView, can_focus=True):
-    """Shows what a command writes; stays at its end while the user is there."""
+    """Shows the output of a command; follows its end while the user is at the end."""
 
-    COMPONENT_CLASSES = {"output--error", "output--note"}  # noqa: RUF012 - as Textual says
+    COMPONENT_CLASSES = {"output--error", "output--note"}  # noqa: RUF012 - Textual's declaration
     empty: var[str] = var("")
-    """What is said while there is nothing."""
+    """The text shown while there is no output."""
 
     def __init__(self, **options: str) -> None:
         super().__init__(**options)  # type: ignore[arg-type]
-        self.lines = Lines()
-        self._waits = False
-        self._cut = 0
+        self.lines = LineBuffer()
+        self._draw_scheduled = False
+        self._dropped_drawn = 0
         self._at_end = True
 
     def watch_scroll_y(self, old_value: float, new_value: float) -> None:
-        """Stay at the end from when the user is there, until they go elsewhere."""
+        """Follow the end of the output if the user scrolled there."""
         super().watch_scroll_y(old_value, new_value)
         if self.size.height:
             self._at_end = self.is_vertical_scroll_end
 
     def on_resize(self) -> None:
-        """Stay at the end."""
-        self._soon()
+        """Redraw, and keep following the end."""
+        self._schedule_draw()
 
     def start(self, empty: str) -> None:
-        """Show nothing yet."""
-        self.lines = Lines()
+        """Clear the output; show `empty` until there is some."""
+        self.lines = LineBuffer()
         self.empty = empty
-        self._cut = 0
+        self._dropped_drawn = 0
         self._at_end = True
         self._draw()
 
     def feed(self, stream: str, text: str) -> None:
-        """Take in what was written; it is drawn soon."""
+        """Add output; it is drawn after a short pause."""
         self.lines.add(stream, text)
-        self._soon()
+        self._schedule_draw()
 
     def note(self, text: str) -> None:
-        """Add a line that is not the command's."""
+        """Add a line that is not output of the command."""
         self.lines.add("", f"{text}\n")
-        self._soon()
+        self._schedule_draw()
 
-    def cut(self, size: int) -> None:
-        """Say that so many bytes were left out."""
-        self.note(f"{size} bytes were left out")
+    def note_dropped(self, size: int) -> None:
+        """Add a line about output that was not kept."""
+        self.note(f"{size} bytes omitted")
 
     def render_line(self, y: int) -> Strip:
         """Draw one line of the view."""
@@ -142,47 +143,47 @@ class OutputView(ScrollView, can_focus=True):
         style = {"stdout": plain, "stderr": self._style("output--error")}.get(
             line.stream, self._style("output--note")
         )
-        text = _SIGNS.get(line.stream, "  ") + line.shown()
+        text = _PREFIXES.get(line.stream, "  ") + line.displayed()
         strip = Strip([Segment(text, style)], cell_len(text))
         return strip.crop_extend(scroll_x, scroll_x + width, plain)
 
     def _style(self, name: str) -> Style:
         return self.get_component_rich_style(name)
 
-    def _soon(self) -> None:
-        if not self._waits:
-            self._waits = True
+    def _schedule_draw(self) -> None:
+        if not self._draw_scheduled:
+            self._draw_scheduled = True
             self.set_timer(_PAUSE, self._draw)
 
     def _draw(self) -> None:
-        self._waits = False
-        newly_cut = self.lines.dropped - self._cut
-        self._cut = self.lines.dropped
+        self._draw_scheduled = False
+        newly_dropped = self.lines.dropped - self._dropped_drawn
+        self._dropped_drawn = self.lines.dropped
         height = self.scrollable_content_region.height
-        last = max(0, len(self.lines) - max(height, 1) * 4)
-        widest = max((len(self.lines[n].text) for n in range(last, len(self.lines))), default=0)
-        width = max(self.virtual_size.width, min(widest + 2, _LONGEST)) if self.lines else 0
+        first = max(0, len(self.lines) - max(height, 1) * 4)
+        widest = max((len(self.lines[n].text) for n in range(first, len(self.lines))), default=0)
+        width = max(self.virtual_size.width, min(widest + 2, _MAX_LENGTH)) if self.lines else 0
         self.virtual_size = Size(width, len(self.lines))
         if self._at_end:
             self.scroll_end(animate=False, immediate=True, x_axis=False)
-        elif newly_cut:
-            self.scroll_to(y=self.scroll_y - newly_cut, animate=False, immediate=True)
+        elif newly_dropped:
+            self.scroll_to(y=self.scroll_y - newly_dropped, animate=False, immediate=True)
         self.refresh()
 
 
 async def follow(view: OutputView, client: Client, job: str) -> None:
-    """Show what a job's command writes, from its beginning to its end."""
-    async for told in client.output(job):
-        for line in told:
+    """Show the output of a job's command until it ends."""
+    async for lines in client.output(job):
+        for line in lines:
             _show(view, line)
 
 
-def _show(view: OutputView, told: dict[str, Any]) -> None:
-    if "text" in told:
-        view.feed(told["stream"], told["text"])
-    elif "dropped" in told:
-        view.cut(told["dropped"])
-    elif "ended" in told:
-        view.note(result(ended(told["ended"])))
-    elif "declined" in told:
-        view.note(clean(told["declined"]))
+def _show(view: OutputView, line: dict[str, Any]) -> None:
+    if "text" in line:
+        view.feed(line["stream"], line["text"])
+    elif "dropped" in line:
+        view.note_dropped(line["dropped"])
+    elif "ended" in line:
+        view.note(result(parse_ended(line["ended"])))
+    elif "error" in line:
+        view.note(clean(line["error"]))

@@ -1,4 +1,4 @@
-"""What the agent tells its window; every text in it is harmless to show."""
+"""The snapshots that the agent sends; every text in them is safe to display."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -11,7 +11,7 @@ _T = TypeVar("_T")
 
 @dataclass(frozen=True)
 class Offer:
-    """A job that the user may run, or that runs by itself at its deadline."""
+    """A job that the user can run, or that runs automatically at its deadline."""
 
     job: str
     name: str
@@ -34,19 +34,19 @@ class Offer:
 
     @property
     def mandatory(self) -> bool:
-        """Whether it runs whatever the user does."""
+        """Whether the job runs even without the user's consent."""
         return self.requirement == "mandatory"
 
     @property
     def limit(self) -> float:
-        """The last time to which it can be put off."""
+        """The latest time until which it can be postponed."""
         times = (self.deadline, self.expires_at)
         return min((at for at in times if at is not None), default=float("inf"))
 
 
 @dataclass(frozen=True)
 class RunningJob:
-    """A job whose command runs."""
+    """A job whose command is running."""
 
     job: str
     name: str
@@ -78,7 +78,7 @@ class EndedJob:
 
 @dataclass(frozen=True)
 class PauseView:
-    """Why nothing starts on this workstation."""
+    """The pause of this workstation."""
 
     by: str
     reason: str
@@ -87,7 +87,7 @@ class PauseView:
 
 @dataclass(frozen=True)
 class Snapshot:
-    """All that the window shows, at one instant."""
+    """The contents of the window at one time."""
 
     workstation: str
     user: str
@@ -105,46 +105,46 @@ class Snapshot:
         return next((offer for offer in self.offers if offer.job == job), None)
 
     def runs(self, job: str) -> bool:
-        """Whether a job runs."""
+        """Return whether a job is running."""
         return any(running.job == job for running in self.running)
 
     def ended(self, job: str) -> EndedJob | None:
-        """Return how a job ended, if it did."""
+        """Return the row of a job that ended, if there is one."""
         return next((ended for ended in self.history if ended.job == job), None)
 
 
-def read(told: dict[str, Any]) -> Snapshot:
-    """Return the snapshot of a line that the agent sent."""
-    told = harmless(told)
-    paused = told.get("paused")
+def parse(line: dict[str, Any]) -> Snapshot:
+    """Parse a snapshot from a line of the agent."""
+    line = clean_all(line)
+    paused = line.get("paused")
     return Snapshot(
-        workstation=told["workstation"],
-        user=told["user"],
-        now=told["now"],
-        broker=told["broker"],
-        since=told.get("since"),
-        service=told["service"],
-        paused=_made(PauseView, paused) if paused else None,
-        offers=tuple(_made(Offer, row) for row in told["offers"]),
-        running=tuple(_made(RunningJob, row) for row in told["running"]),
-        history=tuple(_made(EndedJob, row) for row in told["history"]),
+        workstation=line["workstation"],
+        user=line["user"],
+        now=line["now"],
+        broker=line["broker"],
+        since=line.get("since"),
+        service=line["service"],
+        paused=_build(PauseView, paused) if paused else None,
+        offers=tuple(_build(Offer, row) for row in line["offers"]),
+        running=tuple(_build(RunningJob, row) for row in line["running"]),
+        history=tuple(_build(EndedJob, row) for row in line["history"]),
     )
 
 
-def ended(told: dict[str, Any]) -> EndedJob:
-    """Return how a job ended, of the last line of its output."""
-    return _made(EndedJob, harmless(told))
+def parse_ended(row: dict[str, Any]) -> EndedJob:
+    """Parse the row of a job that ended, from the last line of its output."""
+    return _build(EndedJob, clean_all(row))
 
 
-def harmless(told: Any) -> Any:
-    """Return a value of JSON whose texts can be shown."""
-    if isinstance(told, str):
-        return clean(told)
-    if isinstance(told, dict):
-        return {key: harmless(value) for key, value in told.items()}
-    return [harmless(value) for value in told] if isinstance(told, list) else told
+def clean_all(value: Any) -> Any:
+    """Return a JSON value with all its texts cleaned for display."""
+    if isinstance(value, str):
+        return clean(value)
+    if isinstance(value, dict):
+        return {key: clean_all(item) for key, item in value.items()}
+    return [clean_all(item) for item in value] if isinstance(value, list) else value
 
 
-def _made(kind: Callable[..., _T], row: dict[str, Any]) -> _T:
-    # What a newer agent tells besides is left out.
+def _build(kind: Callable[..., _T], row: dict[str, Any]) -> _T:
+    # Ignore the fields of a newer agent.
     return kind(**{name: row.get(name) for name in kind.__annotations__})

@@ -1,4 +1,4 @@
-"""Text of others, made harmless for a terminal."""
+"""Make untrusted text safe for a terminal."""
 
 import unicodedata
 
@@ -8,15 +8,15 @@ _DELETE = "\x7f"
 
 
 def clean(text: str) -> str:
-    """Return text of others as one line that a terminal shows and never obeys.
+    """Return untrusted text as one line without control characters.
 
-    Control characters become pictures of themselves; what is invisible or turns the direction of
-    writing becomes a replacement character.
+    Control characters are replaced by their Unicode symbols. Invisible characters, and those that
+    change the writing direction, become the replacement character.
     """
-    return text if text.isprintable() else "".join(map(_harmless, text))
+    return text if text.isprintable() else "".join(map(_clean_char, text))
 
 
-def _harmless(char: str) -> str:
+def _clean_char(char: str) -> str:
     if char.isprintable():
         return char
     if char < " ":

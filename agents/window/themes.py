@@ -1,4 +1,4 @@
-"""The window's two themes: colours that colour-blind people tell apart (after Okabe and Ito)."""
+"""The window's two themes, in colours for colour-blind users (after Okabe and Ito)."""
 
 from textual.theme import Theme
 

@@ -1,4 +1,4 @@
-"""Times and durations as people read and write them."""
+"""Format and parse times and durations for users."""
 
 import math
 import re
@@ -10,8 +10,8 @@ MINUTE, HOUR, DAY = 60, 3600, 86400
 _CLOCK = re.compile(r"(\d{1,2}):(\d{2})")
 
 
-def left(seconds: float) -> str:
-    """Return how much time is left, in two units at most."""
+def remaining(seconds: float) -> str:
+    """Format a countdown: two units at most, zeros included."""
     whole = max(0, math.ceil(seconds))
     if whole >= DAY:
         return f"{whole // DAY} d {whole % DAY // HOUR:02} h"
@@ -22,8 +22,8 @@ def left(seconds: float) -> str:
     return f"{whole} s"
 
 
-def length(seconds: float) -> str:
-    """Return a duration that is told, not counted down: without what is zero."""
+def duration(seconds: float) -> str:
+    """Format a duration: two units at most, without zeros."""
     whole = round(seconds)
     parts = (
         ("{n} d", whole // DAY),
@@ -31,12 +31,12 @@ def length(seconds: float) -> str:
         ("{n} min", whole % HOUR // MINUTE),
         ("{n} s", whole % MINUTE),
     )
-    told = [text.format(n=count) for text, count in parts if count]
-    return " ".join(told[:2]) or f"{0} s"
+    units = [text.format(n=count) for text, count in parts if count]
+    return " ".join(units[:2]) or f"{0} s"
 
 
 def clock(at: float, now: float) -> str:
-    """Return a time on the user's clock; with its day if that is not today."""
+    """Format a local time; with its date if that is not today."""
     moment, today = _local(at), _local(now)
     if moment.date() == today.date():
         return f"{moment:%H:%M}"
@@ -45,22 +45,23 @@ def clock(at: float, now: float) -> str:
     return f"{moment:%d %b %Y}"
 
 
-def read(text: str, now: float) -> float:
-    """Return the time that a user wrote: 14:30, or 45m, 2h and the like from now on.
+def parse(text: str, now: float) -> float:
+    """Parse a time such as 14:30, or a duration from now such as 45m or 2h.
 
     Raises:
-        ValueError: it is neither.
+        ValueError: the text is neither.
     """
-    words = text.strip().lower().replace(" ", "").replace("min", "m")
+    compact = text.strip().lower().replace(" ", "").replace("min", "m")
     try:
-        if found := _CLOCK.fullmatch(words):
-            hour, minute = map(int, found.groups())
+        if match := _CLOCK.fullmatch(compact):
+            hour, minute = map(int, match.groups())
             at = _local(now).replace(hour=hour, minute=minute, second=0, microsecond=0)
             return (at if at.timestamp() > now else at + timedelta(days=1)).timestamp()
-        span: timedelta = parse_duration(words.removeprefix("+"))
-        return now + span.total_seconds()
+        delay: timedelta = parse_duration(compact.removeprefix("+"))
+        return now + delay.total_seconds()
     except ValueError:
-        raise ValueError("Write a time such as 14:30, or how long, such as 45m or 2h.") from None
+        text = "Enter a time such as 14:30, or a duration such as 45m or 2h."
+        raise ValueError(text) from None
 
 
 def _local(at: float) -> datetime:

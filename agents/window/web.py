@@ -1,8 +1,8 @@
-"""The window in a browser: served by textual-serve, by a process of its own for each page.
+"""Serve the window to browsers with textual-serve, with one process for each page.
 
-A page of another site can speak to a server on this machine, too: whose host or origin is not the
-server's own is refused. Where others than this machine's users can reach it, so is who does not
-know the token.
+A page of another site can also send requests to a server on this machine. A request with another
+host or origin than the server's own is therefore refused. Where other machines can reach the
+server, so is a request without the token.
 """
 
 import hmac
@@ -33,10 +33,10 @@ _PROGRAM = (sys.executable, "-P", "-c", "from agents.cli import main; main()", "
 
 @asynccontextmanager
 async def serving(address: Address, options: Sequence[str], *, light: bool) -> AsyncIterator[str]:
-    """Serve windows that are opened with these options of `pcm-agent window`; yield the URL.
+    """Serve windows, each opened by `pcm-agent window` with these options; yield the URL.
 
     Raises:
-        StateError: nothing can be served there.
+        StateError: the address cannot be used.
     """
     token = "" if address.loopback else secrets.token_urlsafe(24)
     command = shlex.join([*_PROGRAM, *options, *(["--light"] if light else [])])
@@ -55,66 +55,66 @@ async def serving(address: Address, options: Sequence[str], *, light: bool) -> A
 
 
 def _reachable(address: Address, port: int) -> Address:
-    """Return the address as a browser elsewhere can use it."""
+    """Return an address that browsers on other machines can use."""
     try:
-        everywhere = ipaddress.ip_address(address.host).is_unspecified
+        is_wildcard = ipaddress.ip_address(address.host).is_unspecified
     except ValueError:
-        everywhere = False
-    return Address(socket.gethostname() if everywhere else address.host, port)
+        is_wildcard = False
+    return Address(socket.gethostname() if is_wildcard else address.host, port)
 
 
 class _Server(Server):
-    """textual-serve with a page of ours, for those who may see it."""
+    """textual-serve with our page and access checks."""
 
     def __init__(self, command: str, address: Address, token: str, *, light: bool) -> None:
-        here = str(Path(__file__).parent)
-        super().__init__(command, title="Package Command Manager", templates_path=here)
+        folder = str(Path(__file__).parent)
+        super().__init__(command, title="Package Command Manager", templates_path=folder)
         self._address = address
         self._token = token.encode()
         self._light = light
 
     async def application(self) -> web.Application:
-        """Return what answers requests."""
+        """Return the application with its checks and headers."""
         app = await self._make_app()
-        app.middlewares.append(self._guard)
-        app.on_response_prepare.append(_harden)
+        app.middlewares.append(self._check_access)
+        app.on_response_prepare.append(_add_security_headers)
         return app
 
     async def on_startup(self, app: web.Application) -> None:
-        """Print nothing: whoever serves tells the URL."""
+        """Print nothing: the caller prints the URL."""
 
     @web.middleware
-    async def _guard(self, request: web.Request, handler: _Handler) -> web.StreamResponse:
-        if not (self._is_own(request) and self._is_known(request)):
+    async def _check_access(self, request: web.Request, handler: _Handler) -> web.StreamResponse:
+        if not (self._is_same_origin(request) and self._has_token(request)):
             raise web.HTTPForbidden(text="Open the address that pcm-agent printed." + "\n")
         return await handler(request)
 
-    def _is_own(self, request: web.Request) -> bool:
-        """Whether a request comes from a page of this server, and by a name of it."""
+    def _is_same_origin(self, request: web.Request) -> bool:
+        """Return whether a request has this server's origin, if any, and its host."""
         origin = request.headers.get("Origin")
         if origin is not None and urlsplit(origin).netloc != request.host:
             return False
         host = urlsplit(f"//{request.host}").hostname
         return not self._address.loopback or host in {*_LOOPBACK_NAMES, self._address.host}
 
-    def _is_known(self, request: web.Request) -> bool:
-        shown = request.query.get("token") or request.cookies.get(_cookie(request), "")
-        return hmac.compare_digest(shown.encode(errors="replace"), self._token) or not self._token
+    def _has_token(self, request: web.Request) -> bool:
+        token = request.query.get("token") or request.cookies.get(_cookie(request), "")
+        return hmac.compare_digest(token.encode(errors="replace"), self._token) or not self._token
 
     async def handle_index(self, request: web.Request) -> web.StreamResponse:
-        """Answer with the page."""
+        """Return the page."""
         theme = LIGHT if self._light else DARK
         scheme = "wss" if request.scheme == "https" else "ws"
-        shown: dict[str, Any] = {
+        context: dict[str, Any] = {
             "application": {"name": self.title},
             "app_websocket_url": f"{scheme}://{request.host}/ws",
             "font_size": to_int(request.query.get("fontsize", ""), _FONT_SIZE),
             "background": theme.background,
             "foreground": theme.foreground,
-            "ended": "This window is closed.",
-            "again": "Open it again",
+            "closed_text": "This window is closed.",
+            "reopen_text": "Open it again",
         }
-        response = aiohttp_jinja2.render_template("page.html", request, shown)
+        response = aiohttp_jinja2.render_template("page.html", request, context)
         if self._token:
             value = self._token.decode()
             response.set_cookie(_cookie(request), value, httponly=True, samesite="Strict")
@@ -122,12 +122,12 @@ class _Server(Server):
 
 
 def _cookie(request: web.Request) -> str:
-    """Return the cookie's name: browsers do not part cookies by port."""
+    """Return the cookie's name, with the port: browsers share cookies between ports."""
     return f"pcm-window-{urlsplit(f'//{request.host}').port or 80}"
 
 
-async def _harden(_request: web.Request, response: web.StreamResponse) -> None:
-    """Keep pages of others from framing ours, and the token from being told on."""
+async def _add_security_headers(_request: web.Request, response: web.StreamResponse) -> None:
+    """Forbid framing by other pages, and keep the token out of referrers and caches."""
     response.headers["Content-Security-Policy"] = "frame-ancestors 'none'"
     response.headers["Referrer-Policy"] = "no-referrer"
     response.headers["Cache-Control"] = "no-store"

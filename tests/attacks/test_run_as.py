@@ -16,7 +16,7 @@ import pytest
 from pydantic import ValidationError
 
 from agents.execution.command_run import CommandRun, Outcome
-from agents.execution.environment import environment
+from agents.execution.environment import command_environment
 from agents.execution.orphans import alive, find
 from agents.execution.spawn import CannotStart
 from broker import Dispatcher
@@ -32,7 +32,7 @@ USER = pwd.getpwuid(other.UID).pw_name
 def run(*argv: str, run_as: str = USER, **fields: Any) -> Outcome:
     command = Command(argv=argv, background=True, run_as=run_as, **fields)
     made = CommandRun(
-        command, "job-1", "ws-1", 65536, 0.5, environment(session=False), Path("no-spool")
+        command, "job-1", "ws-1", 65536, 0.5, command_environment(session=False), Path("no-spool")
     )
     gc.collect()  # what earlier tests left open is closed now
     before = {file.name for file in Path("/proc/self/fd").iterdir()}

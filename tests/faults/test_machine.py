@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from agents.execution.orphans import alive, mark
+from agents.execution.orphans import alive, process_identity
 from broker import Dispatcher
 from schemas import Job, State
 from tests.support.counted import counted, ended, no_traceback
@@ -111,7 +111,7 @@ async def test_a_process_that_has_the_pid_by_chance_is_not_harmed(
     os.killpg(group, signal.SIGKILL)
     service.end(signal.SIGKILL)
     with innocent_process() as innocent:
-        boot, number, began = mark(innocent.pid).split()
+        boot, number, began = process_identity(innocent.pid).split()
         marked = {
             "start": f"{boot} {number} {int(began) - 1}",
             "boot": f"0{boot[1:]}-x {number} {began}",

@@ -31,7 +31,7 @@ from agents.settings import AgentSettings
 from agents.store.repair import open_ledger
 from agents.store.transaction import JobRecord as Accepted
 from agents.store.transaction import Transaction
-from agents.user.control import Declined, _read, read_reason, text_of
+from agents.user.control import RequestRejected, _read, read_reason, text_of
 from agents.user.user_actions import _moment
 from agents.window import address
 from broker import settings
@@ -356,7 +356,7 @@ def _request(data: bytes) -> None:
         lambda: read_reason(request.get("reason", "")),
         lambda: _moment(request, "until"),
     ):
-        with suppress(Declined):
+        with suppress(RequestRejected):
             read()
 
 
@@ -401,7 +401,7 @@ ENTRANCES = (
             ("waves", read_waves, (b"1,10%,50%,100%", b"3")),
             ("limit", check_limit, (b"5%", b"3")),
             ("signatures", _signatures, seeds.SIGNATURES),
-            ("address", address.read, (b"localhost:8000", b"[::1]:80")),
+            ("address", address.parse, (b"localhost:8000", b"[::1]:80")),
         )
     ),
     Entrance("order", _order, seeds.ORDERS, (UnreadableMessage,)),
@@ -410,7 +410,7 @@ ENTRANCES = (
     Entrance(".env", _env_file, seeds.ENV_FILES, (WrongSetting,)),
     Entrance("secrets", _secrets, seeds.SECRETS, (WrongSetting,)),
     Entrance("claim", _claim, seeds.CLAIMS),
-    Entrance("request", _request, seeds.REQUESTS, (Declined,)),
+    Entrance("request", _request, seeds.REQUESTS, (RequestRejected,)),
 )
 """Add a line here for whatever else reads bytes of others."""
 

@@ -32,9 +32,9 @@ async def test_requests_to_an_interactive_agent(ws: Workstation, dispatcher: Dis
     random = Random(2026)
     for data in (*seeds, *(mutated(random.choice(seeds), random) for _ in range(_REQUESTS))):
         with window(ws, data[:_LONGEST].replace(b"\n", b" ")) as opened:
-            assert opened.next().keys() <= {"said", "declined"}, data
+            assert opened.next().keys() <= {"message", "error"}, data
     assert "Traceback" not in agent.log.read_text()
-    assert asked(ws, "run", job)["said"]
+    assert asked(ws, "run", job)["message"]
 
 
 async def test_claims_that_another_user_wrote(ws: Workstation, dispatcher: Dispatcher) -> None:

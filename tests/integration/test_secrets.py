@@ -159,7 +159,7 @@ def test_a_key_outlives_its_agent_and_a_damaged_one_is_set_aside(ws: Workstation
     file.chmod(0o644)
     done = ws.run("pcm-agent", "service")
     assert done.returncode == 1
-    assert "sealing.key: is no file of this user's alone" in done.stderr
+    assert "sealing.key: must be a regular file of this user" in done.stderr
 
 
 def test_nothing_is_sent_where_a_workstation_has_told_no_key(ws: Workstation, secret: Path) -> None:

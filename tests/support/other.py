@@ -11,11 +11,11 @@ from pathlib import Path
 
 import pytest
 
-from agents.execution import environment as surroundings
+from agents.execution.environment import PATH
 from tests.support.waiting import LIMIT
 
 UID = 65534
-_PYTHON = shutil.which("python3", path=surroundings.PATH) or sys.executable
+_PYTHON = shutil.which("python3", path=PATH) or sys.executable
 needs_root = pytest.mark.skipif(os.geteuid() != 0, reason="needs root, to be two users")
 _RIGHTS = re.search(r"CapEff:\s*(\w+)", Path("/proc/self/status").read_text())
 needs_sight = pytest.mark.skipif(

@@ -95,7 +95,7 @@ class StandIn:
         self.snapshot = snapshot()
         self.output: dict[str, list[Told]] = {}
         self.asked: list[Told] = []
-        self.reply: Told = {"said": "well"}
+        self.reply: Told = {"message": "well"}
         self._changed = asyncio.Event()
         self._speaking: set[asyncio.Task[Any]] = set()
 

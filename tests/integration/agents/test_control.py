@@ -72,7 +72,7 @@ async def test_a_window_sees_all_that_happens_to_an_offer(
             "min_interval": 300,
             "may_decline": True,
         }
-        assert asked(ws, "run", job) == {"said": "Office update: runs now"}
+        assert asked(ws, "run", job) == {"message": "Office update: runs now"}
         snapshot = window.until(lambda snapshot: row(snapshot["running"], job))
         running = row(snapshot["running"], job)
         assert running is not None
@@ -232,7 +232,7 @@ async def test_output_is_seen_as_it_comes(
     job = await dispatcher.dispatch(ws.job(script, shell=True, survives_agent=survives))
     seen(ws, job)
     refused = asked(ws, "output", job)
-    assert refused == {"declined": f"{job.id}: no such job runs or has ended here"}
+    assert refused == {"error": f"{job.id}: no such job runs or has ended here"}
     asked(ws, "run", job)
     until_there(began)
     request = {"do": "output", "job": job.id}
@@ -342,7 +342,7 @@ async def test_another_user_is_refused(ws: Workstation) -> None:
     # Even where somebody opened what is to be closed.
     folder.chmod(0o711)
     (folder / "control.sock").chmod(0o666)
-    assert json.loads(strangers().stdout) == {"declined": "this agent serves another user"}
+    assert json.loads(strangers().stdout) == {"error": "this agent serves another user"}
 
 
 @pytest.mark.parametrize(
@@ -353,8 +353,8 @@ async def test_another_user_is_refused(ws: Workstation) -> None:
         (b"[]", "a JSON object"),
         (b"{}", "job: must be text"),
         (b'{"do": "output"}', "job: must be text"),
-        (b'{"do": "dance", "job": "x"}', "'dance' is nothing"),
-        (b'{"do": "run", "job": ""}', "JOB: give its id"),
+        (b'{"do": "dance", "job": "x"}', "unknown action: 'dance'"),
+        (b'{"do": "run", "job": ""}', "JOB: must be a job's id"),
         (b'{"do": "stop", "job": "x"}', "x: no such job runs"),
         (b'{"do": "output", "job": "\\ud800"}', "job: '\\ud800' is not UTF-8"),
     ],
@@ -364,8 +364,8 @@ async def test_what_is_no_request_is_answered_in_a_sentence(
 ) -> None:
     with window(shared, line) as opened:
         (reply,) = opened.rest()
-    assert told in reply["declined"]
-    assert "\n" not in reply["declined"]
+    assert told in reply["error"]
+    assert "\n" not in reply["error"]
 
 
 @pytest.fixture

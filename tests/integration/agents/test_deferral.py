@@ -27,7 +27,7 @@ async def test_no_more_postponements_than_the_job_allows_whatever_is_restarted(
     assert seen(ws, job)["postponements_left"] == 2
     chosen = now(hours=1)
     first = asked(ws, "postpone", job, until=chosen.isoformat())
-    assert first["said"].startswith("true: postponed until ")
+    assert first["message"].startswith("true: postponed until ")
     found = seen(ws, job, state="postponed")
     assert found["postponements_left"] == 1
     assert found["until"] == pytest.approx(chosen.timestamp(), abs=0.001)
@@ -44,7 +44,7 @@ async def test_no_more_postponements_than_the_job_allows_whatever_is_restarted(
     third = ws.run("pcm-agent", "postpone", job.id, "--until", "+3h")
     assert (third.returncode, third.stderr) == (
         1,
-        "pcm-agent: true: may be postponed 2 times, and was\n",
+        "pcm-agent: true: can be postponed 2 times only\n",
     )
     assert seen(ws, job)["until"] == until
     asked(ws, "run", job)
@@ -59,7 +59,7 @@ async def test_a_job_that_may_not_be_postponed_says_so(
     job = await dispatcher.dispatch(ws.job("true", max_postponements=0))
     assert seen(ws, job)["postponements_left"] == 0
     reply = asked(ws, "postpone", job, until=now(hours=1).isoformat())
-    assert reply == {"declined": "true: may not be postponed"}
+    assert reply == {"error": "true: cannot be postponed"}
 
 
 async def test_a_postponement_is_not_shorter_than_the_job_says(
@@ -72,14 +72,14 @@ async def test_a_postponement_is_not_shorter_than_the_job_says(
     )
     assert seen(ws, job)["min_interval"] == 7200
     short = asked(ws, "postpone", job, until=now(hours=1).isoformat())
-    assert "a postponement lasts 2h at least, until" in short["declined"]
+    assert "a postponement lasts at least 2h, until" in short["error"]
     late = asked(ws, "postpone", job, until=now(hours=4).isoformat())
-    assert "the job runs at" in late["declined"]
+    assert "the job runs at" in late["error"]
     # What was refused was no choice.
     assert seen(ws, job)["postponements_left"] == 3
     # Chosen two hours ahead, and a moment on its way.
     began = time.time()
-    assert "said" in asked(ws, "postpone", job, until=now(hours=2, seconds=-2).isoformat())
+    assert "message" in asked(ws, "postpone", job, until=now(hours=2, seconds=-2).isoformat())
     until = seen(ws, job, state="postponed")["until"]
     assert began + 7200 <= until <= time.time() + 7200
 
@@ -88,9 +88,9 @@ async def test_a_postponement_is_not_shorter_than_the_job_says(
     )
     deadline = seen(ws, near)["deadline"]
     short = asked(ws, "postpone", near, until=now(minutes=20).isoformat())
-    assert "a postponement lasts 2h at least" in short["declined"]
+    assert "a postponement lasts at least 2h" in short["error"]
     longest = datetime.fromtimestamp(deadline, UTC).isoformat()
-    assert "said" in asked(ws, "postpone", near, until=longest)
+    assert "message" in asked(ws, "postpone", near, until=longest)
     assert seen(ws, near, state="postponed")["until"] == pytest.approx(deadline, abs=0.001)
 
 
@@ -101,7 +101,7 @@ async def test_time_while_the_agent_was_away_is_not_the_users_choice(
     agent = clock.start("interactive")
     job = await dispatcher.dispatch(ws.job("true", max_postponements=2))
     seen(ws, job)
-    assert "said" in asked(ws, "postpone", job, until=now(hours=1).isoformat())
+    assert "message" in asked(ws, "postpone", job, until=now(hours=1).isoformat())
     agent.end()
     clock.set(2 * 3600)  # the postponement ends meanwhile
     for _ in range(2):
@@ -150,18 +150,18 @@ async def test_a_user_is_reminded_when_they_asked_for_it(
     job = await dispatcher.dispatch(ws.job("true", max_postponements=1, **due))
     first = seen(ws, job)["shown_at"]
     for after in (0, -1, "1", None, float("nan"), float("inf"), 1e300):
-        assert "after: " in asked(ws, "remind", job, after=after)["declined"]
-    late = asked(ws, "remind", job, after=7200)["declined"]
+        assert "after: " in asked(ws, "remind", job, after=after)["error"]
+    late = asked(ws, "remind", job, after=7200)["error"]
     assert f"the job {'runs' if mandatory else 'expires'} at" in late
-    assert "is shown again at" in asked(ws, "remind", job, after=1)["said"]
+    assert "is shown again at" in asked(ws, "remind", job, after=1)["message"]
     with watching(ws) as window:
         snapshot = window.until(lambda snapshot: offer(snapshot, job)["shown_at"] > first)  # type: ignore[index]
     found = offer(snapshot, job)
     assert found is not None
     assert found["shown_at"] - first >= 1
     assert (found["state"], found["postponements_left"]) == ("offered", 1)
-    assert "said" in asked(ws, "postpone", job, until=now(minutes=30).isoformat())
-    assert "is postponed" in asked(ws, "remind", job, after=1)["declined"]
+    assert "message" in asked(ws, "postpone", job, until=now(minutes=30).isoformat())
+    assert "is postponed" in asked(ws, "remind", job, after=1)["error"]
     asked(ws, "run", job)
     states = [report.state for report in await told(dispatcher, job)]
     assert (states.count(State.OFFERED), states.count(State.POSTPONED)) == (1, 1)
@@ -174,7 +174,7 @@ async def test_the_reason_of_a_decline_reaches_the_administrator(
     job = await dispatcher.dispatch(ws.job("true"))
     seen(ws, job)
     for reason in ("x" * 1001, "\ud800", 5, None):
-        assert "--reason: " in asked(ws, "decline", job, reason=reason)["declined"]
+        assert "--reason: " in asked(ws, "decline", job, reason=reason)["error"]
     wrong = ws.run("pcm-agent", "decline", job.id, "--reason", "x" * 1001)
     assert (wrong.returncode, wrong.stderr) == (
         2,
@@ -203,13 +203,13 @@ async def test_a_user_stops_what_they_may_stop(
     kept, stopped = jobs
     for number, job in enumerate(jobs):
         seen(ws, job)
-        assert asked(ws, "stop", job) == {"declined": f"{job.id}: no such job runs"}
+        assert asked(ws, "stop", job) == {"error": f"{job.id}: no such job runs"}
         asked(ws, "run", job)
         until_there(tmp_path / str(number))
     with watching(ws) as window:
         rows = window.until(lambda snapshot: len(snapshot["running"]) == 2)["running"]
     assert {found["job"]: found["may_stop"] for found in rows} == {kept.id: False, stopped.id: True}
-    assert "may not be stopped by its user" in asked(ws, "stop", kept)["declined"]
+    assert "its user is not allowed to stop it" in asked(ws, "stop", kept)["error"]
     done = ws.run("pcm-agent", "stop", stopped.id)
     assert (done.returncode, done.stdout) == (0, f"{stopped.title}: is being stopped\n")
     final = await ended(dispatcher, stopped)

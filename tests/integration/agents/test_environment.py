@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from agents.execution import environment as surroundings
+from agents.execution.environment import PATH, account
 from broker import Dispatcher
 from schemas import Job, State
 from tests.support.counted import ended
@@ -105,18 +105,18 @@ async def test_nothing_reaches_a_command_by_chance(
     assert report.state is State.SUCCEEDED, report
     assert report.result is not None
     found = json.loads(str(report.result.stdout))
-    account = surroundings.account("root") if os.geteuid() == 0 else None
+    root = account("root") if os.geteuid() == 0 else None
     environment = found["environment"]
     assert environment.pop("PCM_JOB_ID") == report.job_id
     assert environment.pop("PCM_WORKSTATION") == ws.name
-    assert environment.pop("PATH") == surroundings.PATH
-    if account:
-        assert environment.pop("HOME") == found["cwd"] == account.home
+    assert environment.pop("PATH") == PATH
+    if root:
+        assert environment.pop("HOME") == found["cwd"] == root.home
         assert environment.pop("USER") == environment.pop("LOGNAME") == "root"
-        assert environment.pop("SHELL") == account.shell
+        assert environment.pop("SHELL") == root.shell
     assert environment.pop("DISPLAY", None) == (None if background else ":7")
     environment.pop("LC_CTYPE", None)  # python's own
-    if account:
+    if root:
         assert environment == {"LC_TIME": "C", "TZ": "UTC"}
     assert set(found["files"]) <= {"0", "1", "2"}, found["files"]
     assert found["files"]["0"] == "/dev/null"

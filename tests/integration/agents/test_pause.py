@@ -52,7 +52,7 @@ async def test_a_paused_workstation_starts_nothing_and_goes_on_in_order(
     interactive.wait_for("job.offered", 2)
     assert len(service.events("job.started")) == 1
     said = ws.run("pcm-agent", "run", offer.id).stdout
-    assert said == "true: is accepted; this workstation is paused, and it runs when that ends\n"
+    assert said == "true: is accepted; it runs when this workstation is no longer paused\n"
 
     text = ws.run("pcm-agent", "pending").stdout
     assert "service is paused since" in text

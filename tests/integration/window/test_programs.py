@@ -28,7 +28,7 @@ def _on_terminal(ws: Workstation, *words: str) -> _Seen:
 
 def test_the_agent_ends_with_the_window_in_its_terminal(ws: Workstation) -> None:
     window = _on_terminal(ws, "interactive")
-    window.until_written("Nothing to do.")
+    window.until_written("No offers.")
     log = ws.state_dir / "interactive-ada" / "agent.log"
     window.type("q")
     assert window.end() == 0
@@ -58,7 +58,7 @@ async def test_closing_the_window_asks_before_it_stops_what_runs(
 def test_a_window_on_a_running_agent_leaves_it_running(ws: Workstation) -> None:
     agent = ws.start("interactive")
     window = _on_terminal(ws, "window")
-    window.until_written("Nothing to do.")
+    window.until_written("No offers.")
     window.type("q")
     assert window.end() == 0
     assert agent.process.poll() is None
@@ -66,14 +66,14 @@ def test_a_window_on_a_running_agent_leaves_it_running(ws: Workstation) -> None:
 
 def test_a_signal_ends_agent_and_window(ws: Workstation) -> None:
     window = _on_terminal(ws, "interactive")
-    window.until_written("Nothing to do.")
+    window.until_written("No offers.")
     window.process.send_signal(signal.SIGTERM)
     assert window.end() == 0
 
 
 def test_a_terminal_that_is_gone_takes_agent_and_window_along(ws: Workstation) -> None:
     window = _on_terminal(ws, "interactive")
-    window.until_written("Nothing to do.")
+    window.until_written("No offers.")
     window.hang_up()
     assert window.process.wait(LIMIT) == 0
 
@@ -114,5 +114,5 @@ def test_a_wrong_address_is_told_in_a_line(command: str, ws: Workstation) -> Non
     told = ws.run("pcm-agent", command, "--web", "nowhere")
     assert told.returncode == 2
     assert told.stderr == (
-        f"pcm-agent {command}: --web: 'nowhere' is no HOST:PORT: write such as localhost:8000\n"
+        f"pcm-agent {command}: --web: 'nowhere' must be HOST:PORT, such as localhost:8000\n"
     )

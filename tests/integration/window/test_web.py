@@ -6,7 +6,7 @@ import subprocess
 
 import pytest
 
-from agents.window.address import read
+from agents.window.address import parse
 from agents.window.web import serving
 from broker import Dispatcher
 from schemas import State
@@ -41,11 +41,11 @@ async def test_in_a_browser_a_user_sees_an_offer_runs_it_and_sees_what_comes_of_
     try:
         async with page() as browser:
             await browser.open(url)
-            await browser.until("Nothing to do.")
+            await browser.until("No offers.")
             await browser.press("3")  # no click was needed for that
-            await browser.until("Nothing was run here yet.")
+            await browser.until("No job has ended yet.")
             await browser.press("1")
-            await browser.until("Nothing to do.")
+            await browser.until("No offers.")
             await dispatcher.dispatch(job)
             await browser.until("Greeting")
             await browser.click_on("Run now")
@@ -60,7 +60,7 @@ async def test_in_a_browser_a_user_sees_an_offer_runs_it_and_sees_what_comes_of_
 
 
 async def test_a_port_that_is_taken_is_told_in_a_line(ws: Workstation) -> None:
-    async with serving(read("127.0.0.1:0"), (), light=False) as url:
+    async with serving(parse("127.0.0.1:0"), (), light=False) as url:
         address = url.removeprefix("http://").rstrip("/")
         told = await asyncio.to_thread(ws.run, "pcm-agent", "interactive", "--web", address)
     assert told.returncode == 1

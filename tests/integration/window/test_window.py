@@ -40,7 +40,7 @@ async def _reported(dispatcher: Dispatcher, job: Job, state: State) -> Any:
 async def test_an_offer_appears_and_runs_by_a_key(ws: Workstation, dispatcher: Dispatcher) -> None:
     job = ws.job("sh", "-c", "echo hello; echo careful >&2; exit 2", name="Greeting", comment="Hi.")
     async with _window(ws) as window:
-        await window.until("Nothing to do.")
+        await window.until("No offers.")
         await dispatcher.dispatch(job)
         shown = await window.until("Greeting")
         assert "○ optional" in shown
@@ -80,7 +80,7 @@ async def test_a_postponement_is_a_report(ws: Workstation, dispatcher: Dispatche
         await window.until("30 minutes, until")
         await window.press("tab", *"40m", "enter")
         shown = await window.until("● postponed")
-        await window.until("It cannot be postponed any more.")
+        await window.until("It cannot be postponed again.")
         assert "1 h 5" in shown
         report = await _reported(dispatcher, job, State.POSTPONED)
         assert timedelta(minutes=39) < report.until - report.at <= timedelta(minutes=40)
@@ -94,7 +94,7 @@ async def test_the_reason_of_a_decline_reaches_the_administrator(
         await dispatcher.dispatch(job)
         await window.until("Survey")
         await window.press("x")
-        await window.until("Why do you not want it?")
+        await window.until("Why do you decline it?")
         await window.press(*"no time", "enter")
         await window.until("○ declined")
         assert (await _reported(dispatcher, job, State.DECLINED)).reason == "no time"
@@ -110,7 +110,7 @@ async def test_a_mandatory_job_runs_while_a_dialog_is_open(
         await window.press("p")
         await window.until("as long as possible")
         Clock(ws, 60)
-        await window.until("It runs now. There is nothing left to decide.")
+        await window.until("The job is running now.")
         await window.until(lambda: not isinstance(window.app.screen, OfferDialog))
         assert "Running (1)" in window.text
         assert window.app.rings == 1
@@ -139,13 +139,13 @@ async def test_a_second_window_shows_the_same(ws: Workstation, dispatcher: Dispa
         await other.until("Greeting")
         await other.press("r")
         await other.until("~ ✓ finished")
-        await window.until("Nothing to do.")
+        await window.until("No offers.")
 
 
 async def test_a_stopped_broker_is_said_quietly(own_node: Node, ws: Workstation) -> None:
     ws.environment["PCM_AMQP_URL"] = own_node.url
     async with _window(ws) as window:
-        await window.until("Nothing to do.")
+        await window.until("No offers.")
         await asyncio.to_thread(own_node.shut_down)
         await window.until("No connection to the server since")
         assert len(window.app.screen_stack) == 1
@@ -156,6 +156,6 @@ async def test_a_stopped_broker_is_said_quietly(own_node: Node, ws: Workstation)
 async def test_the_window_comes_back_to_an_agent_that_was_started_again(ws: Workstation) -> None:
     async with _window(ws) as window:
         await asyncio.to_thread(ws.agents[-1].end)
-        await window.until("The agent of this window is not there.")
+        await window.until("The agent is not running.")
         await asyncio.to_thread(ws.start, "interactive")
-        await window.until(lambda: "not there" not in window.text)
+        await window.until(lambda: "agent is not running" not in window.text)

@@ -14,7 +14,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from agents.execution.command_run import CommandRun, Outcome
-from agents.execution.environment import environment
+from agents.execution.environment import command_environment
 from agents.execution.live_output import LiveOutput
 from agents.execution.orphans import find
 from agents.execution.output import Capture
@@ -28,7 +28,7 @@ KEPT = 64 * 1024
 def make(*argv: str, grace: float = 0.5, **fields: Any) -> CommandRun:
     command = Command(argv=argv, **fields)
     return CommandRun(
-        command, "job-1", "ws-1", KEPT, grace, environment(session=False), Path("no-spool")
+        command, "job-1", "ws-1", KEPT, grace, command_environment(session=False), Path("no-spool")
     )
 
 

@@ -21,7 +21,7 @@ async def test_an_open_dialog_says_that_its_job_runs_and_closes(tmp_path: Path) 
         await window.press("p")
         await window.until("Postpone it for")
         agent.show(offers=[], running=[running("a", "Update")])
-        await window.until("It runs now. There is nothing left to decide.")
+        await window.until("The job is running now.")
         await window.until(lambda: not isinstance(window.app.screen, OfferDialog))
         assert agent.asked == []
 
@@ -31,9 +31,9 @@ async def test_an_open_dialog_says_how_its_job_ended_and_any_key_closes_it(tmp_p
     async with agent.serving(tmp_path), looking(tmp_path, clock=Clock()) as window:
         await window.until("Survey")
         await window.press("x")
-        await window.until("Why do you not want it?")
+        await window.until("Why do you decline it?")
         agent.show(offers=[], history=[ended("a", "Survey", state="expired", duration=None)])
-        await window.until("It has ended: \N{EN DASH} expired, not run")
+        await window.until("The job has ended: \N{EN DASH} expired, not run")
         await window.press("space")
         assert not isinstance(window.app.screen, OfferDialog)
 
@@ -43,9 +43,9 @@ async def test_an_open_dialog_of_a_withdrawn_job_closes(tmp_path: Path) -> None:
     async with agent.serving(tmp_path), looking(tmp_path, clock=Clock()) as window:
         await window.until("Survey")
         await window.press("d")
-        await window.until("(nothing was said)")
+        await window.until("(no comment)")
         agent.show(offers=[])
-        await window.until("It is not offered any more")
+        await window.until("The job is no longer offered")
 
 
 async def test_the_choices_shrink_as_the_time_comes(tmp_path: Path) -> None:
@@ -80,7 +80,7 @@ async def test_a_postponement_is_chosen_or_written(tmp_path: Path) -> None:
 
 async def test_what_the_agent_does_not_do_is_said_quietly(tmp_path: Path) -> None:
     agent = _of(offer("a", "Update"))
-    agent.reply = {"declined": "Update: runs already\x1b[2J"}
+    agent.reply = {"error": "Update: runs already\x1b[2J"}
     async with agent.serving(tmp_path), looking(tmp_path, clock=Clock()) as window:
         await window.until("Update")
         await window.press("r")
@@ -142,17 +142,17 @@ async def test_names_comments_and_output_are_nothing_but_text(tmp_path: Path) ->
 async def test_quiet_states_are_said_in_a_line_below(tmp_path: Path) -> None:
     agent = StandIn()
     async with looking(tmp_path, (140, 40), Clock()) as window:
-        await window.until("The agent of this window is not there.")
+        await window.until("The agent is not running.")
         async with agent.serving(tmp_path):
-            await window.until("Nothing to do.")
-            assert "not there" not in window.text
+            await window.until("No offers.")
+            assert "agent is not running" not in window.text
             pause = {"by": "eve@admin", "reason": "exam", "since": NOW}
             agent.show(broker="away", service="absent", paused=pause)
             shown = await window.until("No connection to the server since")
             assert "Paused by eve@admin since" in shown
             assert "exam" in shown
-            assert "The service of this computer is not running." in shown
-        await window.until("The agent of this window is not there.")
+            assert "The service agent of this computer is not running." in shown
+        await window.until("The agent is not running.")
 
 
 async def test_the_search_finds_what_was_run(tmp_path: Path) -> None:
@@ -164,7 +164,7 @@ async def test_the_search_finds_what_was_run(tmp_path: Path) -> None:
         await window.until(lambda: "Kernel modules" not in window.text)
         assert "Scanner driver" in window.text
         await window.press(*" nothing")
-        await window.until("Nothing like that was run here.")
+        await window.until("No job matches.")
 
 
 async def test_closing_asks_before_it_ends_what_runs(tmp_path: Path) -> None:
@@ -173,7 +173,7 @@ async def test_closing_asks_before_it_ends_what_runs(tmp_path: Path) -> None:
     async with agent.serving(tmp_path), looking(tmp_path, clock=Clock(), owner=True) as window:
         await window.until("Office update")
         await window.press("q")
-        await window.until("What runs is stopped when you close this window.")
+        await window.until("Running commands are stopped when you close this window.")
         await window.press("escape")
         assert window.app.is_running
         await window.press("q", "enter")
@@ -197,6 +197,6 @@ async def test_stop_asks_first(tmp_path: Path) -> None:
 async def test_help_names_the_keys(tmp_path: Path) -> None:
     async with StandIn().serving(tmp_path), looking(tmp_path, clock=Clock()) as window:
         await window.press("question_mark")
-        await window.until("decline an optional job, and say why")
+        await window.until("decline an optional job, with a reason")
         await window.press("escape")
-        await window.until("Nothing to do.")
+        await window.until("No offers.")

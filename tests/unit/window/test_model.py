@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from agents.window import model, times
-from agents.window.snapshot import EndedJob, Offer, read
+from agents.window.snapshot import EndedJob, Offer, parse
 from tests.support import standin
 from tests.support.standin import NOW
 
@@ -23,11 +23,11 @@ def _utc(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
 
 
 def _offer(job: str = "a", **fields: Any) -> Offer:
-    return read(standin.snapshot(offers=[standin.offer(job, job, **fields)])).offers[0]
+    return parse(standin.snapshot(offers=[standin.offer(job, job, **fields)])).offers[0]
 
 
 def _ended(**fields: Any) -> EndedJob:
-    return read(standin.snapshot(history=[standin.ended("a", "a", **fields)])).history[0]
+    return parse(standin.snapshot(history=[standin.ended("a", "a", **fields)])).history[0]
 
 
 @pytest.mark.parametrize(
@@ -42,7 +42,7 @@ def _ended(**fields: Any) -> EndedJob:
     ],
 )
 def test_a_countdown_in_words(seconds: float, words: str) -> None:
-    assert times.left(seconds) == words
+    assert times.remaining(seconds) == words
 
 
 @pytest.mark.parametrize(
@@ -50,13 +50,13 @@ def test_a_countdown_in_words(seconds: float, words: str) -> None:
     [("45m", 2700), ("+2h", 7200), ("30 min", 1800), ("11:30", 1400), ("11:00", 86000)],
 )
 def test_a_time_as_a_user_writes_it(text: str, after: float) -> None:
-    assert times.read(text, NOW) - NOW == after
+    assert times.parse(text, NOW) - NOW == after
 
 
 @pytest.mark.parametrize("text", ["", "soon", "25:00", "99"])
 def test_what_is_no_time_is_told(text: str) -> None:
-    with pytest.raises(ValueError, match="Write a time such as"):
-        times.read(text, NOW)
+    with pytest.raises(ValueError, match="Enter a time such as"):
+        times.parse(text, NOW)
 
 
 def test_what_runs_next_by_itself_is_first() -> None:
@@ -73,9 +73,12 @@ def test_what_runs_next_by_itself_is_first() -> None:
 
 def test_the_bar_shrinks_to_nothing() -> None:
     offer = _offer(deadline=NOW + 800)
-    bars = [model.bar(offer, NOW + after, NOW).count("\u2588") for after in (0, 400, 700, 800, 900)]
+    bars = [
+        model.progress_bar(offer, NOW + after, NOW).count("\u2588")
+        for after in (0, 400, 700, 800, 900)
+    ]
     assert bars == [8, 4, 1, 0, 0]
-    assert model.bar(_offer(), NOW, NOW) == ""
+    assert model.progress_bar(_offer(), NOW, NOW) == ""
 
 
 def test_postponements_end_before_the_mandatory_time_and_the_expiry() -> None:
@@ -87,11 +90,14 @@ def test_postponements_end_before_the_mandatory_time_and_the_expiry() -> None:
 
 def test_what_the_user_may_do() -> None:
     optional, mandatory = _offer(), _offer(deadline=NOW + 60)
-    assert all(model.may(do, optional, NOW) for do in ("run_now", "postpone", "remind", "decline"))
-    assert not model.may("decline", mandatory, NOW)
-    assert not model.may("postpone", replace(mandatory, postponements_left=0), NOW)
+    assert all(
+        model.is_allowed(do, optional, NOW) for do in ("run_now", "postpone", "remind", "decline")
+    )
+    assert not model.is_allowed("decline", mandatory, NOW)
+    assert not model.is_allowed("postpone", replace(mandatory, postponements_left=0), NOW)
     assert not any(
-        model.may(do, replace(optional, state="accepted"), NOW) for do in ("run_now", "postpone")
+        model.is_allowed(do, replace(optional, state="accepted"), NOW)
+        for do in ("run_now", "postpone")
     )
 
 
@@ -103,9 +109,9 @@ def test_what_the_user_may_do() -> None:
         ({"state": "failed", "exit_code": 2}, "failed: exit code 2"),
         ({"state": "failed", "exit_code": None, "signal": 9}, "failed: ended by signal 9"),
         ({"state": "failed", "exit_code": None}, "failed: could not be started"),
-        ({"state": "timed_out"}, "stopped: it took too long"),
+        ({"state": "timed_out"}, "timed out"),
         ({"state": "cancelled"}, "stopped"),
-        ({"state": "cancelled", "duration": None}, "withdrawn, not run"),
+        ({"state": "cancelled", "duration": None}, "cancelled, not run"),
         ({"state": "expired", "duration": None}, "expired, not run"),
     ],
 )
@@ -117,4 +123,4 @@ def test_a_result_in_words_with_a_sign(fields: dict[str, Any], words: str) -> No
 
 def test_what_a_newer_agent_tells_besides_is_left_out() -> None:
     told = standin.snapshot(offers=[{**standin.offer("a", "A"), "colour": "blue"}], extra=1)
-    assert read(told).offers[0].name == "A"
+    assert parse(told).offers[0].name == "A"
