@@ -21,7 +21,7 @@ PYTEST := $(VENV)/bin/pytest -n 6 --dist loadgroup --no-loadscope-reorder
 .DELETE_ON_ERROR:
 
 demo: $(STAMP) rabbitmq
-	@$(VENV)/bin/python -m examples.demo
+	@$(VENV)/bin/python docs/examples/demo.py
 
 test: check rabbitmq
 	$(PYTEST) -m "not full"

@@ -284,7 +284,7 @@ def test_the_examples_work(ws: Workstation, name: str) -> None:
         "ask_users": [f"{ws.name}-group", "--", "echo", "hello"],
     }[name]
     done = subprocess.run(
-        [sys.executable, Path("examples") / f"{name}.py", *arguments],
+        [sys.executable, EXAMPLES / f"{name}.py", *arguments],
         env={**ws.environment, "PCM_SETTLE": "500ms"},
         capture_output=True,
         text=True,
@@ -318,7 +318,7 @@ def test_the_examples_help_and_send_nothing_unless_told(ws: Workstation, name: s
 
     def run(*words: str) -> "subprocess.CompletedProcess[str]":
         return subprocess.run(
-            [sys.executable, "-m", f"examples.{name}", *words],
+            [sys.executable, EXAMPLES / f"{name}.py", *words],
             env={**ws.environment, "PCM_AMQP_URL": "amqp://127.0.0.1:1/", "PCM_PATIENCE": "0s"},
             capture_output=True,
             text=True,
