@@ -4,7 +4,6 @@ import asyncio
 import subprocess
 import sys
 from datetime import UTC, datetime, timedelta
-from pathlib import Path
 
 import aio_pika
 import pytest
@@ -24,10 +23,13 @@ from broker.amqp.connection import connect
 from broker.amqp.topology import AgentKind
 from broker.stream import stream
 from schemas import Cancellation, Command, Job, State, group, workstation
+from tests.support.programs import ROOT
 from tests.support.queues import until_queue
 from tests.support.rabbitmq import Broker
 from tests.support.waiting import LIMIT, Gate
 from tests.support.workstation import Workstation, final, follow
+
+EXAMPLES = ROOT / "docs" / "examples"
 
 
 async def declare(node: Broker, name: str, *groups: str) -> None:
