@@ -39,28 +39,31 @@ def _as_pattern(shown: str) -> str:
 def test_the_tutorial_does_what_it_says(node: Broker, tmp_path: Path) -> None:
     blocks = _blocks()
     ends = [_END.format(number) for number in range(len(blocks))]
-    commands = (f"{text}echo '{end}'\n" for (text, _), end in zip(blocks, ends, strict=True))
-    shell = subprocess.Popen(
-        ["bash", "-e", "-o", "pipefail", "-c", "".join(commands)],
-        env={
-            "PATH": f"{BIN}:{os.environ['PATH']}",
-            "HOME": str(tmp_path),
-            "PCM_AMQP_URL": node.url,
-        },
-        cwd=tmp_path,
-        stdin=subprocess.DEVNULL,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        text=True,
-        start_new_session=True,
-    )
+    commands = (f"{block}echo '{end}'\n" for (block, _), end in zip(blocks, ends, strict=True))
+    log = tmp_path / "output"
+    with log.open("w") as output:
+        shell = subprocess.Popen(
+            ["bash", "-e", "-o", "pipefail", "-c", "".join(commands)],
+            env={
+                "PATH": f"{BIN}:{os.environ['PATH']}",
+                "HOME": str(tmp_path),
+                "PCM_AMQP_URL": node.url,
+            },
+            cwd=tmp_path,
+            stdin=subprocess.DEVNULL,
+            stdout=output,
+            stderr=output,
+            start_new_session=True,
+        )
     try:
-        output, _ = shell.communicate(timeout=2 * LIMIT)
+        status = shell.wait(LIMIT)
     finally:
         with contextlib.suppress(ProcessLookupError):
             os.killpg(shell.pid, signal.SIGKILL)
-    assert shell.returncode == 0, output
+        shell.wait(LIMIT)
+    text = log.read_text()
+    assert status == 0, text
     for (_, shown), end in zip(blocks, ends, strict=True):
-        printed, _, output = output.partition(end + "\n")
+        printed, _, text = text.partition(end + "\n")
         if shown:
             assert re.search(_as_pattern(shown), printed, re.DOTALL), printed
