@@ -4,6 +4,7 @@
 # make bench   measure; of it, whether an agent stays as it is, for MINUTES (10)
 # make chaos   let everything go wrong for MINUTES (3), as SEED says (any)
 # make fuzz    give hostile bytes to all that reads them, for MINUTES (3)
+# make reference   write docs/reference from the code
 # make lock    take in newer versions of what we build on
 # make clean   remove what the above made
 
@@ -17,11 +18,11 @@ MINUTES ?= 3
 # Tests wait more than they work: more of them run at a time than there are processors.
 PYTEST := $(VENV)/bin/pytest -n 6 --dist loadgroup --no-loadscope-reorder
 
-.PHONY: demo test test-all test-rest check bench chaos fuzz lock clean rabbitmq
+.PHONY: demo test test-all test-rest check bench chaos fuzz reference lock clean rabbitmq
 .DELETE_ON_ERROR:
 
 demo: $(STAMP) rabbitmq
-	@$(VENV)/bin/python -m examples.demo
+	@$(VENV)/bin/python docs/examples/demo.py
 
 test: check rabbitmq
 	$(PYTEST) -m "not full"
@@ -78,6 +79,9 @@ $(SALT)/.ready: benchmarks/requirements-salt.lock
 		$(SALT)/bin/python -m pip --disable-pip-version-check --quiet install --require-hashes \
 			-r benchmarks/requirements-salt.lock && touch $@ || \
 		{ rm -rf $(SALT); echo "Salt cannot be installed: it is not measured"; }
+
+reference: $(STAMP)
+	@$(VENV)/bin/python -m tests.reference
 
 rabbitmq:
 	@./setup.sh rabbitmq

@@ -1,10 +1,10 @@
-"""The scripts and files of docs/scripts.md, for tests that run and check them."""
+"""The scripts and files of docs/howto/scripts.md, for tests that run and check them."""
 
 import re
 from dataclasses import dataclass
 from pathlib import Path
 
-DOCUMENT = (Path(__file__).parents[2] / "docs" / "scripts.md").read_text()
+DOCUMENT = (Path(__file__).parents[2] / "docs" / "howto" / "scripts.md").read_text()
 _BLOCK = re.compile(r"^```(\w+) ?(\S*)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 _HEADING = re.compile(r"^## (.*)$", re.MULTILINE)
 

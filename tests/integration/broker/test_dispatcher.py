@@ -4,7 +4,6 @@ import asyncio
 import subprocess
 import sys
 from datetime import UTC, datetime, timedelta
-from pathlib import Path
 
 import aio_pika
 import pytest
@@ -24,10 +23,13 @@ from broker.amqp.connection import connect
 from broker.amqp.topology import AgentKind
 from broker.stream import stream
 from schemas import Cancellation, Command, Job, State, group, workstation
+from tests.support.programs import ROOT
 from tests.support.queues import until_queue
 from tests.support.rabbitmq import Broker
 from tests.support.waiting import LIMIT, Gate
 from tests.support.workstation import Workstation, final, follow
+
+EXAMPLES = ROOT / "docs" / "examples"
 
 
 async def declare(node: Broker, name: str, *groups: str) -> None:
@@ -284,7 +286,7 @@ def test_the_examples_work(ws: Workstation, name: str) -> None:
         "ask_users": [f"{ws.name}-group", "--", "echo", "hello"],
     }[name]
     done = subprocess.run(
-        [sys.executable, Path("examples") / f"{name}.py", *arguments],
+        [sys.executable, EXAMPLES / f"{name}.py", *arguments],
         env={**ws.environment, "PCM_SETTLE": "500ms"},
         capture_output=True,
         text=True,
@@ -318,7 +320,7 @@ def test_the_examples_help_and_send_nothing_unless_told(ws: Workstation, name: s
 
     def run(*words: str) -> "subprocess.CompletedProcess[str]":
         return subprocess.run(
-            [sys.executable, "-m", f"examples.{name}", *words],
+            [sys.executable, EXAMPLES / f"{name}.py", *words],
             env={**ws.environment, "PCM_AMQP_URL": "amqp://127.0.0.1:1/", "PCM_PATIENCE": "0s"},
             capture_output=True,
             text=True,

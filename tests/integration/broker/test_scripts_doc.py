@@ -1,4 +1,4 @@
-"""docs/scripts.md: every script in it works, and prints what it says."""
+"""docs/howto/scripts.md: every script in it works, and prints what it says."""
 
 import asyncio
 import os

@@ -1,6 +1,6 @@
 """Clean up temporary files on every workstation, at two in the morning of its own clock.
 
-    python examples/cleanup.py --to all [--folder FOLDER]
+    python docs/examples/cleanup.py --to all [--folder FOLDER]
 
 A mandatory background job: it runs at its time whether or not anybody is logged on, and is not
 run any more where a machine comes up only after six.

@@ -1,6 +1,6 @@
 """Offer the users of a group something that they may run when it suits them, and see who did.
 
-    python examples/ask_users.py GROUP -- COMMAND [ARG]...
+    python docs/examples/ask_users.py GROUP -- COMMAND [ARG]...
 
 An optional foreground job: the interactive agents offer it for a day, nothing runs unless a user
 says so (`pcm-agent run JOB`), and this script tells of each decision as it is made.

@@ -1,6 +1,6 @@
 """Collect an inventory from every workstation: kernel, disk and memory, as a table.
 
-    python examples/inventory.py --to all
+    python docs/examples/inventory.py --to all
 
 A background job: the service agents run it, at once, and no user sees it.
 """
