@@ -265,7 +265,7 @@ def _secret(field: str, file: Path) -> str:
 def _own_file(path: Path) -> int | None:
     """Open a regular file that only its owner, this user, can write; else return None.
 
-    The checks are made on the open file, which is not a link: nobody can exchange it in between.
+    The checks are made on the open file, which is not a link, so it cannot be exchanged in between.
     """
     flags = os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK
     try:

@@ -108,7 +108,7 @@ async def forget(publisher: Publisher, users: Mapping[str, Sequence[str]]) -> No
     """
     for name in users:
         await _delete(publisher.connection, _queues(name, users[name]))
-        # After the queues: a job sent meanwhile is among those that waited in them.
+        # After the queues: a job sent in between is among those that waited in them.
         forgotten = WorkstationForgotten(workstation=name, created_at=datetime.now(UTC))
         key = f"departure.{name}"
         await stream.append(publisher, key, forgotten.body(), kind=forgotten.kind)

@@ -197,7 +197,7 @@ def test_files_that_cannot_be_used_are_told_by_their_setting(place: Place, tmp_p
         ({"tls_cert": missing}, f"PCM_TLS_CERT: {missing}: No such file"),
         ({"tls_cert": text, "tls_key": key}, f"PCM_TLS_CERT: {text}: holds no certificate"),
         ({"tls_cert": cert}, f"PCM_TLS_CERT: {cert}: holds no readable key"),
-        ({"tls_cert": cert, "tls_key": text}, f"PCM_TLS_KEY: {text}: holds no key"),
+        ({"tls_cert": cert, "tls_key": text}, f"PCM_TLS_KEY: {text}: holds no readable key"),
         ({"tls_cert": cert, "tls_key": place.nobody.key}, "PCM_TLS_KEY: "),
         ({"tls_key": key}, "PCM_TLS_KEY: is the key of PCM_TLS_CERT, which is not set"),
     ):

@@ -171,7 +171,7 @@ async def test_what_others_recorded_is_not_signed_for_them(
     for words in (("rerun", forged.id), ("rollout", "resume", rollout.id)):
         done = admin.run(*words, **told)
         assert done.returncode == 1
-        assert "it is not signed; nothing was sent" in done.stderr
+        assert "(it is not signed); nothing was sent" in done.stderr
         assert len(done.stderr.splitlines()) == 1
     again = admin.run("rerun", trusted.id, **told)
     assert again.returncode == 0, again.stderr

@@ -167,7 +167,7 @@ def test_it_is_of_use_only_inside_with(settings: DispatcherSettings) -> None:
         if when == "before":
             with dispatcher:
                 pass
-    with pytest.raises(RuntimeError, match="make another one"), dispatcher:
+    with pytest.raises(RuntimeError, match="only once"), dispatcher:
         pass
     assert not threads()
 

@@ -162,7 +162,7 @@ _FOLDER_HARMS: dict[str, tuple[Callable[[Path], Any], str]] = {
     "another's": (lambda folder: os.chown(folder, NOBODY, 0), "belongs to neither"),
     "above": (lambda folder: folder.parent.chmod(0o777), "others can write to it"),
     "gone": (lambda folder: folder.rename(folder.with_name("x")), "No such file"),
-    "link": (lambda folder: folder.symlink_to(folder.rename(folder.with_name("x"))), "not a folder"),
+    "link": (lambda path: path.symlink_to(path.rename(path.with_name("x"))), "not a folder"),
 }
 
 
