@@ -51,9 +51,10 @@ if TYPE_CHECKING:
     from broker.results.report.sheet import report_csv
     from broker.results.why.why import Why, why
     from broker.rollouts.control import (
+        BoundWorkstations,
         RolloutError,
         abort_rollout,
-        addressed_to,
+        bound_workstations,
         pause_rollout,
         plan_rollout,
         resume_rollout,
@@ -142,9 +143,10 @@ _MODULES = {
     "broker.results.report.sheet": ("report_csv",),
     "broker.results.why.why": ("Why", "why"),
     "broker.rollouts.control": (
+        "BoundWorkstations",
         "RolloutError",
         "abort_rollout",
-        "addressed_to",
+        "bound_workstations",
         "pause_rollout",
         "plan_rollout",
         "resume_rollout",
@@ -193,6 +195,7 @@ __all__ = [
     "AgentRow",
     "Blocked",
     "BoundJob",
+    "BoundWorkstations",
     "BrokerError",
     "BrokerSettings",
     "Busy",
@@ -258,9 +261,9 @@ __all__ = [
     "WrongSetting",
     "WrongWaves",
     "abort_rollout",
-    "addressed_to",
     "apply_topology",
     "approve_job",
+    "bound_workstations",
     "check_cancellable",
     "check_new_schedule",
     "create_key_pair",

@@ -97,7 +97,7 @@ def _again(engine: "Engine", arguments: argparse.Namespace, states: tuple[str, .
 
 async def _send(dispatcher: "Dispatcher", new: "Job", arguments: argparse.Namespace) -> int:
     new, unbound = await dispatcher.only_bound(new)
-    standing.tell_unbound(unbound)
+    standing.tell_unbound([str(target.name) for target in unbound])
     await dispatcher.dispatch(new, partly=True)  # who is there was asked just now
     _tell(new, as_json=arguments.json)
     if not arguments.wait:

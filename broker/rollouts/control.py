@@ -4,7 +4,7 @@ import asyncio
 from collections.abc import AsyncIterator, Callable, Iterable, Sequence
 from contextlib import asynccontextmanager
 from datetime import timedelta
-from typing import Literal
+from typing import Literal, NamedTuple
 
 from sqlalchemy import Engine
 
@@ -28,10 +28,33 @@ class RolloutError(PcmError):
     """What is asked of a rollout does not go with its state; the text says why."""
 
 
-def addressed_to(job: Job, workstations: Iterable[str]) -> Job:
-    """Return a job with other targets: the workstations of these names."""
+class BoundWorkstations(NamedTuple):
+    """The workstations that have a queue for a job, and those that have none."""
+
+    bound: list[str]
+    unbound: list[str]
+
+
+async def bound_workstations(
+    dispatcher: Dispatcher, job: Job, workstations: Iterable[str]
+) -> BoundWorkstations:
+    """Return which workstations have a queue for a job; send nothing.
+
+    Args:
+        dispatcher: asks the broker.
+        job: the job; its targets do not count.
+        workstations: their names.
+
+    Raises:
+        Unroutable: none of them has a queue.
+        Unreachable: the broker could not be reached in time.
+    """
     targets = tuple(map(workstation, workstations))
-    return job.model_copy(update={"targets": targets, "excluded": ()})
+    addressed = job.model_copy(update={"targets": targets, "excluded": ()})
+    found, unbound = await dispatcher.only_bound(addressed)
+    return BoundWorkstations(
+        [str(target.name) for target in found.targets], [str(target.name) for target in unbound]
+    )
 
 
 def plan_rollout(

@@ -57,7 +57,7 @@ def begin(jobs: "Sequence[Job]", arguments: argparse.Namespace) -> int:
         WrongUse: there is more than one.
     """
     from broker.history.workstations import fleet
-    from broker.rollouts.control import addressed_to
+    from broker.rollouts.control import bound_workstations
 
     if len(jobs) > 1:
         raise WrongUse(f"--waves: a rollout is of one job, and the file has {len(jobs)}")
@@ -71,9 +71,9 @@ def begin(jobs: "Sequence[Job]", arguments: argparse.Namespace) -> int:
             raise Wrong(f"no workstation that is known is in {targets}; nothing was sent")
 
         async def work(dispatcher: "Dispatcher") -> int:
-            bound, unbound = await dispatcher.only_bound(addressed_to(job, names))
+            bound, unbound = await bound_workstations(dispatcher, job, names)
             standing.tell_unbound(unbound)
-            plan = _plan(job, [str(target.name) for target in bound.targets], arguments)
+            plan = _plan(job, bound, arguments)
             driver = driver_of(dispatcher, engine, plan, as_json=arguments.json)
             await driver.begin()
             standing.tell_plan(plan, as_json=arguments.json)

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
     from broker.rollouts.progress import RolloutProgress
     from broker.rollouts.state import RolloutState, WaveTally
-    from schemas import Rollout, Target
+    from schemas import Rollout
 
 _SHOWN = 10  # names in one line
 _LISTED = (
@@ -178,10 +178,10 @@ def _tally(tally: "WaveTally | None") -> dict[str, Any]:
     return {"begun_at": iso(tally.begun_at), "states": states}
 
 
-def tell_unbound(targets: "Iterable[Target]") -> None:
+def tell_unbound(names: "Sequence[str]") -> None:
     """Print the workstations that are left out, since no queue is bound for them."""
-    if names := sorted(str(target.name) for target in targets):
-        print(f"pcm: left out: no queue is bound for {some(names)}", file=sys.stderr)
+    if names:
+        print(f"pcm: left out: no queue is bound for {some(sorted(names))}", file=sys.stderr)
 
 
 def some(names: "Sequence[str]") -> str:

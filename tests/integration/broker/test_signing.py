@@ -54,7 +54,7 @@ def test_keys_are_made_and_never_overwritten(admin: Admin, tmp_path: Path) -> No
     again = admin.run("keygen", "ada", "--out", str(path))
     other = admin.run("keygen", "ada", "--out", str(tmp_path / "other.key"))
     assert (again.returncode, other.returncode) == (1, 1)
-    assert "is there already; nothing was made" in again.stderr
+    assert "exists already; nothing was created" in again.stderr
     assert not (tmp_path / "other.key").exists()
     assert (path.read_text(), (tmp_path / "ada.pub").read_text()) == (private, public)
     wrong = admin.run("keygen", "bob", "--out", str(tmp_path / "bob.key"), "--target", "lab")
