@@ -2,7 +2,7 @@
 FROM python:3.13-slim AS python
 ENV PIP_DISABLE_PIP_VERSION_CHECK=1 PIP_NO_CACHE_DIR=1 PIP_ROOT_USER_ACTION=ignore
 
-# The project as a wheel, by the locked build tools.
+# The project as a wheel, built with the locked tools.
 FROM python AS wheel
 WORKDIR /src
 RUN python -m venv /opt/build
@@ -11,7 +11,7 @@ RUN /opt/build/bin/python -m pip install --quiet --require-hashes -r build.lock
 COPY . .
 RUN /opt/build/bin/python -m pip wheel --quiet --no-deps --no-build-isolation --wheel-dir /wheels .
 
-# What runs: the locked packages and the project, nothing that installs or builds.
+# The runtime environment: the locked packages and the project, without pip and build tools.
 FROM python AS venv
 RUN python -m venv --without-pip /opt/pcm
 COPY requirements.lock /
@@ -22,9 +22,9 @@ RUN python -m pip --python /opt/pcm/bin/python install --quiet --no-deps --no-in
 FROM python:3.13-slim
 LABEL org.opencontainers.image.title="Package Command Manager" \
       org.opencontainers.image.licenses="Apache-2.0"
-# One user for the service agent, one for interactive agents. The state directory is open as /tmp
-# is: each agent keeps a private folder in it. The service agent's user owns it, whichever agent
-# starts first. A volume that is new takes over owners and modes.
+# One user for the service agent, one for interactive agents. The state directory has the mode of
+# /tmp: each agent has a private folder in it. The service agent's user owns it, regardless of
+# which agent starts first. A new volume takes over owners and modes.
 RUN useradd --uid 10001 --user-group --no-create-home --home-dir /tmp pcm \
  && useradd --uid 10002 --user-group --no-create-home --home-dir /tmp pcm-user \
  && install --directory --owner=pcm --group=pcm --mode=1777 /var/lib/pcm /var/lib/pcm/claims \
@@ -33,6 +33,6 @@ RUN useradd --uid 10001 --user-group --no-create-home --home-dir /tmp pcm \
 COPY --from=venv /opt/pcm /opt/pcm
 ENV PATH=/opt/pcm/bin:$PATH HOME=/tmp PYTHONUNBUFFERED=1 PYTHONDONTWRITEBYTECODE=1
 USER 10001:10001
-# The programs read a .env file where they start: where nobody can put one.
+# The programs read a .env file from their working directory: use one that is not writable.
 WORKDIR /
 CMD ["pcm", "--help"]

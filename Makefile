@@ -1,12 +1,12 @@
-# make demo    set up everything, and see the main job done
-# make test    set up everything, and pass the tests that one runs after every change
-# make test-all    pass all tests
-# make bench   measure; of it, whether an agent stays as it is, for MINUTES (10)
-# make chaos   let everything go wrong for MINUTES (3), as SEED says (any)
-# make fuzz    give hostile bytes to all that reads them, for MINUTES (3)
+# make demo    set up everything, and run the demonstration
+# make test    set up everything, and run the tests for every change
+# make test-all    run all tests
+# make bench   run the benchmarks; the long-run benchmark takes MINUTES (10)
+# make chaos   inject faults at random for MINUTES (3), by SEED (any)
+# make fuzz    fuzz all readers of untrusted bytes for MINUTES (3)
 # make reference   write docs/reference from the code
-# make lock    take in newer versions of what we build on
-# make clean   remove what the above made
+# make lock    update the locked dependencies
+# make clean   remove all generated folders
 
 VENV   := .venv
 BENCH  := .bench
@@ -15,7 +15,7 @@ STAMP  := $(VENV)/.ready
 PEERS  := $(BENCH)/.ready
 SALT   := .bench-salt
 MINUTES ?= 3
-# Tests wait more than they work: more of them run at a time than there are processors.
+# Tests mostly wait, so run more of them in parallel than there are processors.
 PYTEST := $(VENV)/bin/pytest -n 6 --dist loadgroup --no-loadscope-reorder
 
 .PHONY: demo test test-all test-rest check bench chaos fuzz reference lock clean rabbitmq
@@ -31,7 +31,7 @@ test-all: test test-rest
 
 # What `make test` leaves out.
 test-rest: $(STAMP) rabbitmq
-	@./setup.sh chromium || echo "no chromium to be had: the tests in a browser are skipped"
+	@./setup.sh chromium || echo "chromium cannot be installed: the tests in a browser are skipped"
 	$(PYTEST) -m "full or hypothesis"
 	@$(MAKE) --no-print-directory chaos MINUTES=2 SEED=6
 	@$(MAKE) --no-print-directory fuzz MINUTES=1 SEED=6
@@ -57,7 +57,7 @@ bench: $(STAMP) $(PEERS) $(SALT)/.ready rabbitmq
 chaos: $(STAMP) rabbitmq
 	@$(VENV)/bin/python -m tests.chaos --minutes $(MINUTES) $(if $(SEED),--seed $(SEED))
 
-# Led by the code that they reach where atheris is ready for this Python; else at random.
+# Guided by coverage where atheris supports this Python; else at random.
 fuzz: $(STAMP)
 	@$(VENV)/bin/python -m pip install --disable-pip-version-check --quiet --require-hashes \
 		--only-binary :all: -r tests/fuzz/requirements.lock 2>/dev/null || true
@@ -67,12 +67,12 @@ $(STAMP): tests/requirements.lock pyproject.toml setup.sh
 	@PYTHON=$(PYTHON) ./setup.sh python $(VENV)
 	@touch $@
 
-# What we are measured beside, and what draws the charts.
+# The peers of the benchmarks, and the library for the charts.
 $(PEERS): benchmarks/requirements.lock setup.sh
 	@PYTHON=$(PYTHON) ./setup.sh bench $(BENCH)
 	@touch $@
 
-# Salt's pins are its own; where it cannot be installed, the benchmarks do without.
+# Salt has its own pinned dependencies; without it, the benchmarks leave it out.
 $(SALT)/.ready: benchmarks/requirements-salt.lock
 	@echo "setting up $(SALT)"
 	@rm -rf $(SALT) && $(PYTHON) -m venv $(SALT) && \

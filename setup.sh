@@ -1,9 +1,9 @@
 #!/bin/sh
-# What `make` needs on a fresh Debian or Ubuntu machine.
-#   setup.sh python DIR   a virtual environment with the locked packages, and this project in it
-#   setup.sh bench DIR    another, with the locked packages that `make bench` measures us beside
-#   setup.sh rabbitmq     the rabbitmq-server program; where we install it, it is not left running
-#   setup.sh chromium     the browser of some tests, which are skipped where there is none
+# Install what `make` needs on a new Debian or Ubuntu machine.
+#   setup.sh python DIR   a virtual environment with the locked packages and this project
+#   setup.sh bench DIR    another, with the locked packages that `make bench` compares with
+#   setup.sh rabbitmq     the rabbitmq-server program, without starting its service
+#   setup.sh chromium     the browser of some tests, which are skipped without it
 set -eu
 
 packages() {
@@ -37,7 +37,7 @@ python | bench)
     "$python" -m venv "$2"
     pip="$2/bin/python -m pip --disable-pip-version-check --quiet install"
     if [ "$1" = bench ]; then
-        # For the limits in C; where these cannot be had, it is measured without them.
+        # For the C programs; without these packages they are not measured.
         echo '#include <amqp.h>' | cc -E - >/dev/null 2>&1 ||
             (packages gcc libc6-dev librabbitmq-dev) || true
         $pip --require-hashes -r benchmarks/requirements.lock

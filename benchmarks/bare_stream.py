@@ -1,6 +1,6 @@
 """A bare consumer of the stream: prints messages a second; started by `benchmarks.history.bare`.
 
-A program of its own, which imports nothing of ours: it is measured with the library as it is.
+It is a separate program that imports none of our packages, so that it measures the library alone.
 """
 
 import asyncio
@@ -14,7 +14,7 @@ PREFETCH = 4000
 
 
 async def main(url: str, stream: str, first: int, count: int) -> None:
-    """Consume so many messages from an offset in the stream on, and print how many a second."""
+    """Consume messages from an offset in the stream on, and print the rate a second."""
     connection = await aiormq.connect(url)
     channel = await connection.channel()
     done = asyncio.Event()

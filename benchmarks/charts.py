@@ -1,8 +1,8 @@
-"""Draws each comparison that is kept, and puts its table into docs/performance.md.
+"""Draw the chart of each stored comparison, and put its table into docs/performance.md.
 
     .bench/bin/python -m benchmarks.charts
 
-A table stands between `<!-- NAME -->` and `<!-- end of NAME -->`.
+A table is between `<!-- NAME -->` and `<!-- end of NAME -->`.
 """
 
 import re
@@ -17,11 +17,11 @@ from benchmarks.measured import KEPT, Comparison, kept
 _PAGE = KEPT.parent / "performance.md"
 _OURS, _THEIRS, _LIMIT = "#0b6e99", "#b8bfc6", "#7a5195"
 _WIDTH = 8.0
-_FAR_APART = 50  # times: on one scale, the smaller ones would all look like nothing
+_FAR_APART = 50  # the ratio from which the scale is logarithmic
 
 
 def _bars(axes: Axes, comparison: Comparison) -> None:
-    """Draw a bar a side, with its spread."""
+    """Draw a bar for each side, with its spread."""
     for place, series in enumerate(reversed(comparison.series)):
         colour = _OURS if series.name.startswith("ours") else _THEIRS
         colour = _LIMIT if series.name.startswith("limit") else colour
@@ -37,7 +37,7 @@ def _bars(axes: Axes, comparison: Comparison) -> None:
 
 
 def _lines(axes: Axes, comparison: Comparison) -> None:
-    """Draw a line a side, over what it is measured at."""
+    """Draw a line for each side, over `Series.at`."""
     for name in dict.fromkeys(one.name for one in comparison.series):
         sides = sorted(
             (one for one in comparison.series if one.name == name), key=lambda one: one.at or 0
@@ -86,7 +86,7 @@ def table(comparison: Comparison) -> str:
 
 
 def main() -> None:
-    """Draw all, and bring the page up to date."""
+    """Draw all charts, and update the page."""
     mpl.use("svg")
     plt.rcParams.update({"svg.fonttype": "none", "svg.hashsalt": "pcm", "font.size": 9})
     page = _PAGE.read_text()

@@ -1,4 +1,4 @@
-"""Compiles the C programs that show how fast this machine can be at all."""
+"""Compile and run the C programs that measure the machine's limits."""
 
 import shutil
 import subprocess
@@ -8,7 +8,7 @@ _HERE = Path(__file__).parent
 
 
 def compiled(name: str, folder: Path, *libraries: str) -> Path | None:
-    """Compile NAME.c beside this file into a folder; where that fails, say why in a line."""
+    """Compile NAME.c beside this file into a folder; if that fails, print why and return None."""
     compiler = shutil.which("cc")
     if compiler is None:
         print(f"without {name}.c: there is no cc")
@@ -30,6 +30,6 @@ def compiled(name: str, folder: Path, *libraries: str) -> Path | None:
 
 
 def rate(*words: str | Path) -> float:
-    """Run such a program to its end, which must come within 2 minutes; return what it prints."""
+    """Run a program, for at most 2 minutes; return the number that it prints."""
     done = subprocess.run(words, capture_output=True, text=True, timeout=120, check=True)
     return float(done.stdout)

@@ -2,16 +2,20 @@
 
     python -m benchmarks.crowd URL FOLDER NAME
 
-Each is a service agent as it is, with its own queue, ledger file and connection. Only this is not
-as on a workstation: a command is said to have succeeded, and no process is started for it; the
-threads for ledgers, claims and runs are those of the process, not of each agent, and what the
-agents are made of is not looked through for garbage again and again: thousands of threads, and of
-agents, in one interpreter hinder each other as one agent in its own is not; a call to the broker
-may take two minutes, not ten seconds, since it waits for thousands of others in its process;
-nothing below a warning is logged; check-ins, and looks for the consumer, come once an hour.
+Each is a real service agent with its own queue, ledger file and connection. These are the
+differences from a workstation:
 
-It reads numbers, one a line, becomes as many workstations, and answers each number with itself and
-its own CPU seconds so far; it ends with its input.
+- A command is reported as succeeded, and no process is started.
+- All agents of the process share the threads for ledgers, claims and runs, and their objects are
+  exempt from garbage collection. Thousands of agents in one interpreter would slow each other down
+  in a way that a single agent is not.
+- A call to the broker can take two minutes instead of ten seconds, since it waits for thousands of
+  others in its process.
+- Only warnings and errors are logged.
+- Check-ins, and checks of the consumer, are hourly.
+
+The process reads numbers, one a line, and starts agents until it has that many. It answers each
+number with itself and the CPU seconds used so far. It ends with its input.
 """
 
 import asyncio
@@ -41,7 +45,7 @@ from agents.settings import AgentSettings
 from agents.store.threads import Threads
 from schemas import Output, Result, State
 
-_AT_ONCE = 4  # that connect
+_AT_ONCE = 4  # agents that connect at the same time
 _THREADS = 8
 _CALL_LIMIT = 120.0
 _ENDED = Outcome(
@@ -56,20 +60,20 @@ _ENDED = Outcome(
 
 
 class _Said(CommandRun):
-    """A run of no process."""
+    """A run without a process."""
 
     async def complete(self) -> Outcome:
-        """Say that the command succeeded."""
+        """Return that the command succeeded."""
         return _ENDED
 
 
 class _Kept(Threads):
     def close(self) -> None:
-        """Go on: others need them."""
+        """Do nothing: other agents need the threads."""
 
 
 def _shared(count: int, name: str) -> Threads:
-    """Return the threads of the process, whoever asks for how many of what name."""
+    """Return the shared threads of the process."""
     del count, name
     return _threads()
 
@@ -112,7 +116,7 @@ async def _serve(base: AgentSettings) -> None:
 
 
 def main() -> None:
-    """Simulate."""
+    """Run the simulated workstations."""
     url, folder, name = sys.argv[1:]
     structlog.configure(
         wrapper_class=structlog.make_filtering_bound_logger(logging.WARNING),
@@ -153,7 +157,7 @@ async def _serve_and_leave(base: AgentSettings) -> None:
         await _serve(base)
     finally:
         sys.stdout.flush()
-        os._exit(0)  # what thousands would do at their end is not measured
+        os._exit(0)  # the end of thousands of agents is not measured
 
 
 if __name__ == "__main__":

@@ -1,16 +1,16 @@
-"""Measure one command on a fleet: from the call until the last workstation's result is known.
+"""Measure one command on a fleet: from the call until the last result is received.
 
     .venv/bin/python -m benchmarks.fleet      # SIZES=20,50: other numbers of workstations
 
-Ours are real agents, a process each with a name and a folder of its own, all on this machine, as
-are the other systems' workers. One system at a time: a hundred workers of each at once would take
-more memory than there is, and those that idle would take CPU from the one that is measured. So a
-system's workers come, its ways are measured in turns, and they go; then the next system's. Half of
-the rounds are measured after all systems had the first half, so that a slow minute of the machine
-does not hit one system alone; Salt, whose minions take minutes to come, gets its rounds at once.
+Our agents are real, each a process with its own name and folder, all on this machine, as are the
+other systems' workers. Only one system runs at a time: a hundred workers of each would need too
+much memory, and idle workers would use CPU time. A system's workers are started, its sides are
+measured alternately, and the workers are ended; then the next system follows. Half of the rounds
+are measured after all systems had the first half, so that a slow minute of the machine does not
+affect one system alone. Salt, whose minions take minutes to start, has all its rounds together.
 
-`pcm send --wait` starts a process, and listens for more workstations for two seconds after the last
-that it knows of has ended; Salt's and Ansible's command lines start processes, too.
+`pcm send --wait` starts a process, and waits for further workstations for two seconds after the
+last known one has ended. Salt's and Ansible's command lines start processes, too.
 """
 
 import asyncio
@@ -44,7 +44,7 @@ _STARTED_AT_ONCE = 10
 
 @contextmanager
 def ours(count: int, queues: QueueType) -> Iterator[Ways]:
-    """Yield what measures our agents, one for each workstation."""
+    """Run our agents, one for each workstation; yield their measurements."""
     with Node() as node, tempfile.TemporaryDirectory() as name:
         fleet = [
             Workstation(f"ws-{number:03}", node.url, Path(name) / f"{number:03}")
@@ -101,7 +101,7 @@ async def _dispatched(settings: DispatcherSettings, count: int) -> float:
 
 @dataclass(frozen=True)
 class System:
-    """One system: how its fleet of a size is brought up, what is to be known, in how many parts."""
+    """One system: the start of its fleet, its settings, and the parts of its rounds."""
 
     fleet: Callable[[int], AbstractContextManager[Ways]]
     about: str
@@ -109,7 +109,7 @@ class System:
 
 
 def systems() -> Iterator[System]:
-    """Yield the systems that are here; say which are not."""
+    """Yield the installed systems; print the others."""
     durable = (
         f"version {version('package-command-manager')}, an agent process each; persistent messages,"
         " publisher confirms, a ledger synced before each start, all reports in a stream"
@@ -143,7 +143,7 @@ def _version(programs: Path, package: str) -> str:
 
 
 def measure(size: int) -> list[Series]:
-    """Measure all systems with as many workstations."""
+    """Measure all systems with a number of workstations."""
     found: dict[str, Series] = {}
     gone: set[System] = set()
     present = list(systems())
@@ -167,7 +167,7 @@ def measure(size: int) -> list[Series]:
 
 
 def main() -> None:
-    """Measure, and keep the figures."""
+    """Measure, and store the figures."""
     Comparison(
         "fleet",
         f"{_COMMAND} on a fleet: until the last result is known",

@@ -1,4 +1,4 @@
-"""Measure what it costs to be there: memory, start, wake-ups, commands, bytes for each job.
+"""Measure the footprint: memory, start time, wake-ups, times of commands, bytes for each job.
 
 .venv/bin/python -m benchmarks.footprint
 """
@@ -23,12 +23,12 @@ from tests.support.workstation import Workstation
 
 JOBS = 500 if ROUNDS > 1 else 100
 WARM = 150
-"""Jobs before, by which the ledger's log has the size that it keeps."""
+"""Jobs that are sent before the measurement, until the ledger's log has its final size."""
 PAUSE = 3.0
 
 
 def keep_commands(node: Node) -> None:
-    """Measure the wall time of commands, with an agent to send to, and an empty history."""
+    """Measure the wall time of commands, with an agent's queue and an empty history."""
     with tempfile.TemporaryDirectory() as folder:
         ws = Workstation("bench-commands", node.url, Path(folder))
         ws.start("service").end()
@@ -50,7 +50,7 @@ def keep_commands(node: Node) -> None:
                 for names in libraries
             },
         }
-        ways["ours: pcm jobs"]()  # makes the history's file
+        ways["ours: pcm jobs"]()  # creates the history's file
         series = [Series(name, figures) for name, figures in in_turns(ways).items()]
     Comparison(
         "footprint-commands",
@@ -62,7 +62,7 @@ def keep_commands(node: Node) -> None:
 
 
 def keep_bytes(node: Node) -> None:
-    """Measure what goes over the wire and to the disk for each job, sent one by one."""
+    """Measure the network and disk bytes for each job, sent one by one."""
     figures: dict[str, list[float]] = {}
     for number in range(ROUNDS):
         for name, figure in asyncio.run(_bytes(node, f"bench-bytes-{number}")).items():
@@ -111,7 +111,7 @@ async def _bytes(node: Node, name: str) -> dict[str, float]:
 
 
 def main() -> None:
-    """Measure and keep all."""
+    """Measure and store all comparisons."""
     with Node() as node, salt() as minion:
         Waiting(node).keep([*there(SIDES), *minion])
         keep_commands(node)

@@ -1,9 +1,9 @@
-"""Measure the history: how fast it catches up beside a bare consumer, and how fast it answers.
+"""Measure the history: its reading rate beside a bare consumer's, and its query times.
 
     make bench
 
-Everything runs in one go, on one machine, in turns, on SQLite. The consumer is bare aiormq, with
-the same window of messages that are under way.
+All sides run alternately, on one machine, with SQLite. The consumer is bare aiormq with the same
+prefetch count.
 """
 
 import asyncio
@@ -36,7 +36,7 @@ from tests.support.rabbitmq import Node
 SINGLE_JOBS = 5
 JOBS = 100
 WORKSTATIONS = 2500
-TOGETHER = 50  # reports of one message, as an agent that is busy sends them
+TOGETHER = 50  # reports in one message, as a busy agent sends them
 AT_ONCE = 200
 STORY = (State.RECEIVED, State.STARTED, State.SUCCEEDED)
 
@@ -47,7 +47,7 @@ def new_job() -> Job:
 
 
 def told_by(name: str, job: Job) -> Iterator[Report]:
-    """Yield all that a workstation says of a job."""
+    """Yield a workstation's reports of a job."""
     for state in (State.RECEIVED, State.STARTED, State.FAILED, State.SUCCEEDED):
         fails = hash(job.id + name) % 20 == 0
         if state is (State.SUCCEEDED if fails else State.FAILED):
@@ -71,7 +71,7 @@ def told_by(name: str, job: Job) -> Iterator[Report]:
 
 
 async def publish(publisher: Publisher, messages: Iterator[tuple[str, str, bytes]]) -> int:
-    """Append messages, many at once; return how many."""
+    """Append messages in batches; return their number."""
     count = 0
     while several := list(islice(messages, AT_ONCE)):
         outgoing = [
@@ -84,14 +84,14 @@ async def publish(publisher: Publisher, messages: Iterator[tuple[str, str, bytes
 
 
 def check_ins(names: list[str]) -> Iterator[tuple[str, str, bytes]]:
-    """Yield the messages by which workstations become known."""
+    """Yield the check-ins of workstations."""
     for name in names:
         told = CheckIn(workstation=name, agent="service", interval=timedelta(minutes=15))
         yield "check_in", topology.report_key("check_in", name, "service"), told.body()
 
 
 def story(jobs: list[Job], names: list[str], together: int) -> Iterator[tuple[str, str, bytes]]:
-    """Yield the messages of jobs that run everywhere; some reports in each."""
+    """Yield the messages of jobs that run everywhere, with `together` reports in each."""
     for job in jobs:
         yield "job", f"job.{job.id}", job.body()
     for start in range(0, len(jobs), together):
@@ -105,14 +105,14 @@ def story(jobs: list[Job], names: list[str], together: int) -> Iterator[tuple[st
 
 
 def bare(url: str, messages: int, first: int = 0) -> float:
-    """Return messages a second of a consumer, from an offset on, that does nothing with them."""
+    """Return messages a second of a consumer that discards them, from an offset on."""
     words = ["-m", "benchmarks.bare_stream", url, topology.REPORTS, str(first), str(messages)]
     done = subprocess.run([sys.executable, *words], capture_output=True, text=True, check=True)
     return float(done.stdout)
 
 
 def caught_up(settings: HistorySettings, reports: int) -> float:
-    """Return reports a second of a history that is made from nothing."""
+    """Return reports a second of a history that is rebuilt."""
     engine = open_history(settings.history_url)
     rebuild(engine)
     taken = timed(lambda: asyncio.run(catch_up(settings, engine)))
@@ -121,14 +121,14 @@ def caught_up(settings: HistorySettings, reports: int) -> float:
 
 
 def timed(work: Callable[[], object]) -> float:
-    """Return the seconds that something takes."""
+    """Return the seconds that a call takes."""
     began = time.perf_counter()
     work()
     return time.perf_counter() - began
 
 
 async def fill(settings: HistorySettings, jobs: list[Job], names: list[str], together: int) -> int:
-    """Put into a new stream what workstations say of jobs; return how many messages it took."""
+    """Fill a new stream with jobs and their reports; return the number of messages."""
     async with connect(settings, "bench") as connection:
         async with connection.channel() as channel:
             await channel.queue_delete(topology.REPORTS)
@@ -139,7 +139,7 @@ async def fill(settings: HistorySettings, jobs: list[Job], names: list[str], tog
 
 
 def compare(settings: HistorySettings, name: str, jobs: int, together: int) -> None:
-    """Measure catching up beside a bare consumer, and keep it."""
+    """Measure catching up beside a bare consumer, and store the comparison."""
     names = [f"ws-{number:05}" for number in range(WORKSTATIONS)]
     made = [new_job() for _ in range(jobs)]
     messages = asyncio.run(fill(settings, made, names, together))
@@ -163,7 +163,7 @@ def compare(settings: HistorySettings, name: str, jobs: int, together: int) -> N
 
 
 def main() -> None:
-    """Measure, print and keep."""
+    """Measure, print and store the comparisons."""
     with Node() as node, tempfile.TemporaryDirectory() as folder:
         settings = HistorySettings(
             amqp_url=(node.url,), history_url=f"sqlite:///{folder}/history.db"

@@ -1,6 +1,6 @@
-"""A bare consumer that waits: the least that an agent of Python can be.
+"""A bare idle consumer: the lower limit for an agent in Python.
 
-`pydantic` as an argument: it reads what it gets by a model, as agents have to.
+With the argument `pydantic` it validates messages by a model, as agents do.
 """
 
 import asyncio
@@ -11,13 +11,13 @@ import aio_pika
 
 
 async def main() -> None:
-    """Consume, until killed."""
+    """Consume messages until killed."""
     read = None
     if sys.argv[1:] == ["pydantic"]:
         from pydantic import BaseModel
 
         class Asked(BaseModel):
-            """What is asked."""
+            """A command."""
 
             id: str
             argv: tuple[str, ...]

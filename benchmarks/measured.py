@@ -1,6 +1,6 @@
-"""Figures measured in turns, and what is kept of them: a table to read, raw data to check.
+"""Measure sides alternately, print a table, and store the raw data.
 
-A comparison is of one run on one machine: its ratios say something, its seconds do not.
+A comparison is one run on one machine: its ratios are meaningful, its absolute times are not.
 """
 
 import json
@@ -14,12 +14,12 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 KEPT = Path(__file__).parent.parent / "docs" / "performance"
-"""Where comparisons are kept, a JSON file each, with the chart that is drawn of it."""
+"""The folder of the stored comparisons, a JSON file and a chart each."""
 ROUNDS = int(os.environ.get("ROUNDS", "5"))
 
 
 def this_machine() -> str:
-    """Return on what it was measured."""
+    """Return a description of this machine."""
     cpus = Path("/proc/cpuinfo").read_text().splitlines()
     model = next((line.split(":")[1].strip() for line in cpus if line.startswith("model name")), "")
     memory = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") / 2**30
@@ -38,13 +38,13 @@ def this_machine() -> str:
 
 @dataclass(frozen=True)
 class Series:
-    """What one side reached, in each round.
+    """The figures of one side.
 
     Attributes:
-        name: whose figures they are.
-        figures: one a round.
+        name: the name of the side.
+        figures: one figure for each round.
         about: versions, durability and settings.
-        at: where it stands on the horizontal axis, such as the number of workstations.
+        at: its position on the horizontal axis, such as the number of workstations.
     """
 
     name: str
@@ -54,7 +54,7 @@ class Series:
 
     @property
     def median(self) -> float:
-        """The middle of its figures."""
+        """The median of its figures."""
         return statistics.median(self.figures)
 
 
@@ -63,13 +63,13 @@ class Comparison:
     """Sides measured in one run.
 
     Attributes:
-        name: of its files.
-        title: what was measured, in a sentence.
-        unit: of the figures.
+        name: the name of its files.
+        title: a sentence about the measurement.
+        unit: the unit of the figures.
         series: the sides.
-        baseline: the side that the ratios compare the others with; "" for none.
-        more_is_better: whether a higher figure is the better one.
-        axis: what `Series.at` counts.
+        baseline: the side with which the others are compared; "" for none.
+        more_is_better: whether a higher figure is better.
+        axis: the unit of `Series.at`.
     """
 
     name: str
@@ -83,7 +83,7 @@ class Comparison:
     machine: str = field(default_factory=this_machine)
 
     def ratio(self, series: Series) -> float | None:
-        """Return how many times better the baseline is; the median over the rounds."""
+        """Return the factor by which the baseline is better; the median of the rounds."""
         base = next(
             (one for one in self.series if one.name == self.baseline and one.at == series.at), None
         )
@@ -95,7 +95,7 @@ class Comparison:
         )
 
     def rows(self) -> list[tuple[str, str, str, str, str]]:
-        """Return for each side: name, median, spread, ratio, and what is to be known of it."""
+        """Return for each side: name, median, spread, ratio and settings."""
         return [
             (
                 one.name if one.at is None else f"{one.name}, {one.at:,.0f} {self.axis}",
@@ -118,7 +118,7 @@ class Comparison:
 
 
 def kept() -> Iterable[Comparison]:
-    """Yield the comparisons that are kept."""
+    """Yield the stored comparisons."""
     for path in sorted(KEPT.glob("*.json")):
         fields = json.loads(path.read_text())
         fields["series"] = [Series(**series) for series in fields["series"]]
@@ -128,7 +128,7 @@ def kept() -> Iterable[Comparison]:
 def in_turns(
     ways: Mapping[str, Callable[[], float]], rounds: int = ROUNDS
 ) -> dict[str, list[float]]:
-    """Measure each way once a round, each round beginning with another one."""
+    """Measure each side once a round; each round starts with another side."""
     figures: dict[str, list[float]] = {name: [] for name in ways}
     names = list(ways)
     for number in range(rounds):
@@ -138,7 +138,7 @@ def in_turns(
 
 
 def plain(figure: float) -> str:
-    """Return a figure with three digits that count."""
+    """Return a figure with three significant digits."""
     if figure >= 100:  # noqa: PLR2004 - three digits
         return f"{figure:,.0f}"
     return f"{figure:.3g}"

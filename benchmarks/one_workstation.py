@@ -1,10 +1,10 @@
-"""Measure one workstation: commands a second, beside peers and what the machine can do.
+"""Measure one workstation: commands a second, beside peers and the machine's limits.
 
     make bench
 
 Each command is a message and a process. Our side works with all its guarantees: confirms, and a
-ledger that is on the disk before each start. It, and each peer that has results, ends when the
-sender knows the last one; peers that have none, when their worker has counted the last command.
+ledger that is synced to disk before each start. A measurement ends when the sender has the last
+result; for peers without results, when their worker has counted the last command.
 """
 
 import asyncio
@@ -130,7 +130,7 @@ PEERS = (
 
 @contextmanager
 def agent(node: Node, queue_type: str) -> Iterator[Workstation]:
-    """Have a workstation, new but for its name, with a service agent."""
+    """Run a service agent on a workstation with a new state folder."""
     with tempfile.TemporaryDirectory() as folder:
         ws = Workstation(f"bench-{queue_type}", node.url, Path(folder))
         ws.start("service", concurrency=str(AT_ONCE), queue_type=queue_type)
@@ -152,7 +152,7 @@ async def all_ended(link: AbstractConnection, jobs: list[Job]) -> None:
 
 
 async def send(dispatcher: Dispatcher, jobs: list[Job]) -> None:
-    """Send jobs, as many as it likes on the way at a time."""
+    """Send jobs, with the default number in flight."""
     async for _, error in dispatcher.dispatch_all(jobs):
         if error is not None:
             raise error
@@ -175,7 +175,7 @@ async def end_to_end(ws: Workstation, settings: DispatcherSettings) -> float:
 
 
 async def due_together(ws: Workstation, settings: DispatcherSettings) -> float:
-    """Return commands a second of jobs received before: from their time to the last report."""
+    """Return commands a second of jobs received earlier, from their due time to the last report."""
     due = datetime.now(UTC) + timedelta(seconds=2 + COMMANDS / 250)
     jobs = [ws.job(_TRUE, background=True, mandatory_at=due) for _ in range(COMMANDS)]
     async with Dispatcher.connect(settings) as dispatcher, connect(settings, "bench") as link:
@@ -191,7 +191,7 @@ def ours(
     queue_type: str,
     way: Callable[[Workstation, DispatcherSettings], Coroutine[Any, Any, float]],
 ) -> float:
-    """Measure our side, in one way."""
+    """Measure our side by one of the functions above."""
     with agent(node, queue_type) as ws:
         return asyncio.run(way(ws, DispatcherSettings(amqp_url=(node.url,))))
 
@@ -235,7 +235,7 @@ def spawn_loop() -> float:
 
 
 def main() -> None:
-    """Measure all in turns, and keep it."""
+    """Measure all sides alternately, and store the comparison."""
     null = "output thrown away"
     about = {
         "ours": f"quorum queue; {_GUARANTEES}",

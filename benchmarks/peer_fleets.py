@@ -1,4 +1,4 @@
-"""Fleets of other systems, for `benchmarks.fleet`: brought up, measured, ended."""
+"""Start, measure and end fleets of other systems, for `benchmarks.fleet`."""
 
 import json
 import os
@@ -16,20 +16,20 @@ from tests.support.rabbitmq import Node, free_port
 ROOT = Path(__file__).parent.parent
 PEERS, SALT = ROOT / ".bench" / "bin", ROOT / ".bench-salt" / "bin"
 Ways = Mapping[str, Callable[[], float]]
-"""Sides, and what measures one of them once: seconds."""
+"""The measurements of each side, which return seconds."""
 _READY_LIMIT = 240.0
 _CALL_LIMIT = 120.0
 
 
 class Failed(Exception):
-    """A system did not do what it was asked, or not in time."""
+    """A system failed, or did not finish in time."""
 
 
 @contextmanager
 def process(
     words: Sequence[object], environment: Mapping[str, str], log: Path, *, asked: bool = False
 ) -> Iterator["subprocess.Popen[bytes]"]:
-    """Run a program, leader of a group of processes that ends with it; `asked`: by lines."""
+    """Run a program in its own process group, which is ended; `asked`: with pipes for requests."""
     with log.open("ab") as output:
         begun = subprocess.Popen(
             [str(word) for word in words],
@@ -48,7 +48,7 @@ def process(
 
 @contextmanager
 def work_folder() -> Iterator[Path]:
-    """A folder for a while; what fails meanwhile tells the end of its `log`."""
+    """Yield a temporary folder; add the end of its `log` to the text of a failure."""
     with tempfile.TemporaryDirectory(prefix="fleet-") as name:
         folder = Path(name)
         (folder / "log").touch()
@@ -60,10 +60,10 @@ def work_folder() -> Iterator[Path]:
 
 
 def ask(asked: "subprocess.Popen[bytes]", what: str, limit: float = _CALL_LIMIT) -> float:
-    """Have a program of ours do something; return what it answers.
+    """Send a request line to one of our programs; return its answer.
 
     Raises:
-        Failed: it did not, in so many seconds.
+        Failed: there was no answer within `limit` seconds.
     """
     assert asked.stdin
     assert asked.stdout
@@ -77,10 +77,10 @@ def ask(asked: "subprocess.Popen[bytes]", what: str, limit: float = _CALL_LIMIT)
 
 
 def timed(words: Sequence[object], environment: Mapping[str, str], wanted: str) -> float:
-    """Return the seconds that a program takes; `wanted`: what it has to say, and how often.
+    """Return the seconds that a program takes; `wanted` is the required output as `TEXT x COUNT`.
 
     Raises:
-        Failed: it does not, or not in time.
+        Failed: the output differs, or is late.
     """
     text, _, count = wanted.rpartition(" x ")
     began = time.perf_counter()
@@ -104,7 +104,7 @@ def timed(words: Sequence[object], environment: Mapping[str, str], wanted: str) 
 
 @contextmanager
 def celery(count: int) -> Iterator[Ways]:
-    """A Celery worker for each workstation."""
+    """Run a Celery worker for each workstation."""
     with ExitStack() as stack:
         node = stack.enter_context(Node())
         folder = stack.enter_context(work_folder())
@@ -132,7 +132,7 @@ def celery(count: int) -> Iterator[Ways]:
 
 @contextmanager
 def ansible(count: int) -> Iterator[Ways]:
-    """Ansible's hosts: this machine, under as many names."""
+    """Set up Ansible's hosts: this machine under `count` names."""
     with work_folder() as folder:
         inventory = folder / "hosts"
         local = f"ansible_connection=local ansible_python_interpreter={PEERS / 'python'}"
@@ -149,7 +149,7 @@ def ansible(count: int) -> Iterator[Ways]:
 
 @contextmanager
 def salt(count: int) -> Iterator[Ways]:
-    """A Salt master, and a minion for each workstation."""
+    """Run a Salt master, and a minion for each workstation."""
     with ExitStack() as stack:
         folder = stack.enter_context(work_folder())
         environment = {"HOME": str(folder)}
@@ -178,7 +178,7 @@ def salt(count: int) -> Iterator[Ways]:
 
 
 def _salted(folder: Path, settings: Mapping[str, object]) -> Path:
-    """Make the folder of a master or a minion, for the user that we are; return it."""
+    """Create the folder of a master or a minion, owned by this user; return it."""
     folder.mkdir()
     own = {"root_dir": str(folder), "pki_dir": "pki", "log_file": "log", **settings}
     for name in ("master", "minion"):

@@ -1,4 +1,4 @@
-"""Processes that are measured: begun and ended; and what they take: memory, disk, wake-ups."""
+"""Start and end measured processes; measure their memory, disk space and wake-ups."""
 
 import os
 import re
@@ -16,7 +16,7 @@ _KIB = 1024
 def running(
     words: Sequence[str | Path], folder: Path, environment: Mapping[str, str], log: Path
 ) -> Iterator["subprocess.Popen[bytes]"]:
-    """Have a program in a folder, ended with all that it started; what it says goes to `log`."""
+    """Run a program in a folder, with its output in `log`; end its process group afterwards."""
     with log.open("ab") as output:
         process = subprocess.Popen(
             words,
@@ -34,14 +34,14 @@ def running(
 
 
 def end(process: "subprocess.Popen[bytes]") -> None:
-    """End a process with all that it started: it is the first of its own group."""
+    """Kill the process group of a process that leads it."""
     with suppress(ProcessLookupError):
         os.killpg(process.pid, signal.SIGKILL)
     process.wait()
 
 
 def tree(pid: int) -> Iterator[int]:
-    """Yield a process and all that descend from it."""
+    """Yield a process and its descendants."""
     yield pid
     with suppress(OSError):  # it has ended
         for task in Path(f"/proc/{pid}/task").iterdir():
@@ -50,9 +50,9 @@ def tree(pid: int) -> Iterator[int]:
 
 
 def memory(pids: Iterable[int], kind: str = "Rss") -> float:
-    """Return the MiB of processes.
+    """Return the memory of processes in MiB.
 
-    `kind`: Rss counts what they share once for each; Pss counts each's share of it.
+    `kind`: Rss counts shared memory for each process; Pss counts a part of it for each.
     """
     found = 0
     for one in pids:
@@ -63,7 +63,7 @@ def memory(pids: Iterable[int], kind: str = "Rss") -> float:
 
 
 def woken(pid: int) -> int:
-    """Return how often a process and its descendants have waited for something, in all threads."""
+    """Return the number of voluntary context switches of a process and its descendants."""
     found = 0
     for one in tree(pid):
         with suppress(OSError):
@@ -73,10 +73,10 @@ def woken(pid: int) -> int:
 
 
 def on_disk(folder: Path) -> int:
-    """Return the bytes that a folder takes on the disk."""
+    """Return the disk space of a folder in bytes."""
     found = 0
     for place, _, names in os.walk(folder):
         for name in names:
-            with suppress(OSError):  # it is gone
+            with suppress(OSError):  # it was removed
                 found += (Path(place) / name).lstat().st_blocks * 512
     return found

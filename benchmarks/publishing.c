@@ -1,5 +1,5 @@
-/* Publishes the lines of FILE by librabbitmq: persistent, 1,000 not yet confirmed at a time.
- * Prints how many a second.
+/* Publishes the lines of FILE with librabbitmq: persistent, with 1,000 unconfirmed messages.
+ * Prints the messages a second.
  *
  * publishing PORT EXCHANGE KEY FILE
  */
@@ -14,7 +14,7 @@ enum { IN_FLIGHT = 1000, CHANNEL = 1, MOST = 1000000 };
 
 static amqp_connection_state_t link;
 static char confirmed[MOST + 1]; /* by delivery tag */
-static int oldest = 1;           /* the first that is not confirmed */
+static int oldest = 1;           /* the first unconfirmed tag */
 
 static void need(int holds, const char *what) {
     if (holds) return;
@@ -24,7 +24,7 @@ static void need(int holds, const char *what) {
 
 static int answered(void) { return amqp_get_rpc_reply(link).reply_type == AMQP_RESPONSE_NORMAL; }
 
-/* Take in a confirm; it may be for all messages up to its own. */
+/* Read a confirm; it can be for all messages up to its tag. */
 static void take_confirm(int sent) {
     amqp_frame_t frame;
     need(amqp_simple_wait_frame(link, &frame) == AMQP_STATUS_OK, "waiting for a confirm");

@@ -2,8 +2,8 @@
 
     make bench
 
-All sides publish the same bytes, persistent and confirmed, into one workstation's quorum queue,
-which is new for each of them, and nobody consumes. After each it is counted what is in the queue.
+All sides publish the same bytes, persistent and confirmed, into one workstation's quorum queue. The
+queue is new for each side and has no consumer. Its messages are counted afterwards.
 """
 
 import asyncio
@@ -28,7 +28,7 @@ from tests.support.rabbitmq import Node
 
 COUNT = int(os.environ.get("COUNT", "10000"))
 FEWER = COUNT // 5
-"""For those that wait for each confirm before they send the next."""
+"""The number for sides that wait for each confirm before the next message."""
 _WARM_UP = 8
 _NAME = "bench"
 _QUEUE = topology.queue_name(topology.AgentKind.SERVICE, _NAME)
@@ -75,13 +75,13 @@ ONE_BY_ONE = (
 
 
 def jobs(count: int) -> list[Job]:
-    """Return so many jobs, each like no other."""
+    """Return distinct jobs."""
     command = Command(argv=("true",), background=True)
     return [Job(command=command, targets=(workstation(_NAME),)) for _ in range(count)]
 
 
 async def make_queue(settings: DispatcherSettings) -> None:
-    """Make the workstation's queue, as its agent would."""
+    """Declare the workstation's queue as its agent does."""
     queue = topology.agent_queue(
         topology.AgentKind.SERVICE, _NAME, "", (), "quorum", 24 * 3600 * 1000
     )
@@ -91,7 +91,7 @@ async def make_queue(settings: DispatcherSettings) -> None:
 
 
 async def remove_queue(settings: DispatcherSettings) -> int:
-    """Remove it; return how many messages it had."""
+    """Delete the queue; return its number of messages."""
     async with connect(settings, "bench") as link, link.channel() as channel:
         queue = await channel.get_queue(_QUEUE)
         deleted = await queue.delete(if_unused=False, if_empty=False)
@@ -99,7 +99,7 @@ async def remove_queue(settings: DispatcherSettings) -> int:
 
 
 def into_queue(settings: DispatcherSettings, way: Callable[[], float], count: int) -> float:
-    """Publish into a new queue; return how many a second, if all of them are there."""
+    """Publish into a new queue; return the messages a second, if the queue has all."""
     asyncio.run(make_queue(settings))
     found = -1
     try:
@@ -112,7 +112,7 @@ def into_queue(settings: DispatcherSettings, way: Callable[[], float], count: in
 
 
 def one_by_one(settings: DispatcherSettings) -> float:
-    """Return jobs a second, each sent when the one before is confirmed."""
+    """Return jobs a second, each sent after the confirm of the previous one."""
 
     async def send() -> float:
         few, asked = jobs(_WARM_UP), jobs(FEWER)
@@ -158,7 +158,7 @@ def from_a_thread(settings: DispatcherSettings) -> float:
 
 @contextmanager
 def file_of(bodies: list[bytes]) -> Iterator[Path]:
-    """Have messages in a file, a line each."""
+    """Write messages to a file, one a line; yield its path."""
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "bodies"
         path.write_bytes(b"\n".join(bodies))
@@ -166,7 +166,7 @@ def file_of(bodies: list[bytes]) -> Iterator[Path]:
 
 
 def main() -> None:
-    """Measure all in turns, and keep it."""
+    """Measure all sides alternately, and store the comparison."""
     twice = "each job is 2 confirmed messages: its record in the stream, then the job in the queue"
     shared = (
         "each job is a confirmed message in the queue; its record, confirmed before it, stands in"

@@ -1,19 +1,19 @@
-"""Measure 1,000, 5,000 and 10,000 simulated workstations that get one command.
+"""Measure one command on 1,000, 5,000 and 10,000 simulated workstations.
 
     .venv/bin/python -m benchmarks.simulated      # SIZES=100,200: other numbers of workstations
 
-Each is a real service agent but for the command itself (see `benchmarks.crowd`), four processes of
-them, on one broker: all on this machine, whose cores they share. So the times to the last report
-are mostly the CPU time of thousands of agents on a few cores; a fleet has that many times the cores
-and disks, and what of it remains there is the broker's part, which is shown by itself: its CPU
-time, and how soon it confirms a job while all workstations are held (SIGSTOP), as if they were on
-other machines. The ledgers are in memory, since a disk of one machine stands for none of thousands.
-Fleets of this size have classic queues (`PCM_QUEUE_TYPE`) and heartbeats of a minute
-(`?heartbeat=60` in `PCM_AMQP_URL`). While jobs are in such a queue, the broker has three files open
-for the workstation, its connection and two of its queue; where fewer may be open than all need,
-there are as many workstations as fit.
+Each is a real service agent without the command's process (see `benchmarks.crowd`). Four processes
+of agents and one broker share the cores of this machine. The times to the last report are therefore
+mostly the CPU time of thousands of agents on a few cores. In a fleet, only the broker's part of
+that remains. It is measured separately: its CPU time, and the time until it confirms a job while
+all workstations are stopped (SIGSTOP), as if they were on other machines.
 
-Cold is the first job after the agents came; warm are those that follow.
+The ledgers are in memory, since one disk cannot represent thousands. Fleets of this size have
+classic queues (`PCM_QUEUE_TYPE`) and heartbeats of a minute (`?heartbeat=60` in `PCM_AMQP_URL`).
+While a queue has jobs, the broker has three open files for the workstation: its connection, and two
+of its queue. Where the limit of open files is too low, there are as many workstations as it allows.
+
+Cold is the first job after the agents connected; warm are the following ones.
 """
 
 import asyncio
@@ -49,7 +49,7 @@ from tests.support.rabbitmq import Node
 
 SIZES = [int(size) for size in os.environ.get("SIZES", "1000,5000,10000").split(",")]
 _PROCESSES = 4
-_LIMIT = 600.0  # seconds for all workstations to come
+_LIMIT = 600.0  # seconds for all workstations to connect
 _JOB_LIMIT = 180.0
 _HEARTBEAT = 60  # seconds
 _JOBS = 1 + ROUNDS  # the first is the cold one
@@ -70,7 +70,7 @@ class Crowd:
     @classmethod
     @asynccontextmanager
     async def of(cls, url: str, folder: str) -> AsyncIterator["Crowd"]:
-        """Start the processes, with nobody in them; end them in the end."""
+        """Start the processes, without workstations; end them at the end."""
         module = [sys.executable, "-m", "benchmarks.crowd", url, folder]
         crowd = cls(
             [
@@ -89,10 +89,10 @@ class Crowd:
                 await process.wait()
 
     async def become(self, size: int, limit: float = _JOB_LIMIT) -> float:
-        """Have as many workstations; return the CPU seconds of their processes so far.
+        """Start workstations up to a number; return the CPU seconds of their processes so far.
 
         Raises:
-            TimeoutError: it takes longer than so many seconds.
+            TimeoutError: it takes longer than `limit` seconds.
         """
         each = [size // _PROCESSES + (number < size % _PROCESSES) for number in range(_PROCESSES)]
         answers = (
@@ -113,7 +113,7 @@ class Crowd:
 
     @contextmanager
     def held(self) -> Iterator[None]:
-        """Have nobody do anything for a while, though all are there."""
+        """Stop all processes temporarily; their connections stay open."""
         try:
             for process in self._processes:
                 process.send_signal(signal.SIGSTOP)
@@ -129,20 +129,20 @@ class Crowd:
 
 @dataclass(frozen=True)
 class Measured:
-    """What one job took.
+    """The figures of one job.
 
     Attributes:
         dispatched: seconds until the broker had confirmed it.
-        apart: the same of another job, while the workstations were held.
-        probed: the same of a message that agents ignore, with nothing recorded, afterwards.
-        received: seconds until the last workstation's report that it has it was read.
+        apart: the same for another job, while the workstations were stopped.
+        probed: the same for a message that agents ignore and that is not recorded, afterwards.
+        received: seconds until the last report of receipt was read.
         ended: seconds until the last final report was read.
         broker: CPU seconds of the broker.
         agents: CPU seconds of the workstations.
-        bare: reports a second of a consumer that does nothing with them.
-        history: reports a second that the history takes in.
-        idle_broker: share of a core that the broker takes while nothing is asked.
-        idle_agents: the same of the workstations together.
+        bare: reports a second of a consumer that discards them.
+        history: reports a second of the history.
+        idle_broker: the idle broker's share of a core.
+        idle_agents: the same for all idle workstations together.
     """
 
     dispatched: float
@@ -172,8 +172,8 @@ def cpu(pid: int) -> float:
 async def measure(
     crowd: Crowd, size: int, broker: int, settings: HistorySettings, engine: Engine
 ) -> Measured:
-    """Send one job to all, and see it to its end and into the history."""
-    await catch_up(settings, engine)  # what was before
+    """Send one job to all, wait for its end, and read it into the history."""
+    await catch_up(settings, engine)  # earlier messages
     agents_idle, broker_idle = await crowd.become(size), cpu(broker)
     await asyncio.sleep(_QUIET)
     agents_before, broker_before = await crowd.become(size), cpu(broker)
@@ -217,7 +217,7 @@ async def measure(
 
 
 async def _dispatched(dispatcher: Dispatcher) -> tuple[Job, float, float]:
-    """Send a job to all; return it, when that began, and the seconds until it was confirmed."""
+    """Send a job to all; return it, the start time, and the seconds until it was confirmed."""
     job = Job(command=Command(argv=("uname",), background=True), targets=(everyone,))
     began = time.perf_counter()
     await dispatcher.dispatch(job)
@@ -226,7 +226,7 @@ async def _dispatched(dispatcher: Dispatcher) -> tuple[Job, float, float]:
 
 @dataclass(frozen=True)
 class _Reported:
-    """When the last report of a state was read, and where in the stream all of them are."""
+    """The times of the last report of each state, and the reports' offset and number."""
 
     at: dict[State, float]
     first: int
@@ -238,7 +238,7 @@ async def _reported(link: AbstractConnection, job: Job, size: int) -> _Reported:
     missing = {State.RECEIVED: size, State.SUCCEEDED: size}
     at: dict[State, float] = {}
     first, count = 0, 0
-    # Not sooner: whoever sends has not to read meanwhile. All is there to be read later.
+    # Reading starts after the dispatch, so that it does not slow it down.
     since = job.created_at - timedelta(seconds=1)
     async with stream.read(link, since, _PREFETCH) as entries:
         while any(missing.values()):
@@ -254,7 +254,7 @@ async def _reported(link: AbstractConnection, job: Job, size: int) -> _Reported:
 
 
 async def _probed(settings: HistorySettings) -> float:
-    """Return the seconds until the broker has confirmed a message to all that agents ignore."""
+    """Return the seconds until the broker confirms a message to all agents, which ignore it."""
     async with connect(settings, "bench") as connection:
         publisher = await Publisher.open(connection)
         key = f"background.mandatory.{everyone.scope}"
@@ -264,7 +264,7 @@ async def _probed(settings: HistorySettings) -> float:
 
 
 def main() -> None:
-    """Measure, and keep the figures."""
+    """Measure, and store the figures."""
     place = _MEMORY if _MEMORY.is_dir() else None
     needed = max(SIZES) * _FILES_EACH + _FILES_BESIDES
     files = min(needed, resource.getrlimit(resource.RLIMIT_NOFILE)[1])
@@ -284,7 +284,7 @@ def main() -> None:
 
 @dataclass(frozen=True)
 class Figures:
-    """What was measured with so many workstations; the first job is the cold one."""
+    """The figures of one number of workstations; the first job is the cold one."""
 
     jobs: list[Measured]
     broker: float
@@ -316,7 +316,7 @@ async def _measure_all(
 
 
 def keep(found: dict[int, Figures]) -> None:
-    """Keep what was measured, as comparisons."""
+    """Store the figures as comparisons."""
     about = (
         "service agents with classic durable queues and persistent messages, a ledger each, synced"
         " before each start, in memory; 4 processes of them on the cores that the broker has, too"

@@ -1,5 +1,5 @@
-/* Starts a program COUNT times from so many PROCESSES, one after the other in each, as a shell
- * does at its fastest: vfork, exec, wait. Prints how many a second.
+/* Starts a program COUNT times from PROCESSES parallel processes, sequentially in each, as a fast
+ * shell does: vfork, exec, wait. Prints the starts a second.
  *
  * starting PROGRAM COUNT PROCESSES
  */

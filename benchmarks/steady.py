@@ -1,11 +1,11 @@
-"""Measure whether an agent stays as it is: for MINUTES (10) at half of what it can do at most.
+"""Measure whether an agent is stable: for MINUTES (10) at half of its maximum rate.
 
     MINUTES=60 .venv/bin/python -m benchmarks.steady
 
-First it measures for some seconds how many commands a second the agent can do. Then it sends half
-of that, jobs of mixed outputs, and looks at each tenth of the run: how long a job took from its
-dispatch to the start of its command, and what memory and disk agent and broker take. To be flat,
-the last tenth has to be like the first.
+First it measures the agent's maximum rate for some seconds. Then it sends jobs with mixed outputs
+at half that rate. For each tenth of the run it measures the time from a job's dispatch to the start
+of its command, and the memory and disk space of agent and broker. The agent is stable if the last
+tenth equals the first.
 """
 
 import asyncio
@@ -35,11 +35,11 @@ from tests.support.workstation import AgentProcess, Workstation
 MINUTES = float(os.environ.get("MINUTES", "10"))
 WINDOWS = 10
 FULL = min(20.0, MINUTES * 20)
-"""Seconds for which the highest rate is measured."""
+"""Seconds for which the maximum rate is measured."""
 ON_THE_WAY = 200
 LEAD = 0.002
 LATE = 60.0
-"""Seconds after which what was sent has to have ended."""
+"""Seconds within which all sent jobs must end."""
 OUTPUTS = cycle(
     (
         ("true",),
@@ -49,12 +49,12 @@ OUTPUTS = cycle(
         ("false",),
     )
 )
-"""Commands in turn: none, a line, 2 kB, 20 kB of output, and one that fails."""
+"""The commands, used alternately: no output, a line, 2 kB, 20 kB, and one that fails."""
 
 
 @dataclass
-class Seen:
-    """What is known of jobs: when each was sent, when it was started, and how many have ended."""
+class JobTimes:
+    """When jobs were sent and started, and how many have ended."""
 
     sent: dict[str, datetime] = field(default_factory=dict)
     waits: list[tuple[datetime, float]] = field(default_factory=list)
@@ -62,12 +62,12 @@ class Seen:
     nothing_left: asyncio.Event = field(default_factory=asyncio.Event)
 
     def send(self, job: Job) -> None:
-        """Note that a job is sent now."""
+        """Record that a job is sent now."""
         self.sent[job.id] = job.created_at
         self.nothing_left.clear()
 
     def take(self, report: Report) -> None:
-        """Take in a report."""
+        """Record a report."""
         if report.state is State.STARTED and (at := self.sent.get(report.job_id)):
             self.waits.append((at, (report.at - at).total_seconds()))
         elif report.state.final and report.job_id in self.sent:
@@ -79,10 +79,10 @@ class Seen:
 
 @contextmanager
 def workplace() -> Iterator[tuple[Node, Workstation, AgentProcess]]:
-    """Have a broker, and a workstation with a service agent."""
+    """Run a broker, and a workstation with a service agent."""
     with Node() as node, tempfile.TemporaryDirectory() as folder:
         ws = Workstation("bench-steady", node.url, Path(folder))
-        # So that a long run sees the ledger forget.
+        # Short, so that the ledger removes old jobs during a long run.
         keep = f"{max(60, round(MINUTES * 60 / WINDOWS))}s"
         try:
             yield node, ws, ws.start("service", keep=keep)
@@ -90,8 +90,8 @@ def workplace() -> Iterator[tuple[Node, Workstation, AgentProcess]]:
             ws.stop()
 
 
-async def reading(link: AbstractConnection, seen: Seen, since: datetime) -> None:
-    """Take in reports as they come, until cancelled."""
+async def reading(link: AbstractConnection, seen: JobTimes, since: datetime) -> None:
+    """Record reports until cancelled."""
     async with stream.read(link, since) as entries:
         async for entry in entries:
             for record in entry.records():
@@ -99,15 +99,15 @@ async def reading(link: AbstractConnection, seen: Seen, since: datetime) -> None
                     seen.take(record)
 
 
-def next_job(ws: Workstation, seen: Seen) -> Job:
-    """Return a job that is sent now."""
+def next_job(ws: Workstation, seen: JobTimes) -> Job:
+    """Return a new job, recorded as sent now."""
     job = ws.job(*next(OUTPUTS), background=True)
     seen.send(job)
     return job
 
 
-async def highest(dispatcher: Dispatcher, ws: Workstation, seen: Seen) -> float:
-    """Return how many commands a second end where there are always some that wait."""
+async def highest(dispatcher: Dispatcher, ws: Workstation, seen: JobTimes) -> float:
+    """Return the commands a second while the queue is never empty."""
     began, end = time.monotonic(), time.monotonic() + FULL
     before = seen.ended
 
@@ -126,9 +126,9 @@ async def highest(dispatcher: Dispatcher, ws: Workstation, seen: Seen) -> float:
 
 
 async def steadily(
-    dispatcher: Dispatcher, ws: Workstation, seen: Seen, rate: float, seconds: float
+    dispatcher: Dispatcher, ws: Workstation, seen: JobTimes, rate: float, seconds: float
 ) -> None:
-    """Send so many jobs a second, each at its time, whatever became of those before."""
+    """Send jobs at a constant rate, independent of the earlier ones."""
     began = time.monotonic()
     under_way: deque[asyncio.Task[Job]] = deque()
     for number in range(round(rate * seconds)):
@@ -140,12 +140,12 @@ async def steadily(
 
 
 def percentile(figures: list[float], share: float) -> float:
-    """Return the figure below which such a share of them is."""
+    """Return the percentile of figures for a share."""
     return sorted(figures)[min(len(figures) - 1, int(len(figures) * share))]
 
 
 def over_time(name: str, about: str, windows: list[list[float]]) -> list[Series]:
-    """Return a series for each window; the last one tells how its figure goes on over them."""
+    """Return a series for each window; the last one describes the trend."""
     ends = [(number + 1) * MINUTES / WINDOWS for number in range(WINDOWS)]
     middles = [statistics.median(figures) for figures in windows]
     trend = statistics.linear_regression(ends, middles).slope
@@ -158,13 +158,13 @@ def over_time(name: str, about: str, windows: list[list[float]]) -> list[Series]
 
 
 class Gauge:
-    """Looks again and again at what agent and broker take."""
+    """Measures the memory and disk space of agent and broker."""
 
     def __init__(self, node: Node, ws: Workstation, agent: AgentProcess) -> None:
         self._node, self._ws, self._agent = node, ws, agent
 
     def look(self) -> dict[str, float]:
-        """Return what they take now, in MiB."""
+        """Return the current sizes in MiB."""
         return {
             "ours: agent": memory((self._agent.process.pid,)),
             "broker": memory(tree(self._node.pid)),
@@ -173,16 +173,16 @@ class Gauge:
 
 
 async def run(node: Node, ws: Workstation, agent: AgentProcess) -> None:
-    """Measure and keep."""
+    """Measure, and store the comparisons."""
     settings = DispatcherSettings(amqp_url=(node.url,))
-    seen, gauge = Seen(), Gauge(node, ws, agent)
+    seen, gauge = JobTimes(), Gauge(node, ws, agent)
     minutes = MINUTES / WINDOWS
     async with (
         Dispatcher.connect(settings) as dispatcher,
         connect(settings, "bench") as link,
         asyncio.TaskGroup() as tasks,
     ):
-        since = next_job(ws, Seen()).created_at - timedelta(seconds=1)
+        since = next_job(ws, JobTimes()).created_at - timedelta(seconds=1)
         reader = tasks.create_task(reading(link, seen, since))
         most = await highest(dispatcher, ws, seen)
         print(f"at most {most:.0f} commands a second; half of that for {MINUTES:g} min", flush=True)
@@ -205,7 +205,7 @@ async def run(node: Node, ws: Workstation, agent: AgentProcess) -> None:
 
 
 def keep(rate: float, taken: list[list[dict[str, float]]], waits: list[list[float]]) -> None:
-    """Keep the comparisons: a figure a look for what is taken, one a window for each share."""
+    """Store the comparisons: a figure for each look at the sizes, one for each percentile."""
     about = f"{rate:.0f} jobs a second, half of the highest rate; outputs of none to 20 kB"
     sizes: list[Series] = []
     for name in taken[0][0]:
@@ -223,7 +223,7 @@ def keep(rate: float, taken: list[list[dict[str, float]]], waits: list[list[floa
 
 
 def main() -> None:
-    """Measure and keep all."""
+    """Run the benchmark."""
     with workplace() as (node, ws, agent):
         asyncio.run(run(node, ws, agent))
 

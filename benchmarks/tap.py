@@ -1,4 +1,4 @@
-"""A way to the broker that counts what goes over it, and notices when something is consumed."""
+"""A proxy to the broker that counts bytes and notices the first consumer."""
 
 import socket
 import threading
@@ -11,18 +11,18 @@ _CONSUME_OK = b"\x00\x3c\x00\x15"  # the method's class and number
 
 
 class Tap:
-    """Forwards a port of its own to the broker's."""
+    """Forwards a new port to the broker's."""
 
     def __init__(self, target: int) -> None:
         self._target = target
         self._listener = socket.create_server(("127.0.0.1", 0))
         self.url = f"amqp://guest:guest@127.0.0.1:{self._listener.getsockname()[1]}/"
         self.up = 0
-        """Bytes to the broker."""
+        """Bytes sent to the broker."""
         self.down = 0
-        """Bytes from it."""
+        """Bytes received from the broker."""
         self.consuming = threading.Event()
-        """Whether the broker has told somebody that it has their consumer."""
+        """Whether the broker has confirmed a consumer."""
         threading.Thread(target=self._accept, daemon=True).start()
 
     def __enter__(self) -> Self:
@@ -37,7 +37,7 @@ class Tap:
         self._listener.close()
 
     def _accept(self) -> None:
-        with suppress(OSError):  # it was closed
+        with suppress(OSError):  # the listener was closed
             while True:
                 near, _ = self._listener.accept()
                 far = socket.create_connection(("127.0.0.1", self._target))

@@ -1,7 +1,7 @@
-"""Workers that wait: how they are started, and what they take.
+"""Idle workers: their start, memory and wake-ups.
 
-An agent is ready when the broker has told it that it has its first consumer, a Salt minion when
-it says so. A worker of several processes is measured with all of them.
+An agent is ready when the broker has confirmed its first consumer, a Salt minion when it logs that.
+All processes of a worker are measured.
 """
 
 import json
@@ -27,7 +27,7 @@ from tests.support.rabbitmq import Node, free_port
 ROOT = Path(__file__).parents[1]
 BENCH, SALT = ROOT / ".bench", ROOT / ".bench-salt"
 SETTLED = 2.0
-"""Seconds after which a start is over."""
+"""Seconds after which the start is complete."""
 IDLE = 8.0 if ROUNDS > 1 else 5.0
 """Seconds for which wake-ups are counted."""
 LIMIT = 60.0
@@ -37,16 +37,16 @@ _SWITCH = ("-c", f"{AT_ONCE}")
 
 @dataclass(frozen=True)
 class Side:
-    """Who waits for work.
+    """A worker that waits for messages.
 
     Attributes:
-        name: of its series.
-        words: how it is started.
+        name: the name of its series.
+        words: its command line.
         about: its settings.
-        packages: those whose versions count, with where they are.
-        environment: what it is told, besides where the broker is.
-        ready: what it logs when it is ready; else it is ready when it consumes.
-        prepare: makes what it needs in its folder, which is its HOME and where it is started.
+        packages: the packages whose versions are shown.
+        environment: its variables, besides the broker's URL.
+        ready: the log text when it is ready; if empty, it is ready when it consumes.
+        prepare: creates its files in its folder, which is its HOME and working directory.
     """
 
     name: str
@@ -125,7 +125,7 @@ SIDES = (
 
 
 def there(sides: tuple[Side, ...]) -> list[Side]:
-    """Return the sides whose programs are installed; say which are not."""
+    """Return the sides whose programs are installed; print the others."""
     found = [side for side in sides if Path(side.words[0]).exists()]
     missing = [side.name for side in sides if side not in found]
     if missing:
@@ -135,7 +135,7 @@ def there(sides: tuple[Side, ...]) -> list[Side]:
 
 @contextmanager
 def started(side: Side, url: str, folder: Path) -> Iterator["subprocess.Popen[bytes]"]:
-    """Have a side's processes; its log is in the folder."""
+    """Run a side's processes; the log is in the folder."""
     environment = {
         "PATH": os.environ["PATH"],
         "HOME": str(folder),
@@ -165,7 +165,7 @@ def until_ready(side: Side, tap: Tap, process: "subprocess.Popen[bytes]", log: P
 
 
 class Waiting:
-    """Measures sides that wait for work."""
+    """Measures idle sides."""
 
     def __init__(self, node: Node) -> None:
         self._node = node
@@ -174,7 +174,7 @@ class Waiting:
         self.wake_ups: dict[str, list[float]] = {}
 
     def measure(self, side: Side) -> float:
-        """Return the seconds from start to ready; keep what it takes then."""
+        """Return the seconds from start to ready; record its memory and wake-ups."""
         with tempfile.TemporaryDirectory() as name, Tap(self._node.port) as tap:
             folder = Path(name)
             began = time.perf_counter()
@@ -191,7 +191,7 @@ class Waiting:
         return took
 
     def keep(self, sides: list[Side]) -> None:
-        """Measure all in turns, and keep the comparisons."""
+        """Measure all sides alternately, and store the comparisons."""
         took = in_turns({side.name: partial(self.measure, side) for side in sides})
         for name, title, unit, figures in (
             ("resident", "Resident memory of a worker that waits", "MiB", self.resident),
@@ -207,7 +207,7 @@ class Waiting:
 
 @contextmanager
 def salt() -> Iterator[list[Side]]:
-    """Have a Salt master; yield its minion, or nobody where Salt is not installed."""
+    """Run a Salt master; yield its minion, or an empty list where Salt is not installed."""
     if not (SALT / "bin/salt-minion").exists():
         print("not installed, and left out: Salt minion", flush=True)
         yield []
@@ -216,7 +216,7 @@ def salt() -> Iterator[list[Side]]:
         publish, answer = free_port(), free_port()
 
         def prepare(folder: Path) -> None:
-            # Another one each time: the master takes no new key from one that it knows.
+            # A new id each time: the master rejects a new key of a known minion.
             minion = {"id": uuid4().hex, "master": "127.0.0.1", "master_port": answer}
             _salted(folder / "minion", minion)
 
@@ -246,6 +246,6 @@ def salt() -> Iterator[list[Side]]:
 
 
 def _salted(file: Path, settings: Mapping[str, object]) -> None:
-    """Write the settings of a master or a minion, which keeps to the file's folder."""
+    """Write the settings of a master or a minion, whose files are in the file's folder."""
     own = {"root_dir": str(file.parent), "pki_dir": "pki", **settings}
-    file.write_text(json.dumps(own))  # which is YAML, too
+    file.write_text(json.dumps(own))  # JSON is YAML

@@ -1,6 +1,6 @@
-"""What a window costs: idle, with a countdown on it, and while a command writes very fast.
+"""Measure the CPU use of a window: idle, with a countdown, and with much live output.
 
-First the programs as a user has them, on a terminal, with a broker; then the window alone.
+First the programs on a terminal, with a broker; then the window alone.
 
 python -m benchmarks.window
 """
@@ -28,7 +28,7 @@ _FOR = 5
 
 
 async def _share(name: str, seconds: float, work: Callable[[], Awaitable[None]]) -> None:
-    """Print which share of a core this process takes while something is done."""
+    """Print this process's share of a core during some work."""
     cpu, start = time.process_time(), time.monotonic()
     await work()
     share = (time.process_time() - cpu) / (time.monotonic() - start)
@@ -40,7 +40,7 @@ async def _idle() -> None:
 
 
 async def _pour(view: OutputView) -> None:
-    """Write so many lines a second, and measure how late the window's own work comes."""
+    """Write `_LINES` lines a second, and measure the delay of the event loop."""
     worst = 0.0
     for second in range(_FOR * 20):
         lines = "".join(f"line {second} {n} of the output\n" for n in range(_LINES // 20))
@@ -52,14 +52,14 @@ async def _pour(view: OutputView) -> None:
 
 
 def _programs() -> None:
-    """Print which share of a core an agent and a window on it take while nothing happens."""
+    """Print the share of a core of an idle agent and its idle window."""
     with Node() as node, tempfile.TemporaryDirectory() as folder:
         ws = Workstation("bench", node.url, Path(folder))
         agent = ws.start("interactive")
         window = OnTerminal([BIN / "pcm-agent", "window"], ws.environment)
         try:
             pids = {"pcm-agent window": window.process.pid, "its agent": agent.process.pid}
-            _look_on(window, 3.0)  # what they do at their start
+            _look_on(window, 3.0)  # skip their start
             begun = {name: _worked(pid) for name, pid in pids.items()}
             start = time.monotonic()
             _look_on(window, _WATCHED)
@@ -72,13 +72,13 @@ def _programs() -> None:
 
 
 def _look_on(window: OnTerminal, seconds: float) -> None:
-    """Take in what it writes, as a terminal does."""
+    """Read the window's output, as a terminal does."""
     end = time.monotonic() + seconds
     window.until(lambda _shown: time.monotonic() > end)
 
 
 def _worked(pid: int) -> float:
-    """Return for how many seconds a process has worked."""
+    """Return the CPU seconds of a process."""
     words = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
     return (int(words[11]) + int(words[12])) / os.sysconf("SC_CLK_TCK")
 

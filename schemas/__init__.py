@@ -1,4 +1,4 @@
-"""The messages: what is asked, of whom, and what happened."""
+"""The messages between administrators and agents: orders, reports and their parts."""
 
 from typing import TYPE_CHECKING
 
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from schemas.times import WallClock
     from schemas.trusted_key import TrustedKey
 
-_HOMES = {
+_MODULES = {
     "schemas.check_in": ("CheckIn", "Facts", "Pause", "WorkstationForgotten"),
     "schemas.command": ("Command",),
     "schemas.errors": ("PcmError",),
@@ -73,14 +73,14 @@ __all__ = [
 ]
 
 
-if not TYPE_CHECKING:  # else a name that is not there would be one of any type
+if not TYPE_CHECKING:  # for a type checker, __getattr__ would make any name valid
 
     def __getattr__(name: str) -> object:
-        # On demand: few programs speak of all of them, and each costs its reader time and memory.
+        # Import on demand: each module costs time and memory, and few programs need all.
         from importlib import import_module
 
-        for home, names in _HOMES.items():
+        for module, names in _MODULES.items():
             if name in names:
-                found = globals()[name] = getattr(import_module(home), name)
-                return found
+                value = globals()[name] = getattr(import_module(module), name)
+                return value
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

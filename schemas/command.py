@@ -1,4 +1,4 @@
-"""What is run."""
+"""The command of a job."""
 
 import re
 import shlex
@@ -21,13 +21,13 @@ from schemas.secrets import Secrets, check_variable
 from schemas.times import Duration
 
 System = Literal["linux", "macos", "windows", "freebsd"]
-_LONGEST_LOGIN = 255
-_NO_LOGIN = re.compile(r"[\s:/,\x00-\x1f\x7f]")
+_MAX_LOGIN_LENGTH = 255
+_NOT_IN_LOGIN = re.compile(r"[\s:/,\x00-\x1f\x7f]")
 _ALIASES = {"amd64": "x86_64", "arm64": "aarch64"}
 
 
 def plain_machine(name: str) -> str:
-    """Return the one word by which a kind of machine goes here, such as x86_64 for AMD64."""
+    """Return the canonical name of a machine type, such as x86_64 for AMD64."""
     return _ALIASES.get(name.lower(), name.lower())
 
 
@@ -42,61 +42,69 @@ def _check_platform(text: str) -> str:
 
 
 def _check_login(text: str) -> str:
-    if not text or len(text) > _LONGEST_LOGIN or text.startswith("-") or _NO_LOGIN.search(text):
+    if (
+        not text
+        or len(text) > _MAX_LOGIN_LENGTH
+        or text.startswith("-")
+        or _NOT_IN_LOGIN.search(text)
+    ):
         raise ValueError(f"{text!r} is no user's name")
     return text
 
 
 Platform = Annotated[str, AfterValidator(_check_platform)]
-# Sorted on the wire, so that the same command is the same text in every process.
+# Sorted in JSON, so that equal commands have equal JSON in every process.
 ExitCodes = Annotated[frozenset[int], PlainSerializer(sorted, return_type=list[int])]
 Login = Annotated[Text, AfterValidator(_check_login)]
 Platforms = Annotated[frozenset[Platform], PlainSerializer(sorted, return_type=list[str])]
 
 
 class Command(BaseModel):
-    """A program to run, and what its end means.
+    """A program to run, and the meaning of its exit codes.
 
-    The program is started exactly as named: `argv[0]` with a slash is that file, without one it
-    is looked up in the absolute folders of PATH. No shell, unless `shell` asks for one; then
-    `argv` is the one script that `/bin/sh -c` gets.
+    The program is started exactly as named: `argv[0]` with a slash is that file; without one it
+    is looked up in the absolute folders of PATH. There is no shell unless `shell` is set; then
+    `argv` has one item, the script for `/bin/sh -c`.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     argv: tuple[Text, ...] = Field(min_length=1)
     shell: bool = False
-    cwd: Text | None = Field(default=None, description="absolute folder to start in")
+    cwd: Text | None = Field(default=None, description="working directory, absolute")
     environment: dict[Text, Text] = Field(default_factory=dict)
     secrets: Secrets | None = Field(
         default=None, description="environment values that only the addressed agents can open"
     )
-    timeout: Duration = Field(default=timedelta(hours=1), description="seconds; then it is ended")
+    timeout: Duration = Field(
+        default=timedelta(hours=1), description="seconds, after which the command is ended"
+    )
     success_exit_codes: ExitCodes = frozenset({0})
     restart_exit_codes: ExitCodes = Field(
         default=frozenset({1641, 3010}),
-        description="exit codes of a success that needs the machine restarted",
+        description="exit codes of a success after which the machine must be restarted",
     )
     platforms: Platforms = Field(
-        default=frozenset(), description="where it can run, such as linux or linux/x86_64; any"
+        default=frozenset(), description="platforms, such as linux or linux/x86_64; empty: any"
     )
     background: bool = Field(
         default=False, description="run by the service agent only, never shown to a user"
     )
     user_input_required: bool = False
     survives_agent: bool = Field(
-        default=False, description="goes on when its agent ends, and is then waited for"
+        default=False,
+        description="keeps running when its agent ends; the agent's next start waits for it",
     )
     rerun_interrupted: bool = Field(
         default=False,
-        description="may be started again where its agent, or the machine, ended while it ran;"
-        " five times in all",
+        description="is started again after its agent or the machine ended while it ran; at most"
+        " five starts in all",
     )
-    user_may_stop: bool = Field(default=False, description="a user may stop it while it runs")
+    user_may_stop: bool = Field(default=False, description="a user can stop it while it runs")
     run_as: Login | None = Field(
         default=None,
-        description="the user of the workstation whom it runs as; background commands only, and"
-        " only where the service agent runs as root; default: the agent's user",
+        description="the user account under which it runs; background commands only, and only"
+        " where the service agent runs as root; default: the agent's user",
     )
 
     @field_validator("argv")
@@ -148,15 +156,15 @@ class Command(BaseModel):
             raise ValueError(
                 "run_as: a foreground command runs as its user; make it background, or leave it out"
             )
-        twice = set(self.secrets.names).intersection(self.environment) if self.secrets else ()
-        if twice:
-            raise ValueError(f"secrets: {min(twice)} is in environment as well; leave out one")
+        duplicates = set(self.secrets.names).intersection(self.environment) if self.secrets else ()
+        if duplicates:
+            raise ValueError(f"secrets: {min(duplicates)} is in environment as well; leave out one")
         if self.shell and len(self.argv) != 1:
             raise ValueError("argv: with shell, give the whole script as one argument")
         return self
 
     def narrowed(self, workstations: Collection[str]) -> Self:
-        """Return it with the secrets that agents of some workstations can open, if it has any."""
+        """Return the command with the secrets of some workstations' agents only."""
         if self.secrets is None:
             return self
         return self.model_copy(update={"secrets": self.secrets.only(workstations)})

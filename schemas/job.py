@@ -1,4 +1,4 @@
-"""What is asked of workstations: jobs, and their cancellation."""
+"""Jobs and cancellations."""
 
 import getpass
 import hashlib
@@ -18,19 +18,19 @@ from schemas.times import Duration, Instant, Moment, WallClock
 
 _ALPHABET = "0123456789abcdefghjkmnpqrstvwxyz"
 ID_TIME = "%Y%m%d-%H%M%S"
-_LONGEST_INTERVAL = timedelta(days=365)
-_FIRST_YEAR = 2026  # before it, nobody made such ids
+_MAX_INTERVAL = timedelta(days=365)
+_FIRST_YEAR = 2026  # the year of the first ids of this form
 
 
 class Context(StrEnum):
-    """Whether a user may see the job; the first word of its routing key."""
+    """Whether users see the job; the first word of its routing key."""
 
     BACKGROUND = "background"
     FOREGROUND = "foreground"
 
 
 class Requirement(StrEnum):
-    """Whether the job runs wanted or not; the second word of its routing key."""
+    """Whether the job runs without the user's consent; the second word of its routing key."""
 
     MANDATORY = "mandatory"
     OPTIONAL = "optional"
@@ -44,7 +44,7 @@ def new_job_id() -> str:
 
 
 def id_time(job_id: str) -> datetime | None:
-    """Return the time in an id that `new_job_id` made; None for ids of other makes."""
+    """Return the time in an id of `new_job_id`; None for other ids."""
     try:
         made = datetime.strptime(job_id[:15], ID_TIME).replace(tzinfo=UTC)
     except ValueError:
@@ -54,7 +54,7 @@ def id_time(job_id: str) -> datetime | None:
 
 @cache
 def whoami() -> str:
-    """Return `user@host`, as told to those whom a job reaches; no proof of identity."""
+    """Return `user@host`, the sender that agents and users see; not a proof of identity."""
     try:
         user = getpass.getuser()
     except (KeyError, OSError):  # a container's user often has no name
@@ -70,48 +70,47 @@ JobId = Annotated[str, AfterValidator(check_name)]
 
 
 class Job(Message):
-    """One command, whom it is for, and its times.
+    """One command, its targets, and its times.
 
-    A job with a mandatory time is mandatory, without one optional. Before `offer_at` (default: at
-    once) it is invisible; at `mandatory_at` it runs, wanted or not; after `expires_at` it is
-    never shown and never started.
+    A job with a mandatory time is mandatory; without one it is optional. Before `offer_at`
+    (default: immediately) it is invisible. At `mandatory_at` it runs, even without the user's
+    consent. After `expires_at` it is never shown and never started.
     """
 
     kind: Literal["job"] = "job"
     id: JobId = Field(default_factory=new_job_id)
     name: Text = Field(default="", max_length=200, description="for people; default: the command")
     comment: Text = Field(
-        default="", max_length=2000, description="why it is sent, as users are told"
+        default="", max_length=2000, description="the purpose of the job, shown to users"
     )
     command: Command
     targets: tuple[Target, ...] = Field(min_length=1)
-    excluded: tuple[Target, ...] = Field(
-        default=(), description="whom it is not for, though a target says so"
-    )
+    excluded: tuple[Target, ...] = Field(default=(), description="exceptions from the targets")
     offer_at: Moment | None = None
     mandatory_at: Moment | None = None
     expires_at: Moment | None = None
     supersedes: Name | None = Field(
         default=None,
-        description="a key: the job replaces older ones of the same key that have not started",
+        description="a key: the job replaces older jobs with the same key that have not started",
     )
     respects_windows: bool = Field(
         default=False,
-        description="starts only in a workstation's maintenance windows, where its timeout fits",
+        description="starts only in a maintenance window of the workstation, with enough time left"
+        " for its timeout",
     )
     max_postponements: int | None = Field(
         default=None,
         ge=0,
         lt=2**31,
-        description="how often a user may postpone it; default: no limit",
+        description="how often a user can postpone it; default: no limit",
     )
     min_interval: Duration = Field(
-        default=timedelta(0), description="seconds that a postponement lasts at least"
+        default=timedelta(0), description="the least duration of a postponement, in seconds"
     )
     rerun_of: JobId | None = Field(default=None, description="the job that this one repeats")
-    rollout: JobId | None = Field(default=None, description="the rollout that it is a wave of")
+    rollout: JobId | None = Field(default=None, description="the rollout of which it is a wave")
     schedule: Name | None = Field(
-        default=None, description="the schedule that it is an occurrence of"
+        default=None, description="the schedule of which it is an occurrence"
     )
     sender: Text = Field(default_factory=whoami, max_length=200)
     created_at: Instant = Field(default_factory=_now)
@@ -125,29 +124,28 @@ class Job(Message):
     @classmethod
     def _not_everyone(cls, excluded: tuple[Target, ...]) -> tuple[Target, ...]:
         if everyone in excluded:
-            raise ValueError("all: then nobody is left")
+            raise ValueError("all: the job would have no target left")
         return excluded
 
     @field_validator("min_interval")
     @classmethod
     def _countable(cls, interval: timedelta) -> timedelta:
-        if not timedelta(0) <= interval <= _LONGEST_INTERVAL:
-            raise ValueError(f"must be from 0 to {_LONGEST_INTERVAL.days} days")
+        if not timedelta(0) <= interval <= _MAX_INTERVAL:
+            raise ValueError(f"must be from 0 to {_MAX_INTERVAL.days} days")
         return interval
 
     @model_validator(mode="after")
-    def _postponed_by_somebody(self) -> Self:
-        given = {
+    def _can_be_postponed(self) -> Self:
+        settings = {
             "max_postponements": self.max_postponements is not None,
             "min_interval": bool(self.min_interval),
         }
-        for name in (name for name, so in given.items() if so and self.command.background):
-            raise ValueError(
-                f"{name}: nobody is asked about a background job; leave out one of the two"
-            )
+        for name in (name for name, is_set in settings.items() if is_set):
+            if self.command.background:
+                raise ValueError(f"{name}: a background job cannot be postponed; leave it out")
         if self.max_postponements == 0 and self.min_interval:
             raise ValueError(
-                "min_interval: with max_postponements 0 there is no postponement that could last;"
+                "min_interval: with max_postponements 0 the job cannot be postponed;"
                 " leave out one of the two"
             )
         return self
@@ -172,7 +170,7 @@ class Job(Message):
         ):
             if earlier in plain and later in plain and plain[earlier] >= plain[later]:
                 if later == "mandatory_at" and plain[earlier] == plain[later]:
-                    continue  # offered when it runs: no time to choose, but no contradiction
+                    continue  # the offer begins when the job runs; no contradiction
                 raise ValueError(f"{later}: must be after {earlier}")
         if isinstance(self.expires_at, datetime) and self.expires_at <= self.created_at:
             raise ValueError("expires_at: is in the past, so the job could never start")
@@ -180,7 +178,7 @@ class Job(Message):
 
     @property
     def title(self) -> str:
-        """The name for people."""
+        """The name of the job, or its command."""
         return self.name or str(self.command)[:80]
 
     @property
@@ -194,34 +192,34 @@ class Job(Message):
         return Requirement.OPTIONAL if self.mandatory_at is None else Requirement.MANDATORY
 
     def digest(self, *, template: bool = False) -> str:
-        """Return a hash of what is asked: equal for the same job sent again, by whomever.
+        """Return a hash of the job's content: equal if the same job is sent again, by any sender.
 
-        `template`: whatever its id is; what is made of it has ids of its own.
+        `template`: leave out the id, for a job from which jobs with their own ids are made.
         """
-        less: dict[str, Any] = dict.fromkeys(("created_at", "id", "sender", "version"), True)
-        # Sealed again, the same values are other bytes.
-        less["command"] = {"secrets": {"sealed", "keys"}}
-        # Without what is not said: a newer version's words leave older jobs what they were.
-        asked = self.model_dump_json(exclude=less, exclude_defaults=True)
-        whose = "" if template else self.id
-        return hashlib.sha256(f"{whose}\n{asked}".encode()).hexdigest()
+        excluded: dict[str, Any] = dict.fromkeys(("created_at", "id", "sender", "version"), True)
+        # Sealing the same values again gives other bytes.
+        excluded["command"] = {"secrets": {"sealed", "keys"}}
+        # Without defaults, so that new fields of a later version leave older digests unchanged.
+        content = self.model_dump_json(exclude=excluded, exclude_defaults=True)
+        job_id = "" if template else self.id
+        return hashlib.sha256(f"{job_id}\n{content}".encode()).hexdigest()
 
 
 class Cancellation(Message):
-    """A job is withdrawn: where it has not started it never does, where it runs it is ended."""
+    """Withdraws a job: where it has not started it never starts; where it runs it is ended."""
 
     kind: Literal["cancellation"] = "cancellation"
     job_id: JobId
     workstations: tuple[Name, ...] = Field(
-        default=(), description="only there; default: wherever the job went"
+        default=(), description="only these workstations; default: all that the job reached"
     )
     unsent: bool = Field(
-        default=False, description="the job reached nobody: it is as if it had not been sent"
+        default=False, description="the job was not published; it counts as not sent"
     )
     reason: Text = Field(default="", max_length=1000)
     sender: Text = Field(default_factory=whoami, max_length=200)
     created_at: Instant = Field(default_factory=_now)
 
     def concerns(self, workstation: str) -> bool:
-        """Whether it is meant for a workstation too."""
+        """Return whether the cancellation applies to a workstation."""
         return not self.workstations or workstation in self.workstations

@@ -1,4 +1,4 @@
-"""Maintenance windows: when, on the workstation's clock, jobs that respect them may start."""
+"""Maintenance windows: the local times at which jobs that respect them can start."""
 
 import re
 from dataclasses import dataclass
@@ -17,15 +17,15 @@ _WINDOW = re.compile(
     r"(?P<begin>\d\d:\d\d)-(?P<end>\d\d:\d\d)",
     re.IGNORECASE,
 )
-_WHOLE_DAY = 24 * 60  # minutes
-_SHOULD_BE = "write such as Sun 02:00-06:00, Mon-Fri 22:00-04:00 or daily 00:00-24:00"
-_AHEAD = 24  # days: three times each window, since a clock that is changed may take one away
-_ENDLESS = timedelta(days=8).total_seconds()  # windows repeat each week: this one has no end
+_DAY_MINUTES = 24 * 60
+_EXAMPLES = "write such as Sun 02:00-06:00, Mon-Fri 22:00-04:00 or daily 00:00-24:00"
+_DAYS_AHEAD = 24  # each window three times: a clock change can skip one
+_ENDLESS = timedelta(days=8).total_seconds()  # windows repeat weekly, so a longer one never ends
 
 
 @dataclass(frozen=True)
 class MaintenanceWindow:
-    """A time of some days of the week: minutes of the day on which it begins."""
+    """A window on some days of the week; begin and end in minutes of the day it begins."""
 
     days: frozenset[int]
     begin: int
@@ -45,7 +45,7 @@ class MaintenanceWindow:
 
 @dataclass(frozen=True)
 class Windows:
-    """The maintenance windows of a workstation; without any, nothing is held back."""
+    """The maintenance windows of a workstation; without any, jobs can start at any time."""
 
     windows: tuple[MaintenanceWindow, ...] = ()
     text: str = ""
@@ -54,14 +54,14 @@ class Windows:
         return self.text
 
     def start(self, earliest: float, duration: float, zone: tzinfo | None = None) -> float:
-        """Return when, from an instant on, something may start that must end in its window.
+        """Return the first time from `earliest` on from which a window is open for `duration`.
 
-        That is at once, or when a window begins; NEVER where no window is as long.
+        That is `earliest` or the begin of a window; NEVER if no window is long enough.
         """
         if not self.windows:
             return earliest
         today = datetime.fromtimestamp(earliest, UTC).astimezone(zone).date()
-        yesterday = today - timedelta(days=1)  # a window of then may go on
+        yesterday = today - timedelta(days=1)  # its window can still be open
         for begin, end in _spans(self, yesterday, zone):
             start = max(begin, earliest)
             if start + duration <= end or end - begin > _ENDLESS:
@@ -71,8 +71,8 @@ class Windows:
 
 @lru_cache
 def _spans(windows: Windows, first: date, zone: tzinfo | None) -> list[tuple[float, float]]:
-    """Return the times from a day on in which one is open, in order; those that touch are one."""
-    days = (first + timedelta(days=number) for number in range(_AHEAD))
+    """Return the open times from a day on, in order; adjacent ones are merged."""
+    days = (first + timedelta(days=number) for number in range(_DAYS_AHEAD))
     found = sorted(
         span for day in days for window in windows.windows if (span := window.on(day, zone))
     )
@@ -90,10 +90,10 @@ NO_WINDOWS = Windows()
 
 
 def parse(text: str) -> Windows:
-    """Read windows as people write them, parted by commas; none where there is no text.
+    """Parse comma-separated windows; no text means no windows.
 
     Raises:
-        ValueError: one of them is wrong.
+        ValueError: a window is invalid.
     """
     if not text.strip():
         return NO_WINDOWS
@@ -102,14 +102,14 @@ def parse(text: str) -> Windows:
 
 
 def _window(text: str) -> MaintenanceWindow:
-    found = _WINDOW.fullmatch(text)
-    if found is None:
-        raise ValueError(f"{text!r} is no maintenance window: {_SHOULD_BE}")
-    begin, end = _minutes(found["begin"], text), _minutes(found["end"], text)
-    if begin in {end, _WHOLE_DAY}:
-        raise ValueError(f"{text!r} is empty: {_SHOULD_BE}")
+    match = _WINDOW.fullmatch(text)
+    if match is None:
+        raise ValueError(f"{text!r} is no maintenance window: {_EXAMPLES}")
+    begin, end = _minutes(match["begin"], text), _minutes(match["end"], text)
+    if begin in {end, _DAY_MINUTES}:
+        raise ValueError(f"{text!r} is empty: {_EXAMPLES}")
     return MaintenanceWindow(
-        _days(found["first"], found["last"]), begin, end + _WHOLE_DAY * (end < begin)
+        _days(match["first"], match["last"]), begin, end + _DAY_MINUTES * (end < begin)
     )
 
 
@@ -123,14 +123,14 @@ def _days(first: str | None, last: str | None) -> frozenset[int]:
 
 def _minutes(clock: str, text: str) -> int:
     hours, minutes = map(int, clock.split(":"))
-    if minutes >= 60 or hours * 60 + minutes > _WHOLE_DAY:  # noqa: PLR2004 - of an hour
-        raise ValueError(f"{text!r}: {clock} is no time of day: {_SHOULD_BE}")
+    if minutes >= 60 or hours * 60 + minutes > _DAY_MINUTES:  # noqa: PLR2004 - of an hour
+        raise ValueError(f"{text!r}: {clock} is no time of day: {_EXAMPLES}")
     return hours * 60 + minutes
 
 
-def _read(value: Any) -> Windows:
+def _validate(value: Any) -> Windows:
     return value if isinstance(value, Windows) else parse(str(value))
 
 
-WindowsSetting = Annotated[Windows, PlainValidator(_read)]
-"""Windows as a setting."""
+WindowsSetting = Annotated[Windows, PlainValidator(_validate)]
+"""The type of a setting with windows."""

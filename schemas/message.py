@@ -1,4 +1,4 @@
-"""What every message has: a kind, a version, and one way to be read."""
+"""The base of all messages: a version, reading and writing."""
 
 from typing import Annotated, Any, Self
 
@@ -9,26 +9,26 @@ from schemas.errors import PcmError
 
 MAJOR = 1
 BODY_LIMIT = 1024 * 1024
-"""Bytes that a message may have."""
+"""The greatest size of a message, in bytes."""
 
-_LONGEST_TEXT = 300
+_MAX_ERROR_LENGTH = 300
 
 
 class InvalidMessage(PcmError, ValueError):
-    """A message cannot be read; the text names the field and what would be right."""
+    """A message is invalid; the text names the field and the valid values."""
 
 
-_OURS = f"{MAJOR}.0"
+_CURRENT_VERSION = f"{MAJOR}.0"
 
 
 def _check_version(text: str) -> str:
-    if text == _OURS:  # of every message that is read
+    if text == _CURRENT_VERSION:  # the usual case
         return text
     major, dot, minor = text.partition(".")
     if not (dot and major.isdecimal() and minor.isdecimal()):
         raise ValueError('must be MAJOR.MINOR, such as "1.0"')
     if int(major) != MAJOR:
-        raise ValueError(f"major version {major} is not the {MAJOR} that is understood here")
+        raise ValueError(f"major version {major} is not supported; {MAJOR} is")
     return text
 
 
@@ -40,48 +40,48 @@ Version = Annotated[
 
 
 class Message(BaseModel):
-    """An immutable message. Unknown fields are errors, unless `read` is told otherwise."""
+    """An immutable message. Unknown fields are errors, unless `read` is tolerant."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    version: Version = _OURS
+    version: Version = _CURRENT_VERSION
 
     @classmethod
     def read(cls, body: bytes | str, *, tolerant: bool = False) -> Self:
         """Read a message from JSON.
 
-        `tolerant` ignores unknown fields: agents read so what a newer minor version wrote.
+        `tolerant` ignores unknown fields, for messages of a newer minor version.
 
         Raises:
-            InvalidMessage: the body is no JSON or not such a message.
+            InvalidMessage: the body is not JSON, or not a message of this class.
         """
         try:
             return cls.model_validate_json(body, extra="ignore" if tolerant else "forbid")
         except ValidationError as error:
             raise InvalidMessage(explain(error)) from error
         except Exception as error:
-            # Whatever it is: who reads what others wrote must not stop at it.
+            # Any other error, too: an untrusted body must not stop its reader.
             raise InvalidMessage(f"cannot be read: {error}") from error
 
     def body(self) -> bytes:
-        """Return the message as JSON, as it goes over the wire."""
+        """Return the message as JSON."""
         return to_json(self, exclude_none=True)
 
 
 def explain(error: ValidationError) -> str:
-    """Return the first thing wrong in one line, with the field's name in front."""
+    """Return the first error as one line that begins with the field's name."""
     first: Any = error.errors(include_url=False)[0]
     field = ".".join(str(part) for part in first["loc"])
     more = error.error_count() - 1
     return (f"{field}: " if field else "") + cause(first) + (f" (and {more} more)" if more else "")
 
 
-def cause(found: Any) -> str:
-    """Return in one line what is wrong, of one of the errors that pydantic lists."""
-    error = found.get("ctx", {}).get("error")
-    text = str(error) if isinstance(error, ValueError) else found["msg"]
-    if found["type"] == "extra_forbidden":
+def cause(details: Any) -> str:
+    """Return the text of one of pydantic's errors as one line."""
+    error = details.get("ctx", {}).get("error")
+    text = str(error) if isinstance(error, ValueError) else details["msg"]
+    if details["type"] == "extra_forbidden":
         text = "no such field"
-    if len(text) > _LONGEST_TEXT:  # it repeats what was given
-        text = text[:_LONGEST_TEXT] + "..."
+    if len(text) > _MAX_ERROR_LENGTH:  # it repeats the value
+        text = text[:_MAX_ERROR_LENGTH] + "..."
     return str(text)

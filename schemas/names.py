@@ -12,8 +12,8 @@ from pydantic import (
     model_validator,
 )
 
-# No dots (they part the words of a routing key) and nothing that a regular expression
-# reads as more than itself: names stand in the broker's permission patterns.
+# No dots (they separate the words of a routing key) and no regular expression syntax
+# (names are part of the broker's permission patterns).
 _NAME = re.compile(r"[a-z0-9_-]{1,63}")
 
 
@@ -37,10 +37,10 @@ Name = Annotated[
 
 
 def check_text(text: str) -> str:
-    """Return text that a program can be given and JSON can hold.
+    """Return text that is valid as a program's argument and in JSON.
 
     Raises:
-        ValueError: it has a NUL, or bytes that are no UTF-8.
+        ValueError: it has a NUL, or bytes that are not UTF-8.
     """
     if "\0" in text:
         raise ValueError("a NUL character cannot be passed to a program")
@@ -56,7 +56,7 @@ Text = Annotated[str, AfterValidator(check_text)]
 
 
 class Target(BaseModel):
-    """Whom a job is for: everyone, a group, or a workstation.
+    """A job's target: everyone, a group, or a workstation.
 
     In JSON it is one string: `all`, `group:NAME` or `workstation:NAME`.
     """
@@ -75,7 +75,7 @@ class Target(BaseModel):
 
     @classmethod
     def parse(cls, text: str) -> Self:
-        """Read `all`, `group:NAME` or `workstation:NAME`; ValueError if it is none of them."""
+        """Parse `all`, `group:NAME` or `workstation:NAME`; raise ValueError for other text."""
         return cls.model_validate(text)
 
     @model_validator(mode="before")

@@ -1,4 +1,4 @@
-"""What the stream holds and nobody believes."""
+"""The record of a stream message that the history rejected."""
 
 from datetime import UTC, datetime
 from typing import Annotated, Literal
@@ -12,7 +12,7 @@ from schemas.times import Instant
 
 
 class RejectedRecord(Message):
-    """A message of the stream is not by whom it speaks of, and was put to the dead letters."""
+    """A stream message was not published by its alleged author; it is in the dead letters now."""
 
     kind: Literal["forgery"] = "forgery"
     digest: Annotated[str, Field(pattern=r"^[0-9a-f]{32}$")]

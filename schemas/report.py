@@ -1,4 +1,4 @@
-"""What happened to a job on a workstation."""
+"""Reports about a job on a workstation, and the order in which they count."""
 
 import base64
 import hashlib
@@ -26,7 +26,7 @@ from schemas.times import Duration, Instant
 
 
 class State(StrEnum):
-    """What a report says, in the order in which things happen; the later ones are final."""
+    """The state of a job in a report, in the order of a job's life; the last ones are final."""
 
     RECEIVED = "received"
     CONFLICT = "conflict"  # other content under the id of an accepted job; that job goes on
@@ -46,7 +46,7 @@ class State(StrEnum):
 
     @property
     def final(self) -> bool:
-        """Whether nothing follows: each job ends on each workstation in one such state."""
+        """Whether the state is an end; a job ends on each workstation in one such state."""
         return self in _FINAL
 
 
@@ -90,23 +90,23 @@ Data = Annotated[
         }
     ),
 ]
-"""Bytes; in JSON a string where they are UTF-8, else {"base64": ...}."""
+"""Bytes; in JSON a string if they are UTF-8, else {"base64": ...}."""
 
 
 class Output(BaseModel):
-    """What a command wrote to one stream: all of it, or its beginning and its end."""
+    """The output of a command on one stream: all of it, or its beginning and its end."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     head: Data = b""
     dropped: int = Field(
-        default=0, ge=0, lt=2**63, description="bytes left out between head and tail"
+        default=0, ge=0, lt=2**63, description="bytes omitted between head and tail"
     )
     tail: Data = b""
 
     @property
     def silent(self) -> bool:
-        """Whether nothing was written."""
+        """Whether there is no output."""
         return not (self.head or self.dropped or self.tail)
 
     def __str__(self) -> str:
@@ -115,20 +115,20 @@ class Output(BaseModel):
 
 
 class Result(BaseModel):
-    """How a command that was started ended."""
+    """How a started command ended."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     exit_code: int | None = Field(
-        default=None, ge=0, lt=2**32, description="none if a signal ended it"
+        default=None, ge=0, lt=2**32, description="null if a signal ended the command"
     )
     signal: int | None = Field(default=None, ge=0, lt=2**16)
     duration: Duration
     max_memory: int = Field(
         ge=0,
         lt=2**63,
-        description="bytes: the most that one process of it held; exact above the agent's own"
-        " size, below it at least that much, and 0 if it ended before it could be looked at",
+        description="the peak memory of its largest process, in bytes; exact above the agent's own"
+        " size, else a lower bound; 0 if the command ended before the first sample",
     )
     restart_required: bool = False
     stdout: Output = Output()
@@ -141,26 +141,26 @@ def new_report_id() -> str:
 
 
 def final_id(job_id: str, workstation: str) -> str:
-    """Return the id of a job's final report: by whomever it is made, a workstation has one."""
+    """Return the id of a job's final report: the same for every agent of a workstation."""
     return hashlib.sha256(f"{job_id}\0{workstation}".encode()).hexdigest()[:32]
 
 
-_LONGEST_REASON = 10_000
+_MAX_REASON_LENGTH = 10_000
 
 
-def _tellable(value: Any) -> Any:
-    """Make text of a cause: it comes from programs and systems, and must be told whatever it is."""
+def _to_valid_text(value: Any) -> Any:
+    """Make a reason valid: text of programs and systems must not prevent a report."""
     if not isinstance(value, str) or not value:
         return value
-    return value.replace("\0", "?").encode(errors="replace").decode()[:_LONGEST_REASON]
+    return value.replace("\0", "?").encode(errors="replace").decode()[:_MAX_REASON_LENGTH]
 
 
-Told = Annotated[str, BeforeValidator(_tellable)]
+Reason = Annotated[str, BeforeValidator(_to_valid_text)]
 AgentName = Annotated[str, Field(pattern=r"^(service|interactive-[a-z0-9_-]{1,63})$")]
 
 
 class Report(Message):
-    """One thing that happened to a job on a workstation."""
+    """One event of a job on a workstation."""
 
     kind: Literal["report"] = "report"
     id: Text = Field(default_factory=new_report_id, min_length=1, max_length=100)
@@ -169,30 +169,30 @@ class Report(Message):
     agent: AgentName
     state: State
     at: Instant = Field(default_factory=lambda: datetime.now(UTC))
-    reason: Told = Field(default="", description="why; of a decline, what the user said")
-    until: Instant | None = Field(default=None, description="a postponement's end")
+    reason: Reason = Field(default="", description="why; for a decline, the user's reason")
+    until: Instant | None = Field(default=None, description="the end of a postponement")
     result: Result | None = None
 
     @property
     def timestamp(self) -> float:
-        """When it happened by the workstation's clock, in seconds since the epoch."""
+        """The time of the event by the workstation's clock, in seconds since the epoch."""
         return self.at.timestamp()
 
     @model_validator(mode="after")
-    def _whole(self) -> Self:
+    def _has_exit_code(self) -> Self:
         if self.state is State.SUCCEEDED and (self.result is None or self.result.exit_code is None):
             raise ValueError("result: a success has an exit code")
         return self
 
 
 class Rank(IntEnum):
-    """How far a report is in a job's life; see `furthest`."""
+    """The progress of a report in a job's life; see `furthest`."""
 
     RECEIVED = 1
-    ANSWERED = 2  # offered, postponed or declined: a user may go from each to each
+    ANSWERED = 2  # offered, postponed or declined: a user can change between them
     ACCEPTED = 3
     STARTED = 4
-    CLOSED = 5  # an end without the end of a command
+    CLOSED = 5  # an end without a run
     RAN = 6
 
 
@@ -213,7 +213,7 @@ class Reported(Protocol):
 
     @property
     def id(self) -> str:
-        """Its id."""
+        """The report's id."""
 
     @property
     def agent(self) -> str:
@@ -221,11 +221,11 @@ class Reported(Protocol):
 
     @property
     def state(self) -> str:
-        """What it says."""
+        """The reported state."""
 
     @property
     def timestamp(self) -> float:
-        """When it happened by the workstation's clock, in seconds since the epoch."""
+        """The time of the event by the workstation's clock, in seconds since the epoch."""
 
 
 _Reported = TypeVar("_Reported", bound=Reported)
@@ -234,32 +234,33 @@ _Reported = TypeVar("_Reported", bound=Reported)
 def order(report: Reported) -> tuple[int, float, int]:
     """Return the sort key of an agent's reports of a job: the greatest one counts.
 
-    It holds for all agents of a workstation, too, except between answers: see `furthest`. Three
-    numbers, since the history stores them. A CONFLICT has no place in the order.
+    It orders the reports of all agents of a workstation, too, except between answers: see
+    `furthest`. It consists of three numbers, since the history stores them. A CONFLICT has no
+    sort key.
     """
     rank = _RANKS[report.state]
     time = report.timestamp
-    # Equal times must not leave it to the order in which the reports are read.
+    # With equal times, the result must not depend on the order in which reports are read.
     tie = _TIES[report.state] + zlib.crc32(f"{report.agent} {report.id}".encode())
     return (rank, -time if rank >= Rank.CLOSED else time, tie)
 
 
 def furthest(reports: Iterable[_Reported]) -> _Reported | None:
-    """Return the report that gives a job's state on a workstation; None if none does.
+    """Return the report that gives a job's state on a workstation; None if there is none.
 
-    The one order in which reports count. It depends on the set of reports alone: neither the
-    order in which they are read nor a second copy changes the state.
+    This is the only definition of the order in which reports count. The result depends on the set
+    of reports alone, neither on the order in which they are read nor on duplicates.
 
-    1. A report that is further in the job's life counts, whatever the clocks say: received, then
+    1. The report that is furthest in the job's life counts, independent of clocks: received, then
        the user's answers, accepted, started, ended. So a final state is final, and a job that was
        declined or postponed and is then accepted is accepted. The end of a command counts over an
-       end without one (Q152229). An interruption after which the command is started again is no
-       final report; only the start is reported.
-    2. Between reports that are equally far, the workstation's clock decides: of ends the first
-       counts, of all else the last. An agent's user may go from offered to postponed and back, and
-       the last answer is the one that holds.
-    3. Of several agents each has its own last answer. An open offer counts over a decline, since
-       one user who declines ends nothing for the others.
+       end without a run (Q152229). An interruption after which the command is started again is
+       not a final report; only the start is reported.
+    2. Between reports that are equally far, the workstation's clock decides: the first end counts,
+       and of all other reports the last. A user can change from offered to postponed and back; the
+       last answer counts.
+    3. Each agent has its own last answer. An open offer counts over a decline, since the decline
+       of one user does not end the job for the others.
 
     A CONFLICT is about another job with the same id, and never counts.
     """
@@ -279,7 +280,7 @@ def _order_of_agents(report: Reported) -> tuple[int, bool, float, int]:
 
 
 def first_line(report: Report) -> str:
-    """Return the first line that a command wrote, of its errors where it failed."""
+    """Return the first line of a command's output; from stderr first if it failed."""
     if report.result is None:
         return ""
     streams = (report.result.stdout, report.result.stderr)

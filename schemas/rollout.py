@@ -1,4 +1,4 @@
-"""A job that goes out in waves: to a few first, and on only while it does well."""
+"""Rollouts: a job that is sent in waves, as long as few workstations fail."""
 
 import re
 from datetime import UTC, datetime, timedelta
@@ -15,7 +15,7 @@ _COUNT = re.compile(r"[0-9]{1,9}|(100|[0-9]{1,2})%")
 
 
 def check_limit(text: str) -> str:
-    """Return how many failures are borne, as it was written.
+    """Return a limit of failures as it was written.
 
     Raises:
         ValueError: it is neither a count nor a percentage.
@@ -26,21 +26,21 @@ def check_limit(text: str) -> str:
 
 
 FailureLimit = Annotated[str, AfterValidator(check_limit)]
-"""How many failures are borne: a count, or a percentage of the workstations sent to so far."""
+"""The tolerated failures: a count, or a percentage of the workstations sent to so far."""
 
-_LONGEST_ID = 50  # a wave's own id has a few letters more
+_MAX_ID_LENGTH = 50  # the id of a wave is longer by its suffix
 
 
 class Rollout(Message):
     """The plan of a rollout.
 
-    Who carries it out keeps nothing of its own: each wave is a job whose id follows from the
-    plan, so that whoever sends it again sends the same job.
+    Each wave is a job whose id follows from the plan. The runner therefore needs no state of its
+    own: sending a wave again sends the same job.
     """
 
     kind: Literal["rollout"] = "rollout"
-    id: JobId = Field(default_factory=new_job_id, max_length=_LONGEST_ID)
-    job: Job = Field(description="what each wave is; with an id and targets of its own")
+    id: JobId = Field(default_factory=new_job_id, max_length=_MAX_ID_LENGTH)
+    job: Job = Field(description="the template of the waves, which get their own ids and targets")
     waves: tuple[tuple[Name, ...], ...] = Field(min_length=1)
     max_failures: FailureLimit = "0"
     pause: Duration = Field(
@@ -49,8 +49,8 @@ class Rollout(Message):
     wave_limit: Duration | None = Field(
         default=None,
         gt=timedelta(0),
-        description="seconds after which a wave that has not ended goes for ended; the"
-        " workstations that it waits for count as failures",
+        description="seconds after which a wave counts as ended; workstations without an end count"
+        " as failures",
     )
     sender: Text = Field(default_factory=whoami, max_length=200)
     created_at: Instant = Field(default_factory=lambda: datetime.now(UTC))
@@ -70,7 +70,7 @@ class Rollout(Message):
         return f"{self.id}-w{number}"
 
     def wave(self, number: int, created_at: datetime | None = None) -> Job:
-        """Return a wave's job, made now or then; the first is number 1."""
+        """Return a wave's job, created at that time or now; the first is number 1."""
         names = self.waves[number - 1]
         changes = {
             "id": self.wave_id(number),
@@ -85,32 +85,32 @@ class Rollout(Message):
 
 
 class RolloutOrder(Message):
-    """What is asked of a rollout that was begun; the newest counts, but an abort is for ever."""
+    """An order to a rollout that was started; the newest counts, but an abort is permanent."""
 
     kind: Literal["rollout_order"] = "rollout_order"
     rollout_id: JobId
     action: Literal["pause", "resume", "abort"]
-    max_failures: FailureLimit | None = Field(default=None, description="from now on")
+    max_failures: FailureLimit | None = Field(default=None, description="the new limit of failures")
     reason: Text = Field(default="", max_length=1000)
     sender: Text = Field(default_factory=whoami, max_length=200)
     created_at: Instant = Field(default_factory=lambda: datetime.now(UTC))
 
 
 class WaveSent(Message):
-    """A wave's job was published to all that it is for: nobody needs to send it again."""
+    """A wave's job was published to all its targets; it need not be sent again."""
 
     kind: Literal["wave_sent"] = "wave_sent"
     rollout_id: JobId
-    number: int = Field(ge=1, description="of the wave; the first is 1")
+    number: int = Field(ge=1, description="the wave's number; the first is 1")
     sender: Text = Field(default_factory=whoami, max_length=200)
     created_at: Instant = Field(default_factory=lambda: datetime.now(UTC))
 
 
 class WaveEnded(Message):
-    """A wave was seen to have ended, or goes for ended: the pause behind it begins."""
+    """A wave has ended, or counts as ended; the pause after it begins."""
 
     kind: Literal["wave_ended"] = "wave_ended"
     rollout_id: JobId
-    number: int = Field(ge=1, description="of the wave; the first is 1")
+    number: int = Field(ge=1, description="the wave's number; the first is 1")
     sender: Text = Field(default_factory=whoami, max_length=200)
     created_at: Instant = Field(default_factory=lambda: datetime.now(UTC))

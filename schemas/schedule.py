@@ -1,4 +1,4 @@
-"""A job that repeats: its occurrences, each a job whose id follows from schedule and time."""
+"""Schedules and their occurrences: each is a job whose id follows from schedule and time."""
 
 import hashlib
 from collections.abc import Iterator
@@ -19,7 +19,7 @@ from schemas.text import counted
 from schemas.times import (
     FIRST_CLOCK,
     LAST_CLOCK,
-    LONGEST_ZONE,
+    MAX_ZONE_LENGTH,
     Duration,
     Instant,
     WallClock,
@@ -29,44 +29,44 @@ from schemas.times import (
     on_last_clock,
 )
 
-_AHEAD = timedelta(hours=1)  # so that also agents there have a job in time
-LEAD = FIRST_CLOCK + _AHEAD + LAST_CLOCK
-"""How long after it was sent in time the last clock on a wall shows an occurrence's time."""
-_NO_TIMES = ("offer_at", "mandatory_at", "expires_at")
-_NOT_ASKED = {"created_at", "sender", "version"}
+_SEND_AHEAD = timedelta(hours=1)  # so that agents in the first time zone get the job in time
+LEAD = FIRST_CLOCK + _SEND_AHEAD + LAST_CLOCK
+"""The time from the sending of an occurrence until it is due in the last time zone."""
+_TIME_FIELDS = ("offer_at", "mandatory_at", "expires_at")
+_NOT_IN_ID = {"created_at", "sender", "version"}
 
 
 def _check_cron(text: str) -> str:
     fields = text.split()
-    why = "it never comes"
+    reason = "has no occurrence"
     try:
-        if len(fields) == 5:  # noqa: PLR2004 - minutes are fine enough
+        if len(fields) == 5:  # noqa: PLR2004 - cron has no seconds
             next(CronSim(text, datetime(2026, 1, 1)))  # noqa: DTZ001 - any
             return " ".join(fields)
-        why = f"has {counted(len(fields), 'field')}, not 5"
-    except (CronSimError, ValueError) as error:  # the latter of figures beyond all bounds
-        why = str(error)
+        reason = f"has {counted(len(fields), 'field')}, not 5"
+    except (CronSimError, ValueError) as error:  # ValueError: a number is out of range
+        reason = str(error)
     except StopIteration:
         pass
     raise ValueError(
-        f"{text[:80]!r}: {why[:80]}; write MINUTE HOUR DAY MONTH WEEKDAY, such as '0 2 * * 0' for"
-        " 02:00 on Sundays"
+        f"{text[:80]!r}: {reason[:80]}; write MINUTE HOUR DAY MONTH WEEKDAY, such as '0 2 * * 0'"
+        " for 02:00 on Sundays"
     )
 
 
 def _check_zone(name: str) -> str:
     if find_zone(name) is None:
-        shown = name if len(name) <= LONGEST_ZONE else f"{name[:LONGEST_ZONE]}..."
+        shown = name if len(name) <= MAX_ZONE_LENGTH else f"{name[:MAX_ZONE_LENGTH]}..."
         raise ValueError(f"{shown!r} is no time zone: write such as Europe/Berlin or UTC")
     return name
 
 
 class Schedule(Message):
-    """When a job repeats, and what it is.
+    """A job that repeats.
 
-    Its times are those that cron's five fields name, in a zone or on each workstation's clock on
-    the wall: one that the clock skips is the first instant after the gap, one that it shows twice
-    is the first of the two. Where several so come to the same instant, the last of them counts.
+    Its times are those of cron's five fields, in a time zone or by each workstation's wall clock.
+    A time that the clock skips is the first instant after the gap; one that it shows twice is the
+    first of the two. Of several times at the same instant, the last counts.
     """
 
     kind: Literal["schedule"] = "schedule"
@@ -75,14 +75,14 @@ class Schedule(Message):
         description="cron's five fields: minute, hour, day, month, weekday"
     )
     zone: Annotated[str, AfterValidator(_check_zone)] | None = Field(
-        default=None, description="such as Europe/Berlin; none: each workstation's own clock"
+        default=None, description="such as Europe/Berlin; null: each workstation's own clock"
     )
     missed: Literal["once", "skip"] = Field(
         default="once",
-        description="what becomes of occurrences for which nobody was there to send them: the last"
-        " of them is sent late, or none",
+        description="occurrences that were due while no scheduler ran: once: the last of them is"
+        " sent late; skip: none is sent",
     )
-    job: Job = Field(description="what each occurrence is; with an id and times of its own")
+    job: Job = Field(description="the template of the occurrences, with their own ids and times")
     mandatory_after: Duration | None = Field(
         default=None, description="seconds from the occurrence to its mandatory time"
     )
@@ -93,11 +93,11 @@ class Schedule(Message):
     created_at: Instant = Field(default_factory=lambda: datetime.now(UTC))
 
     @model_validator(mode="after")
-    def _timeless(self) -> Self:
-        for name in _NO_TIMES:
+    def _has_no_times(self) -> Self:
+        for name in _TIME_FIELDS:
             if getattr(self.job, name) is not None:
                 raise ValueError(
-                    f"job.{name}: each occurrence has times of its own; use mandatory_after and"
+                    f"job.{name}: each occurrence has its own times; use mandatory_after and"
                     " expires_after"
                 )
         if self.mandatory_after is not None and self.mandatory_after < timedelta(0):
@@ -113,19 +113,19 @@ class Schedule(Message):
         return CronSim(self.repeat, datetime(2026, 1, 1)).explain()  # noqa: DTZ001 - any
 
     def coming(self, after: datetime) -> Iterator["Occurrence"]:
-        """Yield the occurrences that are to be sent after an instant, in their order."""
+        """Yield the occurrences to send after an instant, in order."""
         if self.zone is None:
-            start = after.astimezone(UTC) + FIRST_CLOCK + _AHEAD
+            start = after.astimezone(UTC) + FIRST_CLOCK + _SEND_AHEAD
         else:
             start = after.astimezone(ZoneInfo(self.zone))
         every = (Occurrence(self, local) for local in CronSim(self.repeat, _naive(start)))
         later = dropwhile(lambda occurrence: occurrence.send_at <= after, every)
-        for _, at_once in groupby(later, key=lambda occurrence: occurrence.send_at):
-            *_, last = at_once
+        for _, simultaneous in groupby(later, key=lambda occurrence: occurrence.send_at):
+            *_, last = simultaneous
             yield last
 
     def times(self, after: datetime, until: datetime) -> Iterator["Occurrence"]:
-        """Yield the occurrences that are to be sent after one instant and up to another."""
+        """Yield the occurrences to send after one instant and up to another."""
         return takewhile(lambda occurrence: occurrence.send_at <= until, self.coming(after))
 
 
@@ -135,7 +135,7 @@ def _naive(moment: datetime) -> datetime:
 
 @dataclass(frozen=True, repr=False)
 class Occurrence:
-    """One occurrence of a schedule, at a time on the clock."""
+    """One occurrence of a schedule, at a local time."""
 
     schedule: Schedule
     local: datetime
@@ -145,28 +145,28 @@ class Occurrence:
 
     @cached_property
     def instant(self) -> datetime | None:
-        """When it is; None where each workstation's own clock says it."""
+        """Its time; None if it depends on each workstation's clock."""
         zone = self.schedule.zone
         return None if zone is None else at_wall(self.local, ZoneInfo(zone))
 
     @property
     def here(self) -> datetime:
-        """When it is by this machine's clock, where each workstation's own says it."""
+        """Its time; by this machine's clock if it depends on each workstation's."""
         return self.instant or at_wall(self.local)
 
     @property
     def begins_at(self) -> datetime:
-        """When it is by the first clock on a wall that shows its time."""
+        """Its time in the first time zone."""
         return self.instant or on_first_clock(self.local)
 
     @property
     def send_at(self) -> datetime:
-        """When it is to be sent: before the first clock on a wall shows its time."""
-        return self.instant or self.begins_at - _AHEAD
+        """The time to send it: before it is due in the first time zone."""
+        return self.instant or self.begins_at - _SEND_AHEAD
 
     @property
     def ends_at(self) -> datetime | None:
-        """When it has expired everywhere; None: never."""
+        """The time at which it has expired in all time zones; None for never."""
         if self.schedule.expires_after is None:
             return None
         last = self.instant or on_last_clock(self.local)
@@ -174,17 +174,17 @@ class Occurrence:
 
     @property
     def id(self) -> str:
-        """The id of its job: the same by whomever it is sent."""
-        # Without what is as always, which a later version may have more of.
-        asked = self.schedule.model_dump_json(
-            exclude={**dict.fromkeys(_NOT_ASKED, True), "job": {*_NOT_ASKED, "id"}},
+        """The id of its job, the same for every sender."""
+        # Without defaults, so that new fields of a later version leave ids unchanged.
+        content = self.schedule.model_dump_json(
+            exclude={**dict.fromkeys(_NOT_IN_ID, True), "job": {*_NOT_IN_ID, "id"}},
             exclude_defaults=True,
         )
-        unique = hashlib.sha256(f"{asked}\0{self.local.isoformat()}".encode()).hexdigest()
+        unique = hashlib.sha256(f"{content}\0{self.local.isoformat()}".encode()).hexdigest()
         return f"{self.send_at:{ID_TIME}}-{unique[:10]}"
 
     def job(self) -> Job:
-        """Return its job, as it is to be sent."""
+        """Return its job."""
         schedule = self.schedule
         times = {
             "offer_at": timedelta(0),
@@ -208,7 +208,7 @@ class Occurrence:
 
 
 class ScheduleRemoval(Message):
-    """A schedule has no more occurrences; those that were sent go on."""
+    """Ends a schedule; occurrences that were sent are not affected."""
 
     kind: Literal["schedule_removal"] = "schedule_removal"
     name: Name

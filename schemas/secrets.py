@@ -1,4 +1,4 @@
-"""Environment values that only the agents can read for which they are sealed."""
+"""Environment values that only the agents for which they are sealed can read."""
 
 from collections.abc import Collection, Mapping
 from typing import Self
@@ -8,7 +8,7 @@ from pydantic import Base64Bytes, BaseModel, ConfigDict, Field, field_validator
 from schemas.names import Text
 
 SIZE_LIMIT = 64 * 1024
-"""Bytes that all values of a job may have together."""
+"""The greatest total size of a job's values, in bytes."""
 
 
 def check_variable(name: str) -> str:
@@ -19,11 +19,11 @@ def check_variable(name: str) -> str:
 
 
 class Secrets(BaseModel):
-    """The values, encrypted once by a key of their own, and that key sealed for each agent."""
+    """Secret values, encrypted once with their own key, and that key sealed for each agent."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    names: tuple[Text, ...] = Field(min_length=1, description="of the environment variables")
+    names: tuple[Text, ...] = Field(min_length=1, description="the environment variables' names")
     sealed: Base64Bytes = Field(description="NaCl's secret box of a JSON object, in base64")
     keys: Mapping[str, Base64Bytes] = Field(
         min_length=1, description="NaCl's sealed box of its key, for each AGENT@WORKSTATION"
@@ -41,7 +41,7 @@ class Secrets(BaseModel):
         return {agent.rpartition("@")[2] for agent in self.keys}
 
     def only(self, workstations: Collection[str]) -> Self:
-        """Return the same without the keys of other workstations; with all, if none is left."""
+        """Return a copy without the keys of other workstations; unchanged if no key is left."""
         names = set(workstations)
         keys = {agent: key for agent, key in self.keys.items() if agent.rpartition("@")[2] in names}
         return self.model_copy(update={"keys": keys}) if keys else self

@@ -1,4 +1,4 @@
-"""Signatures of orders: what exactly is signed, and how signatures are told."""
+"""Signatures of orders: the signed bytes, and the header that carries the signatures."""
 
 import base64
 import binascii
@@ -12,23 +12,23 @@ from schemas.message import InvalidMessage, Message, explain
 from schemas.names import Name, Text
 
 HEADER = "signatures"
-"""The AMQP header in which a message's signatures stand."""
+"""The AMQP header with a message's signatures."""
 
-_DOMAIN = b"package-command-manager order 1\0"  # no signature for anything else is one for this
+_DOMAIN = b"package-command-manager order 1\0"  # excludes signatures made for other purposes
 _KEY_BYTES = 32
 _SIGNATURE_BYTES = 64
-_MOST = 8
+_MAX_SIGNATURES = 8
 LONGEST_HEADER = 8192
-"""Characters that such a header may have."""
+"""The greatest length of the header, in characters."""
 
 
 def _base64_of(size: int) -> AfterValidator:
     def check(text: str) -> str:
         try:
-            found = base64.b64decode(text, validate=True)
+            data = base64.b64decode(text, validate=True)
         except (binascii.Error, ValueError):
-            found = b""
-        if len(found) != size:
+            data = b""
+        if len(data) != size:
             raise ValueError(f"is not {size} bytes in base64")
         return text
 
@@ -40,12 +40,12 @@ PublicKey = Annotated[str, _base64_of(_KEY_BYTES)]
 
 
 def key_id(key: bytes) -> str:
-    """Return the id of a public key, by which signatures name it."""
+    """Return the id of a public key, as signatures contain it."""
     return hashlib.sha256(key).hexdigest()[:16]
 
 
 class Signature(BaseModel):
-    """An Ed25519 signature. The name is what the signer goes by; only the key proves anything."""
+    """An Ed25519 signature. The signer's name is informative; only the key is proof."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
@@ -54,25 +54,27 @@ class Signature(BaseModel):
     signature: Annotated[str, _base64_of(_SIGNATURE_BYTES)]
 
     def bytes(self) -> bytes:
-        """Return the signature itself."""
+        """Return the raw signature."""
         return base64.b64decode(self.signature)
 
 
 Signatures = tuple[Signature, ...]
-_SIGNATURES: TypeAdapter[Signatures] = TypeAdapter(Annotated[Signatures, Field(max_length=_MOST)])
+_SIGNATURES: TypeAdapter[Signatures] = TypeAdapter(
+    Annotated[Signatures, Field(max_length=_MAX_SIGNATURES)]
+)
 
 
 def write_signatures(signatures: Iterable[Signature]) -> str:
-    """Return signatures as they stand in a header; nothing if there are none."""
-    found = tuple(signatures)
-    return _SIGNATURES.dump_json(found).decode() if found else ""
+    """Return the header for signatures; "" if there are none."""
+    items = tuple(signatures)
+    return _SIGNATURES.dump_json(items).decode() if items else ""
 
 
 def read_signatures(header: Any) -> Signatures:
-    """Read a message's signatures from its header; none where there is no header.
+    """Read a message's signatures from its header; none if there is no header.
 
     Raises:
-        InvalidMessage: it holds something else.
+        InvalidMessage: the header is not a list of signatures.
     """
     if header in (None, ""):
         return ()
@@ -85,9 +87,9 @@ def read_signatures(header: Any) -> Signatures:
 
 
 def signed_bytes(kind: str, routing_keys: Sequence[str], body: bytes) -> bytes:
-    """Return what is signed of an order: its kind, all its routing keys, and its very bytes.
+    """Return the signed bytes of an order: its kind, its routing keys, and its body.
 
-    Each part stands behind its length: no two orders make the same bytes.
+    Each part is prefixed with its length, so that no two orders have the same bytes.
     """
     keys = b"".join(_part(key.encode()) for key in routing_keys)
     return _DOMAIN + _part(kind.encode()) + _part(keys) + _part(body)
@@ -98,17 +100,17 @@ def _part(data: bytes) -> bytes:
 
 
 class SignedJob(Message):
-    """A job that is not sent yet, in the very bytes that were signed, and who signed it."""
+    """A job that is not sent yet: its signed bytes, and their signatures."""
 
     kind: Literal["signed_job"] = "signed_job"
-    text: Text = Field(description="the job's JSON, letter by letter as it was signed")
-    signatures: Signatures = Field(default=(), max_length=_MOST)
+    text: Text = Field(description="the job's JSON, exactly as it was signed")
+    signatures: Signatures = Field(default=(), max_length=_MAX_SIGNATURES)
 
     @property
     def job_body(self) -> bytes:
-        """The job's message, as it is to be sent."""
+        """The body of the job's message."""
         return self.text.encode()
 
     def with_signature(self, signature: Signature) -> Self:
-        """Return it with one signature more."""
+        """Return a copy with one more signature."""
         return self.model_copy(update={"signatures": (*self.signatures, signature)})

@@ -1,4 +1,4 @@
-"""Instants, wall-clock times and durations, and how people write them."""
+"""Instants, wall-clock times and durations, and their text forms."""
 
 import re
 from datetime import UTC, datetime, timedelta, tzinfo
@@ -18,36 +18,36 @@ from pydantic import (
 )
 
 NEVER = float("inf")
-"""A time that never comes, in seconds since the epoch."""
+"""The time that means never, in seconds since the epoch."""
 
 _DURATION = re.compile(r"(\d+(?:\.\d+)?)(ms|s|m|h|d)")
-_LONGEST = 100 * 365 * 86400.0
-_LONGEST_TEXT = 100
-LONGEST_ZONE = 100
-_ZONE = re.compile(rf"[A-Za-z0-9_+/-]{{1,{LONGEST_ZONE}}}")
-_YEARS = range(1970, 9000)  # what every machine's clock can count
+_MAX_SECONDS = 100 * 365 * 86400.0
+_MAX_TEXT_LENGTH = 100
+MAX_ZONE_LENGTH = 100
+_ZONE = re.compile(rf"[A-Za-z0-9_+/-]{{1,{MAX_ZONE_LENGTH}}}")
+_YEARS = range(1970, 9000)  # supported by every platform's clock
 _SECONDS = {"ms": 0.001, "s": 1, "m": 60, "h": 3600, "d": 86400}
 
 
 def parse_duration(value: Any) -> Any:
     """Return text such as `30s`, `5m`, `1h30m` or a number of seconds as a timedelta.
 
-    Anything else is returned as it came, for the model to judge.
+    Any other value is returned unchanged, for the model to validate.
 
     Raises:
-        ValueError: the text is no duration.
+        ValueError: the text is not a duration.
     """
     if isinstance(value, str):
-        # Of a longer text, looking for numbers takes the square of its length.
-        parts = _DURATION.findall(value) if len(value) <= _LONGEST_TEXT else []
+        # The search takes quadratic time, so long texts are rejected first.
+        parts = _DURATION.findall(value) if len(value) <= _MAX_TEXT_LENGTH else []
         if "".join(number + unit for number, unit in parts) != value or not parts:
             raise ValueError(
-                f"{value[:_LONGEST_TEXT]!r} is no duration: write 30s, 5m, 2h or 1h30m"
+                f"{value[:_MAX_TEXT_LENGTH]!r} is no duration: write 30s, 5m, 2h or 1h30m"
             )
         value = sum(float(number) * _SECONDS[unit] for number, unit in parts)
     if isinstance(value, (int, float)) and not isinstance(value, bool):
-        if not abs(value) <= _LONGEST:  # written so that it is true of NaN, too
-            raise ValueError("is no duration that a clock can count")
+        if not abs(value) <= _MAX_SECONDS:  # in this form it is true for NaN, too
+            raise ValueError("is not a supported duration")
         return timedelta(seconds=value)
     if isinstance(value, bool):
         raise ValueError("is no duration: write 30s, or a number of seconds")  # noqa: TRY004
@@ -55,15 +55,15 @@ def parse_duration(value: Any) -> Any:
 
 
 def duration_text(value: timedelta) -> str:
-    """Return a duration as `parse_duration` reads it, such as 1h30m."""
-    left = value.total_seconds()
+    """Return a duration in the form of `parse_duration`, such as 1h30m."""
+    seconds = value.total_seconds()
     parts = []
     for unit in ("d", "h", "m"):
-        count, left = divmod(left, _SECONDS[unit])
+        count, seconds = divmod(seconds, _SECONDS[unit])
         if count:
             parts.append(f"{count:g}{unit}")
-    if left or not parts:
-        parts.append(f"{left:g}s")
+    if seconds or not parts:
+        parts.append(f"{seconds:g}s")
     return "".join(parts)
 
 
@@ -76,7 +76,7 @@ Duration = Annotated[
 
 
 def check_years(value: datetime) -> datetime:
-    """Return a time that every machine's clock can count; ValueError if it is none."""
+    """Return a time whose year is supported; raise ValueError otherwise."""
     if value.year not in _YEARS:
         raise ValueError(f"the year {value.year} is not from {_YEARS[0]} to {_YEARS[-1]}")
     return value
@@ -90,7 +90,7 @@ Instant = Annotated[
 
 
 class WallClock(BaseModel):
-    """A time on each workstation's own clock on the wall: "02:00, everywhere"."""
+    """A time by each workstation's wall clock, such as 02:00 in every time zone."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
@@ -102,39 +102,39 @@ class WallClock(BaseModel):
 
 
 def at_wall(local: datetime, zone: tzinfo | None = None) -> datetime:
-    """Return the instant at which a zone's clock shows a time; without one, this machine's clock.
+    """Return the instant at which a zone's clock (default: this machine's) shows a time.
 
     A time that the clock skips is the first instant after the gap; one that it shows twice is the
     first of the two.
     """
     stamp = local.replace(tzinfo=zone, fold=0).timestamp()
     shown = datetime.fromtimestamp(stamp, UTC).astimezone(zone).replace(tzinfo=None)
-    if shown != local:  # in a gap: Python counted on from before it
+    if shown != local:  # in a gap: Python used the offset before it
         stamp = _transition(stamp - (shown - local).total_seconds(), stamp, zone)
     return datetime.fromtimestamp(stamp, UTC)
 
 
 FIRST_CLOCK = timedelta(hours=14)
-"""How far the first clock on earth is ahead of UTC."""
+"""The offset of the first time zone, ahead of UTC."""
 LAST_CLOCK = timedelta(hours=12)
-"""How far the last clock on earth is behind UTC."""
+"""The offset of the last time zone, behind UTC."""
 
 
 def on_first_clock(local: datetime) -> datetime:
-    """Return the instant at which the first clock on earth shows a time."""
+    """Return the instant of a local time in the first time zone."""
     return local.replace(tzinfo=UTC) - FIRST_CLOCK
 
 
 def on_last_clock(local: datetime) -> datetime:
-    """Return the instant at which the last clock on earth shows a time."""
+    """Return the instant of a local time in the last time zone."""
     return local.replace(tzinfo=UTC) + LAST_CLOCK
 
 
 def find_zone(name: str) -> tzinfo | None:
-    """Return the zone of a name, such as Europe/Berlin; None if none is known by it."""
+    """Return the time zone of a name, such as Europe/Berlin; None for an unknown name."""
     from zoneinfo import ZoneInfo, ZoneInfoNotFoundError  # few programs need it
 
-    # The library takes dots for packages to import, one in the other, until its stack ends.
+    # zoneinfo imports a package for each dot in the name, until a RecursionError.
     if not _ZONE.fullmatch(name):
         return None
     try:
@@ -164,30 +164,30 @@ Moment = Annotated[
     Annotated[Instant, Tag("instant")] | Annotated[WallClock, Tag("wall clock")],
     Discriminator(_kind),
 ]
-"""When something of a job happens: an instant, or a wall-clock time."""
+"""A time of a job: an instant, or a wall-clock time."""
 
 
 def earliest(moment: datetime | WallClock) -> datetime:
-    """Return the instant from which on a moment has come somewhere."""
+    """Return the instant of a moment in the first time zone."""
     return on_first_clock(moment.local) if isinstance(moment, WallClock) else moment
 
 
 def latest(moment: datetime | WallClock) -> datetime:
-    """Return the instant from which on a moment has come everywhere."""
+    """Return the instant of a moment in the last time zone."""
     return on_last_clock(moment.local) if isinstance(moment, WallClock) else moment
 
 
 def parse_moment(text: str, now: datetime) -> datetime | WallClock:
-    """Read a time as people write it: ISO 8601 with zone, `now`, `+10m`, or `... local`.
+    """Parse a time: ISO 8601 with zone, `now`, `+10m`, or `... local`.
 
     Raises:
-        ValueError: it is none of these.
+        ValueError: the text has none of these forms.
     """
     if text == "now":
         return now
     if text.startswith("+"):
-        after: timedelta = parse_duration(text[1:])
-        return now + after
+        delay: timedelta = parse_duration(text[1:])
+        return now + delay
     stamp = text.removesuffix(" local")
     try:
         moment = datetime.fromisoformat(stamp)
@@ -197,7 +197,7 @@ def parse_moment(text: str, now: datetime) -> datetime | WallClock:
         ) from None
     if (stamp == text) == (moment.tzinfo is None):
         raise ValueError(
-            f"{text!r}: give either a zone (Z or +01:00) or ' local' for each clock on the wall"
+            f"{text!r}: give either a zone (Z or +01:00) or ' local' for each workstation's clock"
         )
     check_years(moment)
     return moment if stamp == text else WallClock(local=moment)

@@ -1,4 +1,4 @@
-"""Public keys that are trusted, and what each of them may order."""
+"""Trusted public keys, and the orders that each of them is allowed to sign."""
 
 import base64
 from collections.abc import Collection, Iterable
@@ -19,56 +19,56 @@ from schemas.times import Instant
 
 
 class TrustedKey(Message):
-    """A public key, whose it is, and what it may order; where nothing is said, anything.
+    """A public key, its owner, and its permitted orders; an empty field does not restrict.
 
-    What `commands` limits is which program is started, not what that program can be made to do.
+    `commands` restricts which program is started, not what that program can be made to do.
     """
 
     kind: Literal["trusted_key"] = "trusted_key"
-    name: Name = Field(description="whose it is; two keys of one name are one signer's")
+    name: Name = Field(description="the owner; keys with the same name belong to one signer")
     key: PublicKey
     targets: tuple[Target, ...] = Field(
-        default=(), description="only workstations that one of these means take its orders"
+        default=(), description="only workstations in these targets obey its orders"
     )
-    contexts: tuple[Context, ...] = Field(default=(), description="only such jobs")
+    contexts: tuple[Context, ...] = Field(default=(), description="only jobs of these contexts")
     commands: tuple[Text, ...] = Field(
         default=(),
-        description="only these programs, by argv[0] as the job names it; * stands for anything."
-        " A shell's script only if it is one of these, letter by letter",
+        description="only these programs, by the job's argv[0]; * matches any text. A shell script"
+        " only if it equals one of these",
     )
     variables: tuple[Text, ...] = Field(
-        default=(), description="where commands are limited: environment variables it may set"
+        default=(), description="with commands: the environment variables that its jobs can set"
     )
-    shell: bool = Field(default=True, description="no: no scripts for a shell")
+    shell: bool = Field(default=True, description="whether shell scripts are allowed")
     not_before: Instant | None = None
     not_after: Instant | None = None
 
     @model_validator(mode="after")
-    def _some_time(self) -> Self:
+    def _is_consistent(self) -> Self:
         if self.not_before and self.not_after and self.not_before >= self.not_after:
             raise ValueError("not_after: must be after not_before")
         if self.variables and not self.commands:
-            raise ValueError("variables: is for keys whose commands are limited")
+            raise ValueError("variables: needs commands as well")
         return self
 
     @property
     def id(self) -> str:
-        """The id by which signatures name it."""
+        """The key's id, as signatures contain it."""
         return key_id(self.bytes())
 
     def bytes(self) -> bytes:
-        """Return the key itself."""
+        """Return the raw key."""
         return base64.b64decode(self.key)
 
     def objection(
         self, order: Job | Cancellation | Pause, here: Collection[Target], now: datetime
     ) -> str:
-        """Return why it may not order this of a workstation now; nothing if it may.
+        """Return why the key does not permit an order to a workstation now; "" if it does.
 
         Args:
-            order: what is ordered.
-            here: all targets that mean the workstation.
-            now: by its clock.
+            order: the order.
+            here: all targets that include the workstation.
+            now: the time by its clock.
         """
         if self.not_before is not None and now < self.not_before:
             return f"is not valid before {self.not_before}"
@@ -92,7 +92,7 @@ class TrustedKey(Message):
 
     def _may_start(self, command: Command) -> bool:
         program = command.argv[0]
-        if command.shell:  # a pattern would let through whatever is written behind it
+        if command.shell:  # a pattern would match any text appended to the script
             return program in self.commands
         if ".." in PurePosixPath(program).parts:
             return False

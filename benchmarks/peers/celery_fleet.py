@@ -1,11 +1,11 @@
-"""A Celery worker for each workstation, and who sends to them; runs in `.bench`, not in `.venv`.
+"""The Celery workers of a fleet, and their sender; runs in `.bench`, not in `.venv`.
 
     celery --app benchmarks.peers.celery_fleet worker ...
-    python -m benchmarks.peers.celery_fleet COUNT     # reads what to do, a line each
+    python -m benchmarks.peers.celery_fleet COUNT     # reads requests, one a line
 
-It answers how many seconds each took. The broker is at CELERY_BROKER_URL. Celery's own settings
-stand: durable queues and persistent tasks, no confirms, acknowledged before they run; results by
-its rpc backend, which a restart of the broker loses.
+It answers each request with its duration in seconds. The broker is at CELERY_BROKER_URL. Celery has
+its default settings: durable queues and persistent tasks, no confirms, acknowledgement before the
+run; results by its rpc backend, which loses them when the broker restarts.
 """
 
 import os
@@ -36,19 +36,19 @@ control_command(name="run_command")(_controlled)
 
 
 def names(count: int) -> list[str]:
-    """Return the names of the workstations; of their queues, too."""
+    """Return the names of the workstations, which are also those of their queues."""
     return [f"ws-{number:03}" for number in range(count)]
 
 
 def publishes(count: int) -> None:
-    """Have the command run by a message to each queue, and get all results."""
+    """Run the command by a message to each queue, and get all results."""
     results = [run.apply_async(queue=name) for name in names(count)]
     for result in results:
         result.get(timeout=_LIMIT)
 
 
 def broadcast(count: int) -> None:
-    """Have the command run by one message to all, and get all replies."""
+    """Run the command by one message to all, and get all replies."""
     replies = app.control.broadcast("run_command", reply=True, limit=count, timeout=_LIMIT)
     if len(replies) != count:
         raise RuntimeError(f"{len(replies)} of {count} replied")
@@ -63,7 +63,7 @@ def ready(count: int) -> None:
 
 
 def main() -> None:
-    """Do what is asked."""
+    """Handle the requests."""
     count = int(sys.argv[1])
     ways = {"ready": ready, "publishes": publishes, "broadcast": broadcast}
     for line in sys.stdin:

@@ -1,6 +1,6 @@
-"""Who asks Salt's minions, by its Python client; runs in `.bench-salt`, not in `.venv`.
+"""Run a command on Salt's minions by its Python client; runs in `.bench-salt`, not in `.venv`.
 
-python -m benchmarks.peers.salt_fleet MASTER_CONFIGURATION COUNT     # a line asks; answers seconds
+python -m benchmarks.peers.salt_fleet MASTER_CONFIGURATION COUNT     # reads lines, answers seconds
 """
 
 import sys
@@ -17,18 +17,18 @@ def _ready(configuration: str, count: int) -> Any:
     """Return a client, once all minions answer it."""
     deadline = time.monotonic() + _LIMIT
     while time.monotonic() < deadline:
-        # Each time another one: it reads once the key that the master makes when it begins.
+        # A new client each time: it reads the key only once, and the master makes it at its start.
         client = salt.client.LocalClient(c_path=f"{configuration}/master")
         try:
             if len(client.cmd("*", "test.ping", timeout=5)) == count:
                 return client
-        except SaltException:  # there is no master yet
+        except SaltException:  # the master is not ready yet
             time.sleep(1)
     raise RuntimeError("the minions do not come")
 
 
 def main() -> None:
-    """Do what is asked."""
+    """Handle the requests."""
     configuration, count = sys.argv[1], int(sys.argv[2])
     client = None
     for line in sys.stdin:

@@ -1,6 +1,6 @@
-"""Starts peers as their users do: a worker by its own program, and a script that sends.
+"""Start peers as their users do: a worker by its own program, and a script that sends.
 
-They are in a virtual environment of their own, which `make bench` makes; so is what they need.
+They are installed in a separate virtual environment, which `make bench` creates.
 """
 
 import os
@@ -19,21 +19,21 @@ _ROOT = Path(__file__).parents[2]
 _BENCH = _ROOT / ".bench"
 _STOCK_LOOP = Path(__file__).with_name("stock_loop")
 _LIMIT = 60.0
-"""Seconds that a peer may take, and one more for each 20 commands or messages."""
+"""The time limit of a peer in seconds, plus one for each 20 commands or messages."""
 
 
 @dataclass(frozen=True)
 class Peer:
-    """A peer, as it is measured.
+    """A measured peer.
 
     Attributes:
-        name: of its series.
-        module: its module beside this one.
+        name: the name of its series.
+        module: its module in this package.
         about: its settings.
-        packages: those whose versions count.
-        worker: how its worker is started; empty where it only publishes.
-        environment: what its module is told.
-        uvloop: whether it finds uvloop.
+        packages: the packages whose versions are shown.
+        worker: its worker's command line; empty if it only publishes.
+        environment: the variables of its module.
+        uvloop: whether it can import uvloop.
     """
 
     name: str
@@ -56,7 +56,7 @@ def _version(package: str) -> str:
 
 
 def there(peers: Iterable[Peer]) -> list[Peer]:
-    """Return the peers that can be started; say so where they cannot."""
+    """Return the peers if they are installed; otherwise print that they are not."""
     found = list(peers)
     if (_BENCH / ".ready").exists():
         return found
@@ -65,7 +65,7 @@ def there(peers: Iterable[Peer]) -> list[Peer]:
 
 
 def commands(peer: Peer, url: str, at_once: int, count: int) -> float:
-    """Return how many commands a second a new worker and a sender get done."""
+    """Return the commands a second of a new worker and a sender."""
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         environment = _environment(peer, url, folder, at_once)
@@ -74,7 +74,7 @@ def commands(peer: Peer, url: str, at_once: int, count: int) -> float:
 
 
 def publish(peer: Peer, url: str, told: Mapping[str, str], bodies: list[bytes]) -> float:
-    """Return how many messages a second a script publishes; `told`: where to."""
+    """Return the messages a second of a publishing script; `told` are its variables."""
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         (folder / "bodies").write_bytes(b"\n".join(bodies))
@@ -103,7 +103,7 @@ def _environment(peer: Peer, url: str, folder: Path, at_once: int) -> dict[str, 
 def _worker(
     peer: Peer, environment: dict[str, str], folder: Path
 ) -> Iterator["subprocess.Popen[bytes]"]:
-    """Have a worker; its log is in the folder."""
+    """Run a worker; its log is in the folder."""
     words: list[str | Path] = [_BENCH / "bin" / peer.worker[0], *peer.worker[1:]]
     with running(words, _ROOT, environment, folder / "log") as worker:
         yield worker
@@ -118,7 +118,7 @@ def _sent(
     of: str,
     count: int,
 ) -> float:
-    """Run a sender to its end, as long as the worker is there; return the figure that it prints."""
+    """Run a sender while the worker runs; return the figure that it prints."""
     with (folder / "told").open("wb") as told, (folder / "log").open("ab") as log:
         sender = subprocess.Popen(
             [_BENCH / "bin" / "python", "-m", f"benchmarks.peers.{peer.module}", what, of],

@@ -1,7 +1,7 @@
-"""What all peers have in common: the command that they run, and how their senders measure.
+"""The common parts of all peers: the command, and the measurement of their senders.
 
-A peer's module is what its worker imports, and its sender's program: `commands COUNT` has so many
-commands run, `publish FILE` publishes the lines of a file. Either prints how many a second.
+A peer's module is imported by its worker, and is the program of its sender: `commands COUNT` runs a
+number of commands, `publish FILE` publishes the lines of a file. Both print the rate a second.
 """
 
 import asyncio
@@ -21,7 +21,7 @@ QUEUE = os.environ.get("PEER_QUEUE", "")
 KEY = os.environ.get("PEER_KEY", "")
 PUBLISHES = sys.argv[1:2] == ["publish"]
 IN_FLIGHT = 1000
-"""So many messages are not yet confirmed, where a library can send more than one at a time."""
+"""The number of unconfirmed messages, where a library supports more than one."""
 
 _TRUE = shutil.which("true") or "/bin/true"
 _DONE = Path(os.environ["PEER_DONE"])
@@ -32,7 +32,7 @@ Result = tuple[int, str, str]
 
 
 def run() -> Result:
-    """Run the command for a sender who is told its result."""
+    """Run the command, and return its result for the sender."""
     done = subprocess.run(
         [_TRUE], stdin=subprocess.DEVNULL, capture_output=True, text=True, check=False
     )
@@ -40,7 +40,7 @@ def run() -> Result:
 
 
 async def run_in_loop() -> Result:
-    """Do as `run` does, by asyncio."""
+    """Do the same as `run`, with asyncio."""
     pipe = asyncio.subprocess.PIPE
     process = await asyncio.create_subprocess_exec(
         _TRUE, stdin=asyncio.subprocess.DEVNULL, stdout=pipe, stderr=pipe
@@ -50,14 +50,14 @@ async def run_in_loop() -> Result:
 
 
 def run_untold() -> None:
-    """Run the command where nobody is told its result; count it."""
+    """Run the command without a result, and count it."""
     null = subprocess.DEVNULL
     subprocess.run([_TRUE], stdin=null, stdout=null, stderr=null, check=True)
     _count()
 
 
 async def run_untold_in_loop() -> None:
-    """Do as `run_untold` does, by asyncio."""
+    """Do the same as `run_untold`, with asyncio."""
     null = asyncio.subprocess.DEVNULL
     process = await asyncio.create_subprocess_exec(_TRUE, stdin=null, stdout=null, stderr=null)
     await process.wait()
@@ -70,18 +70,18 @@ def _count() -> None:
 
 
 def counted() -> int:
-    """Return how many untold commands have ended, in all processes of a worker."""
+    """Return how many commands without a result have ended, in all processes of a worker."""
     return _DONE.stat().st_size
 
 
 async def until_counted(number: int) -> None:
-    """Wait until so many untold commands have ended."""
+    """Wait until a number of commands without a result have ended."""
     while counted() < number:  # noqa: ASYNC110 - other processes count
         await asyncio.sleep(0.002)
 
 
 async def pipelined(publish: Callable[[_T], Awaitable[object]], messages: Iterable[_T]) -> None:
-    """Publish messages, `IN_FLIGHT` of them on the way at a time."""
+    """Publish messages, `IN_FLIGHT` at a time."""
     left = iter(messages)
 
     async def sender() -> None:
@@ -101,7 +101,7 @@ async def measure(
     publish: Callable[[list[bytes]], Awaitable[None]],
     commands: Callable[[int], Awaitable[None]] | None = None,
 ) -> None:
-    """Do what is asked: a few first, which also waits for the worker; then all, measured."""
+    """Run the sender: a warm-up, which also waits for the worker, then the measurement."""
     if PUBLISHES:
         bodies = _bodies()
         count = len(bodies)
@@ -119,7 +119,7 @@ async def measure(
 
 
 def start(main: Coroutine[Any, Any, None]) -> None:
-    """Run a sender on the event loop that its peer has."""
+    """Run a sender on the event loop of its peer."""
     try:
         from uvloop import new_event_loop
     except ImportError:

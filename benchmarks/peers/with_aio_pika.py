@@ -15,7 +15,7 @@ REPLIES = "aio-pika-replies"
 
 
 async def work() -> None:
-    """Be the worker."""
+    """Run the worker."""
     async with await aio_pika.connect(task.URL) as link, link.channel() as channel:
         await channel.set_qos(task.AT_ONCE)
         queue = await channel.declare_queue(COMMANDS, durable=True)
@@ -32,7 +32,7 @@ async def work() -> None:
 
 
 async def main() -> None:
-    """Measure what is asked."""
+    """Run the measurement."""
     replies: asyncio.Queue[AbstractIncomingMessage] = asyncio.Queue()
     async with await aio_pika.connect(task.URL) as link, link.channel() as channel:
 

@@ -1,4 +1,4 @@
-"""Bare aiormq, which publishes; what runs commands is built on it."""
+"""Bare aiormq, which only publishes; aio-pika, built on it, runs commands."""
 
 import os
 
@@ -10,7 +10,7 @@ from benchmarks.peers import task
 
 
 async def main() -> None:
-    """Measure what is asked."""
+    """Run the measurement."""
     link = await aiormq.connect(task.URL)
     channel = await link.channel()
     assert isinstance(channel, Channel)

@@ -27,13 +27,13 @@ def run() -> task.Result:
 
 
 async def commands(count: int) -> None:
-    """Have commands run, and know all results."""
+    """Run commands, and get all results."""
     for result in [run.delay() for _ in range(count)]:
         result.get()
 
 
 async def publish(bodies: list[bytes]) -> None:
-    """Publish one by one: it waits for each confirm."""
+    """Publish one by one: Celery waits for each confirm."""
     for body in bodies:
         publishing.send_task("job", (body.decode(),))
 

@@ -8,7 +8,7 @@ from benchmarks.peers import task
 broker = RabbitmqBroker(url=task.URL, confirm_delivery=task.PUBLISHES)
 dramatiq.set_broker(broker)
 if task.PUBLISHES:
-    broker.queues.add(task.QUEUE)  # is there: it cannot declare one with such arguments
+    broker.queues.add(task.QUEUE)  # it exists; Dramatiq cannot declare it with its arguments
 
 
 @dramatiq.actor(queue_name="dramatiq")  # type: ignore[untyped-decorator]
@@ -19,11 +19,11 @@ def run() -> None:
 
 @dramatiq.actor(queue_name=task.QUEUE or "jobs")  # type: ignore[untyped-decorator]
 def job(text: str) -> None:
-    """Is published, and never run."""
+    """Only published, never run."""
 
 
 async def commands(count: int) -> None:
-    """Have commands run, and wait until all have ended."""
+    """Run commands, and wait until all have ended."""
     end = task.counted() + count
     for _ in range(count):
         run.send()
@@ -31,7 +31,7 @@ async def commands(count: int) -> None:
 
 
 async def publish(bodies: list[bytes]) -> None:
-    """Publish one by one: it waits for each confirm."""
+    """Publish one by one: Dramatiq waits for each confirm."""
     for body in bodies:
         job.send(body.decode())
 

@@ -1,6 +1,6 @@
 """FastStream, with results by replies and without.
 
-Its `request` has one request on the way at a time; a queue of replies has as many as one likes.
+Its `request` supports one request at a time; a queue of replies supports any number.
 """
 
 import asyncio
@@ -36,12 +36,12 @@ async def run_untold() -> None:
 
 @sender.subscriber(REPLIES)  # type: ignore[untyped-decorator]
 async def reply(result: task.Result) -> None:
-    """Take in a reply."""
+    """Store a reply."""
     replies.put_nowait(result)
 
 
 async def commands(count: int) -> None:
-    """Have commands run, and know all results."""
+    """Run commands, and get all results."""
 
     async def replied() -> None:
         for _ in range(count):
@@ -55,24 +55,24 @@ async def commands(count: int) -> None:
 
 
 async def untold_commands(count: int) -> None:
-    """Have commands run, and wait until all have ended."""
+    """Run commands, and wait until all have ended."""
     end = task.counted() + count
     await task.pipelined(lambda _: sender.publish(b"", UNTOLD, persist=True), range(count))
     await task.until_counted(end)
 
 
 async def publish(bodies: list[bytes]) -> None:
-    """Publish many at a time."""
+    """Publish many messages at a time."""
     await task.pipelined(
         lambda body: sender.publish(body, exchange=JOBS, routing_key=task.KEY, persist=True), bodies
     )
 
 
 async def main() -> None:
-    """Measure what is asked."""
+    """Run the measurement."""
     await sender.start()
     for queue in (TOLD, UNTOLD):
-        await sender.declare_queue(queue)  # else what is sent before the worker does is lost
+        await sender.declare_queue(queue)  # before the worker does, or messages are lost
     await task.measure(publish, untold_commands if "PEER_UNTOLD" in os.environ else commands)
     await sender.stop()
 

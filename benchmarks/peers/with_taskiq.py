@@ -24,23 +24,23 @@ async def run() -> None:
 
 @broker.task(task_name="job")  # type: ignore[untyped-decorator]
 async def job(text: str) -> None:
-    """Is published, and never run."""
+    """Only published, never run."""
 
 
 async def commands(count: int) -> None:
-    """Have commands run, and wait until all have ended."""
+    """Run commands, and wait until all have ended."""
     end = task.counted() + count
     await task.pipelined(lambda _: run.kiq(), range(count))
     await task.until_counted(end)
 
 
 async def publish(bodies: list[bytes]) -> None:
-    """Publish many at a time."""
+    """Publish many messages at a time."""
     await task.pipelined(lambda body: job.kiq(body.decode()), bodies)
 
 
 async def main() -> None:
-    """Measure what is asked."""
+    """Run the measurement."""
     await broker.startup()
     await task.measure(publish, commands)
     await broker.shutdown()

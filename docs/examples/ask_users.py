@@ -1,9 +1,9 @@
-"""Offer the users of a group something that they may run when it suits them, and see who did.
+"""Offer an optional command to the users of a group, and print their decisions.
 
     python docs/examples/ask_users.py GROUP -- COMMAND [ARG]...
 
-An optional foreground job: the interactive agents offer it for a day, nothing runs unless a user
-says so (`pcm-agent run JOB`), and this script tells of each decision as it is made.
+The job is an optional foreground job. The interactive agents offer it for a day, and a command
+runs only if its user starts it (`pcm-agent run JOB`).
 """
 
 import asyncio
@@ -16,33 +16,33 @@ from broker import BrokerError, Dispatcher
 from broker.cli.command_line import Parser
 from schemas import Command, Job, State, explain, group
 
-TOLD = {
-    State.OFFERED: "is offered it",
-    State.POSTPONED: "wants to be asked again later",
-    State.DECLINED: "does not want it",
-    State.ACCEPTED: "said yes",
-    State.SUCCEEDED: "has run it",
+TEXTS = {
+    State.OFFERED: "was offered it",
+    State.POSTPONED: "postponed it",
+    State.DECLINED: "declined it",
+    State.ACCEPTED: "accepted it",
+    State.SUCCEEDED: "ran it successfully",
     State.FAILED: "ran it, and it failed",
-    State.EXPIRED: "let the day go by",
+    State.EXPIRED: "did not run it before it expired",
 }
 
 
 async def offer(job: Job) -> None:
-    """Send the job and tell what the users do."""
+    """Send the job, and print the users' decisions."""
     async with Dispatcher.connect() as dispatcher:
         await dispatcher.dispatch(job)
         print(f"{job.id}: offered until {job.expires_at}")
         async for report in dispatcher.follow(job.id):
-            if text := TOLD.get(report.state):
-                who = report.agent.removeprefix("interactive-")
-                print(f"{report.workstation}: {who} {text} {report.reason}".rstrip())
+            if text := TEXTS.get(report.state):
+                user = report.agent.removeprefix("interactive-")
+                print(f"{report.workstation}: {user} {text} {report.reason}".rstrip())
 
 
 def main() -> int:
     """Read the arguments and offer the command."""
     parser = Parser(description=__doc__, usage="ask_users.py GROUP -- COMMAND [ARG]...")
-    parser.add_argument("group", metavar="GROUP", help="whose users are asked")
-    parser.add_argument("command", metavar="COMMAND", nargs="+", help="what they may run")
+    parser.add_argument("group", metavar="GROUP", help="the group of workstations")
+    parser.add_argument("command", metavar="COMMAND", nargs="+", help="the command to offer")
     arguments = parser.parse_args()
     try:
         job = Job(
@@ -59,7 +59,7 @@ def main() -> int:
     except ValueError as error:  # such as a wrong setting
         parser.error(str(error))
     except KeyboardInterrupt:
-        pass  # the offer stands; only the watching ends
+        pass  # the offer remains; only this script ends
     return 0
 
 

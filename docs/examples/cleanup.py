@@ -1,9 +1,9 @@
-"""Clean up temporary files on every workstation, at two in the morning of its own clock.
+"""Clean up temporary files on every workstation, at 02:00 local time.
 
     python docs/examples/cleanup.py --to all [--folder FOLDER]
 
-A mandatory background job: it runs at its time whether or not anybody is logged on, and is not
-run any more where a machine comes up only after six.
+The job is a mandatory background job. It runs at its time whether or not a user is logged on. A
+machine that starts after 06:00 does not run it.
 """
 
 import sys
@@ -16,7 +16,7 @@ from broker.cli.command_line import Parser
 from schemas import Command, Job, Target, WallClock, explain
 
 
-def order(targets: list[str], folder: str, tonight: datetime) -> Job:
+def make_job(targets: list[str], folder: str, tonight: datetime) -> Job:
     """Return the job."""
     return Job(
         name="nightly clean-up",
@@ -24,7 +24,7 @@ def order(targets: list[str], folder: str, tonight: datetime) -> Job:
             argv=("find", folder, "-xdev", "-type", "f", "-atime", "+10", "-print", "-delete"),
             background=True,
             timeout=timedelta(minutes=30),
-            success_exit_codes=frozenset({0, 1}),  # 1: a file that was gone meanwhile
+            success_exit_codes=frozenset({0, 1}),  # 1: a file was removed meanwhile
             platforms=frozenset({"linux"}),
         ),
         targets=tuple(map(Target.parse, targets)),
@@ -34,17 +34,17 @@ def order(targets: list[str], folder: str, tonight: datetime) -> Job:
 
 
 def main() -> int:
-    """Send the job and say when it runs."""
+    """Send the job, and print when it runs."""
     parser = Parser(description=__doc__)
     parser.add_argument(
         "--to",
         metavar="TARGET",
         action="append",
         required=True,
-        help="all, group:NAME or workstation:NAME; may be given again",
+        help="all, group:NAME or workstation:NAME; can be repeated",
     )
     parser.add_argument(
-        "--folder", default="/tmp", help="what is cleaned, from / on (default: /tmp)"
+        "--folder", default="/tmp", help="the folder to clean, an absolute path (default: /tmp)"
     )
     arguments = parser.parse_args()
     if not arguments.folder.startswith("/"):
@@ -52,7 +52,7 @@ def main() -> int:
     today = datetime.now().astimezone().date()
     tonight = datetime.combine(today + timedelta(days=1), time(hour=2))
     try:
-        job = order(arguments.to, arguments.folder, tonight)
+        job = make_job(arguments.to, arguments.folder, tonight)
         send(job)
     except BrokerError as error:
         print(f"cleanup: {error}", file=sys.stderr)
@@ -61,8 +61,8 @@ def main() -> int:
         parser.error(explain(error))
     except ValueError as error:  # such as a wrong setting
         parser.error(str(error))
-    print(f"{job.id}: cleans {arguments.folder} at {tonight:%Y-%m-%d %H:%M} of each clock there")
-    print(f"look at it with: pcm watch {job.id}; take it back with: pcm cancel {job.id}")
+    print(f"{job.id}: cleans {arguments.folder} at {tonight:%Y-%m-%d %H:%M} local time there")
+    print(f"watch it with: pcm watch {job.id}; cancel it with: pcm cancel {job.id}")
     return 0
 
 

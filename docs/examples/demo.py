@@ -1,7 +1,7 @@
-"""The demonstration: one job for each routing key, and who received, was offered and ran it.
+"""The demonstration: send one job for each routing key, and show which agent ran it.
 
-Starts a private RabbitMQ and the two agents of one workstation as processes of their own, and
-leaves nothing behind. Exit status 0 only if everything went as the rule says.
+Starts a private RabbitMQ and the two agents of one workstation as processes, and removes
+everything at the end. The exit status is 0 only if the rule for background jobs holds.
 """
 
 import asyncio
@@ -30,7 +30,7 @@ BIN = Path(sys.executable).parent
 
 @dataclass
 class Case:
-    """A job of the demonstration, and what the rule says of it."""
+    """A job of the demonstration, and its expected reports."""
 
     title: str
     job: Job
@@ -51,8 +51,8 @@ class Case:
         return next((report for report in self.reports if report.state.final), None)
 
     @property
-    def as_ruled(self) -> bool:
-        """Whether it was received, offered and run by the right agents, and ended well."""
+    def as_expected(self) -> bool:
+        """Whether the right agents received, offered and ran it, and it ended as expected."""
         end = State.CANCELLED if self.cancel else State.SUCCEEDED
         return (
             self.final is not None
@@ -77,7 +77,7 @@ def cases() -> list[Case]:
         )
 
     both = {SERVICE, INTERACTIVE}
-    hello = ("echo", "a user said yes")
+    hello = ("echo", "accepted by the user")
     return [
         Case(
             "background.mandatory",
@@ -121,7 +121,7 @@ def cases() -> list[Case]:
 
 @contextmanager
 def agent(kind: str, environment: dict[str, str], log: Path) -> Iterator[None]:
-    """Run an agent as a process of its own."""
+    """Run an agent as a process."""
     with log.open("wb") as output:
         process = subprocess.Popen(
             [BIN / "pcm-agent", kind], env=environment, stderr=output, stdin=subprocess.DEVNULL
@@ -138,7 +138,7 @@ def agent(kind: str, environment: dict[str, str], log: Path) -> Iterator[None]:
 
 
 def wait_for(log: Path, event: str) -> None:
-    """Wait until an agent's log tells of an event."""
+    """Wait until an agent's log has an event."""
     deadline = time.monotonic() + 30
     while event not in log.read_text():
         if time.monotonic() > deadline:
@@ -146,8 +146,8 @@ def wait_for(log: Path, event: str) -> None:
         time.sleep(0.05)
 
 
-async def play(case: Case, dispatcher: Dispatcher, environment: dict[str, str]) -> None:
-    """Send a case's job, do the user's and the administrator's part, take its reports."""
+async def run_case(case: Case, dispatcher: Dispatcher, environment: dict[str, str]) -> None:
+    """Send a case's job, act as its user and administrator, and collect its reports."""
     await dispatcher.dispatch(case.job)
     if case.cancel:
         await dispatcher.cancel(case.job.id, "no longer wanted")
@@ -164,15 +164,15 @@ async def play(case: Case, dispatcher: Dispatcher, environment: dict[str, str]) 
             await user.wait()
 
 
-def show(played: list[Case]) -> None:
-    """Print what happened as a table."""
+def show(completed: list[Case]) -> None:
+    """Print the reports as a table."""
     row = "{:<22}{:<12}{:<22}{:<13}{:<13}{:<11}{:>4}  {}"
     print(
         row.format(
             "ROUTING KEY", "JOB", "RECEIVED BY", "OFFERED TO", "RUN BY", "END", "EXIT", "OUTPUT"
         )
     )
-    for case in played:
+    for case in completed:
         final = case.final
         result = final.result if final else None
         print(
@@ -190,23 +190,23 @@ def show(played: list[Case]) -> None:
 
 
 def names(agents: set[str]) -> str:
-    """Return agents by their kind, as people say it."""
+    """Return the kinds of agents as text."""
     kinds = sorted((agent.partition("-")[0] for agent in agents), reverse=True)
-    return ", ".join(kinds) or "nobody"
+    return ", ".join(kinds) or "none"
 
 
 def background_bindings(node: Node) -> list[str]:
-    """Print what the interactive agent's queue is bound to, as the broker tells it."""
+    """Print the bindings of the interactive agent's queue; return those that break the rule."""
     queue = queue_name(AgentKind.INTERACTIVE, WORKSTATION, USER)
     listed = node.ctl("list_bindings", "source_name", "destination_name", "routing_key")
     rows = [line.split("\t") for line in listed.splitlines()]
     keys = [row[2] for row in rows if row[1] == queue and row[0]]
-    print(f"The broker says: {queue} is bound to {', '.join(keys)}")
+    print(f"Bindings of {queue} on the broker: {', '.join(keys)}")
     return [key for key in keys if not key.startswith("foreground.")]
 
 
 async def demonstrate(node: Node, folder: Path) -> bool:
-    """Play all cases; return whether everything went as the rule says."""
+    """Run all cases; return whether all went as expected."""
     environment = {
         **os.environ,
         "PCM_AMQP_URL": node.url,
@@ -222,19 +222,19 @@ async def demonstrate(node: Node, folder: Path) -> bool:
             wait_for(folder / f"{kind}.log", "broker.connected")
         print(f"a service agent and an interactive agent (user {USER}) run on {WORKSTATION}\n")
         settings = DispatcherSettings(amqp_url=(node.url,))
-        played = cases()
+        all_cases = cases()
         async with Dispatcher.connect(settings) as dispatcher, asyncio.timeout(60):
-            await asyncio.gather(*(play(case, dispatcher, environment) for case in played))
-        show(played)
+            await asyncio.gather(*(run_case(case, dispatcher, environment) for case in all_cases))
+        show(all_cases)
         print()
-        wrong = background_bindings(node)
-    good = not wrong and all(case.as_ruled for case in played)
+        wrong_bindings = background_bindings(node)
+    holds = not wrong_bindings and all(case.as_expected for case in all_cases)
     print(
-        "The rule holds: the interactive agent never received, was offered or ran a background job."
-        if good
-        else "THE RULE IS BROKEN: the table is not what it should be."
+        "The rule holds: the interactive agent never received, offered or ran a background job."
+        if holds
+        else "THE RULE IS BROKEN: see the table."
     )
-    return good
+    return holds
 
 
 def main() -> int:

@@ -2,7 +2,7 @@
 
     python docs/examples/inventory.py --to all
 
-A background job: the service agents run it, at once, and no user sees it.
+The job is a background job: the service agents run it immediately, and no user sees it.
 """
 
 import json
@@ -15,7 +15,7 @@ from broker import BrokerError, Progress, send_and_wait
 from broker.cli.command_line import Parser
 from schemas import Command, Job, State, Target, explain
 
-# One line of JSON from programs that every Linux machine has.
+# Print one line of JSON, with programs that every Linux machine has.
 SCRIPT = r"""
 set -e
 kernel=$(uname -r)
@@ -25,7 +25,7 @@ printf '{"kernel": "%s", "disk_free": %s, "memory": %s}\n' "$kernel" "$disk" "$m
 """
 
 
-def question(targets: list[str]) -> Job:
+def make_job(targets: list[str]) -> Job:
     """Return the job."""
     return Job(
         name="inventory",
@@ -40,26 +40,26 @@ def show(progress: Progress) -> None:
     print(f"{'WORKSTATION':<20} {'KERNEL':<28} {'DISK FREE':>10} {'MEMORY':>10}")
     for name, report in sorted(progress.workstations.items()):
         if report.state is State.SUCCEEDED and report.result is not None:
-            found = json.loads(report.result.stdout.head)
-            disk, memory = (found[key] / 1024**2 for key in ("disk_free", "memory"))
-            print(f"{name:<20} {found['kernel']:<28} {disk:>6.1f} GiB {memory:>6.1f} GiB")
+            values = json.loads(report.result.stdout.head)
+            disk, memory = (values[key] / 1024**2 for key in ("disk_free", "memory"))
+            print(f"{name:<20} {values['kernel']:<28} {disk:>6.1f} GiB {memory:>6.1f} GiB")
         else:
             print(f"{name:<20} {report.state}: {report.reason}")
 
 
 def main() -> int:
-    """Ask, wait for the answers, show them."""
+    """Send the job, wait for the results, and print them."""
     parser = Parser(description=__doc__)
     parser.add_argument(
         "--to",
         metavar="TARGET",
         action="append",
         required=True,
-        help="all, group:NAME or workstation:NAME; may be given again",
+        help="all, group:NAME or workstation:NAME; can be repeated",
     )
     arguments = parser.parse_args()
     try:
-        progress = send_and_wait(question(arguments.to))
+        progress = send_and_wait(make_job(arguments.to))
     except BrokerError as error:
         print(f"inventory: {error}", file=sys.stderr)
         return 1

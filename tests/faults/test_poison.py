@@ -96,7 +96,7 @@ async def test_a_newer_major_version_is_refused_and_reported(
     refused = final([report async for report in dispatcher.follow(job.id)])
     assert (refused.state, refused.reason) == (
         State.REFUSED,
-        "version: major version 2 is not the 1 that is understood here",
+        "version: major version 2 is not supported; 1 is",
     )
 
 

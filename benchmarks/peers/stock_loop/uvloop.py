@@ -1,3 +1,3 @@
-"""Stands before uvloop on the path of peers that do not bring it along when they are installed."""
+"""Hides uvloop from peers that do not depend on it."""
 
 raise ImportError("measured with the stock event loop")

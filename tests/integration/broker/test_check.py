@@ -171,6 +171,9 @@ async def test_options_of_whom_and_when_reach_the_job(
     assert progress.job is not None
     assert progress.job.excluded == (group("x"), workstation("y"))
     assert progress.job.respects_windows
-    for target, told in (("all", "--not-to: all: then nobody is left"), ("x", "--not-to: 'x' is")):
+    for target, told in (
+        ("all", "--not-to: all: the job would have no target left"),
+        ("x", "--not-to: 'x' is"),
+    ):
         wrong = pcm("send", "--to", "all", "--not-to", target, "--", "true")
         assert (wrong.returncode, wrong.stderr.startswith(f"pcm: {told}")) == (2, True)
