@@ -27,9 +27,9 @@ from pathlib import Path
 
 import structlog
 
-import agents.agent
 import agents.inbox.consumer
 import agents.jobs.executor
+import agents.jobs.job_claims
 import agents.session.broker_session
 import agents.store.ledger
 import broker.amqp.connection
@@ -38,7 +38,7 @@ import broker.stream.stream
 from agents.execution.command_run import CommandRun, Outcome
 from agents.service import ServiceAgent
 from agents.settings import AgentSettings
-from agents.store.threads import Threads
+from agents.store.threads import ThreadPool
 from schemas import Output, Result, State
 
 _AT_ONCE = 4  # that connect
@@ -63,19 +63,19 @@ class _Said(CommandRun):
         return _ENDED
 
 
-class _Kept(Threads):
+class _Kept(ThreadPool):
     def close(self) -> None:
         """Go on: others need them."""
 
 
-def _shared(count: int, name: str) -> Threads:
+def _shared(count: int, name: str) -> ThreadPool:
     """Return the threads of the process, whoever asks for how many of what name."""
     del count, name
     return _threads()
 
 
 @cache
-def _threads() -> Threads:
+def _threads() -> ThreadPool:
     return _Kept(_THREADS, "shared")
 
 
@@ -83,7 +83,7 @@ class _Simulated(ServiceAgent):
     async def connected(self) -> None:
         """Wait until the broker delivers."""
         while self._session.state.state != "connected":
-            await self.changes.beyond(self.changes.number)
+            await self.changes.wait_beyond(self.changes.number)
 
 
 async def _become(count: int, crowd: list["asyncio.Task[None]"], base: AgentSettings) -> None:
@@ -122,9 +122,9 @@ def main() -> None:
     resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
     for module, what, other in (
         (agents.jobs.executor, "CommandRun", _Said),
-        (agents.jobs.executor, "Threads", _shared),
-        (agents.agent, "Threads", _shared),
-        (agents.store.ledger, "Threads", _shared),
+        (agents.jobs.executor, "ThreadPool", _shared),
+        (agents.jobs.job_claims, "ThreadPool", _shared),
+        (agents.store.ledger, "ThreadPool", _shared),
     ):
         setattr(module, what, other)
     for module in (

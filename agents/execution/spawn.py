@@ -18,7 +18,7 @@ from typing import Any
 from agents.execution import environment as surroundings
 from agents.execution.environment import UserAccount
 from agents.execution.orphans import JOB_VARIABLE, signal_group
-from agents.platforms import NO_ROOM
+from agents.platforms import NO_RESOURCES
 from schemas import Command
 from schemas.errors import PcmError
 
@@ -96,7 +96,7 @@ def start(
             umask=surroundings.UMASK,
         )
     except OSError as error:
-        if error.errno in NO_ROOM:
+        if error.errno in NO_RESOURCES:
             raise
         raise CannotStart(f"{argv[0]}: {error.strerror}") from error
     surroundings.give_back_files(popen.pid)
@@ -176,7 +176,7 @@ def _await_start(popen: "subprocess.Popen[bytes]", report: int, name: str) -> No
         return
     popen.wait()
     number, _, text = told.decode(errors="replace").partition(" ")
-    if int(number) in NO_ROOM and int(number) != errno.ENOSPC:
+    if int(number) in NO_RESOURCES and int(number) != errno.ENOSPC:
         raise OSError(int(number), text)
     raise CannotStart(text)
 

@@ -33,12 +33,12 @@ class Reminders:
         """Note that an offer is shown now."""
         self._shown[entry.job.id] = time.time()
         self._asked.pop(entry.job.id, None)
-        self._changes.tell()
+        self._changes.notify()
 
     def ask(self, entry: JobRecord, at: float) -> None:
         """Show an offer again at a time, and not before."""
         self._asked[entry.job.id] = at
-        self._changes.tell()
+        self._changes.notify()
 
     def last(self, entry: JobRecord) -> float | None:
         """Return when an offer was shown last."""
@@ -59,7 +59,7 @@ class Reminders:
                     _log.info("job.reminded", job=job_id, name=entry.job.title)
                     self.show(entry)
             rest = min(due.values(), default=NEVER) - now
-            await self._changes.beyond(number, min(max(rest, 0), _LONGEST_SLEEP))
+            await self._changes.wait_beyond(number, min(max(rest, 0), _LONGEST_SLEEP))
             await asyncio.sleep(_PAUSE)
 
     def _due(self, entry: JobRecord, now: float) -> float:

@@ -55,7 +55,7 @@ class ViewStream:
             await asyncio.sleep(max(0.0, began + _PAUSE - time.monotonic()))
 
     async def _different(self, number: int, *, service: bool) -> None:
-        while not await self._changes.beyond(number, _LOOK):
+        while not await self._changes.wait_beyond(number, _LOOK):
             if neighbour.is_up(self._state_dir) != service:
                 return
 
@@ -67,7 +67,7 @@ class ViewStream:
         """
         if running := self._executor.live(job_id):
             return self._follow(job_id, running)
-        entry = await self._ledger.commit(lambda tables: tables.ended(job_id))
+        entry = await self._ledger.commit(lambda transaction: transaction.ended_record(job_id))
         if entry is None or entry.final is None:
             raise Declined(f"{job_id}: no such job runs or has ended here")
         return _lines([*live.stored(entry.final.result), {"ended": view.ended(entry)}])

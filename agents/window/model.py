@@ -249,7 +249,7 @@ def quiet(snapshot: Snapshot | None, now: float) -> list[str]:
         return ["The agent of this window is not there. Connecting again\N{HORIZONTAL ELLIPSIS}"]
     since = clock(snapshot.since, now) if snapshot.since else ""
     told = {
-        "away": "No connection to the server since {time}; what is here goes on.",
+        "unreachable": "No connection to the server since {time}; what is here goes on.",
         "refused": "The server refuses this computer since {time}; what is here goes on.",
     }
     found = [told[snapshot.broker].format(time=since)] if snapshot.broker in told else []
