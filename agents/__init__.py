@@ -1,1 +1,1 @@
-"""All that runs on a workstation: what was asked is kept, decided, run and reported."""
+"""The agents of a workstation: they receive, store, schedule, run and report jobs."""

@@ -1,7 +1,7 @@
-"""An agent: its parts, and its life from start to stop.
+"""Connects the components of an agent, and starts and stops them.
 
-The parts are one pipeline: inbox, ledger, scheduler, claims, executor, outbox. The ledger stands
-between them, so that a crash between any two is recovered from.
+The components are a pipeline: inbox, ledger, scheduler, claims, executor, outbox. Each stores its
+result in the ledger, so that an agent can recover from a crash at any step.
 """
 
 import asyncio
@@ -31,7 +31,12 @@ from agents.session.broker_session import BrokerSession
 from agents.session.heartbeat import Heartbeat
 from agents.settings import AgentSettings
 from agents.store.ledger import Ledger
-from agents.store.state_folder import check, lock, private_directory, shared_directory
+from agents.store.state_folder import (
+    check_state_directory,
+    lock_directory,
+    private_directory,
+    shared_directory,
+)
 from agents.store.transaction import Transaction
 from agents.tasks import BackgroundTasks
 from broker.amqp.timeouts import timeout
@@ -40,9 +45,9 @@ from broker.log import get_logger
 from schemas.policy import Rules
 
 _log = get_logger()
-_HOUSEKEEPING = 3600.0  # seconds
+_CLEAN_UP_INTERVAL = 3600.0  # seconds
 _FLUSH_LIMIT = 5.0
-_CANCEL_AGAIN = 3.0  # longer than closing a connection may take
+_CANCEL_RETRY = 3.0  # longer than it takes to close a connection
 
 
 class Agent:
@@ -51,19 +56,19 @@ class Agent:
     kind: ClassVar[AgentKind]
 
     def __init__(self, settings: AgentSettings, rules: Rules, user: str = "") -> None:
-        """Open the agent's folder, and connect its parts.
+        """Open the agent's folder, and connect its components.
 
         Raises:
-            StateError: the state directory cannot be used, or the agent runs already.
+            StateError: the state directory cannot be used, or the agent is already running.
             WrongSetting: the folder of trusted keys cannot be used.
         """
-        trust = Trust.by(settings)
+        trust = Trust.from_settings(settings)
         self._settings = settings
         self.identity = Identity(self.kind, settings.workstation, user)
         state_dir = shared_directory(settings.state_dir)
-        check(state_dir, service=self.kind is AgentKind.SERVICE)
+        check_state_directory(state_dir, service=self.kind is AgentKind.SERVICE)
         self.directory = private_directory(state_dir / self.identity.name)
-        self._lock = lock(self.directory)
+        self._lock = lock_directory(self.directory)
         sealing = Sealing(self.directory, login(self.kind, settings.workstation, user))
         caught_up = asyncio.Event()
         caught_up.set()
@@ -133,24 +138,24 @@ class Agent:
             recovery,
         )
         self._stopping = asyncio.Event()
-        self._at_once = False
+        self._stops_now = False
 
     def stop(self) -> None:
-        """Stop: let running commands finish within the drain time; called again, at once."""
-        self._at_once = self._stopping.is_set()
+        """Stop, and let running commands finish within the drain time; a second call kills them."""
+        self._stops_now = self._stopping.is_set()
         self._stopping.set()
-        if self._at_once:
+        if self._stops_now:
             self._executor.kill()
 
     async def run(self) -> None:
-        """Work until stopped."""
+        """Run until stopped."""
         try:
             async with self._tasks.group as tasks:
                 self._restore()
                 session = tasks.create_task(self._session.run())
-                others = [
+                components = [
                     tasks.create_task(work)
-                    for work in (self._scheduler.run(), self._serve(), self._keep_house())
+                    for work in (self._scheduler.run(), self._serve(), self._clean_up())
                 ]
                 workers = tasks.create_task(self._workers.run(self._settings.concurrency))
                 paused = self._pause.paused or None
@@ -159,12 +164,12 @@ class Agent:
                 _log.info("agent.stopping", running=self._executor.count)
                 self._session.stop_intake()
                 self._workers.stop()
-                for task in others:
+                for task in components:
                     task.cancel()
                 await self._drain()
                 workers.cancel()
                 self._tasks.cancel()
-                await self._end(session)
+                await self._cancel_session(session)
         finally:
             self._executor.close()
             self._job_claims.close()
@@ -173,49 +178,50 @@ class Agent:
             _log.info("agent.stopped")
 
     def _restore(self) -> None:
-        """Take up the ledger where a former run of this agent left it."""
+        """Restore the pause and the open jobs from the ledger."""
         metadata, records = self._ledger.load()
         self._pause.restore(metadata.pause)
-        self._executor.tidy({record.job.id for record in records})
-        if not metadata.damage:  # else nothing of it is trusted before the stream was read
+        self._executor.remove_spools({record.job.id for record in records})
+        if not metadata.damage:  # else `Recovery` opens the jobs after it read the stream
             self._admission.restore(records, metadata.seen_at)
 
     async def _serve(self) -> None:
         """Answer requests to this agent on its workstation."""
 
     def _shutdown_grace(self) -> float:
-        """Return for how many seconds running commands may go on when the agent stops."""
+        """Return for how many seconds commands may continue when the agent stops."""
         return self._settings.drain.total_seconds()
 
     async def _drain(self) -> None:
-        """Let what runs end, end what does not, and send the reports."""
+        """Wait for the running commands, stop the rest, and send the reports."""
         await self._executor.drain(self._shutdown_grace())
         with suppress(TimeoutError):
             async with timeout(_FLUSH_LIMIT):
-                await self._ledger.commit(lambda _: None)  # all before it is on the disk
-                if not self._at_once:
-                    await self._outbox.drained()
+                await self._ledger.commit(lambda _: None)  # earlier changes are on the disk then
+                if not self._stops_now:
+                    await self._outbox.drain()
                     await self._heartbeat.send_final()
                 return
-        _log.warning("outbox.waits", reason="reports are sent at the next start")
+        _log.warning("outbox.unsent", reason="reports are sent at the next start")
 
     @staticmethod
-    async def _end(session: asyncio.Task[None]) -> None:
-        """Cancel until it has ended: the AMQP library may swallow it, as wait_for of 3.11 does."""
+    async def _cancel_session(session: asyncio.Task[None]) -> None:
+        """Cancel until done: the AMQP library can swallow a cancellation, as 3.11's wait_for."""
         while not session.done():
             session.cancel()
-            await asyncio.wait({session}, timeout=_CANCEL_AGAIN)
+            await asyncio.wait({session}, timeout=_CANCEL_RETRY)
 
-    async def _keep_house(self) -> None:
-        """Remove what ended long ago, so that nothing grows without limit."""
+    async def _clean_up(self) -> None:
+        """Delete ended jobs after the retention, so that the ledger does not grow without limit."""
         retention = self._settings.keep.total_seconds()
         while True:
             now = time.time()
             windows = str(self._settings.windows)
-            await self._ledger.commit(partial(Transaction.seen, now=now, windows=windows))
+            await self._ledger.commit(partial(Transaction.mark_running, now=now, windows=windows))
             began = time.monotonic()
-            while await self._ledger.commit(partial(Transaction.forget, before=now - retention)):
-                await asyncio.sleep(time.monotonic() - began)  # leaves half of the time to jobs
+            delete_ended = partial(Transaction.delete_ended, before=now - retention)
+            while await self._ledger.commit(delete_ended):
+                await asyncio.sleep(time.monotonic() - began)  # delete half of the time at most
                 began = time.monotonic()
             await self._job_claims.forget(now - retention)
-            await asyncio.sleep(min(_HOUSEKEEPING, retention / 4))
+            await asyncio.sleep(min(_CLEAN_UP_INTERVAL, retention / 4))

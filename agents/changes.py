@@ -1,4 +1,4 @@
-"""Tells those who show what an agent does that something of it is different now."""
+"""Notifies the views of an agent that its state has changed."""
 
 import asyncio
 from contextlib import suppress
@@ -7,21 +7,21 @@ from broker.amqp.timeouts import timeout
 
 
 class Changes:
-    """Counts changes; whoever has seen so many may wait for the next. For one event loop."""
+    """Counts changes, and lets tasks of one event loop wait for the next."""
 
     def __init__(self) -> None:
         self.number = 0
-        """How many there were."""
+        """Number of changes so far."""
         self._next = asyncio.Event()
 
-    def tell(self) -> None:
-        """Tell all who wait that something changed."""
+    def notify(self) -> None:
+        """Count a change and wake all waiting tasks."""
         self.number += 1
         self._next.set()
         self._next = asyncio.Event()
 
-    async def beyond(self, number: int, limit: float | None = None) -> bool:
-        """Wait for more changes than `number`, for at most so many seconds; return if there are."""
+    async def wait_beyond(self, number: int, limit: float | None = None) -> bool:
+        """Wait up to `limit` seconds for more than `number` changes; return whether there are."""
         with suppress(TimeoutError):
             async with timeout(limit):
                 while self.number <= number:

@@ -1,4 +1,4 @@
-"""`pcm-agent`: the program on workstations."""
+"""The command line of `pcm-agent`, the program on workstations."""
 
 import argparse
 import asyncio
@@ -35,10 +35,10 @@ def main() -> None:
 def command(words: Sequence[str]) -> int:
     """Run a command line; return its exit status."""
     arguments = _parser().parse_args(words)
-    return run("pcm-agent", lambda: _do(arguments))
+    return run("pcm-agent", lambda: _run_command(arguments))
 
 
-def _do(arguments: argparse.Namespace) -> int:
+def _run_command(arguments: argparse.Namespace) -> int:
     from agents.settings import AgentSettings
 
     settings = load(
@@ -99,10 +99,10 @@ def _open_window(arguments: argparse.Namespace, settings: "AgentSettings") -> in
     if arguments.web:
         _check_extra()
         asyncio.run(start.serve(window_options))
-    elif _on_terminal() or "TEXTUAL_DRIVER" in os.environ:  # the latter as a page's process
+    elif _on_terminal() or "TEXTUAL_DRIVER" in os.environ:  # set in the process of a web page
         asyncio.run(start.open_window(window_options))
     else:
-        raise WrongUse("window: opens on a terminal; elsewhere, serve it with --web HOST:PORT")
+        raise WrongUse("window: needs a terminal; without one, serve it with --web HOST:PORT")
     return DONE
 
 
@@ -149,7 +149,7 @@ def _run_agent(
     file = settings.state_dir / name / "agent.log" if in_file else None
     log.configure(file=file, workstation=settings.workstation, agent=name)
 
-    async def run_it() -> None:
+    async def run_until_stopped() -> None:
         agent = _agent(kind, settings)
         loop = asyncio.get_running_loop()
         for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
@@ -158,19 +158,19 @@ def _run_agent(
 
     set_up_process(settings.concurrency)
     try:
-        asyncio.run(run_it())
+        asyncio.run(run_until_stopped())
     except BaseExceptionGroup as group:
-        found: BaseException = group
-        while isinstance(found, BaseExceptionGroup):
-            found = found.exceptions[0]
-        if isinstance(found, StateError):  # such as a ledger that was damaged meanwhile
-            raise found from group
+        error: BaseException = group
+        while isinstance(error, BaseExceptionGroup):
+            error = error.exceptions[0]
+        if isinstance(error, StateError):  # such as a ledger that was damaged meanwhile
+            raise error from group
         raise
     return DONE
 
 
 def _check_user(user: str) -> None:
-    """Refuse a login name that is no name here; a service agent does not mind one."""
+    """Refuse a login name that is not a valid name; a service agent accepts any."""
     from schemas.names import check_name
 
     try:
@@ -224,12 +224,12 @@ def _parser() -> Parser:
 
     common = Parser(add_help=False)
     common.add_argument("--workstation", metavar="NAME", help="this workstation's name")
-    common.add_argument("--group", metavar="G", action="append", help="a group that it is in")
-    common.add_argument("--state-dir", metavar="DIR", help="where its agents keep their state")
-    common.add_argument("--user", metavar="NAME", help="whom the interactive agent serves")
+    common.add_argument("--group", metavar="G", action="append", help="a group of it; repeatable")
+    common.add_argument("--state-dir", metavar="DIR", help="the folder of its agents' state")
+    common.add_argument("--user", metavar="NAME", help="the interactive agent's user")
     parser = Parser(
         prog="pcm-agent",
-        description="Runs the jobs that reach this workstation, and answers for them.",
+        description="Runs the jobs of this workstation and reports their results.",
         epilog=describe(AgentSettings),
     )
     parser.add_version()
@@ -239,45 +239,47 @@ def _parser() -> Parser:
         return commands.add_parser(name, help=text, description=text, parents=[common])
 
     command("service", "run the service agent: unattended, for all jobs")
-    interactive = command("interactive", "run the interactive agent: in a user's session")
+    interactive = command("interactive", "run the interactive agent in a user's session")
     interactive.add_argument(
         "--no-window",
         action="store_true",
         default=None,
-        help="no window: the user decides by the commands run, postpone and decline",
+        help="open no window; the user decides with the commands run, postpone and decline",
     )
     interactive.add_argument(
         "--accept-offers",
         action="store_true",
         default=None,
-        help="run optional offers at once: the user's standing yes",
+        help="run optional offers without asking",
     )
-    window = command("window", "open a window on the running interactive agent of the same user")
-    for faced in (interactive, window):
-        faced.add_argument(
+    window = command("window", "open the window of the user's running interactive agent")
+    for with_window in (interactive, window):
+        with_window.add_argument(
             "--web",
             metavar="HOST:PORT",
             type=_address,
-            help="serve the window to browsers there, not in this terminal",
+            help="serve the window to browsers at this address instead of the terminal",
         )
-        faced.add_argument("--light", action="store_true", help="dark letters on bright ground")
+        with_window.add_argument(
+            "--light", action="store_true", help="dark text on light background"
+        )
     for name, text in (
-        ("pending", "list the jobs that wait, are offered, or run here"),
+        ("pending", "list the jobs that are waiting, offered or running here"),
         ("history", "list the jobs that ended here"),
     ):
         command(name, text).add_argument("--json", action="store_true", help="print JSON")
     for name, text in (
         ("run", "run an offered job now"),
-        ("postpone", "be offered a job again later"),
-        ("decline", "do not run an optional job"),
-        ("stop", "end a running job, where it lets its user do so"),
+        ("postpone", "postpone a job; it is offered again later"),
+        ("decline", "decline an optional job"),
+        ("stop", "stop a running job, if the job allows it"),
     ):
-        command(name, text).add_argument("job", metavar="JOB", help="its id, or the beginning")
+        command(name, text).add_argument("job", metavar="JOB", help="the job's id or its beginning")
     commands.choices["postpone"].add_argument(
         "--until", metavar="T", required=True, help="+10m, or a time such as 2026-11-30T09:00Z"
     )
     commands.choices["decline"].add_argument(
-        "--reason", metavar="TEXT", default="", help="why; the administrators read it"
+        "--reason", metavar="TEXT", default="", help="the reason; administrators can read it"
     )
     return parser
 

@@ -1,4 +1,4 @@
-"""What this machine is, and the groups that its workstation is in by that."""
+"""Facts about this machine, and the groups that follow from them."""
 
 import os
 import platform
@@ -15,7 +15,7 @@ _CLOCK = Path("/etc/localtime")
 
 @cache
 def gather() -> Facts:
-    """Return the facts; they are gathered once in a process."""
+    """Return the facts; they are gathered once per process."""
     return Facts(
         os=platforms.system(),
         arch=platforms.machine(),
@@ -26,28 +26,28 @@ def gather() -> Facts:
 
 
 def groups(settings: AgentSettings) -> tuple[str, ...]:
-    """Return the groups by which the agent's queue is bound: those given, and those by facts.
+    """Return the groups of the queue's bindings: those of the settings and those from the facts.
 
-    An enrolled agent is bound as it was enrolled.
+    The bindings of an enrolled agent are made at the enrolment.
     """
     return settings.groups if settings.enrolled else settings.groups + gather().groups
 
 
 def zone() -> str:
-    """Return the name of the zone of this machine's clock; nothing where it is not known."""
-    given = os.environ.get("TZ")
-    if given is None:
-        # A copy of a zone's file, which some systems have there, does not tell its name.
+    """Return the name of this machine's time zone; an empty text if it is unknown."""
+    variable = os.environ.get("TZ")
+    if variable is None:
+        # Unknown if the file is a copy of a zone's file and not a link, as on some systems.
         name = os.path.realpath(_CLOCK).partition("/zoneinfo/")[2] if _CLOCK.exists() else "UTC"
     else:
-        name = given.removeprefix(":") or "UTC"
+        name = variable.removeprefix(":") or "UTC"
     return name if find_zone(name) else ""
 
 
 def _release() -> str:
-    """Return the system's release, such as debian-12; a rolling one has no number."""
+    """Return the system's release, such as debian-12; a rolling release has no number."""
     try:
-        told = platform.freedesktop_os_release()
+        fields = platform.freedesktop_os_release()
     except OSError:
         return ""
-    return "-".join(filter(None, (told.get("ID"), told.get("VERSION_ID"))))
+    return "-".join(filter(None, (fields.get("ID"), fields.get("VERSION_ID"))))

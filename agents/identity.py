@@ -1,4 +1,4 @@
-"""Who an agent is, and how it says what happened."""
+"""The identity of an agent, and the reports that it makes."""
 
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -12,7 +12,7 @@ from schemas.report import final_id, new_report_id
 
 @dataclass(frozen=True)
 class Identity:
-    """Who an agent is."""
+    """An agent's kind, workstation and user."""
 
     kind: AgentKind
     workstation: str
@@ -33,7 +33,7 @@ class Identity:
         until: datetime | None = None,
         at: float | None = None,
     ) -> Report:
-        """Return a report of this agent; of now, or of a time in seconds since the epoch."""
+        """Return a report of this agent; `at`, in seconds since the epoch, defaults to now."""
         return Report(
             id=final_id(job_id, self.workstation) if state.final else new_report_id(),
             job_id=job_id,

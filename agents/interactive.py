@@ -1,4 +1,4 @@
-"""The interactive agent: in a user's session, with the user's rights, for foreground jobs."""
+"""The interactive agent: runs in a user's session with the user's rights, for foreground jobs."""
 
 import asyncio
 import time
@@ -6,7 +6,7 @@ from contextlib import suppress
 from typing import Any
 
 from agents.agent import Agent
-from agents.jobs.host import here
+from agents.jobs.host import this_host
 from agents.settings import AgentSettings
 from agents.store.transaction import Transaction
 from agents.user import control, views
@@ -19,17 +19,17 @@ from broker.amqp.timeouts import timeout
 from broker.amqp.topology import AgentKind
 from schemas.policy import InteractiveRules
 
-_STORED_LIMIT = 5.0
+_STORE_LIMIT = 5.0
 
 
 class InteractiveAgent(Agent):
-    """Offers foreground jobs to its user, and runs what the user or the mandatory time says."""
+    """Offers foreground jobs to its user; runs accepted jobs, and mandatory jobs when due."""
 
     kind = AgentKind.INTERACTIVE
 
     def __init__(self, settings: AgentSettings) -> None:
         self._rules = InteractiveRules(
-            here(settings), settings.countdown.total_seconds(), settings.accept_offers
+            this_host(settings), settings.countdown.total_seconds(), settings.accept_offers
         )
         super().__init__(settings, self._rules, settings.user)
         self._recent = RecentJobs()
@@ -56,14 +56,14 @@ class InteractiveAgent(Agent):
         self.open_jobs.on_ended.append(self._recent.add)
 
     async def _serve(self) -> None:
-        self._recent.fill(await self._ledger.commit(_newest))
-        self.changes.tell()
+        self._recent.fill(await self._ledger.commit(_recently_ended))
+        self.changes.notify()
         async with asyncio.TaskGroup() as tasks:
             tasks.create_task(control.serve(self.directory, self._answer))
             tasks.create_task(self._reminders.run())
 
     def _shutdown_grace(self) -> float:
-        return 0.0  # the user logs off: what runs in their name ends
+        return 0.0  # the user logs off, so the user's commands end
 
     async def _answer(self, request: dict[str, Any]) -> Answer:
         match request:
@@ -71,14 +71,14 @@ class InteractiveAgent(Agent):
                 return self._views.watch()
             case {"do": "output"}:
                 return await self._views.output(text_of(request, "job"))
-        said = self._actions.make(request)
-        # On the disk before the user is told; a disk that is full is not waited for.
+        answer = self._actions.make(request)
+        # The change is on the disk before the answer; a full disk delays it up to the limit.
         with suppress(TimeoutError):
-            async with timeout(_STORED_LIMIT):
+            async with timeout(_STORE_LIMIT):
                 await self._ledger.commit(lambda _: None)
-        return said
+        return answer
 
-    def _view_input(self, service: bool) -> views.ViewInput:  # noqa: FBT001 - the only thing to tell
+    def _view_input(self, service: bool) -> views.ViewInput:  # noqa: FBT001 - the only argument
         return views.ViewInput(
             identity=self.identity,
             now=time.time(),
@@ -93,5 +93,5 @@ class InteractiveAgent(Agent):
         )
 
 
-def _newest(tables: Transaction) -> list[dict[str, Any]]:
-    return [views.ended(entry) for entry in tables.newest(MAX_ROWS)]
+def _recently_ended(transaction: Transaction) -> list[dict[str, Any]]:
+    return [views.ended(entry) for entry in transaction.recently_ended(MAX_ROWS)]

@@ -1,4 +1,4 @@
-"""Sends the reports that the ledger holds, until the broker has confirmed each."""
+"""Sends the stored reports of the ledger until the broker has confirmed each."""
 
 import asyncio
 from collections.abc import Iterator
@@ -7,7 +7,7 @@ from itertools import groupby
 
 from agents.identity import Identity
 from agents.store.ledger import Ledger
-from agents.store.transaction import Pending, Transaction
+from agents.store.transaction import PendingReport, Transaction
 from broker.amqp import topology
 from broker.amqp.batch_publish import Outgoing
 from broker.amqp.publisher import Publisher
@@ -17,72 +17,72 @@ from schemas import State
 
 _BATCH = 500
 _MESSAGE_BYTES = 512 * 1024
-_GATHERING = 0.02  # seconds in which reports come together: all of a quick command, say
-_DROPPING = 1.0  # seconds for which what was confirmed may be kept: more may have to be written
-_ORDER = {state: place for place, state in enumerate(State)}
+_GATHER_TIME = 0.02  # seconds; joins the reports of a quick command in one publish
+_DELETE_DELAY = 1.0  # seconds; confirmed reports are deleted with the next transaction, if any
+_ORDER = {state: index for index, state in enumerate(State)}
 
 
 class Outbox:
-    """Sends an agent's reports: those of one state together, a report a line."""
+    """Sends an agent's reports: one message per state, with a report per line."""
 
     def __init__(self, identity: Identity, ledger: Ledger) -> None:
         self._identity = identity
         self._ledger = ledger
-        self._more = asyncio.Event()
-        self._more.set()
-        self._now = asyncio.Event()
+        self._has_reports = asyncio.Event()
+        self._has_reports.set()
+        self._flush = asyncio.Event()
         self._empty = asyncio.Event()
-        self._expected = 0
+        self._running = 0
 
     def wake(self, *, now: bool = False) -> None:
-        """Tell that there are reports to send; `now`: more are not to be expected soon."""
+        """Send stored reports; `now`: do not wait for more."""
         self._empty.clear()
-        self._more.set()
+        self._has_reports.set()
         if now:
-            self._now.set()
+            self._flush.set()
 
     def report_stored(self) -> None:
-        """Send a report: with those that follow soon, if a command runs, else at once."""
-        self.wake(now=not self._expected)
+        """Send a stored report: immediately, or with the next ones while a command runs."""
+        self.wake(now=not self._running)
 
     @contextmanager
     def expecting_more(self) -> Iterator[None]:
-        """Expect more reports soon: a command runs."""
-        self._expected += 1
+        """Expect more reports soon, since a command runs."""
+        self._running += 1
         try:
             yield
         finally:
-            self._expected -= 1
+            self._running -= 1
 
-    async def drained(self) -> None:
-        """Wait until all is sent."""
-        if not await self._ledger.commit(lambda tables: tables.pending(1)):
+    async def drain(self) -> None:
+        """Wait until all reports are sent."""
+        if not await self._ledger.commit(lambda transaction: transaction.pending_reports(1)):
             return
         self.wake(now=True)
         await self._empty.wait()
 
     async def run(self, publisher: Publisher) -> None:
-        """Send reports as they come, until the broker cannot be reached.
+        """Send reports until cancelled.
 
         Raises:
-            BrokerError: what was not confirmed stays in the ledger, and will be sent again.
+            BrokerError: publishing failed; unconfirmed reports stay in the ledger.
         """
         sent = 0
-        self._more.set()  # what the last link did not take
+        self._has_reports.set()  # unconfirmed reports of the last connection
 
-        def exchange(tables: Transaction) -> list[Pending]:
-            tables.confirmed(sent)
-            return tables.pending(_BATCH)
+        def next_batch(transaction: Transaction) -> list[PendingReport]:
+            transaction.delete_confirmed(sent)
+            return transaction.pending_reports(_BATCH)
 
         while True:
-            await _set(self._more, _DROPPING if sent else None)
-            await _set(self._now, _GATHERING)
-            self._more.clear()
-            self._now.clear()
-            pending = await self._ledger.commit(exchange)
+            await _wait_for(self._has_reports, _DELETE_DELAY if sent else None)
+            await _wait_for(self._flush, _GATHER_TIME)
+            self._has_reports.clear()
+            self._flush.clear()
+            pending = await self._ledger.commit(next_batch)
             if not pending:
                 sent = 0
-                if not self._more.is_set():
+                if not self._has_reports.is_set():
                     self._empty.set()
                 continue
             await stream.append_all(
@@ -104,15 +104,15 @@ class Outbox:
         )
 
 
-async def _set(event: asyncio.Event, limit: float | None) -> None:
-    """Wait until it is set, or for so many seconds."""
+async def _wait_for(event: asyncio.Event, limit: float | None) -> None:
+    """Wait until the event is set, for at most `limit` seconds."""
     with suppress(TimeoutError):
         async with timeout(limit):
             await event.wait()
 
 
-def _messages(pending: list[Pending]) -> Iterator[tuple[State, bytes]]:
-    """Yield messages of reports of one state, in the order in which a job goes through them."""
+def _messages(pending: list[PendingReport]) -> Iterator[tuple[State, bytes]]:
+    """Yield message bodies of reports of one state, in the order of a job's states."""
     pending = sorted(pending, key=lambda report: (_ORDER[report.state], report.sequence))
     for state, reports in groupby(pending, key=lambda report: report.state):
         lines: list[bytes] = []

@@ -1,4 +1,4 @@
-"""What this machine is, in the words of a command's platforms; and what it can run out of."""
+"""This machine's platforms, and the errors that mean it has run out of resources."""
 
 import errno
 import platform
@@ -6,9 +6,9 @@ import platform
 from schemas.command import plain_machine
 
 NO_FILES = frozenset({errno.EMFILE, errno.ENFILE, errno.ENOMEM})
-"""Errors that say that no file at all can be opened now."""
-NO_ROOM = NO_FILES | {errno.EAGAIN, errno.ENOSPC}
-"""Errors that say that no process can be started now."""
+"""Errors that mean that no file can be opened now."""
+NO_RESOURCES = NO_FILES | {errno.EAGAIN, errno.ENOSPC}
+"""Errors that mean that no process can be started now."""
 
 _SYSTEMS = {"darwin": "macos"}
 
@@ -20,10 +20,10 @@ def system() -> str:
 
 
 def machine() -> str:
-    """Return what kind of machine this is, such as x86_64."""
+    """Return this machine's architecture, such as x86_64."""
     return plain_machine(platform.machine())
 
 
-def here() -> frozenset[str]:
-    """Return the platforms that this machine answers to, such as linux and linux/x86_64."""
+def names() -> frozenset[str]:
+    """Return this machine's platforms, such as linux and linux/x86_64."""
     return frozenset({system(), f"{system()}/{machine()}"})

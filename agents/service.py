@@ -1,19 +1,19 @@
-"""The service agent: unattended, bound to every key, with the system's rights."""
+"""The service agent: runs unattended with the system's rights, and receives all jobs."""
 
 from agents.agent import Agent
-from agents.claims import service_liveness as neighbour
-from agents.jobs.host import here
+from agents.claims import service_liveness
+from agents.jobs.host import this_host
 from agents.settings import AgentSettings
 from broker.amqp.topology import AgentKind
 from schemas.policy import ServiceRules
 
 
 class ServiceAgent(Agent):
-    """Runs background jobs at their time, and users' mandatory jobs where no user did."""
+    """Runs background jobs when due, and mandatory foreground jobs that no user ran."""
 
     kind = AgentKind.SERVICE
 
     def __init__(self, settings: AgentSettings) -> None:
-        rules = ServiceRules(here(settings), settings.takeover_grace.total_seconds())
+        rules = ServiceRules(this_host(settings), settings.takeover_grace.total_seconds())
         super().__init__(settings, rules)
-        self._seen = neighbour.announce(settings.state_dir)
+        self._liveness_lock = service_liveness.announce(settings.state_dir)

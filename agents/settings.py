@@ -1,4 +1,4 @@
-"""An agent's settings: `PCM_...` variables, a `.env` file, `/run/secrets`, or options."""
+"""An agent's settings: from `PCM_...` variables, a `.env` file, `/run/secrets`, or options."""
 
 import getpass
 import os
@@ -34,7 +34,7 @@ def _host_name() -> str:
 def _login_name() -> str:
     try:
         return getpass.getuser()
-    except (KeyError, OSError):  # a container's user often has no name
+    except (KeyError, OSError):  # the user of a container often has no name
         return f"uid-{os.getuid()}"
 
 
@@ -44,16 +44,16 @@ def _state_dir() -> Path:
     return Path.home() / ".local" / "state" / "pcm"
 
 
-def _within(least: timedelta, most: timedelta) -> AfterValidator:
+def _within(minimum: timedelta, maximum: timedelta) -> AfterValidator:
     def check(value: timedelta) -> timedelta:
-        if not least <= value <= most:
-            raise ValueError(f"must be from {duration_text(least)} to {duration_text(most)}")
+        if not minimum <= value <= maximum:
+            raise ValueError(f"must be from {duration_text(minimum)} to {duration_text(maximum)}")
         return value
 
     return AfterValidator(check)
 
 
-_LONGEST = timedelta(days=49)  # what the broker, which counts milliseconds in 32 bits, can count
+_LONGEST = timedelta(days=49)  # the broker counts milliseconds in 32 bits
 Grace = Annotated[Duration, _within(timedelta(0), _LONGEST)]
 Interval = Annotated[Duration, _within(timedelta(seconds=1), timedelta(days=3650))]
 
@@ -63,46 +63,49 @@ def _none_is_zero(value: object) -> object:
 
 
 class AgentSettings(BrokerSettings):
-    """What both agents of a workstation are told."""
+    """The settings of both agents of a workstation."""
 
     workstation: Name = Field(
         default_factory=_host_name,
         validate_default=True,
-        description="this workstation's name (default: the host's name)",
+        description="this workstation's name (default: the host name)",
     )
     enrolled: bool = Field(
         default=False,
-        description="whether pcm enrol made this agent's queue: it declares and binds nothing",
+        description="pcm enrol made this agent's queue; the agent declares and binds nothing",
     )
     groups: tuple[Name, ...] = Field(
-        default=(), description="the groups that it is in, parted by commas"
+        default=(), description="this workstation's groups, comma-separated"
     )
-    user: Annotated[Name, BeforeValidator(lambda given: given or _login_name())] = Field(
+    user: Annotated[Name, BeforeValidator(lambda value: value or _login_name())] = Field(
         default_factory=_login_name,
         validate_default=False,
-        description="the user whom an interactive agent serves (default: the login name)",
+        description="the interactive agent's user (default: the login name)",
     )
     state_dir: Path = Field(
         default_factory=_state_dir,
-        description="where the workstation's agents keep ledgers and claims "
-        "(default: /var/lib/pcm, or ~/.local/state/pcm where that is not there)",
+        description="the folder of the agents' ledgers and claims "
+        "(default: /var/lib/pcm, or ~/.local/state/pcm if that does not exist)",
     )
-    concurrency: int = Field(default=4, ge=1, le=256, description="commands run at once")
+    concurrency: int = Field(
+        default=4, ge=1, le=256, description="how many commands run at the same time"
+    )
     output_limit: ByteSize = Field(
         default=ByteSize(64 * 1024),
         ge=2,
         le=1024 * 1024,
-        description="bytes kept of each of a command's stdout and stderr",
+        description="bytes reported of a command's stdout and of its stderr",
     )
     queue_type: QueueType = Field(
-        default="quorum", description="quorum, or classic for very large fleets"
+        default="quorum", description="type of the agent's queue: quorum, or classic"
     )
     queue_expires: Annotated[Duration, _within(timedelta(minutes=1), _LONGEST)] = Field(
         default=timedelta(days=30),
-        description="how long the broker keeps the queue of an agent that stays away",
+        description="how long the broker keeps the queue of a disconnected agent",
     )
     countdown: Grace = Field(
-        default=timedelta(minutes=5), description="what a user gets before a mandatory job runs"
+        default=timedelta(minutes=5),
+        description="countdown that a user sees before a mandatory job runs",
     )
     takeover_grace: Grace = Field(
         default=timedelta(minutes=1),
@@ -110,36 +113,36 @@ class AgentSettings(BrokerSettings):
     )
     stop_grace: Grace = Field(
         default=timedelta(seconds=10),
-        description="what a command gets between SIGTERM and SIGKILL",
+        description="time between SIGTERM and SIGKILL when a command is stopped",
     )
     drain: Grace = Field(
         default=timedelta(seconds=20),
-        description="how long a service agent that is told to stop lets commands finish",
+        description="how long running commands may continue when the service agent stops",
     )
     keep: Interval = Field(
         default=timedelta(days=90),
-        description="how long jobs that ended are remembered; older ones, if unknown, are refused",
+        description="how long ended jobs are kept; an unknown job that is older is refused",
     )
     missing_after: Grace = Field(
         default=timedelta(minutes=10),
-        description="how long a user's agent that ended in the middle of a command may stay away "
-        "before the service reports the job interrupted",
+        description="how long the service waits for a user's agent that ended during a command "
+        "before it reports the job interrupted",
     )
     watch_interval: Interval = Field(
         default=timedelta(minutes=1),
-        description="how often an agent asks the broker whether it still has its consumer",
+        description="how often an agent checks that the broker has its consumer",
     )
     login_pause: Interval = Field(
         default=timedelta(minutes=1),
-        description="how long to wait after a refused login, up to five times as long",
+        description="pause after a refused login; up to five times as long",
     )
     check_in: Interval = Field(
         default=timedelta(minutes=15),
-        description="how often an agent says that it is there, besides when something changes",
+        description="how often an agent checks in, besides at each change",
     )
     windows: WindowsSetting = Field(
         default=NO_WINDOWS,
-        description="its maintenance windows, parted by commas, such as Sun 02:00-06:00",
+        description="the maintenance windows, comma-separated, such as Sun 02:00-06:00",
     )
     remind: Annotated[Grace, BeforeValidator(_none_is_zero)] = Field(
         default=timedelta(hours=4),
@@ -147,26 +150,22 @@ class AgentSettings(BrokerSettings):
     )
     trusted_keys: OptionalPath = Field(
         default=None,
-        description="the folder of public keys whose orders count; none: orders need no signature",
+        description="the folder of the trusted public keys; if unset, no signature is required",
     )
     approvals: int = Field(
-        default=0, ge=0, le=3, description="how many have to approve a job, besides its author"
+        default=0, ge=0, le=3, description="signatures that a job needs besides its author's"
     )
     signed_within: Interval = Field(
-        default=timedelta(days=90), description="how old a signed order may be when it arrives"
+        default=timedelta(days=90), description="how old a signed message may be when received"
     )
-    accept_offers: bool = Field(
-        default=False, description="run optional offers at once: the user's standing yes"
-    )
+    accept_offers: bool = Field(default=False, description="run optional offers without asking")
 
-    no_window: bool = Field(
-        default=False, description="the user decides by commands, not in a window"
-    )
+    no_window: bool = Field(default=False, description="no window; the user decides with commands")
 
     @model_validator(mode="after")
-    def _approved_by_somebody(self) -> Self:
+    def _check_approvals(self) -> Self:
         if self.approvals and self.trusted_keys is None:
-            raise ValueError("approvals: are signatures: set PCM_TRUSTED_KEYS as well")
+            raise ValueError("approvals: need signatures: set PCM_TRUSTED_KEYS as well")
         return self
 
     @field_validator("groups", mode="before")
@@ -176,11 +175,11 @@ class AgentSettings(BrokerSettings):
 
     @field_validator("groups")
     @classmethod
-    def _given(cls, groups: tuple[str, ...], info: ValidationInfo) -> tuple[str, ...]:
-        # Where others bound the queue, only they can say by which groups.
+    def _check_groups(cls, groups: tuple[str, ...], info: ValidationInfo) -> tuple[str, ...]:
+        # The automatic groups of an enrolled agent are set at the enrolment.
         for name in () if info.data.get("enrolled") else filter(is_automatic, groups):
             raise ValueError(
-                f"{name}: groups that begin with os-, arch- or release- are given by what the"
-                " machine is; leave it out"
+                f"{name}: groups that begin with os-, arch- or release- are set automatically;"
+                " remove it"
             )
         return tuple(dict.fromkeys(groups))

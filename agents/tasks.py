@@ -1,4 +1,4 @@
-"""Tasks that end by themselves, or with the agent."""
+"""Background tasks of an agent."""
 
 import asyncio
 from collections.abc import Coroutine
@@ -6,19 +6,19 @@ from typing import Any
 
 
 class BackgroundTasks:
-    """Work that is started while the agent runs, in its task group: its failure ends the agent."""
+    """Tasks in the agent's task group; a failure ends the agent."""
 
     def __init__(self) -> None:
         self.group = asyncio.TaskGroup()
         self._running: set[asyncio.Task[None]] = set()
 
     def start(self, work: Coroutine[Any, Any, None]) -> None:
-        """Start work in the background."""
+        """Start a background task."""
         task = self.group.create_task(work)
         self._running.add(task)
         task.add_done_callback(self._running.discard)
 
     def cancel(self) -> None:
-        """Cancel all that is not done."""
+        """Cancel all running tasks."""
         for task in self._running:
             task.cancel()

@@ -31,9 +31,9 @@ from pathlib import Path
 
 import structlog
 
-import agents.agent
 import agents.inbox.consumer
 import agents.jobs.executor
+import agents.jobs.job_claims
 import agents.session.broker_session
 import agents.store.ledger
 import broker.amqp.connection
@@ -42,7 +42,7 @@ import broker.stream.stream
 from agents.execution.command_run import CommandRun, Outcome
 from agents.service import ServiceAgent
 from agents.settings import AgentSettings
-from agents.store.threads import Threads
+from agents.store.threads import ThreadPool
 from schemas import Output, Result, State
 
 _AT_ONCE = 4  # agents that connect at the same time
@@ -67,19 +67,19 @@ class _Said(CommandRun):
         return _ENDED
 
 
-class _Kept(Threads):
+class _Kept(ThreadPool):
     def close(self) -> None:
         """Do nothing: other agents need the threads."""
 
 
-def _shared(count: int, name: str) -> Threads:
+def _shared(count: int, name: str) -> ThreadPool:
     """Return the shared threads of the process."""
     del count, name
     return _threads()
 
 
 @cache
-def _threads() -> Threads:
+def _threads() -> ThreadPool:
     return _Kept(_THREADS, "shared")
 
 
@@ -87,7 +87,7 @@ class _Simulated(ServiceAgent):
     async def connected(self) -> None:
         """Wait until the broker delivers."""
         while self._session.state.state != "connected":
-            await self.changes.beyond(self.changes.number)
+            await self.changes.wait_beyond(self.changes.number)
 
 
 async def _become(count: int, crowd: list["asyncio.Task[None]"], base: AgentSettings) -> None:
@@ -126,9 +126,9 @@ def main() -> None:
     resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
     for module, what, other in (
         (agents.jobs.executor, "CommandRun", _Said),
-        (agents.jobs.executor, "Threads", _shared),
-        (agents.agent, "Threads", _shared),
-        (agents.store.ledger, "Threads", _shared),
+        (agents.jobs.executor, "ThreadPool", _shared),
+        (agents.jobs.job_claims, "ThreadPool", _shared),
+        (agents.store.ledger, "ThreadPool", _shared),
     ):
         setattr(module, what, other)
     for module in (

@@ -21,7 +21,7 @@ _WAITS = (
     "select (selectors.py",
     "wait (threading.py",
     "_worker (concurrent",
-    "_run (agents/threads",
+    "_run (agents/store/threads",
 )
 _HUES = {"agents/": 200, "broker/": 150, "schemas/": 270}  # others are grey
 

@@ -1,4 +1,4 @@
-"""What the file of a claim says: which agent decided what of a job."""
+"""The content of a claim file: which agent decided a job, and how."""
 
 import errno
 import json
@@ -12,14 +12,14 @@ from broker.amqp.topology import AgentKind
 from schemas import State
 
 READ_LIMIT = 4096
-SAFELY = os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK  # neither by a link, nor waiting at a pipe
+OPEN_FLAGS = os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK  # follow no link, block on no pipe
 UNKNOWN = "unknown"
-"""Stands for the agent of a decision that cannot be read."""
+"""The agent of a decision that cannot be read."""
 
 
 @dataclass(frozen=True)
 class ClaimRecord:
-    """What was decided of a job on this workstation, and by which agent."""
+    """The decision about a job on this workstation, and the agent that made it."""
 
     agent: str
     state: str
@@ -27,7 +27,7 @@ class ClaimRecord:
 
     @property
     def running(self) -> bool:
-        """Whether the job was started, and its end is not noted."""
+        """Whether the job was started and its end is not recorded."""
         return self.state == State.STARTED and not self.ended
 
 
@@ -35,15 +35,15 @@ _UNREADABLE = ClaimRecord(UNKNOWN, "unreadable")
 
 
 def decision(state_dir: Path, job_id: str) -> ClaimRecord | None:
-    """Return what the agents of a state directory decided of a job, None while nothing is."""
+    """Return the decision about a job in a state directory; None if it is undecided."""
     path = state_dir / "claims" / job_id
     try:
-        file = regular(os.open(path, os.O_RDONLY | SAFELY))
+        file = check_regular(os.open(path, os.O_RDONLY | OPEN_FLAGS))
     except FileNotFoundError:
         return None
     except OSError as error:
         if error.errno in NO_FILES:
-            return None  # it cannot be looked at now: whoever wants to decide finds out
+            return None  # not readable now; an agent that decides will try to open it again
         return _UNREADABLE
     try:
         return read(file, state_dir)
@@ -51,24 +51,24 @@ def decision(state_dir: Path, job_id: str) -> ClaimRecord | None:
         os.close(file)
 
 
-def regular(file: int) -> int:
-    """Return the file if it is a plain one: any user may put other things into the folder.
+def check_regular(file: int) -> int:
+    """Return the file if it is a regular one; any user may create other kinds in the folder.
 
     Raises:
-        OSError: it is not; it was closed.
+        OSError: it is not a regular file; it was closed.
     """
-    found = os.fstat(file)
-    if not stat.S_ISREG(found.st_mode) or found.st_nlink > 1:  # also no other name of another file
+    status = os.fstat(file)
+    if not stat.S_ISREG(status.st_mode) or status.st_nlink > 1:  # no hard link to another file
         os.close(file)
-        raise OSError(errno.EINVAL, "is no plain file")
+        raise OSError(errno.EINVAL, "is not a regular file")
     return file
 
 
 def overwrite(file: int, decision: ClaimRecord) -> None:
-    """Write in one piece, and over all of what was there.
+    """Overwrite the whole file with one write.
 
     Raises:
-        OSError: that was not possible, or only in part.
+        OSError: the write failed or was incomplete.
     """
     text = json.dumps(asdict(decision)).encode().ljust(os.fstat(file).st_size)
     if os.pwrite(file, text, 0) < len(text):
@@ -76,22 +76,22 @@ def overwrite(file: int, decision: ClaimRecord) -> None:
 
 
 def read(file: int, state_dir: Path) -> ClaimRecord | None:
-    """Return what a claim says, None while it says nothing."""
+    """Return the decision in a claim file; None if it is empty."""
     text = os.pread(file, READ_LIMIT, 0)
     if not text:
         return None
     try:
-        found = json.loads(text)
+        content = json.loads(text)
         decision = ClaimRecord(
-            str(found["agent"]), State(found["state"]), found.get("ended") is True
+            str(content["agent"]), State(content["state"]), content.get("ended") is True
         )
     except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
-        # Somebody began to write: what they decided is unknown, so nobody starts it.
+        # An agent may have decided to start the job, so no other agent starts it.
         return _UNREADABLE
-    forged = decision.agent == AgentKind.SERVICE and not _is_keepers(file, state_dir)
+    forged = decision.agent == AgentKind.SERVICE and not _is_state_owners(file, state_dir)
     return _UNREADABLE if forged else decision
 
 
-def _is_keepers(file: int, state_dir: Path) -> bool:
-    """Whether a file belongs to the user whose state directory it is in: the service agent's."""
+def _is_state_owners(file: int, state_dir: Path) -> bool:
+    """Whether the service agent's user, who owns the state directory, owns a file."""
     return os.fstat(file).st_uid == state_dir.stat().st_uid

@@ -1,18 +1,17 @@
-"""Who may run a foreground job on this workstation: at most one agent, whatever crashes.
+"""Claims: at most one agent of a workstation runs a foreground job, whichever process crashes.
 
-A claim is a file in a folder that the workstation's agents share. Who holds its lock may start
-the job; the kernel drops the lock when the holder dies. What is written into it is decided for
-good: the command was started, or never will be. Who started it holds the lock until it has ended
-and that is on record: a start whose lock is free, and whose end is not noted, was cut off.
-Background jobs need no claim: only the service agent receives them, and no user's process may
-stand in their way.
+A claim is a file in a folder that the workstation's agents share. The agent that holds its lock
+may start the job; the kernel releases the lock when the process dies. The decision written into
+the file is final: the command was started, or never will be. The agent that started it holds the
+lock until the end of the command is recorded. A start whose lock is free and whose end is not
+recorded was interrupted. Background jobs need no claim: only the service agent receives them, and
+a user's process must not be able to block them.
 
-The folder is open to all users, and any of them may put anything into it. What is decided can be
-altered by nobody else: whoever decides makes the file read-only to others, and the service agent,
-whose folder it is, puts a file of its own in the place of another user's. It can do so, too, where
-a claim is held for too long. Holder and overruler may meet: the holder writes, then looks whether
-its file is still there; the overruler puts its file there, then looks what the other one says. So
-it is never both.
+All users may write to the folder. The deciding agent makes the file read-only for others. The
+service agent, whose user owns the folder, replaces another user's file by its own. It also does
+this if a claim is held for too long. Holder and service agent may decide at the same time: the
+holder writes, then checks that its file is still in place; the service agent replaces the file,
+then checks what the old one says. So at most one of them succeeds.
 """
 
 import fcntl
@@ -24,56 +23,57 @@ from contextlib import suppress
 from pathlib import Path
 
 from agents.claims.claim_file import (
+    OPEN_FLAGS,
     READ_LIMIT,
-    SAFELY,
     ClaimRecord,
+    check_regular,
     decision,
     overwrite,
     read,
-    regular,
 )
 from agents.store.state_folder import claims_directory, set_aside, shared_directory, sync_directory
 from broker.log import get_logger
 from schemas import State
 
 _log = get_logger()
-_DECIDED = 0o644  # others may lock it, no more
+_DECIDED_MODE = 0o644  # other users may only lock it
 
 
 class Claims:
-    """The claims of one agent among those of its workstation."""
+    """The claims of one agent in its workstation's folder."""
 
     def __init__(self, state_dir: Path, agent: str) -> None:
         self._directory = claims_directory(shared_directory(state_dir))
-        self._rules = os.geteuid() == state_dir.stat().st_uid  # may replace others' files
+        # The owner may replace other users' files.
+        self._owns_directory = os.geteuid() == state_dir.stat().st_uid
         self._agent = agent
         self._held: dict[str, int] = {}
-        self._told: set[str] = set()
+        self._reported: set[str] = set()
 
     def __repr__(self) -> str:
         return f"<Claims of {self._agent}, holding {sorted(self._held)}>"
 
     def holds(self, job_id: str) -> bool:
-        """Whether this agent holds the right to start a job."""
+        """Whether this agent holds the job's claim."""
         return job_id in self._held
 
     def take(self, job_id: str) -> bool:
-        """Take the right to start a job; False if another agent holds it or it is decided.
+        """Take the job's claim; return False if another agent holds it or it is decided.
 
-        It is held until `decide`, `release`, or this process's end.
+        The claim is held until `decide`, `release`, or the end of this process.
         """
         return job_id in self._held or self._lock(
-            job_id, lambda decision: decision is None, make=True
+            job_id, lambda decision: decision is None, create=True
         )
 
     def resume(self, job_id: str) -> bool:
-        """Take up a start of ours that was cut off; False if another agent concluded it."""
+        """Take the claim of this agent's interrupted start; False if another agent has it."""
         return job_id in self._held or self._lock(
             job_id, lambda decision: decision == ClaimRecord(self._agent, State.STARTED)
         )
 
-    def inherit(self, job_id: str) -> bool:
-        """Conclude another agent's start that was cut off; False if it was not, or by another."""
+    def adopt(self, job_id: str) -> bool:
+        """Decide another agent's interrupted start; return False if it was not interrupted."""
 
         def orphaned(decision: ClaimRecord | None) -> bool:
             return decision is not None and decision.running and decision.agent != self._agent
@@ -86,21 +86,21 @@ class Claims:
             self.release(job_id)
 
     def release(self, job_id: str) -> None:
-        """Give the right back, undecided."""
+        """Release the claim."""
         if (file := self._held.pop(job_id, None)) is None:
             return
-        if self._rules and not os.fstat(file).st_size and self._is_there(job_id, file):
-            with suppress(OSError):  # others may not write to a file of ours
+        if self._owns_directory and not os.fstat(file).st_size and self._is_current(job_id, file):
+            with suppress(OSError):  # removed, since other users cannot write to our file
                 (self._directory / job_id).unlink()
         os.close(file)
 
     def decide(self, job_id: str, state: State) -> bool:
-        """Take the claim and write down, for good and to the disk, what becomes of the job.
+        """Take the claim and write the job's final decision to the disk.
 
-        Where that is its start the claim is held on, until `conclude`.
+        If the decision is to start the job, the claim is held until `conclude`.
 
         Returns:
-            Whether it was ours to decide; False if another agent holds the claim or decided.
+            Whether this agent decided; False if another agent holds the claim or has decided.
         """
         decided = False
         try:
@@ -110,29 +110,31 @@ class Claims:
                 self.release(job_id)
         return decided
 
-    def overrule(self, job_id: str, told: ClaimRecord | None, state: State) -> bool:
-        """Decide a job whose claim another agent holds for too long; `told` is what it says.
+    def force(self, job_id: str, expected: ClaimRecord | None, state: State) -> bool:
+        """Decide a job whose claim another agent holds for too long.
+
+        `expected` is the decision that the claim held when the caller read it.
 
         Returns:
-            Whether it is decided; False where the other decided meanwhile, or the folder is not
-            ours.
+            Whether this agent decided; False if the other agent decided meanwhile, or if this
+            user does not own the folder.
         """
-        if not self._rules or job_id in self._held:
+        if not self._owns_directory or job_id in self._held:
             return False
         try:
-            other = self._open(job_id, make=False)
-        except OSError:  # nothing that could be written to
+            other = self._open(job_id, create=False)
+        except OSError:  # missing or not a regular file
             other = None
         decided = False
         try:
-            if other is not None and self._read(other) != told:
+            if other is not None and self._read(other) != expected:
                 return False
             if self._replace(job_id, ClaimRecord(self._agent, state)):
-                _log.warning("claim.overruled", job=job_id, state=str(state))
-                found = told if other is None else self._read(other)
-                decided = found == told or not self._replace(job_id, found)
+                _log.warning("claim.forced", job=job_id, state=str(state))
+                current = expected if other is None else self._read(other)
+                decided = current == expected or not self._replace(job_id, current)
         except OSError as error:
-            self._tell(job_id, error)
+            self._report_failure(job_id, error)
         finally:
             if other is not None:
                 os.close(other)
@@ -141,47 +143,48 @@ class Claims:
         return decided
 
     def conclude(self, job_id: str) -> None:
-        """Note that what was started has ended, and is on record; then let go of it."""
+        """Record that the started job has ended, and release the claim."""
         if (file := self._held.get(job_id)) is None:
             return
-        found = self._read(file)
-        if found is not None and found.running:
-            # Not synced: were it lost, the service would ask in vain, and say what is known.
+        decision = self._read(file)
+        if decision is not None and decision.running:
+            # Not synced: if the write is lost, `conclude_all` repeats it at the next start.
             with suppress(OSError):
-                overwrite(file, ClaimRecord(found.agent, found.state, ended=True))
+                overwrite(file, ClaimRecord(decision.agent, decision.state, ended=True))
         self.release(job_id)
 
     def conclude_all(self, still_open: Collection[str]) -> None:
-        """Conclude our former starts whose ends are on record: all but those still open."""
+        """Conclude this agent's former starts, except the jobs that are still open."""
         for path in self._directory.iterdir():
             job_id = path.name
             if job_id not in still_open:
-                found = self.decision(job_id)
-                if found and found.running and found.agent == self._agent and self.resume(job_id):
+                decision = self.decision(job_id)
+                ours = decision and decision.running and decision.agent == self._agent
+                if ours and self.resume(job_id):
                     self.conclude(job_id)
 
     def orphaned(self, job_id: str) -> bool:
-        """Whether another agent's start was cut off: its holder is gone, its end not noted."""
-        found = self.decision(job_id)
-        if found is None or not found.running or found.agent == self._agent:
+        """Whether another agent's start was interrupted: its lock is free, its end not recorded."""
+        orphan = self.decision(job_id)
+        if orphan is None or not orphan.running or orphan.agent == self._agent:
             return False
-        free = self._lock(job_id, lambda decision: decision == found)
+        is_free = self._lock(job_id, lambda decision: decision == orphan)
         self.release(job_id)
-        return free
+        return is_free
 
     def forget(self, before: float) -> None:
-        """Remove our decided claims that were last written before a time."""
+        """Remove this user's decided claims that were last written before a time."""
         try:
             paths = list(self._directory.iterdir())
-        except OSError:  # no file is left to look by: next time
+        except OSError:  # no file descriptor is left; the next call tries again
             return
         for path in paths:
             try:
-                found = path.stat(follow_symlinks=False)
-                # Others' files are theirs to remove: the folder's mode sees to that.
+                status = path.stat(follow_symlinks=False)
+                # The sticky bit of the folder forbids removing other users' files.
                 if (
-                    found.st_mtime < before
-                    and found.st_uid == os.geteuid()
+                    status.st_mtime < before
+                    and status.st_uid == os.geteuid()
                     and (
                         decision(self._directory.parent, path.name) and path.name not in self._held
                     )
@@ -191,28 +194,28 @@ class Claims:
                 continue
 
     def decision(self, job_id: str) -> ClaimRecord | None:
-        """Return what was decided of a job, None while nothing is."""
+        """Return the decision about a job; None if it is undecided."""
         return decision(self._directory.parent, job_id)
 
     def close(self) -> None:
-        """Release all that is held."""
+        """Release all claims."""
         for job_id in list(self._held):
             self.release(job_id)
 
     def _lock(
-        self, job_id: str, wanted: Callable[[ClaimRecord | None], bool], *, make: bool = False
+        self, job_id: str, wanted: Callable[[ClaimRecord | None], bool], *, create: bool = False
     ) -> bool:
-        """Take the lock of a claim and hold it, if nobody else does and what it says is wanted."""
+        """Lock a claim and hold it, if it is free and its decision is `wanted`."""
         try:
-            file = self._open(job_id, make=make)
+            file = self._open(job_id, create=create)
         except FileNotFoundError:
             return False
-        except OSError as error:  # no room, or a user put something else there
-            self._tell(job_id, error)
+        except OSError as error:  # the disk is full, or another user's file blocks the path
+            self._report_failure(job_id, error)
             return False
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            if not wanted(self._read(file)) or not self._is_there(job_id, file):
+            if not wanted(self._read(file)) or not self._is_current(job_id, file):
                 raise BlockingIOError
         except OSError:
             os.close(file)
@@ -220,10 +223,10 @@ class Claims:
         self._held[job_id] = file
         return True
 
-    def _tell(self, job_id: str, error: OSError) -> None:
-        """Tell of a claim that cannot be written: once, however often it is tried."""
-        if job_id not in self._told:
-            self._told.add(job_id)
+    def _report_failure(self, job_id: str, error: OSError) -> None:
+        """Log once that a claim cannot be written."""
+        if job_id not in self._reported:
+            self._reported.add(job_id)
             _log.warning("claim.failed", job=job_id, reason=error.strerror)
 
     def _write(self, job_id: str, state: State) -> bool:
@@ -231,31 +234,31 @@ class Claims:
         before = os.pread(file, READ_LIMIT, 0)
         decision = ClaimRecord(self._agent, state)
         try:
-            if self._rules and os.fstat(file).st_uid != os.geteuid():
+            if self._owns_directory and os.fstat(file).st_uid != os.geteuid():
                 decided = self._replace(job_id, decision)
             else:
                 overwrite(file, decision)
                 os.fsync(file)
                 sync_directory(self._directory)
-                with suppress(PermissionError):  # another user made it; what they do is theirs
-                    os.fchmod(file, _DECIDED)
-                decided = self._is_there(job_id, file)
-        except OSError as error:  # the disk is full, say: not decided, to be tried again
-            self._tell(job_id, error)
+                with suppress(PermissionError):  # another user's file
+                    os.fchmod(file, _DECIDED_MODE)
+                decided = self._is_current(job_id, file)
+        except OSError as error:  # the disk is full, for example: undecided, tried again later
+            self._report_failure(job_id, error)
             with suppress(OSError):
                 os.pwrite(file, before, 0)
                 os.ftruncate(file, len(before))
             return False
-        self._told.discard(job_id)
+        self._reported.discard(job_id)
         return decided
 
     def _replace(self, job_id: str, decision: ClaimRecord | None) -> bool:
-        """Put a file of ours in the place of another user's, and hold it; return True."""
+        """Replace another user's file by our own, and hold it; return True."""
         path = self._directory / job_id
-        new = self._directory / f".{job_id}.{secrets.token_hex(8)}"  # the name of no job
-        file = os.open(new, os.O_RDWR | SAFELY | os.O_CREAT | os.O_EXCL, _DECIDED)
+        new = self._directory / f".{job_id}.{secrets.token_hex(8)}"  # not a valid job id
+        file = os.open(new, os.O_RDWR | OPEN_FLAGS | os.O_CREAT | os.O_EXCL, _DECIDED_MODE)
         try:
-            os.fchmod(file, _DECIDED)  # whatever our umask
+            os.fchmod(file, _DECIDED_MODE)  # independent of the umask
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
             if decision is not None:
                 overwrite(file, decision)
@@ -273,33 +276,33 @@ class Claims:
         sync_directory(self._directory)
         return True
 
-    def _is_there(self, job_id: str, file: int) -> bool:
-        """Whether a file that we opened is still the claim's."""
+    def _is_current(self, job_id: str, file: int) -> bool:
+        """Whether an open file is still the claim's file."""
         try:
-            found = os.lstat(self._directory / job_id)
+            status = os.lstat(self._directory / job_id)
         except OSError:
             return False
-        return os.path.samestat(found, os.fstat(file))
+        return os.path.samestat(status, os.fstat(file))
 
-    def _open(self, job_id: str, *, make: bool) -> int:
+    def _open(self, job_id: str, *, create: bool) -> int:
         path = self._directory / job_id
-        flags = os.O_RDWR | SAFELY
-        mode = _DECIDED if self._rules else 0o666  # what is ours, others only lock
+        flags = os.O_RDWR | OPEN_FLAGS
+        mode = _DECIDED_MODE if self._owns_directory else 0o666
         while True:
-            # Not by one O_CREAT: the kernel may refuse that for another user's file in an open
-            # folder (fs.protected_regular).
+            # First without O_CREAT: the kernel may refuse it for another user's file in a
+            # world-writable folder (fs.protected_regular).
             try:
-                return regular(os.open(path, flags))
-            except PermissionError:  # it is decided by another user, or they may only lock it
-                return regular(os.open(path, os.O_RDONLY | SAFELY))
+                return check_regular(os.open(path, flags))
+            except PermissionError:  # decided by another user, or writable by its owner only
+                return check_regular(os.open(path, os.O_RDONLY | OPEN_FLAGS))
             except FileNotFoundError:
-                if not make:
+                if not create:
                     raise
             try:
                 file = os.open(path, flags | os.O_CREAT | os.O_EXCL, mode)
             except FileExistsError:
                 continue
-            os.fchmod(file, mode)  # whatever our umask: the other agent is another user's
+            os.fchmod(file, mode)  # independent of the umask: the other agent is another user's
             return file
 
     def _read(self, file: int) -> ClaimRecord | None:

@@ -1,7 +1,7 @@
-"""Whether the workstation's service agent is there, as its users' agents can see it.
+"""Shows the users' agents whether the workstation's service agent runs.
 
-Its own folder is closed to them: it holds the lock of a file that lies beside the folder, for as
-long as its process lives. What the file tells is for people to read; nothing is decided by it.
+The service agent holds the lock of a file in the shared state directory until its process ends,
+since its own folder is private. The lock is only shown to users; no decision depends on it.
 """
 
 import fcntl
@@ -16,33 +16,33 @@ from broker.log import get_logger
 
 _log = get_logger()
 _NAME = "service.up"
-_SAFELY = os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK
+_OPEN_FLAGS = os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK
 _ATTEMPTS = 20
 _PAUSE = 0.01
 
 
 def announce(state_dir: Path) -> int | None:
-    """Let the users' agents see this service agent, if that is possible; return the file."""
+    """Lock the service agent's liveness file; return the file descriptor, None on failure."""
     path = state_dir / _NAME
     try:
-        file = _made(path)
+        file = _open_or_create(path)
         for _ in range(_ATTEMPTS):
-            with suppress(BlockingIOError):  # somebody looks, for an instant
+            with suppress(BlockingIOError):  # another agent tests the lock for a moment
                 fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
                 return file
             time.sleep(_PAUSE)
         os.close(file)
-        reason = "somebody holds its lock"
+        reason = "another process holds its lock"
     except OSError as error:
         reason = error.strerror or str(error)
-    _log.warning("service.unseen", path=str(path), reason=reason)
+    _log.warning("service.unannounced", path=str(path), reason=reason)
     return None
 
 
 def is_up(state_dir: Path) -> bool:
     """Whether a service agent runs on this workstation."""
     try:
-        file = os.open(state_dir / _NAME, _SAFELY)
+        file = os.open(state_dir / _NAME, _OPEN_FLAGS)
     except OSError:
         return False
     try:
@@ -55,14 +55,14 @@ def is_up(state_dir: Path) -> bool:
         os.close(file)
 
 
-def _made(path: Path) -> int:
+def _open_or_create(path: Path) -> int:
     with suppress(FileNotFoundError):
-        found = path.lstat()
-        if not stat.S_ISREG(found.st_mode) or found.st_uid != os.geteuid():
+        status = path.lstat()
+        if not stat.S_ISREG(status.st_mode) or status.st_uid != os.geteuid():
             set_aside(path)
-    # Not by one O_CREAT: the kernel may refuse that for another user's file in an open folder.
+    # First without O_CREAT: the kernel may refuse it for another user's file in the folder.
     with suppress(FileNotFoundError):
-        return os.open(path, _SAFELY)
-    file = os.open(path, _SAFELY | os.O_CREAT | os.O_EXCL, 0o644)
-    os.fchmod(file, 0o644)  # whatever our umask
+        return os.open(path, _OPEN_FLAGS)
+    file = os.open(path, _OPEN_FLAGS | os.O_CREAT | os.O_EXCL, 0o644)
+    os.fchmod(file, 0o644)  # independent of the umask
     return file

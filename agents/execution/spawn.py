@@ -25,7 +25,7 @@ from agents.execution.environment import (
     restore_file_limit,
 )
 from agents.execution.orphans import JOB_VARIABLE, signal_group
-from agents.platforms import NO_ROOM
+from agents.platforms import NO_RESOURCES
 from schemas import Command
 from schemas.errors import PcmError
 
@@ -103,7 +103,7 @@ def start(
             umask=UMASK,
         )
     except OSError as error:
-        if error.errno in NO_ROOM:
+        if error.errno in NO_RESOURCES:
             raise
         raise CannotStart(f"{argv[0]}: {error.strerror}") from error
     restore_file_limit(popen.pid)
@@ -185,7 +185,7 @@ def _await_start(popen: "subprocess.Popen[bytes]", report: int, name: str) -> No
         return
     popen.wait()
     number, _, text = failure.decode(errors="replace").partition(" ")
-    if int(number) in NO_ROOM and int(number) != errno.ENOSPC:
+    if int(number) in NO_RESOURCES and int(number) != errno.ENOSPC:
         raise OSError(int(number), text)
     raise CannotStart(text)
 

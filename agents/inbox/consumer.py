@@ -1,4 +1,4 @@
-"""Takes in what the broker delivers: read, kept in the ledger, and only then acknowledged."""
+"""Consumes the agent's queue: messages are read, stored in the ledger, and then acknowledged."""
 
 import asyncio
 import random
@@ -34,30 +34,30 @@ from schemas import Cancellation, Context, Job, Pause, State
 from schemas.signature import HEADER
 from schemas.times import duration_text
 
-_Taken = JobRecord | Cancellation | Pause
+_Stored = JobRecord | Cancellation | Pause
 _PREFETCH = 500
-_BACKLOG_PAUSE = 1.0  # seconds without a delivery after which no more of a backlog is expected
+_BACKLOG_PAUSE = 1.0  # seconds without a delivery after which the backlog counts as received
 _log = get_logger()
-_LONGEST_REASON = 1000
-_SUSPECT = 2  # times that a message came back to us: an ordinary loss of the connection is one
+_MAX_REASON = 1000
+_SUSPECT_COUNT = 2  # redeliveries; an ordinary connection loss causes one
 
 
-def _returns(message: Delivery) -> int:
-    """Return how often a quorum queue delivered a message before, and got it back."""
-    count = message.headers.get("x-delivery-count", 0)
+def _delivery_count(delivery: Delivery) -> int:
+    """Return how often a quorum queue delivered a message before without an acknowledgement."""
+    count = delivery.headers.get("x-delivery-count", 0)
     return count if isinstance(count, int) else 0
 
 
-class _Link(NamedTuple):
-    """What takes in and acknowledges, of one connection."""
+class _Channels(NamedTuple):
+    """A connection with its publisher and the channel that consumes."""
 
     connection: AbstractConnection
     publisher: Publisher
     channel: AbstractChannel
 
 
-async def _count_waiting(connection: AbstractConnection, queue: str) -> int:
-    """Return how many messages wait in a queue; 0 if the broker does not tell this login."""
+async def _count_queued(connection: AbstractConnection, queue: str) -> int:
+    """Return the number of messages in a queue; 0 if this login may not read it."""
     try:
         async with connection.channel() as channel:
             declared = await channel.declare_queue(queue, passive=True)
@@ -67,7 +67,7 @@ async def _count_waiting(connection: AbstractConnection, queue: str) -> int:
 
 
 class Inbox:
-    """Moves an agent's queue into its ledger, many messages in one transaction."""
+    """Stores the messages of an agent's queue in its ledger, many in one transaction."""
 
     def __init__(
         self,
@@ -83,16 +83,16 @@ class Inbox:
         pause: PauseState,
         caught_up: asyncio.Event,
     ) -> None:
-        """Prepare.
+        """Create an inbox.
 
-        `caught_up` is cleared while messages are still to come that waited when the agent
-        connected. Until then no job is started or offered: overdue ones run in the order of their
-        mandatory times, and not at all if their cancellations wait, too.
+        `caught_up` is cleared until the messages that were queued before the connection are
+        received. No job is started or offered meanwhile: overdue jobs must run in the order of
+        their mandatory times, and a queued cancellation must prevent its job.
         """
         self._identity = identity
-        self._keep = settings.keep.total_seconds()
-        # Whoever may not read the stream cannot know what a former ledger ran.
-        self._asks = not settings.enrolled
+        self._retention = settings.keep.total_seconds()
+        # An enrolled agent may not read the stream, so it cannot know what a lost ledger ran.
+        self._reads_stream = not settings.enrolled
         self._ledger = ledger
         self._claims = claims
         self._recovery = recovery
@@ -101,7 +101,7 @@ class Inbox:
         self._admission = admission
         self._cancellations = cancellations
         self._pause = pause
-        self._burial = DeadLetterPublisher(identity, ledger, claims, outbox)
+        self._dead_letters = DeadLetterPublisher(identity, ledger, claims, outbox)
         self._made_at = 0.0
         self._backlog = 0
         self._caught_up = caught_up
@@ -113,109 +113,117 @@ class Inbox:
         stopping: asyncio.Event,
         consuming: Callable[[], None],
     ) -> None:
-        """Consume until told to stop; call `consuming` once the broker delivers.
+        """Consume until `stopping` is set; call `consuming` when the consumer is registered.
 
         Raises:
             Unreachable: the consumer was lost.
         """
-        arrived: asyncio.Queue[Delivery | None] = asyncio.Queue()
+        deliveries: asyncio.Queue[Delivery | None] = asyncio.Queue()
         identity = self._identity
         name = topology.queue_name(identity.kind, identity.workstation, identity.user)
         with translated(f"consuming {name}"):
             async with timeout(CALL_LIMIT):
-                waiting = await _count_waiting(connection, name)
-            consumer = await consume(connection, name, arrived, _PREFETCH)
-        self._made_at = (await self._ledger.commit(Transaction.life)).made_at
+                queued = await _count_queued(connection, name)
+            consumer = await consume(connection, name, deliveries, _PREFETCH)
+        self._made_at = (await self._ledger.commit(Transaction.metadata)).made_at
         consuming()
-        self._burial = DeadLetterPublisher(self._identity, self._ledger, self._claims, self._outbox)
-        link = _Link(connection, publisher, consumer.underlay)
+        self._dead_letters = DeadLetterPublisher(
+            self._identity, self._ledger, self._claims, self._outbox
+        )
+        channels = _Channels(connection, publisher, consumer.underlay)
 
         async def stop() -> None:
             await stopping.wait()
-            arrived.put_nowait(None)
+            deliveries.put_nowait(None)
 
         try:
-            self._expect(waiting)
+            self._set_backlog(queued)
             async with asyncio.TaskGroup() as tasks:
-                others = [tasks.create_task(self._burial.run(publisher, consumer.underlay))]
+                others = [tasks.create_task(self._dead_letters.run(publisher, consumer.underlay))]
                 others.append(tasks.create_task(stop()))
                 while True:
-                    batch = [await self._next(arrived)]
-                    while not arrived.empty():
-                        batch.append(arrived.get_nowait())
+                    batch = [await self._next(deliveries)]
+                    while not deliveries.empty():
+                        batch.append(deliveries.get_nowait())
                     if stopping.is_set():
                         break
-                    await self._take([message for message in batch if message], link)
-                    self._expect(self._backlog - len(batch))
+                    await self._process([delivery for delivery in batch if delivery], channels)
+                    self._set_backlog(self._backlog - len(batch))
                     if None in batch:
                         raise Unreachable(f"consuming {name}: the consumer was lost")
                 for task in others:
                     task.cancel()
         finally:
-            self._expect(0)
+            self._set_backlog(0)
         if await blocked(connection):
-            return  # it would not hear us, and what waits for it cannot be cancelled
+            return  # the broker reads nothing now, and the call could not be cancelled
         await consumer.end(CALL_LIMIT)
 
-    def _expect(self, backlog: int) -> None:
-        """Note how many messages are still to come that waited when the agent connected."""
+    def _set_backlog(self, backlog: int) -> None:
+        """Set the number of outstanding messages that were queued before the connection."""
         self._backlog = backlog
         if backlog > 0:
             self._caught_up.clear()
         else:
             self._caught_up.set()
 
-    async def _next(self, arrived: asyncio.Queue[Delivery | None]) -> Delivery | None:
-        """Wait for the next delivery; the broker may have dropped for its age what we expect."""
+    async def _next(self, deliveries: asyncio.Queue[Delivery | None]) -> Delivery | None:
+        """Wait for the next delivery; end the backlog if its rest may have expired."""
         if self._backlog > 0:
             try:
                 async with timeout(_BACKLOG_PAUSE):
-                    return await arrived.get()
+                    return await deliveries.get()
             except TimeoutError:
-                self._expect(0)
-        return await arrived.get()
+                self._set_backlog(0)
+        return await deliveries.get()
 
-    async def _take(self, messages: list[Delivery], link: _Link) -> None:
-        """Take in a batch; alone, and in any order, what came back to us again and again.
+    async def _process(self, deliveries: list[Delivery], channels: _Channels) -> None:
+        """Process a batch; process messages that were redelivered often singly, in random order.
 
-        One of those may be what ended this agent each time: it must not take others along.
+        Such a message may have ended this agent each time; it must not affect the others.
         """
-        fresh = [message for message in messages if _returns(message) < _SUSPECT]
-        suspects = [message for message in messages if _returns(message) >= _SUSPECT]
+        fresh: list[Delivery] = []
+        suspects: list[Delivery] = []
+        for delivery in deliveries:
+            is_suspect = _delivery_count(delivery) >= _SUSPECT_COUNT
+            (suspects if is_suspect else fresh).append(delivery)
         random.shuffle(suspects)
-        for batch in (fresh, *([message] for message in suspects)):
+        for batch in (fresh, *([suspect] for suspect in suspects)):
             if batch:
-                await self._take_together(batch, link, alone=not suspects)
+                await self._process_batch(batch, channels, is_all=not suspects)
 
-    async def _take_together(self, messages: list[Delivery], link: _Link, *, alone: bool) -> None:
-        """Take in some messages at once; `alone`: no others that were delivered wait."""
-        read, refusals = self._read(messages)
+    async def _process_batch(
+        self, deliveries: list[Delivery], channels: _Channels, *, is_all: bool
+    ) -> None:
+        """Process a batch; `is_all`: no other delivery is unprocessed."""
+        read, rejections = self._read(deliveries)
         stale = await self._stale([order for _, order in read])
         orders = [order for _, order in read if not (isinstance(order, Job) and order.id in stale)]
-        refusals += [
-            RejectedMessage(message, stale[order.id], order.id)
-            for message, order in read
+        rejections += [
+            RejectedMessage(delivery, stale[order.id], order.id)
+            for delivery, order in read
             if isinstance(order, Job) and order.id in stale
         ]
         if orders:
-            ended = await self._ended_here(orders, link)
-            future = self._ledger.commit(lambda tables: self._enter(tables, orders, ended))
-            future.add_done_callback(self._entered)
-            # Should the connection be lost meanwhile: what is in the ledger is in the agent.
+            former = await self._former_records(orders, channels)
+            future = self._ledger.commit(
+                lambda transaction: self._store(transaction, orders, former)
+            )
+            future.add_done_callback(self._accept_stored)
+            # Stored jobs are accepted even if the connection is lost meanwhile.
             await asyncio.shield(future)
-        for refusal in refusals:
-            self._burial.add(refusal)
-        refused = {refusal.message.tag for refusal in refusals}
+        for rejected in rejections:
+            self._dead_letters.add(rejected)
+        rejected_tags = {rejected.delivery.tag for rejected in rejections}
         with translated("acknowledging"):
-            if alone and not self._burial.unburied:
-                # And all that came before it.
-                await link.channel.basic_ack(messages[-1].tag, multiple=True)
+            if is_all and not self._dead_letters.pending:
+                await channels.channel.basic_ack(deliveries[-1].tag, multiple=True)
             else:
-                for message in messages:
-                    if message.tag not in refused:
-                        await link.channel.basic_ack(message.tag)
+                for delivery in deliveries:
+                    if delivery.tag not in rejected_tags:
+                        await channels.channel.basic_ack(delivery.tag)
 
-    def _entered(self, future: "asyncio.Future[list[_Taken]]") -> None:
+    def _accept_stored(self, future: "asyncio.Future[list[_Stored]]") -> None:
         if future.cancelled() or future.exception() is not None:
             return
         self._outbox.wake()
@@ -227,12 +235,15 @@ class Inbox:
             else:
                 self._cancellations.cancel(order)
 
-    async def _ended_here(
+    async def _former_records(
         self,
         orders: list[Order],
-        link: _Link,
+        channels: _Channels,
     ) -> dict[str, JobRecord]:
-        """Return what is known of jobs older than the ledger: a lost one may have run them."""
+        """Return records from the stream of jobs older than the ledger.
+
+        A lost ledger may have run them.
+        """
         old = [
             order
             for order in orders
@@ -241,14 +252,14 @@ class Inbox:
         if not old:
             return {}
         unknown = await self._ledger.commit(
-            lambda tables: [job for job in old if not tables.knows(job.id)]
+            lambda transaction: [job for job in old if not transaction.knows(job.id)]
         )
         if not unknown:
             return {}
-        return await self._recovery.ended_here(link.connection, link.publisher, unknown)
+        return await self._recovery.former_records(channels.connection, channels.publisher, unknown)
 
     async def _stale(self, orders: list[Order]) -> dict[str, str]:
-        """Return the jobs that are too old to be trusted, and why; known ones are the same job."""
+        """Return the reasons for jobs that are too old to be trusted; known jobs are duplicates."""
         if self._trust is None:
             return {}
         now = datetime.now(UTC)
@@ -260,82 +271,85 @@ class Inbox:
         if not old:
             return {}
         unknown = await self._ledger.commit(
-            lambda tables: [job_id for job_id in old if not tables.knows(job_id)]
+            lambda transaction: [job_id for job_id in old if not transaction.knows(job_id)]
         )
         return {job_id: old[job_id] for job_id in unknown}
 
     def _read(
-        self, messages: list[Delivery]
+        self, deliveries: list[Delivery]
     ) -> tuple[list[tuple[Delivery, Order]], list[RejectedMessage]]:
         orders: list[tuple[Delivery, Order]] = []
-        refusals: list[RejectedMessage] = []
+        rejections: list[RejectedMessage] = []
         if self._trust is not None:
             self._trust.refresh()
-        for message in messages:
-            if message.properties.message_type == "probe":
+        for delivery in deliveries:
+            if delivery.properties.message_type == "probe":
                 continue
             try:
-                signatures = message.headers.get(HEADER)
+                signatures = delivery.headers.get(HEADER)
                 order = read_order(
-                    message.body, message.key, self._identity, self._trust, signatures
+                    delivery.body, delivery.key, self._identity, self._trust, signatures
                 )
-                orders.append((message, order))
-            except UnreadableMessage as poison:
-                job_id = job_id_of(message.body, message.properties.message_id)
-                reason = str(poison)[:_LONGEST_REASON]
-                refusals.append(RejectedMessage(message, reason, job_id))
-        return orders, refusals
+                orders.append((delivery, order))
+            except UnreadableMessage as error:
+                job_id = job_id_of(delivery.body, delivery.properties.message_id)
+                reason = str(error)[:_MAX_REASON]
+                rejections.append(RejectedMessage(delivery, reason, job_id))
+        return orders, rejections
 
-    def _heeds(self, tables: Transaction, order: Cancellation | Pause, now: float) -> bool:
-        """Keep what is said here; return whether anything follows from it."""
+    def _store_control(
+        self, transaction: Transaction, order: Cancellation | Pause, now: float
+    ) -> bool:
+        """Store a cancellation or pause; return whether it applies to this agent."""
         if isinstance(order, Pause):
-            heeded = tables.pause(order)
-            if not heeded:
+            is_new = transaction.set_pause(order)
+            if not is_new:
                 _log.info("pause.outdated", by=order.sender, made_at=str(order.created_at))
-            return heeded
+            return is_new
         if not order.concerns(self._identity.workstation):
             return False
-        tables.remember_cancellation(order.job_id, order.reason, now)
+        transaction.remember_cancellation(order.job_id, order.reason, now)
         return True
 
-    def _enter(
-        self, tables: Transaction, orders: list[Order], ended: dict[str, JobRecord]
-    ) -> list[_Taken]:
+    def _store(
+        self, transaction: Transaction, orders: list[Order], former: dict[str, JobRecord]
+    ) -> list[_Stored]:
         now = time.time()
-        taken: list[_Taken] = []
+        stored: list[_Stored] = []
         report = self._identity.report
         for order in orders:
             if not isinstance(order, Job):
-                if self._heeds(tables, order, now):
-                    taken.append(order)
+                if self._store_control(transaction, order, now):
+                    stored.append(order)
                 continue
-            if (former := ended.get(order.id)) and not tables.knows(order.id):
-                tables.insert(former)
-                if former.open:
-                    taken.append(former)
+            if (known := former.get(order.id)) and not transaction.knows(order.id):
+                transaction.insert(known)
+                if known.open:
+                    stored.append(known)
                 continue
-            entry = tables.accept(order, now, self._oldest(order, now))
-            if isinstance(entry, JobRecord):
-                tables.report(report(order.id, State.RECEIVED))
-                taken.append(entry)
-            elif entry is DuplicateReason.OTHER:
-                other = "another job with this id came and was refused"
-                tables.report(report(order.id, State.CONFLICT, other))
-            elif entry is DuplicateReason.FORGOTTEN:
-                old = f"{self._why_forgotten(order, now)}: whether it ran here is not known"
-                tables.report(report(order.id, State.REFUSED, f"{old}; send it as a new job"))
-        return taken
+            result = transaction.accept(order, now, self._oldest_acceptable(order, now))
+            if isinstance(result, JobRecord):
+                transaction.add_report(report(order.id, State.RECEIVED))
+                stored.append(result)
+            elif result is DuplicateReason.CONFLICT:
+                reason = "another job with this id was received and refused"
+                transaction.add_report(report(order.id, State.CONFLICT, reason))
+            elif result is DuplicateReason.TOO_OLD:
+                reason = f"{self._too_old_reason(order, now)}: whether it ran here is not known"
+                reason = f"{reason}; send it as a new job"
+                transaction.add_report(report(order.id, State.REFUSED, reason))
+        return stored
 
-    def _oldest(self, job: Job, now: float) -> float:
-        """Return since when a job must have been made, that its being unknown says anything.
+    def _oldest_acceptable(self, job: Job, now: float) -> float:
+        """Return the creation time from which an unknown job cannot have run here.
 
-        Of users' jobs the claims tell what was decided.
+        Foreground jobs may be older than the ledger, since the claims record their decisions.
         """
-        oldest = now - self._keep
-        blind = not self._asks and job.context is Context.BACKGROUND
-        return max(oldest, self._made_at) if blind else oldest
+        oldest = now - self._retention
+        is_unrecorded = not self._reads_stream and job.context is Context.BACKGROUND
+        return max(oldest, self._made_at) if is_unrecorded else oldest
 
-    def _why_forgotten(self, job: Job, now: float) -> str:
-        if job.created_at.timestamp() >= now - self._keep:
-            return "was made before this agent's ledger was begun"
-        return f"was made over {duration_text(timedelta(seconds=self._keep))} ago"
+    def _too_old_reason(self, job: Job, now: float) -> str:
+        if job.created_at.timestamp() >= now - self._retention:
+            return "was created before this agent's ledger"
+        return f"was created over {duration_text(timedelta(seconds=self._retention))} ago"

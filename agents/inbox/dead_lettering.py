@@ -1,4 +1,4 @@
-"""Sets aside what an agent cannot read: never run, never lost, and in nobody's way."""
+"""Publishes rejected messages to the dead-letter queue and reports their jobs as refused."""
 
 import asyncio
 import hashlib
@@ -24,110 +24,110 @@ from schemas import Context, State
 from schemas.signature import HEADER, LONGEST_HEADER
 
 _log = get_logger()
-_AT_ONCE = 100
-_BYTES_AT_ONCE = 8 * 1024 * 1024
+_BATCH = 100
+_BATCH_BYTES = 8 * 1024 * 1024
 
 
 @dataclass(frozen=True)
 class RejectedMessage:
-    """A message that cannot be read or trusted, why, and of which job it speaks, if it tells."""
+    """A message that cannot be read or trusted, with the reason and the job id, if known."""
 
-    message: Delivery
+    delivery: Delivery
     reason: str
     job_id: str | None
 
 
 class DeadLetterPublisher:
-    """Puts refused messages where administrators find them, and reports their jobs refused."""
+    """Publishes rejected messages in the background, while other messages are processed."""
 
     def __init__(self, identity: Identity, ledger: Ledger, claims: Claims, outbox: Outbox) -> None:
         self._identity = identity
         self._ledger = ledger
         self._claims = claims
         self._outbox = outbox
-        self._waiting: asyncio.Queue[RejectedMessage] = asyncio.Queue()
-        self.unburied = 0
-        """How many refused messages are not acknowledged yet."""
+        self._queue: asyncio.Queue[RejectedMessage] = asyncio.Queue()
+        self.pending = 0
+        """Number of rejected messages that are not acknowledged."""
 
-    def add(self, refusal: RejectedMessage) -> None:
-        """Have a message set aside, in time."""
-        self.unburied += 1
-        self._waiting.put_nowait(refusal)
+    def add(self, rejected: RejectedMessage) -> None:
+        """Queue a rejected message."""
+        self.pending += 1
+        self._queue.put_nowait(rejected)
 
     async def run(self, publisher: Publisher, channel: AbstractChannel) -> None:
-        """Set aside what is refused, many at once, while good messages go on.
+        """Publish, report and then acknowledge rejected messages in batches.
 
-        They came by `channel`, where they are acknowledged in the end.
+        `channel` is the channel that delivered them.
         """
         while True:
-            refusals = [await self._waiting.get()]
+            batch = [await self._queue.get()]
             while (
-                not self._waiting.empty()
-                and len(refusals) < _AT_ONCE
-                and sum(len(refusal.message.body) for refusal in refusals) < _BYTES_AT_ONCE
+                not self._queue.empty()
+                and len(batch) < _BATCH
+                and sum(len(rejected.delivery.body) for rejected in batch) < _BATCH_BYTES
             ):
-                refusals.append(self._waiting.get_nowait())
+                batch.append(self._queue.get_nowait())
             async with asyncio.TaskGroup() as tasks:
-                for refusal in refusals:
-                    tasks.create_task(self._bury(refusal, publisher))
+                for rejected in batch:
+                    tasks.create_task(self._publish(rejected, publisher))
 
-            def refuse(tables: Transaction, refusals: list[RejectedMessage] = refusals) -> None:
-                for refusal in refusals:
-                    self._refuse(tables, refusal)
+            def report(transaction: Transaction, batch: list[RejectedMessage] = batch) -> None:
+                for rejected in batch:
+                    self._report(transaction, rejected)
 
-            await self._ledger.commit(refuse)
+            await self._ledger.commit(report)
             self._outbox.wake()
             with translated("acknowledging"):
-                for refusal in refusals:
-                    await channel.basic_ack(refusal.message.tag)
-            self.unburied -= len(refusals)
+                for rejected in batch:
+                    await channel.basic_ack(rejected.delivery.tag)
+            self.pending -= len(batch)
 
-    def _refuse(self, tables: Transaction, refusal: RejectedMessage) -> None:
-        """Report a refused job, by one of the agents only where both received the message."""
-        job_id = refusal.job_id
-        if job_id is None or refusal.message.properties.message_type in ("cancellation", "pause"):
+    def _report(self, transaction: Transaction, rejected: RejectedMessage) -> None:
+        """Report a refused job; if several agents received the message, only one reports it."""
+        job_id = rejected.job_id
+        if job_id is None or rejected.delivery.properties.message_type in ("cancellation", "pause"):
             return
-        shared = not refusal.message.key.startswith(f"{Context.BACKGROUND}.")
-        if tables.knows(job_id):
+        is_shared = not rejected.delivery.key.startswith(f"{Context.BACKGROUND}.")
+        if transaction.knows(job_id):
             state = State.CONFLICT
-        elif shared and not self._refuses(job_id):
+        elif is_shared and not self._decide_refused(job_id):
             return
         else:
             state = State.REFUSED
-            tables.refused(job_id, time.time())
-        report = self._identity.report(job_id, state, refusal.reason)
+            transaction.remember_refusal(job_id, time.time())
+        report = self._identity.report(job_id, state, rejected.reason)
         if not state.final:
-            # The same message delivered again makes the same report, which views count once.
-            seed = b"\0".join([self._identity.name.encode(), refusal.message.body])
+            # A redelivered message gives a report with the same id, which is counted once.
+            seed = b"\0".join([self._identity.name.encode(), rejected.delivery.body])
             report = report.model_copy(update={"id": hashlib.sha256(seed).hexdigest()[:32]})
-        tables.report(report)
+        transaction.add_report(report)
 
-    def _refuses(self, job_id: str) -> bool:
-        """Whether it is ours to refuse a job: now, or before a crash kept us from saying so."""
+    def _decide_refused(self, job_id: str) -> bool:
+        """Whether this agent decides that the job is refused, now or before a crash."""
         if self._claims.decide(job_id, State.REFUSED):
             return True
         return self._claims.decision(job_id) == ClaimRecord(self._identity.name, State.REFUSED)
 
-    async def _bury(self, refusal: RejectedMessage, publisher: Publisher) -> None:
-        """Put a message where administrators find it, with the reason."""
+    async def _publish(self, rejected: RejectedMessage, publisher: Publisher) -> None:
+        """Publish a message with the reason to the dead-letter queue."""
         identity = self._identity
-        message, properties = refusal.message, refusal.message.properties
-        signatures = message.headers.get(HEADER)
+        delivery, properties = rejected.delivery, rejected.delivery.properties
+        signatures = delivery.headers.get(HEADER)
         if isinstance(signatures, str) and len(signatures) > LONGEST_HEADER:
-            signatures = None  # no signatures: they might be too long for a header with the rest
-        _log.warning("message.refused", reason=refusal.reason, job=refusal.job_id)
+            signatures = None  # too long to fit into the headers
+        _log.warning("message.refused", reason=rejected.reason, job=rejected.job_id)
         await stream.append(
             publisher,
             topology.report_key("dead", identity.workstation, identity.name),
-            message.body,
+            delivery.body,
             kind=properties.message_type or "",
             message_id=properties.message_id,
             headers={
-                "reason": refusal.reason,
-                "routing-key": message.key,
+                "reason": rejected.reason,
+                "routing-key": delivery.key,
                 "workstation": identity.workstation,
                 "agent": identity.name,
-                "job": refusal.job_id or "",
+                "job": rejected.job_id or "",
                 "at": datetime.now(UTC).isoformat(timespec="microseconds"),
                 **({HEADER: signatures} if isinstance(signatures, str) else {}),
             },

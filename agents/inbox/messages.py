@@ -1,4 +1,4 @@
-"""Reads what is delivered to an agent: a job, a cancellation, a pause, or none of them."""
+"""Reads and validates the messages of an agent's queue: jobs, cancellations and pauses."""
 
 import json
 import re
@@ -21,7 +21,7 @@ _ORDER: TypeAdapter[Order] = TypeAdapter(Annotated[Order, Field(discriminator="k
 
 
 class UnreadableMessage(PcmError):
-    """A message cannot be read or trusted; the text says why."""
+    """A message cannot be read or trusted; the text gives the reason."""
 
 
 def read_order(
@@ -31,18 +31,18 @@ def read_order(
     trust: Trust | None = None,
     signatures: object = None,
 ) -> Order:
-    """Read what was delivered to an agent.
+    """Read a message that was delivered to an agent.
 
     Args:
         body: the message's body.
-        routing_key: under which it was published.
-        reader: who reads it.
-        trust: whose orders count; None: anyone's.
-        signatures: the message's header of this name.
+        routing_key: its routing key.
+        reader: the agent that received it.
+        trust: the trusted keys; None if messages need no signature.
+        signatures: the message's header of signatures.
 
     Raises:
-        UnreadableMessage: it is not a job, a cancellation or a pause, came by another way than
-            its own, or lacks a signature that it must have.
+        UnreadableMessage: it is not a job, a cancellation or a pause, its routing key does not
+            match its content, or a required signature is missing.
     """
     if len(body) > BODY_LIMIT:
         raise UnreadableMessage(f"{len(body)} bytes are over the limit of {BODY_LIMIT}")
@@ -51,7 +51,7 @@ def read_order(
     except ValidationError as error:
         raise UnreadableMessage(_KIND.sub("", explain(error))) from error
     except Exception as error:
-        # Whatever it is: were it to end the agent, it would be delivered again, and end it again.
+        # Any error: if it ended the agent, the redelivered message would end it again.
         raise UnreadableMessage(f"cannot be read: {error}") from error
     if isinstance(order, Job):
         _check_job(order, routing_key, reader)
@@ -86,20 +86,20 @@ def _check_trust(order: Order, body: bytes, trust: Trust, signatures: object) ->
         trust.check(order, body, signatures, now)
     except Untrusted as error:
         raise UnreadableMessage(str(error)) from error
-    # A job's age counts only where the ledger does not know it: that is for who can look.
+    # The age of a job is checked by the inbox, and only if the ledger does not know the job.
     if not isinstance(order, Job) and (reason := trust.stale(order, now)):
         raise UnreadableMessage(reason)
 
 
 def job_id_of(body: bytes, message_id: str | None) -> str | None:
-    """Return the id of the job that an unreadable message speaks of, if it can be found."""
-    found: object = message_id
+    """Return the job id of an unreadable message, if it has one."""
+    job_id: object = message_id
     try:
         content = json.loads(body)
-        found = content.get("id") or content.get("job_id") or message_id
+        job_id = content.get("id") or content.get("job_id") or message_id
     except (ValueError, AttributeError, RecursionError):
         pass
     try:
-        return check_name(found) if isinstance(found, str) else None
+        return check_name(job_id) if isinstance(job_id, str) else None
     except ValueError:
         return None

@@ -1,10 +1,11 @@
-"""What the broker's record can tell that a damaged or lost ledger cannot.
+"""Recovers a damaged or lost ledger from the stream.
 
-The stream holds every job as sent and every report. A service agent whose ledger was damaged
-reads it before it goes on: what ended here is not run again, what was accepted is taken up. One
-whose ledger is new asks it about jobs that are older than the ledger. Interactive agents do not
-read it, since it tells of background jobs; the claims tell them what was decided. Nor do enrolled
-agents: for their service, a background job that may have run is refused.
+The stream holds every sent job and every report. A service agent whose ledger was damaged reads
+the stream before it continues: jobs that ended here are not run again, accepted jobs are opened.
+A service agent with a new ledger looks up jobs that are older than the ledger. Interactive agents
+do not read the stream, since it has background jobs; the claims record the decisions about
+foreground jobs. Enrolled agents may not read the stream: their service agent refuses background
+jobs that may have run.
 """
 
 import json
@@ -42,8 +43,8 @@ _CLOCK_SKEW = 600.0
 
 
 @dataclass
-class _Story:
-    """What the stream tells of one job, as far as this workstation goes."""
+class _JobHistory:
+    """The stream's records of one job on this workstation."""
 
     job: Job | None = None
     cancelled: str | None = None
@@ -53,15 +54,15 @@ class _Story:
     def final(self) -> Report | None:
         return next((report for report in self.reports if report.state.final), None)
 
-    def by(self, agent: str, state: State | None = None) -> bool:
-        """Whether an agent reported anything, or a state."""
+    def has_report(self, agent: str, state: State | None = None) -> bool:
+        """Whether an agent reported the job, in a given state or in any."""
         return any(
             report.agent == agent and state in (None, report.state) for report in self.reports
         )
 
 
 class Recovery:
-    """Makes a ledger good from the stream."""
+    """Recovers job records from the stream."""
 
     def __init__(
         self,
@@ -77,53 +78,55 @@ class Recovery:
         self._ledger = ledger
         self._admission = admission
 
-    async def make_good(self, connection: AbstractConnection, publisher: Publisher) -> None:
-        """Report a damage, and take up the jobs of the damaged ledger."""
-        life = await self._ledger.commit(Transaction.life)
-        if not life.damage:
+    async def recover(self, connection: AbstractConnection, publisher: Publisher) -> None:
+        """If the ledger was damaged: report it, repair the ledger and open its jobs."""
+        metadata = await self._ledger.commit(Transaction.metadata)
+        if not metadata.damage:
             return
-        await self._tell(publisher, life)
-        keep = self._settings.keep.total_seconds()
-        stories = await self._stories(connection, publisher, time.time() - keep)
-        mended = await self._ledger.commit(lambda tables: self._mend(tables, life, stories))
-        _log.info("ledger.mended", open=len(mended), jobs_in_stream=len(stories))
-        for entry in mended:
-            self._admission.open(entry)
+        await self._report_damage(publisher, metadata)
+        retention = self._settings.keep.total_seconds()
+        histories = await self._read_histories(connection, publisher, time.time() - retention)
+        repaired = await self._ledger.commit(
+            lambda transaction: self._repair(transaction, metadata, histories)
+        )
+        _log.info("ledger.repaired", open=len(repaired), jobs_in_stream=len(histories))
+        for job_record in repaired:
+            self._admission.open(job_record)
 
-    async def ended_here(
+    async def former_records(
         self, connection: AbstractConnection, publisher: Publisher, jobs: Collection[Job]
     ) -> dict[str, JobRecord]:
-        """Return entries for those jobs that were run here, or begun, before this ledger was."""
+        """Return records of those jobs that were started or ended here before this ledger."""
         since = min(job.created_at.timestamp() for job in jobs) - _CLOCK_SKEW
-        stories = await self._stories(connection, publisher, since)
-        found = {}
+        histories = await self._read_histories(connection, publisher, since)
+        records = {}
         for job in jobs:
-            if (story := stories.get(job.id)) and (entry := self._past(job, story)):
-                found[job.id] = entry
-        return found
+            if (history := histories.get(job.id)) and (former := self._former_record(job, history)):
+                records[job.id] = former
+        return records
 
-    async def _tell(self, publisher: Publisher, life: LedgerMetadata) -> None:
-        """Tell the administrators, where they look for what could not be read."""
+    async def _report_damage(self, publisher: Publisher, metadata: LedgerMetadata) -> None:
+        """Report the damage to the administrators as a dead letter."""
         identity = self._identity
         await stream.append(
             publisher,
             topology.report_key("dead", identity.workstation, identity.name),
-            json.dumps({"damage": life.damage, "ledger": str(self._ledger.path)}).encode(),
+            json.dumps({"damage": metadata.damage, "ledger": str(self._ledger.path)}).encode(),
             kind="ledger",
             headers={
-                "reason": f"the ledger was damaged: {life.damage}",
+                "reason": f"the ledger was damaged: {metadata.damage}",
                 "workstation": identity.workstation,
                 "agent": identity.name,
             },
         )
 
-    async def _stories(
+    async def _read_histories(
         self, connection: AbstractConnection, publisher: Publisher, since: float
-    ) -> dict[str, _Story]:
-        stories: dict[str, _Story] = {}
+    ) -> dict[str, _JobHistory]:
+        histories: dict[str, _JobHistory] = {}
         untrusted: Counter[str] = Counter()
         if self._identity.kind is not AgentKind.SERVICE or self._settings.enrolled:
-            return stories
+            return histories
         here = self._identity.workstation
         start = datetime.fromtimestamp(max(0.0, since), UTC)
         try:
@@ -135,96 +138,99 @@ class Recovery:
                         if reason := self._objection(record, entry):
                             untrusted[reason] += 1
                         else:
-                            _tell_on(stories, record, here)
+                            _add_record(histories, record, here)
         except Refused as error:
             _log.warning("stream.unreadable", reason=str(error))
         for reason, count in untrusted.items():
             _log.warning("stream.untrusted", records=count, reason=reason)
-        return stories
+        return histories
 
     def _objection(self, record: "Record", entry: StreamEntry) -> str:
-        """Return why a record is not believed: whoever may publish can write into the stream."""
+        """Return why a record is not trusted; other publishers can write to the stream, too."""
         if self._trust is None or not isinstance(record, Job | Cancellation):
             return ""
         reason = self._trust.objection(record, entry.body, entry.signatures)
         if not reason and isinstance(record, Job):
-            # Sent again by somebody: what is too old for the queue is too old for a lost ledger.
+            # The age limit of the queue also applies to old jobs that were published again.
             reason = self._trust.stale(record, datetime.now(UTC))
         return reason
 
-    def _mend(
-        self, tables: Transaction, life: LedgerMetadata, stories: dict[str, _Story]
+    def _repair(
+        self, transaction: Transaction, metadata: LedgerMetadata, histories: dict[str, _JobHistory]
     ) -> list[JobRecord]:
-        """Bring the ledger in step with the stream; return the entries that are open then."""
+        """Update the ledger from the stream; return the records that are open afterwards."""
         now = time.time()
-        known = {entry.job.id: entry for entry in tables.open()}
-        for job_id, story in stories.items():
-            job = story.job
-            if entry := known.get(job_id):
-                if past := self._past(entry.job, story):
-                    tables.save(replace(past, received_at=entry.received_at, starts=past.starts))
+        known = {open_record.job.id: open_record for open_record in transaction.open_records()}
+        for job_id, history in histories.items():
+            job = history.job
+            if open_record := known.get(job_id):
+                if former := self._former_record(open_record.job, history):
+                    transaction.save(replace(former, received_at=open_record.received_at))
             elif (
                 job is not None
-                and not tables.knows(job_id)
-                and self._was_accepted(job, story, life)
+                and not transaction.knows(job_id)
+                and self._must_have_accepted(job, history, metadata)
             ):
-                tables.insert(self._past(job, story) or JobRecord(job, now, changed_at=now))
-            if story.cancelled is not None:
-                tables.remember_cancellation(job_id, story.cancelled, now)
+                transaction.insert(
+                    self._former_record(job, history) or JobRecord(job, now, changed_at=now)
+                )
+            if history.cancelled is not None:
+                transaction.remember_cancellation(job_id, history.cancelled, now)
         if self._settings.enrolled and self._identity.kind is AgentKind.SERVICE:
-            self._distrust(tables, now)
-            tables.mended(now)
+            self._refuse_background_jobs(transaction, now)
+            transaction.mark_repaired(now)
         else:
-            tables.mended()
-        found = []
-        for entry in tables.open():
-            told = stories.get(entry.job.id)
-            cancelled = entry.cancelled if told is None else told.cancelled or entry.cancelled
-            found.append(replace(entry, cancelled=cancelled))
-        return found
+            transaction.mark_repaired()
+        records = []
+        for open_record in transaction.open_records():
+            cancelled = open_record.cancelled
+            if job_history := histories.get(open_record.job.id):
+                cancelled = job_history.cancelled or cancelled
+            records.append(replace(open_record, cancelled=cancelled))
+        return records
 
-    def _distrust(self, tables: Transaction, now: float) -> None:
-        """Refuse what a damaged ledger says is still to be run: it may have been, since.
+    def _refuse_background_jobs(self, transaction: Transaction, now: float) -> None:
+        """Refuse the open background jobs of a damaged ledger that may have run.
 
-        Users' jobs are not among it: the claims tell what was decided.
+        Foreground jobs stay open, since the claims record their decisions.
         """
         reason = "the ledger was damaged: whether it ran here is not known; send it as a new job"
-        for entry in tables.open():
-            if entry.job.context is Context.BACKGROUND and entry.state is not State.STARTED:
-                final = self._identity.report(entry.job.id, State.REFUSED, reason)
-                tables.report(final)
-                tables.save(
-                    replace(entry, state=final.state, open=False, changed_at=now, final=final)
+        for record in transaction.open_records():
+            if record.job.context is Context.BACKGROUND and record.state is not State.STARTED:
+                final = self._identity.report(record.job.id, State.REFUSED, reason)
+                transaction.add_report(final)
+                transaction.save(
+                    replace(record, state=final.state, open=False, changed_at=now, final=final)
                 )
 
-    def _past(self, job: Job, story: _Story) -> JobRecord | None:
-        """Return the entry of a job that was ended or begun here; None if it was neither."""
+    def _former_record(self, job: Job, history: _JobHistory) -> JobRecord | None:
+        """Return the record of a job that ended or started here; None if it did neither."""
         now = time.time()
-        if final := story.final:
+        if final := history.final:
             return JobRecord(
                 job, now, final.state, open=False, changed_at=now, final=final, starts=1
             )
-        if story.by(self._identity.name, State.STARTED):
+        if history.has_report(self._identity.name, State.STARTED):
             return JobRecord(job, now, State.STARTED, changed_at=now, starts=1)
         return None
 
-    def _was_accepted(self, job: Job, story: _Story, life: LedgerMetadata) -> bool:
-        """Whether the damaged ledger must have held a job."""
-        mine = workstation(self._identity.workstation)
+    def _must_have_accepted(self, job: Job, history: _JobHistory, metadata: LedgerMetadata) -> bool:
+        """Whether the damaged ledger must have contained a job."""
+        own_target = workstation(self._identity.workstation)
         if targets(self._settings).isdisjoint(job.targets):
             return False
         return (
-            story.by(self._identity.name)
-            or mine in job.targets
-            or job.created_at.timestamp() >= life.made_at
+            history.has_report(self._identity.name)
+            or own_target in job.targets
+            or job.created_at.timestamp() >= metadata.made_at
         )
 
 
-def _tell_on(stories: dict[str, _Story], record: "Record", here: str) -> None:
+def _add_record(histories: dict[str, _JobHistory], record: "Record", here: str) -> None:
     if isinstance(record, Report):
         if record.workstation == here:
-            stories.setdefault(record.job_id, _Story()).reports.append(record)
+            histories.setdefault(record.job_id, _JobHistory()).reports.append(record)
     elif isinstance(record, Job):
-        stories.setdefault(record.id, _Story()).job = record
+        histories.setdefault(record.id, _JobHistory()).job = record
     elif isinstance(record, Cancellation) and record.concerns(here):
-        stories.setdefault(record.job_id, _Story()).cancelled = record.reason
+        histories.setdefault(record.job_id, _JobHistory()).cancelled = record.reason

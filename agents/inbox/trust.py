@@ -1,4 +1,4 @@
-"""Whose orders an agent takes: those that trusted keys have signed, and may give."""
+"""Checks that the messages of an agent are signed by trusted keys that may order them."""
 
 import os
 from datetime import UTC, datetime
@@ -23,32 +23,32 @@ _log = get_logger()
 
 
 class Untrusted(PcmError):
-    """An order is not to be obeyed; the text says why."""
+    """A message is not trusted; the text gives the reason."""
 
 
 class Trust:
-    """The trusted keys, as they are in their folder now, and what the settings ask of orders."""
+    """The trusted keys of a folder, and the signatures that the settings require."""
 
     def __init__(self, folder: Path, settings: AgentSettings) -> None:
         """Read the folder.
 
         Raises:
-            WrongSetting: it cannot be used.
+            WrongSetting: the folder cannot be used.
         """
         self._folder = folder
-        self._here = targets(settings)
-        self._within = settings.signed_within
-        self._wanted = 1 + settings.approvals
+        self._targets = targets(settings)
+        self._max_age = settings.signed_within
+        self._signatures_required = 1 + settings.approvals
         self._keyring = Keyring()
-        self._seen: object = None
+        self._folder_state: object = None
         self._problem = ""
         self.refresh()
         if self._problem:
             raise WrongSetting(f"PCM_TRUSTED_KEYS: {self._problem}")
 
     @classmethod
-    def by(cls, settings: AgentSettings) -> "Trust | None":
-        """Return what the settings ask; None where orders need no signature.
+    def from_settings(cls, settings: AgentSettings) -> "Trust | None":
+        """Return the trust that the settings require; None if messages need no signature.
 
         Raises:
             WrongSetting: the folder cannot be used.
@@ -56,16 +56,16 @@ class Trust:
         return cls(settings.trusted_keys, settings) if settings.trusted_keys else None
 
     def refresh(self) -> None:
-        """Read the folder again if anything in it has changed."""
-        seen = self._look()
-        if seen == self._seen:
+        """Read the folder again if it has changed."""
+        state = self._read_folder_state()
+        if state == self._folder_state:
             return
-        first, self._seen = self._seen is None, seen
+        is_first, self._folder_state = self._folder_state is None, state
         try:
             self._keyring, self._problem = Keyring.read(self._folder), ""
         except UnsafeFile as error:
             self._keyring, self._problem = Keyring(), str(error)
-            if not first:  # at the start it is told by whoever starts us
+            if not is_first:  # the first time, __init__ raises the problem
                 _log.error("keys.unusable", reason=self._problem)
             return
         for problem in self._keyring.problems:
@@ -73,25 +73,25 @@ class Trust:
         names = sorted(key.name for key in self._keyring.keys.values())
         _log.info("keys.trusted", names=names)
 
-    def _look(self) -> object:
-        """Return what is another whenever the folder or a key in it is."""
+    def _read_folder_state(self) -> object:
+        """Return a value that changes with the folder and the keys in it."""
         try:
             paths = [self._folder, *key_files(self._folder)]
-            return [(path, _print(os.lstat(path))) for path in paths]
+            return [(path, _fingerprint(os.lstat(path))) for path in paths]
         except (OSError, UnsafeFile) as error:
             return str(error)
 
     def check(self, order: "Order", body: bytes, header: object, now: datetime) -> None:
-        """Check that an order is signed by as many as have to, and that they may give it.
+        """Check that enough trusted keys that may give an order have signed it.
 
         Args:
-            order: what is ordered.
-            body: the very bytes that came.
-            header: the message's header of signatures, if it has one.
-            now: the time.
+            order: the message.
+            body: its body as received.
+            header: its header of signatures, if it has one.
+            now: the current time.
 
         Raises:
-            Untrusted: it is not, or not for this workstation.
+            Untrusted: signatures are missing, or the order is not for this workstation.
         """
         if self._problem:
             raise Untrusted(f"no key is trusted: {self._problem}")
@@ -101,31 +101,31 @@ class Trust:
             raise Untrusted(str(error)) from error
         if not signatures:
             raise Untrusted("it is not signed")
-        if isinstance(order, Job) and self._here.isdisjoint(order.targets):
-            # A queue may be bound by whoever has the rights; what is signed says whom it is for.
-            raise Untrusted("it is not for this workstation, as far as its groups are set here")
+        if isinstance(order, Job) and self._targets.isdisjoint(order.targets):
+            # Another user may bind a queue to other keys; the signed targets cannot be changed.
+            raise Untrusted("it is not for this workstation and its groups")
         names, reasons = set(), []
         for verdict in self._keyring.verify(order, body, signatures):
             if verdict.key is None:
                 reasons.append(verdict.reason)
-            elif objection := verdict.key.objection(order, self._here, now):
+            elif objection := verdict.key.objection(order, self._targets, now):
                 reasons.append(f"the key of {verdict.key.name} {objection}")
             else:
                 names.add(verdict.key.name)
-        wanted = self._wanted if isinstance(order, Job) else 1
-        if len(names) < wanted:
+        required = self._signatures_required if isinstance(order, Job) else 1
+        if len(names) < required:
             if names:
-                reasons.insert(0, f"{wanted} have to sign it, and {len(names)} did")
+                reasons.insert(0, f"{required} trusted keys must sign it, {len(names)} did")
             raise Untrusted("; ".join(reasons))
 
     def stale(self, order: "Order", now: datetime) -> str:
-        """Return why an order is too old to be obeyed; nothing if it is not."""
-        if order.created_at >= now - self._within:
+        """Return the reason if an order is too old to be obeyed, else an empty text."""
+        if order.created_at >= now - self._max_age:
             return ""
-        return f"it was made over {duration_text(self._within)} ago; send it anew"
+        return f"it was created over {duration_text(self._max_age)} ago; send it again"
 
     def objection(self, order: "Order", body: bytes, header: object) -> str:
-        """Return why an order that the broker's record tells of is not to be obeyed; or nothing."""
+        """Return the reason if an order of the stream is not trusted, else an empty text."""
         try:
             self.check(order, body, header, datetime.now(UTC))
         except Untrusted as error:
@@ -133,12 +133,12 @@ class Trust:
         return ""
 
 
-def _print(found: os.stat_result) -> tuple[int, ...]:
+def _fingerprint(status: os.stat_result) -> tuple[int, ...]:
     return (
-        found.st_ino,
-        found.st_mode,
-        found.st_uid,
-        found.st_size,
-        found.st_mtime_ns,
-        found.st_ctime_ns,
+        status.st_ino,
+        status.st_mode,
+        status.st_uid,
+        status.st_size,
+        status.st_mtime_ns,
+        status.st_ctime_ns,
     )

@@ -1,4 +1,4 @@
-"""Takes jobs of the ledger into the agent's work: new ones, and those of its former run."""
+"""Opens jobs of the ledger: new ones, and those of a former run of the agent."""
 
 import asyncio
 import time
@@ -18,11 +18,11 @@ from schemas import Context, State
 from schemas.policy import Next, Step
 
 _log = get_logger()
-_LOOK_AGAIN = 0.1  # seconds
+_RETRY = 0.1  # seconds
 
 
 class Admission:
-    """Opens jobs."""
+    """Registers jobs as open and starts the work that they need."""
 
     def __init__(
         self,
@@ -43,49 +43,49 @@ class Admission:
         self._cancellations = cancellations
         self._tasks = tasks
         self._retention = settings.keep.total_seconds()
-        self._away = 0.0
+        self._downtime = 0.0
 
     def accept(self, record: JobRecord) -> None:
-        """Open a job that came just now."""
+        """Open a newly received job."""
         _log.info("job.received", job=record.job.id, name=record.job.title)
         self.open(record)
 
     def restore(self, records: list[JobRecord], seen_at: float) -> None:
-        """Open the jobs of a former run of this agent, which was last at work at a time."""
+        """Open the jobs of a former run of this agent, which last ran at `seen_at`."""
         self._claims.conclude_all({record.job.id for record in records})
-        self._away = time.time() - seen_at
+        self._downtime = time.time() - seen_at
         for record in records:
             self.open(record)
 
     def open(self, record: JobRecord) -> None:
-        """Open a job of the ledger, whatever its state."""
+        """Open a job of the ledger in any state."""
         job = record.job
         self._open_jobs.add(record)
         self._scheduler.hold_back_later_jobs(record)
         if record.state is State.STARTED:
             self._open_jobs.mark_busy(job.id)
             self._tasks.start(self._resume(record))
-        elif job.context is Context.FOREGROUND and self._away > self._retention:
+        elif job.context is Context.FOREGROUND and self._downtime > self._retention:
             self._open_jobs.mark_busy(job.id)
-            reason = "its agent was away for longer than decisions are kept"
-            closing = Next(Step.CLOSE, 0, State.EXPIRED, reason)
-            self._tasks.start(self._scheduler.close(record, closing))
+            reason = "its agent was down for longer than claims are kept"
+            following = Next(Step.CLOSE, 0, State.EXPIRED, reason)
+            self._tasks.start(self._scheduler.close(record, following))
         self._cancellations.supersede(record)
 
     async def _resume(self, record: JobRecord) -> None:
-        """Go on with a job whose command was started when a former run of this agent ended."""
+        """Resume a job whose command was running when a former run of this agent ended."""
         job_id = record.job.id
         try:
             while record.job.context is Context.FOREGROUND and not self._claims.resume(job_id):
                 decision = self._claims.decision(job_id)
                 if decision is None or decision.agent == UNKNOWN:
-                    break  # it was removed or damaged: the ledger counts
+                    break  # the claim was removed or damaged; the ledger decides
                 if decision.agent != self._identity.name:
                     self._open_jobs.change(record, open=False)
                     return
                 if not decision.running:
                     break
-                await asyncio.sleep(_LOOK_AGAIN)  # another agent only looks whether this one lives
+                await asyncio.sleep(_RETRY)  # another agent holds the lock while it tests it
             await self._executor.resume_after_restart(record)
         finally:
             self._open_jobs.release(job_id)

@@ -1,4 +1,4 @@
-"""Jobs that are not wanted any more: cancelled, or replaced by newer ones."""
+"""Cancels jobs, and withdraws jobs that a newer one supersedes."""
 
 from agents.jobs.executor import Executor
 from agents.jobs.open_jobs import OpenJobs
@@ -17,22 +17,22 @@ class Cancellations:
         self._executor = executor
 
     def supersede(self, newer: JobRecord) -> None:
-        """Withdraw the older jobs of the same key that have not started."""
+        """Withdraw the older jobs with the same key that have not started."""
         key, age = newer.job.supersedes, (newer.job.created_at, newer.job.id)
         if key is None or newer.cancelled is not None:
             return
-        for entry in self._open_jobs.all():
-            job = entry.job
-            if job.supersedes == key and (job.created_at, job.id) < age and not entry.starts:
-                self._withdraw(entry, superseded_by(newer.job.id))
+        for record in self._open_jobs.all():
+            job = record.job
+            if job.supersedes == key and (job.created_at, job.id) < age and not record.starts:
+                self._withdraw(record, superseded_by(newer.job.id))
 
     def cancel(self, cancellation: Cancellation) -> None:
-        """Withdraw a job that was cancelled; where it runs, its command is ended."""
-        if entry := self._open_jobs.get(cancellation.job_id):
-            self._withdraw(entry, cancellation.reason)
-            self._executor.cancel(entry.job.id, cancellation.reason)
+        """Withdraw a cancelled job and stop its command if it runs."""
+        if record := self._open_jobs.get(cancellation.job_id):
+            self._withdraw(record, cancellation.reason)
+            self._executor.cancel(record.job.id, cancellation.reason)
 
-    def _withdraw(self, entry: JobRecord, reason: str) -> None:
-        if entry.cancelled is None and not self._executor.has(entry.job.id):
-            _log.info("job.cancelled", job=entry.job.id, reason=reason)
-            self._open_jobs.change(entry, cancelled=reason)
+    def _withdraw(self, record: JobRecord, reason: str) -> None:
+        if record.cancelled is None and not self._executor.has(record.job.id):
+            _log.info("job.cancelled", job=record.job.id, reason=reason)
+            self._open_jobs.change(record, cancelled=reason)

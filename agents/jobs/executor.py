@@ -1,4 +1,4 @@
-"""The commands that an agent runs now: their starts and ends on record, stopped when it stops."""
+"""Runs an agent's commands: records their starts and ends, and stops them with the agent."""
 
 import asyncio
 import shutil
@@ -20,7 +20,7 @@ from agents.identity import Identity
 from agents.jobs.open_jobs import OpenJobs
 from agents.outbox import Outbox
 from agents.settings import AgentSettings
-from agents.store.threads import Threads
+from agents.store.threads import ThreadPool
 from agents.store.transaction import JobRecord
 from broker.amqp.timeouts import timeout
 from broker.amqp.topology import AgentKind
@@ -28,17 +28,17 @@ from broker.log import get_logger
 from schemas import Result, State
 
 _log = get_logger()
-MOST_STARTS = 5
-"""So that a command that ends its own agent or machine does not do so for ever."""
-_NO_ROOM_LIMIT = 60.0  # seconds for which a start is tried where files or processes are used up
-_NO_ROOM_PAUSE = 1.0
+MAX_STARTS = 5
+"""Limit of restarts, for a command that ends its own agent or machine each time."""
+_NO_RESOURCES_LIMIT = 60.0  # seconds; the start is retried while files or processes run out
+_NO_RESOURCES_PAUSE = 1.0
 _STOP_LIMIT = 10.0
 _STOPPED = "the agent was stopped"
 _ENDED = "the agent ended while it ran"
 
 
 class Executor:
-    """Executor commands, and keeps the ledger's entries in step."""
+    """Runs commands and updates their jobs in the ledger."""
 
     def __init__(
         self,
@@ -56,90 +56,90 @@ class Executor:
         self._open_jobs = open_jobs
         self._spools = spools
         self._environment = command_environment(session=identity.kind is AgentKind.INTERACTIVE)
-        self._threads = Threads(settings.concurrency, "start")
+        self._threads = ThreadPool(settings.concurrency, "start")
         self._running: dict[str, CommandRun] = {}
         self._idle = asyncio.Event()
         self._idle.set()
 
     @property
     def count(self) -> int:
-        """How many run now."""
+        """Number of running commands."""
         return len(self._running)
 
     def has(self, job_id: str) -> bool:
-        """Whether a job is running, or about to."""
+        """Whether a job's command runs or is about to start."""
         return job_id in self._running
 
     def cancel(self, job_id: str, reason: str) -> None:
-        """End a job's command, if it runs: it is not wanted any more."""
+        """Stop the command of a cancelled job, if it runs."""
         if run := self._running.get(job_id):
             run.stop(State.CANCELLED, reason or "cancelled")
 
     def started(self) -> dict[str, float]:
-        """Return when each running command was started, by job."""
+        """Return the start time of each running command, by job id."""
         return {job_id: run.started_at for job_id, run in self._running.items()}
 
     def live(self, job_id: str) -> LiveOutput | None:
-        """Return what a running command writes, for its user to see; None if it does not run."""
+        """Return a running command's live output for its user; None if it does not run."""
         return run.live if (run := self._running.get(job_id)) else None
 
-    def _live(self, entry: JobRecord) -> LiveOutput | None:
+    def _open_live_output(self, record: JobRecord) -> LiveOutput | None:
         if self._identity.kind is not AgentKind.INTERACTIVE:
             return None
-        spool = self._spools / entry.job.id
-        return LiveOutput(spool if entry.job.command.survives_agent else None)
+        spool = self._spools / record.job.id
+        return LiveOutput(spool if record.job.command.survives_agent else None)
 
-    async def drain(self, patience: float) -> None:
-        """Let what runs go on for so many seconds, then stop it; return when all has ended."""
+    async def drain(self, grace: float) -> None:
+        """Let commands run for `grace` seconds, then stop them; return when all have ended."""
         try:
-            async with timeout(patience):
+            async with timeout(grace):
                 await self._idle.wait()
         except TimeoutError:
             for run in self._running.values():
                 run.quit(_STOPPED)
-            # Longer only if the ledger cannot take their ends, or the kernel does not let go.
+            # Exceeded only if the ledger cannot store the ends or a process cannot be killed.
             limit = self._settings.stop_grace.total_seconds() + _STOP_LIMIT
             with suppress(TimeoutError):
                 async with timeout(limit):
                     await self._idle.wait()
 
     def kill(self) -> None:
-        """End all at once."""
+        """Kill all commands immediately."""
         for run in list(self._running.values()):
             run.quit(_STOPPED)
             run.kill()
 
     def close(self) -> None:
-        """Let go of the threads; what still runs, because something failed, is ended."""
+        """Kill the commands that still run after a failure, and end the threads."""
         self.kill()
         self._threads.close()
 
-    def tidy(self, wanted: set[str]) -> None:
-        """Remove what was written by commands of jobs that are not open any more."""
+    def remove_spools(self, still_open: set[str]) -> None:
+        """Remove the spooled output of jobs that are not open."""
         with suppress(FileNotFoundError):
             for folder in self._spools.iterdir():
-                if folder.name not in wanted:
+                if folder.name not in still_open:
                     shutil.rmtree(folder, ignore_errors=True)
 
     @contextmanager
     def register(
-        self, entry: JobRecord, adopt: tuple[OrphanedProcess, float] | None = None
+        self, record: JobRecord, adopt: tuple[OrphanedProcess, float] | None = None
     ) -> Iterator[CommandRun]:
-        """Count a run as running; it can be cancelled from now on."""
-        job_id = entry.job.id
+        """Register a run, so that it can be cancelled."""
+        job_id = record.job.id
         run = CommandRun(
-            entry.job.command,
+            record.job.command,
             job_id,
             self._settings.workstation,
             self._settings.output_limit,
             self._settings.stop_grace.total_seconds(),
             self._environment,
             self._spools / job_id,
-            partial(self._lasts, job_id),
+            partial(self._record_process, job_id),
             adopt,
-            self._live(entry),
-            partial(self._sealing.open, entry.job.command),
-            self._threads.call,
+            self._open_live_output(record),
+            partial(self._sealing.open, record.job.command),
+            self._threads.submit,
         )
         self._running[job_id] = run
         self._idle.clear()
@@ -153,95 +153,97 @@ class Executor:
             if not self._running:
                 self._idle.set()
 
-    def _lasts(self, job_id: str, mark: str) -> None:
-        if job_id in self._running and (entry := self._open_jobs.get(job_id)):
-            self._open_jobs.change(entry, process=mark)
+    def _record_process(self, job_id: str, identity: str) -> None:
+        if job_id in self._running and (record := self._open_jobs.get(job_id)):
+            self._open_jobs.change(record, process=identity)
 
     async def complete(self, job_id: str, run: CommandRun) -> None:
-        """Start a job's command and see it to its end."""
-        if (entry := self._open_jobs.get(job_id)) is None:
+        """Start a job's command and wait for its end."""
+        if (record := self._open_jobs.get(job_id)) is None:
             return
-        again = f"again: {_ENDED}" if entry.starts else ""
-        # At most once: the start is on the disk before the command is.
+        reason = f"again: {_ENDED}" if record.starts else ""
+        # At most once: the start is on the disk before the command starts.
         await self._open_jobs.change(
-            entry,
-            self._identity.report(job_id, State.STARTED, again),
-            starts=entry.starts + 1,
+            record,
+            self._identity.report(job_id, State.STARTED, reason),
+            starts=record.starts + 1,
             process="",
         )
-        _log.info("job.started", job=job_id, name=entry.job.title)
-        await self._see_through(job_id, run)
+        _log.info("job.started", job=job_id, name=record.job.title)
+        await self._run_to_end(job_id, run)
 
-    async def resume_after_restart(self, entry: JobRecord) -> None:
-        """Go on with a command that was started when a former run of this agent ended."""
-        job_id = entry.job.id
-        remains = await self._found(entry)
-        if entry.job.command.survives_agent and remains.process is not None:
-            _log.info("job.found", job=job_id, process=remains.process)
-            with self.register(entry, (remains, remains.age())) as run:
-                await self._see_through(job_id, run)
+    async def resume_after_restart(self, record: JobRecord) -> None:
+        """Resume a command that was running when a former run of this agent ended."""
+        job_id = record.job.id
+        orphan = await self._find_orphan(record)
+        if record.job.command.survives_agent and orphan.process is not None:
+            _log.info("job.found", job=job_id, process=orphan.process)
+            with self.register(record, (orphan, orphan.age())) as run:
+                await self._run_to_end(job_id, run)
             return
         grace = self._settings.stop_grace.total_seconds()
-        found = await remains.end(grace)
-        output = await self._spooled(entry)
-        if entry := self._open_jobs.get(job_id) or entry:
-            reason = _ENDED + ("; what was left of it was ended" * found)
-            self._end(entry, Outcome(State.INTERRUPTED, output, reason))
+        had_processes = await orphan.end(grace)
+        output = await self._spooled_output(record)
+        if record := self._open_jobs.get(job_id) or record:
+            reason = _ENDED + ("; its remaining processes were stopped" * had_processes)
+            self._end(record, Outcome(State.INTERRUPTED, output, reason))
 
-    async def _found(self, entry: JobRecord) -> OrphanedProcess:
-        """Look for what is left of a command, as soon as there are files and threads for that."""
-        told = False
+    async def _find_orphan(self, record: JobRecord) -> OrphanedProcess:
+        """Find a command's remaining processes; retried while files or threads run out."""
+        is_logged = False
         while True:
             try:
-                owners = owners_of(entry.job.command)
-                return await asyncio.to_thread(find, entry.job.id, entry.process, owners)
+                owners = owners_of(record.job.command)
+                return await asyncio.to_thread(find, record.job.id, record.process, owners)
             except (OSError, RuntimeError) as problem:
-                if not told:
-                    _log.warning("job.held_back", job=entry.job.id, reason=str(problem))
-                    told = True
-            await asyncio.sleep(_NO_ROOM_PAUSE)
+                if not is_logged:
+                    _log.warning("job.held_back", job=record.job.id, reason=str(problem))
+                    is_logged = True
+            await asyncio.sleep(_NO_RESOURCES_PAUSE)
 
-    async def _spooled(self, entry: JobRecord) -> Result | None:
-        spool = self._spools / entry.job.id
+    async def _spooled_output(self, record: JobRecord) -> Result | None:
+        spool = self._spools / record.job.id
         if not spool.is_dir():
             return None
         stdout, stderr = await spooled(spool, self._settings.output_limit)
         return Result(duration=timedelta(0), max_memory=0, stdout=stdout, stderr=stderr)
 
-    async def _see_through(self, job_id: str, run: CommandRun) -> None:
-        with suppress(LeftRunning):  # the next start of this agent finds it
-            ended = await self._ended(run)
+    async def _run_to_end(self, job_id: str, run: CommandRun) -> None:
+        with suppress(LeftRunning):  # this agent's next start resumes it
+            outcome = await self._outcome(run)
             if run.live:
-                run.live.close()  # while its files are there
-            if entry := self._open_jobs.get(job_id):
-                self._end(entry, ended)
+                run.live.close()  # before its files are removed
+            if record := self._open_jobs.get(job_id):
+                self._end(record, outcome)
 
-    async def _ended(self, run: CommandRun) -> Outcome:
-        deadline = time.monotonic() + _NO_ROOM_LIMIT
-        told = False
+    async def _outcome(self, run: CommandRun) -> Outcome:
+        deadline = time.monotonic() + _NO_RESOURCES_LIMIT
+        is_logged = False
         while True:
             try:
                 return await run.complete()
             except (CannotStart, CannotOpen) as problem:
                 return Outcome(State.FAILED, None, str(problem))
-            except OSError as problem:  # nothing was started: no file, no process was left
+            except OSError as problem:  # not started: files or processes ran out
                 if time.monotonic() >= deadline:
                     return Outcome(State.FAILED, None, str(problem))
-                if not told:
+                if not is_logged:
                     _log.warning("job.held_back", job=run.job_id, reason=str(problem))
-                    told = True
-            await asyncio.sleep(_NO_ROOM_PAUSE)
+                    is_logged = True
+            await asyncio.sleep(_NO_RESOURCES_PAUSE)
 
-    def _end(self, entry: JobRecord, ended: Outcome) -> None:
-        """Write down how a command ended, or that it is to be started again."""
+    def _end(self, record: JobRecord, outcome: Outcome) -> None:
+        """Record a command's outcome, or that it is to be started again."""
         if (
-            ended.state is State.INTERRUPTED
-            and entry.job.command.rerun_interrupted
-            and entry.starts < MOST_STARTS
+            outcome.state is State.INTERRUPTED
+            and record.job.command.rerun_interrupted
+            and record.starts < MAX_STARTS
         ):
-            _log.info("job.interrupted", job=entry.job.id, reason=ended.reason, starts=entry.starts)
-            self._open_jobs.change(entry, process="")
+            _log.info(
+                "job.interrupted", job=record.job.id, reason=outcome.reason, starts=record.starts
+            )
+            self._open_jobs.change(record, process="")
             return
-        self._open_jobs.end(entry, ended.state, ended.reason, ended.result)
-        if entry.job.command.survives_agent:
-            shutil.rmtree(self._spools / entry.job.id, ignore_errors=True)
+        self._open_jobs.end(record, outcome.state, outcome.reason, outcome.result)
+        if record.job.command.survives_agent:
+            shutil.rmtree(self._spools / record.job.id, ignore_errors=True)

@@ -1,4 +1,4 @@
-"""The workstation that this agent is on: its platforms, its groups, its maintenance windows."""
+"""The workstation of this agent: its platforms, targets and maintenance windows."""
 
 import os
 
@@ -9,11 +9,11 @@ from schemas.policy import Host
 
 
 def targets(settings: AgentSettings) -> frozenset[Target]:
-    """Return all targets that mean this workstation."""
+    """Return all targets that include this workstation."""
     groups = map(group, (*settings.groups, *facts.gather().groups))
     return frozenset({everyone, workstation(settings.workstation), *groups})
 
 
-def here(settings: AgentSettings) -> Host:
-    """Return this workstation."""
-    return Host(platforms.here(), targets(settings), settings.windows, os.geteuid() == 0)
+def this_host(settings: AgentSettings) -> Host:
+    """Return this workstation as the policy sees it."""
+    return Host(platforms.names(), targets(settings), settings.windows, os.geteuid() == 0)

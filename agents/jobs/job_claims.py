@@ -1,4 +1,4 @@
-"""Which agent of the workstation starts or ends a job: this one, or one that claimed it first."""
+"""Decides jobs by their claims: one agent of the workstation starts or ends each job."""
 
 import time
 
@@ -8,7 +8,7 @@ from agents.identity import Identity
 from agents.jobs.open_jobs import OpenJobs
 from agents.jobs.takeover import Takeover
 from agents.settings import AgentSettings
-from agents.store.threads import Threads
+from agents.store.threads import ThreadPool
 from agents.store.transaction import JobRecord
 from broker.amqp.topology import AgentKind
 from schemas import Context, State
@@ -24,7 +24,7 @@ _THREADS = 4
 
 
 class JobClaims:
-    """Decides by the workstation's claims; a background job is the service's without one."""
+    """Takes and decides claims; background jobs need none, only the service agent has them."""
 
     def __init__(
         self, settings: AgentSettings, identity: Identity, claims: Claims, open_jobs: OpenJobs
@@ -34,8 +34,8 @@ class JobClaims:
         self._claims = claims
         self._open_jobs = open_jobs
         self._takeover = Takeover(settings, claims)
-        self._threads = Threads(_THREADS, "decide")  # a claim is a file, and may lie on a slow disk
-        self._retry_at: dict[str, float] = {}  # by the monotonic clock
+        self._threads = ThreadPool(_THREADS, "claims")  # a claim is a file; the disk may be slow
+        self._retry_at: dict[str, float] = {}  # monotonic time by job id
 
     def holds(self, job_id: str) -> bool:
         """Whether this agent holds the job's claim."""
@@ -46,52 +46,52 @@ class JobClaims:
         return self._claims.take(job_id)
 
     def is_decided(self, record: JobRecord) -> bool:
-        """Whether an agent has decided what becomes of the job."""
+        """Whether an agent has decided the job."""
         return self._claims.decision(record.job.id) is not None
 
     def is_decided_elsewhere(self, record: JobRecord) -> bool:
-        """Whether another agent has decided what becomes of the job."""
+        """Whether another agent has decided the job."""
         decision = self._claims.decision(record.job.id)
         return decision is not None and decision.agent != self._identity.name
 
     def wait(self, job_id: str) -> float:
-        """Return for how many seconds the job is left alone; 0 or less: no longer."""
+        """Return the seconds until the next attempt; 0 or less if it is due."""
         return self._retry_at.get(job_id, 0.0) - time.monotonic()
 
     async def decide(self, record: JobRecord, state: State) -> bool:
-        """Decide what becomes of a job; return False if another agent has decided it."""
+        """Decide a job; return False if another agent holds its claim or has decided it."""
         if record.job.context is Context.BACKGROUND:
             return True
         job_id = record.job.id
-        if await self._threads.call(lambda: self._claims.decide(job_id, state)):
+        if await self._threads.submit(lambda: self._claims.decide(job_id, state)):
             return True
         if self._identity.kind is not AgentKind.SERVICE:
             return False
-        return await self._threads.call(lambda: self._takeover.overrule(job_id, state))
+        return await self._threads.submit(lambda: self._takeover.force(job_id, state))
 
     def yield_to_holder(self, record: JobRecord) -> None:
-        """Leave a job to the agent that holds or has decided its claim, or speak for that agent."""
+        """Leave a job to the agent that holds or decided its claim, or end it for that agent."""
         decision = self._claims.decision(record.job.id)
         if decision is None:
-            self._look_again(record, _RETRY)
-        elif decision.agent == self._identity.name or self._is_unreadable_for_us(decision):
-            # This agent decided, and ended before its ledger had it.
+            self._retry(record, _RETRY)
+        elif decision.agent == self._identity.name or self._ends_unreadable(decision):
+            # This agent decided, and ended before its ledger stored the decision.
             state = State(decision.state) if decision.state in _NOT_STARTED else State.INTERRUPTED
             reason = "the agent ended while it decided"
             if decision.agent == UNKNOWN:
-                reason = "its claim cannot be read: whether another agent started it is not known"
+                reason = "its claim cannot be read: another agent may have started it"
             self._open_jobs.end(record, state, reason)
         elif decision.running and self._identity.kind is AgentKind.SERVICE:
             if reason := self._takeover.conclude(record, decision):
                 self._open_jobs.end(record, State.INTERRUPTED, reason)
             else:
-                self._look_again(record, self._takeover.pause)
+                self._retry(record, self._takeover.pause)
         else:
             self._open_jobs.change(record, open=False)
 
     async def forget(self, before: float) -> None:
-        """Remove the claims of jobs that ended before a time, in seconds since the epoch."""
-        await self._threads.call(lambda: self._claims.forget(before))
+        """Remove the claims of jobs that ended before a time in seconds since the epoch."""
+        await self._threads.submit(lambda: self._claims.forget(before))
         for job_id in self._retry_at.keys() | self._takeover.known():
             if self._open_jobs.get(job_id) is None:
                 self._retry_at.pop(job_id, None)
@@ -101,10 +101,10 @@ class JobClaims:
         """End the threads."""
         self._threads.close()
 
-    def _is_unreadable_for_us(self, decision: ClaimRecord) -> bool:
-        """Whether nobody can tell who decided: then the service speaks for it."""
+    def _ends_unreadable(self, decision: ClaimRecord) -> bool:
+        """Whether a claim is unreadable and this agent, the service agent, ends its job."""
         return decision.agent == UNKNOWN and self._identity.kind is AgentKind.SERVICE
 
-    def _look_again(self, record: JobRecord, after: float) -> None:
+    def _retry(self, record: JobRecord, after: float) -> None:
         self._retry_at[record.job.id] = time.monotonic() + after
         self._open_jobs.wake(record.job.id, time.time() + after)

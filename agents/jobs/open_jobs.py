@@ -1,7 +1,7 @@
-"""The jobs that an agent has open: in memory, mirrored in its ledger, each looked at in time.
+"""An agent's open jobs: kept in memory, stored in the ledger, returned when they are due.
 
-A change is made in memory at once and written in the order of the changes; what must not happen
-twice waits until its record is on the disk.
+A change is made in memory immediately and stored in the order of the changes. Callers await the
+future where an action must follow only after the record is on the disk.
 """
 
 import asyncio
@@ -25,12 +25,12 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
 _log = get_logger()
-_LONGEST_SLEEP = 10.0  # seconds; a clock that was set is noticed at the latest after these
+_MAX_SLEEP = 10.0  # seconds; a clock change is noticed within this time
 _CLOCK_STEP = 1.0
 
 
 class OpenJobs:
-    """The open entries of an agent, by job id."""
+    """An agent's open jobs by id."""
 
     def __init__(
         self,
@@ -46,34 +46,34 @@ class OpenJobs:
         self._changes = changes
         self._outbox = outbox
         self.on_ended: list[Callable[[JobRecord], None]] = []
-        """What is called with each job that ended."""
+        """Callbacks for each ended job."""
         self._open: dict[str, JobRecord] = {}
         self._busy: set[str] = set()
         self._due: list[tuple[float, str]] = []
         self._changed = asyncio.Event()
-        self._clock = -math.inf  # the wall clock by the monotonic one
+        self._clock_offset = -math.inf  # wall clock minus monotonic clock
 
     def get(self, job_id: str) -> JobRecord | None:
-        """Return an entry as it is now; None if it is not open."""
+        """Return a job's current record; None if it is not open."""
         return self._open.get(job_id)
 
     def all(self) -> list[JobRecord]:
-        """Return all that are open."""
+        """Return all open jobs."""
         return list(self._open.values())
 
-    def add(self, entry: JobRecord) -> None:
-        """Take in an entry that is in the ledger."""
-        self._open[entry.job.id] = entry
-        self.wake(entry.job.id)
-        self._changes.tell()
+    def add(self, record: JobRecord) -> None:
+        """Add a job that is stored in the ledger."""
+        self._open[record.job.id] = record
+        self.wake(record.job.id)
+        self._changes.notify()
 
     def wake(self, job_id: str, at: float = 0.0) -> None:
-        """Have an entry looked at, at a time."""
+        """Make a job due at a time; by default now."""
         heapq.heappush(self._due, (at, job_id))
         self._changed.set()
 
     def wake_all(self) -> None:
-        """Have all looked at anew, now."""
+        """Make all jobs due now."""
         self._due = [(0.0, job_id) for job_id in self._open]
         self._changed.set()
 
@@ -82,63 +82,63 @@ class OpenJobs:
         self._busy.add(job_id)
 
     def release(self, job_id: str) -> None:
-        """Let the scheduler look at the job again, if it is still open."""
+        """Clear the busy mark; the job is due now if it is still open."""
         self._busy.discard(job_id)
         if job_id in self._open:
             self.wake(job_id)
 
     async def due(self) -> JobRecord:
-        """Wait for the next entry that is to be looked at."""
+        """Wait for the next due job."""
         while True:
             now = time.time()
-            self._watch_clock(now - time.monotonic())
+            self._check_clock(now - time.monotonic())
             while self._due and self._due[0][0] <= now:
                 _, job_id = heapq.heappop(self._due)
-                if job_id not in self._busy and (entry := self._open.get(job_id)):
-                    return entry
+                if job_id not in self._busy and (record := self._open.get(job_id)):
+                    return record
             self._changed.clear()
-            sleep = min(self._due[0][0] - now, _LONGEST_SLEEP) if self._due else None
+            delay = min(self._due[0][0] - now, _MAX_SLEEP) if self._due else None
             try:
-                async with timeout(sleep):
+                async with timeout(delay):
                     await self._changed.wait()
             except TimeoutError:
                 pass
 
-    def _watch_clock(self, clock: float) -> None:
-        """Have all looked at anew where the clock was set back: their times were told by it."""
-        if clock < self._clock - _CLOCK_STEP:
-            _log.warning("clock.set_back", seconds=round(self._clock - clock))
+    def _check_clock(self, offset: float) -> None:
+        """Make all jobs due if the clock was set back, since their due times depend on it."""
+        if offset < self._clock_offset - _CLOCK_STEP:
+            _log.warning("clock.set_back", seconds=round(self._clock_offset - offset))
             self.wake_all()
-            self._clock = clock
-        self._clock = max(self._clock, clock)
+            self._clock_offset = offset
+        self._clock_offset = max(self._clock_offset, offset)
 
     def change(
-        self, entry: JobRecord, report: Report | None = None, **changes: Any
+        self, record: JobRecord, report: Report | None = None, **changes: Any
     ) -> "asyncio.Future[None]":
-        """Change an entry in memory now and in the ledger next, together with its report."""
+        """Change a job in memory now, and store it with its report in the next transaction."""
         if report is not None:
             changes["state"] = report.state
-        entry = replace(entry, **changes, changed_at=time.time())
-        job_id = entry.job.id
-        if entry.open:
-            self._open[job_id] = entry
+        record = replace(record, **changes, changed_at=time.time())
+        job_id = record.job.id
+        if record.open:
+            self._open[job_id] = record
             if job_id not in self._busy:
                 self.wake(job_id)
         else:
             self._open.pop(job_id, None)
-        self._changes.tell()
+        self._changes.notify()
 
-        def write(tables: Transaction) -> None:
-            tables.save(entry)
+        def write(transaction: Transaction) -> None:
+            transaction.save(record)
             if report is not None:
-                tables.report(report)
+                transaction.add_report(report)
 
         def written(future: "asyncio.Future[None]") -> None:
             if future.cancelled() or future.exception() is not None:
                 return
             if report is not None:
                 self._outbox.report_stored()
-            if not entry.open:
+            if not record.open:
                 self._claims.conclude(job_id)
 
         future = self._ledger.commit(write)
@@ -158,6 +158,6 @@ class OpenJobs:
         )
         final = self._identity.report(record.job.id, state, reason, result=result)
         record = replace(record, state=state, open=False, final=final)
-        for call in self.on_ended:
-            call(record)
+        for callback in self.on_ended:
+            callback(record)
         self.change(record, final)

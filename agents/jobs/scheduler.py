@@ -1,4 +1,4 @@
-"""Takes each open job's next step when its time comes."""
+"""Takes each open job's next step when it is due."""
 
 import asyncio
 import time
@@ -25,7 +25,7 @@ _log = get_logger()
 
 
 class Scheduler:
-    """Offers jobs, counts down, puts due jobs into `ready`, and closes those that end here."""
+    """Offers jobs, starts countdowns, puts due jobs into `ready`, and closes jobs."""
 
     def __init__(
         self,
@@ -40,19 +40,19 @@ class Scheduler:
         tasks: BackgroundTasks,
         caught_up: asyncio.Event,
     ) -> None:
-        """Prepare.
+        """Create a scheduler.
 
         Args:
-            settings: of the agent.
-            identity: in whose name it reports.
-            rules: what is next for a job.
-            open_jobs: the jobs.
+            settings: the agent's settings.
+            identity: the agent that the reports name.
+            rules: the policy that gives a job's next step.
+            open_jobs: the jobs to schedule.
             claims: which agent starts or ends a job.
-            pause: whether anything is started.
-            sealing: opens secret variables.
-            changes: is told what windows show.
-            tasks: in which jobs are closed.
-            caught_up: cleared while messages come that waited when the agent connected.
+            pause: whether the agent starts jobs.
+            sealing: checks that secret variables can be opened.
+            changes: notified of changes that windows show.
+            tasks: the background tasks that close jobs.
+            caught_up: cleared until the messages queued before the connection are received.
         """
         self._settings = settings
         self._identity = identity
@@ -67,9 +67,9 @@ class Scheduler:
         self.ready: asyncio.PriorityQueue[tuple[tuple[float, float, str], str]] = (
             asyncio.PriorityQueue()
         )
-        """The ids of the jobs that are to be started now, in the order of their times."""
+        """Ids of the jobs to start now, in the order of their times."""
         self.on_offered: list[Callable[[JobRecord], None]] = []
-        """What is called with each job that is offered to the user."""
+        """Callbacks for each job that is offered to the user."""
 
     async def run(self) -> None:
         """Take steps until cancelled."""
@@ -82,23 +82,23 @@ class Scheduler:
                 self._open_jobs.wake(record.job.id)
 
     def is_due(self, record: JobRecord) -> bool:
-        """Whether the job is to be started now."""
+        """Whether the job is to start now."""
         following = self._next(record)
         return following.step is Step.RUN and following.at <= time.time()
 
     def accept(self, record: JobRecord, reason: str = "") -> None:
-        """Run a job at once, as its user wants it."""
+        """Accept a job for its user; it is due immediately."""
         report = self._identity.report(record.job.id, State.ACCEPTED, reason)
         self._open_jobs.change(record, report)
 
     def hold_back_later_jobs(self, record: JobRecord) -> None:
-        """Have no overdue job run before this one, if it is due after it."""
+        """Delay overdue jobs that would otherwise run before this one."""
         since = self._rules.waits_since
         for other in self._rules.overtaking(record, self._open_jobs.all()):
             self._open_jobs.change(other, **{since: getattr(record, since)})
 
     async def close(self, record: JobRecord, following: Next) -> None:
-        """End a job that is not started, or not again, if it is for this agent to say so."""
+        """End a job without starting it (again), unless another agent has claimed it."""
         state, reason = following.state or State.REFUSED, following.reason
         if record.starts:
             state, reason = State.INTERRUPTED, f"the agent ended while it ran; then: {reason}"
@@ -113,7 +113,7 @@ class Scheduler:
     def _next(self, record: JobRecord) -> Next:
         claimed, now = self._claims.holds(record.job.id), time.time()
         following = self._rules.next(record, now, claimed=claimed, paused=self._pause.paused)
-        # Not before it is due: another agent here may be able to open what this one cannot.
+        # Only when due: another agent of the workstation may be able to open the variables.
         due = following.step is not Step.CLOSE and following.at <= now
         if due and (reason := self._sealing.objection(record.job.command)):
             return Next(Step.CLOSE, 0, State.REFUSED, reason)
@@ -133,7 +133,7 @@ class Scheduler:
         elif following.step is Step.COUNT_DOWN:
             if self._claims.take(job_id):
                 self._open_jobs.wake(job_id)
-                self._changes.tell()
+                self._changes.notify()
             else:
                 self._claims.yield_to_holder(record)
         elif following.step is Step.RUN:
@@ -144,7 +144,7 @@ class Scheduler:
             self._tasks.start(self.close(record, following))
 
     def _wait(self, record: JobRecord, now: float, at: float) -> None:
-        """Look at a job again at its time; at a user's job sooner, since others may end it."""
+        """Schedule the next check of a job; foreground jobs earlier, other agents may end them."""
         if record.job.context is Context.FOREGROUND:
             at = min(at, now + max(1.0, self._settings.missing_after.total_seconds()))
             if self._claims.is_decided_elsewhere(record):
@@ -160,9 +160,9 @@ class Scheduler:
         shown_at = record.shown_at
         self._open_jobs.change(
             record,
-            # The countdown goes by this very instant: `pcm why` tells its end by the report.
+            # The countdown starts at this time: `pcm why` computes its end from the report.
             self._identity.report(record.job.id, State.OFFERED, at=now),
-            # In the future: the clock was set back since; the user gets a whole countdown.
+            # In the future if the clock was set back; then the user gets a whole countdown.
             shown_at=now if shown_at is None or shown_at > now else shown_at,
             until=None,
         )
@@ -174,5 +174,5 @@ class Scheduler:
             name=record.job.title,
             mandatory_at=str(mandatory) if mandatory else None,
         )
-        for call in self.on_offered:
-            call(record)
+        for callback in self.on_offered:
+            callback(record)

@@ -1,74 +1,75 @@
-"""How long the service agent waits for users' agents that have taken a job: not for ever.
+"""Limits how long the service agent waits for users' agents that claimed a job.
 
-Whoever holds a claim may be counting down, or running the command. A user may also hold one, or
-write that they run the job, and do nothing; and an agent may be frozen. Each wait has its limit,
-counted from when this agent first saw it.
+An agent that holds a claim may be counting down or running the command. It may also be frozen, or
+a user's program may hold the claim without running the job. Each wait has a limit, counted from
+the moment when the service agent first found the claim.
 """
 
 import time
 
 from agents.claims.claim_file import ClaimRecord
 from agents.claims.claims import Claims
-from agents.jobs.executor import MOST_STARTS
+from agents.jobs.executor import MAX_STARTS
 from agents.settings import AgentSettings
 from agents.store.transaction import JobRecord
 from schemas import State
 
-_LOOK = 60.0
-_MARGIN = 60.0  # what processes that do not end, and a busy machine, may take on top
+_MAX_PAUSE = 60.0
+_MARGIN = 60.0  # extra seconds for processes that end slowly and for a busy machine
 
 
 class Takeover:
-    """The waits of a service agent for other agents' claims."""
+    """The service agent's waits for other agents' claims."""
 
     def __init__(self, settings: AgentSettings, claims: Claims) -> None:
         self._settings = settings
         self._claims = claims
-        self._undecided: dict[str, float] = {}  # since when, by the monotonic clock
+        self._undecided: dict[str, float] = {}  # monotonic time of the first wait, by job id
         self._running: dict[str, float] = {}
         self._orphaned: dict[str, float] = {}
 
     @property
     def pause(self) -> float:
-        """After how many seconds to look again at what another agent runs."""
-        return min(_LOOK, self._missing / 2 + 1)
+        """Seconds until a job that another agent runs is checked again."""
+        return min(_MAX_PAUSE, self._missing_after / 2 + 1)
 
     @property
-    def _missing(self) -> float:
+    def _missing_after(self) -> float:
         return self._settings.missing_after.total_seconds()
 
-    def overrule(self, job_id: str, state: State) -> bool:
-        """Decide a job whose claim is held, but undecided, for longer than a user has to choose.
+    def force(self, job_id: str, state: State) -> bool:
+        """Decide a job whose claim is held undecided for longer than a countdown may take.
 
         Returns:
-            Whether it is decided; False while it is waited for.
+            Whether it is decided; False while the wait continues.
         """
         if self._claims.decision(job_id) is not None:
             return False
-        limit = self._settings.countdown.total_seconds() + self._missing
-        overdue = _since(self._undecided, job_id) >= limit
-        return overdue and self._claims.overrule(job_id, None, state)
+        limit = self._settings.countdown.total_seconds() + self._missing_after
+        overdue = _seconds_since_first(self._undecided, job_id) >= limit
+        return overdue and self._claims.force(job_id, None, state)
 
-    def conclude(self, entry: JobRecord, decision: ClaimRecord) -> str:
-        """Conclude a job that another agent started, if that agent is gone, or over its time.
+    def conclude(self, record: JobRecord, decision: ClaimRecord) -> str:
+        """Conclude a job that another agent started, if that agent ended or exceeded its limit.
 
         Returns:
-            Why this agent speaks for it; nothing while it is waited for.
+            The reason for the final report; an empty text while the wait continues.
         """
-        job_id, command = entry.job.id, entry.job.command
-        held = _since(self._running, job_id)
+        job_id, command = record.job.id, record.job.command
+        waited = _seconds_since_first(self._running, job_id)
         if not self._claims.orphaned(job_id):
             self._orphaned.pop(job_id, None)
-            each = command.timeout + self._settings.stop_grace
-            starts = MOST_STARTS if command.rerun_interrupted else 1
-            limit = starts * each.total_seconds() + self._missing + _MARGIN
-            if held >= limit and self._claims.overrule(job_id, decision, State.INTERRUPTED):
+            run_limit = command.timeout + self._settings.stop_grace
+            starts = MAX_STARTS if command.rerun_interrupted else 1
+            limit = starts * run_limit.total_seconds() + self._missing_after + _MARGIN
+            if waited >= limit and self._claims.force(job_id, decision, State.INTERRUPTED):
                 return f"{decision.agent} has held it for longer than its command may run"
-        # Until the expiry the user may be back, and an interrupted job may run again.
-        elif command.rerun_interrupted and entry.expires_at > time.time():
-            pass
-        elif _since(self._orphaned, job_id) >= self._missing and self._claims.inherit(job_id):
-            return f"{decision.agent} ended while it ran, and did not come back"
+            return ""
+        if command.rerun_interrupted and record.expires_at > time.time():
+            return ""  # the user's agent may start again before the expiry, and rerun the job
+        waited = _seconds_since_first(self._orphaned, job_id)
+        if waited >= self._missing_after and self._claims.adopt(job_id):
+            return f"{decision.agent} ended while it ran, and did not start again"
         return ""
 
     def forget(self, job_id: str) -> None:
@@ -77,11 +78,11 @@ class Takeover:
             waits.pop(job_id, None)
 
     def known(self) -> set[str]:
-        """Return the jobs that are, or were, waited for."""
+        """Return the ids of all jobs with a wait."""
         return {*self._undecided, *self._running, *self._orphaned}
 
 
-def _since(waits: dict[str, float], job_id: str) -> float:
-    """Return for how many seconds a job has been waited for, from now on if it was not."""
+def _seconds_since_first(waits: dict[str, float], job_id: str) -> float:
+    """Return the seconds since the first call for a job."""
     now = time.monotonic()
     return now - waits.setdefault(job_id, now)

@@ -1,4 +1,4 @@
-"""Starts the jobs that are due, a few at a time."""
+"""Starts the scheduler's ready jobs, a limited number at a time."""
 
 import asyncio
 
@@ -11,7 +11,7 @@ from schemas import State
 
 
 class Workers:
-    """Runs the scheduler's ready jobs, until told to start no more."""
+    """Runs the scheduler's ready jobs until `stop`."""
 
     def __init__(
         self, scheduler: Scheduler, open_jobs: OpenJobs, claims: JobClaims, executor: Executor
@@ -23,11 +23,11 @@ class Workers:
         self._stopped = False
 
     def stop(self) -> None:
-        """Start nothing more; what runs goes on."""
+        """Start no more jobs; running commands continue."""
         self._stopped = True
 
     async def run(self, count: int) -> None:
-        """Run so many jobs at a time, until cancelled."""
+        """Run up to `count` jobs at a time, until cancelled."""
         async with asyncio.TaskGroup() as tasks:
             for _ in range(count):
                 tasks.create_task(self._work())

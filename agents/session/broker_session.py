@@ -1,4 +1,4 @@
-"""An agent's way to the broker: kept up, or made again, for as long as the agent runs."""
+"""Keeps an agent connected to the broker, and reconnects after failures."""
 
 import asyncio
 import random
@@ -37,23 +37,23 @@ from broker.log import get_logger
 
 _log = get_logger()
 _LOGIN_SPREAD = 5
-_STEADY = 30.0
-_ONCE_CONNECTED = 2  # attempts that still count: a broker that lets us in only to fail is no good
+_STABLE_AFTER = 30.0  # seconds
+_FAILURES_AFTER_CONNECT = 2  # the back-off is not fully reset: the session may fail again
 
 
-LinkState = Literal["connected", "away", "refused"]
+ConnectionStatus = Literal["connected", "unreachable", "refused"]
 
 
 @dataclass(frozen=True)
 class ConnectionState:
-    """How an agent stands with its broker, and since when; refused: its login is."""
+    """The state of the connection to the broker, and its begin; `refused`: the login failed."""
 
-    state: LinkState
+    state: ConnectionStatus
     since: float
 
 
 class BrokerSession:
-    """Connects, binds the agent's queue, and runs all that uses the link until it is lost."""
+    """Connects, binds the agent's queue, and runs the tasks that use the connection."""
 
     def __init__(
         self,
@@ -61,7 +61,7 @@ class BrokerSession:
         identity: Identity,
         ledger: Ledger,
         changes: Changes,
-        intake: Inbox,
+        inbox: Inbox,
         outbox: Outbox,
         heartbeat: Heartbeat,
         recovery: Recovery,
@@ -70,67 +70,65 @@ class BrokerSession:
         self._identity = identity
         self._ledger = ledger
         self._changes = changes
-        self._intake = intake
+        self._inbox = inbox
         self._outbox = outbox
         self._heartbeat = heartbeat
         self._recovery = recovery
         self._stopping = asyncio.Event()
-        self._told: set[str] = set()
+        self._logged: set[str] = set()
         self._backoff = Backoff()
-        self._last = ""
-        self.state = ConnectionState("away", time.time())
-        """Whether it is connected, and since when."""
+        self._last_broker = ""
+        self.state = ConnectionState("unreachable", time.time())
+        """The current state of the connection."""
 
     def stop_intake(self) -> None:
-        """Take in nothing more; reports are still sent."""
+        """Stop consuming; reports are still sent."""
         self._stopping.set()
 
-    def _stands(self, state: LinkState) -> None:
+    def _set_status(self, state: ConnectionStatus) -> None:
         if state != self.state.state:
             self.state = ConnectionState(state, time.time())
-            self._changes.tell()
+            self._changes.notify()
 
     async def run(self) -> None:
-        """Stay connected until cancelled, trying again for as long as it takes."""
+        """Stay connected until cancelled; reconnect with back-off."""
         loop = asyncio.get_running_loop()
         while True:
             began = loop.time()
             try:
-                await self._session()
+                await self._run_session()
             except* BrokerError as group:
-                failure = _first(group)
-                self._stands("refused" if isinstance(failure, LoginRefused) else "away")
-                if loop.time() - began > _STEADY:
+                error = _first_error(group)
+                self._set_status("refused" if isinstance(error, LoginRefused) else "unreachable")
+                if loop.time() - began > _STABLE_AFTER:
                     self._backoff.reset()
                 pause = self._backoff.failed()
-                if isinstance(failure, LoginRefused):
-                    # Not sooner: repeated wrong logins lock accounts.
+                if isinstance(error, LoginRefused):
+                    # Longer than the back-off: repeated wrong logins lock accounts.
                     longest = self._settings.login_pause * _LOGIN_SPREAD
                     pause = random.uniform(  # noqa: S311 - no secret
                         self._settings.login_pause.total_seconds(), longest.total_seconds()
                     )
-                reason = f"{failure}{self._remedy(failure)}"
-                if reason not in self._told:  # once in an outage
-                    self._told.add(reason)
+                reason = f"{error}{self._remedy(error)}"
+                if reason not in self._logged:  # once per outage
+                    self._logged.add(reason)
                     _log.warning("broker.lost", reason=reason, retry_in=round(pause, 1))
             await asyncio.sleep(pause)
 
-    def _remedy(self, failure: BrokerError) -> str:
-        """Return what ends a failure that is no outage; an enrolled agent cannot help itself."""
-        missing = isinstance(failure.__cause__, ChannelNotFoundEntity) and "no queue" in str(
-            failure
-        )
+    def _remedy(self, error: BrokerError) -> str:
+        """Return the remedy of an enrolled agent's missing queue or permission, else nothing."""
+        missing = isinstance(error.__cause__, ChannelNotFoundEntity) and "no queue" in str(error)
         if not self._settings.enrolled or not (
-            missing or isinstance(failure, LoginRefused | Refused)
+            missing or isinstance(error, LoginRefused | Refused)
         ):
             return ""
         user = f" --user {self._identity.user}" if self._identity.user else ""
         return f"; is it enrolled? pcm enrol {self._identity.workstation}{user}"
 
-    async def _session(self) -> None:
+    async def _run_session(self) -> None:
         name = f"pcm-agent {self._identity.workstation} {self._identity.name}"
-        async with connect(self._settings, name, self._last) as connection:
-            self._last = address_of(connection)
+        async with connect(self._settings, name, self._last_broker) as connection:
+            self._last_broker = address_of(connection)
             if not self._settings.enrolled:
                 await topology.ensure(connection)
                 with translated("declaring the agent's queue"):
@@ -139,24 +137,22 @@ class BrokerSession:
             publisher = await Publisher.open(
                 connection, waits=True, declares=not self._settings.enrolled
             )
-            begun = asyncio.Event()
+            is_consuming = asyncio.Event()
 
             def consuming() -> None:
-                self._told.clear()
-                self._stands("connected")
-                self._backoff.reset(_ONCE_CONNECTED)
+                self._logged.clear()
+                self._set_status("connected")
+                self._backoff.reset(_FAILURES_AFTER_CONNECT)
                 _log.info("broker.connected", broker=address_of(connection))
-                begun.set()
+                is_consuming.set()
 
             async with asyncio.TaskGroup() as tasks:
-                tasks.create_task(_watch(connection))
-                await self._recovery.make_good(connection, publisher)
-                tasks.create_task(
-                    self._intake.run(connection, publisher, self._stopping, consuming)
-                )
+                tasks.create_task(_watch_connection(connection))
+                await self._recovery.recover(connection, publisher)
+                tasks.create_task(self._inbox.run(connection, publisher, self._stopping, consuming))
                 tasks.create_task(self._watch_consumer(connection))
-                # Not sooner: a broker that is low hears nothing more from whoever published.
-                await begun.wait()
+                # First consume: a broker with an alarm stops reading from publishing connections.
+                await is_consuming.wait()
                 tasks.create_task(self._outbox.run(publisher))
                 tasks.create_task(self._heartbeat.run(connection))
 
@@ -172,16 +168,16 @@ class BrokerSession:
         )
 
     async def _bind(self, connection: AbstractConnection) -> None:
-        """Declare and bind the queue; what it was bound to and no longer should be, unbind."""
+        """Declare and bind the queue, and remove its obsolete bindings."""
         queue = self._queue()
         wanted = {key for _, key in queue.bindings}
-        former = await self._ledger.commit(lambda tables: tables.bindings())
-        await self._ledger.commit(lambda tables: tables.bound(former | wanted))
+        former = await self._ledger.commit(lambda transaction: transaction.bindings())
+        await self._ledger.commit(lambda transaction: transaction.set_bindings(former | wanted))
         try:
             async with connection.channel() as channel:
                 await topology.declare_queue(channel, queue)
         except ChannelPreconditionFailed as error:
-            # Jobs may be in it: it is not for us to delete. `pcm.…` is used as it was made.
+            # The queue may hold jobs, so it is not deleted but used as it was declared.
             _log.warning("queue.differs", queue=queue.name, reason=str(error.args[-1]))
             async with connection.channel() as channel:
                 await topology.declare_queue(channel, queue, passive=True)
@@ -189,16 +185,16 @@ class BrokerSession:
             declared = await channel.declare_queue(queue.name, passive=True)
             for key in sorted(former - wanted):
                 await declared.unbind(topology.JOBS, key)
-        await self._ledger.commit(lambda tables: tables.bound(wanted))
+        await self._ledger.commit(lambda transaction: transaction.set_bindings(wanted))
 
     async def _watch_consumer(self, connection: AbstractConnection) -> None:
-        """Ask the broker now and then whether it has our consumer: a connection alone is none.
+        """Check periodically that the queue has a consumer; the connection alone proves nothing.
 
-        The queue is bound again: with an exchange that was deleted its bindings went, whoever
-        made it again. Those of an enrolled agent are not for it to bind.
+        Each check binds the queue again, since its bindings are lost when an exchange is deleted
+        and declared again. An enrolled agent may not bind.
 
         Raises:
-            Unreachable: it has none.
+            Unreachable: the queue has no consumer.
         """
         queue = self._queue()
         if self._settings.enrolled:
@@ -209,28 +205,28 @@ class BrokerSession:
             if self._stopping.is_set() or await blocked(connection):
                 continue
             try:
-                with translated("looking for the consumer"):
+                with translated("checking the consumer"):
                     async with timeout(CALL_LIMIT), connection.channel() as channel:
-                        found = await topology.declare_queue(channel, queue, passive=True)
+                        declared = await topology.declare_queue(channel, queue, passive=True)
             except Unreachable as error:
                 if isinstance(error.__cause__, TimeoutError) and await blocked(connection):
-                    continue  # since we asked
+                    continue  # blocked since the call
                 raise
             except Refused as error:
                 if not self._settings.enrolled:
                     raise
-                # It may read, and a broker may ask for more: then only the consumer's end shows.
+                # Some brokers do not allow this with read permission only.
                 _log.info("consumer.unwatched", reason=str(error))
                 return
-            if not found.declaration_result.consumer_count and not self._stopping.is_set():
-                raise Unreachable(f"consuming {queue.name}: the broker has no consumer of it")
+            if not declared.declaration_result.consumer_count and not self._stopping.is_set():
+                raise Unreachable(f"consuming {queue.name}: the broker has no consumer for it")
 
 
-async def _watch(connection: AbstractConnection) -> None:
+async def _watch_connection(connection: AbstractConnection) -> None:
     await connection.closed()
     raise Unreachable("the connection was lost")
 
 
-def _first(group: BaseExceptionGroup[BrokerError]) -> BrokerError:
-    found = group.exceptions[0]
-    return found if isinstance(found, BrokerError) else _first(found)
+def _first_error(group: BaseExceptionGroup[BrokerError]) -> BrokerError:
+    error = group.exceptions[0]
+    return error if isinstance(error, BrokerError) else _first_error(error)

@@ -1,7 +1,7 @@
-"""Check-ins: the agent reports that it is up, and how it is; at its end, that it leaves.
+"""Publishes check-ins: the agent's state and settings; the last one says that it stops.
 
-A check-in that is lost does not matter, since another follows: none is stored, and none may delay
-reports.
+A lost check-in does not matter, since another follows. Check-ins are not stored, and they must
+not delay reports.
 """
 
 import random
@@ -47,21 +47,21 @@ class Heartbeat:
         self._executor = executor
         self._pause = pause
         self._program = version("package-command-manager")
-        self._leaving = False
-        self._told = False
+        self._stopping = False
+        self._is_logged = False
         self._connection: AbstractConnection | None = None
-        # Of its own: what the broker refuses closes the channel, and must not cost reports theirs.
+        # A separate channel: a refused publish closes the channel, and reports must not be lost.
         self._publisher: Publisher | None = None
 
     async def run(self, connection: AbstractConnection) -> None:
-        """Check in now, whenever something changes, and in time; until cancelled."""
+        """Check in now, at each change, and periodically, until cancelled."""
         interval = self._settings.check_in.total_seconds()
         self._connection = connection
         try:
-            while not self._leaving:
+            while not self._stopping:
                 self._pause.changed.clear()
-                said = await self._say(connection)
-                pause = interval if said else min(interval, _RETRY)
+                is_sent = await self._send(connection)
+                pause = interval if is_sent else min(interval, _RETRY)
                 with suppress(TimeoutError):
                     async with timeout(pause * random.uniform(0.75, 1)):  # noqa: S311 - no secret
                         await self._pause.changed.wait()
@@ -69,13 +69,13 @@ class Heartbeat:
             self._connection = self._publisher = None
 
     async def send_final(self) -> None:
-        """Send a check-in that says that the agent stops; no other follows."""
-        self._leaving = True
+        """Send the last check-in: the agent stops."""
+        self._stopping = True
         if self._connection is not None:
-            await self._say(self._connection, up=False)
+            await self._send(self._connection, up=False)
 
-    async def _say(self, connection: AbstractConnection, *, up: bool = True) -> bool:
-        """Send a check-in; return whether the broker has it."""
+    async def _send(self, connection: AbstractConnection, *, up: bool = True) -> bool:
+        """Send a check-in; return whether the broker confirmed it."""
         try:
             if await blocked(connection):
                 return False
@@ -91,13 +91,13 @@ class Heartbeat:
             )
         except Blocked:
             return False
-        except BrokerError as error:  # a lost connection is noticed, and told, by others
+        except BrokerError as error:  # a lost connection is handled by the session
             self._publisher = None
-            if isinstance(error, Refused) and not self._told:
-                self._told = True
+            if isinstance(error, Refused) and not self._is_logged:
+                self._is_logged = True
                 _log.warning("check_in.failed", reason=str(error))
             return False
-        self._told = False
+        self._is_logged = False
         return True
 
     def _check_in(self, *, up: bool) -> CheckIn:
@@ -115,7 +115,7 @@ class Heartbeat:
             countdown=settings.countdown,
             takeover_grace=settings.takeover_grace,
             accept_offers=settings.accept_offers,
-            waiting=sum(entry.state is not State.STARTED for entry in self._open_jobs.all()),
+            waiting=sum(record.state is not State.STARTED for record in self._open_jobs.all()),
             running=self._executor.count,
             interval=settings.check_in,
             signed_only=settings.trusted_keys is not None,

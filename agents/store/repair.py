@@ -1,6 +1,6 @@
-"""Opens an agent's ledger file; a damaged one is set aside, and what is readable taken over.
+"""Opens an agent's ledger file; a damaged file is set aside and its readable rows are copied.
 
-What a damaged file can no longer tell, `agents.recovery` asks the broker.
+`agents.inbox.recovery` restores what is not readable from the stream.
 """
 
 import itertools
@@ -13,66 +13,66 @@ from pathlib import Path
 from typing import Any
 
 from agents.store.state_folder import StateError, sync_directory
-from agents.store.transaction import MIGRATIONS, SCHEMA_VERSION, Transaction, entries
+from agents.store.transaction import MIGRATIONS, SCHEMA_VERSION, Transaction, read_records
 from broker.log import get_logger
 from schemas import InvalidMessage, Job, Pause, Report, State
 from schemas.errors import PcmError
 
 _log = get_logger()
 _TABLES = ("jobs", "cancellations", "refusals", "outbox", "bindings", "pauses")
-_DAMAGED = {sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB}
+_DAMAGE_CODES = {sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB}
 _Row = dict[str, Any]
 
 
 class Damaged(PcmError):
-    """The file is no sound ledger; the text says what is wrong with it."""
+    """The file is not a valid ledger; the text names the damage."""
 
 
 def open_ledger(path: Path) -> sqlite3.Connection:
-    """Open the file, or make it.
+    """Open or create the file.
 
-    A damaged file is kept under another name, and a new one made from what can be read of it:
-    `Transaction.damage` tells what was wrong.
+    A damaged file is renamed, and a new one is created from its readable rows.
+    `LedgerMetadata.damage` then names the damage.
 
     Raises:
-        StateError: that is not possible, or a newer program wrote it.
+        StateError: the file cannot be opened or created, or a newer program wrote it.
     """
-    successor = path.with_name("ledger.new.db")
+    replacement = path.with_name("ledger.new.db")
     try:
-        if _complete(successor):
-            _replace(path, successor)  # a former attempt was cut off
+        if _is_complete(replacement):
+            _replace(path, replacement)  # a former repair was interrupted
         try:
-            return _sound(path)
+            return _open_checked(path)
         except Damaged as damage:
-            _succeed(path, successor, str(damage))
-        return _sound(path)
+            _rebuild(path, replacement, str(damage))
+        return _open_checked(path)
     except (sqlite3.Error, OSError, Damaged) as error:
         full = "" if shutil.disk_usage(path.parent).free else "; no space is left on its disk"
         raise StateError(f"PCM_STATE_DIR: {path}: {error}{full}") from error
 
 
 def is_damage(error: BaseException) -> bool:
-    """Whether an error says that the file itself is damaged."""
+    """Whether an SQLite error means that the file is damaged."""
     return isinstance(error, sqlite3.Error) and (
-        getattr(error, "sqlite_errorcode", None) in _DAMAGED
+        getattr(error, "sqlite_errorcode", None) in _DAMAGE_CODES
     )
 
 
-def _sound(path: Path) -> sqlite3.Connection:
-    """Open the file, bring it to this version, and look whether all is readable."""
+def _open_checked(path: Path) -> sqlite3.Connection:
+    """Open, migrate and check the file."""
     existed = path.exists()
     database = _connect(path)
     try:
         _check_version(database, path, new=not existed)
         path.chmod(0o600)
         database.execute("PRAGMA journal_mode = WAL")
-        database.execute("PRAGMA synchronous = FULL")  # a commit is on the disk, not on its way
+        database.execute("PRAGMA synchronous = FULL")  # a commit waits for the disk
         _migrate(database)
         _check(database)
     except BaseException as error:
         database.close()
         if not existed:
-            _remove(path)  # half made, it would be taken for a damaged one
+            _remove(path)  # else the next start takes the incomplete file for a damaged one
         if is_damage(error):
             raise Damaged(str(error)) from error
         raise
@@ -105,80 +105,80 @@ def _migrate(database: sqlite3.Connection) -> None:
 
 
 def _check(database: sqlite3.Connection) -> None:
-    """Raise `Damaged` unless the file's structure, open jobs and waiting reports are readable."""
+    """Raise `Damaged` unless the file's structure, open jobs and pending reports are readable."""
     (verdict,) = database.execute("PRAGMA quick_check(1)").fetchone()
     if verdict != "ok":
         raise Damaged(str(verdict))
     try:
-        for _ in entries(database, "WHERE open"):
+        for _ in read_records(database, "WHERE open"):
             pass
         for digest, body in database.execute("SELECT digest, body FROM jobs WHERE open"):
             if Job.read(body, tolerant=True).digest() != digest:
-                raise Damaged("a job is not what it was")
+                raise Damaged("a job does not match its digest")
         for (body,) in database.execute("SELECT body FROM outbox"):
             Report.read(body, tolerant=True)
-        Transaction(database).life()
+        Transaction(database).metadata()
     except ValueError as error:
         raise Damaged(f"a record cannot be read: {error}") from error
-    except sqlite3.OperationalError as error:  # a table is missing, or text is no text
+    except sqlite3.OperationalError as error:  # a missing table, or text that is not UTF-8
         raise Damaged(str(error)) from error
 
 
-def _succeed(path: Path, successor: Path, problem: str) -> None:
-    """Put a new ledger in the place of a damaged one."""
-    _remove(successor)
-    taken, lost = 0, 0
-    with closing(_connect(successor)) as database:
+def _rebuild(path: Path, replacement: Path, problem: str) -> None:
+    """Replace a damaged ledger by a new one with its readable rows."""
+    _remove(replacement)
+    copied, unreadable = 0, 0
+    with closing(_connect(replacement)) as database:
         for script in MIGRATIONS:
             database.executescript(script)
         database.execute("BEGIN")
-        made_at, rows = _readable(path)
+        made_at, rows = _read_damaged(path)
         for table, row in rows:
             if row is not None and _insert(database, table, row):
-                taken += 1
+                copied += 1
             else:
-                lost += 1
-        aside = _aside(path)
+                unreadable += 1
+        damaged_path = _free_path(path)
         database.execute(
             "UPDATE ledger SET made_at = ?, damage = ?",
-            (made_at or time.time(), f"{problem}; it is kept as {aside.name}"),
+            (made_at or time.time(), f"{problem}; it is kept as {damaged_path.name}"),
         )
-        database.execute(f"PRAGMA user_version = {SCHEMA_VERSION}")  # with it, it is complete
+        database.execute(f"PRAGMA user_version = {SCHEMA_VERSION}")  # marks it as complete
         database.execute("COMMIT")
     _log.error(
         "ledger.damaged",
         path=str(path),
         reason=problem,
-        kept_as=aside.name,
-        taken_over=taken,
-        unreadable=lost,
+        kept_as=damaged_path.name,
+        copied=copied,
+        unreadable=unreadable,
     )
-    _replace(path, successor)
+    _replace(path, replacement)
 
 
-def _complete(successor: Path) -> bool:
-    if not successor.exists():
+def _is_complete(replacement: Path) -> bool:
+    if not replacement.exists():
         return False
     try:
-        with closing(_connect(successor)) as database:
+        with closing(_connect(replacement)) as database:
             return _version(database) == SCHEMA_VERSION
     except sqlite3.DatabaseError:
         return False
 
 
-def _replace(path: Path, successor: Path) -> None:
-    # The log first: were it left, it would be taken for the new file's.
-    aside = _aside(path)
+def _replace(path: Path, replacement: Path) -> None:
+    # The write-ahead log first: SQLite would apply a leftover one to the new file.
+    damaged_path = _free_path(path)
     for suffix in ("-wal", "-shm", ""):
         old = Path(f"{path}{suffix}")
         if old.exists():
-            old.rename(f"{aside}{suffix}")
-    successor.rename(path)
+            old.rename(f"{damaged_path}{suffix}")
+    replacement.rename(path)
     sync_directory(path.parent)
 
 
-def _aside(path: Path) -> Path:
-    """Return a name that is free for a damaged file."""
+def _free_path(path: Path) -> Path:
+    """Return a path that is free for a damaged file."""
     names = (path.with_name(f"ledger.damaged-{number}.db") for number in itertools.count(1))
     return next(name for name in names if not name.exists())
 
@@ -188,13 +188,13 @@ def _remove(path: Path) -> None:
         Path(f"{path}{suffix}").unlink(missing_ok=True)
 
 
-def _readable(path: Path) -> tuple[float | None, Iterator[tuple[str, _Row | None]]]:
-    """Return when a damaged ledger was begun, if it tells, and its rows, None for a bad one."""
+def _read_damaged(path: Path) -> tuple[float | None, Iterator[tuple[str, _Row | None]]]:
+    """Return a damaged ledger's creation time, if readable, and its rows; None for a bad row."""
 
     def rows() -> Iterator[tuple[str, _Row | None]]:
         with closing(_connect(path)) as database:
             database.text_factory = lambda text: text.decode(errors="replace")
-            database.execute("PRAGMA writable_schema = ON")  # read on where the file is cut off
+            database.execute("PRAGMA writable_schema = ON")  # allows reading a truncated file
             for table in _TABLES:
                 yield from ((table, row) for row in _rows(database, table))
 
@@ -207,13 +207,13 @@ def _readable(path: Path) -> tuple[float | None, Iterator[tuple[str, _Row | None
 
 
 def _rows(database: sqlite3.Connection, table: str) -> Iterator[_Row | None]:
-    """Yield a table's rows from both ends: a bad page hides what is behind it."""
+    """Yield a table's rows from both ends, since a bad page hides the rows behind it."""
     seen: set[int] = set()
     for direction in ("ASC", "DESC"):
         try:
-            found = database.execute(f"SELECT rowid, * FROM {table} ORDER BY rowid {direction}")  # noqa: S608 - our own
-            names = [column[0] for column in found.description][1:]
-            for rowid, *values in found:
+            cursor = database.execute(f"SELECT rowid, * FROM {table} ORDER BY rowid {direction}")  # noqa: S608 - our own
+            names = [column[0] for column in cursor.description][1:]
+            for rowid, *values in cursor:
                 if rowid in seen:
                     break
                 seen.add(rowid)

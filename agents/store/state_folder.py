@@ -1,11 +1,11 @@
-"""The state directory that the agents of a workstation share, and what is private in it.
+"""The state directory that a workstation's agents share, and each agent's private folder in it.
 
-STATE_DIR/            open to all who run an agent here
-    claims/           one file for each foreground job that an agent took
-    service/          one folder for each agent, its own: ledger, lock, control socket
+STATE_DIR/            every user may add files
+    claims/           one file for each claimed foreground job
+    service/          a private folder for each agent: ledger, lock, control socket
     interactive-ada/
 
-It belongs to the service agent's user, who can thereby set aside what others put in the way.
+The service agent's user owns it, so the service agent can rename files of others that block it.
 """
 
 import errno
@@ -23,8 +23,8 @@ from broker.log import get_logger
 from schemas.errors import PcmError
 
 _log = get_logger()
-_ATTEMPTS = 100  # somebody may put something in our way again and again, but not for ever
-_MOST_LINKS = 40  # as many as the kernel follows
+_ATTEMPTS = 100  # another user may put a file there again and again
+_MAX_LINKS = 40  # the kernel's limit
 
 
 class StateError(PcmError):
@@ -35,21 +35,21 @@ class AlreadyRunning(StateError):
     """The agent is running already."""
 
 
-_SAFELY = os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK  # neither by a link, nor waiting at a pipe
-_SHARED = 0o1777  # as /tmp: everyone may add, nobody may remove what is another's
+_OPEN_FLAGS = os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK  # follow no link, block on no pipe
+_SHARED_MODE = 0o1777  # as /tmp: users may add files, and remove only their own
 
 
 def shared_directory(path: Path) -> Path:
-    """Make a folder that the agents of all users may write to; return it.
+    """Create a folder that the agents of all users may write to; return it.
 
     Raises:
-        StateError: it cannot be made.
+        StateError: it cannot be created.
     """
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        mask = os.umask(0)  # at once in its mode: a crash must not leave it closed
+        mask = os.umask(0)  # the mode is set by mkdir, so a crash cannot leave a closed folder
         try:
-            path.mkdir(mode=_SHARED, exist_ok=True)
+            path.mkdir(mode=_SHARED_MODE, exist_ok=True)
         finally:
             os.umask(mask)
     except OSError as error:
@@ -58,182 +58,193 @@ def shared_directory(path: Path) -> Path:
 
 
 def private_directory(path: Path) -> Path:
-    """Make a folder that is ours alone; return it.
+    """Create a folder that only this user can access; return it.
 
-    What another user put there, to be in the way, is set aside where the state directory is ours.
+    Another user's file of that name is set aside, if this user owns the state directory.
 
     Raises:
-        StateError: it cannot be made, or somebody else could have put something into it.
+        StateError: it cannot be created, or another user could have written to it.
     """
-    found = _own_directory(path, 0o700)
-    if found.st_mode & 0o077:
-        _refuse(path, f"has mode {_mode(found)}; it must be 0700: chmod 700 {path}")
+    status = _own_directory(path, 0o700)
+    if status.st_mode & 0o077:
+        _refuse(path, f"has mode {_mode_text(status)}; it must be 0700: chmod 700 {path}")
     try:
-        for inside in path.iterdir():
-            _check_inside(inside, inside.lstat())
+        for file in path.iterdir():
+            _check_file(file, file.lstat())
     except OSError as error:
         raise StateError(f"PCM_STATE_DIR: {path}: {error.strerror}") from error
     return path
 
 
 def claims_directory(state_dir: Path) -> Path:
-    """Return the folder that the claims of all agents are in; whose state directory it is makes it.
+    """Return the folder of claims; the state directory's owner creates it.
 
     Raises:
-        StateError: it cannot be made, or whoever made it could take away others' claims.
+        StateError: it is missing or cannot be created, or another user could remove claims.
     """
     path = state_dir / "claims"
-    keeper = state_dir.stat().st_uid
-    if os.geteuid() == keeper:
-        found = _own_directory(path, _SHARED)
+    owner_id = state_dir.stat().st_uid
+    if os.geteuid() == owner_id:
+        status = _own_directory(path, _SHARED_MODE)
     else:
         try:
-            found = path.lstat()
+            status = path.lstat()
         except FileNotFoundError:
-            _refuse(path, "is not there yet; the service agent makes it when it starts")
+            _refuse(path, "does not exist; the service agent creates it when it starts")
         except OSError as error:
             raise StateError(f"PCM_STATE_DIR: {path}: {error.strerror}") from error
-        if not stat.S_ISDIR(found.st_mode) or found.st_uid != keeper:
-            _refuse(path, f"is {_what(found)}; it must be a folder of {_name(keeper)}'s")
-    if _open_to_others(found):
-        _refuse(path, f"has mode {_mode(found)}; it must be 1777: chmod 1777 {path}")
+        if not stat.S_ISDIR(status.st_mode) or status.st_uid != owner_id:
+            _refuse(
+                path, f"is {_describe(status)}; it must be a folder of {_user_name(owner_id)}'s"
+            )
+    if _writable_by_others(status):
+        _refuse(path, f"has mode {_mode_text(status)}; it must be 1777: chmod 1777 {path}")
     return path
 
 
 def set_aside(path: Path) -> None:
-    """Give what stands in the way another name; only whose folder it is in can do that.
+    """Rename a file that blocks a path; only the folder's owner can do this.
 
     Raises:
-        OSError: it cannot be done.
+        OSError: the file cannot be renamed.
     """
-    found = path.lstat()
+    status = path.lstat()
     aside = path.with_name(f".{path.name}.aside-{secrets.token_hex(8)}")
     path.rename(aside)
-    _log.warning("state.set_aside", path=str(path), was=_what(found), kept_as=aside.name)
+    _log.warning("state.set_aside", path=str(path), was=_describe(status), kept_as=aside.name)
 
 
-def check(state_dir: Path, *, service: bool) -> None:
-    """Make sure that nobody else can swap the state directory, or what agents keep in it.
+def check_state_directory(state_dir: Path, *, service: bool) -> None:
+    """Check that no other user can replace the state directory or the files in it.
 
     Raises:
-        StateError: they could; the text names the folder, and what would be right.
+        StateError: another user could; the text names the folder and the remedy.
     """
-    for step, found in _steps(state_dir.absolute()):
-        if step == state_dir.resolve():
-            _check_last(step, found, service=service)
-        elif found.st_uid not in (0, os.geteuid()):
-            _refuse(step, f"belongs to {_name(found.st_uid)}; it must be root's")
-        elif not stat.S_ISLNK(found.st_mode) and _open_to_others(found):
-            _refuse(step, f"has mode {_mode(found)}: others could swap what is in it")
+    for component, status in _path_components(state_dir.absolute()):
+        if component == state_dir.resolve():
+            _check_owner(component, status, service=service)
+        elif status.st_uid not in (0, os.geteuid()):
+            _refuse(component, f"belongs to {_user_name(status.st_uid)}; it must be root's")
+        elif not stat.S_ISLNK(status.st_mode) and _writable_by_others(status):
+            _refuse(component, f"has mode {_mode_text(status)}: others could replace its files")
 
 
-def _check_last(path: Path, found: os.stat_result, *, service: bool) -> None:
-    keepers = {os.geteuid()}
-    if not service:  # a user's agent is guest of the service's
-        keepers.add(0)
+def _check_owner(path: Path, status: os.stat_result, *, service: bool) -> None:
+    owners = {os.geteuid()}
+    if not service:  # the service agent's user owns the directory
+        owners.add(0)
         with suppress(OSError):
-            keepers.add((path / "service").lstat().st_uid)
-    if found.st_uid not in keepers:
-        user, owner = _name(os.geteuid()), _name(found.st_uid)
+            owners.add((path / "service").lstat().st_uid)
+    if status.st_uid not in owners:
+        user, owner = _user_name(os.geteuid()), _user_name(status.st_uid)
         if service:
             _refuse(path, f"belongs to {owner}; it must be {user}'s: chown {user} {path}")
         _refuse(path, f"belongs to {owner}; it must be {user}'s, root's or the service agent's")
-    if _open_to_others(found):
+    if _writable_by_others(status):
         _refuse(
-            path, f"has mode {_mode(found)}: others could swap what is in it; chmod 1777 {path}"
+            path,
+            f"has mode {_mode_text(status)}: others could replace its files; chmod 1777 {path}",
         )
 
 
 def _own_directory(path: Path, mode: int) -> os.stat_result:
-    """Make a folder of ours, or find it; set aside what is not."""
+    """Create the folder if it is missing; set aside a file of another kind or owner."""
     try:
         for _ in range(_ATTEMPTS):
-            mask = os.umask(0)  # at once in its mode: a crash must not leave it otherwise
+            mask = os.umask(0)  # the mode is set by mkdir, so a crash cannot leave another one
             try:
                 path.mkdir(mode=mode, exist_ok=True)
             except FileExistsError:
-                pass  # something else; we shall see what
+                pass  # not a folder: checked below
             finally:
                 os.umask(mask)
-            found = path.lstat()
-            if stat.S_ISDIR(found.st_mode) and found.st_uid == os.geteuid():
-                return found
+            status = path.lstat()
+            if stat.S_ISDIR(status.st_mode) and status.st_uid == os.geteuid():
+                return status
             if os.geteuid() not in (0, path.parent.stat().st_uid):
                 break
             set_aside(path)
     except OSError as error:
         raise StateError(f"PCM_STATE_DIR: {path}: {error.strerror}") from error
-    user = _name(os.geteuid())
-    raise StateError(f"PCM_STATE_DIR: {path}: is {_what(found)}; it must be a folder of {user}'s")
+    user = _user_name(os.geteuid())
+    raise StateError(
+        f"PCM_STATE_DIR: {path}: is {_describe(status)}; it must be a folder of {user}'s"
+    )
 
 
-def _check_inside(path: Path, found: os.stat_result) -> None:
-    """Make sure that a file of a private folder was not put there, and is not open, to others."""
-    if stat.S_ISLNK(found.st_mode):
-        _refuse(path, "is a link; nothing here may be one: remove it")
-    if found.st_uid != os.geteuid():
-        user = _name(os.geteuid())
-        _refuse(path, f"belongs to {_name(found.st_uid)}; it must be {user}'s: chown {user} {path}")
-    if found.st_mode & 0o022:
-        _refuse(path, f"has mode {_mode(found)}: others could alter it; chmod go-w {path}")
+def _check_file(path: Path, status: os.stat_result) -> None:
+    """Check that a private folder's file is this user's and that others cannot write to it."""
+    if stat.S_ISLNK(status.st_mode):
+        _refuse(path, "is a link; links are not allowed here: remove it")
+    if status.st_uid != os.geteuid():
+        user = _user_name(os.geteuid())
+        _refuse(
+            path,
+            f"belongs to {_user_name(status.st_uid)}; it must be {user}'s: chown {user} {path}",
+        )
+    if status.st_mode & 0o022:
+        _refuse(path, f"has mode {_mode_text(status)}: others could alter it; chmod go-w {path}")
 
 
-def _steps(path: Path) -> Iterator[tuple[Path, os.stat_result]]:
-    """Yield each folder and link on the way to a path, as the kernel goes it."""
-    at, ahead = Path("/"), list(reversed(path.parts[1:]))
+def _path_components(path: Path) -> Iterator[tuple[Path, os.stat_result]]:
+    """Yield each folder and link of a path, in the order in which the kernel resolves them."""
+    current, remaining = Path("/"), list(reversed(path.parts[1:]))
     links = 0
     try:
-        yield at, at.lstat()
-        while ahead:
-            name = ahead.pop()
-            step = at.parent if name == ".." else at / name
-            found = step.lstat()
-            yield step, found
-            if not stat.S_ISLNK(found.st_mode):
-                at = step
+        yield current, current.lstat()
+        while remaining:
+            name = remaining.pop()
+            component = current.parent if name == ".." else current / name
+            status = component.lstat()
+            yield component, status
+            if not stat.S_ISLNK(status.st_mode):
+                current = component
                 continue
             links += 1
-            if links > _MOST_LINKS:
+            if links > _MAX_LINKS:
                 _refuse(path, os.strerror(errno.ELOOP))
-            target = step.readlink()
+            target = component.readlink()
             if target.is_absolute():
-                at = Path("/")
-            ahead.extend(reversed(target.parts[1:] if target.is_absolute() else target.parts))
+                current = Path("/")
+            remaining.extend(reversed(target.parts[1:] if target.is_absolute() else target.parts))
     except OSError as error:
         raise StateError(f"PCM_STATE_DIR: {path}: {error.strerror}") from error
 
 
-def _open_to_others(found: os.stat_result) -> bool:
-    """Whether others may take away what is in a folder: they may write, and it is not sticky."""
-    group = found.st_mode & stat.S_IWGRP and found.st_gid not in (0, os.getegid())
-    return bool(group or found.st_mode & stat.S_IWOTH) and not found.st_mode & stat.S_ISVTX
+def _writable_by_others(status: os.stat_result) -> bool:
+    """Whether other users may remove a folder's files: it is writable and not sticky."""
+    group = status.st_mode & stat.S_IWGRP and status.st_gid not in (0, os.getegid())
+    return bool(group or status.st_mode & stat.S_IWOTH) and not status.st_mode & stat.S_ISVTX
 
 
 def _refuse(path: Path, reason: str) -> NoReturn:
     raise StateError(f"PCM_STATE_DIR: {path}: {reason}")
 
 
-def _what(found: os.stat_result) -> str:
+def _describe(status: os.stat_result) -> str:
     kinds = {stat.S_IFDIR: "a folder", stat.S_IFREG: "a file", stat.S_IFLNK: "a link"}
-    return f"{kinds.get(stat.S_IFMT(found.st_mode), 'no folder')} of {_name(found.st_uid)}'s"
+    kind = kinds.get(stat.S_IFMT(status.st_mode), "a special file")
+    return f"{kind} of {_user_name(status.st_uid)}'s"
 
 
-def _mode(found: os.stat_result) -> str:
-    return f"{stat.S_IMODE(found.st_mode):04o}"
+def _mode_text(status: os.stat_result) -> str:
+    return f"{stat.S_IMODE(status.st_mode):04o}"
 
 
-def _name(user: int) -> str:
+def _user_name(user: int) -> str:
     try:
         return pwd.getpwuid(user).pw_name
     except KeyError:
         return f"user {user}"
 
 
-def open_own(directory: Path) -> int:
-    """Open a folder of this user's; return its file: who else made it could answer in our name.
+def open_own_directory(directory: Path) -> int:
+    """Open a folder; return its file descriptor.
+
+    Another user's folder is refused, since its socket could answer in this agent's name.
 
     Raises:
-        OSError: it cannot be opened, or is another user's.
+        OSError: it cannot be opened, or belongs to another user.
     """
     folder = os.open(directory, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC | os.O_NOFOLLOW)
     if os.fstat(folder).st_uid != os.geteuid():
@@ -243,10 +254,10 @@ def open_own(directory: Path) -> int:
 
 
 def sync_directory(directory: Path) -> None:
-    """Bring the names in a folder to the disk.
+    """Sync a folder's entries to the disk.
 
     Raises:
-        OSError: it cannot be done.
+        OSError: the sync failed.
     """
     folder = os.open(directory, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
     try:
@@ -255,8 +266,8 @@ def sync_directory(directory: Path) -> None:
         os.close(folder)
 
 
-def lock(directory: Path) -> int:
-    """Take the lock of an agent's folder for as long as this process lives; return its file.
+def lock_directory(directory: Path) -> int:
+    """Lock an agent's folder until this process ends; return the lock's file descriptor.
 
     Raises:
         AlreadyRunning: another process holds it.
@@ -264,24 +275,24 @@ def lock(directory: Path) -> int:
     """
     path = directory / "lock"
     try:
-        file = os.open(path, os.O_RDWR | os.O_CREAT | _SAFELY, 0o600)
+        file = os.open(path, os.O_RDWR | os.O_CREAT | _OPEN_FLAGS, 0o600)
     except OSError as error:
         raise StateError(f"PCM_STATE_DIR: {path}: {error.strerror}") from error
     if not stat.S_ISREG(os.fstat(file).st_mode):
         os.close(file)
-        raise StateError(f"PCM_STATE_DIR: {path}: is no plain file")
+        raise StateError(f"PCM_STATE_DIR: {path}: is not a regular file")
     try:
         fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:
         holder = os.pread(file, 20, 0).decode(errors="replace").strip()
         os.close(file)
         raise AlreadyRunning(
-            f"the agent of {directory} is running already (process {holder})"
+            f"the agent of {directory} is already running (process {holder})"
         ) from None
     try:
         os.ftruncate(file, 0)
         os.pwrite(file, f"{os.getpid()}\n".encode(), 0)
-    except OSError as error:  # the disk is full, say
+    except OSError as error:  # the disk is full, for example
         os.close(file)
         raise StateError(f"PCM_STATE_DIR: {path}: {error.strerror}") from error
     return file

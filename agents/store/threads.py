@@ -1,4 +1,4 @@
-"""Threads that work for an event loop, and hand back many results by one wake-up of it."""
+"""A thread pool for an event loop that returns many results with one wake-up of the loop."""
 
 import asyncio
 import queue
@@ -12,30 +12,30 @@ _T = TypeVar("_T")
 _Work = tuple[Callable[[], Any], "asyncio.Future[Any]"]
 
 
-class Answers:
-    """Results on their way from threads to the futures of an event loop."""
+class ResultQueue:
+    """Passes results from threads to the futures of an event loop."""
 
     def __init__(self) -> None:
-        self._given: list[tuple[asyncio.Future[Any], Any]] = []
+        self._results: list[tuple[asyncio.Future[Any], Any]] = []
         self._lock = threading.Lock()
 
-    def give(self, answers: Iterable[tuple["asyncio.Future[Any]", Any]]) -> None:
-        """Hand over results, an exception for an error; from any thread."""
+    def put(self, results: Iterable[tuple["asyncio.Future[Any]", Any]]) -> None:
+        """Add results or exceptions; called from any thread."""
         with self._lock:
-            waking = not self._given
-            self._given += answers
-            if waking and self._given:
+            wakes_loop = not self._results
+            self._results += results
+            if wakes_loop and self._results:
                 try:
-                    self._given[0][0].get_loop().call_soon_threadsafe(self.hand_over)
-                except RuntimeError:  # the loop is closed: nobody waits
-                    self._given.clear()
+                    self._results[0][0].get_loop().call_soon_threadsafe(self.resolve)
+                except RuntimeError:  # the loop is closed
+                    self._results.clear()
 
-    def hand_over(self) -> None:
-        """Resolve the futures of what was given so far; from the event loop's thread."""
+    def resolve(self) -> None:
+        """Resolve the futures of all queued results; called from the event loop's thread."""
         with self._lock:
-            given, self._given = self._given, []
-        for future, result in given:
-            if future.done():  # whoever asked was cancelled
+            results, self._results = self._results, []
+        for future, result in results:
+            if future.done():  # the caller was cancelled
                 continue
             if isinstance(result, BaseException):
                 future.set_exception(result)
@@ -43,17 +43,20 @@ class Answers:
                 future.set_result(result)
 
 
-class Threads:
-    """So many threads that take on work; all exist from the start: later there may be no room."""
+class ThreadPool:
+    """A fixed number of threads.
+
+    All are started at once, since the process may be unable to start threads later.
+    """
 
     def __init__(self, count: int, name: str) -> None:
-        """Start them.
+        """Start the threads.
 
         Raises:
-            StateError: there is no room for them.
+            StateError: the threads cannot be started.
         """
         self._work: queue.SimpleQueue[_Work | None] = queue.SimpleQueue()
-        self._answers = Answers()
+        self._results = ResultQueue()
         self._threads = [
             threading.Thread(target=self._run, name=f"{name}-{number}", daemon=True)
             for number in range(count)
@@ -63,33 +66,33 @@ class Threads:
                 thread.start()
         except RuntimeError as error:
             self.close()
-            text = f"no room for {count} threads to {name}: {error}; is PCM_CONCURRENCY too high?"
+            text = f"cannot start {count} threads ({name}): {error}; is PCM_CONCURRENCY too high?"
             raise StateError(text) from error
 
-    def call(self, work: Callable[[], _T]) -> "asyncio.Future[_T]":
-        """Have something done in one of the threads, as soon as one is free."""
+    def submit(self, work: Callable[[], _T]) -> "asyncio.Future[_T]":
+        """Run a function in the next free thread."""
         future: asyncio.Future[_T] = asyncio.get_running_loop().create_future()
         self._work.put((work, future))
         return future
 
     def close(self) -> None:
-        """Take on nothing more; what was begun goes on."""
+        """Accept no more work; submitted work is still done."""
         for _ in self._threads:
             self._work.put(None)
 
-    def finish(self) -> None:
-        """Wait for all that was begun, and hand over what came of it."""
+    def join(self) -> None:
+        """Close, wait for the submitted work, and resolve its futures."""
         self.close()
         for thread in self._threads:
             thread.join()
-        self._answers.hand_over()
+        self._results.resolve()
 
     def _run(self) -> None:
         while (item := self._work.get()) is not None:
             work, future = item
             try:
                 result: Any = work()
-            except BaseException as error:  # noqa: BLE001 - whoever asked is told
+            except BaseException as error:  # noqa: BLE001 - it becomes the future's exception
                 result = error
-            self._answers.give([(future, result)])
-            del item, work, future, result  # nothing of it is kept while there is nothing to do
+            self._results.put([(future, result)])
+            del item, work, future, result  # free them while the thread waits

@@ -1,7 +1,6 @@
-"""The ledger's tables: the jobs that an agent accepted, what became of them, what it has to report.
+"""The ledger's tables: accepted jobs, their states, and the reports to be sent.
 
-`Transaction` is what can be asked and changed within one transaction; who runs the transactions is
-the ledger's affair.
+`Transaction` has the queries and changes of one transaction. `Ledger` begins and commits it.
 """
 
 import sqlite3
@@ -76,12 +75,12 @@ ALTER TABLE ledger ADD COLUMN windows TEXT NOT NULL DEFAULT '';
 ALTER TABLE jobs ADD COLUMN postponements INTEGER NOT NULL DEFAULT 0;
 """,
 )
-"""What makes a ledger of each version from the one before; the first from nothing."""
+"""Each script migrates a ledger to the next version; the first one creates it."""
 SCHEMA_VERSION = len(MIGRATIONS)
-_FORGOTTEN = 20  # rows at a time: jobs that are due must not wait for more
+_DELETE_BATCH = 20  # rows; larger deletions would delay jobs that are due
 
-_KEPT = ("id", "digest", "body", "received_at", "supersedes", "created_at")
-_CHANGING = (
+_FIXED_COLUMNS = ("id", "digest", "body", "received_at", "supersedes", "created_at")
+_MUTABLE_COLUMNS = (
     "state",
     "open",
     "shown_at",
@@ -94,22 +93,22 @@ _CHANGING = (
     "postponements",
 )
 _INSERT = (
-    f"INSERT INTO jobs ({', '.join((*_KEPT, *_CHANGING))})"  # noqa: S608 - our own
-    f" VALUES ({', '.join('?' * (len(_KEPT) + len(_CHANGING)))})"
+    f"INSERT INTO jobs ({', '.join((*_FIXED_COLUMNS, *_MUTABLE_COLUMNS))})"  # noqa: S608 - our own
+    f" VALUES ({', '.join('?' * (len(_FIXED_COLUMNS) + len(_MUTABLE_COLUMNS)))})"
 )
-_UPDATE = f"UPDATE jobs SET {' = ?, '.join(_CHANGING)} = ? WHERE id = ?"  # noqa: S608 - our own
-_COLUMNS = ", ".join(("body", "received_at", *_CHANGING))
+_UPDATE = f"UPDATE jobs SET {' = ?, '.join(_MUTABLE_COLUMNS)} = ? WHERE id = ?"  # noqa: S608 - our own
+_COLUMNS = ", ".join(("body", "received_at", *_MUTABLE_COLUMNS))
 
 
 @dataclass(frozen=True)
 class JobRecord(JobStatus):
-    """A job as an agent keeps it. Times are seconds since the epoch.
+    """A job in an agent's ledger. Times are seconds since the epoch.
 
     Attributes:
-        open: whether this agent may still have something to do with it.
+        open: whether this agent may still have work to do for the job.
         final: the final report, if this agent made it.
         starts: how often its command was started.
-        process: the process that runs it, as `remains.mark` says it; once it has run a while.
+        process: identity of the command's process; empty until the command has run for a while.
         postponements: how often the user postponed it.
     """
 
@@ -122,37 +121,37 @@ class JobRecord(JobStatus):
 
     @property
     def postponements_left(self) -> int | None:
-        """How often the user may still postpone it; None where the job sets no limit."""
-        most = self.job.max_postponements
-        return None if most is None else max(0, most - self.postponements)
+        """How often the user may still postpone it; None if the job sets no limit."""
+        limit = self.job.max_postponements
+        return None if limit is None else max(0, limit - self.postponements)
 
 
-def _changing(entry: JobRecord) -> tuple[object, ...]:
-    """Return what is written of an entry whenever it changes."""
+def _mutable_values(record: JobRecord) -> tuple[object, ...]:
+    """Return the values of the mutable columns."""
     return (
-        entry.state,
-        entry.open,
-        entry.shown_at,
-        entry.until,
-        entry.cancelled,
-        entry.changed_at,
-        entry.final.body() if entry.final else None,
-        entry.starts,
-        entry.process,
-        entry.postponements,
+        record.state,
+        record.open,
+        record.shown_at,
+        record.until,
+        record.cancelled,
+        record.changed_at,
+        record.final.body() if record.final else None,
+        record.starts,
+        record.process,
+        record.postponements,
     )
 
 
 class DuplicateReason(Enum):
-    """Why a job that arrived makes no new entry."""
+    """Why a received job is not stored as a new record."""
 
     SAME = "it was accepted before"
-    OTHER = "another job has its id"
-    FORGOTTEN = "it is older than what is remembered"
+    CONFLICT = "another job has its id"
+    TOO_OLD = "it is older than the ledger's retention"
 
 
 @dataclass(frozen=True)
-class Pending:
+class PendingReport:
     """A report that the broker has not confirmed."""
 
     sequence: int
@@ -162,14 +161,14 @@ class Pending:
 
 @dataclass(frozen=True)
 class LedgerMetadata:
-    """A ledger's own story.
+    """What a ledger records about itself and its agent.
 
     Attributes:
-        made_at: when it was begun, or the one that it was made good from.
-        seen_at: when its agent was last seen at work.
-        damage: what was wrong with a former one, until that is made good.
-        windows: the maintenance windows that its agent goes by.
-        pause: what was said last of pausing.
+        made_at: when it was created; if it was rebuilt, when the damaged one was created.
+        seen_at: when its agent last recorded that it runs.
+        damage: what was wrong with the damaged ledger, until the repair is complete.
+        windows: the agent's maintenance windows.
+        pause: the last pause message.
     """
 
     made_at: float
@@ -180,100 +179,109 @@ class LedgerMetadata:
 
     @property
     def paused(self) -> bool:
-        """Whether its agent starts nothing."""
+        """Whether the agent starts no jobs."""
         return self.pause is not None and self.pause.paused
 
 
 class Transaction:
-    """The ledger within one transaction."""
+    """Queries and changes of the ledger within one transaction."""
 
     def __init__(self, database: sqlite3.Connection) -> None:
         self._database = database
 
     def accept(self, job: Job, now: float, oldest: float = 0.0) -> JobRecord | DuplicateReason:
-        """Take in a job; one made before `oldest` only if it is known: it may have run here."""
+        """Store a new job, unless it is a duplicate or was created before `oldest`.
+
+        A job older than `oldest` may have run here already, so it is not accepted.
+        """
         digest = job.digest()
-        known, refused, withdrawn = self._one(
+        known_digest, refused, cancelled = self._fetch_one(
             "SELECT (SELECT digest FROM jobs WHERE id = ?1),"
             " EXISTS (SELECT 1 FROM refusals WHERE job_id = ?1),"
             " (SELECT reason FROM cancellations WHERE job_id = ?1)",
             job.id,
         )
-        if known is not None:
-            return DuplicateReason.SAME if known == digest else DuplicateReason.OTHER
+        if known_digest is not None:
+            return DuplicateReason.SAME if known_digest == digest else DuplicateReason.CONFLICT
         if refused:
-            return DuplicateReason.OTHER  # it has its final report
+            return DuplicateReason.CONFLICT  # the id already has a final report
         created_at = job.created_at.timestamp()
         if created_at < oldest:
-            return DuplicateReason.FORGOTTEN
-        if withdrawn is None and job.supersedes:
-            withdrawn = self._superseded(job, created_at)
-        entry = JobRecord(job, now, cancelled=withdrawn, changed_at=now)
-        self.insert(entry, digest)
-        return entry
+            return DuplicateReason.TOO_OLD
+        if cancelled is None and job.supersedes:
+            cancelled = self._superseded(job, created_at)
+        record = JobRecord(job, now, cancelled=cancelled, changed_at=now)
+        self.insert(record, digest)
+        return record
 
     def _superseded(self, job: Job, created_at: float) -> str | None:
-        """Return why a newer job of its key makes a job that arrives unwanted."""
+        """Return the cancellation reason if a newer job of the same key is stored."""
         query = "SELECT id FROM jobs WHERE supersedes = ? AND (created_at, id) > (?, ?) LIMIT 1"
-        row = self._one(query, job.supersedes, created_at, job.id)
+        row = self._fetch_one(query, job.supersedes, created_at, job.id)
         return superseded_by(row[0]) if row else None
 
-    def insert(self, entry: JobRecord, digest: str | None = None) -> None:
-        """Write a new entry; `digest`: its job's, if that was taken before."""
-        job = entry.job
-        kept = (
+    def insert(self, record: JobRecord, digest: str | None = None) -> None:
+        """Insert a record; `digest` is the job's digest, if it was computed before."""
+        job = record.job
+        fixed = (
             job.id,
             digest or job.digest(),
             job.body(),
-            entry.received_at,
+            record.received_at,
             job.supersedes,
             job.created_at.timestamp(),
         )
-        self._database.execute(_INSERT, (*kept, *_changing(entry)))
+        self._database.execute(_INSERT, (*fixed, *_mutable_values(record)))
 
-    def save(self, entry: JobRecord) -> None:
-        """Write an entry's present state."""
-        self._database.execute(_UPDATE, (*_changing(entry), entry.job.id))
+    def save(self, record: JobRecord) -> None:
+        """Write a record's current state."""
+        self._database.execute(_UPDATE, (*_mutable_values(record), record.job.id))
 
-    def open(self) -> list[JobRecord]:
-        """Return the entries that are open."""
-        return list(entries(self._database, "WHERE open ORDER BY received_at, id"))
+    def open_records(self) -> list[JobRecord]:
+        """Return the open jobs."""
+        return list(read_records(self._database, "WHERE open ORDER BY received_at, id"))
 
-    def newest(self, limit: int) -> Iterator[JobRecord]:
-        """Yield the entries that ended last and the user saw, or that ran; the newest first."""
+    def recently_ended(self, limit: int) -> Iterator[JobRecord]:
+        """Yield the last ended jobs that were shown to the user or ran, the newest first."""
         query = (
             "SELECT id FROM jobs WHERE final IS NOT NULL AND (shown_at IS NOT NULL OR starts)"
             " ORDER BY changed_at DESC LIMIT ?"
         )
         for (job_id,) in self._database.execute(query, (limit,)).fetchall():
-            with suppress(ValueError):  # of what has ended, one that cannot be read is borne
-                if entry := self.ended(job_id):
-                    yield entry
+            with suppress(ValueError):  # an unreadable ended job is skipped
+                if record := self.ended_record(job_id):
+                    yield record
 
-    def ended(self, job_id: str) -> JobRecord | None:
-        """Return the entry of a job that ended here. ValueError: it cannot be read."""
-        return next(entries(self._database, "WHERE id = ? AND final IS NOT NULL", job_id), None)
+    def ended_record(self, job_id: str) -> JobRecord | None:
+        """Return the record of a job that ended here; None if it did not.
+
+        Raises:
+            ValueError: the record cannot be read.
+        """
+        return next(
+            read_records(self._database, "WHERE id = ? AND final IS NOT NULL", job_id), None
+        )
 
     def knows(self, job_id: str) -> bool:
-        """Whether a job of this id was accepted, or refused."""
+        """Whether a job with this id was accepted or refused."""
         query = "SELECT 1 FROM jobs WHERE id = ?1 UNION SELECT 1 FROM refusals WHERE job_id = ?1"
-        return self._one(query, job_id) is not None
+        return self._fetch_one(query, job_id) is not None
 
     def remember_cancellation(self, job_id: str, reason: str, now: float) -> None:
-        """Keep a cancellation for the job that may come after it."""
+        """Store a cancellation; its job may be received later."""
         self._database.execute(
             "INSERT INTO cancellations VALUES (?, ?, ?) ON CONFLICT DO NOTHING",
             (job_id, reason, now),
         )
 
-    def refused(self, job_id: str, now: float) -> None:
-        """Keep that a job of this id was refused: nothing more is made of the id."""
+    def remember_refusal(self, job_id: str, now: float) -> None:
+        """Store that this job id was refused; no later job with it is accepted."""
         self._database.execute(
             "INSERT INTO refusals VALUES (?, ?) ON CONFLICT DO NOTHING", (job_id, now)
         )
 
-    def pause(self, pause: Pause) -> bool:
-        """Keep what is said of pausing, if nothing newer is known; return whether it was kept."""
+    def set_pause(self, pause: Pause) -> bool:
+        """Store a pause message, unless a newer one is stored; return whether it was stored."""
         changed = self._database.execute(
             "INSERT INTO pauses VALUES (1, ?, ?) ON CONFLICT DO UPDATE SET"
             " created_at = excluded.created_at, body = excluded.body"
@@ -282,80 +290,84 @@ class Transaction:
         )
         return changed.rowcount > 0
 
-    def report(self, report: Report) -> None:
-        """Store a report, to be sent until the broker has confirmed it."""
+    def add_report(self, report: Report) -> None:
+        """Store a report until the broker has confirmed it."""
         self._database.execute(
             "INSERT INTO outbox (state, body) VALUES (?, ?)", (report.state, report.body())
         )
 
-    def pending(self, limit: int) -> list[Pending]:
-        """Return the oldest reports that are not confirmed."""
+    def pending_reports(self, limit: int) -> list[PendingReport]:
+        """Return the oldest unconfirmed reports."""
         rows = self._database.execute(
             "SELECT sequence, state, body FROM outbox ORDER BY sequence LIMIT ?", (limit,)
         )
-        return [Pending(sequence, State(state), body) for sequence, state, body in rows]
+        return [PendingReport(sequence, State(state), body) for sequence, state, body in rows]
 
-    def confirmed(self, sequence: int) -> None:
-        """Drop the reports up to one: the broker has them."""
+    def delete_confirmed(self, sequence: int) -> None:
+        """Delete the reports up to and including `sequence`; the broker confirmed them."""
         self._database.execute("DELETE FROM outbox WHERE sequence <= ?", (sequence,))
 
     def bindings(self) -> set[str]:
-        """Return the routing keys that the agent's queue was bound by."""
+        """Return the stored routing keys of the agent's queue."""
         return {key for (key,) in self._database.execute("SELECT routing_key FROM bindings")}
 
-    def bound(self, keys: Iterable[str]) -> None:
-        """Remember the routing keys that the agent's queue is bound by."""
+    def set_bindings(self, keys: Iterable[str]) -> None:
+        """Store the routing keys of the agent's queue."""
         self._database.execute("DELETE FROM bindings")
         self._database.executemany("INSERT INTO bindings VALUES (?)", [(key,) for key in keys])
 
-    def life(self) -> LedgerMetadata:
-        """Return this ledger's story."""
-        row = self._one("SELECT body FROM pauses")
+    def metadata(self) -> LedgerMetadata:
+        """Return the ledger's metadata."""
+        row = self._fetch_one("SELECT body FROM pauses")
         pause = Pause.read(row[0], tolerant=True) if row else None
         query = "SELECT made_at, seen_at, damage, windows FROM ledger"
-        made_at, seen_at, damage, windows = self._one(query)
+        made_at, seen_at, damage, windows = self._fetch_one(query)
         return LedgerMetadata(made_at, seen_at, damage, windows, pause)
 
-    def mended(self, made_at: float = 0.0) -> None:
-        """Note that the damage is made good, as far as that goes: of what was made since then."""
+    def mark_repaired(self, made_at: float = 0.0) -> None:
+        """Record that the damage is repaired, for jobs created since `made_at`."""
         self._database.execute(
             "UPDATE ledger SET damage = '', made_at = max(made_at, ?)", (made_at,)
         )
 
-    def seen(self, now: float, windows: str) -> None:
-        """Note that the agent is at work, and its maintenance windows."""
+    def mark_running(self, now: float, windows: str) -> None:
+        """Record that the agent runs, and its maintenance windows."""
         self._database.execute(
             "UPDATE ledger SET seen_at = max(seen_at, ?), windows = ?", (now, windows)
         )
 
-    def forget(self, before: float) -> bool:
-        """Drop some of what ended before a time; return whether there was any."""
-        ended = (
+    def delete_ended(self, before: float) -> bool:
+        """Delete some of the rows that ended before a time; return whether any were deleted."""
+        conditions = (
             ("jobs", "NOT open AND changed_at < ?"),
             ("cancellations", "received_at < ?"),
             ("refusals", "received_at < ?"),
         )
-        gone = (
+        cursors = (
             self._database.execute(
                 f"DELETE FROM {table} WHERE rowid IN"  # noqa: S608 - our own
-                f" (SELECT rowid FROM {table} WHERE {when} LIMIT {_FORGOTTEN})",
+                f" (SELECT rowid FROM {table} WHERE {condition} LIMIT {_DELETE_BATCH})",
                 (before,),
             )
-            for table, when in ended
+            for table, condition in conditions
         )
-        return sum(cursor.rowcount for cursor in gone) > 0
+        return sum(cursor.rowcount for cursor in cursors) > 0
 
-    def _one(self, query: str, *values: object) -> Any:
+    def _fetch_one(self, query: str, *values: object) -> Any:
         return self._database.execute(query, values).fetchone()
 
 
 def superseded_by(job_id: str) -> str:
-    """Return the reason of a job that a newer one of its key replaced."""
+    """Return the cancellation reason of a job that a newer one replaced."""
     return f"superseded by {job_id}"
 
 
-def entries(database: sqlite3.Connection, where: str, *values: object) -> Iterator[JobRecord]:
-    """Yield entries; `where` is the end of the query. ValueError: one cannot be read."""
+def read_records(database: sqlite3.Connection, where: str, *values: object) -> Iterator[JobRecord]:
+    """Yield job records; `where` is the end of the query.
+
+    Raises:
+        ValueError: a record cannot be read.
+    """
     query = f"SELECT {_COLUMNS} FROM jobs {where}"  # noqa: S608 - our own
     for row in database.execute(query, values):
         body, received_at, state, is_open, shown_at, until, cancelled, changed_at, final, *run = row

@@ -15,7 +15,7 @@ from contextlib import aclosing, suppress
 from pathlib import Path
 from typing import Any
 
-from agents.store.state_folder import StateError, open_own
+from agents.store.state_folder import StateError, open_own_directory
 from broker.amqp.timeouts import timeout
 from schemas.errors import PcmError
 from schemas.names import check_text
@@ -187,7 +187,7 @@ def ask(directory: Path, request: dict[str, Any]) -> str:
         RequestRejected: the agent rejects the request.
     """
     try:
-        folder = open_own(directory)
+        folder = open_own_directory(directory)
     except OSError as error:
         raise StateError(f"no interactive agent here: {directory}: {error.strerror}") from error
     try:

@@ -128,7 +128,7 @@ def _entries(state_dir: Path) -> list[tuple[str, JobRecord]]:
 
 def _lives(state_dir: Path) -> dict[str, LedgerMetadata]:
     """Return the stories of all ledgers here that may be read, by their agents' names."""
-    return {path.parent.name: ledger.read_life(path) for path in _ledgers(state_dir)}
+    return {path.parent.name: ledger.read_metadata(path) for path in _ledgers(state_dir)}
 
 
 def _ledgers(state_dir: Path) -> list[Path]:

@@ -33,12 +33,12 @@ class Reminders:
         """Record that an offer is shown now."""
         self._shown_at[entry.job.id] = time.time()
         self._remind_at.pop(entry.job.id, None)
-        self._changes.tell()
+        self._changes.notify()
 
     def ask(self, entry: JobRecord, at: float) -> None:
         """Schedule the next reminder of an offer; it replaces the interval."""
         self._remind_at[entry.job.id] = at
-        self._changes.tell()
+        self._changes.notify()
 
     def last_shown_at(self, entry: JobRecord) -> float | None:
         """Return when an offer was shown last."""
@@ -59,7 +59,7 @@ class Reminders:
                     _log.info("job.reminded", job=job_id, name=entry.job.title)
                     self.show(entry)
             delay = min(due.values(), default=NEVER) - now
-            await self._changes.beyond(number, min(max(delay, 0), _LONGEST_SLEEP))
+            await self._changes.wait_beyond(number, min(max(delay, 0), _LONGEST_SLEEP))
             await asyncio.sleep(_PAUSE)
 
     def _due(self, entry: JobRecord, now: float) -> float:

@@ -55,7 +55,7 @@ class ViewStream:
             await asyncio.sleep(max(0.0, began + _PAUSE - time.monotonic()))
 
     async def _wait_for_change(self, number: int, *, service: bool) -> None:
-        while not await self._changes.beyond(number, _SERVICE_POLL):
+        while not await self._changes.wait_beyond(number, _SERVICE_POLL):
             if service_liveness.is_up(self._state_dir) != service:
                 return
 
@@ -67,7 +67,7 @@ class ViewStream:
         """
         if live := self._executor.live(job_id):
             return self._follow(job_id, live)
-        entry = await self._ledger.commit(lambda tables: tables.ended(job_id))
+        entry = await self._ledger.commit(lambda transaction: transaction.ended_record(job_id))
         if entry is None or entry.final is None:
             raise RequestRejected(f"{job_id}: no such job runs or has ended here")
         return _lines([*live_output.stored(entry.final.result), {"ended": views.ended(entry)}])

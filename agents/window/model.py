@@ -254,7 +254,7 @@ def status_messages(snapshot: Snapshot | None, now: float) -> list[str]:
         return ["The agent is not running. Reconnecting\N{HORIZONTAL ELLIPSIS}"]
     since = clock(snapshot.since, now) if snapshot.since else ""
     connection_texts = {
-        "away": "No connection to the server since {time}; jobs on this computer continue.",
+        "unreachable": "No connection to the server since {time}; jobs on this computer continue.",
         "refused": (
             "The server has refused the login since {time}; jobs on this computer continue."
         ),

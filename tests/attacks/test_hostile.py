@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from agents.claims import service_liveness as neighbour
+from agents.claims import service_liveness
 from agents.claims.claim_file import UNKNOWN, ClaimRecord, decision
 from agents.claims.claims import Claims
 from agents.jobs import takeover as standby
@@ -16,7 +16,7 @@ from agents.jobs.takeover import Takeover
 from agents.settings import AgentSettings
 from agents.store.state_folder import (
     StateError,
-    check,
+    check_state_directory,
     claims_directory,
     private_directory,
     shared_directory,
@@ -51,7 +51,7 @@ def state(tmp_path: Path) -> Path:
 
 
 def _announce(path: Path) -> Path:
-    file = neighbour.announce(path.parent)
+    file = service_liveness.announce(path.parent)
     assert file is not None
     os.close(file)
     return path
@@ -132,7 +132,7 @@ def test_a_state_directory_that_others_could_swap_is_refused(
 ) -> None:
     ws.state_dir = shared_directory(ws.folder / "above").joinpath("state")
     ws.environment["PCM_STATE_DIR"] = str(shared_directory(ws.state_dir))
-    check(ws.state_dir, service=True)
+    check_state_directory(ws.state_dir, service=True)
     expected = spoil(ws.state_dir)
     found = ws.run("pcm-agent", "service")
     (line,) = found.stderr.splitlines()
@@ -141,12 +141,12 @@ def test_a_state_directory_that_others_could_swap_is_refused(
 
 def test_a_link_of_another_user_on_the_way_is_refused(state: Path) -> None:
     (state.parent / "ours").symlink_to(state)
-    check(state.parent / "ours", service=True)
+    check_state_directory(state.parent / "ours", service=True)
     other.does("os.symlink(a[0], a[0] + '/way')", state)
     (state.parent / "through").symlink_to(state / "way")
     for way in (state / "way", state.parent / "through"):
         with pytest.raises(StateError, match=r"way: belongs to nobody"):
-            check(way, service=True)
+            check_state_directory(way, service=True)
 
 
 def _link(path: Path) -> None:
@@ -215,7 +215,7 @@ def test_a_holder_that_is_overruled_does_not_start(state: Path) -> None:
     service, user = Claims(state, "service"), Claims(state, "interactive-ada")
     assert user.take("job-1")
     assert not service.decide("job-1", State.STARTED)
-    assert service.overrule("job-1", None, State.STARTED)
+    assert service.force("job-1", None, State.STARTED)
     assert not user.decide("job-1", State.STARTED)
     assert decision(state, "job-1") == ClaimRecord("service", State.STARTED)
     service.conclude("job-1")
@@ -237,7 +237,7 @@ def test_a_holder_that_decides_meanwhile_is_not_overruled(
         return replace(claims, job_id, found)
 
     monkeypatch.setattr(Claims, "_replace", and_meanwhile)
-    assert not service.overrule("job-1", None, State.STARTED)
+    assert not service.force("job-1", None, State.STARTED)
     assert started == [True]
     assert decision(state, "job-1") == ClaimRecord("interactive-ada", State.STARTED)
 
@@ -262,7 +262,7 @@ def test_a_claim_that_is_held_for_ever_is_overruled(state: Path) -> None:
     claims = Claims(state, "service")
     with other.doing(HOLD, state, ""):
         assert not claims.decide("job-1", State.STARTED)
-        assert _standby(state, claims).overrule("job-1", State.STARTED)
+        assert _standby(state, claims).force("job-1", State.STARTED)
         assert decision(state, "job-1") == ClaimRecord("service", State.STARTED)
 
 
@@ -381,7 +381,7 @@ async def test_the_service_runs_all_its_jobs_once_under_assault(
         reports = await asyncio.gather(*(ended(dispatcher, job) for job in jobs))
         assert [report.state for report in reports] == [State.SUCCEEDED] * 4
         assert {report.agent for report in reports} == {"service"}
-        assert len(service.events("claim.overruled")) == 1
+        assert len(service.events("claim.forced")) == 1
         service.end()
         again = ws.start("service", missing_after="1s")
         for job in jobs:

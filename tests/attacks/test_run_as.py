@@ -212,7 +212,7 @@ async def test_what_a_dead_agent_left_of_another_users_command_is_ended(
     ws.start("service")
     report = await ended(dispatcher, job)
     assert report.state is State.INTERRUPTED
-    assert "what was left of it was ended" in report.reason
+    assert "its remaining processes were stopped" in report.reason
     assert not alive(int(pid.read_text()))
 
 

@@ -21,7 +21,7 @@ _LATE = 2.0  # seconds between the last look at the clock and the start, on a bu
 _EARLY = 0.1
 _RAN = {State.SUCCEEDED, State.FAILED, State.TIMED_OUT}
 _MAY_HAVE_RUN = _RAN | {State.INTERRUPTED, State.CANCELLED}
-_REMAINS_ENDED = "what was left of it was ended"
+_REMAINS_ENDED = "its remaining processes were stopped"
 
 
 class Figure(StrEnum):

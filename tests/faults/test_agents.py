@@ -223,7 +223,7 @@ async def test_a_check_in_that_the_broker_does_not_take_hinders_nobody(
         leaving = ws.start("interactive", watch_interval="1s", check_in="1s")
         await asyncio.to_thread(takes_nothing, ws)  # takes longer than a call may take
         assert await asyncio.to_thread(leaving.end) == 0
-        assert not leaving.events("outbox.waits")
+        assert not leaving.events("outbox.unsent")
     async with check_ins(settings, ws) as heard:
         after = datetime.now(UTC)
         while not (said := await heard.next()).up or said.at < after:

@@ -24,7 +24,7 @@ from sqlalchemy.exc import DataError
 import schemas
 from agents.claims.claim_file import decision
 from agents.identity import Identity
-from agents.inbox.consumer import _returns
+from agents.inbox.consumer import _delivery_count
 from agents.inbox.messages import UnreadableMessage, job_id_of, read_order
 from agents.inbox.trust import Trust
 from agents.settings import AgentSettings
@@ -170,10 +170,10 @@ def _keep(job: Job) -> None:
     database = _ledger()
     database.execute("BEGIN")
     try:
-        tables = Transaction(database)
-        accepted = tables.accept(job, NOW.timestamp())
+        transaction = Transaction(database)
+        accepted = transaction.accept(job, NOW.timestamp())
         assert isinstance(accepted, Accepted)
-        assert [entry.job for entry in tables.open()] == [job]
+        assert [entry.job for entry in transaction.open_records()] == [job]
         assert accepted.offer_at <= accepted.expires_at or accepted.job.offer_at is None
     finally:
         database.rollback()
@@ -258,7 +258,7 @@ def _properties(data: bytes) -> None:
     entry = StreamEntry(1, *said, letter.routing_key)
     entry.records()
     assert entry.digest == StreamEntry(2, *said, letter.routing_key).digest
-    _returns(Delivery(1, "", delivered.header.properties, b""))
+    _delivery_count(Delivery(1, "", delivered.header.properties, b""))
 
 
 def _class(name: str) -> type[schemas.Message]:

@@ -294,7 +294,7 @@ async def test_a_damaged_ledger_and_a_new_one(plant: Plant) -> None:
     await checked_in(plant.reaching, ws, since=since)
     refused = await plant.ended(late)
     assert refused.state is State.REFUSED
-    assert "made before this agent's ledger" in refused.reason or "its secrets" in refused.reason
+    assert "created before this agent's ledger" in refused.reason or "its secrets" in refused.reason
     last = plant.send(ws, *sealed, *count)
     assert (await plant.ended(last)).state is State.SUCCEEDED
     assert (ws.folder / "ran").read_text().split() == ["x"] * 3

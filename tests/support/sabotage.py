@@ -30,9 +30,9 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
 POINTS: dict[str, tuple[Any, str, str]] = {
-    "received": (Inbox, "_take_together", "before"),
-    "accepted": (Inbox, "_entered", "before"),
-    "acknowledged": (Inbox, "_take_together", "after"),
+    "received": (Inbox, "_process_batch", "before"),
+    "accepted": (Inbox, "_accept_stored", "before"),
+    "acknowledged": (Inbox, "_process_batch", "after"),
     "claiming": (Claims, "decide", "before"),
     "claimed": (Claims, "decide", "after"),
     "start recorded": (CommandRun, "complete", "before"),

@@ -337,7 +337,7 @@ async def test_a_killed_agent_reports_interrupted_and_runs_nothing_twice(
     clock.start("service")
     ended = final(await follow(dispatcher, job))
     assert ended.state is State.INTERRUPTED
-    assert "what was left of it was ended" in ended.reason
+    assert "its remaining processes were stopped" in ended.reason
     assert ran.read_text() == "x\n"
     # Q163488: what waited for its time runs at it, also after a restart.
     assert final(await follow(dispatcher, later)).state is State.SUCCEEDED

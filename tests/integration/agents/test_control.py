@@ -165,7 +165,7 @@ async def test_the_service_and_a_pause_are_seen(
 def test_a_broker_that_is_away_or_refuses_is_told(ws: Workstation) -> None:
     ws.start("interactive", connected=False, amqp_url="amqp://127.0.0.1:1/").wait_for("broker.lost")
     with watching(ws) as window:
-        assert window.next()["broker"] == "away"
+        assert window.next()["broker"] == "unreachable"
     ws.agents[0].end()
     url = ws.environment["PCM_AMQP_URL"].replace("guest:guest", "guest:wrong")
     assert "wrong" in url

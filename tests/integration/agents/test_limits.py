@@ -222,7 +222,7 @@ async def test_what_was_left_running_is_looked_for_once_there_is_a_thread_for_th
     set_limit(again, "nproc", "64", AS_OTHER)
     report = await ended(dispatcher, job)
     assert report.state is State.INTERRUPTED
-    assert "what was left of it was ended" in report.reason
+    assert "its remaining processes were stopped" in report.reason
     assert ran.read_text() == "x\n"
     no_traceback(again)
 

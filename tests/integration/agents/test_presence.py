@@ -93,7 +93,7 @@ def test_without_a_broker_an_agent_stops_at_once(ws: Workstation) -> None:
     service = ws.start("service", connected=False, amqp_url="amqp://guest:guest@127.0.0.1:1/")
     service.wait_for("broker.lost")
     assert service.end() == 0
-    assert not service.events("outbox.waits")
+    assert not service.events("outbox.unsent")
 
 
 @pytest.mark.full

@@ -265,7 +265,7 @@ async def test_a_dead_letter_keeps_its_signatures_when_it_is_sent_again(
     ("settings_of", "said"),
     [
         (lambda keys: {"trusted_keys": str(keys.folder / "no")}, "PCM_TRUSTED_KEYS: "),
-        (lambda _: {"approvals": "1"}, "PCM_APPROVALS: are signatures"),
+        (lambda _: {"approvals": "1"}, "PCM_APPROVALS: need signatures"),
     ],
     ids=["no folder", "no keys"],
 )

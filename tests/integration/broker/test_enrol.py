@@ -326,7 +326,7 @@ async def test_a_lost_ledger_runs_nothing_again(
     start(ws, "service", settings)
     refused = final(await follow(dispatcher, unheard))
     assert refused.state is State.REFUSED
-    assert refused.reason.startswith("was made before this agent's ledger was begun")
+    assert refused.reason.startswith("was created before this agent's ledger")
     new = await dispatcher.dispatch(append(ws, "new"))
     assert final(await follow(dispatcher, new)).state is State.SUCCEEDED
     assert ran(ws) == ["done", "new"]

@@ -201,5 +201,5 @@ async def test_a_lost_ledger_is_made_good_from_a_record_of_many(
     (ws.state_dir / "service" / "ledger.db").write_bytes(b"no ledger at all")
     (ws.state_dir / "service" / "ledger.db-wal").unlink(missing_ok=True)
     service = ws.start("service")
-    service.wait_for("ledger.mended")
-    assert service.events("ledger.mended")[0]["open"] == len(jobs)
+    service.wait_for("ledger.repaired")
+    assert service.events("ledger.repaired")[0]["open"] == len(jobs)

@@ -105,7 +105,7 @@ def test_a_window_needs_a_terminal(ws: Workstation) -> None:
     told = ws.run("pcm-agent", "window")
     assert told.returncode == 2
     assert told.stderr == (
-        "pcm-agent: window: opens on a terminal; elsewhere, serve it with --web HOST:PORT\n"
+        "pcm-agent: window: needs a terminal; without one, serve it with --web HOST:PORT\n"
     )
 
 

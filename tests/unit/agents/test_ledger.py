@@ -39,19 +39,25 @@ async def book(tmp_path: Path) -> AsyncIterator[Ledger]:
 
 async def test_a_job_is_accepted_once(book: Ledger) -> None:
     job = make_job()
-    entry = await book.commit(lambda tables: tables.accept(job, 1.0))
+    entry = await book.commit(lambda transaction: transaction.accept(job, 1.0))
     assert isinstance(entry, JobRecord)
     assert entry.open
     again = job.model_copy(update={"sender": "another"})
-    assert await book.commit(lambda tables: tables.accept(again, 2.0)) is DuplicateReason.SAME
+    assert (
+        await book.commit(lambda transaction: transaction.accept(again, 2.0))
+        is DuplicateReason.SAME
+    )
     other = job.model_copy(update={"name": "another"})
-    assert await book.commit(lambda tables: tables.accept(other, 3.0)) is DuplicateReason.OTHER
+    assert (
+        await book.commit(lambda transaction: transaction.accept(other, 3.0))
+        is DuplicateReason.CONFLICT
+    )
 
 
 async def test_a_cancellation_before_its_job_is_remembered(book: Ledger) -> None:
     job = make_job()
-    await book.commit(lambda tables: tables.remember_cancellation(job.id, "no", 1.0))
-    entry = await book.commit(lambda tables: tables.accept(job, 2.0))
+    await book.commit(lambda transaction: transaction.remember_cancellation(job.id, "no", 1.0))
+    entry = await book.commit(lambda transaction: transaction.accept(job, 2.0))
     assert isinstance(entry, JobRecord)
     assert entry.cancelled == "no"
 
@@ -60,15 +66,15 @@ async def test_what_is_saved_is_loaded(book: Ledger) -> None:
     open_job, closed_job = make_job(), make_job()
     entries: list[JobRecord] = []
     for job in (open_job, closed_job):
-        entry = await book.commit(lambda tables, job=job: tables.accept(job, 1.0))  # type: ignore[misc]
+        entry = await book.commit(lambda transaction, job=job: transaction.accept(job, 1.0))  # type: ignore[misc]
         assert isinstance(entry, JobRecord)
         entries.append(entry)
     offered = replace(entries[0], state=State.OFFERED, shown_at=5.0, until=9.0, changed_at=5.0)
     ended = replace(
         entries[1], state=State.EXPIRED, open=False, final=make_report(closed_job, State.EXPIRED)
     )
-    await book.commit(lambda tables: tables.save(offered))
-    await book.commit(lambda tables: tables.save(ended))
+    await book.commit(lambda transaction: transaction.save(offered))
+    await book.commit(lambda transaction: transaction.save(ended))
     assert book.load()[1] == [offered]
     assert sorted(ledger.read(book.path), key=lambda entry: entry.open) == [ended, offered]
 
@@ -77,28 +83,28 @@ async def test_reports_stay_until_they_are_confirmed(book: Ledger) -> None:
     job = make_job()
     reports = [make_report(job, state) for state in (State.RECEIVED, State.STARTED, State.FAILED)]
     for report in reports:
-        await book.commit(lambda tables, report=report: tables.report(report))  # type: ignore[misc]
-    pending = await book.commit(lambda tables: tables.pending(2))
+        await book.commit(lambda transaction, report=report: transaction.add_report(report))  # type: ignore[misc]
+    pending = await book.commit(lambda transaction: transaction.pending_reports(2))
     assert [Report.read(found.body) for found in pending] == reports[:2]
-    await book.commit(lambda tables: tables.confirmed(pending[-1].sequence))
-    assert len(await book.commit(lambda tables: tables.pending(10))) == 1
+    await book.commit(lambda transaction: transaction.delete_confirmed(pending[-1].sequence))
+    assert len(await book.commit(lambda transaction: transaction.pending_reports(10))) == 1
 
 
 async def test_a_change_that_fails_does_not_take_others_along(book: Ledger) -> None:
     job = make_job()
 
-    def fails(tables: Transaction) -> None:
-        tables.report(make_report(job))
+    def fails(transaction: Transaction) -> None:
+        transaction.add_report(make_report(job))
         raise LookupError("a defect")
 
-    good = book.commit(lambda tables: tables.accept(job, 1.0))
+    good = book.commit(lambda transaction: transaction.accept(job, 1.0))
     bad = book.commit(fails)
-    last = book.commit(lambda tables: tables.knows(job.id))
+    last = book.commit(lambda transaction: transaction.knows(job.id))
     assert isinstance(await good, JobRecord)
     with pytest.raises(LookupError):
         await bad
     assert await last
-    assert await book.commit(lambda tables: tables.pending(10)) == []
+    assert await book.commit(lambda transaction: transaction.pending_reports(10)) == []
 
 
 async def test_a_full_disk_is_waited_for(
@@ -109,13 +115,13 @@ async def test_a_full_disk_is_waited_for(
     with closing(sqlite3.connect(tmp_path / "ledger.db")) as database:
         (pages,) = database.execute("PRAGMA page_count").fetchone()
     job = make_job(name="x" * 200)
-    await book.commit(lambda tables: limit(tables, pages))
+    await book.commit(lambda transaction: limit(transaction, pages))
     big = job.model_copy(update={"command": Command(argv=("echo", "x" * 100_000))})
     tried: list[Transaction] = []
 
-    def accept(tables: Transaction) -> JobRecord | DuplicateReason:
-        tried.append(tables)
-        return tables.accept(big, 1.0)
+    def accept(transaction: Transaction) -> JobRecord | DuplicateReason:
+        tried.append(transaction)
+        return transaction.accept(big, 1.0)
 
     with capture_logs() as told:
         waiting = book.commit(accept)
@@ -128,23 +134,23 @@ async def test_a_full_disk_is_waited_for(
         assert isinstance(await waiting, JobRecord)
 
 
-def limit(tables: Transaction, pages: int) -> None:
-    tables._database.execute(f"PRAGMA max_page_count = {pages}")  # noqa: SLF001
+def limit(transaction: Transaction, pages: int) -> None:
+    transaction._database.execute(f"PRAGMA max_page_count = {pages}")  # noqa: SLF001
 
 
 async def test_what_ended_long_ago_is_dropped_bit_by_bit(book: Ledger) -> None:
     """So that a job that is due need not wait for all of it."""
     jobs = [make_job() for _ in range(50)]
 
-    def fill(tables: Transaction) -> None:
+    def fill(transaction: Transaction) -> None:
         for number, job in enumerate(jobs):
             ended = JobRecord(job, 1.0, state=State.FAILED, open=number == 0, changed_at=1.0)
-            tables.insert(replace(ended, changed_at=9.0) if number == 1 else ended)
-            tables.remember_cancellation(job.id, "no", 1.0)
+            transaction.insert(replace(ended, changed_at=9.0) if number == 1 else ended)
+            transaction.remember_cancellation(job.id, "no", 1.0)
 
     await book.commit(fill)
     left = [len(jobs)]
-    while await book.commit(lambda tables: tables.forget(5.0)):
+    while await book.commit(lambda transaction: transaction.delete_ended(5.0)):
         left.append(len(ledger.read(book.path)))
     assert {entry.job.id for entry in ledger.read(book.path)} == {job.id for job in jobs[:2]}
     assert max(before - after for before, after in pairwise(left)) < len(jobs) // 2
@@ -163,7 +169,7 @@ async def main():
     number = 0
     while True:
         job = Job(id=f"job-{number}", command=Command(argv=("true",)), targets=(everyone,))
-        await book.commit(lambda tables: tables.accept(job, 1.0))
+        await book.commit(lambda transaction: transaction.accept(job, 1.0))
         print(job.id, flush=True)
         number += 1
 

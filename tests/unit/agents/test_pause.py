@@ -3,7 +3,7 @@
 from datetime import timedelta
 from pathlib import Path
 
-from agents.store.ledger import Ledger, read_life
+from agents.store.ledger import Ledger, read_metadata
 from agents.store.transaction import JobRecord
 from schemas import Command, Job, Pause, State, everyone
 from schemas.policy import Host, InteractiveRules, ServiceRules, Step
@@ -60,7 +60,7 @@ async def test_the_newest_word_counts_however_often_and_late_the_others_come(
         for seconds, paused in enumerate((True, True, False))
     )
     book = Ledger(path)
-    assert not read_life(path).paused
+    assert not read_metadata(path).paused
     for said, new in (
         (pausing, True),
         (pausing, False),
@@ -68,7 +68,7 @@ async def test_the_newest_word_counts_however_often_and_late_the_others_come(
         (going_on, True),
         (pausing, False),
     ):
-        assert await book.commit(lambda tables, said=said: tables.pause(said)) is new  # type: ignore[misc]
+        assert await book.commit(lambda transaction, said=said: transaction.set_pause(said)) is new  # type: ignore[misc]
     book.close()
-    life = read_life(path)
-    assert (life.paused, life.pause) == (False, going_on)
+    metadata = read_metadata(path)
+    assert (metadata.paused, metadata.pause) == (False, going_on)

@@ -51,7 +51,7 @@ class Life:
         self.over = False
         self.claims = Claims(model.folder, identity.name)
         self.database = open_ledger(model.folder / f"{identity.name}.db")
-        self.tables = Transaction(self.database)
+        self.transaction = Transaction(self.database)
         self.steps = self._live()
 
     def step(self) -> None:
@@ -68,15 +68,15 @@ class Life:
         self.database.close()
 
     def _live(self) -> Generator[None, None, None]:
-        known = self.tables.open()
+        known = self.transaction.open_records()
         self.claims.conclude_all({entry.job.id for entry in known})
         yield
-        if not known and not self.tables.knows(JOB.id):
+        if not known and not self.transaction.knows(JOB.id):
             with self._transaction():
-                assert isinstance(self.tables.accept(JOB, 1.0), JobRecord)
+                assert isinstance(self.transaction.accept(JOB, 1.0), JobRecord)
             yield
         yield from self._send()
-        for entry in self.tables.open():
+        for entry in self.transaction.open_records():
             if entry.state is State.STARTED:
                 yield from self._take_up(entry)
             else:
@@ -123,7 +123,7 @@ class Life:
             if decision.running and service:
                 if self.claims.orphaned(JOB.id):
                     yield
-                    if self.claims.inherit(JOB.id):
+                    if self.claims.adopt(JOB.id):
                         yield
                         yield from self._finish(entry, State.INTERRUPTED)
                         return
@@ -140,17 +140,17 @@ class Life:
         yield
 
     def _send(self) -> Iterator[None]:
-        for pending in self.tables.pending(10):
+        for pending in self.transaction.pending_reports(10):
             self.model.stream.append(Report.read(pending.body))
             yield  # the broker has it, and we do not know yet
             with self._transaction():
-                self.tables.confirmed(pending.sequence)
+                self.transaction.delete_confirmed(pending.sequence)
 
     def _save(self, entry: JobRecord, report: Report | None = None) -> None:
         with self._transaction():
-            self.tables.save(entry)
+            self.transaction.save(entry)
             if report is not None:
-                self.tables.report(report)
+                self.transaction.add_report(report)
 
     def _transaction(self) -> Any:
         self.database.execute("BEGIN IMMEDIATE")

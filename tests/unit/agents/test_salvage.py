@@ -26,19 +26,19 @@ def make_job(number: int) -> Job:
 def fill(path: Path) -> None:
     """Make a ledger with many jobs, each tenth of them open, and a few reports to be sent."""
     with closing(open_ledger(path)) as database:
-        tables = Transaction(database)
+        transaction = Transaction(database)
         database.execute("BEGIN")
         for number in range(JOBS):
-            entry = tables.accept(make_job(number), float(number))
+            entry = transaction.accept(make_job(number), float(number))
             assert isinstance(entry, JobRecord)
             if number % 10:
-                tables.save(replace(entry, state=State.EXPIRED, open=False))
+                transaction.save(replace(entry, state=State.EXPIRED, open=False))
         for number in range(5):
             report = Report(
                 job_id=f"job-{number}", workstation="w", agent="service", state=State.RECEIVED
             )
-            tables.report(report)
-        assert tables.pause(Pause(workstation="w", paused=True))
+            transaction.add_report(report)
+        assert transaction.set_pause(Pause(workstation="w", paused=True))
         database.execute("COMMIT")
 
 
@@ -86,19 +86,19 @@ def test_a_damaged_file_is_kept_and_what_is_readable_taken_over(tmp_path: Path, 
     damage(path)
     before = path.read_bytes()
     with closing(open_ledger(path)) as database:
-        tables = Transaction(database)
-        assert "ledger.damaged-1.db" in tables.life().damage
+        transaction = Transaction(database)
+        assert "ledger.damaged-1.db" in transaction.metadata().damage
         taken = ledger.read(path)
         assert len(taken) >= readable
         if name in {"another command", "a table is missing"}:
-            assert tables.life().paused
+            assert transaction.metadata().paused
         for entry in taken:  # as it was, or not at all
             assert entry.job == make_job(int(entry.job.id[4:])).model_copy(
                 update={"created_at": entry.job.created_at, "sender": entry.job.sender}
             )
             assert entry.open is (int(entry.job.id[4:]) % 10 == 0)
         job = make_job(JOBS)
-        assert isinstance(tables.accept(job, time.time()), JobRecord)
+        assert isinstance(transaction.accept(job, time.time()), JobRecord)
     if name not in ("a bad page", "cut off"):  # in those, reading itself notes something
         assert (tmp_path / "ledger.damaged-1.db").read_bytes() == before
     with closing(open_ledger(path)) as database:  # and it stays sound
@@ -135,10 +135,10 @@ def test_a_ledger_of_an_older_version_is_brought_up_to_date(tmp_path: Path) -> N
         database.execute("PRAGMA user_version = 1")
     with closing(open_ledger(path)) as database:
         assert database.execute("PRAGMA user_version").fetchone() == (SCHEMA_VERSION,)
-        (entry,) = Transaction(database).open()
-        life = Transaction(database).life()
+        (entry,) = Transaction(database).open_records()
+        metadata = Transaction(database).metadata()
     assert (entry.job, entry.state, entry.starts) == (job, State.STARTED, 1)
-    assert (life.made_at, life.damage) == (5.0, "")
+    assert (metadata.made_at, metadata.damage) == (5.0, "")
     assert not list(tmp_path.glob("*damaged*"))
 
 
@@ -160,7 +160,7 @@ async def test_a_damage_that_shows_itself_later_ends_the_agent_with_one_line(
     book._database.execute("PRAGMA cache_size = 1")  # noqa: SLF001 - so that it is read again
     overwrite(path, 4096, b"\xff" * (path.stat().st_size - 4096))
     with pytest.raises(StateError, match=r"malformed; the next start sets it aside"):
-        await book.commit(lambda tables: tables.accept(make_job(JOBS), 1.0))
+        await book.commit(lambda transaction: transaction.accept(make_job(JOBS), 1.0))
     book.close()
     with closing(open_ledger(path)) as database:
-        assert "ledger.damaged-1.db" in Transaction(database).life().damage
+        assert "ledger.damaged-1.db" in Transaction(database).metadata().damage

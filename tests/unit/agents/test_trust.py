@@ -28,7 +28,7 @@ class AgentKeys(Keys):
     def open(self, **settings: Any) -> Trust:
         """Return what the agent trusts."""
         given = {"workstation": "ws-1", "groups": ("lab",), "trusted_keys": self.folder}
-        trust = Trust.by(AgentSettings(**{**given, **settings}))
+        trust = Trust.from_settings(AgentSettings(**{**given, **settings}))
         assert trust is not None
         return trust
 
@@ -95,12 +95,12 @@ def test_two_different_people_sign_where_one_has_to_approve(keys: AgentKeys) -> 
     trust, job = keys.open(approvals=1), _job()
     by_ada = ada.sign(job)
     assert _objection(trust, job, (by_ada, bob.sign(job))) == ""
-    assert "2 have to sign it, and 1 did" in _objection(trust, job, (by_ada,))
-    assert "2 have to sign it, and 1 did" in _objection(trust, job, (by_ada, by_ada))
+    assert "2 trusted keys must sign it, 1 did" in _objection(trust, job, (by_ada,))
+    assert "2 trusted keys must sign it, 1 did" in _objection(trust, job, (by_ada, by_ada))
     # Two keys of one name, as while they are exchanged, are one signer's.
     new = keys.make("ada")
     keys.path("ada-2").write_bytes(TrustedKey(name="ada", key=new.public_text).body())
-    assert "2 have to sign it, and 1 did" in _objection(trust, job, (by_ada, new.sign(job)))
+    assert "2 trusted keys must sign it, 1 did" in _objection(trust, job, (by_ada, new.sign(job)))
     # An approval out of scope is none; the same key twice in the folder is not another.
     keys.path("bob").write_bytes(
         TrustedKey(name="bob", key=bob.public_text, targets=(group("office"),)).body()

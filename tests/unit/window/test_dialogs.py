@@ -147,7 +147,7 @@ async def test_quiet_states_are_said_in_a_line_below(tmp_path: Path) -> None:
             await window.until("No offers.")
             assert "agent is not running" not in window.text
             pause = {"by": "eve@admin", "reason": "exam", "since": NOW}
-            agent.show(broker="away", service="absent", paused=pause)
+            agent.show(broker="unreachable", service="absent", paused=pause)
             shown = await window.until("No connection to the server since")
             assert "Paused by eve@admin since" in shown
             assert "exam" in shown
