@@ -1,4 +1,4 @@
-"""`pcm keygen`: a pair of keys, one to sign with and one to be trusted."""
+"""`pcm keygen`: create a key pair for signing jobs."""
 
 import argparse
 import json
@@ -17,34 +17,34 @@ def add_to(commands: "argparse._SubParsersAction[Parser]") -> None:
     """Add the command to a program's commands."""
     keygen = commands.add_parser(
         "keygen",
-        help="make keys to sign jobs with",
-        description="Makes a private key, FILE, to sign with (PCM_SIGNING_KEY=FILE), and beside it"
-        " the public one, NAME.pub, for the folder of those who trust it (PCM_TRUSTED_KEYS). The"
-        " options narrow what the key may order; they stand in NAME.pub, and count as they stand"
-        " in each folder.",
+        help="create a key pair for signing jobs",
+        description="Creates the private key FILE for signing (PCM_SIGNING_KEY=FILE), and in the"
+        " same folder the public key NAME.pub for folders of trusted keys (PCM_TRUSTED_KEYS). The"
+        " options restrict what the key may order. They are stored in NAME.pub; each folder's copy"
+        " decides for its own readers.",
     )
     add = keygen.add_argument
-    add("name", metavar="NAME", type=name, help="whose it is")
-    add("--out", metavar="FILE", type=Path, required=True, help="must not be there yet")
-    narrow = keygen.add_argument_group("what it may order (default: anything)").add_argument
-    narrow("--target", metavar="T", action="append", help="only of workstations that T means")
-    narrow("--context", choices=["background", "foreground"], help="only such jobs")
-    narrow(
+    add("name", metavar="NAME", type=name, help="the key's owner")
+    add("--out", metavar="FILE", type=Path, required=True, help="must not exist yet")
+    restrict = keygen.add_argument_group("what it may order (default: anything)").add_argument
+    restrict("--target", metavar="T", action="append", help="only jobs for the target T")
+    restrict("--context", choices=["background", "foreground"], help="only jobs of this context")
+    restrict(
         "--command",
         metavar="P",
         dest="commands",
         action="append",
-        help="only this program, as jobs name it, where * stands for anything; again for more",
+        help="only this program, as jobs name it; * matches any text; repeat for more",
     )
-    narrow(
+    restrict(
         "--variable",
         metavar="K",
         action="append",
-        help="with --command: environment variable that jobs may set; again for more",
+        help="with --command: environment variable that jobs may set; repeat for more",
     )
-    narrow("--no-shell", action="store_true", help="no scripts for a shell")
-    narrow("--not-before", metavar="T", help="valid from then on, such as 2026-12-01T00:00Z")
-    narrow("--not-after", metavar="T", help="valid until then, such as +365d")
+    restrict("--no-shell", action="store_true", help="no shell scripts")
+    restrict("--not-before", metavar="T", help="valid from this time, such as 2026-12-01T00:00Z")
+    restrict("--not-after", metavar="T", help="valid until this time, such as +365d")
     keygen.set_defaults(run=_run)
 
 
@@ -54,20 +54,20 @@ def _run(arguments: argparse.Namespace) -> int:
 
     public = arguments.out.with_name(f"{arguments.name}.pub")
     if public == arguments.out:
-        raise WrongUse(f"--out: {public} is where the public key goes; give another name")
-    _key(arguments, "A" * 43 + "=")  # what is wrong in the options is told before a key is made
+        raise WrongUse(f"--out: {public} is the file of the public key; give another name")
+    _key(arguments, "A" * 43 + "=")  # check the options before a key is created
     for path in (arguments.out, public):
         if path.exists() or path.is_symlink():
-            raise Wrong(f"{path}: is there already; nothing was made")
+            raise Wrong(f"{path}: exists already; nothing was created")
     try:
         signer = make_key(arguments.name, arguments.out)
         key = _key(arguments, signer.public_text)
-        told = {"kind": key.kind, **key.model_dump(mode="json", exclude_defaults=True)}
-        write_new(public, json.dumps(told) + "\n", 0o644)
+        fields = {"kind": key.kind, **key.model_dump(mode="json", exclude_defaults=True)}
+        write_new(public, json.dumps(fields) + "\n", 0o644)
     except UnsafeFile as error:
         raise Wrong(str(error)) from error
-    print(f"{arguments.out}: the private key; keep it to yourself")
-    print(f"{public}: the public key {key.id}; it goes into folders of trusted keys")
+    print(f"{arguments.out}: the private key; keep it secret")
+    print(f"{public}: the public key {key.id}; copy it into folders of trusted keys")
     return DONE
 
 
@@ -76,7 +76,7 @@ def _key(arguments: argparse.Namespace, public: str) -> "TrustedKey":
 
     from schemas import TrustedKey, explain
 
-    given: dict[str, Any] = {
+    fields: dict[str, Any] = {
         "name": arguments.name,
         "key": public,
         "targets": arguments.target or (),
@@ -88,12 +88,12 @@ def _key(arguments: argparse.Namespace, public: str) -> "TrustedKey":
         "not_after": _moment("--not-after", arguments.not_after),
     }
     try:
-        return TrustedKey.model_validate(given)
+        return TrustedKey.model_validate(fields)
     except ValidationError as error:
         field, colon, text = explain(error).partition(":")
-        option = {"targets": "target", "variables": "variable", "commands": "command"}
-        word = field.partition(".")[0]
-        raise WrongUse(f"--{option.get(word, word).replace('_', '-')}{colon}{text}") from error
+        options = {"targets": "target", "variables": "variable", "commands": "command"}
+        name = field.partition(".")[0]
+        raise WrongUse(f"--{options.get(name, name).replace('_', '-')}{colon}{text}") from error
 
 
 def _moment(option: str, text: str | None) -> datetime | None:
@@ -103,9 +103,9 @@ def _moment(option: str, text: str | None) -> datetime | None:
     if text is None:
         return None
     try:
-        found = parse_moment(text, datetime.now(UTC))
+        moment = parse_moment(text, datetime.now(UTC))
     except (ValueError, OverflowError) as error:
         raise WrongUse(f"{option}: {error}") from error
-    if isinstance(found, WallClock):
-        raise WrongUse(f"{option}: {text!r}: a key is valid everywhere at once: give a zone")
-    return found
+    if isinstance(moment, WallClock):
+        raise WrongUse(f"{option}: {text!r}: give a time zone; workstation clocks are not allowed")
+    return moment
