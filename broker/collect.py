@@ -155,7 +155,7 @@ async def _anew(settings: "HistorySettings", engine: "Engine", *, sure: bool) ->
     from broker.history.collector import catch_up, first_offset
     from broker.history.reader import rebuild
     from broker.history.status import jobs_before, status
-    from broker.schedules.queries import in_force_from_before, next_offset, said_since
+    from broker.schedules.queries import changed_since, in_force_from_before, next_offset
     from schemas import Schedule
 
     await catch_up(settings, engine)
@@ -175,7 +175,7 @@ async def _anew(settings: "HistorySettings", engine: "Engine", *, sure: bool) ->
         # What somebody else said of one meanwhile stands before that: it is said again.
         await catch_up(settings, engine)
         schedules = [said.record for said in kept if isinstance(said.record, Schedule)]
-        for said in await asyncio.to_thread(said_since, engine, read, schedules):
+        for said in await asyncio.to_thread(changed_since, engine, read, schedules):
             await dispatcher.record_again(said.record, said.entry)
     await asyncio.to_thread(rebuild, engine)
     await catch_up(settings, engine)
