@@ -1,4 +1,4 @@
-"""All that touches RabbitMQ: the topology, the connection, and the administrator's side."""
+"""RabbitMQ: the topology, the connection and the administrator's side."""
 
 from typing import TYPE_CHECKING
 
@@ -11,29 +11,50 @@ if TYPE_CHECKING:
         Unreachable,
         Unroutable,
     )
+    from broker.amqp.topology import ROUTES, AgentKind, Route, apply_topology
     from broker.client.batch import Sent
     from broker.client.dispatcher import Dispatcher
     from broker.client.fleet_orders import NotForgettable
     from broker.client.follow import UnknownJob
     from broker.client.progress import Progress
-    from broker.client.publishing import NotSendable
+    from broker.client.publishing import BoundJob, NotSendable
     from broker.client.sync import SyncDispatcher, send, send_and_wait
+    from broker.collect.rebuild import JobsWouldBeLost, rebuild_history
+    from broker.collect.service import run_collector
     from broker.dead_letters.letter import Letter
     from broker.dead_letters.letters import Busy, DeadLetters, Requeued, UnknownLetter
     from broker.dead_letters.resending import NotRequeued
+    from broker.doctor.checks import diagnose
+    from broker.doctor.finding import Finding, Severity
+    from broker.doctor.gather import DoctorSettings
     from broker.enrolment.rights import AgentLogin
     from broker.enrolment.workstation import Credentials, NotEnrolled, enrol, revoke, rotate
     from broker.history.history import History
     from broker.history.queries import Accounts, Event, FailureGroup, JobRow, Pair, UnknownId
     from broker.history.schema import HistoryError
+    from broker.history.status import HistoryStatus, history_status
     from broker.history.workstations import AgentRow, Fleet, WorkstationRow
+    from broker.jobs.cancellable import NotCancellable, check_cancellable
     from broker.jobs.dry_run import Reach, reach
     from broker.jobs.job_file import WrongJobFile, read_jobs
     from broker.jobs.rerun_jobs import NothingToRerun, NotItsWorkstation, Rerun, rerun
+    from broker.jobs.signed_file import (
+        SignedAlready,
+        approve_job,
+        read_signed,
+        sign_job,
+        write_signed,
+    )
+    from broker.results.report.content import ReportContent, read_report
+    from broker.results.report.csv_table import report_csv
+    from broker.results.report.files import write_report
+    from broker.results.report.page import report_html
     from broker.results.why.why import Why, why
     from broker.rollouts.control import (
+        BoundWorkstations,
         RolloutError,
         abort_rollout,
+        bound_workstations,
         pause_rollout,
         plan_rollout,
         resume_rollout,
@@ -48,13 +69,16 @@ if TYPE_CHECKING:
     from broker.rollouts.state import RolloutState, WaveTally
     from broker.rollouts.waves import WrongWaves
     from broker.schedules.queries import (
+        ScheduleExists,
         UnknownSchedule,
+        check_new_schedule,
         find_schedule,
         list_schedules,
         next_occurrences,
         occurrences_sent,
         occurrences_under_way,
     )
+    from broker.schedules.scheduler import run_scheduler
     from broker.settings import (
         BrokerSettings,
         DispatcherSettings,
@@ -62,11 +86,15 @@ if TYPE_CHECKING:
         ManagementSettings,
         WrongSetting,
     )
+    from broker.signing.key_files import UnsafeFile
+    from broker.signing.key_pair import KeyPair, WrongKey, create_key_pair
     from broker.signing.resign_policy import SigningRefused
     from broker.signing.sealing import CannotSeal, seal
+    from broker.watch.tally import WatchTally
     from schemas.errors import PcmError
+    from schemas.json_schema import message_schema
 
-_HOMES = {
+_MODULES = {
     "broker.amqp.connection": (
         "Blocked",
         "BrokerError",
@@ -75,29 +103,50 @@ _HOMES = {
         "Unreachable",
         "Unroutable",
     ),
+    "broker.amqp.topology": ("ROUTES", "AgentKind", "Route", "apply_topology"),
     "broker.client.batch": ("Sent",),
     "broker.client.dispatcher": ("Dispatcher",),
     "broker.client.fleet_orders": ("NotForgettable",),
     "broker.client.follow": ("UnknownJob",),
     "broker.client.progress": ("Progress",),
-    "broker.client.publishing": ("NotSendable",),
+    "broker.client.publishing": ("BoundJob", "NotSendable"),
     "broker.client.sync": ("SyncDispatcher", "send", "send_and_wait"),
+    "broker.collect.rebuild": ("JobsWouldBeLost", "rebuild_history"),
+    "broker.collect.service": ("run_collector",),
     "broker.dead_letters.letter": ("Letter",),
     "broker.dead_letters.letters": ("Busy", "DeadLetters", "Requeued", "UnknownLetter"),
     "broker.dead_letters.resending": ("NotRequeued",),
+    "broker.doctor.checks": ("diagnose",),
+    "broker.doctor.finding": ("Finding", "Severity"),
+    "broker.doctor.gather": ("DoctorSettings",),
     "broker.enrolment.rights": ("AgentLogin",),
     "broker.enrolment.workstation": ("Credentials", "NotEnrolled", "enrol", "revoke", "rotate"),
     "broker.history.history": ("History",),
     "broker.history.queries": ("Accounts", "Event", "FailureGroup", "JobRow", "Pair", "UnknownId"),
     "broker.history.schema": ("HistoryError",),
+    "broker.history.status": ("HistoryStatus", "history_status"),
     "broker.history.workstations": ("AgentRow", "Fleet", "WorkstationRow"),
+    "broker.jobs.cancellable": ("NotCancellable", "check_cancellable"),
     "broker.jobs.dry_run": ("Reach", "reach"),
     "broker.jobs.job_file": ("WrongJobFile", "read_jobs"),
     "broker.jobs.rerun_jobs": ("NotItsWorkstation", "NothingToRerun", "Rerun", "rerun"),
+    "broker.jobs.signed_file": (
+        "SignedAlready",
+        "approve_job",
+        "read_signed",
+        "sign_job",
+        "write_signed",
+    ),
+    "broker.results.report.content": ("ReportContent", "read_report"),
+    "broker.results.report.files": ("write_report",),
+    "broker.results.report.page": ("report_html",),
+    "broker.results.report.csv_table": ("report_csv",),
     "broker.results.why.why": ("Why", "why"),
     "broker.rollouts.control": (
+        "BoundWorkstations",
         "RolloutError",
         "abort_rollout",
+        "bound_workstations",
         "pause_rollout",
         "plan_rollout",
         "resume_rollout",
@@ -112,13 +161,16 @@ _HOMES = {
     "broker.rollouts.state": ("RolloutState", "WaveTally"),
     "broker.rollouts.waves": ("WrongWaves",),
     "broker.schedules.queries": (
+        "ScheduleExists",
         "UnknownSchedule",
+        "check_new_schedule",
         "find_schedule",
+        "list_schedules",
         "next_occurrences",
         "occurrences_sent",
         "occurrences_under_way",
-        "list_schedules",
     ),
+    "broker.schedules.scheduler": ("run_scheduler",),
     "broker.settings": (
         "BrokerSettings",
         "DispatcherSettings",
@@ -126,16 +178,24 @@ _HOMES = {
         "ManagementSettings",
         "WrongSetting",
     ),
+    "broker.signing.key_files": ("UnsafeFile",),
+    "broker.signing.key_pair": ("KeyPair", "WrongKey", "create_key_pair"),
     "broker.signing.resign_policy": ("SigningRefused",),
     "broker.signing.sealing": ("CannotSeal", "seal"),
+    "broker.watch.tally": ("WatchTally",),
     "schemas.errors": ("PcmError",),
+    "schemas.json_schema": ("message_schema",),
 }
 
 __all__ = [
+    "ROUTES",
     "Accounts",
+    "AgentKind",
     "AgentLogin",
     "AgentRow",
     "Blocked",
+    "BoundJob",
+    "BoundWorkstations",
     "BrokerError",
     "BrokerSettings",
     "Busy",
@@ -144,16 +204,22 @@ __all__ = [
     "DeadLetters",
     "Dispatcher",
     "DispatcherSettings",
+    "DoctorSettings",
     "Event",
     "FailureGroup",
+    "Finding",
     "Fleet",
     "History",
     "HistoryError",
     "HistorySettings",
+    "HistoryStatus",
     "JobRow",
+    "JobsWouldBeLost",
+    "KeyPair",
     "Letter",
     "LoginRefused",
     "ManagementSettings",
+    "NotCancellable",
     "NotEnrolled",
     "NotForgettable",
     "NotItsWorkstation",
@@ -165,12 +231,17 @@ __all__ = [
     "Progress",
     "Reach",
     "Refused",
+    "ReportContent",
     "Requeued",
     "Rerun",
     "RolloutError",
     "RolloutProgress",
     "RolloutState",
+    "Route",
+    "ScheduleExists",
     "Sent",
+    "Severity",
+    "SignedAlready",
     "SigningRefused",
     "SyncDispatcher",
     "UnknownId",
@@ -180,18 +251,30 @@ __all__ = [
     "UnknownSchedule",
     "Unreachable",
     "Unroutable",
+    "UnsafeFile",
+    "WatchTally",
     "WaveTally",
     "Why",
     "WorkstationRow",
     "WrongJobFile",
+    "WrongKey",
     "WrongSetting",
     "WrongWaves",
     "abort_rollout",
+    "apply_topology",
+    "approve_job",
+    "bound_workstations",
+    "check_cancellable",
+    "check_new_schedule",
+    "create_key_pair",
+    "diagnose",
     "enrol",
     "find_rollout",
     "find_schedule",
+    "history_status",
     "list_rollouts",
     "list_schedules",
+    "message_schema",
     "next_occurrences",
     "occurrences_sent",
     "occurrences_under_way",
@@ -199,26 +282,36 @@ __all__ = [
     "plan_rollout",
     "reach",
     "read_jobs",
+    "read_report",
+    "read_signed",
+    "rebuild_history",
+    "report_csv",
+    "report_html",
     "rerun",
     "resume_rollout",
     "revoke",
     "rotate",
+    "run_collector",
+    "run_scheduler",
     "seal",
     "send",
     "send_and_wait",
+    "sign_job",
     "start_rollout",
     "why",
+    "write_report",
+    "write_signed",
 ]
 
 
-if not TYPE_CHECKING:  # else a name that is not there would be one of any type
+if not TYPE_CHECKING:  # else type checkers accept any name
 
     def __getattr__(name: str) -> object:
-        # On demand: agents import this package for its topology, and do not pay for the rest.
+        # Import on demand: agents need only the topology.
         from importlib import import_module
 
-        for home, names in _HOMES.items():
+        for module, names in _MODULES.items():
             if name in names:
-                found = globals()[name] = getattr(import_module(home), name)
-                return found
+                value = globals()[name] = getattr(import_module(module), name)
+                return value
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -1,4 +1,4 @@
-"""The log: structlog's events, key-value on a terminal, JSON otherwise."""
+"""Configure logging: structlog events, key-value on a terminal, JSON otherwise."""
 
 import logging
 import os
@@ -18,9 +18,9 @@ _FILE_LIMIT = 1024 * 1024
 
 
 class _Logger:
-    """Logs as structlog is configured when it is first used; if it is not, to stderr.
+    """Log by structlog's configuration as of the first event; without one, to stderr.
 
-    structlog's own default is stdout, which is for answers.
+    structlog's own default is stdout, which is reserved for results.
     """
 
     def __init__(self) -> None:
@@ -35,48 +35,49 @@ class _Logger:
                 if structlog.get_config()["cache_logger_on_first_use"]:
                     self._bound = bound
                 return getattr(bound, name)
-            processors: list[Any] = [partial(_whole, {}, False), _to_json]  # noqa: FBT003 - of no terminal
+            no_context = partial(_add_context, {}, False)  # noqa: FBT003 - no terminal
+            processors: list[Any] = [no_context, _to_json]
             logger = structlog.WriteLogger(cast("TextIO", _Stderr()))
             return getattr(structlog.wrap_logger(logger, processors=processors), name)
         return getattr(self._bound, name)
 
 
 def get_logger() -> Any:
-    """Return a logger; structlog is not imported before something is logged."""
+    """Return a logger; structlog is imported with the first event."""
     return _Logger()
 
 
-def import_structlog_alone() -> None:
-    """Import structlog without rich, for a program of ours.
+def import_structlog_without_rich() -> None:
+    """Import structlog without rich, in our programs.
 
-    With rich it draws tracebacks, which nobody sees here, and takes 4 MB of an agent's memory.
+    rich is needed only to draw tracebacks, and takes 4 MB of an agent's memory.
     """
-    if absent := "rich" not in sys.modules:
+    if not_imported := "rich" not in sys.modules:
         sys.modules["rich"] = None  # type: ignore[assignment]
     try:
         import structlog  # noqa: F401
     finally:
-        if absent:
+        if not_imported:
             del sys.modules["rich"]
 
 
 def silence_amqp_libraries() -> None:
-    """Stop the libraries' own log: they report each outage three times, with tracebacks."""
+    """Silence the libraries' own log: it has each outage three times, with tracebacks."""
     for name in ("aio_pika", "aiormq"):
         logging.getLogger(name).setLevel(logging.CRITICAL + 1)
 
 
 class _Sink(Protocol):
-    """Takes lines; one that takes no more (its disk is full, its reader gone) is borne.
+    """Write lines unbuffered; a line that cannot be written is dropped.
 
-    Nothing is buffered: what could not be written is not tried again at the end.
+    A full disk or a closed pipe must not stop the program.
     """
 
     def write(self, text: str) -> object:
-        """Write text, if that is possible."""
+        """Write text; ignore an OSError."""
 
     def flush(self) -> None:
-        """Do nothing: all is written."""
+        """Do nothing: there is no buffer."""
 
 
 class _Stderr:
@@ -89,7 +90,7 @@ class _Stderr:
 
 
 class _File:
-    """A file of its user's alone; when it is full, it becomes `NAME.1`, and a new one is begun."""
+    """Append to a file with mode 0600; rename it to `NAME.1` when it is full."""
 
     def __init__(self, path: Path) -> None:
         self._path = path
@@ -112,15 +113,15 @@ class _File:
 
 
 def configure(*, file: Path | None = None, **context: str) -> None:
-    """Set up logging to stderr, or to a file only; each event carries the context."""
-    import_structlog_alone()
+    """Log to stderr, or only to a file; each event has the context."""
+    import_structlog_without_rich()
     import structlog
 
     terminal = file is None and sys.stderr.isatty()
     sink: _Sink = _Stderr() if file is None else _File(file)
     structlog.configure(
         processors=[
-            partial(_whole, context, terminal),
+            partial(_add_context, context, terminal),
             structlog.dev.ConsoleRenderer() if terminal else _to_json,
         ],
         logger_factory=structlog.WriteLoggerFactory(file=cast("TextIO", sink)),
@@ -128,19 +129,19 @@ def configure(*, file: Path | None = None, **context: str) -> None:
     )
     silence_amqp_libraries()
     if file is not None:
-        # What libraries tell by other ways would go to stderr.
+        # Else warnings and other loggers write to stderr.
         logging.basicConfig(stream=cast("TextIO", sink), level=logging.WARNING, force=True)
         logging.captureWarnings(capture=True)
 
 
-def _whole(
+def _add_context(
     context: dict[str, str],
-    terminal: bool,  # noqa: FBT001 - bound beforehand
+    terminal: bool,  # noqa: FBT001 - bound by partial()
     _logger: object,
     level: str,
     event: "EventDict",
 ) -> "EventDict":
-    """Return an event with its time and the context, and without what is None."""
+    """Add the time and the context to an event; drop values that are None."""
     now = datetime.now(UTC)
     return {
         "timestamp": f"{now.astimezone():%Y-%m-%d %H:%M:%S}" if terminal else now,

@@ -1,4 +1,4 @@
-"""Settings: `PCM_...` variables, a `.env` file, or files in /run/secrets."""
+"""Read settings from `PCM_...` variables, a `.env` file or files in /run/secrets."""
 
 import os
 import stat
@@ -26,11 +26,11 @@ if TYPE_CHECKING:
 
 _SECRETS = Path("/run/secrets")
 _ENV_FILE = Path(".env")
-_SUCH_AS = "must be such as amqp://USER:PASSWORD@HOST:5672/"
+_URL_FORMAT = "must be like amqp://USER:PASSWORD@HOST:5672/"
 
 
 class WrongSetting(PcmError, ValueError):
-    """A setting is wrong; the text names it."""
+    """A setting is wrong; the message names it."""
 
 
 def _none_if_empty(value: object) -> object:
@@ -38,50 +38,50 @@ def _none_if_empty(value: object) -> object:
 
 
 OptionalPath = Annotated[Path | None, BeforeValidator(_none_if_empty)]
-"""A file or folder; none where the setting is empty."""
+"""A file or folder; None if the setting is empty."""
 
 
 def _url(text: str) -> "URL":
-    from yarl import URL  # who only tells what settings there are does not load it
+    from yarl import URL  # `--help` works without it
 
     return URL(text)
 
 
 class BrokerSettings(BaseModel):
-    """How to reach the broker. Each field is an environment variable `PCM_...`."""
+    """Settings of the broker. Each field is an environment variable `PCM_...`."""
 
     model_config = ConfigDict(
         extra="forbid",
         frozen=True,
         hide_input_in_errors=True,
         validate_default=True,
-        defer_build=True,  # a program has one of the kinds
+        defer_build=True,  # a program uses one of these classes
     )
 
     amqp_url: tuple[str, ...] = Field(
         default=("amqp://guest:guest@localhost:5672/",),
         repr=False,  # it has a password
-        description="where the broker is; several, parted by commas, are tried in turn;"
-        " amqps:// for TLS",
+        description="the broker's URL; several, comma-separated, are tried in turn; amqps:// for"
+        " TLS",
     )
     tls_ca: Path | None = Field(
         default=None,
-        description="file of the authorities that vouch for an amqps broker, PEM"
+        description="file of the authorities that certify an amqps broker, PEM"
         " (default: the system's)",
     )
     tls_cert: Path | None = Field(
         default=None,
-        description="file of our certificate for an amqps broker, PEM; it is the login where the"
-        " URL has no password",
+        description="file of our certificate for an amqps broker, PEM; it is the login if the URL"
+        " has no password",
     )
     tls_key: Path | None = Field(
         default=None,
         description="file of the certificate's key, PEM (default: in the certificate's file)",
     )
 
-    def __init__(self, **given: Any) -> None:
-        """Take what is given, and the rest from the environment."""
-        super().__init__(**_environment(type(self)) | given)
+    def __init__(self, **values: Any) -> None:
+        """Read the fields that are not given from the environment."""
+        super().__init__(**_environment(type(self)) | values)
 
     @field_validator("amqp_url", mode="before")
     @classmethod
@@ -94,26 +94,28 @@ class BrokerSettings(BaseModel):
         for text in urls:
             try:
                 url = _url(text)
-                wrong = url.scheme not in {"amqp", "amqps"} or not url.host
-                _ = url.port  # which is read only now
+                is_wrong = url.scheme not in {"amqp", "amqps"} or not url.host
+                _ = url.port  # parsed on access
             except ValueError:
-                wrong = True
-            if wrong:
-                raise ValueError(_SUCH_AS)
-            # Else a part of the password goes for a port, or a host, and is told as one.
+                is_wrong = True
+            if is_wrong:
+                raise ValueError(_URL_FORMAT)
+            # Else a part of the password is read, and shown, as the port or the host.
             if url.fragment or "@" in f"{url.path}{url.query_string}":
-                raise ValueError(f"{_SUCH_AS}, with / # ? @ : of a password as %2F %23 %3F %40 %3A")
+                raise ValueError(
+                    f"{_URL_FORMAT}, with / # ? @ : of a password as %2F %23 %3F %40 %3A"
+                )
         if not urls:
-            raise ValueError(f"is empty: {_SUCH_AS}")
+            raise ValueError(f"is empty: {_URL_FORMAT}")
         if len({_url(text).scheme for text in urls}) > 1:
             raise ValueError(
-                "has amqp:// and amqps:// addresses: whoever keeps us from the one could listen on"
-                " the other; write all of a kind"
+                "has amqp:// and amqps:// addresses: an attacker who blocks amqps:// could listen"
+                " on amqp://; use one scheme for all"
             )
         return urls
 
     @model_validator(mode="after")
-    def _verified(self) -> Self:
+    def _check_tls(self) -> Self:
         from broker import tls
 
         try:
@@ -136,12 +138,12 @@ class BrokerSettings(BaseModel):
 
 
 class ManagementSettings(BrokerSettings):
-    """How to reach the broker, and its management API."""
+    """Settings of the broker and its management API."""
 
     management_url: str = Field(
         default="",
         description="RabbitMQ's management API, such as https://USER:PASSWORD@HOST:15671 (default:"
-        " the first broker's host and login, port 15672, or 15671 where it speaks TLS)",
+        " the first broker's host and login, port 15672, or 15671 with TLS)",
     )
 
     @field_validator("management_url")
@@ -152,27 +154,27 @@ class ManagementSettings(BrokerSettings):
         except ValueError:
             url = _url("")
         if text and (url.scheme not in {"http", "https"} or not url.host):
-            raise ValueError("must be such as https://USER:PASSWORD@HOST:15671")
+            raise ValueError("must be like https://USER:PASSWORD@HOST:15671")
         return text
 
 
 class DispatcherSettings(BrokerSettings):
-    """A dispatcher's settings."""
+    """Settings of a dispatcher."""
 
     patience: Duration = Field(
         default=timedelta(seconds=10),
-        description="how long an unreachable broker is tried before giving up",
+        description="how long to retry an unreachable broker",
     )
     settle: Duration = Field(
         default=timedelta(seconds=2),
-        description="how long to listen for more workstations after all known ones have ended",
+        description="how long to wait for further workstations after all known ones have ended",
     )
     signing_key: OptionalPath = Field(
-        default=None, description="the file of the private key that signs what is sent"
+        default=None, description="file of the private key that signs jobs and orders"
     )
     trusted_keys: OptionalPath = Field(
         default=None,
-        description="the folder of public keys by which signatures of what was sent are checked",
+        description="folder of the public keys that signatures are checked against",
     )
 
 
@@ -182,7 +184,7 @@ def _history_url() -> str:
 
 
 class HistorySettings(DispatcherSettings):
-    """A dispatcher's settings, and the history's."""
+    """Settings of a dispatcher and the history."""
 
     history_url: str = Field(
         default_factory=_history_url,
@@ -191,7 +193,7 @@ class HistorySettings(DispatcherSettings):
         " (default: ~/.local/state/pcm/history.db)",
     )
     history_keep: Duration = Field(
-        default=timedelta(days=365), description="how long the history remembers a job"
+        default=timedelta(days=365), description="how long the history keeps a job"
     )
 
 
@@ -199,39 +201,39 @@ Settings = TypeVar("Settings", bound=BrokerSettings)
 
 
 def load(kind: type[Settings], **options: Any) -> Settings:
-    """Read the settings of a kind; options that are not None come before all else.
+    """Read the settings of a class; options that are not None override all other sources.
 
     Raises:
-        WrongSetting: one of them is wrong.
+        WrongSetting: a setting is wrong.
     """
-    given = {name: value for name, value in options.items() if value is not None}
+    options = {name: value for name, value in options.items() if value is not None}
     try:
-        return kind(**_secrets(kind) | _env_file(kind) | _environment(kind) | given)
+        return kind(**_secrets(kind) | _env_file(kind) | _environment(kind) | options)
     except ValidationError as error:
         field, _, text = explain(error).partition(":")
         raise WrongSetting(f"PCM_{field.upper()}:{text}") from error
 
 
-def _of(kind: type[BrokerSettings], found: Mapping[str, Any]) -> dict[str, Any]:
-    """Return a kind's settings among what was found under names as variables have them."""
-    named = {name.lower(): value for name, value in found.items()}
+def _select(kind: type[BrokerSettings], variables: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the values of a class's fields from `PCM_...` names, in any case."""
+    named = {name.lower(): value for name, value in variables.items()}
     values = ((field, named.get(f"pcm_{field}")) for field in kind.model_fields)
     return {field: value for field, value in values if value is not None}
 
 
 def _environment(kind: type[BrokerSettings]) -> dict[str, Any]:
-    return _of(kind, os.environ)
+    return _select(kind, os.environ)
 
 
 def _env_file(kind: type[BrokerSettings]) -> dict[str, Any]:
-    """Return what the folder's own file sets."""
+    """Return the settings of the `.env` file in the current folder."""
     if (file := _own_file(_ENV_FILE)) is None:
         return {}
-    from dotenv import dotenv_values  # most have no such file
+    from dotenv import dotenv_values  # rarely needed
 
     try:
         with os.fdopen(file, encoding="utf-8") as stream:
-            return _of(kind, dotenv_values(stream=stream))
+            return _select(kind, dotenv_values(stream=stream))
     except UnicodeDecodeError as error:
         raise WrongSetting(f"{_ENV_FILE}: is not UTF-8: save it as UTF-8") from error
     except OSError as error:
@@ -239,9 +241,9 @@ def _env_file(kind: type[BrokerSettings]) -> dict[str, Any]:
 
 
 def _secrets(kind: type[BrokerSettings]) -> dict[str, Any]:
-    """Return what files set, each a setting of its name."""
+    """Return the settings of /run/secrets, one a file."""
     try:
-        files = _of(kind, {file.name: file for file in _SECRETS.iterdir()})
+        files = _select(kind, {file.name: file for file in _SECRETS.iterdir()})
     except (FileNotFoundError, NotADirectoryError):
         return {}
     except OSError as error:
@@ -261,36 +263,36 @@ def _secret(field: str, file: Path) -> str:
 
 
 def _own_file(path: Path) -> int | None:
-    """Open a file if it is our own: who else may write here must not set our settings.
+    """Open a regular file that only its owner, this user, can write; else return None.
 
-    Once, and by no link: what is looked at is what is read.
+    The checks are made on the open file, which is not a link, so it cannot be exchanged in between.
     """
     flags = os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK
     try:
         file = os.open(path, flags)
     except OSError:
         return None
-    found = os.fstat(file)
-    plain = stat.S_ISREG(found.st_mode) and found.st_nlink == 1
-    if plain and found.st_uid == os.geteuid() and not found.st_mode & 0o022:
+    status = os.fstat(file)
+    is_regular = stat.S_ISREG(status.st_mode) and status.st_nlink == 1
+    if is_regular and status.st_uid == os.geteuid() and not status.st_mode & 0o022:
         return file
     os.close(file)
     return None
 
 
 def describe(*kinds: type[BrokerSettings]) -> str:
-    """Return the settings of kinds for a help text: a name, its meaning and its default a line."""
-    lines = ["settings (environment, a .env file of one's own, or files in /run/secrets):"]
+    """Return the settings of classes for `--help`: one line each, with the default."""
+    lines = ["settings (environment, your .env file, or files in /run/secrets):"]
     fields = {name: field for kind in kinds for name, field in kind.model_fields.items()}
     for name, field in fields.items():
         text = field.description or ""
         if "(default: " not in text:
-            text += f" (default: {_plain(field.default)})"
+            text += f" (default: {_format(field.default)})"
         lines.append(f"  PCM_{name.upper():<17} {text}")
     return "\n".join(lines)
 
 
-def _plain(value: Any) -> str:
+def _format(value: Any) -> str:
     if isinstance(value, timedelta):
         return duration_text(value)
     if isinstance(value, tuple):

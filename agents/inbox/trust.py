@@ -105,7 +105,7 @@ class Trust:
             # A queue may be bound by whoever has the rights; what is signed says whom it is for.
             raise Untrusted("it is not for this workstation, as far as its groups are set here")
         names, reasons = set(), []
-        for verdict in self._keyring.judge(order, body, signatures):
+        for verdict in self._keyring.verify(order, body, signatures):
             if verdict.key is None:
                 reasons.append(verdict.reason)
             elif objection := verdict.key.objection(order, self._here, now):

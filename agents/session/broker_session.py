@@ -26,10 +26,10 @@ from broker.amqp.connection import (
     LoginRefused,
     Refused,
     Unreachable,
+    address_of,
     blocked,
     connect,
     translated,
-    where,
 )
 from broker.amqp.publisher import Publisher
 from broker.amqp.timeouts import timeout
@@ -130,7 +130,7 @@ class BrokerSession:
     async def _session(self) -> None:
         name = f"pcm-agent {self._identity.workstation} {self._identity.name}"
         async with connect(self._settings, name, self._last) as connection:
-            self._last = where(connection)
+            self._last = address_of(connection)
             if not self._settings.enrolled:
                 await topology.ensure(connection)
                 with translated("declaring the agent's queue"):
@@ -145,7 +145,7 @@ class BrokerSession:
                 self._told.clear()
                 self._stands("connected")
                 self._backoff.reset(_ONCE_CONNECTED)
-                _log.info("broker.connected", broker=where(connection))
+                _log.info("broker.connected", broker=address_of(connection))
                 begun.set()
 
             async with asyncio.TaskGroup() as tasks:

@@ -4,9 +4,9 @@ The broker passes on what a publisher wrote: a time in the year 146140482, text 
 tables nested to any depth. The library's decoder raises an error for each of these and ends its
 connection; the broker then delivers the message again, and it ends the next connection. One such
 report would keep every reader of the stream from all later ones. This decoder replaces such values
-by harmless ones; the receiver of the message judges it.
+by harmless ones; the receiver checks the message.
 
-It is also faster for the three frames of a delivery, which are almost all frames of a reader.
+It is also faster for the three frames of a delivery, almost all frames that a consumer reads.
 """
 
 import re
@@ -22,10 +22,10 @@ from pamqp.exceptions import UnmarshalingException
 from pamqp.frame import FrameTypes, unmarshal
 from pamqp.header import ContentHeader
 
-_DEEPEST = 20  # tables in tables; the broker's own record of deaths has three levels
-_HEAD = struct.Struct(">BHI")  # a frame's kind, its channel, the size of what follows
-_INDEX = struct.Struct(">I")  # of a method
-_CONTENT = struct.Struct(">HHQH")  # class, weight, the body's size, which properties there are
+_DEEPEST = 20  # nested tables; the broker's x-death header has three levels
+_FRAME_HEADER = struct.Struct(">BHI")  # kind, channel, payload size
+_INDEX = struct.Struct(">I")  # class and method
+_CONTENT = struct.Struct(">HHQH")  # class, weight, body size, property flags
 _CODE = struct.Struct(">H")
 _TAG = struct.Struct(">QB")
 _LENGTH = struct.Struct(">I")
@@ -47,23 +47,23 @@ def decode_frame(data: bytes) -> tuple[int, int, FrameTypes]:
     """Return a frame's size, its channel and the frame, as `pamqp.frame.unmarshal` does.
 
     Args:
-        data: one whole frame.
+        data: one complete frame.
 
     Raises:
         UnmarshalingException: it is not an AMQP frame.
     """
-    kind, channel, _ = _HEAD.unpack_from(data)
+    kind, channel, _ = _FRAME_HEADER.unpack_from(data)
     if data[-1] != constants.FRAME_END:
         raise UnmarshalingException("Unknown", "Last byte error")
     if kind == constants.FRAME_BODY:
-        return len(data), channel, ContentBody(data[_HEAD.size : -1])
+        return len(data), channel, ContentBody(data[_FRAME_HEADER.size : -1])
     try:
         if kind == constants.FRAME_HEADER:
             return len(data), channel, _content_header(data)
         if kind == constants.FRAME_METHOD:
-            (index,) = _INDEX.unpack_from(data, _HEAD.size)
+            (index,) = _INDEX.unpack_from(data, _FRAME_HEADER.size)
             if read := _METHODS.get(index):
-                return len(data), channel, read(data, _HEAD.size + _INDEX.size)
+                return len(data), channel, read(data, _FRAME_HEADER.size + _INDEX.size)
     except (ValueError, LookupError, struct.error) as error:
         raise UnmarshalingException("Unknown", error) from error
     return unmarshal(data)
@@ -96,17 +96,17 @@ def _return(data: bytes, at: int) -> commands.Basic.Return:
 
 
 def _content_header(data: bytes) -> ContentHeader:
-    _, _, size, flags = _CONTENT.unpack_from(data, _HEAD.size)
+    _, _, size, flags = _CONTENT.unpack_from(data, _FRAME_HEADER.size)
     properties = _Properties()
-    at = _HEAD.size + _CONTENT.size
-    # A frame that is cut off, as no broker sends it, has the properties that came before the cut.
+    at = _FRAME_HEADER.size + _CONTENT.size
+    # A truncated frame, which no broker sends, has the properties before the end.
     try:
         for name, read in _present(flags):
             at, value = read(data, at)
             setattr(properties, name, value)
     except (ValueError, LookupError, struct.error, ArithmeticError):
         pass
-    # RabbitMQ refuses other values that come by AMQP; aio-pika makes no message of them.
+    # RabbitMQ refuses other values from AMQP clients; aio-pika fails on them.
     if properties.delivery_mode not in {1, 2}:
         properties.delivery_mode = None
     if properties.expiration is not None and not _MILLISECONDS.fullmatch(properties.expiration):
@@ -150,24 +150,24 @@ def _time(data: bytes) -> tuple[int, datetime | None]:
 
 
 def _fields(data: bytes, start: int, depth: int) -> tuple[int, dict[str, Any]]:
-    """Return where the table ends that begins at a place, and what is in it."""
+    """Decode a table; return the offset behind it, and its fields."""
     at, end = _span(data, start)
-    found: dict[str, Any] = {}
+    table: dict[str, Any] = {}
     while at < end and depth < _DEEPEST:
         after = at + 1 + data[at]
         name = _text(data[at + 1 : after])
-        at, found[name] = _value(data, after, end, depth)
-    return end, found
+        at, table[name] = _value(data, after, end, depth)
+    return end, table
 
 
 def _items(data: bytes, start: int, depth: int) -> tuple[int, list[Any]]:
-    """Return where the array ends that begins at a place, and what is in it."""
+    """Decode an array; return the offset behind it, and its items."""
     at, end = _span(data, start)
-    found: list[Any] = []
+    items: list[Any] = []
     while at < end and depth < _DEEPEST:
         at, value = _value(data, at, end, depth)
-        found.append(value)
-    return end, found
+        items.append(value)
+    return end, items
 
 
 def _value(data: bytes, at: int, end: int, depth: int) -> tuple[int, Any]:
@@ -181,14 +181,14 @@ def _value(data: bytes, at: int, end: int, depth: int) -> tuple[int, Any]:
         return after, _long_text(data[at:after]) if kind == b"S" else data[at:after]
     if kind == b"T":
         return at + 8, _time(data[at : at + 8])[1]
-    if kind not in _SIZES:  # nobody knows how long it is
+    if kind not in _SIZES:  # of unknown length
         return end, _UNREADABLE
     _, value = decode.TABLE_MAPPING[kind](data[at : at + _SIZES[kind]])
     return at + _SIZES[kind], value
 
 
 def _span(data: bytes, start: int) -> tuple[int, int]:
-    """Return where what bears its length begins and ends."""
+    """Return the offsets of the content behind a length field: start and end."""
     (length,) = _LENGTH.unpack_from(data, start)
     return start + 4, min(start + 4 + length, len(data))
 
@@ -205,8 +205,8 @@ _READERS: dict[str, _Reader] = {
     "table": _table_at,
     "timestamp": _time_at,
 }
-# In their order on the wire. The library looks each of them up anew, and cuts what is left, for
-# each message: a quarter of the time of who reads many.
+# In wire order. The library looks up each property and copies the rest for each message, which
+# takes a quarter of a consumer's time.
 _PROPERTIES = tuple(
     (_Properties.flags[name], name, _READERS[_Properties.amqp_type(name)])
     for name in _Properties.__slots__
@@ -215,5 +215,5 @@ _PROPERTIES = tuple(
 
 @lru_cache(maxsize=256)
 def _present(flags: int) -> tuple[tuple[str, _Reader], ...]:
-    """Return the properties that are there, and what reads each: of one sender's, the same."""
+    """Return the names and readers of the properties that are set; cached."""
     return tuple((name, read) for flag, name, read in _PROPERTIES if flags & flag)

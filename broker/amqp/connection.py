@@ -1,4 +1,4 @@
-"""How the broker is reached, and what can go wrong on the way, in our own words."""
+"""Connect to the broker, and map the library's errors to ours."""
 
 import asyncio
 import random
@@ -27,19 +27,19 @@ from broker.settings import BrokerSettings
 from schemas.errors import PcmError
 
 CALL_LIMIT = 10.0
-"""Seconds that one call to the broker may take: where it is stuck, the library waits for ever."""
+"""Time limit of one call to the broker, in seconds; the library itself has none."""
 
 
 class BrokerError(PcmError):
-    """The broker could not do what it was asked."""
+    """A call to the broker failed."""
 
 
 class Unreachable(BrokerError):
-    """The broker is out of reach."""
+    """The broker is unreachable."""
 
 
 class Blocked(Unreachable):
-    """The broker is there, but takes no messages: its disk or memory is low."""
+    """The broker accepts no messages: its disk space or memory is low."""
 
 
 class LoginRefused(Unreachable):
@@ -47,7 +47,7 @@ class LoginRefused(Unreachable):
 
 
 class Refused(BrokerError):
-    """The broker refused what was asked, by permission or because it is set up otherwise."""
+    """The broker refused a call: no permission, or other arguments than those declared before."""
 
 
 class Unroutable(BrokerError):
@@ -55,10 +55,10 @@ class Unroutable(BrokerError):
 
 
 class Backoff:
-    """Pauses between attempts: random, and up to twice as long after each failure.
+    """Random pauses between attempts; their maximum doubles with each failure.
 
     Attributes:
-        failures: how many attempts failed in a row.
+        failures: the number of failed attempts in a row.
     """
 
     def __init__(self, longest: float = 60.0) -> None:
@@ -66,57 +66,59 @@ class Backoff:
         self._longest = longest
 
     def reset(self, failures: int = 0) -> None:
-        """Note a success; not more than so many failures before it still count."""
+        """Record a success; at most `failures` earlier failures still count."""
         self.failures = min(self.failures, failures)
 
     def failed(self) -> float:
-        """Note a failure; return the seconds to wait before the next attempt."""
-        most = min(self._longest, 0.5 * 2 ** min(self.failures, 10))
+        """Record a failure; return the seconds to wait before the next attempt."""
+        limit = min(self._longest, 0.5 * 2 ** min(self.failures, 10))
         self.failures += 1
-        return random.uniform(0, most)  # noqa: S311 - no secret
+        return random.uniform(0, limit)  # noqa: S311 - no secret
 
 
 @contextmanager
 def translated(doing: str, *, external: bool = False) -> Iterator[None]:
-    """Raise the library's errors as ours.
+    """Map the library's errors to `BrokerError` and its subclasses.
 
     Args:
-        doing: what was asked, for the message.
-        external: whether a login is by certificate.
+        doing: the call, for the message.
+        external: whether the login is by certificate.
     """
     try:
         yield
     except asyncio.CancelledError as error:
-        # The library cancels what waits on a stuck connection that it drops.
+        # The library cancels the calls on a connection that it drops.
         if (task := asyncio.current_task()) and task.cancelling():
             raise
         raise Unreachable(f"{doing}: the connection was lost") from error
     except (ProbableAuthenticationError, AuthenticationError, ConnectionNotAllowed) as error:
-        raise LoginRefused(f"{doing}: the broker {_refusal(error, external=external)}") from error
+        raise LoginRefused(
+            f"{doing}: the broker {_refusal_reason(error, external=external)}"
+        ) from error
     except ChannelNotFoundEntity as error:
-        # A queue whose node just starts; or it was deleted, and connecting makes it again.
+        # The queue's node is starting; or it was deleted, and connecting declares it again.
         raise Unreachable(f"{doing}: {_text(error)}") from error
     except ChannelClosed as error:
         raise Refused(f"{doing}: {_text(error)}") from error
     except DeliveryError as error:
-        raise Unreachable(f"{doing}: the broker did not take the message") from error
+        raise Unreachable(f"{doing}: the broker did not store the message") from error
     except Exception as error:
-        # One of no kind: so the library may end what waits on a connection that we close.
+        # The library ends the calls on a connection that we close by a bare Exception.
         if type(error) is not Exception and not isinstance(error, CONNECTION_EXCEPTIONS):
             raise
         raise Unreachable(f"{doing}: {_text(error)}") from error
 
 
-def _refusal(error: BaseException, *, external: bool) -> str:
+def _refusal_reason(error: BaseException, *, external: bool) -> str:
     if isinstance(error, AuthenticationError):
         if external:
             return (
-                "takes no login by certificate: enable its plugin rabbitmq_auth_mechanism_ssl, and"
-                " list EXTERNAL in auth_mechanisms; or write a password in PCM_AMQP_URL"
+                "supports no login by certificate: enable the plugin rabbitmq_auth_mechanism_ssl,"
+                " and list EXTERNAL in auth_mechanisms; or write a password in PCM_AMQP_URL"
             )
-        return "takes no login by password: it has no PLAIN in auth_mechanisms"
+        return "supports no login by password: its auth_mechanisms have no PLAIN"
     if external:
-        return "refused the login by certificate: it has no user that PCM_TLS_CERT names"
+        return "refused the login by certificate: it has no user of the name in PCM_TLS_CERT"
     return "refused the login"
 
 
@@ -133,9 +135,9 @@ def _text(error: BaseException) -> str:
 
 
 class OurConnection(aio_pika.Connection):
-    """The library's connection, over a transport of ours."""
+    """A connection over our `Transport`."""
 
-    async def connect(self, timeout: float | None = None) -> None:  # noqa: ASYNC109 - theirs
+    async def connect(self, timeout: float | None = None) -> None:  # noqa: ASYNC109 - the library's signature
         """Connect to the broker."""
         self.transport = await Transport.connect(
             self.url, self._on_connection_close, timeout=timeout, **self.kwargs
@@ -147,20 +149,20 @@ class OurConnection(aio_pika.Connection):
 async def connect(
     settings: BrokerSettings, name: str, last: str = ""
 ) -> AsyncIterator[AbstractConnection]:
-    """Connect to the first broker that answers, each URL tried once in turn.
+    """Connect to the first broker that answers; try each URL once.
 
-    The connection is a plain one: when it is lost, everything on it ends with an error, and
-    whoever holds it connects again.
+    The connection is not a robust one: when it is lost, each call on it raises an error, and the
+    caller connects again.
 
     Args:
-        settings: say where the brokers are.
-        name: is shown in the broker's list of connections.
-        last: the address of a broker that is tried after the others, since it failed. A node that
-            is cut off from its cluster may take connections and answer nothing on them.
+        settings: the brokers' URLs.
+        name: the connection's name, for the broker's list.
+        last: the address of a broker that failed, and is tried after the others. A node that is
+            partitioned from its cluster can accept connections and answer nothing.
 
     Raises:
-        LoginRefused: the last one that answered refused the login.
-        Unreachable: none answered.
+        LoginRefused: a broker refused the login, and none accepted it.
+        Unreachable: no broker answered.
     """
     failures: list[Unreachable] = []
     for text in sorted(settings.amqp_url, key=lambda text: _address(URL(text)) == last):
@@ -170,7 +172,9 @@ async def connect(
         if external := tls.is_external(url, has_certificate=settings.tls_cert is not None):
             url = url.update_query(auth="external")
         connection = OurConnection(
-            url, ssl_context=_context(url, settings), client_properties={"connection_name": name}
+            url,
+            ssl_context=_ssl_context(url, settings),
+            client_properties={"connection_name": name},
         )
         try:
             try:
@@ -184,13 +188,13 @@ async def connect(
         finally:
             await _close(connection)
         return
-    refused = [failure for failure in failures if isinstance(failure, LoginRefused)]
-    kind = LoginRefused if refused else Unreachable
+    is_refused = any(isinstance(failure, LoginRefused) for failure in failures)
+    kind = LoginRefused if is_refused else Unreachable
     raise kind("; ".join(map(str, failures)))
 
 
-def _context(url: URL, settings: BrokerSettings) -> ssl.SSLContext | None:
-    """Return how TLS is spoken, with the files as they are now: certificates are renewed."""
+def _ssl_context(url: URL, settings: BrokerSettings) -> ssl.SSLContext | None:
+    """Return the TLS context; the files are read each time, as certificates are renewed."""
     if url.scheme != "amqps":
         return None
     try:
@@ -205,13 +209,13 @@ async def _open(connection: AbstractConnection, url: URL, settings: BrokerSettin
         await connection.connect()
     except (*CONNECTION_EXCEPTIONS, AuthenticationError) as error:
         has_certificate = settings.tls_cert is not None
-        if why := tls.trouble(error, url, has_certificate=has_certificate):
+        if why := tls.explain_failure(error, url, has_certificate=has_certificate):
             raise Unreachable(f"{_address(url)}: {why}") from error
         raise
 
 
-def where(connection: AbstractConnection) -> str:
-    """Return the address of the broker that a connection leads to."""
+def address_of(connection: AbstractConnection) -> str:
+    """Return the address of a connection's broker."""
     return _address(connection.url)  # type: ignore[attr-defined]
 
 
@@ -224,13 +228,13 @@ async def _close(connection: AbstractConnection) -> None:
         async with timeout(2):
             await connection.close()
     except (*CONNECTION_EXCEPTIONS, TimeoutError):
-        # It is gone, which is what was wanted. Said once more, for the library: where it knows
-        # of no end, it begins one when the object is deleted, and warns that nobody waits.
+        # The connection is lost. Close it again, for the library: else it starts a close when the
+        # object is deleted, and Python warns of a coroutine that is not awaited.
         await connection.close()
 
 
 async def blocked(connection: AbstractConnection) -> bool:
-    """Whether the broker said that it takes no messages now."""
+    """Whether the broker has blocked the connection (`connection.blocked`)."""
     try:
         async with timeout(0):
             await underlay(connection).ready()
@@ -240,7 +244,7 @@ async def blocked(connection: AbstractConnection) -> bool:
 
 
 def underlay(connection: AbstractConnection) -> UnderlayConnection:
-    """Return the layer beneath a connection.
+    """Return the transport of a connection.
 
     Raises:
         Unreachable: the connection was lost.

@@ -1,7 +1,7 @@
-"""Takes a channel's deliveries as their frames come.
+"""Consume a queue, and assemble the deliveries from their frames.
 
-The library's own way is two queues, a task and a copy for each message: more than the message
-costs who reads many.
+The library needs two queues, a task and a copy for each message, which costs more than the message
+itself.
 """
 
 import asyncio
@@ -20,7 +20,7 @@ from broker.amqp.timeouts import timeout
 
 
 class Delivery(NamedTuple):
-    """A message as it came."""
+    """A delivered message."""
 
     tag: int
     key: str
@@ -29,22 +29,22 @@ class Delivery(NamedTuple):
 
     @property
     def headers(self) -> FieldTable:
-        """Its headers."""
+        """The message's headers."""
         return self.properties.headers or {}
 
 
-class Deliveries:
-    """Puts together what arrives on a channel that does nothing but consume."""
+class DeliveryAssembler:
+    """Assemble the deliveries of a channel that only consumes."""
 
-    def __init__(self, channel: AbstractChannel, take: Callable[[Delivery], None]) -> None:
-        """Begin; `take` is called with each delivery, at once."""
-        self._take = take
+    def __init__(self, channel: AbstractChannel, on_delivery: Callable[[Delivery], None]) -> None:
+        """Start; `on_delivery` is called with each delivery as soon as it is complete."""
+        self._on_delivery = on_delivery
         self._method: Basic.Deliver | None = None
         self._header = ContentHeader()
         self._parts: list[bytes] = []
-        self._left = 0
-        # Whatever else comes, the library deals with.
-        self._others = channel.frames.put
+        self._missing = 0
+        # All other frames go to the library.
+        self._put_other = channel.frames.put
         channel.frames.put = self._put  # type: ignore[method-assign]
 
     async def _put(self, item: tuple[int, Any]) -> None:
@@ -54,23 +54,23 @@ class Deliveries:
             self._method = frame
             return
         if method is not None and isinstance(frame, ContentHeader):
-            self._header, self._parts, self._left = frame, [], frame.body_size
+            self._header, self._parts, self._missing = frame, [], frame.body_size
         elif method is not None and isinstance(frame, ContentBody):
             self._parts.append(frame.value)
-            self._left -= len(frame.value)
+            self._missing -= len(frame.value)
         else:
-            await self._others(item)
+            await self._put_other(item)
             return
-        if self._left <= 0:
+        if self._missing <= 0:
             self._method = None
             properties, body = self._header.properties, b"".join(self._parts)
-            self._take(
+            self._on_delivery(
                 Delivery(method.delivery_tag or 0, method.routing_key or "", properties, body)
             )
 
 
 class Consumer(NamedTuple):
-    """A consumer, and the channel that does nothing else."""
+    """A consumer, and its channel."""
 
     channel: aio_pika.abc.AbstractChannel
     underlay: AbstractChannel
@@ -79,26 +79,26 @@ class Consumer(NamedTuple):
     async def end(self, limit: float) -> None:
         """Cancel the consumer and close its channel; after `limit` seconds, in the background.
 
-        A close that is cut short is sent a second time by the library, and RabbitMQ closes the
-        whole connection for that: so it is never cut short.
+        Never cancel a close: the library sends it a second time, and RabbitMQ closes the whole
+        connection for that.
         """
         ending = asyncio.create_task(self._end())
-        _ending.add(ending)
-        ending.add_done_callback(_ended)
+        _closing.add(ending)
+        ending.add_done_callback(_drop)
         await asyncio.wait({ending}, timeout=limit)
 
     async def _end(self) -> None:
-        # Not by closing the channel alone: RabbitMQ 4.0 goes on listing the consumer.
+        # After a close of the channel alone RabbitMQ 4.0 still lists the consumer.
         await self.underlay.basic_cancel(self.tag)
         await self.channel.close()
 
 
-_ending: set[asyncio.Task[None]] = set()
+_closing: set[asyncio.Task[None]] = set()
 
 
-def _ended(ending: asyncio.Task[None]) -> None:
-    """Forget a close; one that failed was lost with its connection, which others notice."""
-    _ending.discard(ending)
+def _drop(ending: asyncio.Task[None]) -> None:
+    """Drop a close; a failed one was lost with its connection, which is noticed elsewhere."""
+    _closing.discard(ending)
     if not ending.cancelled():
         ending.exception()
 
@@ -110,14 +110,14 @@ async def consume(
     prefetch: int,
     arguments: FieldTable | None = None,
 ) -> Consumer:
-    """Consume a queue on a channel of its own.
+    """Consume a queue on a new channel.
 
     Args:
         connection: to the broker.
-        queue: its name.
-        arrived: gets each delivery; None when the consumer is lost.
-        prefetch: how many deliveries may be under way.
-        arguments: of the consumer, such as a stream's offset.
+        queue: the queue's name.
+        arrived: receives each delivery; None when the consumer is lost.
+        prefetch: the maximum number of unacknowledged deliveries.
+        arguments: the consumer's arguments, such as a stream's offset.
     """
     async with timeout(CALL_LIMIT):
         channel = connection.channel()
@@ -126,10 +126,10 @@ async def consume(
         underlay = await channel.get_underlay_channel()
         underlay.on_consumer_cancel_callbacks.add(lambda *_: arrived.put_nowait(None))
         await channel.set_qos(prefetch_count=prefetch)
-        Deliveries(underlay, arrived.put_nowait)
-        consumed = await underlay.basic_consume(queue, _pass_over, arguments=arguments)
+        DeliveryAssembler(underlay, arrived.put_nowait)
+        consumed = await underlay.basic_consume(queue, _ignore, arguments=arguments)
     return Consumer(channel, underlay, consumed.consumer_tag or "")
 
 
-async def _pass_over(_: DeliveredMessage) -> None:
-    """Take none: all come by the frames."""
+async def _ignore(_: DeliveredMessage) -> None:
+    """Ignore the library's messages: `DeliveryAssembler` takes the frames."""

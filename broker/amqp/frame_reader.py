@@ -1,7 +1,7 @@
-"""Reads frames from a connection's buffer, and hands them to the library's connection.
+"""Read frames from a connection's buffer for the library's connection.
 
-The library asks for each frame three times, behind a lock. Where many frames arrive together, that
-takes longer than all else that is done to read them.
+The library reads each frame by three calls under a lock. When many frames arrive together, that
+takes longer than the rest of reading.
 """
 
 import asyncio
@@ -20,15 +20,15 @@ _END = 1
 
 
 class FrameReader(FrameReceiver):
-    """Takes a frame from the buffer where all of it has arrived, else waits for it."""
+    """Take a complete frame from the buffer, or wait for it."""
 
     async def get_frame(self) -> ReceivedFrame:
         """Return the next frame.
 
         Raises:
             AMQPConnectionError: the connection ended.
-            InvalidFrameError: what came is not AMQP.
-            StopAsyncIteration: nothing more comes.
+            InvalidFrameError: the data is not AMQP.
+            StopAsyncIteration: the connection is at its end.
         """
         reader = self.reader
         arrived: bytearray = reader._buffer  # type: ignore[attr-defined] # noqa: SLF001
@@ -49,8 +49,8 @@ class FrameReader(FrameReceiver):
 
 async def _wait_for_frame(reader: asyncio.StreamReader) -> bytes:
     try:
-        head = await reader.readexactly(FRAME_HEADER_SIZE)
-        return head + await reader.readexactly(int.from_bytes(head[3:], "big") + _END)
+        header = await reader.readexactly(FRAME_HEADER_SIZE)
+        return header + await reader.readexactly(int.from_bytes(header[3:], "big") + _END)
     except asyncio.IncompleteReadError as error:
         raise AMQPConnectionError("the broker closed the connection") from error
     except OSError as error:
@@ -58,15 +58,15 @@ async def _wait_for_frame(reader: asyncio.StreamReader) -> bytes:
 
 
 class _AmqpConnection(aiormq.Connection):
-    """The library's connection, whose reader loop gets its frames from a `FrameReader`."""
+    """A connection whose reader loop takes its frames from a `FrameReader`."""
 
     async def _Connection__reader(self, receiver: FrameReceiver) -> None:  # noqa: N802 - the loop
-        # The handshake is over; no other bytes than frames follow.
+        # The handshake is over; only frames follow.
         await super()._Connection__reader(FrameReader(receiver.reader))  # type: ignore[misc]
 
 
 class Transport(UnderlayConnection):
-    """What an `aio_pika.Connection` of ours speaks through."""
+    """The transport of `OurConnection`."""
 
     @classmethod
     async def make_connection(

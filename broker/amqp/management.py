@@ -1,4 +1,4 @@
-"""RabbitMQ's management API: what cannot be asked by AMQP, such as users and their permissions."""
+"""RabbitMQ's management API, for what AMQP cannot do: users, permissions, policies."""
 
 import base64
 import json
@@ -14,39 +14,39 @@ from broker import tls
 from broker.amqp.connection import LoginRefused, Refused, Unreachable
 from broker.settings import ManagementSettings
 
-_LIMIT = 30.0  # seconds between two signs of life
-_WRONG_LOGIN = {"Not_Authorized", "Login failed"}  # else a right one may not do it
+_LIMIT = 30.0  # seconds, of each socket operation
+_WRONG_LOGIN = {"Not_Authorized", "Login failed"}  # else the login is right, and lacks a permission
 
 
 class Management:
-    """Speaks to the management API, as one login. It blocks, 30 s at most without an answer.
+    """A blocking client of the management API, with one login and a time limit of 30 s.
 
-    Names are given as they are: they are quoted here. Each call may raise:
-        Unreachable: there is no answer, or none of the management API's.
+    Names are quoted here. Each call can raise:
+        Unreachable: there is no answer, or not from a management API.
         LoginRefused: the login is wrong.
-        Refused: the login may not do that, or the broker does not take it.
+        Refused: the login has no permission, or the request is invalid.
     """
 
     def __init__(
-        self, url: str, user: str, password: str, verified: ssl.SSLContext | None = None
+        self, url: str, user: str, password: str, ssl_context: ssl.SSLContext | None = None
     ) -> None:
-        """Prepare; nothing is asked yet.
+        """Prepare the client, without a request.
 
         Args:
-            url: such as https://HOST:15671; a login in it does not count.
+            url: such as https://HOST:15671; a login in it is ignored.
             user: the login's name.
-            password: its password; it is shown nowhere.
-            verified: how its certificate is; default: by the system's authorities.
+            password: its password; never shown.
+            ssl_context: verifies the certificate; default: by the system's authorities.
         """
-        self._verified = verified
+        self._ssl_context = ssl_context
         self._url = URL(url)
         login = base64.b64encode(f"{user}:{password}".encode()).decode()
         self._headers = {"Authorization": f"Basic {login}", "Content-Type": "application/json"}
-        self._as = f"{self._url.host}:{self._url.port} as {user}"
+        self._address = f"{self._url.host}:{self._url.port} as {user}"
 
     @classmethod
     def of(cls, settings: ManagementSettings) -> Self:
-        """Return the one that settings lead to: by default, the first broker's own."""
+        """Return the client for the settings; default: the API of the first broker."""
         broker = URL(settings.amqp_url[0])
         if not settings.management_url:
             secure = broker.scheme == "amqps"
@@ -54,51 +54,51 @@ class Management:
             url = URL.build(scheme=scheme, host=broker.host or "", port=port)
         else:
             url = URL(settings.management_url)
-        # Not one's name with another's password.
+        # The user and the password of the same URL.
         login = url if url.user else broker
         user, password = login.user or "guest", login.password or ""
         if not login.user:
             password = "guest"  # noqa: S105 - RabbitMQ's own default, on loopback only
-        verified = None
+        ssl_context = None
         if url.scheme == "https":
-            verified = tls.context(settings.tls_ca, settings.tls_cert, settings.tls_key)
-        return cls(str(url.with_user(None)), user, password, verified)
+            ssl_context = tls.context(settings.tls_ca, settings.tls_cert, settings.tls_key)
+        return cls(str(url.with_user(None)), user, password, ssl_context)
 
     def get(self, *path: str, **query: str | int) -> Any:
-        """Return what is there; None if nothing is."""
-        return self._ask("GET", path, query)
+        """Return a resource; None if it does not exist."""
+        return self._request("GET", path, query)
 
     def put(self, *path: str, body: object) -> None:
-        """Make something, or change it."""
-        self._ask("PUT", path, body=body)
+        """Create or replace a resource."""
+        self._request("PUT", path, body=body)
 
     def post(self, *path: str, body: object) -> Any:
-        """Have something done; return the answer."""
-        return self._ask("POST", path, body=body)
+        """Send a command; return the answer."""
+        return self._request("POST", path, body=body)
 
     def delete(self, *path: str) -> bool:
-        """Delete something; return whether it was there."""
-        return self._ask("DELETE", path) is not None
+        """Delete a resource; return whether it existed."""
+        return self._request("DELETE", path) is not None
 
-    def _ask(
+    def _request(
         self,
         method: str,
         path: tuple[str, ...],
         query: dict[str, str | int] | None = None,
         body: object = None,
     ) -> Any:
-        """Return the answer, an empty dictionary where it has no text; None where nothing is."""
+        """Return the answer, {} if it has no body; None if the resource does not exist."""
         target = "/".join(
             ["", *self._url.raw_parts[1:], "api", *(quote(part, "") for part in path)]
         )
         target = target.replace("//", "/") + (f"?{urlencode(query)}" if query else "")
-        doing = f"{method} /api/{'/'.join(path)} at {self._as}"
+        doing = f"{method} /api/{'/'.join(path)} at {self._address}"
         text = None if body is None else json.dumps(body)
         connection = self._connection()
         try:
             connection.request(method, target, text, self._headers)
-            answer = connection.getresponse()
-            found = answer.read()
+            response = connection.getresponse()
+            content = response.read()
         except ssl.SSLCertVerificationError as error:
             raise Unreachable(f"{doing}: its certificate: {error.verify_message}") from error
         except ssl.SSLError as error:
@@ -106,28 +106,28 @@ class Management:
             raise Unreachable(f"{doing}: TLS: {reason}") from error
         except OSError as error:
             why = error.strerror or str(error)
-            raise Unreachable(f"{doing}: {why}; PCM_MANAGEMENT_URL says where") from error
+            raise Unreachable(f"{doing}: {why}; check PCM_MANAGEMENT_URL") from error
         except HTTPException as error:
-            raise Unreachable(f"{doing}: no management API is there") from error
+            raise Unreachable(f"{doing}: there is no management API") from error
         finally:
             connection.close()
-        return _read(doing, method, answer.status, found)
+        return _parse(doing, method, response.status, content)
 
     def _connection(self) -> HTTPConnection:
         host, port = self._url.host or "", self._url.port
         if self._url.scheme == "https":
-            verified = self._verified or ssl.create_default_context()
-            return HTTPSConnection(host, port, timeout=_LIMIT, context=verified)
+            context = self._ssl_context or ssl.create_default_context()
+            return HTTPSConnection(host, port, timeout=_LIMIT, context=context)
         return HTTPConnection(host, port, timeout=_LIMIT)
 
 
-def _read(doing: str, method: str, status: int, text: bytes) -> Any:
+def _parse(doing: str, method: str, status: int, text: bytes) -> Any:
     try:
-        found = json.loads(text) if text else {}
+        content = json.loads(text) if text else {}
     except ValueError as error:
-        raise Unreachable(f"{doing}: no management API is there") from error
-    told = found if isinstance(found, dict) else {}
-    reason = told.get("reason") or told.get("error") or f"HTTP status {status}"
+        raise Unreachable(f"{doing}: there is no management API") from error
+    problem = content if isinstance(content, dict) else {}
+    reason = problem.get("reason") or problem.get("error") or f"HTTP status {status}"
     if status == HTTPStatus.UNAUTHORIZED and reason in _WRONG_LOGIN:
         raise LoginRefused(f"{doing}: the broker refused the login")
     if status == HTTPStatus.NOT_FOUND and method in {"GET", "DELETE"}:
@@ -136,4 +136,4 @@ def _read(doing: str, method: str, status: int, text: bytes) -> Any:
         raise Unreachable(f"{doing}: {reason}")
     if status >= HTTPStatus.MULTIPLE_CHOICES:
         raise Refused(f"{doing}: {reason}")
-    return found
+    return content

@@ -1,4 +1,4 @@
-"""How messages go out: published, and confirmed by the broker before it is said that they are."""
+"""Publish messages with publisher confirms."""
 
 import asyncio
 import time
@@ -10,7 +10,8 @@ from aio_pika.abc import AbstractChannel, AbstractConnection, HeadersType
 from aio_pika.exceptions import PublishError
 from pamqp.commands import Basic
 
-from broker.amqp import batch_publish as pipeline
+from broker.amqp import batch_publish
+from broker.amqp.batch_publish import Outgoing
 from broker.amqp.connection import (
     CALL_LIMIT,
     Blocked,
@@ -27,11 +28,11 @@ if TYPE_CHECKING:
 
 
 STORE_LIMIT = 60.0
-"""Seconds that a broker which is there may take to store a message in all the queues it is for."""
+"""Time limit for a reachable broker to store a message in all its queues, in seconds."""
 
 
 class Publisher:
-    """Publishes with confirms on one channel; the same message may be published again."""
+    """Publish with confirms on one channel. The same message can be published again."""
 
     def __init__(
         self,
@@ -46,7 +47,7 @@ class Publisher:
         self._channel = channel
         self._waits = waits
         self._blocked = False
-        # Checked by the broker against the login: who says that this happened.
+        # The broker checks that `user_id` is the login.
         self._user = connection.url.user or "guest"  # type: ignore[attr-defined]
 
     @classmethod
@@ -57,8 +58,8 @@ class Publisher:
 
         Args:
             connection: to the broker.
-            waits: whether a broker that takes no messages is waited for, not given up.
-            declares: whether what is missing of the topology may be made again.
+            waits: whether to wait for a blocked broker, instead of raising Blocked.
+            declares: whether missing parts of the topology may be declared.
         """
         with translated("opening a channel"):
             async with timeout(CALL_LIMIT):
@@ -79,15 +80,15 @@ class Publisher:
         unroutable_fails: bool = False,
         content_type: str = "application/json",
     ) -> None:
-        """Publish, and return once the broker has stored the message in every queue it reaches.
+        """Publish; return when the broker has stored the message in every queue that it reaches.
 
         The arguments are those of `outgoing`.
 
         Raises:
             Unreachable: the answer is not known; publish the same message again.
-            Blocked: the broker takes no messages.
+            Blocked: the broker accepts no messages.
             Unroutable: see `unroutable_fails`.
-            Refused: no permission, or there is no such exchange.
+            Refused: no permission, or the exchange does not exist.
         """
         message = self.outgoing(
             exchange,
@@ -116,44 +117,44 @@ class Publisher:
         expiration: float | None = None,
         unroutable_fails: bool = False,
         content_type: str = "application/json",
-    ) -> pipeline.Outgoing:
-        """Return a message that can be published.
+    ) -> Outgoing:
+        """Return a message to publish.
 
         Args:
-            exchange: to which exchange.
-            key: under which routing key.
-            body: what.
-            kind: the kind of message.
-            message_id: its id, if it has one; no two of the same are on the way at the same time.
+            exchange: the exchange's name.
+            key: the routing key.
+            body: the message's body.
+            kind: the message's type.
+            message_id: the message's id, unique among unconfirmed messages; default: a new one.
             headers: AMQP headers.
-            expiration: seconds for which queues keep it.
-            unroutable_fails: whether it is an error where it reaches no queue.
-            content_type: of the body.
+            expiration: the message's time to live in queues, in seconds.
+            unroutable_fails: whether it is an error if the message reaches no queue.
+            content_type: the body's type.
         """
         properties = Basic.Properties(
             content_type=content_type,
             headers=headers or None,
-            delivery_mode=2,  # survives the broker's restart
+            delivery_mode=2,  # persistent
             expiration=None if expiration is None else str(int(expiration * 1000)),
             message_id=message_id or uuid.uuid4().hex,
             message_type=kind,
             user_id=self._user,
             app_id="pcm",
         )
-        return pipeline.Outgoing(exchange, key, body, properties, unroutable_fails)
+        return Outgoing(exchange, key, body, properties, unroutable_fails)
 
-    async def publish_all(self, messages: Iterable[pipeline.Outgoing]) -> list[Unroutable | None]:
-        """Publish messages at once; return, when the broker has answered for all, what was wrong.
+    async def publish_all(self, messages: Iterable[Outgoing]) -> list[Unroutable | None]:
+        """Publish messages together; return the error of each when the broker has answered for all.
 
         Raises:
-            Unreachable, Blocked, Refused: as `publish` does; it may be so of some alone.
+            Unreachable, Blocked, Refused: as `publish` does; some may have been stored.
         """
         errors: list[Unroutable | None] = []
-        for share in pipeline.shares(messages):
-            errors += await self._publish(share)
+        for chunk in batch_publish.chunk_by_bytes(messages):
+            errors += await self._publish(chunk)
         return errors
 
-    async def _publish(self, messages: Sequence[pipeline.Outgoing]) -> Iterable[Unroutable | None]:
+    async def _publish(self, messages: Sequence[Outgoing]) -> Iterable[Unroutable | None]:
         doing = f"publishing to {messages[0].exchange} as {messages[0].key}"
         while True:
             try:
@@ -165,25 +166,25 @@ class Publisher:
                     isinstance(error.__cause__, TimeoutError) and await blocked(self.connection)
                 ):
                     raise
-                reason = "the broker takes no messages: is its disk or its memory low?"
+                reason = "the broker accepts no messages: is its disk space or memory low?"
                 if not self._waits:
                     raise Blocked(reason) from error
-                await self._outwait(reason)
+                await self._wait_unblocked(reason)
 
     async def _answers(
-        self, messages: Sequence[pipeline.Outgoing], doing: str
+        self, messages: Sequence[Outgoing], doing: str
     ) -> list[BaseException | None]:
-        """Return the broker's answers, waited for as long as it is there.
+        """Return the broker's answers; wait for them while the broker answers other calls.
 
-        For thousands of queues it takes its time; published again, it would take that again.
+        Thousands of queues take long; publishing again would take as long again.
 
         Raises:
-            TimeoutError: it does not answer a simple question either, or takes no messages.
-            Unreachable: it is there, and a queue stores nothing: most of its nodes are away, say.
+            TimeoutError: the broker answers no other call either, or is blocked.
+            Unreachable: a queue stores nothing, as a quorum queue without a majority of its nodes.
         """
         channel = await self._channel.get_underlay_channel()
-        publishing = asyncio.create_task(pipeline.publish(cast("Channel", channel), messages))
-        began = time.monotonic()
+        publishing = asyncio.create_task(batch_publish.publish(cast("Channel", channel), messages))
+        started = time.monotonic()
         try:
             while True:
                 done, _ = await asyncio.wait({publishing}, timeout=CALL_LIMIT / 2)
@@ -191,7 +192,7 @@ class Publisher:
                     return publishing.result()
                 if await blocked(self.connection):
                     raise TimeoutError
-                if time.monotonic() - began > STORE_LIMIT:
+                if time.monotonic() - started > STORE_LIMIT:
                     raise Unreachable(f"{doing}: not stored in {STORE_LIMIT:.0f} s")
                 async with timeout(CALL_LIMIT / 2), self.connection.channel():
                     pass
@@ -199,12 +200,12 @@ class Publisher:
             publishing.cancel()
             await asyncio.gather(publishing, return_exceptions=True)
 
-    async def _outwait(self, reason: str) -> None:
-        """Wait until messages are taken again, or the connection is lost."""
-        from broker.log import get_logger  # only agents wait, and log
+    async def _wait_unblocked(self, reason: str) -> None:
+        """Wait until the broker accepts messages again, or the connection is lost."""
+        from broker.log import get_logger  # only agents wait and log
 
         log = get_logger()
-        if not self._blocked:  # told once, however many messages wait
+        if not self._blocked:  # logged once, for all waiting messages
             self._blocked = True
             log.warning("broker.blocked", reason=reason)
         await underlay(self.connection).ready()
@@ -213,10 +214,10 @@ class Publisher:
             log.info("broker.unblocked")
 
 
-def _unroutable(message: pipeline.Outgoing, error: BaseException | None) -> Unroutable | None:
+def _unroutable(message: Outgoing, error: BaseException | None) -> Unroutable | None:
     if isinstance(error, PublishError):
         doing = f"publishing to {message.exchange} as {message.key}"
-        return Unroutable(f"{doing}: it reaches no queue")
+        return Unroutable(f"{doing}: no queue is bound")
     if error is not None:
         raise error
     return None

@@ -1,4 +1,4 @@
-"""A timeout that is told from a cancellation on Python 3.11.2, too, which Debian 12 has.
+"""`asyncio.timeout`, with a fix for Python 3.11.2, the version of Debian 12.
 
 A task group that fails may leave its own task counted as cancelled. Before Python 3.11.4, a later
 `asyncio.timeout` in that task then ended it with CancelledError instead of TimeoutError
@@ -14,7 +14,7 @@ if sys.version_info >= (3, 11, 4):
     timeout = asyncio.timeout
 else:
 
-    class _Timeout(asyncio.Timeout):  # type: ignore[misc] # final, for what checks types
+    class _Timeout(asyncio.Timeout):  # type: ignore[misc] # final in typeshed
         async def __aenter__(self) -> Self:
             self._cancelling_before = _cancelling()
             await super().__aenter__()
@@ -36,6 +36,6 @@ else:
         return task.cancelling() if task else 0
 
     def timeout(delay: float | None) -> asyncio.Timeout:
-        """Return a context manager that raises TimeoutError after so many seconds."""
+        """Return a context manager that raises TimeoutError after a delay in seconds."""
         when = None if delay is None else asyncio.get_running_loop().time() + delay
         return _Timeout(when)

@@ -1,7 +1,6 @@
-"""Who is bound to what: exchanges, queues, routing keys and bindings, from one table.
+"""The topology: exchanges, queues, routing keys and bindings.
 
-Everything else that speaks of the topology derives from `ROUTES`: the agents' bindings, the
-permissions, `pcm topology show`, the tests.
+All bindings derive from the table `ROUTES`, as do permissions, `pcm topology show` and the tests.
 """
 
 import re
@@ -16,8 +15,9 @@ from aio_pika.abc import AbstractChannel, AbstractConnection, AbstractQueue
 from aio_pika.exceptions import ChannelNotFoundEntity
 from pamqp.common import FieldValue
 
-from broker.amqp.connection import CALL_LIMIT, translated
+from broker.amqp.connection import CALL_LIMIT, connect, translated
 from broker.amqp.timeouts import timeout
+from broker.settings import BrokerSettings, load
 from schemas import Context, Job, Requirement, State, Target, everyone, group, workstation
 
 JOBS = "pcm.jobs"
@@ -34,7 +34,7 @@ class AgentKind(StrEnum):
 
 @dataclass(frozen=True)
 class Route:
-    """A kind of job, and which agents its messages reach."""
+    """A kind of job, and the agents that receive it."""
 
     context: Context
     requirement: Requirement
@@ -57,8 +57,8 @@ ROUTES = (
 )
 """The rule: no interactive agent is bound to a background key."""
 
-# What the stream keeps: what agents report and say of themselves, all that administrators asked,
-# and the marks by which a reader knows that it has read all that was there when it came.
+# The stream's entries: reports and check-ins of agents, orders and plans of administrators, and the
+# end markers by which a reader knows that it has caught up.
 STREAM_KEYS = (
     *(f"{state}.*.*" for state in (*State, "check_in")),
     *(
@@ -93,12 +93,12 @@ def routing_keys(job: Job) -> tuple[str, ...]:
 
 
 def pause_key(workstation_name: str) -> str:
-    """Return the key of a pause: one that reaches all agents of one workstation, and no others."""
+    """Return the key of a pause; it reaches all agents of one workstation, and no others."""
     return f"{Context.FOREGROUND}.{Requirement.MANDATORY}.{_scope(workstation(workstation_name))}"
 
 
 def report_key(state: str, workstation_name: str, agent: str) -> str:
-    """Return the key of a report, or a check-in; `agent` is `service` or `interactive-USER`."""
+    """Return the key of a report or check-in; `agent` is `service` or `interactive-USER`."""
     return f"{state}.{workstation_name}.{agent}"
 
 
@@ -107,17 +107,17 @@ def _scope(target: Target) -> str:
 
 
 def agent_name(kind: AgentKind, user: str = "") -> str:
-    """Return an agent's name on its workstation; one word of a routing key."""
+    """Return an agent's name on its workstation, one word of a routing key."""
     return f"{kind}-{user}" if kind is AgentKind.INTERACTIVE else str(kind)
 
 
 def login(kind: AgentKind, workstation_name: str, user: str = "") -> str:
-    """Return the name of an enrolled agent's broker user; `@` is in no other name of ours."""
+    """Return the login of an enrolled agent; only agents' logins contain `@`."""
     return f"{agent_name(kind, user)}@{workstation_name}"
 
 
-class Bearer(NamedTuple):
-    """The one agent that a login, or a queue, is for."""
+class AgentIdentity(NamedTuple):
+    """The agent of a login or a queue."""
 
     workstation: str
     agent: str
@@ -127,25 +127,25 @@ _LOGIN = re.compile(r"(service|interactive-[a-z0-9_-]{1,63})@([a-z0-9_-]{1,63})"
 
 
 @lru_cache(maxsize=100_000)
-def bearer(login: str) -> Bearer | None:
-    """Return whose login it is; None for one that is no enrolled agent's."""
-    found = _LOGIN.fullmatch(login)
-    return Bearer(found[2], found[1]) if found else None
+def agent_of_login(login: str) -> AgentIdentity | None:
+    """Return the enrolled agent of a login; None for other logins."""
+    match = _LOGIN.fullmatch(login)
+    return AgentIdentity(match[2], match[1]) if match else None
 
 
-def owner(queue: str) -> Bearer | None:
-    """Return whose queue has a name; None where it is no agent's."""
+def agent_of_queue(queue: str) -> AgentIdentity | None:
+    """Return the agent of a queue's name; None for other queues."""
     match queue.split("."):
         case ["pcm", AgentKind.SERVICE, workstation_name]:
-            return Bearer(workstation_name, agent_name(AgentKind.SERVICE))
+            return AgentIdentity(workstation_name, agent_name(AgentKind.SERVICE))
         case ["pcm", AgentKind.INTERACTIVE, workstation_name, user]:
-            return Bearer(workstation_name, agent_name(AgentKind.INTERACTIVE, user))
+            return AgentIdentity(workstation_name, agent_name(AgentKind.INTERACTIVE, user))
         case _:
             return None
 
 
 def groups_in(keys: Iterable[str]) -> list[str]:
-    """Return the groups that binding keys are for, each once."""
+    """Return the groups in binding keys, each once."""
     groups = (key.partition(".group.")[2] for key in keys)
     return list(dict.fromkeys(filter(None, groups)))
 
@@ -157,13 +157,13 @@ def queue_name(kind: AgentKind, workstation_name: str, user: str = "") -> str:
 
 
 def binding_keys(kind: AgentKind, workstation_name: str, groups: Iterable[str]) -> list[str]:
-    """Return the keys by which an agent's queue is bound to the jobs exchange."""
+    """Return the binding keys of an agent's queue at the jobs exchange."""
     scopes = [everyone, *(group(name) for name in groups), workstation(workstation_name)]
     return [f"{words}.{_scope(scope)}" for words in _patterns(kind) for scope in scopes]
 
 
 def _patterns(kind: AgentKind) -> Iterator[str]:
-    """Yield the fewest word pairs that match the kind's routes and no others."""
+    """Yield the fewest key patterns that match the agent's routes and no others."""
     bound = [route for route in ROUTES if kind in route.bound]
     if len(bound) == len(ROUTES):
         yield "*.*"
@@ -181,7 +181,7 @@ QueueType = Literal["quorum", "classic"]
 
 @dataclass(frozen=True)
 class Queue:
-    """A queue as it is declared."""
+    """The declaration of a queue."""
 
     name: str
     arguments: dict[str, FieldValue]
@@ -191,7 +191,7 @@ class Queue:
 
 @dataclass(frozen=True)
 class Exchange:
-    """An exchange as it is declared; all are durable."""
+    """The declaration of a durable exchange."""
 
     name: str
     type: ExchangeType
@@ -199,19 +199,19 @@ class Exchange:
 
 
 EXCHANGES = (
-    Exchange(REPORTS, ExchangeType.TOPIC, "reports, and what agents could not read"),
-    # By headers: what the broker drops for its age is no dead letter, the rest is.
-    Exchange(DEAD, ExchangeType.HEADERS, "what the broker gave up delivering"),
+    Exchange(REPORTS, ExchangeType.TOPIC, "reports, and messages that agents rejected"),
+    # By headers: expired messages are no dead letters.
+    Exchange(DEAD, ExchangeType.HEADERS, "messages that the broker gave up delivering"),
     Exchange(JOBS, ExchangeType.TOPIC, "jobs and cancellations, to the agents"),
 )
 
 
 def central_queues(max_age: str = "90D", max_bytes: int = 20_000_000_000) -> tuple[Queue, ...]:
-    """Return the queues that are not an agent's: the stream of reports, and the dead letters.
+    """Return the queues of no agent: the stream of reports, and the dead letters.
 
     Args:
-        max_age: how long the stream keeps what it holds, in RabbitMQ's units (Y, M, D, h, m, s).
-        max_bytes: how much it keeps at most.
+        max_age: the stream's retention, in RabbitMQ's units (Y, M, D, h, m, s).
+        max_bytes: the stream's maximum size.
     """
     return (
         Queue(
@@ -221,12 +221,12 @@ def central_queues(max_age: str = "90D", max_bytes: int = 20_000_000_000) -> tup
         ),
         Queue(
             DEAD,
-            # Each look of an administrator is a delivery, and what was delivered too often is
-            # dropped: after 20 times, RabbitMQ 4 would by itself. A limit of -1, its word for
-            # none, loses a letter at the first look on 3.10.
+            # `pcm dead list` counts as a delivery, and after too many the message is dropped, by
+            # default after 20 on RabbitMQ 4. The value -1, for no limit, drops a message at its
+            # first return on 3.10.
             {"x-queue-type": "quorum", "x-delivery-limit": 1_000_000_000},
             bindings=((REPORTS, DEAD_KEY),),
-            # A plain "all" would leave out what begins with x-, and so match whatever there is.
+            # Plain "all" ignores headers that start with x-, and so matches every message.
             matches=tuple(
                 {"x-match": "all-with-x", "x-first-death-reason": reason}
                 for reason in ("rejected", "delivery_limit")
@@ -243,9 +243,9 @@ def agent_queue(
     queue_type: QueueType,
     expires_ms: int | None,
 ) -> Queue:
-    """Return an agent's queue; the broker deletes it when nobody used it for `expires_ms`.
+    """Return an agent's queue; the broker deletes it when it is unused for `expires_ms`.
 
-    Without that, it stays for good.
+    With None the broker never deletes it.
     """
     arguments: dict[str, FieldValue] = {
         "x-queue-type": queue_type,
@@ -254,7 +254,7 @@ def agent_queue(
     if expires_ms is not None:
         arguments["x-expires"] = expires_ms
     if queue_type == "quorum":
-        arguments["x-delivery-limit"] = 20  # RabbitMQ 4's default, on 3.10 as well
+        arguments["x-delivery-limit"] = 20  # RabbitMQ 4's default, set for 3.10
     else:
         arguments["x-queue-version"] = 2
     return Queue(
@@ -267,7 +267,7 @@ def agent_queue(
 async def declare_queue(
     channel: AbstractChannel, queue: Queue, *, passive: bool = False
 ) -> AbstractQueue:
-    """Declare a queue and bind it; `passive`: it is there, and stays as it is but for that."""
+    """Declare a queue and bind it; `passive`: only bind an existing queue."""
     declared = await channel.declare_queue(
         queue.name, durable=True, arguments=queue.arguments, passive=passive
     )
@@ -279,21 +279,38 @@ async def declare_queue(
 
 
 async def apply(channel: AbstractChannel) -> None:
-    """Declare the exchanges and the central queues; what is there already stays as it is."""
+    """Declare the exchanges and the central queues; existing ones stay unchanged."""
     *others, jobs = EXCHANGES
     for exchange in others:
         await channel.declare_exchange(exchange.name, exchange.type, durable=True)
     for queue in central_queues():
         await declare_queue(channel, queue)
-    # Last: where it is, all else is, whoever was cut off meanwhile.
+    # Last: if it exists, an interrupted call has declared all others.
     await channel.declare_exchange(jobs.name, jobs.type, durable=True)
 
 
-async def ensure(connection: AbstractConnection) -> None:
-    """Declare the topology where it is missing; looking needs no permission, declaring does.
+async def apply_topology(settings: BrokerSettings | None = None) -> None:
+    """Connect, and declare the exchanges and the central queues, as `pcm topology apply` does.
+
+    Existing ones are not changed.
+
+    Args:
+        settings: the settings; default: from the environment.
 
     Raises:
-        BrokerError: the broker does not answer, or does not let us.
+        BrokerError: the broker is unreachable or refuses, or one exists with other properties.
+    """
+    settings = settings or load(BrokerSettings)
+    async with connect(settings, "pcm topology") as connection, connection.channel() as channel:
+        with translated("declaring the topology"):
+            await apply(channel)
+
+
+async def ensure(connection: AbstractConnection) -> None:
+    """Declare the topology if it is missing; only that needs permissions, the check does not.
+
+    Raises:
+        BrokerError: the broker does not answer, or refuses.
     """
     with translated("declaring the topology"):
         async with timeout(CALL_LIMIT):

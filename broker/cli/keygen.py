@@ -1,16 +1,14 @@
 """`pcm keygen`: create a key pair for signing jobs."""
 
 import argparse
-import json
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
 
 from broker.cli.command_line import DONE, Parser, Wrong, WrongUse
 from broker.cli.session import name
 
-if TYPE_CHECKING:
-    from schemas import TrustedKey
+# Options with another name than their field.
+_OPTIONS = {"path": "out", "targets": "target", "variables": "variable", "commands": "command"}
 
 
 def add_to(commands: "argparse._SubParsersAction[Parser]") -> None:
@@ -49,51 +47,31 @@ def add_to(commands: "argparse._SubParsersAction[Parser]") -> None:
 
 
 def _run(arguments: argparse.Namespace) -> int:
-    from broker.signing.key_files import UnsafeFile, write_new
-    from broker.signing.signer import make_key
+    from broker.signing.key_files import UnsafeFile
+    from broker.signing.key_pair import WrongKey, create_key_pair
 
-    public = arguments.out.with_name(f"{arguments.name}.pub")
-    if public == arguments.out:
-        raise WrongUse(f"--out: {public} is the file of the public key; give another name")
-    _key(arguments, "A" * 43 + "=")  # check the options before a key is created
-    for path in (arguments.out, public):
-        if path.exists() or path.is_symlink():
-            raise Wrong(f"{path}: exists already; nothing was created")
     try:
-        signer = make_key(arguments.name, arguments.out)
-        key = _key(arguments, signer.public_text)
-        fields = {"kind": key.kind, **key.model_dump(mode="json", exclude_defaults=True)}
-        write_new(public, json.dumps(fields) + "\n", 0o644)
+        made = create_key_pair(
+            arguments.name,
+            arguments.out,
+            targets=arguments.target or (),
+            contexts=(arguments.context,) if arguments.context else (),
+            commands=arguments.commands or (),
+            variables=arguments.variable or (),
+            shell=not arguments.no_shell,
+            not_before=_moment("--not-before", arguments.not_before),
+            not_after=_moment("--not-after", arguments.not_after),
+        )
+    except WrongKey as error:
+        field, colon, text = str(error).partition(":")
+        field = field.partition(".")[0]
+        option = _OPTIONS.get(field, field).replace("_", "-")
+        raise WrongUse(f"--{option}{colon}{text}") from error
     except UnsafeFile as error:
         raise Wrong(str(error)) from error
-    print(f"{arguments.out}: the private key; keep it secret")
-    print(f"{public}: the public key {key.id}; copy it into folders of trusted keys")
+    print(f"{made.private}: the private key; keep it secret")
+    print(f"{made.public}: the public key {made.key.id}; copy it into folders of trusted keys")
     return DONE
-
-
-def _key(arguments: argparse.Namespace, public: str) -> "TrustedKey":
-    from pydantic import ValidationError
-
-    from schemas import TrustedKey, explain
-
-    fields: dict[str, Any] = {
-        "name": arguments.name,
-        "key": public,
-        "targets": arguments.target or (),
-        "contexts": (arguments.context,) if arguments.context else (),
-        "commands": arguments.commands or (),
-        "variables": arguments.variable or (),
-        "shell": not arguments.no_shell,
-        "not_before": _moment("--not-before", arguments.not_before),
-        "not_after": _moment("--not-after", arguments.not_after),
-    }
-    try:
-        return TrustedKey.model_validate(fields)
-    except ValidationError as error:
-        field, colon, text = explain(error).partition(":")
-        options = {"targets": "target", "variables": "variable", "commands": "command"}
-        name = field.partition(".")[0]
-        raise WrongUse(f"--{options.get(name, name).replace('_', '-')}{colon}{text}") from error
 
 
 def _moment(option: str, text: str | None) -> datetime | None:

@@ -27,7 +27,7 @@ def with_dispatcher(work: "Callable[[Dispatcher], Awaitable[int]]") -> int:
     settings = load(DispatcherSettings)
 
     async def connected() -> int:
-        async with Dispatcher.connect(settings, told=print_retry) as dispatcher:
+        async with Dispatcher.connect(settings, on_unreachable=print_retry) as dispatcher:
             return await work(dispatcher)
 
     return finish(connected())
@@ -57,6 +57,22 @@ def finish(work: Coroutine[Any, Any, int]) -> int:
         raise WrongUse(as_option(explain(error))) from error
     except ValueError as error:
         raise WrongUse(str(error)) from error
+
+
+def run_until_stopped(service: Coroutine[Any, Any, None]) -> None:
+    """Run a service until SIGTERM or SIGINT."""
+    import asyncio
+    import signal
+
+    async def run() -> None:
+        task = asyncio.create_task(service)
+        for number in (signal.SIGTERM, signal.SIGINT):
+            asyncio.get_running_loop().add_signal_handler(number, task.cancel)
+        await asyncio.wait({task})
+        if not task.cancelled():
+            task.result()
+
+    asyncio.run(run())
 
 
 def print_retry(reason: str) -> None:

@@ -43,13 +43,8 @@ def _topology(arguments: argparse.Namespace) -> int:
 
 async def _apply(*, as_json: bool) -> int:
     from broker.amqp import topology
-    from broker.amqp.connection import connect, translated
-    from broker.settings import BrokerSettings, load
 
-    settings = load(BrokerSettings)
-    async with connect(settings, "pcm topology") as connection, connection.channel() as channel:
-        with translated("declaring the topology"):
-            await topology.apply(channel)
+    await topology.apply_topology()
     names = [exchange.name for exchange in topology.EXCHANGES]
     queues = [queue.name for queue in topology.central_queues()]
     if as_json:
@@ -60,21 +55,7 @@ async def _apply(*, as_json: bool) -> int:
 
 
 def _schema(_arguments: argparse.Namespace) -> int:
-    from pydantic.json_schema import models_json_schema
+    from schemas.json_schema import message_schema
 
-    import schemas
-    from schemas import Message
-
-    messages = [
-        message
-        for name in schemas.__all__
-        if isinstance(message := getattr(schemas, name), type)
-        and issubclass(message, Message)
-        and message is not Message
-    ]
-    _, schema = models_json_schema(
-        [(message, "validation") for message in messages],
-        title="Package Command Manager: messages",
-    )
-    print(json.dumps(schema, indent=2))
+    print(json.dumps(message_schema(), indent=2))
     return DONE

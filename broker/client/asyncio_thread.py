@@ -1,4 +1,4 @@
-"""An event loop in a thread of its own, for those who are not async."""
+"""An event loop in a thread, for callers that are not async."""
 
 import asyncio
 import threading
@@ -9,30 +9,30 @@ from contextlib import AbstractAsyncContextManager, suppress
 from typing import Any, Generic, TypeVar
 
 _T = TypeVar("_T")
-_Held = TypeVar("_Held")
-_NOT_OPEN = "it is not open: use it inside its `with` block"
+_Resource = TypeVar("_Resource")
+_NOT_OPEN = "not open: use it inside its `with` block"
 
 
-class LoopThread(Generic[_Held]):
-    """Holds something open on an event loop in a thread, and does there what others ask."""
+class LoopThread(Generic[_Resource]):
+    """Keep a resource open on an event loop in a thread, and run calls on that loop."""
 
-    def __init__(self, opening: Callable[[], AbstractAsyncContextManager[_Held]]) -> None:
+    def __init__(self, opening: Callable[[], AbstractAsyncContextManager[_Resource]]) -> None:
         self._opening = opening
         self._closing = asyncio.Event()
-        self._opened: Future[_Held] = Future()
+        self._opened: Future[_Resource] = Future()
         self._calls: set[asyncio.Task[Any] | None] = set()
-        # Reentrant: a forgotten iterator may be collected, and so ended, anywhere.
+        # Reentrant: the garbage collector can close an iterator at any point.
         self._lock = threading.RLock()
         self._loop: asyncio.AbstractEventLoop | None = None
         self._thread: threading.Thread | None = None
 
     def open(self) -> None:
-        """Begin to hold it; raises what keeps it from being opened."""
+        """Open the resource; raise the error if that fails."""
         with self._lock:
             if self._thread is not None:
-                raise RuntimeError("it was opened before: make another one")
+                raise RuntimeError("it can be opened only once")
             self._loop = asyncio.new_event_loop()
-            # A daemon: no script is kept from its end, however that comes.
+            # A daemon thread does not keep the interpreter from exiting.
             self._thread = threading.Thread(
                 target=self._run, args=(self._loop,), name="pcm dispatcher", daemon=True
             )
@@ -44,8 +44,8 @@ class LoopThread(Generic[_Held]):
             raise
 
     @property
-    def held(self) -> _Held:
-        """What is held.
+    def resource(self) -> _Resource:
+        """The open resource.
 
         Raises:
             RuntimeError: it is not open.
@@ -55,7 +55,7 @@ class LoopThread(Generic[_Held]):
         return self._opened.result()
 
     def submit(self, call: Callable[[], Awaitable[_T]]) -> "Future[_T]":
-        """Begin a call on the loop.
+        """Start a call on the loop.
 
         Raises:
             RuntimeError: it is not open.
@@ -63,10 +63,10 @@ class LoopThread(Generic[_Held]):
         with self._lock:
             if self._loop is None:
                 raise RuntimeError(_NOT_OPEN)
-            return asyncio.run_coroutine_threadsafe(self._do(call), self._loop)
+            return asyncio.run_coroutine_threadsafe(self._run_call(call), self._loop)
 
-    def feed(self) -> "Feed[_T]":
-        """Return what takes things to the loop.
+    def queue(self) -> "LoopQueue[_T]":
+        """Return a queue from other threads to the loop.
 
         Raises:
             RuntimeError: it is not open.
@@ -74,10 +74,10 @@ class LoopThread(Generic[_Held]):
         with self._lock:
             if self._loop is None:
                 raise RuntimeError(_NOT_OPEN)
-            return Feed(self._loop)
+            return LoopQueue(self._loop)
 
     def close(self) -> None:
-        """Give up the calls, close what is held, and end the thread."""
+        """Cancel the calls, close the resource, and end the thread."""
         with self._lock:
             loop, self._loop = self._loop, None
             if loop is not None:
@@ -90,22 +90,22 @@ class LoopThread(Generic[_Held]):
             runner.run(self._serve())
 
     async def _serve(self) -> None:
-        holding = asyncio.create_task(self._hold())
+        resource = asyncio.create_task(self._keep_open())
         await self._closing.wait()
-        await _ended(self._calls)
-        await _ended({holding})
+        await _cancel(self._calls)
+        await _cancel({resource})
 
-    async def _hold(self) -> None:
+    async def _keep_open(self) -> None:
         try:
-            async with self._opening() as held:
-                self._opened.set_result(held)
+            async with self._opening() as resource:
+                self._opened.set_result(resource)
                 await asyncio.Event().wait()
         except Exception as error:
             if self._opened.done():
                 raise
             self._opened.set_exception(error)
 
-    async def _do(self, call: Callable[[], Awaitable[_T]]) -> _T:
+    async def _run_call(self, call: Callable[[], Awaitable[_T]]) -> _T:
         task = asyncio.current_task()
         self._calls.add(task)
         try:
@@ -114,58 +114,58 @@ class LoopThread(Generic[_Held]):
             self._calls.discard(task)
 
 
-class Feed(AsyncIterator[_T]):
-    """Takes things from another thread to a loop, which is woken once for all that are there."""
+class LoopQueue(AsyncIterator[_T]):
+    """Pass items from another thread to a loop, which is woken once for all that wait."""
 
     def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
         self._loop = loop
-        self._things: deque[_T] = deque()
-        self._there = asyncio.Event()
-        self._waits = False
+        self._items: deque[_T] = deque()
+        self._filled = asyncio.Event()
+        self._is_waiting = False
         self._ended = False
 
-    def put(self, thing: _T) -> None:
-        """Give one, in the other thread."""
-        self._things.append(thing)
+    def put(self, item: _T) -> None:
+        """Add an item, in the other thread."""
+        self._items.append(item)
         self._wake()
 
     def end(self) -> None:
-        """Give no more, in the other thread."""
+        """End the iteration, in the other thread."""
         self._ended = True
         self._wake()
 
     def _wake(self) -> None:
-        if self._waits:
-            self._waits = False
-            with suppress(RuntimeError):  # the loop is closed: nobody waits
-                self._loop.call_soon_threadsafe(self._there.set)
+        if self._is_waiting:
+            self._is_waiting = False
+            with suppress(RuntimeError):  # the loop is closed
+                self._loop.call_soon_threadsafe(self._filled.set)
 
     async def __anext__(self) -> _T:
-        while not self._things:
-            self._there.clear()
-            self._waits = True
-            # Looked at again: what was given before we said that we wait wakes nobody.
-            if self._things:
+        while not self._items:
+            self._filled.clear()
+            self._is_waiting = True
+            # Check again: an item that was put before `_is_waiting` was set did not wake us.
+            if self._items:
                 break
             if self._ended:
                 raise StopAsyncIteration
-            await self._there.wait()
-        return self._things.popleft()
+            await self._filled.wait()
+        return self._items.popleft()
 
 
-async def _ended(tasks: set[asyncio.Task[Any] | None]) -> None:
-    left = [task for task in tasks if task is not None]
-    for task in left:
+async def _cancel(tasks: set[asyncio.Task[Any] | None]) -> None:
+    running = [task for task in tasks if task is not None]
+    for task in running:
         task.cancel()
-    await asyncio.gather(*left, return_exceptions=True)
+    await asyncio.gather(*running, return_exceptions=True)
 
 
 def result(future: "Future[_T]") -> _T:
-    """Wait for a call's result; who is interrupted gives the call up."""
+    """Wait for a call's result; cancel the call on an interrupt."""
     try:
         return future.result()
     except CancelledError:
-        raise RuntimeError("it was closed meanwhile") from None
+        raise RuntimeError("it was closed during the call") from None
     except BaseException:
         future.cancel()
         raise

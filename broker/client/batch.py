@@ -1,4 +1,4 @@
-"""Many jobs sent at once: so many on the way, their outcomes in the order of the jobs."""
+"""Send many jobs concurrently; yield their outcomes in the order of the jobs."""
 
 import asyncio
 from collections.abc import (
@@ -15,11 +15,11 @@ from typing import Any, NamedTuple
 from schemas import Job
 
 IN_FLIGHT = 1000
-_TOGETHER = 50  # jobs of one turn: what they share is little of each, and none waits for many
+_BATCH = 50  # jobs; enough to share the costs, few enough for a short wait
 
 
 class Sent(NamedTuple):
-    """What became of a job that was to be sent: the broker has stored it, or why not."""
+    """The outcome of sending a job: stored by the broker, or the error."""
 
     job: Job
     error: Exception | None
@@ -29,71 +29,71 @@ Sender = Callable[[Sequence[Job]], Coroutine[Any, Any, list[Sent]]]
 
 
 def check_in_flight(in_flight: int) -> None:
-    """Refuse a number of jobs on the way with which none would ever be sent."""
+    """Raise ValueError if no job could ever be sent."""
     if in_flight < 1:
-        raise ValueError(f"in_flight: {in_flight}: at least 1 has to be on the way")
+        raise ValueError(f"in_flight: {in_flight}: must be at least 1")
 
 
 async def send_all(
     send: Sender, jobs: Iterable[Job] | AsyncIterable[Job], in_flight: int
 ) -> AsyncGenerator[Sent, None]:
-    """Send jobs, so many at once, and yield what became of each in their order.
+    """Send jobs, at most `in_flight` at a time; yield the outcome of each in order.
 
-    Those that are there at the same time are sent together; none waits for the next to come.
-    Where taking the next job fails, what was taken before is sent and yielded first.
+    Jobs that are available together are sent in one batch; no job waits for the next one. If the
+    iterable raises an error, the jobs before it are sent and yielded first.
     """
     check_in_flight(in_flight)
-    places = asyncio.Semaphore(in_flight)
+    slots = asyncio.Semaphore(in_flight)
     batches: asyncio.Queue[asyncio.Task[list[Sent]] | None] = asyncio.Queue()
-    begun: set[asyncio.Task[list[Sent]]] = set()
+    running: set[asyncio.Task[list[Sent]]] = set()
     taken: list[Job] = []
 
-    def begin() -> None:
+    def start_batch() -> None:
         if taken:
             batch = asyncio.create_task(send(tuple(taken)))
             taken.clear()
-            begun.add(batch)
+            running.add(batch)
             batches.put_nowait(batch)
 
     async def take() -> None:
         loop = asyncio.get_running_loop()
         try:
-            async for job in _each(jobs, places):
+            async for job in _limited(jobs, slots):
                 if not taken:
-                    loop.call_soon(begin)
+                    loop.call_soon(start_batch)
                 taken.append(job)
-                if len(taken) == _TOGETHER:
-                    begin()
+                if len(taken) == _BATCH:
+                    start_batch()
         finally:
-            begin()
+            start_batch()
             batches.put_nowait(None)
 
     taking = asyncio.create_task(take())
     try:
         while (batch := await batches.get()) is not None:
             for sent in await batch:
-                places.release()
+                slots.release()
                 yield sent
-            begun.discard(batch)
+            running.discard(batch)
         await taking
     finally:
         taking.cancel()
         await asyncio.gather(taking, return_exceptions=True)
-        for batch in begun:
+        for batch in running:
             batch.cancel()
-        await asyncio.gather(*begun, return_exceptions=True)
+        await asyncio.gather(*running, return_exceptions=True)
 
 
-async def _each(
-    jobs: Iterable[Job] | AsyncIterable[Job], places: asyncio.Semaphore
+async def _limited(
+    jobs: Iterable[Job] | AsyncIterable[Job], slots: asyncio.Semaphore
 ) -> AsyncIterator[Job]:
-    """Yield each job once there is a place for it; none is taken before."""
-    await places.acquire()
+    """Take and yield each job when a slot is free."""
+    await slots.acquire()
     if isinstance(jobs, AsyncIterable):
         async for job in jobs:
             yield job
-            await places.acquire()
+            await slots.acquire()
     else:
         for job in jobs:
             yield job
-            await places.acquire()
+            await slots.acquire()

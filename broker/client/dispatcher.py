@@ -1,4 +1,4 @@
-"""Publishes jobs and cancellations for administrators, and follows what comes of them."""
+"""Publish jobs and orders for administrators, and follow the reports."""
 
 from collections.abc import (
     AsyncGenerator,
@@ -20,20 +20,22 @@ from broker.amqp.connection import Unreachable, Unroutable
 from broker.amqp.publisher import Publisher
 from broker.amqp.timeouts import timeout
 from broker.client.batch import IN_FLIGHT, Sender, Sent, send_all
-from broker.client.follow import find, since, until_settled
+from broker.client.follow import earliest_record_time, find_job, until_settled
 from broker.client.progress import Progress
 from broker.client.publishing import (
+    BoundJob,
     check_sendable,
     check_size,
-    nobody,
     publish,
     record,
+    unbound_message,
     unbound_targets,
+    without_unbound,
 )
 from broker.client.reconnect import DispatcherLink, Reconnector
-from broker.client.sending import Sending
+from broker.client.sending import JobSender
 from broker.settings import DispatcherSettings, load
-from broker.signing.signer import Signer, headers
+from broker.signing.signer import Signer, signature_headers
 from broker.stream import stream
 from broker.stream.entry import StreamEntry
 from schemas import Cancellation, Job, Pause, Report, SignedJob, Target
@@ -49,90 +51,92 @@ _T = TypeVar("_T")
 
 
 class Dispatcher:
-    """Publishes jobs and cancellations, and follows the reports.
+    """Publish jobs and cancellations, and follow the reports.
 
-    It keeps one connection and makes it again when it is lost; a publish whose fate is not known
-    is repeated with the same job id, which agents take for the same job.
+    It keeps one connection, and reopens it when it is lost. A publish without an answer is repeated
+    with the same job id, which agents accept only once.
     """
 
     def __init__(
-        self, settings: DispatcherSettings, told: Callable[[str], None] | None = None
+        self,
+        settings: DispatcherSettings,
+        on_unreachable: Callable[[str], None] | None = None,
     ) -> None:
         self.settings = settings
         self._settle = settings.settle.total_seconds()
         self._signer = Signer.load(settings.signing_key)
-        self._line = Reconnector(settings, told or (lambda _: None))
-        self._sending = Sending(self._line, self.signed)
+        self._reconnector = Reconnector(settings, on_unreachable or (lambda _: None))
+        self._jobs = JobSender(self._reconnector, self.sign)
 
     @classmethod
     @asynccontextmanager
     async def connect(
         cls,
         settings: DispatcherSettings | None = None,
-        told: Callable[[str], None] | None = None,
+        on_unreachable: Callable[[str], None] | None = None,
     ) -> AsyncIterator[Self]:
-        """Connect, and declare the topology where it is missing.
+        """Connect, and declare the topology if it is missing.
 
         Args:
-            settings: how; default: from the environment.
-            told: is told once why, when the broker is out of reach and tried again.
+            settings: the settings; default: from the environment.
+            on_unreachable: called with the reason, once each time the broker becomes unreachable
+                and is retried.
 
         Raises:
-            Unreachable: no broker answered within the patience set.
-            WrongSetting: there is no such signing key.
+            Unreachable: no broker answered in time (the `patience` setting).
+            WrongSetting: the signing key cannot be used.
         """
-        dispatcher = cls(settings or load(DispatcherSettings), told)
+        dispatcher = cls(settings or load(DispatcherSettings), on_unreachable)
         try:
-            await dispatcher._line.persist(_reached)
+            await dispatcher._reconnector.retry(_connected)
             yield dispatcher
         finally:
-            await dispatcher._line.close()
+            await dispatcher._reconnector.close()
 
-    def signed(self, asked: "Signable") -> HeadersType:
-        """Return the headers that sign what is asked; none where we have no signing key."""
-        return headers((self._signer.sign(asked),)) if self._signer else {}
+    def sign(self, message: "Signable") -> HeadersType:
+        """Return the signature headers of a message; none without a signing key."""
+        return signature_headers((self._signer.sign(message),)) if self._signer else {}
 
     async def dispatch(self, job: Job, *, partly: bool = False) -> Job:
-        """Send a job; when this returns, the broker has stored it in every queue it reaches.
+        """Send a job; return when the broker has stored it in every queue that it reaches.
 
-        The job's record goes to the stream first: whoever holds only its id can follow it,
-        and cancel it wherever it went.
+        The job's record is appended to the stream first, so that the job can be followed and
+        cancelled by its id.
 
         Args:
-            job: which job.
-            partly: whether targets that no queue is bound for are passed over.
+            job: the job.
+            partly: whether to skip targets that no queue is bound for.
 
         Raises:
-            Unroutable: no queue is bound for one of its targets, named in the message; nothing
-                was sent.
+            Unroutable: no queue is bound for a target, which the message names; nothing was sent.
             Unreachable: the broker could not be reached in time; send the same job again.
             NotSendable: it is over the size limit, or has expired.
         """
-        await self._sending.one(job, self._line.patience(), partly=partly)
+        await self._jobs.send(job, self._reconnector.retry_budget(), partly=partly)
         return job
 
     async def dispatch_signed(self, signed: SignedJob) -> Job:
-        """Send a job as `dispatch` does, in the bytes and with the signatures of a file.
+        """Send a signed job of a file, with its bytes and signatures; see `dispatch`.
 
         Raises:
-            InvalidMessage: it holds no job.
+            InvalidMessage: the file holds no job.
         """
         job = Job.read(signed.text)
-        await self._sending.one(job, self._line.patience(), signed=signed)
+        await self._jobs.send(job, self._reconnector.retry_budget(), signed=signed)
         return job
 
     async def dispatch_all(
         self, jobs: Iterable[Job] | AsyncIterable[Job], in_flight: int = IN_FLIGHT
     ) -> AsyncGenerator[Sent, None]:
-        """Send many jobs at once, each as `dispatch` does; yield what became of each, in order.
+        """Send many jobs concurrently, each as `dispatch` does; yield their outcomes in order.
 
-        A job that cannot be sent is yielded with its error (`Unroutable`, `NotSendable`), and the
-        others go on. When the broker stays out of reach, or who iterates stops early, it is not
-        known of the jobs not yet yielded whether they were sent; send the same jobs again.
+        A job that cannot be sent is yielded with its error (`Unroutable`, `NotSendable`); the
+        others are still sent. If the broker stays unreachable, or the iteration stops early, jobs
+        not yet yielded may have been sent; send the same jobs again.
 
         Args:
-            jobs: which; no more of them are taken than can be on the way.
-            in_flight: how many may be on the way, unconfirmed or not yet yielded.
+            jobs: the jobs; at most `in_flight` are taken in advance.
+            in_flight: the maximum number of jobs that are unconfirmed or not yet yielded.
 
         Raises:
             Unreachable: the broker could not be reached in time.
@@ -144,46 +148,55 @@ class Dispatcher:
                 yield sent
 
     def sender(self) -> Sender:
-        """Return what sends jobs that share one patience, and tells what became of each."""
-        patience = self._line.patience()
+        """Return a function that sends jobs; all its calls share one retry budget."""
+        budget = self._reconnector.retry_budget()
 
         async def send(jobs: Sequence[Job]) -> list[Sent]:
-            return await self._sending.all(jobs, patience)
+            return await self._jobs.send_all(jobs, budget)
 
         return send
 
     async def dispatch_occurrence(self, job: Job) -> list[Target]:
-        """Send a job as `dispatch` does, but its record last, which then proves that it was sent.
+        """Send a job as `dispatch` does, with its record last, as a proof that it was sent.
 
-        That is for jobs whose ids are known before: whoever finds no record sends it again.
+        The ids of a schedule's jobs are computed: a job without a record is sent again.
 
         Returns:
-            The targets that no queue is bound for: nobody is there to leave them out.
+            The targets that no queue is bound for; they are skipped.
 
         Raises:
-            Unroutable: that is so of all of them.
+            Unroutable: no queue is bound for any of its targets.
             Unreachable, NotSendable: as `dispatch` does.
         """
         expiration = check_sendable(job)
-        told = self.signed(job)
+        headers = self.sign(job)
 
         async def send(link: DispatcherLink) -> list[Target]:
-            lost = await unbound_targets(link.publisher, job)
-            if len(lost) == len(job.targets):
-                raise Unroutable(nobody(lost))
-            await publish(link.publisher, job, job, expiration, partly=True, headers=told)
-            await record(link.publisher, job, told)
-            return lost
+            unbound = await unbound_targets(link.publisher, job)
+            if len(unbound) == len(job.targets):
+                raise Unroutable(unbound_message(unbound))
+            await publish(link.publisher, job, job, expiration, partly=True, headers=headers)
+            await record(link.publisher, job, headers)
+            return unbound
 
-        async with self._sending.turn(job):
-            return await self._line.persist(send)
+        async with self._jobs.lock(job):
+            return await self._reconnector.retry(send)
 
     async def unbound(self, job: Job) -> list[Target]:
         """Return a job's targets that no queue is bound for."""
-        return await self._line.persist(lambda link: unbound_targets(link.publisher, job))
+        return await self._reconnector.retry(lambda link: unbound_targets(link.publisher, job))
+
+    async def only_bound(self, job: Job) -> BoundJob:
+        """Return a job without the targets that no queue is bound for; send nothing.
+
+        Raises:
+            Unroutable: no queue is bound for any of its targets.
+            Unreachable: the broker could not be reached in time.
+        """
+        return without_unbound(job, await self.unbound(job))
 
     async def record(self, plan: "Plan") -> None:
-        """Put into the stream what is no workstation's business yet.
+        """Append a plan to the stream; agents do not receive it.
 
         Raises:
             Unreachable: the broker could not be reached in time; record it again.
@@ -192,19 +205,19 @@ class Dispatcher:
         from schemas import Rollout, Schedule, ScheduleRemoval
 
         check_size(plan)
-        told = self.signed(plan) if isinstance(plan, Rollout | Schedule | ScheduleRemoval) else {}
-        await self._line.persist(lambda link: record(link.publisher, plan, told))
+        headers = self.sign(plan) if isinstance(plan, Rollout | Schedule | ScheduleRemoval) else {}
+        await self._reconnector.retry(lambda link: record(link.publisher, plan, headers))
 
     async def record_again(self, plan: "Plan", entry: StreamEntry) -> None:
-        """Put into the stream what an entry of it said, with whose signatures it had: not ours.
+        """Append a plan again from its entry, with the original signatures.
 
         Raises:
             Unreachable: the broker could not be reached in time; record it again.
         """
-        signed = bool(entry.signatures)
-        told: HeadersType = {HEADER: entry.signatures} if signed else {}
-        body = entry.body if signed else plan.body()
-        await self._line.persist(lambda link: record(link.publisher, plan, told, body))
+        is_signed = bool(entry.signatures)
+        headers: HeadersType = {HEADER: entry.signatures} if is_signed else {}
+        body = entry.body if is_signed else plan.body()
+        await self._reconnector.retry(lambda link: record(link.publisher, plan, headers, body))
 
     async def cancel(
         self,
@@ -213,77 +226,78 @@ class Dispatcher:
         workstations: Sequence[str] = (),
         job: Job | None = None,
     ) -> Cancellation:
-        """Withdraw a job: it does not start, and is ended where it runs.
+        """Cancel a job: it does not start any more, and is stopped where it runs.
 
         Args:
-            job_id: of which job.
-            reason: told to the workstations.
-            workstations: only there; default: wherever it went.
-            job: the job itself, where that is known; else it is looked for in the stream.
+            job_id: the job's id.
+            reason: sent to the workstations.
+            workstations: cancel it only there; default: everywhere.
+            job: the job itself, if it is known; default: its record in the stream.
 
         Raises:
-            UnknownJob: the broker has no record of it.
+            UnknownJob: the stream has no record of the job.
             Unreachable: the broker could not be reached in time; cancel again.
         """
         cancellation = Cancellation(job_id=job_id, reason=reason, workstations=tuple(workstations))
-        told = self.signed(cancellation)
+        headers = self.sign(cancellation)
 
         async def send(link: DispatcherLink) -> None:
-            found = job or await find(link, job_id)
-            await record(link.publisher, cancellation, told)
-            await publish(link.publisher, cancellation, found, headers=told)
+            cancelled = job or await find_job(link, job_id)
+            await record(link.publisher, cancellation, headers)
+            await publish(link.publisher, cancellation, cancelled, headers=headers)
 
-        await self._line.persist(send)
+        await self._reconnector.retry(send)
         return cancellation
 
     async def follow(
         self, job_id: str, progress: Progress | None = None
     ) -> AsyncGenerator[Report, None]:
-        """Yield a job's reports, old and new, until it has ended wherever it went.
+        """Yield a job's reports, old and new, until it has ended everywhere.
 
-        That is: on every workstation that received it or that it names, and then no further
-        workstation was heard of for a while (the `settle` setting).
+        The job has ended on every workstation that received it or that it names, and no further
+        workstation has reported for some seconds (the `settle` setting).
 
         Args:
-            job_id: of which job.
-            progress: takes in what is read; it can be looked at meanwhile.
+            job_id: the job's id.
+            progress: is updated with each record.
 
         Raises:
-            UnknownJob: the broker has no record of it.
-            Unreachable: the broker stayed out of reach.
+            UnknownJob: the stream has no record of the job.
+            Unreachable: the broker stayed unreachable.
         """
         progress = progress or Progress(job_id)
-        start: int | datetime | None = since(job_id)
-        patience = self._line.patience()
+        start: int | datetime | None = earliest_record_time(job_id)
+        budget = self._reconnector.retry_budget()
         while True:
-            link, mark = await self._line.persist(_marked)
+            link, marker = await self._reconnector.retry(_append_end_marker)
             try:
                 async with stream.read(link.connection, start) as entries:
-                    look = partial(stream.mark, link.publisher)
-                    async for entry in until_settled(entries, progress, mark, look, self._settle):
+                    append_marker = partial(stream.append_end_marker, link.publisher)
+                    async for entry in until_settled(
+                        entries, progress, marker, append_marker, self._settle
+                    ):
                         start = entry.offset + 1
-                        patience.renew()
-                        if entry.is_mark(mark):
+                        budget.reset()
+                        if entry.is_end_marker(marker):
                             progress.caught_up.set()
                         for record in entry.of_job(job_id):
                             if progress.add(record) and isinstance(record, Report):
                                 yield record
                     return
             except Unreachable as failure:
-                await self._line.drop(link)
-                await patience.wait(failure)
+                await self._reconnector.drop(link)
+                await budget.wait(failure)
 
     async def wait(self, job_id: str, limit: float | None = None) -> Progress:
-        """Return how far a job has come, once it has ended wherever it went; see `follow`.
+        """Wait until a job has ended everywhere; return its progress; see `follow`.
 
         Args:
-            job_id: of which job.
-            limit: seconds after which it is no longer waited for; `Progress.ended` says whether
-                it has ended.
+            job_id: the job's id.
+            limit: the maximum wait in seconds; `Progress.ended` shows whether the job has ended.
 
         Raises:
-            UnknownJob: the broker has no record of it.
-            Unreachable: the broker stayed out of reach.
+            UnknownJob: the stream has no record of the job.
+            Unreachable: the broker stayed unreachable.
         """
         progress = Progress(job_id)
         with suppress(TimeoutError):
@@ -293,22 +307,22 @@ class Dispatcher:
         return progress
 
     async def pause(self, workstations: Iterable[str], reason: str = "") -> None:
-        """Have workstations start nothing more until `resume`; what runs goes on.
+        """Pause workstations: they start no job until `resume`; running jobs continue.
 
-        When this returns, the broker has stored the order in their queues.
+        Return when the broker has stored the order in their queues.
 
         Args:
             workstations: their names.
             reason: shown there and by `pcm workstations`.
 
         Raises:
-            Unroutable: one of them has no queue; nothing was sent to any.
+            Unroutable: a workstation has no queue; nothing was sent.
             Unreachable: the broker could not be reached in time; pause them again.
         """
         await self._pause(workstations, reason, paused=True)
 
     async def resume(self, workstations: Iterable[str]) -> None:
-        """Have paused workstations go on; nothing changes at others.
+        """Resume paused workstations; others ignore it.
 
         Raises:
             Unroutable, Unreachable: as `pause` does.
@@ -316,19 +330,19 @@ class Dispatcher:
         await self._pause(workstations, "", paused=False)
 
     async def _pause(self, workstations: Iterable[str], reason: str, *, paused: bool) -> None:
-        from broker.client.fleet_orders import tell
+        from broker.client.fleet_orders import send_pauses
 
         now = datetime.now(UTC)
         orders = [
             Pause(workstation=name, paused=paused, reason=reason, created_at=now)
             for name in dict.fromkeys(workstations)
         ]
-        await self.do(lambda publisher: tell(publisher, orders, self.signed))
+        await self.retry(lambda publisher: send_pauses(publisher, orders, self.sign))
 
     async def check_forgettable(
         self, workstations: Iterable[str], known: "Iterable[WorkstationRow]"
     ) -> None:
-        """Check that `forget` would forget workstations; nothing is changed.
+        """Check that workstations can be forgotten, without a change.
 
         Raises:
             NotForgettable, Unreachable: as `forget` does.
@@ -338,20 +352,20 @@ class Dispatcher:
         rows = list(known)
         users = interactive_users(workstations, rows)
         names = {row.name for row in rows}
-        await self.do(lambda publisher: check_forgettable(publisher, users, names))
+        await self.retry(lambda publisher: check_forgettable(publisher, users, names))
 
     async def forget(self, workstations: Iterable[str], known: "Iterable[WorkstationRow]") -> None:
-        """Delete the queues of workstations that are gone for good, and have the history forget.
+        """Forget removed workstations: delete their queues, and record it for the history.
 
         Jobs that waited there become unreachable.
 
         Args:
             workstations: their names.
-            known: what the history has of them (`history.fleet.workstations(names)`): by it the
-                queues of interactive agents are found.
+            known: their rows in the history (`history.fleet.workstations(names)`), which name the
+                queues of interactive agents.
 
         Raises:
-            NotForgettable: one of them is not known, or an agent of it is up; nothing was done.
+            NotForgettable: a workstation is not known, or its agent is up; nothing was done.
             Unreachable: the broker's answer is not known; forget them again.
         """
         from broker.client.fleet_orders import forget, interactive_users
@@ -359,15 +373,15 @@ class Dispatcher:
         names, rows = list(workstations), list(known)
         await self.check_forgettable(names, rows)
         users = interactive_users(names, rows)
-        await self.do(lambda publisher: forget(publisher, users))
+        await self.retry(lambda publisher: forget(publisher, users))
 
     async def add_schedule(self, schedule: "Schedule") -> list[Target]:
-        """Record a schedule; it replaces the one of its name, whose occurrences end now.
+        """Add a schedule, or replace the schedule of the same name.
 
         Its occurrences are sent by `pcm collect` or `pcm schedule run`.
 
         Returns:
-            The targets that no queue is bound for yet: nothing is sent to them until one is.
+            The targets that no queue is bound for yet; jobs skip them.
 
         Raises:
             Unreachable: the broker could not be reached in time; add it again.
@@ -377,7 +391,7 @@ class Dispatcher:
         return await self.unbound(schedule.job)
 
     async def remove_schedule(self, name: str) -> None:
-        """Record that a schedule has ended: nothing more of it is sent; what was sent goes on.
+        """Remove a schedule: no further jobs are sent; those sent before stay valid.
 
         Raises:
             Unreachable: the broker could not be reached in time; remove it again.
@@ -386,18 +400,18 @@ class Dispatcher:
 
         await self.record(ScheduleRemoval(name=name))
 
-    async def do(self, work: Callable[[Publisher], Awaitable[_T]]) -> _T:
-        """Do something over the connection; where that is lost, do it again over a new one.
+    async def retry(self, work: Callable[[Publisher], Awaitable[_T]]) -> _T:
+        """Call `work` with a publisher; when the connection is lost, call it again with a new one.
 
         Raises:
             Unreachable: the broker could not be reached in time.
         """
-        return await self._line.persist(lambda link: work(link.publisher))
+        return await self._reconnector.retry(lambda link: work(link.publisher))
 
 
-async def _reached(_: DispatcherLink) -> None:
-    """Ask nothing more than that there is a link."""
+async def _connected(_: DispatcherLink) -> None:
+    """Do nothing: connecting is all."""
 
 
-async def _marked(link: DispatcherLink) -> tuple[DispatcherLink, str]:
-    return link, await stream.mark(link.publisher)
+async def _append_end_marker(link: DispatcherLink) -> tuple[DispatcherLink, str]:
+    return link, await stream.append_end_marker(link.publisher)

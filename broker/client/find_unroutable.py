@@ -1,18 +1,18 @@
-"""Finds out which routing keys lead nowhere."""
+"""Find routing keys that no queue is bound for."""
 
 from collections.abc import Sequence
 
 from broker.amqp import topology
 from broker.amqp.publisher import Publisher
 
-_AT_ONCE = 500
+_BATCH = 500
 
 
-async def unbound(publisher: Publisher, keys: Sequence[str]) -> list[int]:
-    """Return the places of the keys under which nothing reaches a queue.
+async def find_unbound(publisher: Publisher, keys: Sequence[str]) -> list[int]:
+    """Return the indexes of the keys that no queue is bound for.
 
-    A probe is published under each; it is gone at once, but the broker says whether it had
-    somewhere to go.
+    A probe that expires immediately is published under each key; the broker returns it if it is
+    unroutable.
 
     Raises:
         Unreachable: the broker's answer is not known.
@@ -23,8 +23,8 @@ async def unbound(publisher: Publisher, keys: Sequence[str]) -> list[int]:
         )
         for key in keys
     ]
-    lost: list[int] = []
-    for start in range(0, len(probes), _AT_ONCE):
-        errors = await publisher.publish_all(probes[start : start + _AT_ONCE])
-        lost += (place for place, error in enumerate(errors, start) if error is not None)
-    return lost
+    unbound: list[int] = []
+    for start in range(0, len(probes), _BATCH):
+        errors = await publisher.publish_all(probes[start : start + _BATCH])
+        unbound += (index for index, error in enumerate(errors, start) if error is not None)
+    return unbound

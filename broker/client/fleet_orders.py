@@ -1,4 +1,4 @@
-"""What is asked of workstations as such: to pause, to go on, to be forgotten."""
+"""Pause, resume and forget workstations."""
 
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from datetime import UTC, datetime
@@ -12,7 +12,7 @@ from broker.amqp.connection import CALL_LIMIT, Unroutable, translated
 from broker.amqp.publisher import Publisher
 from broker.amqp.timeouts import timeout
 from broker.amqp.topology import AgentKind
-from broker.client.find_unroutable import unbound
+from broker.client.find_unroutable import find_unbound
 from broker.stream import stream
 from schemas import Pause, WorkstationForgotten
 from schemas.errors import PcmError
@@ -20,7 +20,7 @@ from schemas.errors import PcmError
 if TYPE_CHECKING:
     from broker.history.workstations import WorkstationRow
 
-_AT_ONCE = 500
+_BATCH = 500
 
 
 class NotForgettable(PcmError):
@@ -30,7 +30,7 @@ class NotForgettable(PcmError):
 def interactive_users(
     names: Iterable[str], known: "Iterable[WorkstationRow]"
 ) -> dict[str, list[str]]:
-    """Return by workstation the users whose interactive agents have checked in there."""
+    """Return the users of each workstation whose interactive agents have checked in."""
     rows = {row.name: row for row in known}
     return {
         name: [
@@ -42,32 +42,32 @@ def interactive_users(
     }
 
 
-async def tell(
-    publisher: Publisher, orders: Sequence[Pause], signed: Callable[[Pause], HeadersType]
+async def send_pauses(
+    publisher: Publisher, orders: Sequence[Pause], sign: Callable[[Pause], HeadersType]
 ) -> None:
-    """Tell workstations to pause or to go on; then the broker has stored it in their queues.
+    """Send orders to pause or resume; return when the broker has stored them in all queues.
 
-    `signed` returns the headers that sign one.
+    `sign` returns the signature headers of an order.
 
     Raises:
-        Unroutable: a workstation has no queue; nothing was sent to any.
-        Unreachable: the broker's answer is not known; tell them again.
+        Unroutable: a workstation has no queue; nothing was sent.
+        Unreachable: the broker's answer is not known; send them again.
     """
     keys = [topology.pause_key(order.workstation) for order in orders]
-    if lost := await unbound(publisher, keys):
-        names = ", ".join(orders[place].workstation for place in lost)
+    if unbound := await find_unbound(publisher, keys):
+        names = ", ".join(orders[index].workstation for index in unbound)
         raise Unroutable(f"no such workstation: {names}; nothing was sent")
-    for start in range(0, len(orders), _AT_ONCE):
+    for start in range(0, len(orders), _BATCH):
         messages = [
             publisher.outgoing(
                 topology.JOBS,
                 topology.pause_key(order.workstation),
                 order.body(),
                 kind=order.kind,
-                headers=signed(order),
+                headers=sign(order),
                 unroutable_fails=True,
             )
-            for order in orders[start : start + _AT_ONCE]
+            for order in orders[start : start + _BATCH]
         ]
         for error in await publisher.publish_all(messages):
             if error is not None:
@@ -77,12 +77,12 @@ async def tell(
 async def check_forgettable(
     publisher: Publisher, users: Mapping[str, Sequence[str]], known: Collection[str] = ()
 ) -> None:
-    """Check that workstations may be forgotten, as `forget` does it.
+    """Check that workstations can be forgotten.
 
     Args:
         publisher: to the broker.
-        users: the users of each workstation whose interactive agents have queues.
-        known: workstations that may be forgotten though they have no queue any more.
+        users: for each workstation, the users whose interactive agents have queues.
+        known: workstations that can be forgotten even without queues.
 
     Raises:
         NotForgettable: one of them is not known, or an agent of it is up.
@@ -91,27 +91,27 @@ async def check_forgettable(
     consumers = {
         name: await _consumers(publisher.connection, _queues(name, users[name])) for name in users
     }
-    if lost := [name for name in users if consumers[name] is None and name not in known]:
-        raise NotForgettable(f"no such workstation: {', '.join(lost)}; nothing was done")
+    if unknown := [name for name in users if consumers[name] is None and name not in known]:
+        raise NotForgettable(f"no such workstation: {', '.join(unknown)}; nothing was done")
     if up := [name for name in users if consumers[name]]:
         raise NotForgettable(
-            f"{', '.join(up)}: an agent is up, and would come back: stop its agent first;"
+            f"{', '.join(up)}: an agent is up, and would check in again: stop it first;"
             " nothing was done"
         )
 
 
 async def forget(publisher: Publisher, users: Mapping[str, Sequence[str]]) -> None:
-    """Delete the queues of workstations, and record that they are gone; again is harmless.
+    """Delete the queues of workstations, and record that they are forgotten; idempotent.
 
     Raises:
         Unreachable: the broker's answer is not known; forget them again.
     """
     for name in users:
         await _delete(publisher.connection, _queues(name, users[name]))
-        # After the queues: a job sent meanwhile is among what waited in them.
-        departure = WorkstationForgotten(workstation=name, created_at=datetime.now(UTC))
+        # After the queues: a job sent in between is among those that waited in them.
+        forgotten = WorkstationForgotten(workstation=name, created_at=datetime.now(UTC))
         key = f"departure.{name}"
-        await stream.append(publisher, key, departure.body(), kind=departure.kind)
+        await stream.append(publisher, key, forgotten.body(), kind=forgotten.kind)
 
 
 def _queues(name: str, users: Sequence[str]) -> list[str]:
@@ -120,14 +120,14 @@ def _queues(name: str, users: Sequence[str]) -> list[str]:
 
 
 async def _consumers(connection: AbstractConnection, queues: Iterable[str]) -> int | None:
-    """Return how many take from some queues; None if none of them is there."""
+    """Return the number of consumers of queues; None if no queue exists."""
     counts = [await _consumers_of(connection, queue) for queue in queues]
     found = [count for count in counts if count is not None]
     return sum(found) if found else None
 
 
 async def _consumers_of(connection: AbstractConnection, queue: str) -> int | None:
-    """Return how many take from a queue; None if there is none of this name."""
+    """Return the number of consumers of a queue; None if it does not exist."""
     with translated(f"looking for {queue}"):
         try:
             async with timeout(CALL_LIMIT), connection.channel() as channel:
@@ -135,12 +135,12 @@ async def _consumers_of(connection: AbstractConnection, queue: str) -> int | Non
         except ChannelNotFoundEntity as error:
             if "no queue" in str(error):
                 return None
-            raise  # it is there, but its node is not
+            raise  # the queue exists, its node is down
     return declared.declaration_result.consumer_count or 0
 
 
 async def _delete(connection: AbstractConnection, queues: Iterable[str]) -> None:
-    # Not only if unused: with that, a quorum queue ends the connection.
+    # Without if_unused: for a quorum queue it closes the connection.
     for queue in queues:
         with translated(f"deleting {queue}"):
             async with timeout(CALL_LIMIT), connection.channel() as channel:

@@ -1,4 +1,4 @@
-"""How a job is followed through the stream, to its end and no longer."""
+"""Follow a job through the stream until it has ended."""
 
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable
@@ -17,27 +17,28 @@ from schemas.errors import PcmError
 from schemas.job import id_time
 
 _CLOCK_SKEW = timedelta(minutes=10)
-_SILENCE = 60.0  # seconds
+_MARKER_INTERVAL = 60.0  # seconds
 
 
 class UnknownJob(PcmError):
-    """No job with this id was sent, or the broker no longer keeps its record."""
+    """No job with this id was sent, or the stream no longer has its record."""
 
 
-def since(job_id: str) -> datetime | None:
-    """Return from when on a job's records can be in the stream; None: from its beginning."""
-    made = id_time(job_id)
-    # What was made in the future was made by a clock that is ahead, whenever that was.
-    return made - _CLOCK_SKEW if made and made <= datetime.now(UTC) else None
+def earliest_record_time(job_id: str) -> datetime | None:
+    """Return the earliest time of a job's records in the stream; None: read from its start."""
+    created = id_time(job_id)
+    # A time in the future is of a wrong clock, and says nothing.
+    return created - _CLOCK_SKEW if created and created <= datetime.now(UTC) else None
 
 
-async def find(link: DispatcherLink, job_id: str) -> Job:
-    """Return a job from its record.
+async def find_job(link: DispatcherLink, job_id: str) -> Job:
+    """Return a job from its record in the stream.
 
     Raises:
-        UnknownJob: there is none.
+        UnknownJob: there is no such record.
     """
-    async with aclosing(stream.read_all(link.connection, link.publisher, since(job_id))) as entries:
+    start = earliest_record_time(job_id)
+    async with aclosing(stream.read_all(link.connection, link.publisher, start)) as entries:
         async for entry in entries:
             if entry.kind == "job":
                 for record in entry.of_job(job_id):
@@ -49,40 +50,40 @@ async def find(link: DispatcherLink, job_id: str) -> Job:
 async def until_settled(
     entries: AsyncIterator[StreamEntry],
     progress: Progress,
-    mark: str,
-    look: Callable[[], Awaitable[str]],
+    marker: str,
+    append_marker: Callable[[], Awaitable[str]],
     settle: float,
 ) -> AsyncIterator[StreamEntry]:
-    """Pass entries on until the job has ended and no report of it came for a while.
+    """Yield entries until the job has ended, and no report of it has arrived for `settle` seconds.
 
-    Where it is silent for long, another mark is put to the stream's end: that it comes shows
-    that there is nothing to be told, rather than nobody who tells it.
+    After 60 s without entries, write a new end marker. Receiving it proves that the consumer is
+    alive.
     """
     caught_up = False
-    news = (caught_up, progress.reports)
-    quiet_since = heard = time.monotonic()
+    last_change = (caught_up, progress.reports)
+    quiet_since = received_at = time.monotonic()
     while True:
-        left = min(_SILENCE, progress.until_over + settle)
-        if not caught_up:  # what was there when we came: none of it is waited for
-            left = CALL_LIMIT
+        limit = min(_MARKER_INTERVAL, progress.seconds_until_over + settle)
+        if not caught_up:  # these entries exist already
+            limit = CALL_LIMIT
         elif progress.ended:
-            left = quiet_since + settle - time.monotonic()
-            if left <= 0 or (progress.closed and not progress.over):
+            limit = quiet_since + settle - time.monotonic()
+            if limit <= 0 or (progress.closed and not progress.over):
                 return
         try:
-            async with timeout(left):
+            async with timeout(limit):
                 entry = await anext(entries)
         except TimeoutError:
             if not caught_up:
-                raise Unreachable(f"reading {topology.REPORTS}: nothing more comes") from None
-            if time.monotonic() - heard >= _SILENCE:
-                mark, caught_up = await look(), False
+                raise Unreachable(f"reading {topology.REPORTS}: no more entries") from None
+            if time.monotonic() - received_at >= _MARKER_INTERVAL:
+                marker, caught_up = await append_marker(), False
             continue
-        heard = time.monotonic()
+        received_at = time.monotonic()
         yield entry
-        caught_up = caught_up or entry.is_mark(mark)
+        caught_up = caught_up or entry.is_end_marker(marker)
         if caught_up and progress.unknown:
             raise UnknownJob(f"{progress.job_id}: no such job was sent")
-        if (caught_up, progress.reports) != news:
-            news = (caught_up, progress.reports)
-            quiet_since = heard
+        if (caught_up, progress.reports) != last_change:
+            last_change = (caught_up, progress.reports)
+            quiet_since = received_at

@@ -1,4 +1,4 @@
-"""How far a job has come: its records, folded into one state for each workstation."""
+"""The progress of a job: one state for each workstation, from the job's records."""
 
 import asyncio
 from collections import Counter
@@ -9,13 +9,13 @@ from schemas.report import furthest
 
 
 class Progress:
-    """One job's state on each workstation, from its records in any order, each once or more.
+    """A job's state on each workstation, from its records in any order, with repetitions.
 
     Attributes:
-        workstations: the report that counts, for each workstation (see `schemas.report.furthest`).
-        counts: on how many workstations it is in which state.
-        expected: the workstations that the job is sent to by name.
-        caught_up: set once all was read that was there when somebody began to follow the job.
+        workstations: for each workstation the report that counts (see `schemas.report.furthest`).
+        counts: the number of workstations in each state.
+        expected: the workstations that the job names as targets.
+        caught_up: set when all entries were read that existed at the start of `follow`.
     """
 
     def __init__(self, job_id: str) -> None:
@@ -28,16 +28,16 @@ class Progress:
         self.caught_up = asyncio.Event()
         self._seen: set[tuple[str, str]] = set()
         self._by_agent: dict[str, dict[str, Report]] = {}
-        # Kept, since they are asked for with each report.
+        # Sets, as they are needed with each report.
         self._open: set[str] = set()
-        self._silent: set[str] = set()
+        self._unreported: set[str] = set()
 
     def __repr__(self) -> str:
         states = ", ".join(f"{name}={report.state}" for name, report in self.workstations.items())
         return f"<Progress {self.job_id} {states}>"
 
     def add(self, record: Job | Cancellation | Report) -> bool:
-        """Take in a record; return whether it is a report that was not seen before, or counts."""
+        """Add a record; return whether it is a new report, or the one that counts."""
         if isinstance(record, Job):
             self.job = record
             self.expected = frozenset(
@@ -45,12 +45,12 @@ class Progress:
                 for target in record.targets
                 if target.name and target.scope == "workstation"
             )
-            self._silent = set(self.expected - self.workstations.keys())
+            self._unreported = set(self.expected - self.workstations.keys())
         elif isinstance(record, Cancellation):
-            if not record.workstations:  # else those it names say so themselves
+            if not record.workstations:  # else these workstations report it
                 self.cancellation = record
         else:
-            # Not by the id alone: one workstation could keep another's report from counting.
+            # By workstation, too: an id must not suppress another workstation's report.
             seen = (record.workstation, record.id)
             is_new = seen not in self._seen
             self._seen.add(seen)
@@ -58,52 +58,52 @@ class Progress:
         return False
 
     def _count(self, report: Report) -> bool:
-        """Take in a report; return whether it is now the one that counts on its workstation."""
+        """Add a report; return whether it now counts for its workstation."""
         name = report.workstation
         by_agent = self._by_agent.setdefault(name, {})
         own = by_agent.get(report.agent)
-        last = furthest([report] if own is None else [own, report])
-        if last is None or last is own:
+        furthest_own = furthest([report] if own is None else [own, report])
+        if furthest_own is None or furthest_own is own:
             return False
-        by_agent[report.agent] = last
-        known, counting = self.workstations.get(name), furthest(by_agent.values())
-        if counting is None or counting is known:
+        by_agent[report.agent] = furthest_own
+        previous, counting = self.workstations.get(name), furthest(by_agent.values())
+        if counting is None or counting is previous:
             return False
-        self._take(counting, known)
+        self._replace(previous, counting)
         return counting is report
 
-    def _take(self, report: Report, known: Report | None) -> None:
+    def _replace(self, previous: Report | None, report: Report) -> None:
         name = report.workstation
         self.workstations[name] = report
         self.counts[report.state] += 1
-        if known is not None:
-            self.counts[known.state] -= 1
-        self._silent.discard(name)
+        if previous is not None:
+            self.counts[previous.state] -= 1
+        self._unreported.discard(name)
         (self._open.discard if has_ended(report) else self._open.add)(name)
 
     @property
     def reports(self) -> int:
-        """How many reports were taken in."""
+        """The number of different reports."""
         return len(self._seen)
 
     @property
     def unknown(self) -> bool:
-        """Whether there is no trace of the job."""
+        """Whether no record of the job was read."""
         return self.job is None and not self.workstations
 
     @property
     def closed(self) -> bool:
-        """Whether no workstation can join: the job names each that it is for."""
+        """Whether no workstation can be added: all targets are workstations."""
         return self.job is not None and len(self.expected) == len(self.job.targets)
 
     @property
     def over(self) -> bool:
-        """Whether no further workstation will receive it: it was withdrawn, or has expired."""
-        return self.cancellation is not None or self.until_over == 0
+        """Whether no further workstation can receive it: it is cancelled or expired."""
+        return self.cancellation is not None or self.seconds_until_over == 0
 
     @property
-    def until_over(self) -> float:
-        """Seconds until its expiry, 0 after it; infinite without one, or one by wall clocks."""
+    def seconds_until_over(self) -> float:
+        """Seconds until the expiry, 0 after it; infinite without one, or with a local time."""
         end = self.job.expires_at if self.job else None
         if not isinstance(end, datetime):
             return float("inf")
@@ -111,17 +111,17 @@ class Progress:
 
     @property
     def waiting(self) -> set[str]:
-        """The workstations, known so far, where the job has not ended and still may."""
-        return set(self._open) if self.over else self._open | self._silent
+        """The known workstations where the job has not ended and still can."""
+        return set(self._open) if self.over else self._open | self._unreported
 
     @property
     def ended(self) -> bool:
-        """Whether it has ended on each workstation known so far."""
-        return not self._open and (self.over or (bool(self.workstations) and not self._silent))
+        """Whether the job has ended on each known workstation."""
+        return not self._open and (self.over or (bool(self.workstations) and not self._unreported))
 
     @property
     def succeeded(self) -> bool:
-        """Whether it has ended, in success wherever it was for, and somewhere at all."""
+        """Whether the job has ended: succeeded on at least one workstation, and failed on none."""
         states = (+self.counts).keys()
         return (
             self.ended
@@ -131,8 +131,8 @@ class Progress:
 
 
 def has_ended(report: Report) -> bool:
-    """Whether nobody waits for more: a final state, or an offer that the user declined.
+    """Whether a report ends the wait for a workstation: a final state, or `declined`.
 
-    A user may still change their mind until the job expires, but nothing says that they will.
+    A user can still accept a declined job until it expires, which is not waited for.
     """
     return report.state.final or report.state is State.DECLINED

@@ -1,33 +1,36 @@
-"""How what administrators ask goes out: to the stream that keeps it, and to whom it is for."""
+"""Publish administrators' orders: to the stream as a record, and to the agents."""
 
 import uuid
 from collections.abc import Iterable, Iterator, Sequence
 from datetime import UTC, datetime, timedelta
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 from aio_pika.abc import HeadersType
 
 from broker.amqp import topology
 from broker.amqp.batch_publish import Outgoing
+from broker.amqp.connection import Unroutable
 from broker.amqp.publisher import Publisher
-from broker.client.find_unroutable import unbound
+from broker.client.find_unroutable import find_unbound
 from broker.stream import stream
 from schemas import Cancellation, Job, Target, workstation
 from schemas.errors import PcmError
 from schemas.message import BODY_LIMIT
+from schemas.text import listed
 from schemas.times import latest
 
 if TYPE_CHECKING:
     from schemas import Rollout, RolloutOrder, Schedule, ScheduleRemoval, WaveEnded, WaveSent
 
     Plan = Schedule | ScheduleRemoval | Rollout | RolloutOrder | WaveSent | WaveEnded
-    """What is no workstation's business yet."""
+    """A record that no agent receives."""
 
-# A header frame has to fit into one frame of 131,072 bytes.
+# All headers must fit into one frame of 131,072 bytes.
 _KEYS_LIMIT = 120_000
 _KEY_OVERHEAD = 5
+_SHOWN = 10
 _OLDEST = timedelta(days=30)
-_MAX_TTL = 2**32 / 1000 - 1  # seconds: the broker counts in 32 bits of milliseconds
+_MAX_TTL = 2**32 / 1000 - 1  # seconds; the broker's limit is 32 bits of milliseconds
 
 
 class NotSendable(PcmError, ValueError):
@@ -40,7 +43,7 @@ async def record(
     headers: HeadersType | None = None,
     body: bytes | None = None,
 ) -> None:
-    """Put into the stream that something was asked; `body`: in these very bytes.
+    """Append an order or plan to the stream; `body`: in exactly these bytes.
 
     Raises:
         Unreachable: the broker's answer is not known.
@@ -53,7 +56,7 @@ async def record(
 
 
 def record_key(asked: "Job | Cancellation | Plan") -> str:
-    """Return the key under which it stands in the stream that something was asked."""
+    """Return the routing key of an order or plan in the stream."""
     return f"{asked.kind}.{_subject(asked)}"
 
 
@@ -65,17 +68,17 @@ def _subject(asked: "Job | Cancellation | Plan") -> str:
     return asked.job_id if asked.kind == "cancellation" else asked.rollout_id
 
 
-def sent_again() -> HeadersType:
-    """Return headers that tell a message sent again from what was sent before."""
+def resend_header() -> HeadersType:
+    """Return a header that makes a resent message different from the original."""
     return {"sent-again": uuid.uuid4().hex}
 
 
-async def send_again(
+async def resend_job(
     publisher: Publisher, job: Job, body: bytes, headers: HeadersType | None = None
 ) -> None:
-    """Publish a job that was read from `body`, as it stands there, once more to all it is for.
+    """Publish a job again to all its targets, in the bytes of `body`.
 
-    `headers`: those by which it is trusted.
+    `headers`: with its signatures.
 
     Raises:
         Unroutable: no queue is bound for any of its targets.
@@ -85,10 +88,10 @@ async def send_again(
         raise NotSendable(f"{len(body)} bytes are over the limit of {BODY_LIMIT}")
     if (expiration := _time_to_live(job)) is not None and expiration <= 0:
         raise NotSendable(f"it expired at {job.expires_at}")
-    # Its record may be gone, or never was: without it nobody could follow or cancel the job.
+    # The stream may have no record of it; without one the job cannot be followed or cancelled.
     await record(publisher, job, headers, body)
-    again = {**sent_again(), **(headers or {})}
-    await publish(publisher, job, job, expiration, body, headers=again)
+    resent = {**resend_header(), **(headers or {})}
+    await publish(publisher, job, job, expiration, body, headers=resent)
 
 
 async def publish(
@@ -101,10 +104,10 @@ async def publish(
     partly: bool = False,
     headers: HeadersType | None = None,
 ) -> None:
-    """Publish a job, or its cancellation, under the job's keys.
+    """Publish a job or its cancellation under the job's keys.
 
     Raises:
-        Unroutable: it reaches nobody.
+        Unroutable: it reaches no queue.
     """
     body = record.body() if body is None else body
     for message in outgoing(
@@ -125,43 +128,65 @@ def outgoing(
     partly: bool,
     headers: HeadersType | None,
 ) -> Iterator[Outgoing]:
-    """Yield the messages of a job, or of its cancellation, under the job's keys: most often one.
+    """Yield the messages of a job or its cancellation under the job's keys, usually one.
 
-    What is for some workstations only goes to those; whichever key it has, it comes to the queue
-    behind the job.
+    A cancellation for some workstations has their keys; it still arrives behind the job in the
+    same queue.
     """
-    keys_of_all = topology.routing_keys(job)
+    all_keys = topology.routing_keys(job)
     if isinstance(record, Cancellation) and record.workstations:
-        keys_of_all = tuple(
+        all_keys = tuple(
             topology.routing_key(job, workstation(name)) for name in record.workstations
         )
-    for keys in _split(keys_of_all):
-        more: HeadersType = {"BCC": list(keys[1:])} if keys[1:] else {}
+    for keys in _split(all_keys):
+        bcc: HeadersType = {"BCC": list(keys[1:])} if keys[1:] else {}
         yield publisher.outgoing(
             topology.JOBS,
             keys[0],
             body,
             kind=record.kind,
             message_id=job.id,
-            headers={**(headers or {}), **more},
+            headers={**(headers or {}), **bcc},
             expiration=expiration,
             unroutable_fails=isinstance(record, Job) and not partly,
         )
 
 
 async def unbound_targets(publisher: Publisher, job: Job) -> list[Target]:
-    """Return the targets that reach no queue."""
-    return [job.targets[place] for place in await unbound(publisher, topology.routing_keys(job))]
+    """Return the targets that no queue is bound for."""
+    unbound = await find_unbound(publisher, topology.routing_keys(job))
+    return [job.targets[index] for index in unbound]
 
 
-def nobody(targets: Iterable[Target]) -> str:
-    """Return what to tell of targets that no queue is bound for."""
+class BoundJob(NamedTuple):
+    """A job without its unbound targets, and these targets."""
+
+    job: Job
+    unbound: list[Target]
+
+
+def without_unbound(job: Job, unbound: Sequence[Target]) -> BoundJob:
+    """Return a job without the targets that no queue is bound for.
+
+    Raises:
+        Unroutable: no target is left.
+    """
+    left_out = frozenset(unbound)
+    targets = tuple(target for target in job.targets if target not in left_out)
+    if not targets:
+        names = listed([str(target) for target in unbound], _SHOWN)
+        raise Unroutable(f"no workstation is bound to {names}; nothing was sent")
+    return BoundJob(job.model_copy(update={"targets": targets}), list(unbound))
+
+
+def unbound_message(targets: Iterable[Target]) -> str:
+    """Return the error message for targets that no queue is bound for."""
     names = ", ".join(map(str, targets))
     return f"targets: no workstation is bound to {names}; nothing was sent"
 
 
 def _split(keys: Sequence[str]) -> Iterator[Sequence[str]]:
-    """Yield keys in as few groups as fit into one message's header each."""
+    """Split keys into as few groups as possible, each of which fits into a header."""
     start = size = 0
     for index, key in enumerate(keys):
         size += len(key) + _KEY_OVERHEAD
@@ -172,32 +197,32 @@ def _split(keys: Sequence[str]) -> Iterator[Sequence[str]]:
 
 
 def check_sendable(job: Job, body: bytes | None = None) -> float | None:
-    """Return the seconds for which queues keep a job; None: until it is fetched.
+    """Return a job's time to live in queues, in seconds; None: no limit.
 
-    `body`: in which bytes it is sent.
+    `body`: the bytes to send; default: the job's own.
 
     Raises:
         NotSendable: it is over the size limit, or has expired.
     """
     check_size(job, body)
     if (expiration := _time_to_live(job)) is not None and expiration <= 0:
-        raise NotSendable("expires_at: is in the past, so the job could never start")
+        raise NotSendable("expires_at: is in the past; the job could never start")
     if job.created_at < datetime.now(UTC) - _OLDEST:
         raise NotSendable(
-            f"created_at: is over {_OLDEST.days} days ago: agents may forget so old jobs"
+            f"created_at: is over {_OLDEST.days} days ago; agents forget jobs of that age"
         )
     return expiration
 
 
 def check_size(record: "Job | Plan", body: bytes | None = None) -> None:
-    """Refuse what is over the size limit of a message, by NotSendable."""
+    """Raise NotSendable if a message is over the size limit."""
     size = len(record.body() if body is None else body)
     if size > BODY_LIMIT:
         raise NotSendable(f"{record.kind}: {size} bytes are over the limit of {BODY_LIMIT}")
 
 
 def _time_to_live(job: Job) -> float | None:
-    """Return the seconds for which queues keep a job; None: until it is fetched."""
+    """Return a job's time to live in queues, in seconds; None: no limit."""
     if job.expires_at is None:
         return None
     left = (latest(job.expires_at) - datetime.now(UTC)).total_seconds()

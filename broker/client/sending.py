@@ -1,4 +1,4 @@
-"""Sends jobs: each is recorded first, then published to all it is for; many take one turn."""
+"""Send jobs: record each in the stream, then publish it to its targets, in batches."""
 
 import asyncio
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -13,23 +13,23 @@ from broker.amqp.batch_publish import Outgoing
 from broker.amqp.connection import Unroutable
 from broker.amqp.publisher import Publisher
 from broker.client.batch import Sent
-from broker.client.find_unroutable import unbound
-from broker.client.publishing import check_sendable, nobody, outgoing, record, record_key
+from broker.client.find_unroutable import find_unbound
+from broker.client.publishing import check_sendable, outgoing, record, record_key, unbound_message
 from broker.client.reconnect import Reconnector
-from broker.client.retry_budget import Patience
-from broker.signing.signer import headers
+from broker.client.retry_budget import RetryBudget
+from broker.signing.signer import signature_headers
 from broker.stream import stream
 from schemas import Cancellation, Job, SignedJob, Target
 
 if TYPE_CHECKING:
     from broker.signing.signer import Signable
 
-_TOGETHER = 256 * 1024
-"""Bytes of jobs that share a record: whoever looks for one of them reads all."""
+_RECORD_BYTES = 256 * 1024
+"""Size limit of a record of several jobs: a search for one of them reads all."""
 
 
-class _Ready(NamedTuple):
-    """A job as it is sent."""
+class _PreparedJob(NamedTuple):
+    """A job with its message's body, expiration and headers."""
 
     job: Job
     body: bytes
@@ -37,23 +37,23 @@ class _Ready(NamedTuple):
     headers: HeadersType
 
 
-class Sending:
-    """Sends jobs over a line, in whose name they are signed."""
+class JobSender:
+    """Send jobs over a connection that is reopened when it is lost."""
 
-    def __init__(self, line: Reconnector, signed: "Callable[[Signable], HeadersType]") -> None:
-        self._line = line
-        self._signed = signed
-        # What the broker returns, it names by its id: two of the same id would be confused.
-        self._under_way: WeakValueDictionary[str, asyncio.Lock] = WeakValueDictionary()
+    def __init__(self, reconnector: Reconnector, sign: "Callable[[Signable], HeadersType]") -> None:
+        self._reconnector = reconnector
+        self._sign = sign
+        # A returned message is identified by its id: send no two of one id concurrently.
+        self._locks: WeakValueDictionary[str, asyncio.Lock] = WeakValueDictionary()
 
-    def turn(self, job: Job) -> asyncio.Lock:
-        """Return what is held while a job of that id is sent."""
-        return self._under_way.setdefault(job.id, asyncio.Lock())
+    def lock(self, job: Job) -> asyncio.Lock:
+        """Return the lock to hold while a job of this id is sent."""
+        return self._locks.setdefault(job.id, asyncio.Lock())
 
-    async def one(
+    async def send(
         self,
         job: Job,
-        patience: Patience,
+        budget: RetryBudget,
         *,
         partly: bool = False,
         signed: SignedJob | None = None,
@@ -61,128 +61,129 @@ class Sending:
         """Send a job.
 
         Args:
-            job: which.
-            patience: with a broker that is out of reach.
-            partly: whether targets that no queue is bound for are passed over.
-            signed: the bytes and signatures that it has already.
+            job: the job.
+            budget: limits the retries while the broker is unreachable.
+            partly: whether to skip targets that no queue is bound for.
+            signed: its bytes and signatures, if it is signed already.
 
         Raises:
-            Unroutable: it reaches nobody, or, unless `partly`, not all its targets.
+            Unroutable: it reaches no queue, or, unless `partly`, not all its targets.
             ValueError: it cannot be sent.
         """
-        ready = self._ready(job, signed)
-        async with self.turn(job):
-            (error,) = await self._persist([ready], patience, partly=partly)
+        prepared = self._prepare(job, signed)
+        async with self.lock(job):
+            (error,) = await self._retry([prepared], budget, partly=partly)
         if error is not None:
             raise error
 
-    async def all(self, jobs: Sequence[Job], patience: Patience) -> list[Sent]:
-        """Send jobs together; tell what became of each."""
+    async def send_all(self, jobs: Sequence[Job], budget: RetryBudget) -> list[Sent]:
+        """Send jobs together; return the outcome of each."""
         errors: list[Exception | None] = [None] * len(jobs)
-        ready: dict[int, _Ready] = {}
-        turns: list[asyncio.Lock] = []
-        later: list[int] = []
+        prepared: dict[int, _PreparedJob] = {}
+        locks: list[asyncio.Lock] = []
+        postponed: list[int] = []
         try:
-            for place, job in enumerate(jobs):
-                turn = self.turn(job)
-                if turn.locked():  # not waited for: who holds it may wait for one of ours
-                    later.append(place)
+            for index, job in enumerate(jobs):
+                lock = self.lock(job)
+                if lock.locked():  # waiting here could deadlock: its holder may wait for our locks
+                    postponed.append(index)
                     continue
                 try:
-                    ready[place] = self._ready(job)
+                    prepared[index] = self._prepare(job)
                 except ValueError as error:
-                    errors[place] = error
+                    errors[index] = error
                 else:
-                    await turn.acquire()
-                    turns.append(turn)
-            found = await self._persist(list(ready.values()), patience)
+                    await lock.acquire()
+                    locks.append(lock)
+            unroutable = await self._retry(list(prepared.values()), budget)
         finally:
-            for turn in turns:
-                turn.release()
-        for place, wrong in zip(ready, found, strict=True):
-            errors[place] = wrong
-        for place in later:
+            for lock in locks:
+                lock.release()
+        for index, failure in zip(prepared, unroutable, strict=True):
+            errors[index] = failure
+        for index in postponed:
             try:
-                await self.one(jobs[place], patience)
+                await self.send(jobs[index], budget)
             except (Unroutable, ValueError) as error:
-                errors[place] = error
+                errors[index] = error
         return list(map(Sent, jobs, errors))
 
-    def _ready(self, job: Job, signed: SignedJob | None = None) -> _Ready:
+    def _prepare(self, job: Job, signed: SignedJob | None = None) -> _PreparedJob:
         body = signed.job_body if signed else job.body()
-        told = headers(signed.signatures) if signed else self._signed(job)
-        return _Ready(job, body, check_sendable(job, body), told)
+        headers = signature_headers(signed.signatures) if signed else self._sign(job)
+        return _PreparedJob(job, body, check_sendable(job, body), headers)
 
-    async def _persist(
-        self, ready: Sequence[_Ready], patience: Patience, *, partly: bool = False
+    async def _retry(
+        self, jobs: Sequence[_PreparedJob], budget: RetryBudget, *, partly: bool = False
     ) -> list[Unroutable | None]:
-        return await self._line.persist(
-            lambda link: self._send(link.publisher, ready, partly=partly), patience
+        return await self._reconnector.retry(
+            lambda link: self._send(link.publisher, jobs, partly=partly), budget
         )
 
     async def _send(
-        self, publisher: Publisher, ready: Sequence[_Ready], *, partly: bool
+        self, publisher: Publisher, jobs: Sequence[_PreparedJob], *, partly: bool
     ) -> list[Unroutable | None]:
-        """Record jobs and publish them; return what is wrong with each."""
+        """Record jobs and publish them; return the error of each."""
         errors: dict[str, Unroutable] = {}
         if not partly:
-            for job, lost in await _lost(publisher, ready):
-                errors[job.id] = Unroutable(nobody(lost))
-        there = [one for one in ready if one.job.id not in errors]
-        await stream.append_all(publisher, list(_records(publisher, there)))
-        withdrawn: list[Job] = []
+            for job, targets in await _find_unbound(publisher, jobs):
+                errors[job.id] = Unroutable(unbound_message(targets))
+        routable = [one for one in jobs if one.job.id not in errors]
+        await stream.append_all(publisher, list(_records(publisher, routable)))
+        unsent: list[Job] = []
         messages = (
             outgoing(
                 publisher, one.job, one.job, one.expiration, one.body,
                 partly=partly, headers=one.headers,
             )
-            for one in there
+            for one in routable
         )  # fmt: skip
-        # Most jobs are one message; those of one id must not be on the way at the same time.
-        for turn in zip_longest(*messages):
-            on_the_way = [
+        # Most jobs are one message. Messages of one id must not be in flight together.
+        for batch in zip_longest(*messages):
+            in_flight = [
                 (one.job, message)
-                for one, message in zip(there, turn, strict=True)
+                for one, message in zip(routable, batch, strict=True)
                 if message is not None and one.job.id not in errors
             ]
-            found = await publisher.publish_all([message for _, message in on_the_way])
-            for (job, _), error in zip(on_the_way, found, strict=True):
+            results = await publisher.publish_all([message for _, message in in_flight])
+            for (job, _), error in zip(in_flight, results, strict=True):
                 if error is not None:
-                    errors[job.id] = Unroutable(nobody(job.targets))
-                    withdrawn.append(job)
-        for job in withdrawn:
-            reason = nobody(job.targets)
-            withdrawal = Cancellation(job_id=job.id, reason=reason, unsent=True)
-            await record(publisher, withdrawal, self._signed(withdrawal))
-        return [errors.get(one.job.id) for one in ready]
+                    errors[job.id] = Unroutable(unbound_message(job.targets))
+                    unsent.append(job)
+        for job in unsent:
+            reason = unbound_message(job.targets)
+            cancellation = Cancellation(job_id=job.id, reason=reason, unsent=True)
+            await record(publisher, cancellation, self._sign(cancellation))
+        return [errors.get(one.job.id) for one in jobs]
 
 
-async def _lost(
-    publisher: Publisher, ready: Sequence[_Ready]
+async def _find_unbound(
+    publisher: Publisher, jobs: Sequence[_PreparedJob]
 ) -> list[tuple[Job, Sequence[Target]]]:
-    """Return the jobs with targets that reach no queue, which one publish to many cannot tell.
+    """Return the jobs with targets that no queue is bound for.
 
-    One target needs no probe: its publish itself says so.
+    A publish to several keys is returned only if all are unroutable. A single target needs no
+    probe.
     """
-    asked = [
+    probes = [
         (one.job, target, key)
-        for one in ready
+        for one in jobs
         if len(one.job.targets) > 1
         for target, key in zip(one.job.targets, topology.routing_keys(one.job), strict=True)
     ]
-    lost: dict[str, tuple[Job, list[Target]]] = {}
-    for place in await unbound(publisher, [key for _, _, key in asked]):
-        job, target, _ = asked[place]
-        lost.setdefault(job.id, (job, []))[1].append(target)
-    return list(lost.values())
+    unbound: dict[str, tuple[Job, list[Target]]] = {}
+    for index in await find_unbound(publisher, [key for _, _, key in probes]):
+        job, target, _ = probes[index]
+        unbound.setdefault(job.id, (job, []))[1].append(target)
+    return list(unbound.values())
 
 
-def _records(publisher: Publisher, ready: Iterable[_Ready]) -> Iterator[Outgoing]:
-    """Yield the messages that record jobs, a line each; what is signed stands alone, as it is."""
-    lines: list[_Ready] = []
+def _records(publisher: Publisher, jobs: Iterable[_PreparedJob]) -> Iterator[Outgoing]:
+    """Yield the messages that record jobs, one a line; a signed job has a message of its own."""
+    lines: list[_PreparedJob] = []
     size = 0
-    for one in ready:
-        if lines and (one.headers or lines[0].headers or size + len(one.body) > _TOGETHER):
+    for one in jobs:
+        if lines and (one.headers or lines[0].headers or size + len(one.body) > _RECORD_BYTES):
             yield _record(publisher, lines)
             lines, size = [], 0
         lines.append(one)
@@ -191,7 +192,7 @@ def _records(publisher: Publisher, ready: Iterable[_Ready]) -> Iterator[Outgoing
         yield _record(publisher, lines)
 
 
-def _record(publisher: Publisher, lines: Sequence[_Ready]) -> Outgoing:
+def _record(publisher: Publisher, lines: Sequence[_PreparedJob]) -> Outgoing:
     first = lines[0]
     return publisher.outgoing(
         topology.REPORTS,

@@ -58,12 +58,12 @@ def read_letter(message: AbstractIncomingMessage) -> Letter:
     """Return what is told of a message; its headers and body are left out."""
     headers = message.headers
     queue = _text(headers.get("x-first-death-queue"))
-    workstation, agent = topology.owner(queue) or ("", "")
+    workstation, agent = topology.agent_of_queue(queue) or ("", "")
     death = _text(headers.get("x-first-death-reason"))
     reason = _text(headers.get("reason"))
     login = message.user_id or ""
     # What an enrolled agent says of itself is no proof; its login is.
-    by = topology.bearer(login)
+    by = topology.agent_of_login(login)
     return Letter(
         id=_id(message),
         at=_at(message),

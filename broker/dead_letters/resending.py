@@ -7,8 +7,8 @@ from aio_pika.abc import HeadersType
 
 from broker.amqp import topology
 from broker.amqp.publisher import Publisher
-from broker.client.follow import since
-from broker.client.publishing import send_again, sent_again
+from broker.client.follow import earliest_record_time
+from broker.client.publishing import resend_header, resend_job
 from broker.dead_letters.letter import Letter
 from broker.stream import stream
 from schemas import InvalidMessage, Job
@@ -51,7 +51,7 @@ async def resend(publisher: Publisher, letter: Letter) -> tuple[str, ...]:
         )
     if job is not None:
         try:
-            await send_again(publisher, job, body, _signed(letter))
+            await resend_job(publisher, job, body, _signed(letter))
         except ValueError as error:
             raise NotRequeued(f"{error}; drop it") from error
         return topology.routing_keys(job)
@@ -63,7 +63,7 @@ async def resend(publisher: Publisher, letter: Letter) -> tuple[str, ...]:
         body,
         kind=letter.kind,
         message_id=letter.message_id or None,
-        headers={**sent_again(), **_signed(letter)},
+        headers={**resend_header(), **_signed(letter)},
         unroutable_fails=True,
         content_type=letter.content_type,
     )
@@ -85,12 +85,12 @@ def by_message(letters: Iterable[Letter]) -> list[list[Letter]]:
 
 
 def _is_trusted(letter: Letter) -> bool:
-    return bool(letter.login) and topology.bearer(letter.login) is None
+    return bool(letter.login) and topology.agent_of_login(letter.login) is None
 
 
 async def _is_on_record(publisher: Publisher, job: Job, body: bytes) -> bool:
     """Whether the stream has a job, as it stands in `body`, from somebody who may send jobs."""
-    entries = stream.read_all(publisher.connection, publisher, since(job.id))
+    entries = stream.read_all(publisher.connection, publisher, earliest_record_time(job.id))
     async with aclosing(entries):
         async for entry in entries:
             if entry.kind == job.kind and entry.body == body and job in entry.records():

@@ -5,7 +5,9 @@ from collections.abc import Callable, Iterable
 from broker.doctor import here, logins, server
 from broker.doctor import topology as layout
 from broker.doctor.finding import Finding, Severity
+from broker.doctor.gather import DoctorSettings, gather
 from broker.doctor.snapshot import BrokerSnapshot
+from broker.settings import load
 
 Check = Callable[[BrokerSnapshot], Iterable[Finding]]
 
@@ -41,6 +43,19 @@ CHECKS: tuple[Check, ...] = (
     here.settings,
     server.unseen,
 )
+
+
+def diagnose(settings: DoctorSettings | None = None) -> list[Finding]:
+    """Check the broker and this machine; change nothing; return the findings, the worst first.
+
+    Args:
+        settings: the settings; default: from the environment.
+
+    Raises:
+        Unreachable: the broker is unreachable.
+        BrokerError: it refuses.
+    """
+    return examine(gather(settings or load(DoctorSettings)))
 
 
 def examine(snapshot: BrokerSnapshot) -> list[Finding]:

@@ -32,13 +32,10 @@ def add_to(commands: "argparse._SubParsersAction[Parser]") -> None:
 
 def _doctor(arguments: argparse.Namespace) -> int:
     from broker.amqp.connection import BrokerError, Unreachable
-    from broker.doctor.checks import CHECKS, examine
-    from broker.doctor.gather import DoctorSettings, gather
-    from broker.settings import load
+    from broker.doctor.checks import CHECKS, diagnose
 
-    settings = load(DoctorSettings)
     try:
-        findings = examine(gather(settings))
+        findings = diagnose()
     except Unreachable as error:
         raise OutOfReach(str(error)) from error
     except BrokerError as error:

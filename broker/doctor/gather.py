@@ -1,6 +1,5 @@
 """Gathers what the checks look at; changes nothing at the broker but for a queue of an instant."""
 
-import asyncio
 import os
 import re
 import stat
@@ -20,6 +19,7 @@ from yarl import URL
 from broker.amqp import topology
 from broker.amqp.connection import CALL_LIMIT, BrokerError, Refused, blocked, connect, translated
 from broker.amqp.management import Management
+from broker.amqp.run_in_thread import run_in_thread
 from broker.amqp.timeouts import timeout
 from broker.doctor.snapshot import BrokerSnapshot, Machine, Managed, Row, Surroundings, Unseen
 from broker.history.history import History
@@ -49,7 +49,7 @@ def gather(settings: DoctorSettings) -> BrokerSnapshot:
     unseen: list[Unseen] = []
     managed = _managed(settings, unseen)
     alarmed = managed is not None and any(map(has_alarm, managed.nodes))
-    told = asyncio.run(_by_amqp(settings, takes=not alarmed))
+    told = run_in_thread(_by_amqp(settings, takes=not alarmed))
     fleet = None
     if alarmed or told.blocked:
         why = "the broker takes no messages"

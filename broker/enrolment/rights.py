@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from typing import Self
 
 from broker.amqp import topology
-from broker.amqp.topology import AgentKind, Bearer
+from broker.amqp.topology import AgentIdentity, AgentKind
 
 NOTHING = "^$"
 
@@ -27,17 +27,17 @@ class AgentLogin:
     @classmethod
     def of_login(cls, login: str, workstation: str) -> Self | None:
         """Return the agent of a workstation that logs in so; None if none does."""
-        bearer = topology.bearer(login)
+        bearer = topology.agent_of_login(login)
         return cls.of(bearer) if bearer and bearer.workstation == workstation else None
 
     @classmethod
     def of_queue(cls, queue: str) -> Self | None:
         """Return the agent whose queue has a name; None where it is no agent's."""
-        owner = topology.owner(queue)
+        owner = topology.agent_of_queue(queue)
         return cls.of(owner) if owner else None
 
     @classmethod
-    def of(cls, bearer: Bearer) -> Self:
+    def of(cls, bearer: AgentIdentity) -> Self:
         """Return the agent that a login or a queue is for."""
         kind, _, user = bearer.agent.partition("-")
         return cls(AgentKind(kind), bearer.workstation, user)

@@ -1,1 +1,1 @@
-"""What came of all jobs, everywhere: the stream `pcm.reports`, folded into an SQL database."""
+"""The history of all jobs: the stream `pcm.reports`, projected into an SQL database."""

@@ -1,4 +1,4 @@
-"""The history for scripts: opened up to date, and asked as of one instant."""
+"""The history for scripts: updated when opened, and queried as of one instant."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -14,12 +14,12 @@ from broker.settings import HistorySettings, load
 
 
 class History:
-    """What came of all jobs, and who is there.
+    """Query jobs and workstations.
 
     Attributes:
-        accounts: answers about jobs.
-        fleet: answers about workstations.
-        connection: to the database, within the transaction in which all is asked.
+        accounts: queries of jobs.
+        fleet: queries of workstations.
+        connection: to the database, in the transaction of all queries.
     """
 
     def __init__(self, connection: Connection) -> None:
@@ -30,15 +30,14 @@ class History:
     @staticmethod
     @contextmanager
     def read(settings: HistorySettings | None = None) -> "Iterator[History]":
-        """Open the history; what no collector has read of the stream, is read first.
+        """Open the history; without a collector, read the stream's new entries first.
 
         Args:
-            settings: how; default: from the environment.
+            settings: the settings; default: from the environment.
 
         Raises:
-            HistoryError: the database cannot be used, or was read of another broker.
-            BrokerError: the broker cannot be reached, and no collector keeps the history up to
-                date; or it does not let us.
+            HistoryError: the database cannot be used, or was read from another broker.
+            BrokerError: the broker is unreachable, and there is no collector; or it refuses.
         """
         settings = settings or load(HistorySettings)
         engine = open_history(settings.history_url)
@@ -56,7 +55,7 @@ class History:
 
 @contextmanager
 def asked(engine: Engine) -> Iterator[History]:
-    """Ask a history that is open, as of one instant.
+    """Query an open history, as of one instant.
 
     Raises:
         HistoryError: the database cannot be used.
@@ -66,11 +65,7 @@ def asked(engine: Engine) -> Iterator[History]:
 
 
 def _refresh(settings: HistorySettings, engine: Engine) -> None:
-    import asyncio
-    from concurrent.futures import ThreadPoolExecutor
-
+    from broker.amqp.run_in_thread import run_in_thread
     from broker.history.collector import refresh
 
-    # In a thread of its own: the caller's may have a loop that runs.
-    with ThreadPoolExecutor(1) as thread:
-        thread.submit(asyncio.run, refresh(settings, engine)).result()
+    run_in_thread(refresh(settings, engine))

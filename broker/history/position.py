@@ -1,4 +1,4 @@
-"""How far the stream was read into the history, and whether somebody reads on."""
+"""The read position of the history in the stream, and the collector's lease."""
 
 import time
 from collections.abc import Callable
@@ -10,21 +10,21 @@ from sqlalchemy import Connection, Engine, inspect, select
 from broker.history.schema import check_version, reading, told
 from broker.stream.entry import StreamEntry
 
-BEAT = 5.0
-"""Seconds after which a reader that goes on tells that it is there."""
-FRESH = 3 * BEAT
-"""Seconds after which a collector that says nothing is not there."""
+LEASE_RENEWAL = 5.0
+"""Interval in seconds at which a collector renews its lease."""
+LEASE = 3 * LEASE_RENEWAL
+"""Seconds after which a lease that was not renewed ends."""
 _T = TypeVar("_T")
 
 
 @dataclass(frozen=True)
 class Position:
-    """How far the stream was read.
+    """The read position in the stream.
 
     Attributes:
-        base: what is added to this stream's offsets, so that they come after those of the former.
-        next_offset: the offset of the first entry that was not read.
-        last: what the entry before it was: another stream has another there.
+        base: is added to the stream's offsets, so that they follow those of a former stream.
+        next_offset: the offset of the next entry to read.
+        last: the digest of the entry before it; another stream has another one.
     """
 
     base: int
@@ -32,24 +32,24 @@ class Position:
     last: str
 
     def after(self, entry: StreamEntry) -> "Position":
-        """Return the place behind an entry."""
+        """Return the position behind an entry."""
         return replace(self, next_offset=entry.offset + 1, last=entry.digest)
 
 
-def place_in(connection: Connection) -> Position:
-    """Return how far the stream was read.
+def read_position(connection: Connection) -> Position:
+    """Return the read position.
 
     Raises:
-        UnusableHistory: a newer program has changed the tables meanwhile.
+        UnusableHistory: a newer program has migrated the tables.
     """
     columns = (reading.c.version, reading.c.base, reading.c.next_offset, reading.c.last)
-    version, *place = connection.execute(select(*columns)).one()
+    version, *position = connection.execute(select(*columns)).one()
     check_version(connection, version)
-    return Position(*place)
+    return Position(*position)
 
 
 def transact(engine: Engine, work: Callable[..., _T], *values: object) -> _T:
-    """Do something in a transaction.
+    """Call `work` with a connection, in a transaction.
 
     Raises:
         HistoryError: the database cannot be used.
@@ -59,15 +59,15 @@ def transact(engine: Engine, work: Callable[..., _T], *values: object) -> _T:
 
 
 def is_collected(engine: Engine) -> bool:
-    """Whether a collector keeps the history up to date now."""
+    """Whether a collector has a valid lease."""
     query = select(reading.c.collected_at)
     with told(engine), engine.connect() as connection:
-        there = inspect(connection).has_table(reading.name)  # a new collector makes it
-        at = connection.scalar(query) if there else None
-    return at is not None and abs(time.time() - at) < FRESH
+        has_table = inspect(connection).has_table(reading.name)  # not in a new database
+        at = connection.scalar(query) if has_table else None
+    return at is not None and abs(time.time() - at) < LEASE
 
 
 def is_empty(engine: Engine) -> bool:
-    """Whether nothing was ever read into the history."""
+    """Whether nothing has been read into the history."""
     with told(engine), engine.connect() as connection:
-        return place_in(connection) == Position(0, 0, "")
+        return read_position(connection) == Position(0, 0, "")

@@ -1,4 +1,4 @@
-"""What came of jobs: each workstation that a job is for is in exactly one state."""
+"""Query jobs and their outcomes; a job has exactly one state on each of its workstations."""
 
 import time
 from collections import Counter
@@ -54,22 +54,22 @@ STATES = (
     State.NOT_APPLICABLE,
     UNREACHABLE,
 )
-"""All states that a job can be in on a workstation; it is in exactly one."""
-_PLACES = {
-    state: place
-    for place, state in enumerate(
+"""All states of a job on a workstation."""
+_SORT_KEYS = {
+    state: index
+    for index, state in enumerate(
         dict.fromkeys((*RUNNING, *FAILURES, *WAITING, UNREACHABLE, *STATES))
     )
 }
 
 _RESULT = TypeAdapter(Result)
 _CHUNK = 500
-_FEW = 100
+_ROWS_AT_ONCE = 100
 
 
 @dataclass(frozen=True)
 class JobRow:
-    """A job as it is listed. Times are seconds since the epoch."""
+    """A job in a list. Times are seconds since the epoch."""
 
     id: str
     name: str
@@ -94,21 +94,21 @@ class JobRow:
 
     @property
     def open(self) -> int:
-        """On how many workstations it waits or runs."""
+        """The number of workstations on which the job waits or runs."""
         return sum(self.counts[state] for state in (*WAITING, *RUNNING))
 
     @property
     def failures(self) -> int:
-        """On how many workstations it came to a bad end."""
+        """The number of workstations on which the job failed."""
         return sum(self.counts[state] for state in FAILURES)
 
 
 @dataclass(frozen=True)
 class Pair:
-    """What is known of a job on a workstation. Times are seconds since the epoch.
+    """The outcome of a job on a workstation. Times are seconds since the epoch.
 
     Attributes:
-        line: the first line that its command wrote, of its errors where it failed.
+        line: the first line of the command's output; of its errors, if it failed.
     """
 
     workstation: str
@@ -126,7 +126,7 @@ class Pair:
 
 @dataclass(frozen=True)
 class Event:
-    """One report."""
+    """A report of a job on a workstation."""
 
     at: float
     state: str
@@ -137,10 +137,10 @@ class Event:
 
 @dataclass(frozen=True)
 class FailureGroup:
-    """Workstations on which a job failed alike.
+    """Workstations on which a job failed in the same way.
 
     Attributes:
-        line: the first line that it wrote; where it wrote none, the reason.
+        line: the first line of output; without output, the reason.
     """
 
     state: str
@@ -152,7 +152,7 @@ class FailureGroup:
 
 
 class UnknownId(PcmError):
-    """No job has this id, or begins so; or more than one does. The text says which."""
+    """No job, or more than one, has an id with this beginning; the message says which."""
 
     def __init__(self, text: str, *, several: bool) -> None:
         super().__init__(text)
@@ -165,7 +165,7 @@ _PAIR_COLUMNS = tuple(field.name for field in fields(Pair))
 
 
 class Accounts:
-    """Answers from the history, as of one instant."""
+    """Query jobs in the history, as of one instant."""
 
     def __init__(self, connection: Connection, now: float | None = None) -> None:
         self._connection = connection
@@ -183,7 +183,7 @@ class Accounts:
         restarts = self._restarts([row.id for row in rows])
         return [
             JobRow(
-                **row._mapping,  # noqa: SLF001 - its name for a dict
+                **row._mapping,  # noqa: SLF001 - public in SQLAlchemy
                 counts=counts[row.id],
                 restart_required=restarts[row.id],
             )
@@ -200,16 +200,16 @@ class Accounts:
         text: str = "",
         most: int | None = None,
     ) -> list[JobRow]:
-        """Return the jobs for which all holds that is given, the newest first.
+        """Return the jobs that match all given conditions, the newest first.
 
         Args:
-            states: it is in one of these on some workstation, or on the one named. Where they are
-                all in which a job is over: it is over everywhere.
-            workstation: it is for this one.
-            since: it was made then or later; a number is seconds since the epoch.
-            sender: its sender's name has this in it, in capitals or not.
-            text: its id, name, command or targets have this in them, in capitals or not.
-            most: so many at most.
+            states: one of these on any workstation, or on `workstation`. If they include all
+                states in which a job is over: it is over on all workstations.
+            workstation: the job is for this workstation.
+            since: created at this time or later; a number is seconds since the epoch.
+            sender: part of the sender's name; case is ignored.
+            text: part of the id, name, command or targets; case is ignored.
+            most: the maximum number of jobs.
         """
         where: list[ColumnElement[bool]] = []
         if states is not None:
@@ -227,7 +227,7 @@ class Accounts:
         return self.jobs(*where, most=most)
 
     def _is_in(self, states: Sequence[str], workstation: str | None) -> ColumnElement[bool]:
-        """Return the condition of `search`: over is that nothing of the job waits or runs."""
+        """Return the condition for `states` in `search`; over: the job waits or runs nowhere."""
         if workstation is not None:
             return self.has_state(states, workstation)
         is_open = (*WAITING, *RUNNING)
@@ -238,10 +238,10 @@ class Accounts:
         return or_(over, self.has_state(others)) if others else over
 
     def find(self, job_id: str) -> JobRow:
-        """Return the job of an id, or of the only one that begins so.
+        """Return the job with an id, or with the only id with this beginning.
 
         Raises:
-            UnknownId: there is none, or more than one.
+            UnknownId: no job matches, or more than one.
         """
         if exact := self.jobs(jobs.c.id == job_id):
             return exact[0]
@@ -249,34 +249,34 @@ class Accounts:
         if len(found) == 1:
             return found[0]
         raise UnknownId(
-            f"{job_id}: more than one job begins so"
+            f"{job_id}: matches several jobs"
             if found
-            else f"{job_id}: no such job was sent, as far as the history goes",
+            else f"{job_id}: no such job was sent, according to the history",
             several=bool(found),
         )
 
     def body(self, job_id: str) -> Job | None:
-        """Return a job as it was sent; None where only reports of it are known."""
+        """Return a job as it was sent; None if only its reports are known."""
         body = self._connection.scalar(select(jobs.c.body).where(jobs.c.id == job_id))
         return None if body is None else Job.read(body, tolerant=True)
 
     def recorded(self, job_id: str) -> tuple[bytes, str]:
-        """Return the message by which a job was sent, and its header of signatures."""
+        """Return a job's original bytes and its header of signatures."""
         query = select(jobs.c.body, jobs.c.signatures).where(jobs.c.id == job_id)
-        found = self._connection.execute(query).one_or_none()
-        return (found.body or b"", found.signatures) if found else (b"", "")
+        row = self._connection.execute(query).one_or_none()
+        return (row.body or b"", row.signatures) if row else (b"", "")
 
     def has_state(
         self, states: Sequence[str], workstation: str | None = None
     ) -> ColumnElement[bool]:
-        """Return the condition that a job is in one of some states on some workstation, or one."""
-        there = [] if workstation is None else [outcomes.c.workstation == workstation]
+        """Return the condition that a job has one of the states, anywhere or on a workstation."""
+        only_there = [] if workstation is None else [outcomes.c.workstation == workstation]
         of_job = (
             select(literal(1))
             .select_from(outcomes)
             .outerjoin(workstations, workstations.c.name == outcomes.c.workstation)
-            .where(outcomes.c.job_id == jobs.c.id, self._state().in_(states), *there)
-            # What is computed is queued; of all else the index tells.
+            .where(outcomes.c.job_id == jobs.c.id, self._state().in_(states), *only_there)
+            # Computed states are stored as queued; the index finds all others.
             .where(outcomes.c.state.in_({*states, QUEUED}))
         )
         return exists(of_job.correlate(jobs))
@@ -293,49 +293,49 @@ class Accounts:
     # Workstations of a job
 
     def states_on(self, workstation: str, job_ids: Sequence[str]) -> dict[str, str]:
-        """Return in which state jobs are on a workstation, by their ids."""
-        found = {}
+        """Return the states of jobs on a workstation, by job id."""
+        states = {}
         for start in range(0, len(job_ids), _CHUNK):
             wanted = outcomes.c.job_id.in_(job_ids[start : start + _CHUNK])
             query = _joined(select(outcomes.c.job_id, self._state()))
             for row in self._connection.execute(
                 query.where(wanted, outcomes.c.workstation == workstation)
             ):
-                found[row[0]] = row[1]
-        return found
+                states[row[0]] = row[1]
+        return states
 
     def _restarts(self, job_ids: Sequence[str]) -> Counter[str]:
-        """Return for each job on how many workstations it needs a restart."""
-        found: Counter[str] = Counter()
+        """Count for each job the workstations that need a restart."""
+        restarts: Counter[str] = Counter()
         for start in range(0, len(job_ids), _CHUNK):
             query = select(outcomes.c.job_id, func.count()).where(
                 outcomes.c.job_id.in_(job_ids[start : start + _CHUNK]),
                 outcomes.c.restart_required.is_(True),
             )
             for job_id, count in self._connection.execute(query.group_by(outcomes.c.job_id)):
-                found[job_id] = count
-        return found
+                restarts[job_id] = count
+        return restarts
 
     def counts(self, job_ids: Sequence[str]) -> dict[str, Counter[str]]:
-        """Return for each job on how many workstations it is in which state."""
-        found: dict[str, Counter[str]] = {job_id: Counter() for job_id in job_ids}
+        """Count for each job the workstations in each state."""
+        counts: dict[str, Counter[str]] = {job_id: Counter() for job_id in job_ids}
         for start in range(0, len(job_ids), _CHUNK):
             wanted = outcomes.c.job_id.in_(job_ids[start : start + _CHUNK])
-            told = (
+            reported = (
                 select(outcomes.c.job_id, outcomes.c.state, func.count())
                 .where(wanted, outcomes.c.state != QUEUED)
                 .group_by(outcomes.c.job_id, outcomes.c.state)
             )
             state = self._state()
-            silent = (
+            computed = (
                 _joined(select(outcomes.c.job_id, state, func.count()))
                 .where(wanted, outcomes.c.state == QUEUED)
                 .group_by(outcomes.c.job_id, state)
             )
-            for query in (told, silent):
+            for query in (reported, computed):
                 for job_id, name, count in self._connection.execute(query):
-                    found[job_id][name] += count
-        return found
+                    counts[job_id][name] += count
+        return counts
 
     def pairs(
         self,
@@ -344,41 +344,43 @@ class Accounts:
         names: Sequence[str] | None = None,
         most: int | None = None,
     ) -> list[Pair]:
-        """Return the workstations of a job, what is not over and what went wrong first."""
+        """Return the outcomes of a job by workstation; running, failed and waiting ones first."""
         state = self._state().label("state")
         columns = [state if name == "state" else outcomes.c[name] for name in _PAIR_COLUMNS]
-        place = case(_PLACES, value=state, else_=99)
+        sort_key = case(_SORT_KEYS, value=state, else_=99)
         query = _joined(select(*columns)).where(outcomes.c.job_id == job_id)
         if states is not None:
             query = query.where(state.in_(states))
         if names is not None:
             query = query.where(outcomes.c.workstation.in_(names))
-        rows = self._connection.execute(query.order_by(place, outcomes.c.workstation).limit(most))
+        rows = self._connection.execute(
+            query.order_by(sort_key, outcomes.c.workstation).limit(most)
+        )
         return [Pair(*row) for row in rows]
 
     def pair(self, job_id: str, workstation: str) -> Pair | None:
-        """Return what is known of a job on a workstation; None if it is not for it."""
+        """Return the outcome of a job on a workstation; None if the job is not for it."""
         return next(iter(self.pairs(job_id, names=[workstation])), None)
 
     def failures(self, job_id: str, most: int = 20) -> list[FailureGroup]:
-        """Return the groups of workstations on which a job failed alike, the largest first."""
+        """Return the workstations on which a job failed, in groups, the largest first."""
         columns = outcomes.c
         state = self._state()
         line = case((columns.line != "", columns.line), else_=columns.reason)
-        alike = (state, columns.exit_code, columns.signal, line)
+        group = (state, columns.exit_code, columns.signal, line)
         count = func.count()
         query = (
-            _joined(select(*alike, count, func.min(columns.workstation)))
+            _joined(select(*group, count, func.min(columns.workstation)))
             .where(columns.job_id == job_id, columns.state.in_((*FAILURES, QUEUED)))
             .where(state.in_(FAILURES))
-            .group_by(*alike)
+            .group_by(*group)
             .order_by(count.desc(), line)
             .limit(most)
         )
         return [FailureGroup(*row) for row in self._connection.execute(query)]
 
     def events(self, job_id: str, workstation: str) -> list[Event]:
-        """Return the reports of a job on a workstation, in the order in which they came."""
+        """Return the reports of a job on a workstation, in the order of the stream."""
         query = (
             select(*(reports.c[field.name] for field in fields(Event)))
             .where(reports.c.job_id == job_id, reports.c.workstation == workstation)
@@ -389,22 +391,22 @@ class Accounts:
     def results(
         self, job_id: str, names: Sequence[str] | None = None
     ) -> Iterator[tuple[str, Result]]:
-        """Yield how a job ended on each workstation where it was started, by name."""
+        """Yield the result of a job on each workstation where it started, in order of name."""
         query = select(results.c.workstation, results.c.body).where(results.c.job_id == job_id)
         if names is not None:
             query = query.where(results.c.workstation.in_(names))
-        # Not all at once: what commands wrote may be very much.
-        few = {"yield_per": _FEW}
+        # In parts: the output of commands can be large.
+        options = {"yield_per": _ROWS_AT_ONCE}
         rows = self._connection.execute(
-            query.order_by(results.c.workstation), execution_options=few
+            query.order_by(results.c.workstation), execution_options=options
         )
         for name, body in rows:
             yield name, _RESULT.validate_json(body)
 
-    # What else was asked
+    # Other records
 
     def records(self, kind: str, subject: str | None = None) -> "list[Record]":
-        """Return what was asked of a kind, of all or one subject, in the order of the stream."""
+        """Return the records of a kind, of all subjects or of one, in the order of the stream."""
         query = select(records.c.body).where(records.c.kind == kind)
         if subject is not None:
             query = query.where(records.c.subject == subject)
@@ -415,7 +417,7 @@ class Accounts:
         ]
 
     def gaps(self) -> list[str]:
-        """Return what is missing from the history, a sentence each."""
+        """Return what is missing from the history, one sentence each."""
         rows = self._connection.execute(select(gaps).order_by(gaps.c.first))
         return [
             f"{row.next - row.first} entries of the stream from offset {row.first} are missing:"
@@ -426,7 +428,7 @@ class Accounts:
         ]
 
     def _state(self) -> ColumnElement[str]:
-        """Return what a row's state is now: of what nobody reported, the job itself tells."""
+        """Return the current state of an outcome; without a report it is computed from the job."""
         return case(
             (outcomes.c.state != QUEUED, outcomes.c.state),
             (jobs.c.cancelled_at.is_not(None), str(State.CANCELLED)),
@@ -437,7 +439,7 @@ class Accounts:
 
 
 def _joined(query: Select[Any]) -> Select[Any]:
-    """Let a query ask of jobs all that their states are told from."""
+    """Join the tables from which states are computed."""
     return (
         query.select_from(jobs)
         .join(outcomes, outcomes.c.job_id == jobs.c.id)
@@ -447,7 +449,7 @@ def _joined(query: Select[Any]) -> Select[Any]:
 
 @contextmanager
 def accounts(engine: Engine, now: float | None = None) -> Iterator[Accounts]:
-    """Ask a history.
+    """Query a history.
 
     Raises:
         HistoryError: the database cannot be used.

@@ -1,4 +1,4 @@
-"""Reads the stream into the history's tables: each entry once, whoever else reads at the time."""
+"""Read the stream into the history's tables: each entry once, also with concurrent readers."""
 
 import asyncio
 import time
@@ -14,8 +14,8 @@ from broker.amqp.connection import CALL_LIMIT, Refused, Unreachable
 from broker.amqp.publisher import Publisher
 from broker.amqp.timeouts import timeout
 from broker.history.migrations import SCHEMA_VERSION
-from broker.history.position import BEAT, Position, place_in, transact
-from broker.history.projection import rejected as forgeries
+from broker.history.position import LEASE_RENEWAL, Position, read_position, transact
+from broker.history.projection import rejected
 from broker.history.projection.projection import Fold
 from broker.history.schema import CONTENT, gaps, reading
 from broker.log import get_logger
@@ -25,106 +25,109 @@ from schemas.errors import PcmError
 
 _BATCH = 2000
 _PREFETCH = 4000
-_SILENCE = 60.0
-_LONGEST_REASON = 300
+_MARKER_INTERVAL = 60.0
+_MAX_REASON_LENGTH = 300
 _log = get_logger()
 _T = TypeVar("_T")
 
 
 class Overtaken(PcmError):
-    """Somebody else has read on meanwhile, or reads on instead of us."""
+    """Another reader has moved the position, or has the lease."""
 
 
 class Reader:
-    """One reading of the stream over one connection; with a beat it goes on for ever."""
+    """Read the stream over one connection; with `on_caught_up`, permanently."""
 
     def __init__(
         self,
         engine: Engine,
         publisher: Publisher,
-        beat: Callable[[Position], Awaitable[None]] | None = None,
+        on_caught_up: Callable[[Position], Awaitable[None]] | None = None,
     ) -> None:
         self._engine = engine
         self._publisher = publisher
-        self._beat = beat
-        self._mark = ""
-        self._teller: Publisher | None = None
-        self._may_tell = True
+        self._on_caught_up = on_caught_up
+        self._marker = ""
+        self._rejected_publisher: Publisher | None = None
+        self._can_publish_rejected = True
 
     async def run(self) -> None:
-        """Read to the end of what is there, and on if there is a beat.
+        """Read to the end of the stream; with `on_caught_up`, go on and call it regularly.
 
         Raises:
-            Overtaken: somebody else has read on, or the stream is another one: run again.
-            BrokerError: the broker cannot be reached, or does not let us.
+            Overtaken: another reader has moved the position, or the stream is new: run again.
+            BrokerError: the broker is unreachable, or refuses.
             HistoryError: the database cannot be used.
         """
-        place = await self._database(place_in)
-        self._mark = await stream.mark(self._publisher)
-        if not await self._reaches(place.next_offset):
-            await self._database(_begin_anew, place)
+        position = await self._database(read_position)
+        self._marker = await stream.append_end_marker(self._publisher)
+        if not await self._reaches(position.next_offset):
+            await self._database(_start_new_stream, position)
             raise Overtaken
-        start = place.next_offset - 1 if place.next_offset else None
+        start = position.next_offset - 1 if position.next_offset else None
         async with stream.read(self._publisher.connection, start, _PREFETCH) as entries:
-            first = await self._check(place, await self._next(entries)) if place.next_offset else []
-            await self._read_on(place, first, entries)
+            first: list[StreamEntry] = []
+            if position.next_offset:
+                first = await self._check(position, await self._next(entries))
+            await self._read_on(position, first, entries)
 
-    async def _check(self, place: Position, entry: StreamEntry) -> list[StreamEntry]:
-        """Look whether the stream goes on where we left it; return what is new of an entry."""
-        if entry.offset >= place.next_offset:
+    async def _check(self, position: Position, entry: StreamEntry) -> list[StreamEntry]:
+        """Check that an entry is the last one read; return it if it is a later one."""
+        if entry.offset >= position.next_offset:
             return [entry]
-        if entry.digest != place.last:
-            await self._database(_begin_anew, place)
+        if entry.digest != position.last:
+            await self._database(_start_new_stream, position)
             raise Overtaken
         return []
 
     async def _read_on(
-        self, place: Position, batch: list[StreamEntry], entries: stream.StreamReader
+        self, position: Position, batch: list[StreamEntry], entries: stream.StreamReader
     ) -> None:
-        caught_up, heard, beaten = False, time.monotonic(), 0.0
+        caught_up, received_at, called_at = False, time.monotonic(), 0.0
         while True:
             now = time.monotonic()
             if batch:
-                await entries.let_come()
-                place, heard = await self._database(store, place, batch), now
-                caught_up = caught_up or any(entry.is_mark(self._mark) for entry in batch)
-                if caught_up:  # not sooner: what comes may say that others have told
-                    await self._tell_forgeries(place)
-            elif not caught_up and now - heard > CALL_LIMIT:
-                raise Unreachable(f"reading {topology.REPORTS}: nothing more comes")
-            elif caught_up and now - heard > _SILENCE:  # is it silent, or does nobody tell us?
-                self._mark, caught_up, heard = await stream.mark(self._publisher), False, now
-            if caught_up and self._beat is None:
+                await entries.grant_credit()
+                position, received_at = await self._database(store, position, batch), now
+                caught_up = caught_up or any(entry.is_end_marker(self._marker) for entry in batch)
+                if caught_up:  # not before: later entries may show that they are published
+                    await self._publish_rejected(position)
+            elif not caught_up and now - received_at > CALL_LIMIT:
+                raise Unreachable(f"reading {topology.REPORTS}: no more entries")
+            elif caught_up and now - received_at > _MARKER_INTERVAL:  # is the consumer alive?
+                self._marker = await stream.append_end_marker(self._publisher)
+                caught_up, received_at = False, now
+            if caught_up and self._on_caught_up is None:
                 return
-            if caught_up and self._beat is not None and now - beaten > BEAT:
-                beaten = now
-                await self._beat(place)
+            if caught_up and self._on_caught_up is not None and now - called_at > LEASE_RENEWAL:
+                called_at = now
+                await self._on_caught_up(position)
             batch = []
             with suppress(TimeoutError):
-                async with timeout(BEAT):
+                async with timeout(LEASE_RENEWAL):
                     batch = await entries.batch(_BATCH)
 
-    async def _tell_forgeries(self, place: Position) -> None:
-        """Tell the administrators of entries that are forged, where nobody has."""
-        while self._may_tell and (found := await self._database(forgeries.untold)):
-            if self._teller is None:
-                self._teller = await Publisher.open(self._publisher.connection)
+    async def _publish_rejected(self, position: Position) -> None:
+        """Publish rejected entries as dead letters, if no other reader has."""
+        while self._can_publish_rejected and (rows := await self._database(rejected.untold)):
+            if self._rejected_publisher is None:
+                self._rejected_publisher = await Publisher.open(self._publisher.connection)
             try:
-                await forgeries.tell(self._teller, found, place.base)
-            except Refused as error:  # who may not write letters can still read
-                _log.warning("history.forgeries_untold", reason=str(error))
-                self._may_tell = False
+                await rejected.tell(self._rejected_publisher, rows, position.base)
+            except Refused as error:  # reading needs no such permission
+                _log.warning("history.rejected_not_published", reason=str(error))
+                self._can_publish_rejected = False
                 return
-            await self._database(forgeries.was_told, [row.digest for row in found])
+            await self._database(rejected.was_told, [row.digest for row in rows])
 
     async def _reaches(self, offset: int) -> bool:
-        """Whether the stream goes as far as an offset; another one in its place may not."""
+        """Whether the stream has an offset, or has ever had it; a new stream may not."""
         async with stream.read(self._publisher.connection, "last") as entries:
             while True:
                 entry = await self._next(entries)
                 if entry.offset >= offset:
                     return True
-                if entry.is_mark(self._mark):
+                if entry.is_end_marker(self._marker):
                     return False
 
     async def _next(self, entries: stream.StreamReader) -> StreamEntry:
@@ -132,93 +135,93 @@ class Reader:
             async with timeout(CALL_LIMIT):
                 return await anext(entries)
         except TimeoutError:
-            raise Unreachable(f"reading {topology.REPORTS}: nothing comes") from None
+            raise Unreachable(f"reading {topology.REPORTS}: no entries") from None
 
     async def _database(self, work: Callable[..., _T], *values: object) -> _T:
         return await asyncio.to_thread(transact, self._engine, work, *values)
 
 
 def rebuild(engine: Engine) -> None:
-    """Empty the history, so that it is read anew: what the stream has dropped is lost.
+    """Empty the history, to read it again; entries that the stream has dropped are lost.
 
     Raises:
         HistoryError: the database cannot be used.
     """
 
     def work(connection: Connection) -> None:
-        anew = {"base": 0, "next_offset": 0, "last": "", "collected_at": None, "kept_at": None}
-        connection.execute(update(reading).values(anew))
+        initial = {"base": 0, "next_offset": 0, "last": "", "collected_at": None, "kept_at": None}
+        connection.execute(update(reading).values(initial))
         for table in CONTENT:
             connection.execute(delete(table))
 
     transact(engine, work)
 
 
-def _move(connection: Connection, place: Position, to: Position) -> None:
-    """Note how far was read; the first statement of its transaction, so that others wait for it.
+def _move(connection: Connection, position: Position, new: Position) -> None:
+    """Move the position; the first statement of its transaction, so that other readers wait.
 
     Raises:
-        Overtaken: it is not as we left it.
+        Overtaken: another reader has moved it.
     """
     moved: CursorResult[object] = connection.execute(
         update(reading)
         .where(
             reading.c.version == SCHEMA_VERSION,
-            reading.c.base == place.base,
-            reading.c.next_offset == place.next_offset,
-            reading.c.last == place.last,
+            reading.c.base == position.base,
+            reading.c.next_offset == position.next_offset,
+            reading.c.last == position.last,
         )
-        .values(base=to.base, next_offset=to.next_offset, last=to.last)
+        .values(base=new.base, next_offset=new.next_offset, last=new.last)
     )
     if moved.rowcount != 1:
         raise Overtaken
 
 
-def store(connection: Connection, place: Position, entries: list[StreamEntry]) -> Position:
-    """Write entries, and how far was read with them; return the place behind them.
+def store(connection: Connection, position: Position, entries: list[StreamEntry]) -> Position:
+    """Write entries and the position behind them; return that position.
 
     Raises:
-        Overtaken: somebody else has read on meanwhile.
+        Overtaken: another reader has moved the position.
     """
-    to = place.after(entries[-1])
-    _move(connection, place, to)
-    if (first := entries[0].offset) > place.next_offset:
+    new = position.after(entries[-1])
+    _move(connection, position, new)
+    if (first := entries[0].offset) > position.next_offset:
         why = "the stream had dropped it, by age or size, before it was read"
-        _log.warning("history.gap", first=place.next_offset, next=first)
-        _note_gap(connection, place.base + place.next_offset, place.base + first, why)
-    if place.base:
-        entries = [entry._replace(offset=place.base + entry.offset) for entry in entries]
-    _fold(connection, entries)
-    return to
+        _log.warning("history.gap", first=position.next_offset, next=first)
+        _record_gap(connection, position.base + position.next_offset, position.base + first, why)
+    if position.base:
+        entries = [entry._replace(offset=position.base + entry.offset) for entry in entries]
+    _project(connection, entries)
+    return new
 
 
-def _fold(connection: Connection, entries: list[StreamEntry]) -> None:
-    """Fold entries; one that the database cannot hold costs itself, and no other."""
+def _project(connection: Connection, entries: list[StreamEntry]) -> None:
+    """Project entries; skip an entry that the database cannot store."""
     try:
         with connection.begin_nested():
-            fold = Fold(connection)
-            fold.add(entries)
-            fold.flush()
+            projection = Fold(connection)
+            projection.add(entries)
+            projection.flush()
     except (DataError, OverflowError, ValueError) as error:
         if len(entries) > 1:
             middle = len(entries) // 2
-            _fold(connection, entries[:middle])
-            _fold(connection, entries[middle:])
+            _project(connection, entries[:middle])
+            _project(connection, entries[middle:])
             return
         offset = entries[0].offset
-        _log.warning("history.unreadable", offset=offset, reason=str(error)[:_LONGEST_REASON])
-        _note_gap(connection, offset, offset + 1, "it cannot be kept")
+        _log.warning("history.unreadable", offset=offset, reason=str(error)[:_MAX_REASON_LENGTH])
+        _record_gap(connection, offset, offset + 1, "it cannot be stored")
 
 
-def _begin_anew(connection: Connection, place: Position) -> None:
-    """Read another stream from its beginning; what is known of the former one stays."""
-    base = place.base + place.next_offset
-    _move(connection, place, Position(base, 0, ""))
-    why = "another stream has taken its place: what came last in the former one may be missing"
-    _log.warning("history.other_stream", next=place.next_offset)
-    _note_gap(connection, base, base, why)
+def _start_new_stream(connection: Connection, position: Position) -> None:
+    """Start reading a new stream; the history of the former one is kept."""
+    base = position.base + position.next_offset
+    _move(connection, position, Position(base, 0, ""))
+    why = "another stream has replaced it: the last entries of the former one may be missing"
+    _log.warning("history.other_stream", next=position.next_offset)
+    _record_gap(connection, base, base, why)
 
 
-def _note_gap(connection: Connection, first: int, until: int, why: str) -> None:
+def _record_gap(connection: Connection, first: int, until: int, why: str) -> None:
     connection.execute(delete(gaps).where(gaps.c.first == first))
     connection.execute(insert(gaps).values(first=first, next=until, why=why))

@@ -1,4 +1,4 @@
-"""Which broker and virtual host a history was read of."""
+"""The broker and virtual host that a history is read from."""
 
 from typing import Any, NamedTuple
 
@@ -10,7 +10,7 @@ from broker.history.schema import WrongHistory, reading
 
 
 class Source(NamedTuple):
-    """A virtual host of a broker; the broker by its cluster's name, which all its nodes tell."""
+    """A virtual host of a broker, which is identified by its cluster name."""
 
     cluster: str
     virtual_host: str
@@ -20,20 +20,20 @@ class Source(NamedTuple):
 
 
 def source_of(connection: AbstractConnection) -> Source:
-    """Return where a connection leads to, as the broker says."""
+    """Return the source that a connection leads to."""
     transport: Any = connection.transport
     underlay = transport.connection
     return Source(str(underlay.server_properties.get("cluster_name", "")), str(underlay.vhost))
 
 
 def known_source(connection: Connection) -> Source | None:
-    """Return what the history was read of; None where that is not noted."""
-    found = Source(*connection.execute(select(reading.c.cluster, reading.c.virtual_host)).one())
-    return found if found.virtual_host else None
+    """Return the source that the history was read from; None if it is not recorded."""
+    source = Source(*connection.execute(select(reading.c.cluster, reading.c.virtual_host)).one())
+    return source if source.virtual_host else None
 
 
 def check_source(connection: Connection, source: Source) -> None:
-    """Refuse a history that was read of another broker or virtual host.
+    """Check that the history was not read from another broker or virtual host.
 
     Raises:
         WrongHistory: it was.
@@ -41,16 +41,16 @@ def check_source(connection: Connection, source: Source) -> None:
     known = known_source(connection)
     if known not in {None, source}:
         raise WrongHistory(
-            f"PCM_HISTORY_URL: {shown(connection.engine.url)} was read of {known}, and PCM_AMQP_URL"
-            f" leads to {source}: set another PCM_HISTORY_URL"
+            f"PCM_HISTORY_URL: {shown(connection.engine.url)} was read from {known}, and"
+            f" PCM_AMQP_URL leads to {source}: set another PCM_HISTORY_URL"
         )
 
 
-def note_source(connection: Connection, source: Source) -> None:
-    """Note what the history is read of, where that is not noted.
+def record_source(connection: Connection, source: Source) -> None:
+    """Record the source of the history, if none is recorded.
 
     Raises:
-        WrongHistory: it was read of another one.
+        WrongHistory: the history was read from another source.
     """
     values = source._asdict()
     connection.execute(update(reading).where(reading.c.virtual_host == "").values(values))

@@ -1,4 +1,4 @@
-"""How the history itself stands."""
+"""The status of the history itself."""
 
 import time
 from dataclasses import dataclass
@@ -6,14 +6,24 @@ from dataclasses import dataclass
 from sqlalchemy import Engine, Table, func, select
 
 from broker.history.address import shown
-from broker.history.position import FRESH, place_in
+from broker.history.position import LEASE, read_position
 from broker.history.queries import Accounts
-from broker.history.schema import forgeries, jobs, outcomes, reading, reports, told, workstations
+from broker.history.schema import (
+    forgeries,
+    jobs,
+    open_history,
+    outcomes,
+    reading,
+    reports,
+    told,
+    workstations,
+)
+from broker.settings import HistorySettings, load
 
 
 @dataclass(frozen=True)
-class Status:
-    """What a history holds, and how far it goes. Times are seconds since the epoch."""
+class HistoryStatus:
+    """The contents and the read position of a history. Times are seconds since the epoch."""
 
     database: str
     cluster: str
@@ -29,8 +39,24 @@ class Status:
     forged: int
 
 
-def status(engine: Engine) -> Status:
-    """Return how a history stands.
+def history_status(settings: HistorySettings | None = None) -> HistoryStatus:
+    """Return the status of the history; read nothing new from the stream.
+
+    Args:
+        settings: the settings; default: from the environment.
+
+    Raises:
+        HistoryError: the database cannot be used.
+    """
+    engine = open_history((settings or load(HistorySettings)).history_url)
+    try:
+        return status(engine)
+    finally:
+        engine.dispose()
+
+
+def status(engine: Engine) -> HistoryStatus:
+    """Return the status of a history.
 
     Raises:
         HistoryError: the database cannot be used.
@@ -41,8 +67,10 @@ def status(engine: Engine) -> Status:
             return connection.scalar(select(func.count()).select_from(table)) or 0
 
         read = connection.execute(select(reading)).one()
-        fresh = read.collected_at is not None and abs(time.time() - read.collected_at) < FRESH
-        return Status(
+        is_collected = (
+            read.collected_at is not None and abs(time.time() - read.collected_at) < LEASE
+        )
+        return HistoryStatus(
             shown(engine.url),
             read.cluster,
             read.virtual_host,
@@ -52,14 +80,14 @@ def status(engine: Engine) -> Status:
             workstations=count(workstations),
             oldest_job=connection.scalar(select(func.min(jobs.c.created_at))),
             next_offset=read.next_offset,
-            collector=read.collector if fresh else "",
+            collector=read.collector if is_collected else "",
             gaps=Accounts(connection).gaps(),
             forged=count(forgeries),
         )
 
 
 def jobs_before(engine: Engine, offset: int) -> int:
-    """Return how many jobs stood before an offset of the stream, or in a former one."""
+    """Return the number of jobs before an offset of the stream, or of a former stream."""
     with told(engine), engine.connect() as connection:
-        before = jobs.c.offset < place_in(connection).base + offset
+        before = jobs.c.offset < read_position(connection).base + offset
         return connection.scalar(select(func.count()).select_from(jobs).where(before)) or 0

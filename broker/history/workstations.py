@@ -1,4 +1,4 @@
-"""Who is there: workstations, their agents and groups, as they last checked in."""
+"""Workstations with their agents and groups, by their last check-ins."""
 
 import json
 import time
@@ -29,13 +29,13 @@ _MISSED = 2.5  # intervals without a check-in after which an agent is missing
 
 @dataclass(frozen=True)
 class AgentRow:
-    """An agent as it last checked in. Times are seconds since the epoch.
+    """An agent by its last check-in. Times are seconds since the epoch.
 
     Attributes:
-        zone: of its clock; empty where it is not known.
-        countdown: what a user gets before a mandatory job runs, in seconds; None: not known.
-        takeover_grace: after how many seconds its service takes over; None: not known.
-        accept_offers: whether it runs optional offers at once.
+        zone: its time zone; empty if unknown.
+        countdown: before a mandatory job runs, in seconds; None if unknown.
+        takeover_grace: before the service takes a job over, in seconds; None if unknown.
+        accept_offers: whether it runs optional jobs without asking.
     """
 
     workstation: str
@@ -59,7 +59,7 @@ class AgentRow:
     accept_offers: bool = False
 
     def status(self, now: float) -> str:
-        """Return whether it is `up`, `paused`, `stopped`, or `missing` without a word."""
+        """Return `up`, `paused`, `stopped`, or `missing` (check-ins are overdue)."""
         if not self.up:
             return "stopped"
         if now - self.at > _MISSED * self.interval:
@@ -69,11 +69,11 @@ class AgentRow:
 
 @dataclass(frozen=True)
 class WorkstationRow:
-    """A workstation. Times are seconds since the epoch, by its own clock.
+    """A workstation. Times are seconds since the epoch, by the workstation's clock.
 
     Attributes:
-        waiting: how many jobs are for it and have not started there.
-        running: how many have started there and not ended.
+        waiting: the number of its jobs that have not started.
+        running: the number of its jobs that are running.
     """
 
     name: str
@@ -91,11 +91,11 @@ class WorkstationRow:
 
     @property
     def service(self) -> AgentRow | None:
-        """Its service agent, once that has checked in."""
+        """The service agent; None until it has checked in."""
         return next((row for row in self.agents if row.agent == "service"), None)
 
     def status(self, now: float) -> str:
-        """Return the status of its service agent; one that never checked in is missing."""
+        """Return the service agent's status; `missing` if it never checked in."""
         return self.service.status(now) if self.service else "missing"
 
 
@@ -114,18 +114,18 @@ _AGENT_COLUMNS = tuple(
 
 
 def _agent_row(columns: dict[str, Any]) -> AgentRow:
-    """Return an agent of its columns, one of which holds all by which it decides."""
+    """Return an agent from its columns; `windows` contains its policy as JSON."""
     try:
         policy = json.loads(columns["windows"])
     except ValueError:
         policy = None
-    if not isinstance(policy, dict):  # of an older check-in: the windows alone
+    if not isinstance(policy, dict):  # an older check-in: only the windows
         return AgentRow(**columns)
     return AgentRow(**columns | {name: policy[name] for name in POLICY & policy.keys()})
 
 
 class Fleet:
-    """Answers from the history about workstations, as of one instant."""
+    """Query workstations in the history, as of one instant."""
 
     def __init__(self, connection: Connection, now: float | None = None) -> None:
         self._connection = connection
@@ -134,7 +134,7 @@ class Fleet:
     def workstations(
         self, names: Sequence[str] | None = None, group: str | None = None
     ) -> list[WorkstationRow]:
-        """Return workstations by name: all, those that are named, those of a group."""
+        """Return workstations in order of name: all, those of the names, those of the group."""
         query = select(*_COLUMNS).order_by(workstations.c.name)
         if names is not None:
             query = query.where(workstations.c.name.in_(names))
@@ -145,7 +145,7 @@ class Fleet:
         groups, agents_of, open_jobs = self._groups(), self._agents(), self._open_jobs()
         return [
             WorkstationRow(
-                **row._mapping,  # noqa: SLF001 - its name for a dict
+                **row._mapping,  # noqa: SLF001 - public in SQLAlchemy
                 groups=tuple(groups.get(row.name, ())),
                 agents=tuple(agents_of.get(row.name, ())),
                 waiting=open_jobs[row.name, False],
@@ -155,21 +155,21 @@ class Fleet:
         ]
 
     def groups(self) -> dict[str, list[str]]:
-        """Return the names of the workstations of each group."""
+        """Return the workstations' names of each group."""
         query = select(memberships.c.group, memberships.c.workstation).order_by(
             memberships.c.group, memberships.c.workstation
         )
-        found: dict[str, list[str]] = {}
+        members: dict[str, list[str]] = {}
         for group, name in self._connection.execute(query):
-            found.setdefault(group, []).append(name)
-        return found
+            members.setdefault(group, []).append(name)
+        return members
 
     def all_names(self) -> set[str]:
-        """Return the names of all workstations that are known."""
+        """Return the names of all known workstations."""
         return set(self._connection.scalars(select(workstations.c.name)))
 
     def reached(self, job: Job) -> list[str]:
-        """Return the names of the known workstations that a job would reach, less the excluded."""
+        """Return the names of the known workstations that a job would reach."""
         names = set(self._connection.scalars(addressed(job)))
         if job.excluded:
             excluded = job.model_copy(update={"targets": job.excluded})
@@ -177,25 +177,25 @@ class Fleet:
         return sorted(names)
 
     def _groups(self) -> dict[str, list[str]]:
-        found: dict[str, list[str]] = {}
+        groups: dict[str, list[str]] = {}
         for group, members in self.groups().items():
             for name in members:
-                found.setdefault(name, []).append(group)
-        return found
+                groups.setdefault(name, []).append(group)
+        return groups
 
     def _agents(self) -> dict[str, list[AgentRow]]:
         query = select(*_AGENT_COLUMNS)
-        found: dict[str, list[AgentRow]] = {}
-        # The service first: it is the one that each workstation has.
+        rows: dict[str, list[AgentRow]] = {}
+        # The service first: each workstation has one.
         for row in self._connection.execute(
             query.order_by(agents.c.workstation, agents.c.agent != "service", agents.c.agent)
         ):
-            found.setdefault(row.workstation, []).append(_agent_row(row._asdict()))
-        return found
+            rows.setdefault(row.workstation, []).append(_agent_row(row._asdict()))
+        return rows
 
     def _open_jobs(self) -> Counter[tuple[str, bool]]:
-        """Return how many jobs wait, and run, for each workstation and whether they run."""
-        # What nobody reported stays queued, though its job was withdrawn or has expired since.
+        """Count the open jobs by workstation and by whether they run."""
+        # Outcomes without a report stay queued, even if the job is cancelled or expired.
         over = or_(jobs.c.cancelled_at.is_not(None), jobs.c.expires_at <= self.now)
         query = (
             select(outcomes.c.workstation, outcomes.c.state, func.count())
@@ -204,15 +204,15 @@ class Fleet:
             .where(or_(outcomes.c.state != QUEUED, over.is_not(True)))
             .group_by(outcomes.c.workstation, outcomes.c.state)
         )
-        found: Counter[tuple[str, bool]] = Counter()
+        counts: Counter[tuple[str, bool]] = Counter()
         for name, state, count in self._connection.execute(query):
-            found[name, state in RUNNING] += count
-        return found
+            counts[name, state in RUNNING] += count
+        return counts
 
 
 @contextmanager
 def fleet(engine: Engine, now: float | None = None) -> Iterator[Fleet]:
-    """Ask a history about workstations.
+    """Query a history's workstations.
 
     Raises:
         HistoryError: the database cannot be used.

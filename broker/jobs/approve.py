@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 from broker.cli.command_line import DONE, FAILED, Parser, Wrong, WrongUse
 from broker.cli.confirm import agreed, check_askable
 from broker.cli.terminal import printable
-from broker.jobs.saved import file_errors, load_signer
+from broker.jobs.saved import file_errors
 
 if TYPE_CHECKING:
     from schemas import Job, SignedJob
@@ -28,7 +28,13 @@ def add_to(commands: "argparse._SubParsersAction[Parser]") -> None:
 
 
 def _run(arguments: argparse.Namespace) -> int:
-    from broker.jobs.signed_file import job_of, write_signed
+    from broker.jobs.signed_file import (
+        SignedAlready,
+        add_signature,
+        job_of,
+        load_signer,
+        write_signed,
+    )
 
     path = arguments.file
     signer = load_signer()
@@ -37,13 +43,14 @@ def _run(arguments: argparse.Namespace) -> int:
     with file_errors("", path):
         signed = _read(path)
         job = job_of(path, signed)
-        if any(signature.name == signer.name for signature in signed.signatures):
-            raise Wrong(f"{path}: {signer.name} has signed it already; use another key")
+        try:
+            approved = add_signature(signed, signer)
+        except SignedAlready as error:
+            raise Wrong(f"{path}: {error}") from error
         _show(job, signed)
         if not arguments.yes and not agreed(f"sign it as {signer.name}?"):
             return FAILED
-        signature = signer.sign(job, signed.job_body)
-        write_signed(path, signed.with_signature(signature), new=False)
+        write_signed(path, approved, new=False)
     print(f"{path}: signed as {signer.name}; pcm send --file {path} sends it")
     return DONE
 

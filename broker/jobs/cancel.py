@@ -55,24 +55,19 @@ def _cancellable_id(arguments: argparse.Namespace) -> str:
     Raises:
         Wrong: it has ended, or it is not for one of the workstations, according to the history.
     """
-    from broker.history.queries import RUNNING, WAITING, UnknownId, accounts
+    from broker.history.queries import UnknownId, accounts
+    from broker.jobs.cancellable import NotCancellable, check_cancellable
 
     job: str = arguments.job
     with optional_history() as engine:
         if engine is None:
             return job
-        with accounts(engine) as queries:
-            try:
-                row = queries.find(job)
-            except UnknownId as error:
-                if error.several:
-                    raise Wrong(str(error)) from error
-                return job  # the stream may have it
-            names = arguments.workstation
-            pairs = queries.pairs(row.id, names=names or None)
-    if not_addressed := sorted(set(names) - {pair.workstation for pair in pairs}):
-        raise Wrong(f"{row.id}: is not for {', '.join(not_addressed)}; nothing was sent")
-    if pairs and not any(pair.state in (*WAITING, *RUNNING) for pair in pairs):
-        where = ", ".join(names) if names else "everywhere"
-        raise Wrong(f"{row.id}: has ended {where}; there is nothing to cancel")
-    return row.id
+        try:
+            with accounts(engine) as queries:
+                return check_cancellable(queries, job, arguments.workstation)
+        except NotCancellable as error:
+            raise Wrong(str(error)) from error
+        except UnknownId as error:
+            if error.several:
+                raise Wrong(str(error)) from error
+            return job  # the stream may have it

@@ -53,7 +53,10 @@ def dry_run(jobs: "Sequence[Job]", waves: "Sequence[Item]", *, as_json: bool) ->
     except ValueError as error:
         raise WrongUse(str(error)) from error
     with history() as engine, fleet(engine) as known:
-        plans = [_in_waves(reach(job, known), waves) for job in jobs]
+        try:
+            plans = [reach(job, known, waves) for job in jobs]
+        except ValueError as error:
+            raise WrongUse(f"--waves: {error}") from error
     for job, plan in zip(jobs, plans, strict=True):
         if as_json:
             print(json.dumps(_as_json(job, plan)))
@@ -64,19 +67,23 @@ def dry_run(jobs: "Sequence[Job]", waves: "Sequence[Item]", *, as_json: bool) ->
     return DONE if all(plan.reached and not plan.unknown for plan in plans) else FAILED
 
 
-def reach(job: "Job", known: "Fleet") -> Reach:
+def reach(job: "Job", known: "Fleet", waves: "str | Sequence[Item]" = ()) -> Reach:
     """Return which workstations in the history a job would reach; send nothing.
 
     Args:
         job: the job.
         known: the workstations (`history.fleet`).
+        waves: as for `plan_rollout`; default: no waves.
+
+    Raises:
+        WrongWaves: the waves are invalid, or leave workstations out.
     """
     reached = known.reached(job)
     with_excluded = known.reached(job.model_copy(update={"excluded": ()}))
     rows = {row.name: row for row in known.workstations()}
     not_applicable = {name for name in reached if not _can_run(job, rows[name])}
     known_names = {"workstation": rows.keys(), "group": known.groups().keys()}
-    return Reach(
+    plan = Reach(
         reached=[name for name in reached if name not in not_applicable],
         excluded=sorted(set(with_excluded) - set(reached)),
         not_applicable=sorted(not_applicable),
@@ -86,18 +93,15 @@ def reach(job: "Job", known: "Fleet") -> Reach:
             if target.name is not None and target.name not in known_names[target.scope]
         ],
     )
+    return replace(plan, waves=_wave_sizes(plan, waves)) if waves else plan
 
 
-def _in_waves(plan: Reach, waves: "Sequence[Item]") -> Reach:
-    from broker.rollouts.waves import cut
+def _wave_sizes(plan: Reach, waves: "str | Sequence[Item]") -> tuple[int, ...]:
+    from broker.rollouts.waves import cut, read_waves
 
+    items = read_waves(waves) if isinstance(waves, str) else waves
     names = plan.reached + plan.not_applicable  # both are sent the job
-    if not (waves and names):
-        return plan
-    try:
-        return replace(plan, waves=tuple(map(len, cut(names, waves))))
-    except ValueError as error:
-        raise WrongUse(f"--waves: {error}") from error
+    return tuple(map(len, cut(names, items))) if names else ()
 
 
 def _can_run(job: "Job", row: "WorkstationRow") -> bool:

@@ -95,14 +95,8 @@ def _new_job(engine: "Engine", arguments: argparse.Namespace, states: tuple[str,
 
 
 async def _send(dispatcher: "Dispatcher", new: "Job", arguments: argparse.Namespace) -> int:
-    # A job with an unroutable target is refused for all targets.
-    if unbound := set(await dispatcher.unbound(new)):
-        bound = tuple(target for target in new.targets if target not in unbound)
-        names = rollout_views.some(sorted(str(target.name) for target in unbound))
-        if not bound:
-            raise Wrong(f"no workstation is bound to {names}; nothing was sent")
-        print(f"pcm: left out: no queue is bound for {names}", file=sys.stderr)
-        new = new.model_copy(update={"targets": bound})
+    new, unbound = await dispatcher.only_bound(new)
+    rollout_views.tell_unbound([str(target.name) for target in unbound])
     await dispatcher.dispatch(new, partly=True)  # unbound targets were removed just now
     _print_sent(new, as_json=arguments.json)
     if not arguments.wait:

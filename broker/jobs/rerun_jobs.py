@@ -69,7 +69,7 @@ def rerun(
         SigningRefused: it would be signed here, but no trusted key has signed the original.
     """
     from broker.history.queries import FAILURES
-    from broker.signing.resign_policy import check_vouched
+    from broker.signing.resign_policy import check_resignable
 
     wanted = list(dict.fromkeys(workstations))
     allowed = states or (None if wanted else FAILURES)
@@ -77,7 +77,7 @@ def rerun(
     job = accounts.body(job_id)
     if job is None:
         raise NothingToRerun(f"{job_id}: the history has reports of it, but not the job itself")
-    check_vouched(job, *accounts.recorded(job_id), settings or load(DispatcherSettings))
+    check_resignable(job, *accounts.recorded(job_id), settings or load(DispatcherSettings))
     at = {pair.workstation: pair.state for pair in accounts.pairs(job_id)}
     if not_addressed := [name for name in wanted if name not in at]:
         raise NotItsWorkstation(

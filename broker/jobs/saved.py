@@ -10,7 +10,6 @@ from typing import TYPE_CHECKING
 from broker.cli.command_line import DONE, Parser, WrongUse
 
 if TYPE_CHECKING:
-    from broker.signing.signer import Signer
     from schemas import Job, SignedJob
 
 
@@ -19,21 +18,6 @@ def add_option(send: Parser) -> None:
     send.add_argument(
         "--save", metavar="FILE", type=Path, help="send nothing; write the signed job for approval"
     )
-
-
-def load_signer() -> "Signer":
-    """Load the signer of PCM_SIGNING_KEY.
-
-    Raises:
-        WrongUse: PCM_SIGNING_KEY is not set.
-    """
-    from broker.settings import DispatcherSettings, load
-    from broker.signing.signer import Signer
-
-    signer = Signer.load(load(DispatcherSettings).signing_key)
-    if signer is None:
-        raise WrongUse("PCM_SIGNING_KEY: is not set: name the file of a private key to sign with")
-    return signer
 
 
 @contextmanager
@@ -79,8 +63,7 @@ def job_of(arguments: argparse.Namespace, signed: "SignedJob") -> "Job":
 
 def save(jobs: "list[Job]", arguments: argparse.Namespace) -> int:
     """Write a job to a file with our signature; other signers add theirs."""
-    from broker.jobs.signed_file import write_signed
-    from schemas import SignedJob
+    from broker.jobs.signed_file import sign_job, write_signed
 
     path = arguments.save
     for option in ("wait", "dry_run", "waves"):
@@ -89,9 +72,9 @@ def save(jobs: "list[Job]", arguments: argparse.Namespace) -> int:
     if len(jobs) > 1:
         raise WrongUse(f"--save: saves one job; the file has {len(jobs)}")
     (job,) = jobs
-    signature = load_signer().sign(job)
+    signed = sign_job(job)
+    (signature,) = signed.signatures
     with file_errors("--save: ", path):
-        signed = SignedJob(text=job.body().decode(), signatures=(signature,))
         write_signed(path, signed, new=True)
     if arguments.json:
         print(json.dumps({"job": job.id, "file": str(path), "signed_by": signature.name}))

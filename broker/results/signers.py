@@ -68,5 +68,5 @@ def verified(job: "Job", body: bytes, signatures: "Signatures") -> list[SignerVe
             verdict.key is not None,
             verdict.reason,
         )
-        for verdict in keyring.judge(job, body, signatures)
+        for verdict in keyring.verify(job, body, signatures)
     ]

@@ -4,7 +4,7 @@ import asyncio
 from collections.abc import AsyncIterator, Callable, Iterable, Sequence
 from contextlib import asynccontextmanager
 from datetime import timedelta
-from typing import Literal
+from typing import Literal, NamedTuple
 
 from sqlalchemy import Engine
 
@@ -15,8 +15,8 @@ from broker.rollouts.runner import Driver, refresh
 from broker.rollouts.state import RolloutState
 from broker.rollouts.waves import Item, WrongWaves, cut, mixed, read_waves
 from broker.settings import HistorySettings, load
-from broker.signing.resign_policy import check_vouched
-from schemas import Job, Rollout, RolloutOrder
+from broker.signing.resign_policy import check_resignable
+from schemas import Job, Rollout, RolloutOrder, workstation
 from schemas.errors import PcmError
 from schemas.job import new_job_id
 from schemas.message import BODY_LIMIT
@@ -26,6 +26,35 @@ OnState = Callable[[RolloutState], None]
 
 class RolloutError(PcmError):
     """What is asked of a rollout does not go with its state; the text says why."""
+
+
+class BoundWorkstations(NamedTuple):
+    """The workstations that have a queue for a job, and those that have none."""
+
+    bound: list[str]
+    unbound: list[str]
+
+
+async def bound_workstations(
+    dispatcher: Dispatcher, job: Job, workstations: Iterable[str]
+) -> BoundWorkstations:
+    """Return which workstations have a queue for a job; send nothing.
+
+    Args:
+        dispatcher: asks the broker.
+        job: the job; its targets do not count.
+        workstations: their names.
+
+    Raises:
+        Unroutable: none of them has a queue.
+        Unreachable: the broker could not be reached in time.
+    """
+    targets = tuple(map(workstation, workstations))
+    addressed = job.model_copy(update={"targets": targets, "excluded": ()})
+    found, unbound = await dispatcher.only_bound(addressed)
+    return BoundWorkstations(
+        [str(target.name) for target in found.targets], [str(target.name) for target in unbound]
+    )
 
 
 def plan_rollout(
@@ -186,9 +215,9 @@ async def abort_rollout(
 def check_plan_vouched(
     engine: Engine, plan: Rollout, settings: HistorySettings | None = None
 ) -> None:
-    """Refuse to sign the waves of a plan that no trusted key has signed; see `check_vouched`."""
+    """Refuse to sign the waves of a plan that no trusted key has signed; see `check_resignable`."""
     body, signatures = recorded(engine, plan)
-    check_vouched(plan, body, signatures, settings or load(HistorySettings))
+    check_resignable(plan, body, signatures, settings or load(HistorySettings))
 
 
 def resume_order(found: RolloutProgress, max_failures: str | None) -> RolloutOrder:

@@ -1,7 +1,6 @@
 """`pcm send --waves`: a job that goes out in waves."""
 
 import argparse
-import sys
 from typing import TYPE_CHECKING, Any
 
 from broker.cli.command_line import Parser, Wrong, WrongUse, argument_errors
@@ -58,6 +57,7 @@ def begin(jobs: "Sequence[Job]", arguments: argparse.Namespace) -> int:
         WrongUse: there is more than one.
     """
     from broker.history.workstations import fleet
+    from broker.rollouts.control import bound_workstations
 
     if len(jobs) > 1:
         raise WrongUse(f"--waves: a rollout is of one job, and the file has {len(jobs)}")
@@ -71,27 +71,15 @@ def begin(jobs: "Sequence[Job]", arguments: argparse.Namespace) -> int:
             raise Wrong(f"no workstation that is known is in {targets}; nothing was sent")
 
         async def work(dispatcher: "Dispatcher") -> int:
-            plan = _plan(job, await _bound(dispatcher, job, names), arguments)
+            bound, unbound = await bound_workstations(dispatcher, job, names)
+            standing.tell_unbound(unbound)
+            plan = _plan(job, bound, arguments)
             driver = driver_of(dispatcher, engine, plan, as_json=arguments.json)
             await driver.begin()
             standing.tell_plan(plan, as_json=arguments.json)
             return await drive(driver, plan, arguments)
 
         return with_dispatcher(work)
-
-
-async def _bound(dispatcher: "Dispatcher", job: "Job", names: list[str]) -> list[str]:
-    """Return the workstations that have a queue, and tell of the others."""
-    from schemas import workstation
-
-    named = job.model_copy(update={"targets": tuple(map(workstation, names)), "excluded": ()})
-    lost = {str(target.name) for target in await dispatcher.unbound(named)}
-    if lost:
-        gone = standing.some(sorted(lost))
-        print(f"pcm: left out, since no queue is bound for them: {gone}", file=sys.stderr)
-    if lost >= set(names):
-        raise Wrong("no workstation is left; nothing was sent")
-    return [name for name in names if name not in lost]
 
 
 def _plan(job: "Job", names: list[str], arguments: argparse.Namespace) -> "Rollout":

@@ -1,6 +1,7 @@
 """How a rollout stands, in words and as JSON."""
 
 import json
+import sys
 import time
 from collections import Counter
 from typing import TYPE_CHECKING, Any
@@ -175,6 +176,12 @@ def _tally(tally: "WaveTally | None") -> dict[str, Any]:
         return {"begun_at": None, "states": {}}
     states = {str(state): count for state, count in sorted(tally.counts.items()) if count}
     return {"begun_at": iso(tally.begun_at), "states": states}
+
+
+def tell_unbound(names: "Sequence[str]") -> None:
+    """Print the workstations that are left out, since no queue is bound for them."""
+    if names:
+        print(f"pcm: left out: no queue is bound for {some(sorted(names))}", file=sys.stderr)
 
 
 def some(names: "Sequence[str]") -> str:

@@ -2,13 +2,18 @@
 
 import argparse
 import json
-import signal
 import sys
 from typing import TYPE_CHECKING, Any
 
 from broker.cli.command_line import DONE, Parser, WrongUse
 from broker.cli.options import as_option
-from broker.cli.session import history, history_errors, name, with_dispatcher
+from broker.cli.session import (
+    history,
+    history_errors,
+    name,
+    run_until_stopped,
+    with_dispatcher,
+)
 from broker.jobs import send
 from broker.schedules import views as schedule_views
 
@@ -91,13 +96,21 @@ def _add_add_command(actions: "argparse._SubParsersAction[Parser]") -> None:
 
 def _add(arguments: argparse.Namespace) -> int:
     from broker.history.history import asked
-    from broker.schedules.queries import list_schedules, occurrences_under_way
+    from broker.schedules.queries import (
+        ScheduleExists,
+        check_new_schedule,
+        list_schedules,
+        occurrences_under_way,
+    )
 
     schedule = _read(arguments)
     with history() as engine, asked(engine) as queries:
+        try:
+            if not arguments.replace:
+                check_new_schedule(queries, schedule.name)
+        except ScheduleExists as error:
+            raise WrongUse(f"{error}; --replace replaces it") from error
         previous = list_schedules(queries).get(schedule.name)
-        if previous is not None and not arguments.replace:
-            raise WrongUse(f"{schedule.name}: exists already; --replace replaces it")
         under_way = occurrences_under_way(queries, previous) if previous else []
 
     async def work(dispatcher: "Dispatcher") -> int:
@@ -170,28 +183,10 @@ def _print_done(
 
 
 def _run(_arguments: argparse.Namespace) -> int:
-    import asyncio
-
     from broker import log
-    from broker.history.schema import engine_of
-    from broker.schedules.scheduler import Scheduler
-    from broker.settings import HistorySettings, load
+    from broker.schedules.scheduler import run_scheduler
 
-    settings = load(HistorySettings)
+    log.configure(program="schedule")
     with history_errors():
-        engine = engine_of(settings.history_url)
-        log.configure(program="schedule")
-        asyncio.run(_until_stopped(Scheduler(settings, engine).run()))
-        engine.dispose()
+        run_until_stopped(run_scheduler())
     return DONE
-
-
-async def _until_stopped(running: Any) -> None:
-    import asyncio
-
-    work = asyncio.create_task(running)
-    for number in (signal.SIGTERM, signal.SIGINT):
-        asyncio.get_running_loop().add_signal_handler(number, work.cancel)
-    await asyncio.wait({work})
-    if not work.cancelled():
-        work.result()

@@ -8,7 +8,7 @@ from typing import NamedTuple
 from sqlalchemy import Connection, Engine, select
 
 from broker.history.history import History
-from broker.history.position import place_in
+from broker.history.position import read_position
 from broker.history.queries import JobRow
 from broker.history.schema import jobs, records, told
 from broker.stream.entry import StreamEntry, read_records
@@ -34,6 +34,10 @@ class UnknownSchedule(PcmError):
     """No schedule of this name is in force."""
 
 
+class ScheduleExists(PcmError):
+    """A schedule of this name is active already."""
+
+
 def list_schedules(history: History) -> dict[str, Schedule]:
     """Return the schedules in force, by name: the newest of each name that is not removed."""
     return _schedules(_in_force(history.connection, _accept_all))
@@ -48,6 +52,16 @@ def find_schedule(history: History, name: str) -> Schedule:
     if (schedule := list_schedules(history).get(name)) is None:
         raise UnknownSchedule(f"{name}: there is no such schedule")
     return schedule
+
+
+def check_new_schedule(history: History, name: str) -> None:
+    """Check that no schedule of this name is active: `add_schedule` would replace it.
+
+    Raises:
+        ScheduleExists: one is active.
+    """
+    if name in list_schedules(history):
+        raise ScheduleExists(f"{name}: there is such a schedule")
 
 
 def next_occurrences(
@@ -110,7 +124,7 @@ def in_force_from_before(engine: Engine, offset: int) -> list[ScheduleRecord]:
         HistoryError: the database cannot be used.
     """
     with told(engine), engine.connect() as connection:
-        before = place_in(connection).base + offset
+        before = read_position(connection).base + offset
         found = _in_force(connection, _accept_all)
     return [each for each in found.values() if each.entry.offset < before]
 
@@ -122,7 +136,7 @@ def next_offset(engine: Engine) -> int:
         HistoryError: the database cannot be used.
     """
     with told(engine), engine.connect() as connection:
-        place = place_in(connection)
+        place = read_position(connection)
     return place.base + place.next_offset
 
 

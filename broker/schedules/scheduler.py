@@ -15,11 +15,11 @@ from broker.amqp.connection import Backoff, BrokerError, Refused, Unreachable, U
 from broker.client.dispatcher import Dispatcher
 from broker.history.collector import refresh
 from broker.history.position import is_collected
-from broker.history.schema import HistoryError, UnusableHistory, prepare
+from broker.history.schema import HistoryError, UnusableHistory, engine_of, prepare
 from broker.log import get_logger
 from broker.schedules.queries import ScheduleRecord, in_force, sent
-from broker.settings import HistorySettings, WrongSetting
-from broker.signing.resign_policy import Vouching
+from broker.settings import HistorySettings, WrongSetting, load
+from broker.signing.resign_policy import ResignPolicy
 from schemas import Schedule
 from schemas.schedule import Occurrence
 
@@ -33,6 +33,27 @@ _WINDOWS = (timedelta(hours=2), timedelta(days=1), OLDEST)
 _MINUTE = 60.0
 _WAKE_UP_DELAY = 0.05  # an early timer must not wake us before the minute
 _log = get_logger()
+
+
+async def run_scheduler(settings: HistorySettings | None = None) -> None:
+    """Send the due jobs of all schedules until cancelled, as `pcm schedule run` does.
+
+    It retries while the broker or the database is unreachable. `run_collector` does the same.
+    Several may run: no job is sent twice.
+
+    Args:
+        settings: the settings; default: from the environment.
+
+    Raises:
+        UnusableHistory: this program cannot use the database.
+        WrongSetting: a setting is wrong.
+    """
+    settings = settings or load(HistorySettings)
+    engine = engine_of(settings.history_url)
+    try:
+        await Scheduler(settings, engine).run()
+    finally:
+        engine.dispose()
 
 
 class Scheduler:
@@ -55,7 +76,7 @@ class Scheduler:
         self._collected = collected
         self._done: set[str] = set()
         self._state = ""
-        self._vouching = Vouching.by(settings)
+        self._resign_policy = ResignPolicy.from_settings(settings)
         self._untrusted: set[int] = set()
 
     async def run(self) -> None:
@@ -97,7 +118,7 @@ class Scheduler:
 
     def _due(self, now: datetime) -> list[Occurrence]:
         oldest = min(OLDEST, self._settings.history_keep)
-        self._vouching = Vouching.by(self._settings)  # keys may have come or gone
+        self._resign_policy = ResignPolicy.from_settings(self._settings)  # keys can change
         due = {
             occurrence.id: occurrence
             for schedule in in_force(self._engine, self._is_trusted).values()
@@ -110,7 +131,7 @@ class Scheduler:
     def _is_trusted(self, schedule_record: ScheduleRecord) -> bool:
         """Whether we may sign the jobs of a schedule, or apply its removal."""
         record, entry = schedule_record
-        reason = self._vouching.objection(record, entry.body, entry.signatures)
+        reason = self._resign_policy.refusal_reason(record, entry.body, entry.signatures)
         if reason and entry.offset not in self._untrusted:
             self._untrusted.add(entry.offset)
             _log.warning("schedule.untrusted", schedule=record.name, reason=reason)

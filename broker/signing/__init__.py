@@ -1,1 +1,1 @@
-"""Signatures of what is ordered, by Ed25519 (libsodium's, by PyNaCl)."""
+"""Sign and verify orders, by Ed25519 (libsodium, through PyNaCl)."""

@@ -1,4 +1,4 @@
-"""Files of keys: read only where nobody else could have put something into them."""
+"""Read and write key files, with checks of their owner and permissions."""
 
 import errno
 import os
@@ -8,70 +8,71 @@ from pathlib import Path
 from schemas.errors import PcmError
 
 _LIMIT = 65_536
-_SAFELY = os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK
+_READ_FLAGS = os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK
 
 
 class UnsafeFile(PcmError):
-    """A file or folder is not what it has to be; the text says why, and what would be right."""
+    """A file or folder is unsafe or invalid; the message says why, and the remedy."""
 
 
 def read_file(path: Path, *, private: bool = False) -> bytes:
-    """Return what is in a plain file of ours or root's that nobody else may write to.
+    """Return the content of a regular file that only this user or root can write.
 
-    `private`: nor read.
+    `private`: and only they can read.
 
     Raises:
-        UnsafeFile: it is none.
+        UnsafeFile: the file is another one, or cannot be read.
     """
     try:
-        file = os.open(path, _SAFELY)
+        file = os.open(path, _READ_FLAGS)
     except OSError as error:
-        raise UnsafeFile(_why(path, error)) from error
+        raise UnsafeFile(_reason(path, error)) from error
     try:
-        found = os.fstat(file)
-        if not stat.S_ISREG(found.st_mode):
-            raise UnsafeFile(f"{path}: is no plain file")
-        _check_owner(path, found)
-        if private and found.st_mode & 0o077:
-            raise UnsafeFile(f"{path}: others may read it: chmod 600 {path}")
-        if found.st_size > _LIMIT:
-            raise UnsafeFile(f"{path}: has {found.st_size} bytes, and is no key")
+        status = os.fstat(file)
+        if not stat.S_ISREG(status.st_mode):
+            raise UnsafeFile(f"{path}: is not a regular file")
+        _check_owner(path, status)
+        if private and status.st_mode & 0o077:
+            raise UnsafeFile(f"{path}: others can read it: chmod 600 {path}")
+        if status.st_size > _LIMIT:
+            raise UnsafeFile(f"{path}: has {status.st_size} bytes, too many for a key")
         return os.read(file, _LIMIT)
     finally:
         os.close(file)
 
 
 def check_folder(path: Path) -> None:
-    """Check that only we and root can put files into a folder, or another in its place.
+    """Check that only this user and root can change or replace a folder.
 
     Raises:
-        UnsafeFile: somebody else can, or it is no folder.
+        UnsafeFile: other users can, or it is not a folder.
     """
     try:
-        found = path.lstat()
-        if not stat.S_ISDIR(found.st_mode):
-            raise UnsafeFile(f"{path}: is no folder")
-        _check_owner(path, found)
+        status = path.lstat()
+        if not stat.S_ISDIR(status.st_mode):
+            raise UnsafeFile(f"{path}: is not a folder")
+        _check_owner(path, status)
         for parent in path.absolute().resolve().parents:
-            above = parent.stat()
-            if not above.st_mode & stat.S_ISVTX:  # else, as in /tmp, what is ours stays
-                _check_owner(parent, above)
+            parent_status = parent.stat()
+            # In a sticky folder, such as /tmp, others cannot replace our files.
+            if not parent_status.st_mode & stat.S_ISVTX:
+                _check_owner(parent, parent_status)
     except OSError as error:
-        raise UnsafeFile(_why(path, error)) from error
+        raise UnsafeFile(_reason(path, error)) from error
 
 
-def _check_owner(path: Path, found: os.stat_result) -> None:
-    if found.st_uid not in (0, os.geteuid()):
-        raise UnsafeFile(f"{path}: belongs to neither root nor this user (uid {found.st_uid})")
-    if found.st_mode & 0o022:
-        raise UnsafeFile(f"{path}: others may write to it: chmod go-w {path}")
+def _check_owner(path: Path, status: os.stat_result) -> None:
+    if status.st_uid not in (0, os.geteuid()):
+        raise UnsafeFile(f"{path}: belongs to neither root nor this user (uid {status.st_uid})")
+    if status.st_mode & 0o022:
+        raise UnsafeFile(f"{path}: others can write to it: chmod go-w {path}")
 
 
 def write_new(path: Path, text: str, mode: int) -> None:
-    """Write a file that is not there yet.
+    """Write a new file.
 
     Raises:
-        UnsafeFile: it is there, or cannot be written.
+        UnsafeFile: the file exists, or cannot be written.
     """
     try:
         file = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, mode)
@@ -81,9 +82,9 @@ def write_new(path: Path, text: str, mode: int) -> None:
             opened.flush()
             os.fsync(file)
     except OSError as error:
-        raise UnsafeFile(_why(path, error)) from error
+        raise UnsafeFile(_reason(path, error)) from error
 
 
-def _why(path: Path, error: OSError) -> str:
-    links = error.errno == errno.ELOOP
-    return f"{path}: {'is a link' if links else error.strerror}"
+def _reason(path: Path, error: OSError) -> str:
+    is_link = error.errno == errno.ELOOP
+    return f"{path}: {'is a link' if is_link else error.strerror}"

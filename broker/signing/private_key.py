@@ -1,4 +1,4 @@
-"""A private key, as it stands in its file."""
+"""The content of a private key's file."""
 
 from typing import Annotated, Literal
 
@@ -10,7 +10,7 @@ from schemas.signature import PublicKey
 
 
 class PrivateKey(Message):
-    """A private key, and the name that who signs with it goes by."""
+    """A private key, and the signer's name."""
 
     kind: Literal["private_key"] = "private_key"
     name: Name

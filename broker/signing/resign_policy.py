@@ -1,8 +1,7 @@
-"""Whether what was recorded may be signed here: whoever signs for others makes it their own.
+"""Decide whether a recorded message may be signed again with our key.
 
-A schedule, a rollout's plan or an earlier job is read from the broker's stream, into which anyone
-can write who has a password of the broker's. Were it signed as it is found, that would be enough
-to have anything signed.
+A schedule, a rollout's plan or an earlier job is read from the stream, to which any login of the
+broker could write. Our key signs it again only if a trusted key signed the original.
 """
 
 from pathlib import Path
@@ -21,39 +20,39 @@ if TYPE_CHECKING:
     from schemas import Job, Rollout
 
 
-class Vouching:
-    """Knows what was recorded by our own key, or by one that is trusted here."""
+class ResignPolicy:
+    """Allow only messages that our own key or a trusted key has signed."""
 
     def __init__(self, signer: Signer | None, keyring: Keyring) -> None:
-        self._signs = signer is not None
+        self._has_key = signer is not None
         self._keyring = keyring
         if signer is not None:
             own = TrustedKey(name=signer.name, key=signer.public_text)
             self._keyring = Keyring([own, *keyring.keys.values()])
 
     @classmethod
-    def by(cls, settings: DispatcherSettings) -> Self:
-        """Return what the settings say.
+    def from_settings(cls, settings: DispatcherSettings) -> Self:
+        """Return the policy for the settings.
 
         Raises:
-            WrongSetting: there is no such key, or folder of keys.
+            WrongSetting: the key, or the folder of keys, cannot be used.
         """
         signer = Signer.load(settings.signing_key)
         folder = settings.trusted_keys if signer else None
         return cls(signer, keyring_of(folder) or Keyring())
 
-    def objection(self, asked: "Signable", body: bytes, signatures: str) -> str:
-        """Return why it is not to be signed again; nothing if it may, or nothing is signed here.
+    def refusal_reason(self, message: "Signable", body: bytes, signatures: str) -> str:
+        """Return why a message is not signed again; empty if it may be, or without a key.
 
         Args:
-            asked: what was recorded.
-            body: its very bytes.
-            signatures: the header that came with it.
+            message: the recorded message.
+            body: its original bytes.
+            signatures: its header of signatures.
         """
-        if not self._signs:
+        if not self._has_key:
             return ""
         try:
-            verdicts = list(self._keyring.judge(asked, body, read_signatures(signatures)))
+            verdicts = list(self._keyring.verify(message, body, read_signatures(signatures)))
         except InvalidMessage as error:
             return str(error)
         if any(verdict.key for verdict in verdicts):
@@ -62,30 +61,30 @@ class Vouching:
 
 
 class SigningRefused(PcmError):
-    """What was recorded is not signed again here, and why; nothing was sent."""
+    """A recorded message is not signed again; nothing was sent."""
 
 
-def check_vouched(
-    asked: "Job | Rollout", body: bytes, signatures: str, settings: DispatcherSettings
+def check_resignable(
+    message: "Job | Rollout", body: bytes, signatures: str, settings: DispatcherSettings
 ) -> None:
-    """Refuse to sign what was recorded, unless by us or by a key that is trusted here.
+    """Check that our own key or a trusted key has signed a recorded message.
 
     Raises:
-        SigningRefused: it is so.
-        WrongSetting: there is no such key, or folder of keys.
+        SigningRefused: neither has.
+        WrongSetting: the key, or the folder of keys, cannot be used.
     """
-    if reason := Vouching.by(settings).objection(asked, body, signatures):
+    if reason := ResignPolicy.from_settings(settings).refusal_reason(message, body, signatures):
         raise SigningRefused(
-            f"{asked.id}: would be signed as PCM_SIGNING_KEY says, but whose it is, is not known:"
-            f" {reason}; nothing was sent"
+            f"{message.id}: refusing to sign again: the original is not signed by a trusted key"
+            f" ({reason}); nothing was sent"
         )
 
 
 def keyring_of(folder: Path | None) -> Keyring | None:
-    """Return the keys of the folder that `PCM_TRUSTED_KEYS` names; None if it names none.
+    """Return the keys of the folder of `PCM_TRUSTED_KEYS`; None without a folder.
 
     Raises:
-        WrongSetting: it cannot be used, or a file in it.
+        WrongSetting: the folder, or a file in it, cannot be used.
     """
     if folder is None:
         return None

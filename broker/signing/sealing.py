@@ -1,4 +1,4 @@
-"""Seals environment values for the agents that are to run a job, and for nobody else."""
+"""Encrypt environment values for the agents that may run a job."""
 
 import base64
 import json
@@ -19,65 +19,66 @@ _SHOWN = 10
 
 
 class CannotSeal(PcmError, ValueError):
-    """Values cannot be sealed for all whom a job is for; the text names them."""
+    """Values cannot be sealed for all agents of a job; the message names them."""
 
 
 def seal(job: Job, values: Mapping[str, str], fleet: "Fleet") -> Job:
-    """Return a job with secret environment variables, which only the agents can open it is for.
+    """Return a job with secret environment variables, which only its agents can decrypt.
 
     Args:
-        job: whose targets say for whom; for a background job, that is the service agents.
-        values: of the variables, by name.
-        fleet: the workstations as the history knows them.
+        job: the job; its targets determine the agents, for a background job only the service.
+        values: the variables' values, by name.
+        fleet: the workstations in the history.
 
     Raises:
-        CannotSeal: a workstation has told no key, they are too many, or the values too long.
-        ValueError: a variable cannot be named so.
+        CannotSeal: a workstation has no key, there are too many, or the values are too long.
+        ValueError: a variable's name is invalid.
     """
     if job.command.secrets is not None:
-        raise CannotSeal("secrets: it has some already")
+        raise CannotSeal("secrets: the job has secrets already")
     plain = json.dumps({name: check_text(value) for name, value in values.items()}).encode()
     if len(plain) > SIZE_LIMIT:
         raise CannotSeal(f"secrets: {len(plain)} bytes are over the limit of {SIZE_LIMIT}")
     keys = _keys(job, fleet)
-    sealed = _with(job, _sealed(tuple(values), plain, keys))
+    sealed = _with_secrets(job, _encrypt(tuple(values), plain, keys))
     _check_size(sealed, keys)
     return sealed
 
 
 def _keys(job: Job, fleet: "Fleet") -> dict[str, str]:
-    """Return the public keys of the agents that may run a job, by AGENT@WORKSTATION."""
+    """Return the public keys of the agents that can run a job, by AGENT@WORKSTATION."""
     names = fleet.reached(job)
     named = {target.name for target in job.targets if target.scope == "workstation"}
     excluded = {target.name for target in job.excluded if target.scope == "workstation"}
     rows = {row.name: row.agents for row in fleet.workstations(names)} if names else {}
-    lost = sorted(filter(None, named - excluded - fleet.all_names()))
-    if lost:
-        raise CannotSeal(f"secrets: no agent of {listed(lost, _SHOWN)} has ever checked in")
+    unknown = sorted(filter(None, named - excluded - fleet.all_names()))
+    if unknown:
+        raise CannotSeal(f"secrets: no agent of {listed(unknown, _SHOWN)} has ever checked in")
     if not names:
-        raise CannotSeal("secrets: no workstation that is known is in its targets")
+        raise CannotSeal("secrets: the targets contain no known workstation")
     keys = {}
+    without_key: list[str] = []
     for name in names:
-        found = [agent for agent in rows[name] if _may_run(agent, job)]
-        if not found:
-            lost.append(name)
-        for agent in found:
+        runners = [agent for agent in rows[name] if _can_run(agent, job)]
+        if not runners:
+            without_key.append(name)
+        for agent in runners:
             if agent.sealing_key:
                 keys[f"{agent.agent}@{name}"] = agent.sealing_key
             else:
-                lost.append(f"{name} ({agent.agent})")
-    if lost:
+                without_key.append(f"{name} ({agent.agent})")
+    if without_key:
         raise CannotSeal(
-            f"secrets: no key is known of {listed(lost, _SHOWN)}: has its agent checked in?"
+            f"secrets: {listed(without_key, _SHOWN)}: no key is known; has the agent checked in?"
         )
     return keys
 
 
-def _may_run(agent: "AgentRow", job: Job) -> bool:
+def _can_run(agent: "AgentRow", job: Job) -> bool:
     return agent.agent == "service" or job.context is Context.FOREGROUND
 
 
-def _sealed(names: tuple[str, ...], plain: bytes, keys: Mapping[str, str]) -> Secrets:
+def _encrypt(names: tuple[str, ...], plain: bytes, keys: Mapping[str, str]) -> Secrets:
     from nacl.public import PublicKey, SealedBox
     from nacl.secret import SecretBox
     from nacl.utils import random
@@ -85,19 +86,19 @@ def _sealed(names: tuple[str, ...], plain: bytes, keys: Mapping[str, str]) -> Se
     key = random(SecretBox.KEY_SIZE)
     return Secrets(
         names=names,
-        sealed=_text(SecretBox(key).encrypt(plain)),
+        sealed=_base64(SecretBox(key).encrypt(plain)),
         keys={
-            agent: _text(SealedBox(PublicKey(base64.b64decode(public))).encrypt(key))
+            agent: _base64(SealedBox(PublicKey(base64.b64decode(public))).encrypt(key))
             for agent, public in keys.items()
         },
     )
 
 
-def _text(data: bytes) -> bytes:
+def _base64(data: bytes) -> bytes:
     return base64.b64encode(data)
 
 
-def _with(job: Job, secrets: Secrets) -> Job:
+def _with_secrets(job: Job, secrets: Secrets) -> Job:
     command = {**job.command.model_dump(), "secrets": secrets}
     return Job.model_validate({**job.model_dump(), "command": command})
 
@@ -111,6 +112,6 @@ def _check_size(job: Job, keys: Iterable[str]) -> None:
     each = (len(job.command.model_dump_json(include={"secrets"})) + named) // count
     fit = max(0, count - (size - BODY_LIMIT) // each - 1)
     raise CannotSeal(
-        f"secrets: sealed for {count:,} workstations they make a message of {size:,} bytes, over"
-        f" the limit of {BODY_LIMIT:,}: about {fit:,} fit; send it to fewer at once"
+        f"secrets: for {count:,} workstations the message has {size:,} bytes, over the limit of"
+        f" {BODY_LIMIT:,}: about {fit:,} workstations fit; send the job to fewer at a time"
     )

@@ -1,4 +1,4 @@
-"""Private keys, and what is signed with them."""
+"""Sign messages with a private key."""
 
 import base64
 from pathlib import Path
@@ -18,14 +18,14 @@ if TYPE_CHECKING:
     from schemas import Cancellation, Rollout, Schedule, ScheduleRemoval
 
     Order = Job | Cancellation | Pause
-    """What agents obey."""
+    """Messages that agents obey."""
 
     Signable = Order | Schedule | ScheduleRemoval | Rollout
-    """What is signed: orders, and the plans of which others make orders later."""
+    """Messages that are signed: orders, and plans from which orders are made later."""
 
 
 class Signer:
-    """Signs in the name of one key."""
+    """Sign messages with one key."""
 
     def __init__(self, name: str, key: "SigningKey") -> None:
         self.name = name
@@ -36,56 +36,56 @@ class Signer:
 
     @classmethod
     def load(cls, path: Path | None) -> Self | None:
-        """Read the private key that `PCM_SIGNING_KEY` names; None if it names none.
+        """Read the private key in the file of `PCM_SIGNING_KEY`; None without a file.
 
         Raises:
-            WrongSetting: it cannot be used; the text says why.
+            WrongSetting: the key cannot be used; the message says why.
         """
         if path is None:
             return None
-        from nacl.signing import SigningKey  # who signs nothing does not load it
+        from nacl.signing import SigningKey  # needed only to sign
 
         from broker.signing.private_key import PrivateKey
 
         try:
-            found = PrivateKey.read(read_file(path, private=True))
+            private = PrivateKey.read(read_file(path, private=True))
         except UnsafeFile as error:
             raise WrongSetting(f"PCM_SIGNING_KEY: {error}") from error
         except InvalidMessage as error:
-            text = f"PCM_SIGNING_KEY: {path}: is no private key of pcm keygen: {error}"
-            raise WrongSetting(text) from None  # not the cause: it may hold what is secret
-        return cls(found.name, SigningKey(base64.b64decode(found.seed)))
+            text = f"PCM_SIGNING_KEY: {path}: is not a private key of pcm keygen: {error}"
+            raise WrongSetting(text) from None  # without the cause, which may contain the key
+        return cls(private.name, SigningKey(base64.b64decode(private.seed)))
 
-    def sign(self, asked: "Signable", body: bytes | None = None) -> Signature:
-        """Return our signature of what is asked, in the bytes in which it is sent."""
-        signed = self._key.sign(to_sign(asked, asked.body() if body is None else body))
+    def sign(self, message: "Signable", body: bytes | None = None) -> Signature:
+        """Return the signature of a message; `body`: the bytes to send, by default its own."""
+        signed = self._key.sign(bytes_to_sign(message, message.body() if body is None else body))
         text = base64.b64encode(signed.signature).decode()
         return Signature(name=self.name, key=self._id, signature=text)
 
 
-def to_sign(asked: "Signable", body: bytes) -> bytes:
-    """Return the bytes of which a signature of this is one.
+def bytes_to_sign(message: "Signable", body: bytes) -> bytes:
+    """Return the bytes that a signature of a message covers.
 
-    A cancellation has no keys in them: it is of one job, whichever way it comes.
+    They include the routing keys, but not for a cancellation: that names its job.
     """
     keys: tuple[str, ...] = ()
-    if isinstance(asked, Job):
-        keys = topology.routing_keys(asked)
-    elif isinstance(asked, Pause):
-        keys = (topology.pause_key(asked.workstation),)
-    return signed_bytes(asked.kind, keys, body)
+    if isinstance(message, Job):
+        keys = topology.routing_keys(message)
+    elif isinstance(message, Pause):
+        keys = (topology.pause_key(message.workstation),)
+    return signed_bytes(message.kind, keys, body)
 
 
-def headers(signatures: Signatures) -> HeadersType:
-    """Return the headers that tell signatures."""
+def signature_headers(signatures: Signatures) -> HeadersType:
+    """Return the message header of signatures; none without signatures."""
     return {HEADER: write_signatures(signatures)} if signatures else {}
 
 
 def make_key(name: str, path: Path) -> Signer:
-    """Make a private key, and return who signs with it.
+    """Create a private key in a new file; return its signer.
 
     Raises:
-        UnsafeFile: the file is there, or cannot be written.
+        UnsafeFile: the file exists, or cannot be written.
     """
     from nacl.signing import SigningKey
 

@@ -1,11 +1,11 @@
-"""The folder of public keys that are trusted, and whose signatures count by it."""
+"""Read the folder of trusted public keys, and verify signatures by them."""
 
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple, Self
 
 from broker.signing.key_files import UnsafeFile, check_folder, read_file
-from broker.signing.signer import to_sign
+from broker.signing.signer import bytes_to_sign
 from schemas import InvalidMessage, Signature
 from schemas.signature import Signatures
 
@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 
 class Verdict(NamedTuple):
-    """A signature, the trusted key that made it, and else why it does not count."""
+    """A signature with the trusted key that made it, or the reason why it does not count."""
 
     signature: Signature
     key: "TrustedKey | None"
@@ -23,19 +23,19 @@ class Verdict(NamedTuple):
 
 
 class Keyring:
-    """Public keys that are trusted."""
+    """Trusted public keys."""
 
     def __init__(self, keys: "Iterable[TrustedKey]" = (), problems: Iterable[str] = ()) -> None:
         self.keys = {key.id: key for key in keys}
         self.problems = tuple(problems)
-        """What is wrong with files from which nothing is trusted, a line each."""
+        """Files that are ignored, with the reason, a line each."""
 
     @classmethod
     def read(cls, folder: Path) -> Self:
-        """Read the keys of a folder: its files NAME.pub.
+        """Read the keys of a folder, from its files NAME.pub.
 
         Raises:
-            UnsafeFile: somebody else could put files into it.
+            UnsafeFile: other users can change the folder.
         """
         from schemas import TrustedKey
 
@@ -48,17 +48,17 @@ class Keyring:
             except UnsafeFile as error:
                 problems.append(str(error))
             except InvalidMessage as error:
-                problems.append(f"{path}: is no public key of pcm keygen: {error}")
+                problems.append(f"{path}: is not a public key of pcm keygen: {error}")
             else:
-                if key.id in keys:  # else one file could widen what another narrows
+                if key.id in keys:  # else a second file could widen the key's limits
                     problems.append(f"{path}: another file has the same key")
                 else:
                     keys[key.id] = key
         return cls(keys.values(), problems)
 
-    def judge(self, asked: "Signable", body: bytes, signatures: Signatures) -> Iterator[Verdict]:
-        """Yield of each signature whose it is, or why it counts for nothing."""
-        signed = to_sign(asked, body) if signatures else b""
+    def verify(self, message: "Signable", body: bytes, signatures: Signatures) -> Iterator[Verdict]:
+        """Yield for each signature its trusted key, or why it does not count."""
+        signed = bytes_to_sign(message, body) if signatures else b""
         for one in signatures:
             key = self.keys.get(one.key)
             if key is None:
@@ -70,10 +70,10 @@ class Keyring:
 
 
 def key_files(folder: Path) -> list[Path]:
-    """Return the files of a folder that should hold public keys.
+    """Return the files NAME.pub of a folder.
 
     Raises:
-        UnsafeFile: it cannot be read.
+        UnsafeFile: the folder cannot be read.
     """
     try:
         return sorted(path for path in folder.iterdir() if path.suffix == ".pub")
@@ -82,7 +82,7 @@ def key_files(folder: Path) -> list[Path]:
 
 
 def _verifies(key: "TrustedKey", signed: bytes, signature: Signature) -> bool:
-    from nacl.exceptions import BadSignatureError  # who trusts no keys does not load it
+    from nacl.exceptions import BadSignatureError  # needed only with trusted keys
     from nacl.signing import VerifyKey
 
     try:

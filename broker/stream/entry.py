@@ -1,4 +1,4 @@
-"""What the stream `pcm.reports` is made of."""
+"""The entries of the stream `pcm.reports`."""
 
 import hashlib
 from collections.abc import Iterator
@@ -36,7 +36,7 @@ if TYPE_CHECKING:
         | RejectedRecord
     )
 
-# By name: those that are not met are not loaded.
+# By name: a class is loaded when it is needed.
 _KINDS = {
     "job": "Job",
     "cancellation": "Cancellation",
@@ -51,15 +51,15 @@ _KINDS = {
     "schedule_removal": "ScheduleRemoval",
     "forgery": "RejectedRecord",
 }
-_MARK = "mark"
+_END_MARKER = "mark"
 
 
 class Forged(PcmError):
-    """An entry is not by whom it speaks of; the text says why."""
+    """An entry was not published by the agent that it names; the message says why."""
 
 
 def read_records(kind: str, body: bytes) -> Iterator["Record"]:
-    """Yield the records of a body of a kind, one a line; what cannot be read is left out."""
+    """Yield the records of a body, one a line; skip lines that cannot be read."""
     if kind in _KINDS:
         message: type[Record] = getattr(schemas, _KINDS[kind])
         for line in body.splitlines():
@@ -70,10 +70,11 @@ def read_records(kind: str, body: bytes) -> Iterator["Record"]:
 
 
 class StreamEntry(NamedTuple):
-    """One message of the stream: its offset, its kind, and its body, a record a line.
+    """A message of the stream; its body has one record a line.
 
-    `user_id` is the login that published it, which the broker has checked where it is there.
-    `signatures` is its header of that name, as it came.
+    Attributes:
+        user_id: the login that published it, checked by the broker; empty if it has none.
+        signatures: the header of signatures.
     """
 
     offset: int
@@ -85,52 +86,52 @@ class StreamEntry(NamedTuple):
     signatures: str = ""
 
     def read(self) -> "list[Record]":
-        """Return the records in it; what cannot be read is left out.
+        """Return the entry's records; skip those that cannot be read.
 
-        An enrolled agent's login tells of that agent alone, in reports and check-ins, under the
-        keys that these have. Any other login is trusted: only who holds it can bear it.
+        The login of an enrolled agent may publish only that agent's reports and check-ins, under
+        their routing keys. All other logins are trusted.
 
         Raises:
-            Forged: it does not say who published it, or that login may not say this.
+            Forged: there is no `user_id`, or that login may not publish the records.
         """
         if not self.user_id:
-            raise Forged("it does not say who published it")
-        bearer = topology.bearer(self.user_id)
-        if bearer is None:
+            raise Forged("it has no user_id")
+        agent = topology.agent_of_login(self.user_id)
+        if agent is None:
             return list(read_records(self.kind, self.body))
-        found: list[Record] = []
+        records: list[Record] = []
         if self.kind not in {"report", "check_in"}:
             raise Forged(f"{self.user_id} published a {self.kind or 'message of no kind'}")
         for record in read_records(self.kind, self.body):
             assert isinstance(record, Report | CheckIn)  # noqa: S101 - for the type checker
-            if (record.workstation, record.agent) != bearer:
-                of = f"{record.agent} of {record.workstation}"
-                raise Forged(f"{self.user_id} published a {self.kind} of {of}")
+            if (record.workstation, record.agent) != agent:
+                other = f"{record.agent} of {record.workstation}"
+                raise Forged(f"{self.user_id} published a {self.kind} of {other}")
             state = record.state if isinstance(record, Report) else self.kind
-            if self.routing_key != topology.report_key(state, *bearer):
+            if self.routing_key != topology.report_key(state, *agent):
                 raise Forged(f"{self.user_id} published a {self.kind} of {state} by another key")
-            found.append(record)
-        return found
+            records.append(record)
+        return records
 
     def records(self) -> "list[Record]":
-        """Return the records in it, of one that is forged none; what cannot be read is left out."""
+        """Return the entry's records; none if it is forged."""
         try:
             return self.read()
         except Forged:
             return []
 
-    def is_mark(self, message_id: str) -> bool:
-        """Whether it is the mark of an id, which no agent may set."""
+    def is_end_marker(self, message_id: str) -> bool:
+        """Whether it is the end marker with this id, which no agent may publish."""
         return (
-            self.kind == _MARK
+            self.kind == _END_MARKER
             and self.message_id == message_id
             and bool(self.user_id)
-            and topology.bearer(self.user_id) is None
+            and topology.agent_of_login(self.user_id) is None
         )
 
     @property
     def digest(self) -> str:
-        """What tells it from all that is not the same, said again."""
+        """A hash that is equal only for a repetition of the same message."""
         parts = (self.kind, self.user_id, self.routing_key)
         content = b"\0".join((*(part.encode() for part in parts), self.body))
         return hashlib.sha256(content).hexdigest()[:32]

@@ -1,4 +1,4 @@
-"""The stream `pcm.reports`: what was asked and what happened, read from any point of it."""
+"""Read and append to the stream `pcm.reports`."""
 
 import asyncio
 import uuid
@@ -20,7 +20,7 @@ from broker.stream.entry import StreamEntry
 from schemas.signature import HEADER
 
 _PREFETCH = 500
-_END_LIMIT = 2.0
+_CLOSE_LIMIT = 2.0
 _BATCH_BYTES = 8 * 1024 * 1024
 
 
@@ -30,13 +30,13 @@ async def read(
     start: int | datetime | Literal["last"] | None,
     prefetch: int = _PREFETCH,
 ) -> AsyncIterator["StreamReader"]:
-    """Read the stream on a channel of its own.
+    """Read the stream on a new channel.
 
     Args:
         connection: to the broker.
-        start: an offset, a time (a chunk earlier is possible), "last" for the last chunk, or None
-            for the beginning.
-        prefetch: how many entries may be under way.
+        start: an offset, a time (reading can start a chunk earlier), "last" for the last chunk, or
+            None for the beginning.
+        prefetch: the maximum number of entries in flight.
     """
     arrived: asyncio.Queue[Delivery | None] = asyncio.Queue()
     offset = "first" if start is None else start
@@ -47,11 +47,11 @@ async def read(
     try:
         yield StreamReader(consumer.underlay, arrived, prefetch)
     finally:
-        await consumer.end(_END_LIMIT)
+        await consumer.end(_CLOSE_LIMIT)
 
 
 class StreamReader(AsyncIterator[StreamEntry]):
-    """What arrives on a stream's channel; waiting for the next may be cancelled, and taken up."""
+    """Iterate over the entries that arrive; a cancelled wait for the next loses no entry."""
 
     def __init__(
         self,
@@ -65,36 +65,36 @@ class StreamReader(AsyncIterator[StreamEntry]):
         self._last = 0
 
     async def __anext__(self) -> StreamEntry:
-        await self.let_come()  # before the next is taken: who is cancelled here has taken none
+        await self.grant_credit()  # before an entry is taken: a cancellation here loses none
         return self._entry(await self._arrived.get())
 
-    async def let_come(self) -> None:
-        """Let more come; who takes long over what was taken does this before.
+    async def grant_credit(self) -> None:
+        """Let the broker send more entries; call it before slow work on a batch.
 
-        An acknowledgement is only credit for more.
+        In a stream an acknowledgement only grants credit.
         """
         if self._credit <= self._prefetch // 2:
             with translated(f"reading {topology.REPORTS}"):
                 await self._channel.basic_ack(self._last, multiple=True)
             self._credit = self._prefetch
 
-    async def batch(self, most: int) -> list[StreamEntry]:
-        """Wait for the next entry; return it with those that have arrived behind it."""
+    async def batch(self, limit: int) -> list[StreamEntry]:
+        """Wait for the next entry; return it with the entries that have arrived behind it."""
         entries = [await anext(self)]
         size = len(entries[0].body)
-        while len(entries) < most and size < _BATCH_BYTES and not self._arrived.empty():
+        while len(entries) < limit and size < _BATCH_BYTES and not self._arrived.empty():
             entries.append(self._entry(self._arrived.get_nowait()))
             size += len(entries[-1].body)
         return entries
 
     def _entry(self, delivery: Delivery | None) -> StreamEntry:
         if delivery is None:
-            self._arrived.put_nowait(None)  # for whoever asks again
+            self._arrived.put_nowait(None)  # for the next call
             raise Unreachable(f"reading {topology.REPORTS}: the connection was lost")
         properties, headers = delivery.properties, delivery.headers
         offset, signatures = headers.get("x-stream-offset"), headers.get(HEADER)
         if not isinstance(offset, int):
-            raise Unreachable(f"{topology.REPORTS} is no stream on this broker")
+            raise Unreachable(f"{topology.REPORTS} is not a stream on this broker")
         self._credit -= 1
         self._last = delivery.tag
         return StreamEntry(
@@ -118,10 +118,10 @@ async def append(
     headers: HeadersType | None = None,
     content_type: str = "application/json",
 ) -> None:
-    """Publish to `pcm.reports`: to the stream's end, or to the dead letters, as the key says.
+    """Publish to `pcm.reports`; the key routes to the stream or to the dead letters.
 
     Raises:
-        Unreachable: the answer is not known, or it reached nothing; append it again.
+        Unreachable: the broker's answer is not known, or no queue is bound; append it again.
     """
     message = publisher.outgoing(
         topology.REPORTS,
@@ -137,27 +137,27 @@ async def append(
 
 
 async def append_all(publisher: Publisher, messages: Sequence[Outgoing]) -> None:
-    """Publish messages to `pcm.reports` at once.
+    """Publish messages to `pcm.reports` together.
 
-    Where one reaches nothing, somebody deleted what it leads to: it is declared and bound again,
-    by whoever may.
+    If one reaches no queue, the queue or its binding was deleted: declare the topology again, if
+    the publisher may.
 
     Raises:
-        Unreachable: the answer is not known, or one reached nothing; append them again.
+        Unreachable: the broker's answer is not known, or no queue is bound; append them again.
     """
     for error in await publisher.publish_all(messages):
         if error is None:
             continue
         if not publisher.declares:
-            raise Unreachable(f"{error}; pcm topology apply makes again what is missing") from error
+            raise Unreachable(f"{error}; run pcm topology apply") from error
         with translated("declaring the topology"):
             async with timeout(CALL_LIMIT), publisher.connection.channel() as channel:
                 await topology.apply(channel)
-        raise Unreachable(f"{error}; what it leads to is made again") from error
+        raise Unreachable(f"{error}; it is declared again") from error
 
 
-async def mark(publisher: Publisher) -> str:
-    """Put a mark at the stream's end; there is no other way to know later where that was."""
+async def append_end_marker(publisher: Publisher) -> str:
+    """Append an end marker, and return its id: RabbitMQ does not report a stream's last offset."""
     message_id = uuid.uuid4().hex
     await append(publisher, f"mark.{message_id}", b"", kind="mark", message_id=message_id)
     return message_id
@@ -166,13 +166,13 @@ async def mark(publisher: Publisher) -> str:
 async def read_all(
     connection: AbstractConnection, publisher: Publisher, start: int | datetime | None
 ) -> AsyncGenerator[StreamEntry, None]:
-    """Yield what is in the stream now, and end."""
-    end = await mark(publisher)
+    """Yield the entries that are in the stream now."""
+    marker = await append_end_marker(publisher)
     async with read(connection, start) as entries:
         while True:
             with translated(f"reading {topology.REPORTS}"):
                 async with timeout(CALL_LIMIT):
                     entry = await anext(entries)
-            if entry.is_mark(end):
+            if entry.is_end_marker(marker):
                 return
             yield entry

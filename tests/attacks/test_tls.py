@@ -113,14 +113,14 @@ def test_a_password_goes_to_a_verified_broker_only(place: Place) -> None:
     for ca in (None, place.other.file):
         status, line = look(place, place.url, tls_ca=ca)
         assert status == 3
-        assert "by no authority that is trusted here" in line
+        assert "not signed by a trusted authority" in line
         assert "PCM_TLS_CA" in line
-    # By another name than it is for.
+    # By a name that the certificate does not have.
     status, line = look(
         place, place.url.replace("localhost", "127.0.0.1"), tls_ca=place.authority.file
     )
     assert status == 3
-    assert "its certificate is not for 127.0.0.1: write in PCM_AMQP_URL a name" in line
+    assert "its certificate is not for 127.0.0.1: write a name that it has" in line
     with presenting(place.authority.issue("localhost", name="old", expired=True)) as port:
         url = f"amqps://guest:guest@localhost:{port}/"
         status, line = look(place, url, tls_ca=place.authority.file)
@@ -145,7 +145,7 @@ def test_a_certificate_is_a_login(place: Place) -> None:
     [
         ("strange", "by an authority that the broker trusts"),
         ("expired", "expired"),
-        ("nobody", "it has no user that PCM_TLS_CERT names"),
+        ("nobody", "it has no user of the name in PCM_TLS_CERT"),
     ],
 )
 def test_a_certificate_that_is_not_taken_is_told(place: Place, who: str, says: str) -> None:
@@ -171,17 +171,17 @@ def test_a_broker_that_takes_no_certificates_is_told(place: Place) -> None:
     finally:
         place.node.ctl("eval", set_to.format("'PLAIN','EXTERNAL'"))
     assert status == 3
-    assert "takes no login by certificate: enable its plugin rabbitmq_auth_mechanism_ssl" in line
+    assert "supports no login by certificate: enable the plugin rabbitmq_auth_mechanism_ssl" in line
 
 
 @pytest.mark.full
 def test_tls_where_there_is_none_and_none_where_there_is(place: Place) -> None:
     status, line = look(place, place.url.replace(str(place.port), str(place.node.port)))
     assert status == 3
-    assert "no TLS is spoken there: write in PCM_AMQP_URL the broker's port for amqps" in line
+    assert "the port does not use TLS: write the broker's amqps port in PCM_AMQP_URL" in line
     status, line = look(place, place.url.replace("amqps", "amqp"))
     assert status == 3
-    assert "does it speak TLS there? Then write amqps:// in PCM_AMQP_URL" in line
+    assert "does the port use TLS? Then write amqps:// in PCM_AMQP_URL" in line
 
 
 @pytest.mark.full
@@ -196,15 +196,15 @@ def test_files_that_cannot_be_used_are_told_by_their_setting(place: Place, tmp_p
         ({"tls_ca": tmp_path}, f"PCM_TLS_CA: {tmp_path}: Is a directory"),
         ({"tls_cert": missing}, f"PCM_TLS_CERT: {missing}: No such file"),
         ({"tls_cert": text, "tls_key": key}, f"PCM_TLS_CERT: {text}: holds no certificate"),
-        ({"tls_cert": cert}, f"PCM_TLS_CERT: {cert}: holds no key that can be read"),
-        ({"tls_cert": cert, "tls_key": text}, f"PCM_TLS_KEY: {text}: holds no key"),
+        ({"tls_cert": cert}, f"PCM_TLS_CERT: {cert}: holds no readable key"),
+        ({"tls_cert": cert, "tls_key": text}, f"PCM_TLS_KEY: {text}: holds no readable key"),
         ({"tls_cert": cert, "tls_key": place.nobody.key}, "PCM_TLS_KEY: "),
         ({"tls_key": key}, "PCM_TLS_KEY: is the key of PCM_TLS_CERT, which is not set"),
     ):
         status, line = look(place, place.url, **{"tls_ca": ca} | files)
         assert (status, says in line) == (2, True), line
     assert (
-        "the key is not that of the certificate"
+        "the key does not match the certificate"
         in look(place, place.url, tls_cert=cert, tls_key=place.nobody.key)[1]
     )
 
@@ -237,7 +237,7 @@ def test_tls_settings_without_tls_are_wrong(place: Place) -> None:
         tls_cert=place.client.cert,
         tls_key=place.client.key,
     )
-    assert (status, "write as whom" in line) == (2, True)
+    assert (status, "write the user" in line) == (2, True)
 
 
 @pytest.mark.full

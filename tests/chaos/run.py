@@ -411,7 +411,7 @@ class Run:
         while True:
             try:
                 async with connect(self._settings, "chaos") as connection:
-                    await stream.mark(await Publisher.open(connection))
+                    await stream.append_end_marker(await Publisher.open(connection))
             except BrokerError:
                 await asyncio.sleep(1)
             else:

@@ -153,7 +153,7 @@ def takes_nothing(ws: Workstation) -> None:
     *trying, last = sent.stderr.splitlines()
     assert last == (
         "pcm: the broker is out of reach: "
-        "the broker takes no messages: is its disk or its memory low?"
+        "the broker accepts no messages: is its disk space or memory low?"
     )
     assert len(trying) <= 1
 

@@ -182,13 +182,13 @@ async def test_a_second_collector_stands_by_and_takes_over(
 ) -> None:
     await publish(settings, 1)
     with collector(settings, tmp_path / "1") as first:
-        first.wait_for("collector.keeps_up")
+        first.wait_for("collector.up_to_date")
         with collector(settings, tmp_path / "2") as second:
-            second.wait_for("collector.stands_by")
+            second.wait_for("collector.standby")
             assert first.end() == 0
-            second.wait_for("collector.keeps_up")
+            second.wait_for("collector.up_to_date")
             assert is_collected(history)
-        assert len(second.events("collector.stands_by")) == 1
+        assert len(second.events("collector.standby")) == 1
 
 
 async def test_what_a_collector_keeps_is_told_without_a_broker(
@@ -199,7 +199,7 @@ async def test_what_a_collector_keeps_is_told_without_a_broker(
     nothing = pcm(away, "history", "status", "--json")
     assert json.loads(nothing.stdout)["jobs"] == 0
     with collector(settings, tmp_path / "log") as running:
-        running.wait_for("collector.keeps_up")
+        running.wait_for("collector.up_to_date")
         status = json.loads(pcm(away, "history", "status", "--json").stdout)
         assert status["jobs"] >= 1
         assert status["collector"]
@@ -237,9 +237,9 @@ async def test_a_database_file_that_is_gone_is_made_anew(
     (job,) = await publish(settings, 1)
     folder = Path(settings.history_url.removeprefix("sqlite:///")).parent
     with collector(settings, tmp_path / "log") as running:
-        running.wait_for("collector.keeps_up")
+        running.wait_for("collector.up_to_date")
         _remove(folder)
-        await until(lambda: len(running.events("collector.keeps_up")) > 1)
+        await until(lambda: len(running.events("collector.up_to_date")) > 1)
         engine = open_history(settings.history_url)
         assert succeeded(engine, job) == len(NAMES)
         engine.dispose()
@@ -253,7 +253,7 @@ async def test_a_file_that_a_question_made_anew_is_filled_by_the_collector(
     (job,) = await publish(settings, 1)
     folder = Path(settings.history_url.removeprefix("sqlite:///")).parent
     with collector(settings, tmp_path / "log") as running:
-        running.wait_for("collector.keeps_up")
+        running.wait_for("collector.up_to_date")
         _remove(folder)
         engine = open_history(settings.history_url)
         try:
@@ -285,16 +285,16 @@ async def test_a_database_server_that_is_away_is_waited_for(
             by_proxy = url.replace(f":{port}/", f":{proxy.port}/")
             away = settings.model_copy(update={"history_url": by_proxy})
             with collector(away, tmp_path / "log") as running:
-                running.wait_for("collector.keeps_up")
+                running.wait_for("collector.up_to_date")
                 proxy.close()
                 sent = await publish(settings, 3)
-                running.wait_for("collector.waits")
+                running.wait_for("collector.retrying")
                 with Proxy(port, proxy.port):
-                    await until(lambda: len(running.events("collector.keeps_up")) > 1)
+                    await until(lambda: len(running.events("collector.up_to_date")) > 1)
                 engine = open_history(url)
                 assert [succeeded(engine, job) for job in sent] == [len(NAMES)] * 3
                 engine.dispose()
-                reasons = [event["reason"] for event in running.events("collector.waits")]
+                reasons = [event["reason"] for event in running.events("collector.retrying")]
                 assert len(reasons) == len(set(reasons)) <= 3
 
 
@@ -403,9 +403,9 @@ async def test_a_broker_that_stops_is_waited_for(
 ) -> None:
     await publish(settings, 1)
     with collector(settings, tmp_path / "log") as running:
-        running.wait_for("collector.keeps_up")
+        running.wait_for("collector.up_to_date")
         own_node.shut_down()
-        running.wait_for("collector.waits")
+        running.wait_for("collector.retrying")
         with pytest.raises(Unreachable):
             await catch_up(settings, history)
         own_node.start()

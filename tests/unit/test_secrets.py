@@ -40,7 +40,7 @@ def test_how_many_workstations_fit_is_told(tmp_path: Path) -> None:
     command = Command(argv=("true", "x" * 1_000_000), background=True)
     job = Job(command=command, targets=(group("lab"),))
     with fleet(engine) as known:
-        with pytest.raises(CannotSeal, match=r"for 400 workstations .* about \d+ fit") as told:
+        with pytest.raises(CannotSeal, match=r"400 workstations .* about \d+ workstations") as told:
             seal(job, {"TOKEN": VALUE}, known)
         fit = int(str(told.value).split("about ")[1].split()[0])
         with pytest.raises(CannotSeal, match="over the limit of 65536"):

@@ -94,7 +94,7 @@ async def tell(publisher: Publisher, found: Sequence[Row[tuple[object, ...]]], b
 
 
 async def _bury(publisher: Publisher, row: Row[tuple[object, ...]], base: int) -> None:
-    bearer = topology.bearer(row.login)
+    bearer = topology.agent_of_login(row.login)
     workstation, agent = bearer or (_NOBODY, _NOBODY)
     reason = f"forged: {row.reason}; it counts nowhere"
     _log.warning("history.forged", offset=row.offset, reason=row.reason)

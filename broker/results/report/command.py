@@ -45,22 +45,19 @@ def _run(arguments: argparse.Namespace) -> int:
     if csv == "-" and arguments.json:
         raise WrongUse("--json: not with --csv -; name a file for the CSV")
 
-    from broker.results.report.content import read
-    from broker.results.report.csv_table import csv_of
-    from broker.results.report.files import write_atomically
-    from broker.results.report.page import page_of
+    from broker.results.report.content import read_report
+    from broker.results.report.csv_table import report_csv
+    from broker.results.report.files import write_report
 
     with query_session() as history:
-        content = read(history.accounts, arguments.job)
-    formats = {"--html": page_of, "--csv": csv_of}
-    bodies = {file: formats[option](content).encode() for option, file in files.items()}
+        report = read_report(history, arguments.job)
     try:
-        write_atomically(bodies)
+        write_report(report, html=files.get("--html"), csv=files.get("--csv"))
     except OSError as error:
         raise Wrong(f"{error.filename}: {error.strerror}") from error
     if csv == "-":
-        sys.stdout.buffer.write(csv_of(content).encode())
-    _print_files(content.job.id, files, as_json=arguments.json)
+        sys.stdout.buffer.write(report_csv(report).encode())
+    _print_files(report.job.id, files, as_json=arguments.json)
     return DONE
 
 

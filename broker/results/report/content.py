@@ -3,12 +3,14 @@
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from broker.history.queries import FAILURES, RUNNING, WAITING, Accounts, FailureGroup, JobRow, Pair
+from broker.history.queries import FAILURES, RUNNING, WAITING, FailureGroup, JobRow, Pair
 from broker.results.job_header import job_header
 from schemas import State
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
+
+    from broker.history.history import History
 
 _OPEN = (*WAITING, *RUNNING)
 END_GROUPS = ("succeeded", "failures", "other")
@@ -44,12 +46,17 @@ class ReportContent:
         return counts
 
 
-def read(accounts: Accounts, job_id: str) -> ReportContent:
-    """Read the results of a job; `job_id` may be its beginning.
+def read_report(history: "History", job_id: str) -> ReportContent:
+    """Read the content of a job's report.
+
+    Args:
+        history: the history.
+        job_id: the job's id, or its beginning.
 
     Raises:
-        UnknownId: there is no such job, or there are several.
+        UnknownId: no job has this id, or several ids begin so.
     """
+    accounts = history.accounts
     row = accounts.find(job_id)
     return ReportContent(
         row,

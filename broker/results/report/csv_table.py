@@ -15,8 +15,8 @@ _COLUMNS = (
 _FORMULA = ("=", "+", "-", "@", "\t", "\r", "\n")
 
 
-def csv_of(content: ReportContent) -> str:
-    """Format a job's results as CSV, with times in UTC."""
+def report_csv(content: ReportContent) -> str:
+    """Return a job's report as CSV with a row for each workstation; times are in UTC."""
     file = io.StringIO(newline="")
     writer = csv.writer(file)
     writer.writerow(_COLUMNS)

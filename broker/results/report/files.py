@@ -5,6 +5,29 @@ import tempfile
 from collections.abc import Mapping
 from contextlib import ExitStack, suppress
 from pathlib import Path
+from typing import TYPE_CHECKING
+
+from broker.results.report.csv_table import report_csv
+from broker.results.report.page import report_html
+
+if TYPE_CHECKING:
+    from broker.results.report.content import ReportContent
+
+
+def write_report(
+    report: "ReportContent", *, html: str | Path | None = None, csv: str | Path | None = None
+) -> None:
+    """Write a job's report to an HTML file, a CSV file, or both: all of it or nothing.
+
+    Raises:
+        OSError: a file cannot be written; existing files are unchanged.
+    """
+    files = {}
+    if html is not None:
+        files[Path(html)] = report_html(report).encode()
+    if csv is not None:
+        files[Path(csv)] = report_csv(report).encode()
+    write_atomically(files)
 
 
 def write_atomically(files: Mapping[Path, bytes]) -> None:

@@ -17,8 +17,8 @@ _MAX_SLOWEST = 10
 _MAX_GROUPS = 10
 
 
-def page_of(content: ReportContent) -> str:
-    """Format a job's results as an HTML page."""
+def report_html(content: ReportContent) -> str:
+    """Return a job's report as an HTML page that needs no other file."""
     job = content.job
     return f"""<!DOCTYPE html>
 <html lang="en">

@@ -19,7 +19,7 @@ from broker.amqp import topology
 from broker.amqp.connection import connect
 from broker.amqp.publisher import Publisher
 from broker.amqp.topology import AgentKind
-from broker.signing.signer import Signer, headers
+from broker.signing.signer import Signer, signature_headers
 from broker.stream import stream
 from broker.stream.entry import StreamEntry
 from schemas import Cancellation, Job, Pause, State, group
@@ -51,7 +51,7 @@ async def publish(
     **properties: Any,
 ) -> None:
     """Publish a message as it never left a dispatcher."""
-    told = headers(tuple(signer.sign(order) for signer in signers))
+    told = signature_headers(tuple(signer.sign(order) for signer in signers))
     if isinstance(order, Pause):
         key = topology.pause_key(order.workstation)
     elif isinstance(order, Job):
@@ -172,13 +172,13 @@ async def test_a_signature_can_neither_be_left_out_nor_given_twice(
 
 async def stream_record(dispatcher: Dispatcher, job: Job, *signers: Signer) -> None:
     """Put a job on record, so that it can be followed."""
-    told = headers(tuple(signer.sign(job) for signer in signers))
+    told = signature_headers(tuple(signer.sign(job) for signer in signers))
 
     async def work(publisher: Publisher) -> None:
         key = f"job.{job.id}"
         await stream.append(publisher, key, job.body(), kind="job", message_id=job.id, headers=told)
 
-    await dispatcher.do(work)
+    await dispatcher.retry(work)
 
 
 async def test_cancellations_and_pauses_are_heeded_only_if_they_are_signed(

@@ -196,7 +196,7 @@ async def test_what_cannot_be_sent_again_stays_and_others_go_on(
     told = dict(line.removeprefix("pcm: ").split(": ", 1) for line in done.stderr.splitlines())
     assert "it expired at" in told[ids[late.id]]
     assert "it is a notice and no order" in told[ids["the ledger was damaged: x"]]
-    assert "it reaches no queue" in told[ids["lost"]]
+    assert "no queue is bound" in told[ids["lost"]]
     assert "does not tell where" in told[ids["of nowhere"]]
     assert {row["id"] for row in rows(ws, 4)} == set(ids.values())
     assert ws.run("pcm", "dead", "drop", *ids.values()).returncode == 0

@@ -429,7 +429,7 @@ def test_what_goes_wrong_is_one_line_and_nothing_is_done(site: Site, ws: Worksta
         ),
         ("--broker", "http://x"): (
             2,
-            "--broker: must be such as amqp://USER:PASSWORD@HOST:5672/",
+            "--broker: must be like amqp://USER:PASSWORD@HOST:5672/",
         ),
     }
     for words, (status, text) in asked.items():
@@ -451,7 +451,7 @@ def test_what_goes_wrong_is_one_line_and_nothing_is_done(site: Site, ws: Worksta
         ("http://guest:wrong@{}", 3, "the broker refused the login"),
         ("http://{plain}:secret@{}", 1, "Not management user"),
         ("https://guest:guest@{}", 3, "the broker is out of reach"),
-        ("ftp://x", 2, "PCM_MANAGEMENT_URL: must be such as https://USER:PASSWORD@HOST:15671"),
+        ("ftp://x", 2, "PCM_MANAGEMENT_URL: must be like https://USER:PASSWORD@HOST:15671"),
     ],
 )
 def test_the_management_api_says_no(

@@ -112,7 +112,7 @@ async def test_it_is_refused_at_another_virtual_host(
         (line,) = done.stderr.splitlines()[-1:]
         assert "Traceback" not in done.stderr
         for part in (
-            f"was read of virtual host {here.virtual_host} of {cluster}, ",
+            f"was read from virtual host {here.virtual_host} of {cluster}, ",
             f"leads to virtual host {there.virtual_host} of {cluster}: ",
             "set another PCM_HISTORY_URL",
         ):
@@ -131,7 +131,7 @@ async def test_it_is_refused_too_where_a_collector_keeps_it(
     await sent(ours)
     running = AgentProcess("collect", environment(ours), tmp_path / "ours", (BIN / "pcm",))
     try:
-        running.wait_for("collector.keeps_up")
+        running.wait_for("collector.up_to_date")
         asked = pcm(wrong, "jobs")
         assert asked.returncode == 2
         assert "set another PCM_HISTORY_URL" in asked.stderr
@@ -147,13 +147,13 @@ async def test_it_is_refused_too_where_a_collector_keeps_it(
 
 def test_it_tells_what_it_was_read_of(here: Broker, tmp_path: Path) -> None:
     settings = settings_of(here, tmp_path)
-    assert "read of     no broker yet\n" in pcm(settings, "history", "status").stdout
+    assert "read from   no broker yet\n" in pcm(settings, "history", "status").stdout
     pcm(settings, "jobs")
     status = json.loads(pcm(settings, "history", "status", "--json").stdout)
     assert status["virtual_host"] == here.virtual_host
     name = here.ctl("eval", "rabbit_nodes:cluster_name().").strip().strip('<>"')
     assert status["cluster"] == name
-    line = f"read of     virtual host {here.virtual_host} of {name}\n"
+    line = f"read from   virtual host {here.virtual_host} of {name}\n"
     assert line in pcm(settings, "history", "status").stdout
 
 
@@ -164,7 +164,7 @@ def test_a_cluster_of_another_name_is_another_broker(own_node: Node, tmp_path: P
     own_node.ctl("set_cluster_name", "london")
     done = pcm(settings, "jobs")
     assert done.returncode == 2
-    assert "was read of virtual host / of paris, " in done.stderr
+    assert "was read from virtual host / of paris, " in done.stderr
     assert "leads to virtual host / of london: set another PCM_HISTORY_URL\n" in done.stderr
     own_node.ctl("set_cluster_name", "paris")
     assert pcm(settings, "jobs").returncode == 0

@@ -389,7 +389,7 @@ async def test_an_id_that_is_not_one_job_s_is_told(told: Told) -> None:
     for command in ("show", "output"):
         done = told.pcm(command, told.name("same"))
         assert (done.returncode, done.stdout) == (1, "")
-        assert done.stderr == f"pcm: {told.name('same')}: more than one job begins so\n"
+        assert done.stderr == f"pcm: {told.name('same')}: matches several jobs\n"
     assert told.pcm("show", one.id).returncode == 0
 
 

@@ -254,7 +254,7 @@ async def test_while_a_collector_is_at_work_the_history_is_left_to_it(
     collector = Collector(ours, history)
     with capture_logs() as told:
         work = asyncio.create_task(collector.run())
-        await until(lambda: "collector.keeps_up" in names(told))
+        await until(lambda: "collector.up_to_date" in names(told))
         await scheduler.send_due(NOON)
         await until(lambda: bool(sent(history, [id_of(of, NOON)])))
     await Scheduler(ours, history).send_due(NOON)

@@ -54,7 +54,7 @@ def test_keys_are_made_and_never_overwritten(admin: Admin, tmp_path: Path) -> No
     again = admin.run("keygen", "ada", "--out", str(path))
     other = admin.run("keygen", "ada", "--out", str(tmp_path / "other.key"))
     assert (again.returncode, other.returncode) == (1, 1)
-    assert "is there already; nothing was made" in again.stderr
+    assert "exists already; nothing was created" in again.stderr
     assert not (tmp_path / "other.key").exists()
     assert (path.read_text(), (tmp_path / "ada.pub").read_text()) == (private, public)
     wrong = admin.run("keygen", "bob", "--out", str(tmp_path / "bob.key"), "--target", "lab")
@@ -171,7 +171,7 @@ async def test_what_others_recorded_is_not_signed_for_them(
     for words in (("rerun", forged.id), ("rollout", "resume", rollout.id)):
         done = admin.run(*words, **told)
         assert done.returncode == 1
-        assert "it is not signed; nothing was sent" in done.stderr
+        assert "(it is not signed); nothing was sent" in done.stderr
         assert len(done.stderr.splitlines()) == 1
     again = admin.run("rerun", trusted.id, **told)
     assert again.returncode == 0, again.stderr

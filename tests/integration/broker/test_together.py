@@ -55,7 +55,7 @@ async def test_what_comes_back_is_told_of_that_message(
         assert [isinstance(error, Unroutable) for error in found] == [
             name != "together" for name in names
         ]
-        assert "workstation.nobody: it reaches no queue" in str(found[3])
+        assert "workstation.nobody: no queue is bound" in str(found[3])
         assert await publisher.publish_all([]) == []
 
 

@@ -130,14 +130,14 @@ def _instead(path: Path, make: Callable[[], object]) -> None:
 
 
 _FILE_HARMS: dict[str, tuple[Callable[[Path], Any], str]] = {
-    "text": (lambda path: path.write_text("no key"), "is no public key"),
-    "empty": (lambda path: path.write_text(""), "is no public key"),
-    "long": (lambda path: path.write_text("x" * 70_000), "is no key"),
-    "writable": (lambda path: path.chmod(0o666), "others may write to it"),
+    "text": (lambda path: path.write_text("no key"), "is not a public key"),
+    "empty": (lambda path: path.write_text(""), "is not a public key"),
+    "long": (lambda path: path.write_text("x" * 70_000), "too many for a key"),
+    "writable": (lambda path: path.chmod(0o666), "others can write to it"),
     "another's": (lambda path: os.chown(path, NOBODY, 0), "belongs to neither root nor this user"),
     "link": (lambda path: path.symlink_to(path.rename(path.with_suffix(".x"))), "is a link"),
-    "folder": (lambda path: _instead(path, path.mkdir), "is no plain file"),
-    "pipe": (lambda path: _instead(path, lambda: os.mkfifo(path)), "is no plain file"),
+    "folder": (lambda path: _instead(path, path.mkdir), "is not a regular file"),
+    "pipe": (lambda path: _instead(path, lambda: os.mkfifo(path)), "is not a regular file"),
 }
 
 
@@ -157,12 +157,12 @@ def test_a_file_that_is_broken_or_unsafe_is_told_and_trusted_for_nothing(
 
 
 _FOLDER_HARMS: dict[str, tuple[Callable[[Path], Any], str]] = {
-    "writable": (lambda folder: folder.chmod(0o777), "others may write to it"),
-    "a group's": (lambda folder: folder.chmod(0o775), "others may write to it"),
+    "writable": (lambda folder: folder.chmod(0o777), "others can write to it"),
+    "a group's": (lambda folder: folder.chmod(0o775), "others can write to it"),
     "another's": (lambda folder: os.chown(folder, NOBODY, 0), "belongs to neither"),
-    "above": (lambda folder: folder.parent.chmod(0o777), "others may write to it"),
+    "above": (lambda folder: folder.parent.chmod(0o777), "others can write to it"),
     "gone": (lambda folder: folder.rename(folder.with_name("x")), "No such file"),
-    "link": (lambda folder: folder.symlink_to(folder.rename(folder.with_name("x"))), "no folder"),
+    "link": (lambda path: path.symlink_to(path.rename(path.with_name("x"))), "not a folder"),
 }
 
 
@@ -193,8 +193,8 @@ def test_a_private_key_is_read_only_where_nobody_else_can(tmp_path: Path) -> Non
     assert found.public_text == made.public_text
     secret = path.read_text().split('"seed":"')[1][:20]
     harms: dict[str, Callable[[], object]] = {
-        "others may read it: chmod 600": lambda: path.chmod(0o640),
-        "no private key": lambda: _instead(path, lambda: write_new(path, secret, 0o600)),
+        "others can read it: chmod 600": lambda: path.chmod(0o640),
+        "not a private key": lambda: _instead(path, lambda: write_new(path, secret, 0o600)),
         "No such file": path.unlink,
     }
     for reason, harm in harms.items():

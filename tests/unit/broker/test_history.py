@@ -13,7 +13,7 @@ from sqlalchemy import Engine, select, update
 
 from broker.history import reader
 from broker.history import schema as tables
-from broker.history.position import place_in
+from broker.history.position import read_position
 from broker.history.projection.projection import Fold
 from broker.history.queries import STATES, JobRow, accounts
 from broker.history.reader import rebuild
@@ -383,7 +383,7 @@ def test_hostile_entries_cost_themselves_alone(history: Engine, body: bytes) -> 
         StreamEntry(2, "report", "", report(sent, "ws-1", State.SUCCEEDED).body(), "guest"),
     ]
     with history.begin() as connection:
-        place = reader.store(connection, place_in(connection), entries)
+        place = reader.store(connection, read_position(connection), entries)
     assert place.next_offset == 3
     assert states(history, sent) == {"ws-1": "succeeded"}
 

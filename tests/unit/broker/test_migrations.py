@@ -20,7 +20,7 @@ from sqlalchemy import Engine, event, inspect, text
 from broker.history import migrations
 from broker.history import schema as tables
 from broker.history.migrations import MIGRATIONS, OLDEST, SCHEMA_VERSION
-from broker.history.position import Position, is_empty, place_in, transact
+from broker.history.position import Position, is_empty, read_position, transact
 from broker.history.reader import Overtaken, store
 from broker.history.schema import (
     HistoryError,
@@ -30,7 +30,7 @@ from broker.history.schema import (
     open_history,
     prepare,
 )
-from broker.history.source import Source, check_source, known_source, note_source
+from broker.history.source import Source, check_source, known_source, record_source
 from broker.stream.entry import StreamEntry
 from tests.support import programs
 from tests.support.postgresql import schema
@@ -122,7 +122,7 @@ def test_all_rows_and_the_position_are_kept(former: str, raw: Engine) -> None:
     (reading,) = before["reading"]
     reading |= {"version": SCHEMA_VERSION, "cluster": "", "virtual_host": ""}
     assert rows(raw) == before
-    assert transact(raw, place_in) == Position(
+    assert transact(raw, read_position) == Position(
         **{name: reading[name] for name in ("base", "next_offset", "last")}
     )
     assert not is_empty(raw)
@@ -288,13 +288,13 @@ def test_a_program_that_is_older_than_the_tables_meanwhile_reads_no_further(
     url: str, raw: Engine
 ) -> None:
     open_history(url).dispose()
-    place = transact(raw, place_in)
+    place = transact(raw, read_position)
     change(raw, f"UPDATE reading SET version = {SCHEMA_VERSION + 1}")
     entry = StreamEntry(0, "mark", "m", b"", "guest", "mark.m")
     with pytest.raises(Overtaken):
         transact(raw, store, place, [entry])
     with pytest.raises(UnusableHistory, match="install a newer"):
-        transact(raw, place_in)
+        transact(raw, read_position)
 
 
 def test_what_it_was_read_of_is_noted_once(former: str) -> None:
@@ -302,12 +302,14 @@ def test_what_it_was_read_of_is_noted_once(former: str) -> None:
     assert transact(engine, known_source) is None
     transact(engine, check_source, THERE)  # not noted: any may read it, and checking notes nothing
     assert transact(engine, known_source) is None
-    transact(engine, note_source, HERE)
-    transact(engine, note_source, HERE)
-    for refused in (check_source, note_source):
+    transact(engine, record_source, HERE)
+    transact(engine, record_source, HERE)
+    for refused in (check_source, record_source):
         for other in (THERE, Source("rabbit@here", "other")):
             with pytest.raises(WrongHistory) as error:
                 transact(engine, refused, other)
-            assert f"was read of {HERE}, and PCM_AMQP_URL leads to {other}: set" in str(error.value)
+            assert f"was read from {HERE}, and PCM_AMQP_URL leads to {other}: set" in str(
+                error.value
+            )
     assert transact(engine, known_source) == HERE
     engine.dispose()
