@@ -159,7 +159,7 @@ async def test_a_damage_that_shows_itself_later_ends_the_agent_with_one_line(
     book = ledger.Ledger(path)
     book._database.execute("PRAGMA cache_size = 1")  # noqa: SLF001 - so that it is read again
     overwrite(path, 4096, b"\xff" * (path.stat().st_size - 4096))
-    with pytest.raises(StateError, match=r"malformed; the next start sets it aside"):
+    with pytest.raises(StateError, match=r"malformed; the next start sets the file aside"):
         await book.commit(lambda transaction: transaction.accept(make_job(JOBS), 1.0))
     book.close()
     with closing(open_ledger(path)) as database:
