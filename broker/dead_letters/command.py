@@ -210,20 +210,20 @@ def _show(letter: "Letter", *, as_json: bool) -> int:
         print(json.dumps(whole, indent=2, default=_plain))
         return DONE
     for name, value in (
-        ("letter", letter.id),
-        ("when", _local(letter.at)),
+        ("id", letter.id),
+        ("at", _local(letter.at)),
         ("reason", letter.reason),
-        ("given up in", letter.queue),
+        ("queue", letter.queue),
         ("workstation", letter.workstation),
         ("agent", letter.agent),
         ("job", letter.job_id),
         ("kind", letter.kind),
-        ("sent as", letter.routing_key),
+        ("routing key", letter.routing_key),
         ("login", letter.login),
         ("message id", letter.message_id),
         ("content type", letter.content_type),
-        ("copies", letter.count),
-        ("bytes", letter.size),
+        ("count", letter.count),
+        ("size", letter.size),
     ):
         if value not in ("", "-"):
             print(f"{name:<14}{printable(str(value))}")

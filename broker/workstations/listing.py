@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 _MOST = 100  # rows on a terminal
 _STATUSES = ("up", "paused", "stopped", "missing")
 _COLUMNS = (
-    Column("name", least=16),
+    Column("workstation", least=16),
     Column("status"),
     Column("last seen"),
     Column("agents", rank=1, least=12),
@@ -27,6 +27,11 @@ _COLUMNS = (
     Column("program", rank=4, least=7),
     Column("waiting", rank=3, right=True),
     Column("running", rank=3, right=True),
+)
+_GROUP_COLUMNS = (
+    Column("group", least=16),
+    Column("workstations", right=True),
+    Column("automatic"),
 )
 
 
@@ -123,7 +128,7 @@ def _program(row: "WorkstationRow") -> str:
 
 def _row(row: "WorkstationRow", now: float) -> dict[str, Any]:
     return {
-        "name": row.name,
+        "workstation": row.name,
         "status": row.status(now),
         "first_seen": iso(row.first_seen),
         "last_seen": iso(row.seen_at),
@@ -168,14 +173,13 @@ def _groups(arguments: argparse.Namespace) -> int:
         return _members(groups, arguments.group, as_json=arguments.json)
     rows = [(group, len(groups[group]), _is_automatic(group)) for group in sorted(groups)]
     if arguments.json:
-        names = ("group", "workstations", "automatic")
+        names = [column.name for column in _GROUP_COLUMNS]
         print(json.dumps([dict(zip(names, row, strict=True)) for row in rows], indent=2))
     elif not rows:
         print("no groups")
     else:
-        cells = [[group, str(count), "automatic" if by else "-"] for group, count, by in rows]
-        columns = (Column("name", least=16), Column("workstations", right=True), Column("by"))
-        print_table(columns, cells)
+        cells = [[group, count, "yes" if automatic else ""] for group, count, automatic in rows]
+        print_table(_GROUP_COLUMNS, cells)
     return DONE
 
 

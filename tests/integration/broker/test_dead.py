@@ -103,7 +103,7 @@ async def test_what_an_agent_could_not_read_is_listed_shown_and_dropped(
 
     shown = ws.run("pcm", "dead", "show", first["id"][:9].upper())
     assert shown.returncode == 0
-    assert f"sent as       background.optional.workstation.{ws.name}\n" in shown.stdout
+    assert f"routing key   background.optional.workstation.{ws.name}\n" in shown.stdout
     assert shown.stdout.endswith("\n\nno json \\x1b[31m\\xff\n")
     whole = json.loads(ws.run("pcm", "dead", "show", "--json", first["id"]).stdout)
     assert whole["body"] == {"base64": "bm8ganNvbiAbWzMxbf8="}
@@ -433,5 +433,5 @@ async def test_the_broker_ends_what_cannot_be_delivered_as_a_letter(
     (row,) = rows(ws, 1)
     assert "too often" in row["reason"]
     shown = ws.run("pcm", "dead", "show", row["id"])
-    assert f"given up in   {name}\n" in shown.stdout
+    assert f"queue         {name}\n" in shown.stdout
     assert ws.run("pcm", "dead", "drop", row["id"]).returncode == 0

@@ -186,7 +186,7 @@ async def test_jobs_are_listed_the_newest_first_and_narrowed(told: Told) -> None
     def listed(*words: str) -> list[str]:
         done = told.pcm("jobs", "--text", told.name("a"), "--json", *words)
         assert (done.returncode, done.stderr) == (0, "")
-        return [row["id"] for row in json.loads(done.stdout)]
+        return [row["job"] for row in json.loads(done.stdout)]
 
     assert listed() == [new.id, middle.id, old.id]
     assert listed("--sender", "ADA") == [new.id, old.id]
@@ -201,7 +201,7 @@ async def test_jobs_are_listed_the_newest_first_and_narrowed(told: Told) -> None
 
     def found(text: str) -> list[str]:
         rows = json.loads(told.pcm("jobs", "--text", text, "--json").stdout)
-        return [row["id"] for row in rows if row["targets"] == [f"workstation:{told.name('a')}"]]
+        return [row["job"] for row in rows if row["targets"] == [f"workstation:{told.name('a')}"]]
 
     assert found("middle") == [middle.id]
     assert found("old 100%") == [old.id]

@@ -111,7 +111,7 @@ def test_a_job_does_not_repeat_by_itself() -> None:
 def test_without_a_broker_nothing_is_added(tmp_path: Path) -> None:
     done = Administrator(NOWHERE, tmp_path).add()
     assert (done.returncode, done.stdout) == (3, "")
-    assert "the broker is out of reach" in done.stderr
+    assert "the broker is unreachable" in done.stderr
     assert "secret" not in done.stderr
 
 

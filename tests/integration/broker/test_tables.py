@@ -63,7 +63,7 @@ async def test_jobs_are_a_line_each(told: Told, size: tuple[int, int]) -> None:
     assert "1 succeeded (1 to" in line
     assert "…" in line
     piped = told.pcm("jobs", "--text", told.prefix).stdout
-    assert "1 succeeded (1 to be restarted), 1 failed" in piped
+    assert "1 succeeded (1 restart required), 1 failed" in piped
     assert "a-long-login-name@administration.example" in piped
     assert re.search(r" UTC, \d+ min ", piped)
 
@@ -75,7 +75,7 @@ async def test_a_job_s_workstations_are_a_line_each(told: Told, size: tuple[int,
     pairs = found[next(at for at, line in enumerate(found) if line.startswith("WORKSTATION")) :]
     assert len(pairs) == 3
     assert "the file system" in pairs[1]
-    assert "succeeded, restart needed" in pairs[2]
+    assert "succeeded, restart required" in pairs[2]
     assert any(line.split() == ["to", "restart", "1"] for line in found)
 
 
@@ -126,7 +126,7 @@ async def test_the_jobs_of_one_workstation_with_their_state_there(told: Told) ->
             told.pcm("jobs", "--workstation", told.name(word), "--json", *words).stdout
         )
         assert {row["workstation"] for row in rows} <= {told.name(word)}
-        return {row["id"]: row["state"] for row in rows}
+        return {row["job"]: row["state"] for row in rows}
 
     assert listed("a") == {both.id: "failed"}
     assert listed("b") == {both.id: "succeeded", other.id: "queued"}
@@ -170,7 +170,7 @@ async def test_watching_tells_each_thing_once_and_that_there_is_more(
     *told, summary = done.stdout.splitlines()
     failed, succeeded, other = sorted(told)
     assert failed.split()[1:] == ["failed", "service", "exit", "3", "1.00s", "oops", "..."]
-    assert succeeded.endswith("exit 3010  1.00s  restart needed  hello")
+    assert succeeded.endswith("exit 3010  1.00s  restart required  hello")
     assert {line.index(" service ") for line in told} == {31}
     assert other.endswith("runs on windows")
-    assert summary.endswith("1 succeeded (1 to be restarted), 1 failed, 1 not applicable")
+    assert summary.endswith("1 succeeded (1 restart required), 1 failed, 1 not applicable")

@@ -72,7 +72,7 @@ async def test_workstations_are_listed_as_they_checked_in(admin: Admin) -> None:
     await admin.tell([check_in("wl-user", agent="interactive-ada")])
     await admin.tell([job, withdrawn])
     names = ("wl-up", "wl-paused", "wl-off", "wl-gone", "wl-user")
-    found = {row["name"]: row for row in rows(admin, "workstations", *names)}
+    found = {row["workstation"]: row for row in rows(admin, "workstations", *names)}
     assert {name: found[name]["status"] for name in names} == dict(
         zip(names, ("up", "paused", "stopped", "missing", "missing"), strict=True)
     )
@@ -81,8 +81,8 @@ async def test_workstations_are_listed_as_they_checked_in(admin: Admin) -> None:
     assert (up["groups"], up["arch"], up["release"]) == (["os-linux", "wl"], "x86_64", "debian-12")
     await admin.tell([report(job, "wl-up", State.STARTED)])
     (row,) = rows(admin, "workstations", "--group", "wl")
-    assert (row["name"], row["waiting"], row["running"]) == ("wl-up", 0, 1)
-    assert [row["name"] for row in rows(admin, "workstations", *names, "--status", "paused")] == [
+    assert (row["workstation"], row["waiting"], row["running"]) == ("wl-up", 0, 1)
+    assert [row["workstation"] for row in rows(admin, "workstations", *names, "--status", "paused")] == [
         "wl-paused"
     ]
     head, line = admin.run("workstations", "wl-up").stdout.splitlines()
