@@ -21,7 +21,7 @@ from broker.results.query_session import (
 if TYPE_CHECKING:
     from broker.history.queries import Accounts, JobRow
 
-_COLUMNS = (
+COLUMNS = (
     Column("job"),
     Column("name", least=12),
     Column("context", rank=5),
@@ -129,9 +129,9 @@ def _state_fields(
 def _print(rows: "list[JobRow]", states: dict[str, str] | None, now: float) -> None:
     cells = [_cells(row, now) for row in rows]
     if states is None:
-        print_table(_COLUMNS, cells)
+        print_table(COLUMNS, cells)
         return
-    first, *others = _COLUMNS
+    first, *others = COLUMNS
     with_state = [(row[0], state_text(states[row[0]]), *row[1:]) for row in cells]
     print_table((first, _STATE, *others), with_state)
 

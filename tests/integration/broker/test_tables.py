@@ -49,7 +49,7 @@ def shown(told: Told, size: tuple[int, int], *words: str) -> list[str]:
     assert terminal.end() == 0, terminal.screen.shown
     # What is told of one thing alone may take more lines; a row of a table may not.
     long = [line for line in terminal.screen.shown if len(line) > columns]
-    assert all(line.startswith(("name ", "command ", "for ", "pcm: ")) for line in long), long
+    assert all(line.startswith(("name ", "command ", "targets ", "pcm: ")) for line in long), long
     return terminal.screen.shown
 
 
@@ -57,10 +57,10 @@ def shown(told: Told, size: tuple[int, int], *words: str) -> list[str]:
 async def test_jobs_are_a_line_each(told: Told, size: tuple[int, int]) -> None:
     job = await told_of(told)
     head, line = shown(told, size, "jobs", "--text", told.prefix)
-    assert head.split()[:2] == ["ID", "NAME"]
+    assert head.split()[:2] == ["JOB", "NAME"]
     assert line.startswith(job.id)
     assert re.search(r"\d+ min", line)
-    assert "1 succeeded (1 to" in line
+    assert "1 succeeded (1 r" in line
     assert "…" in line
     piped = told.pcm("jobs", "--text", told.prefix).stdout
     assert "1 succeeded (1 restart required), 1 failed" in piped
@@ -76,7 +76,7 @@ async def test_a_job_s_workstations_are_a_line_each(told: Told, size: tuple[int,
     assert len(pairs) == 3
     assert "the file system" in pairs[1]
     assert "succeeded, restart required" in pairs[2]
-    assert any(line.split() == ["to", "restart", "1"] for line in found)
+    assert any(line.split() == ["restart", "required", "1"] for line in found)
 
 
 @pytest.mark.parametrize("size", SIZES)
@@ -134,7 +134,7 @@ async def test_the_jobs_of_one_workstation_with_their_state_there(told: Told) ->
     assert listed("b", "--state", "ended") == {both.id: "succeeded"}
     assert listed("c") == {}
     head, line = told.pcm("jobs", "--workstation", told.name("a")).stdout.splitlines()
-    assert (head.split()[:2], line.split()[:2]) == (["ID", "STATE"], [both.id, "failed"])
+    assert (head.split()[:2], line.split()[:2]) == (["JOB", "STATE"], [both.id, "failed"])
     unknown = told.pcm("jobs", "--workstation", "nobody-is-called-so")
     assert (unknown.returncode, unknown.stdout) == (1, "")
     assert unknown.stderr == (

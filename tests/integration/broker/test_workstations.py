@@ -82,11 +82,14 @@ async def test_workstations_are_listed_as_they_checked_in(admin: Admin) -> None:
     await admin.tell([report(job, "wl-up", State.STARTED)])
     (row,) = rows(admin, "workstations", "--group", "wl")
     assert (row["workstation"], row["waiting"], row["running"]) == ("wl-up", 0, 1)
-    assert [row["workstation"] for row in rows(admin, "workstations", *names, "--status", "paused")] == [
-        "wl-paused"
-    ]
+    paused = rows(admin, "workstations", *names, "--status", "paused")
+    assert (
+        [row["workstation"] for row in paused]
+        == [row["workstation"] for row in rows(admin, "workstations", *names, "--status", "paused")]
+        == ["wl-paused"]
+    )
     head, line = admin.run("workstations", "wl-up").stdout.splitlines()
-    columns = "NAME STATUS LAST SEEN AGENTS GROUPS PLATFORM PROGRAM WAITING RUNNING"
+    columns = "WORKSTATION STATUS LAST SEEN AGENTS GROUPS PLATFORM PROGRAM WAITING RUNNING"
     assert " ".join(head.split()) == columns
     assert (
         "service, ada, bob (stopped)  wl      linux/x86_64/debian-12  1.2.3          0        1"
@@ -124,7 +127,7 @@ async def test_a_terminal_shows_a_hundred_workstations_and_a_pipe_all(admin: Adm
 async def test_groups_are_counted_and_the_automatic_ones_marked(admin: Admin) -> None:
     await admin.tell([check_in("wg-1", "wg-lab", "os-linux"), check_in("wg-2", "wg-lab")])
     lines = admin.run("groups").stdout.splitlines()
-    assert lines[0].split() == ["NAME", "WORKSTATIONS", "BY"]
+    assert lines[0].split() == ["GROUP", "WORKSTATIONS", "AUTOMATIC"]
     assert ["wg-lab", "2", "-"] in [line.split() for line in lines]
     found = {row["group"]: row for row in rows(admin, "groups")}
     assert found["wg-lab"] == {"group": "wg-lab", "workstations": 2, "automatic": False}

@@ -630,7 +630,7 @@ CASES: dict[str, tuple[Circumstances, str, str, timedelta | None]] = {
             respects_windows=True,
         ),
         "it has been due since 2026-11-23 11:50 UTC (10 min ago); the service agent has 2 running",
-        "as soon as it has capacity",
+        "as soon as the agent has capacity",
         None,
     ),
     "expires before its window": (
