@@ -51,7 +51,7 @@ def _run(arguments: argparse.Namespace) -> int:
     from broker.signing.key_pair import WrongKey, create_key_pair
 
     try:
-        made = create_key_pair(
+        pair = create_key_pair(
             arguments.name,
             arguments.out,
             targets=arguments.target or (),
@@ -69,8 +69,8 @@ def _run(arguments: argparse.Namespace) -> int:
         raise WrongUse(f"--{option}{colon}{text}") from error
     except UnsafeFile as error:
         raise Wrong(str(error)) from error
-    print(f"{made.private}: the private key; keep it secret")
-    print(f"{made.public}: the public key {made.key.id}; copy it into folders of trusted keys")
+    print(f"{pair.private}: the private key; keep it secret")
+    print(f"{pair.public}: the public key {pair.key.id}; copy it into folders of trusted keys")
     return DONE
 
 
