@@ -368,7 +368,7 @@ async def test_what_is_missing_from_the_history_is_told(told: Told) -> None:
     engine.dispose()
     done = told.pcm("show", job.id)
     assert done.returncode == 0
-    assert "not whole: 5 entries of the stream from offset 3 are missing" in done.stderr
+    assert "incomplete: 5 entries of the stream from offset 3 are missing" in done.stderr
 
 
 async def test_the_history_answers_without_the_broker(told: Told) -> None:
@@ -408,7 +408,7 @@ def test_what_a_real_agent_did_is_told(ws: Workstation, tmp_path: Path) -> None:
     assert why.startswith("The service agent ran it: it failed at ")
     assert " with exit code 7 in under a second: odd.\n" in why
     waits = ws.run("pcm", "why", later, ws.name).stdout
-    assert "waits for its mandatory time" in waits
+    assert "its mandatory time is" in waits
     page = tmp_path / "page.html"
     assert ws.run("pcm", "report", job, "--html", str(page)).returncode == 0
     assert "odd" in page.read_text()

@@ -86,7 +86,7 @@ def pcm(node: Broker, tmp_path: Path) -> Any:
         (["next", "--count", "0"], "--count"),
         (["next", "--count", "x"], "--count"),
         (["show"], "NAME"),
-        (["list", "--", "true"], "takes no command"),
+        (["list", "--", "true"], "accepts no command"),
         (["frobnicate"], "frobnicate"),
         ([], "add|list|show|next|remove|run"),
     ],

@@ -34,7 +34,7 @@ async def test_pcm_why_answers_from_the_history(told: Told) -> None:
     done = told.pcm("why", job.id[:20], told.name("a"))
     assert (done.returncode, done.stderr) == (0, "")
     why, following = done.stdout.splitlines()
-    assert "waits for its mandatory time" in why
+    assert "its mandatory time is" in why
     assert following == "The service agent starts it then."
     found = json.loads(told.pcm("why", job.id, told.name("a"), "--json").stdout)
     assert found["state"] == "received"

@@ -224,7 +224,7 @@ async def test_where_one_agent_is_up_or_one_name_unknown_none_is_forgotten(admin
             up = admin.run("forget", "wu-1", "wu-2", "--yes")
         assert (up.returncode, len(up.stderr.splitlines())) == (1, 1)
         assert up.stderr.startswith("pcm: wu-2: an agent is up")
-        assert "stop its agent first" in up.stderr
+        assert "stop it first" in up.stderr
     assert len(await queues(admin, "pcm.service.wu-1", "pcm.interactive.wu-1.ada")) == 2
     assert len(rows(admin, "workstations", "wu-1", "wu-2")) == 2
 
