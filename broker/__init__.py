@@ -46,9 +46,9 @@ if TYPE_CHECKING:
         write_signed,
     )
     from broker.results.report.content import ReportContent, read_report
+    from broker.results.report.csv_table import report_csv
     from broker.results.report.files import write_report
     from broker.results.report.page import report_html
-    from broker.results.report.sheet import report_csv
     from broker.results.why.why import Why, why
     from broker.rollouts.control import (
         BoundWorkstations,
@@ -140,7 +140,7 @@ _MODULES = {
     "broker.results.report.content": ("ReportContent", "read_report"),
     "broker.results.report.files": ("write_report",),
     "broker.results.report.page": ("report_html",),
-    "broker.results.report.sheet": ("report_csv",),
+    "broker.results.report.csv_table": ("report_csv",),
     "broker.results.why.why": ("Why", "why"),
     "broker.rollouts.control": (
         "BoundWorkstations",

@@ -1,4 +1,4 @@
-"""What both programs share: how options are read, and what their exit status says."""
+"""Parse command lines and map errors to exit statuses; shared by `pcm` and `pcm-agent`."""
 
 import argparse
 import errno
@@ -16,69 +16,69 @@ from schemas.errors import PcmError
 DONE, FAILED, USAGE, OUT_OF_REACH = range(4)
 
 _ROW = re.compile(r" +\S.*?  +")
-_LEAST_RIGHT = 24  # characters
-_BELOW = 6
+_MIN_TEXT_WIDTH = 24  # characters
+_INDENT_BELOW = 6
 
 
 class Wrong(PcmError):
-    """What was asked cannot be done, and why; the text is for the user."""
+    """The command failed; the text is shown to the user."""
 
     status = FAILED
 
 
 class WrongUse(Wrong):
-    """An option or a file is wrong; the text names it."""
+    """An option or a file is invalid; the text names it."""
 
     status = USAGE
 
 
 class OutOfReach(Wrong):
-    """The broker cannot be reached; the text says why."""
+    """The broker is unreachable; the text gives the reason."""
 
     status = OUT_OF_REACH
 
     def __str__(self) -> str:
-        return f"the broker is out of reach: {super().__str__()}"
+        return f"the broker is unreachable: {super().__str__()}"
 
 
 @contextmanager
 def argument_errors() -> Iterator[None]:
-    """Turn what is wrong with an argument (ValueError) into argparse's error, in its words."""
+    """Convert ValueError into argparse's error for an argument."""
     try:
         yield
     except ValueError as error:
         raise argparse.ArgumentTypeError(str(error)) from error
 
 
-class Help(argparse.HelpFormatter):
-    """Help in the terminal's width: lines are filled, and indented ones are a table's rows."""
+class HelpWithTables(argparse.HelpFormatter):
+    """Wrap help texts at the terminal's width; indented lines are rows of a table."""
 
     def _fill_text(self, text: str, width: int, indent: str) -> str:
-        return "\n".join(_filled(indent + line, width) for line in text.splitlines())
+        return "\n".join(_wrap(indent + line, width) for line in text.splitlines())
 
 
-def _filled(line: str, width: int) -> str:
-    """Return a line in a width; of a row of a table, what stands right is filled at its place."""
+def _wrap(line: str, width: int) -> str:
+    """Wrap a line; in a table's row, wrap the right column below itself."""
     row = _ROW.match(line)
-    left = row[0] if row else ""
+    left_column = row[0] if row else ""
     if not row:
-        beside = 0
-    elif width - len(left) >= _LEAST_RIGHT:
-        beside = len(left)
+        indent = 0
+    elif width - len(left_column) >= _MIN_TEXT_WIDTH:
+        indent = len(left_column)
     else:
-        beside = _BELOW
+        indent = _INDENT_BELOW
     return textwrap.fill(
-        line[len(left) :],
+        line[len(left_column) :],
         width,
-        initial_indent=left,
-        subsequent_indent=" " * beside,
+        initial_indent=left_column,
+        subsequent_indent=" " * indent,
         break_long_words=False,
         break_on_hyphens=False,
     )
 
 
 class _Version(argparse.Action):
-    """Print the version, and exit."""
+    """Print the version and exit."""
 
     def __call__(self, parser: argparse.ArgumentParser, *_: object) -> None:
         from importlib.metadata import version
@@ -88,25 +88,25 @@ class _Version(argparse.Action):
 
 
 class Parser(argparse.ArgumentParser):
-    """A parser whose errors are one line, and which takes no abbreviations."""
+    """Parse arguments; report an error in one line and accept no abbreviated options."""
 
     def __init__(self, **options: Any) -> None:
-        options.setdefault("formatter_class", Help)
+        options.setdefault("formatter_class", HelpWithTables)
         super().__init__(allow_abbrev=False, **options)
-        # Else -1h would be an option, and the error not about what it is given to.
+        # Otherwise argparse takes the value -1h for an option and names the wrong one.
         self._negative_number_matcher = re.compile(r"-\.?\d")
 
     def add_version(self) -> None:
-        """Add the option that tells the version."""
-        self.add_argument("--version", action=_Version, nargs=0, help="print the version, and exit")
+        """Add the option `--version`."""
+        self.add_argument("--version", action=_Version, nargs=0, help="print the version and exit")
 
     def error(self, message: str) -> NoReturn:
-        """Say what is wrong in one line, and exit."""
+        """Print the error in one line and exit."""
         self.exit(USAGE, f"{self.prog}: {message.removeprefix('argument ')}\n")
 
 
 def run(program: str, work: Callable[[], int]) -> int:
-    """Do a command's work; return the exit status. Errors are lines on stderr, one for each."""
+    """Run a command; print its errors on stderr, one a line; return the exit status."""
     try:
         status = work()
         sys.stdout.flush()
@@ -116,12 +116,12 @@ def run(program: str, work: Callable[[], int]) -> int:
         return error.status if isinstance(error, Wrong) else USAGE
     except KeyboardInterrupt:
         return 130
-    except BrokenPipeError:  # whoever read our output has enough
+    except BrokenPipeError:  # the reader of our output has closed it
         sys.stderr.close()
         return DONE
     except OSError as error:
         if error.errno != errno.ENOSPC:
             raise
         print(f"{program}: standard output: {error.strerror}", file=sys.stderr)
-        os._exit(FAILED)  # or Python tries to write it again
+        os._exit(FAILED)  # a normal exit would write the buffer again
     return status

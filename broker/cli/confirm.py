@@ -1,4 +1,4 @@
-"""Asking back before something is done that cannot be undone."""
+"""Ask for confirmation before an action that cannot be undone."""
 
 import sys
 
@@ -6,9 +6,9 @@ from broker.cli.command_line import WrongUse
 
 
 def check_askable(command: str) -> None:
-    """Refuse a command that has to ask back where there is nobody to ask."""
+    """Refuse a command that needs confirmation where stdin is no terminal."""
     if not sys.stdin.isatty():
-        raise WrongUse(f"{command}: say --yes: there is no terminal to ask back on")
+        raise WrongUse(f"{command}: give --yes: there is no terminal to confirm on")
 
 
 def agreed(question: str) -> bool:

@@ -1,4 +1,4 @@
-"""`pcm keygen`: a pair of keys, one to sign with and one to be trusted."""
+"""`pcm keygen`: create a key pair for signing jobs."""
 
 import argparse
 from datetime import UTC, datetime
@@ -15,34 +15,34 @@ def add_to(commands: "argparse._SubParsersAction[Parser]") -> None:
     """Add the command to a program's commands."""
     keygen = commands.add_parser(
         "keygen",
-        help="make keys to sign jobs with",
-        description="Makes a private key, FILE, to sign with (PCM_SIGNING_KEY=FILE), and beside it"
-        " the public one, NAME.pub, for the folder of those who trust it (PCM_TRUSTED_KEYS). The"
-        " options narrow what the key may order; they stand in NAME.pub, and count as they stand"
-        " in each folder.",
+        help="create a key pair for signing jobs",
+        description="Creates the private key FILE for signing (PCM_SIGNING_KEY=FILE), and in the"
+        " same folder the public key NAME.pub for folders of trusted keys (PCM_TRUSTED_KEYS). The"
+        " options restrict what the key may order. They are stored in NAME.pub; each folder's copy"
+        " decides for its own readers.",
     )
     add = keygen.add_argument
-    add("name", metavar="NAME", type=name, help="whose it is")
-    add("--out", metavar="FILE", type=Path, required=True, help="must not be there yet")
-    narrow = keygen.add_argument_group("what it may order (default: anything)").add_argument
-    narrow("--target", metavar="T", action="append", help="only of workstations that T means")
-    narrow("--context", choices=["background", "foreground"], help="only such jobs")
-    narrow(
+    add("name", metavar="NAME", type=name, help="the key's owner")
+    add("--out", metavar="FILE", type=Path, required=True, help="must not exist yet")
+    restrict = keygen.add_argument_group("what it may order (default: anything)").add_argument
+    restrict("--target", metavar="T", action="append", help="only jobs for the target T")
+    restrict("--context", choices=["background", "foreground"], help="only jobs of this context")
+    restrict(
         "--command",
         metavar="P",
         dest="commands",
         action="append",
-        help="only this program, as jobs name it, where * stands for anything; again for more",
+        help="only this program, as jobs name it; * matches any text; repeat for more",
     )
-    narrow(
+    restrict(
         "--variable",
         metavar="K",
         action="append",
-        help="with --command: environment variable that jobs may set; again for more",
+        help="with --command: environment variable that jobs may set; repeat for more",
     )
-    narrow("--no-shell", action="store_true", help="no scripts for a shell")
-    narrow("--not-before", metavar="T", help="valid from then on, such as 2026-12-01T00:00Z")
-    narrow("--not-after", metavar="T", help="valid until then, such as +365d")
+    restrict("--no-shell", action="store_true", help="no shell scripts")
+    restrict("--not-before", metavar="T", help="valid from this time, such as 2026-12-01T00:00Z")
+    restrict("--not-after", metavar="T", help="valid until this time, such as +365d")
     keygen.set_defaults(run=_run)
 
 
@@ -81,9 +81,9 @@ def _moment(option: str, text: str | None) -> datetime | None:
     if text is None:
         return None
     try:
-        found = parse_moment(text, datetime.now(UTC))
+        moment = parse_moment(text, datetime.now(UTC))
     except (ValueError, OverflowError) as error:
         raise WrongUse(f"{option}: {error}") from error
-    if isinstance(found, WallClock):
-        raise WrongUse(f"{option}: {text!r}: a key is valid everywhere at once: give a zone")
-    return found
+    if isinstance(moment, WallClock):
+        raise WrongUse(f"{option}: {text!r}: give a time zone; workstation clocks are not allowed")
+    return moment

@@ -1,4 +1,4 @@
-"""`pcm`: the program for administrators."""
+"""`pcm`: the administrator's program."""
 
 import argparse
 import gc
@@ -40,38 +40,37 @@ COMMANDS = {
     "keygen": "broker.cli.keygen",
     "approve": "broker.jobs.approve",
 }
-"""The commands, in the order of the help, each with its module, which has `add_to`."""
+"""The commands in the order of the help, each with its module, which defines `add_to`."""
 
 
 def main() -> None:
     """Run the program."""
-    gc.set_threshold(20_000)  # most of what a command makes, it keeps to its end
+    gc.set_threshold(20_000)  # a command keeps most of its objects until it ends
     status = command(sys.argv[1:])
-    gc.freeze()  # nor is anything looked for then
+    gc.freeze()  # no collection at exit
     sys.exit(status)
 
 
 def command(words: Sequence[str]) -> int:
     """Run a command line; return its exit status."""
     silence_amqp_libraries()
-    # What follows "--" is a command, whatever it looks like.
-    cut = words.index("--") if "--" in words else len(words)
-    arguments, strange = _parser(words).parse_known_args(words[:cut])
-    arguments.argv = list(words[cut + 1 :])
+    # Words after "--" are a command, even if they look like options.
+    separator = words.index("--") if "--" in words else len(words)
+    arguments, unrecognized = _parser(words).parse_known_args(words[:separator])
+    arguments.argv = list(words[separator + 1 :])
 
     def work() -> int:
-        if strange:
-            raise WrongUse(_strange(arguments, strange))
+        if unrecognized:
+            raise WrongUse(_unrecognized_text(arguments, unrecognized))
         if arguments.argv and not getattr(arguments, "takes_command", False):
-            raise WrongUse(f"{arguments.command}: takes no command after --")
+            raise WrongUse(f"{arguments.command}: accepts no command after --")
         status: int = arguments.run(arguments)
         return status
 
     return run("pcm", work)
 
 
-def _strange(arguments: argparse.Namespace, words: list[str]) -> str:
-    """Return what is wrong where a command line has words that nobody asked for."""
+def _unrecognized_text(arguments: argparse.Namespace, words: list[str]) -> str:
     text = shlex.join(words)
     takes_command = getattr(arguments, "takes_command", False)
     if takes_command and not (arguments.argv or words[0].startswith("-")):
@@ -80,12 +79,12 @@ def _strange(arguments: argparse.Namespace, words: list[str]) -> str:
 
 
 def _parser(words: Sequence[str]) -> Parser:
-    """Return what reads a command line; where it begins with a command, only of that."""
+    """Return the parser of a command line; load only the module of the command that it names."""
     if words and words[0] in COMMANDS:
         parser = Parser(prog="pcm")
         modules: Iterable[str] = (COMMANDS[words[0]],)
     else:
-        parser = _helpful()
+        parser = _parser_with_help()
         modules = dict.fromkeys(COMMANDS.values())
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
     for module in modules:
@@ -93,14 +92,14 @@ def _parser(words: Sequence[str]) -> Parser:
     return parser
 
 
-def _helpful() -> Parser:
+def _parser_with_help() -> Parser:
     from broker.settings import HistorySettings, ManagementSettings, describe
 
     parser = Parser(
         prog="pcm",
-        description="Sends commands to the workstations of a fleet, and tells what came of them.",
+        description="Sends commands to the workstations of a fleet and shows their results.",
         epilog=describe(HistorySettings, ManagementSettings)
-        + "\n\nexit status: 0 done; 1 the work failed somewhere; 2 wrong usage; 3 no broker",
+        + "\n\nexit status: 0 done; 1 failed; 2 wrong usage; 3 the broker is unreachable",
     )
     parser.add_version()
     return parser

@@ -1,8 +1,8 @@
-"""Names the options by which fields are given, in what is told of them."""
+"""Replace field names by option names in error messages."""
 
 import re
 
-# Where an option's field has another name.
+# Options whose names differ from their fields'.
 _OPTIONS = {
     "argv": "COMMAND",
     "environment": "--env",
@@ -17,8 +17,8 @@ _TIMES = re.compile(r"\b(offer_at|mandatory_at|expires_at|mandatory_after|expire
 
 
 def as_option(text: str) -> str:
-    """Name the options where a message names the fields."""
-    text = _TIMES.sub(lambda found: f"--{found[0].replace('_', '-')}", text)
+    """Return a message with each field name replaced by its option."""
+    text = _TIMES.sub(lambda match: f"--{match[0].replace('_', '-')}", text)
     field, colon, rest = text.partition(":")
     name = field.split(".")[0]
     if not colon or not name.isidentifier():

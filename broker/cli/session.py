@@ -1,4 +1,4 @@
-"""What commands stand on: a dispatcher that is connected, and errors told in one line."""
+"""Open the dispatcher or the history for a command; map their errors to one-line messages."""
 
 import re
 import sys
@@ -16,28 +16,28 @@ if TYPE_CHECKING:
     from broker.client.dispatcher import Dispatcher
     from broker.settings import HistorySettings
 
-_WHOLE_ID = re.compile(r"\d{8}-\d{6}-[0-9a-z]{10}")
+_COMPLETE_ID = re.compile(r"\d{8}-\d{6}-[0-9a-z]{10}")
 
 
 def with_dispatcher(work: "Callable[[Dispatcher], Awaitable[int]]") -> int:
-    """Connect, work, and return the exit status; what goes wrong is a line on stderr."""
+    """Run a command's work with a connected dispatcher; return the exit status."""
     from broker.client.dispatcher import Dispatcher
     from broker.settings import DispatcherSettings, load
 
     settings = load(DispatcherSettings)
 
     async def connected() -> int:
-        async with Dispatcher.connect(settings, on_unreachable=trying) as dispatcher:
+        async with Dispatcher.connect(settings, on_unreachable=print_retry) as dispatcher:
             return await work(dispatcher)
 
     return finish(connected())
 
 
 def finish(work: Coroutine[Any, Any, int]) -> int:
-    """Run work that speaks to the broker, and return the exit status.
+    """Run a command's work with the broker; return the exit status.
 
     Raises:
-        Wrong: it cannot be done, and why.
+        Wrong: the broker refused it or is unreachable, or the input is invalid.
     """
     import asyncio
 
@@ -75,21 +75,21 @@ def run_until_stopped(service: Coroutine[Any, Any, None]) -> None:
     asyncio.run(run())
 
 
-def trying(reason: str) -> None:
-    """Tell the user that the broker is out of reach, and tried again."""
-    print(f"pcm: {reason}; trying again", file=sys.stderr)
+def print_retry(reason: str) -> None:
+    """Print that the broker is unreachable and the connection is retried."""
+    print(f"pcm: {reason}; retrying", file=sys.stderr)
 
 
 def seconds(text: str) -> float:
-    """Read a duration that is an option."""
+    """Parse a duration given as an option."""
     from schemas.times import parse_duration
 
     with argument_errors():
         return float(parse_duration(text).total_seconds())
 
 
-def plain(text: str) -> str:
-    """Read text that is an option; a shell may give any bytes."""
+def valid_text(text: str) -> str:
+    """Check text given as an option; a shell can pass any bytes."""
     from schemas.names import check_text
 
     with argument_errors():
@@ -97,7 +97,7 @@ def plain(text: str) -> str:
 
 
 def name(text: str) -> str:
-    """Read the name of a workstation, or the id of a job, that is an argument."""
+    """Check a workstation's name or a job's id given as an argument."""
     from schemas.names import check_name
 
     with argument_errors():
@@ -106,10 +106,10 @@ def name(text: str) -> str:
 
 @contextmanager
 def history_errors() -> "Iterator[None]":
-    """Tell what is wrong with the history's database in one line.
+    """Map errors of the history's database to one-line messages.
 
     Raises:
-        Wrong: it cannot be used.
+        Wrong: the database cannot be used.
         WrongSetting: its URL is wrong.
     """
     from broker.history.schema import HistoryError, WrongHistory
@@ -124,13 +124,13 @@ def history_errors() -> "Iterator[None]":
 
 @contextmanager
 def history() -> "Iterator[Engine]":
-    """Open the history, up to date: what a collector has not read, is read first.
+    """Open the history after reading what no collector has read yet.
 
-    Where the broker is out of reach, the history answers as it is, and stderr says so.
+    If the broker is unreachable, open the history as it is and print that on stderr.
 
     Raises:
-        Wrong: the database cannot be used, or there is neither broker nor history.
-        WrongSetting: its URL is wrong, or leads to the history of another broker.
+        Wrong: the database cannot be used, or it is empty and the broker is unreachable.
+        WrongSetting: its URL is wrong, or it is the history of another broker.
     """
     from broker.history.schema import open_history
     from broker.settings import HistorySettings, load
@@ -157,12 +157,12 @@ def _refresh(settings: "HistorySettings", engine: "Engine") -> None:
     except BrokerError as error:
         if is_empty(engine):
             raise OutOfReach(str(error)) from error
-        print(f"pcm: as far as is known here: {error}", file=sys.stderr)
+        print(f"pcm: the history may be out of date: {error}", file=sys.stderr)
 
 
 @contextmanager
-def known_history() -> "Iterator[Engine | None]":
-    """Open the history for what is better with it, and goes without: then it is None."""
+def optional_history() -> "Iterator[Engine | None]":
+    """Open the history; yield None if it cannot be used."""
     stack = ExitStack()
     with stack:
         try:
@@ -172,23 +172,23 @@ def known_history() -> "Iterator[Engine | None]":
         yield engine
 
 
-def whole_id(job: str) -> str:
-    """Return the id of the only job that begins so, as far as the history goes.
+def complete_id(job: str) -> str:
+    """Return the id of the only job in the history whose id begins so.
 
     Raises:
-        Wrong: more than one does.
+        Wrong: there are several.
     """
-    if _WHOLE_ID.fullmatch(job):
+    if _COMPLETE_ID.fullmatch(job):
         return job
     from broker.history.queries import UnknownId, accounts
 
-    with known_history() as engine:
+    with optional_history() as engine:
         if engine is None:
             return job
-        with accounts(engine) as asked:
+        with accounts(engine) as queries:
             try:
-                return asked.find(job).id
+                return queries.find(job).id
             except UnknownId as error:
                 if error.several:
                     raise Wrong(str(error)) from error
-                return job  # the broker may know it
+                return job  # the stream may have it

@@ -1,4 +1,4 @@
-"""Tables: a line a row, and on a terminal none that is wider than it."""
+"""Lay out tables: one line a row, no line wider than the terminal."""
 
 import unicodedata
 from collections.abc import Iterable, Iterator, Sequence
@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import NamedTuple
 
 _GAP = "  "
-_CUT = "…"
+_ELLIPSIS = "…"
 
 
 @dataclass(frozen=True)
@@ -14,10 +14,10 @@ class Column:
     """A column.
 
     Attributes:
-        name: what stands above it.
-        rank: the higher, the sooner it is left out on a narrow terminal; 0 never is.
-        least: how many characters it keeps where it is cut; None: it is not cut.
-        right: whether it is one of figures.
+        name: the JSON field's name, with spaces for underscores.
+        rank: columns of a higher rank are left out first on a narrow terminal; 0: never.
+        least: the width to which it may be cut; None: it is not cut.
+        right: whether it is aligned right.
     """
 
     name: str
@@ -27,95 +27,95 @@ class Column:
 
 
 class Cell(NamedTuple):
-    """A cell that is shorter on a terminal."""
+    """A cell with a shorter text for terminals."""
 
-    whole: str
+    full: str
     short: str
 
 
 def printable(text: str) -> str:
-    """Return text that does nothing to a terminal: what is not printable is escaped."""
+    """Return text with all unprintable characters escaped, so that it cannot control a terminal."""
     return "".join(
         char if char.isprintable() else char.encode("unicode_escape").decode() for char in text
     )
 
 
 def lines(
-    columns: Sequence[Column], rows: Iterable[Iterable[object]], room: int | None = None
+    columns: Sequence[Column], rows: Iterable[Iterable[object]], max_width: int | None = None
 ) -> Iterator[str]:
-    """Yield the heads of columns and a line for each row; what is empty is a dash.
+    """Yield the column headers and a line for each row; an empty cell is a dash.
 
-    With `room`, a line has so many characters at most: the least important columns are left out,
-    and long cells are cut. Without, a line has all.
+    With `max_width`, the least important columns are left out and long cells are cut until the
+    lines fit.
     """
-    cells = [[_text(cell, short=room is not None) for cell in row] for row in rows]
+    cells = [[_text(cell, short=max_width is not None) for cell in row] for row in rows]
     cells.insert(0, [column.name.upper() for column in columns])
     widths = [max(map(_width, column)) for column in zip(*cells, strict=True)]
-    kept = list(range(len(columns)))
-    if room is not None:
-        empty = {at for at in kept if all(row[at] == "-" for row in cells[1:])}
-        kept = _kept(columns, widths, room, empty)
-        _narrow(columns, widths, kept, room)
+    shown = list(range(len(columns)))
+    if max_width is not None:
+        empty = {at for at in shown if all(row[at] == "-" for row in cells[1:])}
+        shown = _shown_columns(columns, widths, max_width, empty)
+        _shrink(columns, widths, shown, max_width)
     for row in cells:
-        padded = (_padded(row[at], widths[at], right=columns[at].right) for at in kept)
+        padded = (_pad(row[at], widths[at], right=columns[at].right) for at in shown)
         line = _GAP.join(padded).rstrip()
-        yield line if room is None else _cut(line, room)
+        yield line if max_width is None else _cut(line, max_width)
 
 
 def _text(cell: object, *, short: bool) -> str:
     if isinstance(cell, Cell):
-        cell = cell.short if short else cell.whole
+        cell = cell.short if short else cell.full
     return printable(str("-" if cell in (None, "") else cell))
 
 
-def _kept(
-    columns: Sequence[Column], widths: Sequence[int], room: int, empty: set[int]
+def _shown_columns(
+    columns: Sequence[Column], widths: Sequence[int], max_width: int, empty: set[int]
 ) -> list[int]:
-    """Return the places of the columns for which there is room, those that tell least left out."""
-    kept = list(range(len(columns)))
-    while sum(_least(columns[at], widths[at]) for at in kept) + _gaps(kept) > room:
-        others = [at for at in kept if columns[at].rank]
-        if not others:
+    """Return the indexes of the columns that fit; leave out empty and high-ranked ones first."""
+    shown = list(range(len(columns)))
+    while sum(_least(columns[at], widths[at]) for at in shown) + _gaps(shown) > max_width:
+        candidates = [at for at in shown if columns[at].rank]
+        if not candidates:
             break
-        kept.remove(max(others, key=lambda at: (at in empty, columns[at].rank)))
-    return kept
+        shown.remove(max(candidates, key=lambda at: (at in empty, columns[at].rank)))
+    return shown
 
 
-def _narrow(columns: Sequence[Column], widths: list[int], kept: list[int], room: int) -> None:
-    """Make columns narrower until all are in the room, always the widest of those that may be."""
-    while sum(widths[at] for at in kept) + _gaps(kept) > room:
-        may = [at for at in kept if widths[at] > _least(columns[at], widths[at])]
-        if not may:
+def _shrink(columns: Sequence[Column], widths: list[int], shown: list[int], max_width: int) -> None:
+    """Narrow the widest column that may be cut, until the columns fit."""
+    while sum(widths[at] for at in shown) + _gaps(shown) > max_width:
+        candidates = [at for at in shown if widths[at] > _least(columns[at], widths[at])]
+        if not candidates:
             return
-        widths[max(may, key=lambda at: widths[at])] -= 1
+        widths[max(candidates, key=lambda at: widths[at])] -= 1
 
 
 def _least(column: Column, width: int) -> int:
     return width if column.least is None else min(width, max(column.least, len(column.name)))
 
 
-def _gaps(kept: Sequence[int]) -> int:
-    return len(_GAP) * (len(kept) - 1)
+def _gaps(shown: Sequence[int]) -> int:
+    return len(_GAP) * (len(shown) - 1)
 
 
-def _padded(text: str, width: int, *, right: bool) -> str:
+def _pad(text: str, width: int, *, right: bool) -> str:
     text = _cut(text, width)
-    blank = " " * (width - _width(text))
-    return blank + text if right else text + blank
+    padding = " " * (width - _width(text))
+    return padding + text if right else text + padding
 
 
 def _cut(text: str, width: int) -> str:
-    """Return text of so many characters at most; one that is longer ends in an ellipsis."""
+    """Cut text to a width; text that was cut ends in an ellipsis."""
     if _width(text) <= width:
         return text
-    text = text[:width]  # it may be very long
+    text = text[:width]  # keeps the loop short for very long texts
     while text and _width(text) >= width:
         text = text[:-1]
-    return text + _CUT
+    return text + _ELLIPSIS
 
 
 def _width(text: str) -> int:
-    """Return how many places a terminal needs for text."""
+    """Return the number of terminal cells that text takes."""
     if text.isascii():
         return len(text)
     return sum(

@@ -1,4 +1,4 @@
-"""`pcm topology` and `pcm schema`: what goes over the broker, and in which words."""
+"""`pcm topology` and `pcm schema`: show the routing table and the message formats."""
 
 import argparse
 import json
@@ -11,15 +11,17 @@ def add_to(commands: "argparse._SubParsersAction[Parser]") -> None:
     """Add the commands to a program's commands."""
     topology = commands.add_parser(
         "topology",
-        help="the table of keys, and who is bound",
-        description="Shows which agents each kind of job reaches, or declares the exchanges and"
-        " queues that are not an agent's.",
+        help="show the routing table, or declare the central queues",
+        description="Shows which agents the jobs of each routing key reach, or declares the"
+        " exchanges and the queues that belong to no agent.",
     )
     topology.add_argument("what", metavar="show|apply", choices=["show", "apply"])
     topology.add_argument("--json", action="store_true", help="print JSON")
     topology.set_defaults(run=_topology)
     schema = commands.add_parser(
-        "schema", help="JSON Schema of every message", description="Prints JSON Schema."
+        "schema",
+        help="print the JSON Schema of every message",
+        description="Prints the JSON Schema of every message.",
     )
     schema.set_defaults(run=_schema)
 
@@ -33,7 +35,7 @@ def _topology(arguments: argparse.Namespace) -> int:
     if arguments.json:
         print(json.dumps([{"routing_key": f"{words}.*", "bound": bound} for words, bound in rows]))
     else:
-        print(f"{'ROUTING KEY':<24}BOUND AGENTS")
+        print(f"{'ROUTING KEY':<24}BOUND")
         for words, bound in rows:
             print(f"{words + '.*':<24}{', '.join(bound)}")
     return DONE
@@ -48,7 +50,7 @@ async def _apply(*, as_json: bool) -> int:
     if as_json:
         print(json.dumps({"exchanges": names, "queues": queues}))
     else:
-        print(f"exchanges {', '.join(names)} and queues {', '.join(queues)} are there")
+        print(f"exchanges {', '.join(names)} and queues {', '.join(queues)} exist")
     return DONE
 
 

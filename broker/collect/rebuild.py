@@ -9,7 +9,7 @@ from broker.history.collector import catch_up, first_offset
 from broker.history.reader import rebuild
 from broker.history.schema import HistoryError, open_history
 from broker.history.status import HistoryStatus, jobs_before, status
-from broker.schedules.queries import in_force_from_before, next_offset, said_since
+from broker.schedules.queries import changed_since, in_force_from_before, next_offset
 from broker.settings import HistorySettings, load
 from schemas import Schedule
 
@@ -64,5 +64,5 @@ async def _repeat_schedules(settings: HistorySettings, engine: Engine, first: in
         # A change made in between is now before the repeated entry: append it again, too.
         await catch_up(settings, engine)
         schedules = [said.record for said in kept if isinstance(said.record, Schedule)]
-        for said in await asyncio.to_thread(said_since, engine, read, schedules):
+        for said in await asyncio.to_thread(changed_since, engine, read, schedules):
             await dispatcher.record_again(said.record, said.entry)

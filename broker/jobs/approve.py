@@ -1,4 +1,4 @@
-"""`pcm approve`: another signature under a job that was saved, and not sent yet."""
+"""`pcm approve`: add a signature to a saved job."""
 
 import argparse
 from pathlib import Path
@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 from broker.cli.command_line import DONE, FAILED, Parser, Wrong, WrongUse
 from broker.cli.confirm import agreed, check_askable
 from broker.cli.terminal import printable
-from broker.jobs.saved import told
+from broker.jobs.saved import file_errors
 
 if TYPE_CHECKING:
     from schemas import Job, SignedJob
@@ -17,12 +17,13 @@ def add_to(commands: "argparse._SubParsersAction[Parser]") -> None:
     """Add the command to a program's commands."""
     approve = commands.add_parser(
         "approve",
-        help="sign a job that somebody saved",
-        description="Shows a job that pcm send --save wrote to FILE, asks, and adds the signature"
-        " of PCM_SIGNING_KEY. pcm send --file FILE sends it with all its signatures.",
+        help="add a signature to a saved job",
+        description="Shows a job that pcm send --save wrote to FILE, asks for confirmation, and"
+        " adds the signature of PCM_SIGNING_KEY. pcm send --file FILE sends the job with all its"
+        " signatures.",
     )
     approve.add_argument("file", metavar="FILE", type=Path)
-    approve.add_argument("--yes", action="store_true", help="do not ask back")
+    approve.add_argument("--yes", action="store_true", help="do not ask for confirmation")
     approve.set_defaults(run=_run)
 
 
@@ -39,7 +40,7 @@ def _run(arguments: argparse.Namespace) -> int:
     signer = load_signer()
     if not arguments.yes:
         check_askable("approve")
-    with told("", path):
+    with file_errors("", path):
         signed = _read(path)
         job = job_of(path, signed)
         try:
@@ -59,24 +60,26 @@ def _read(path: Path) -> "SignedJob":
 
     signed = read_signed(path)
     if signed is None:
-        raise WrongUse(f"{path}: is no job that pcm send --save wrote")
+        raise WrongUse(f"{path}: is no job saved by pcm send --save")
     return signed
 
 
 def _show(job: "Job", signed: "SignedJob") -> None:
-    """Print all of a job that matters to whoever signs it."""
-    from broker.results.signers import judged
+    """Print the fields of a job that its signer has to check."""
+    from broker.results.signers import verified
 
-    by = ", ".join(map(str, judged(job, signed.job_body, signed.signatures)))
-    told = job.model_dump(mode="json", exclude_defaults=True, exclude={"command", "version"})
-    rest = job.command.model_dump(mode="json", exclude_defaults=True, exclude={"argv", "secrets"})
+    signers = ", ".join(map(str, verified(job, signed.job_body, signed.signatures)))
+    fields = job.model_dump(mode="json", exclude_defaults=True, exclude={"command", "version"})
+    command = job.command.model_dump(
+        mode="json", exclude_defaults=True, exclude={"argv", "secrets"}
+    )
     secrets = job.command.secrets
     for label, value in (
         ("command", str(job.command)),
-        *rest.items(),
+        *command.items(),
         ("secrets", ", ".join(secrets.names) if secrets else ""),
-        *told.items(),
-        ("signed by", by or "nobody"),
+        *fields.items(),
+        ("signatures", signers or "none"),
     ):
         text = ", ".join(map(str, value)) if isinstance(value, list) else str(value)
         if text:

@@ -1,11 +1,11 @@
-"""`pcm cancel`: a job is withdrawn, everywhere or on some workstations."""
+"""`pcm cancel`: cancel a job, everywhere or on some workstations."""
 
 import argparse
 import json
 from typing import TYPE_CHECKING
 
 from broker.cli.command_line import DONE, Parser, Wrong
-from broker.cli.session import known_history, name, with_dispatcher
+from broker.cli.session import name, optional_history, with_dispatcher
 
 if TYPE_CHECKING:
     from broker.client.dispatcher import Dispatcher
@@ -15,26 +15,26 @@ def add_to(commands: "argparse._SubParsersAction[Parser]") -> None:
     """Add the command to a program's commands."""
     cancel = commands.add_parser(
         "cancel",
-        help="withdraw a job",
-        description="Withdraws a job: where it has not started it never does, where it runs it"
-        " is ended.",
+        help="cancel a job",
+        description="Cancels a job. Where it has not started, it never starts. Where it runs, its"
+        " command is ended.",
     )
-    cancel.add_argument("job", metavar="JOB", type=name, help="its id, or the beginning")
+    cancel.add_argument("job", metavar="JOB", type=name, help="the job's id, or its beginning")
     cancel.add_argument(
         "--workstation",
         metavar="W",
         action="append",
         type=name,
         default=[],
-        help="only there; again for more (default: wherever it went)",
+        help="only there; repeat for more (default: everywhere)",
     )
-    cancel.add_argument("--reason", metavar="TEXT", default="", help="told to the workstations")
+    cancel.add_argument("--reason", metavar="TEXT", default="", help="shown on the workstations")
     cancel.add_argument("--json", action="store_true", help="print JSON")
     cancel.set_defaults(run=_run)
 
 
 def _run(arguments: argparse.Namespace) -> int:
-    job = _of_history(arguments)
+    job = _cancellable_id(arguments)
 
     async def work(dispatcher: "Dispatcher") -> int:
         await dispatcher.cancel(job, arguments.reason, arguments.workstation)
@@ -43,23 +43,23 @@ def _run(arguments: argparse.Namespace) -> int:
             print(json.dumps({"job": job, "cancelled": True, **where}))
         else:
             where_text = " on " + ", ".join(arguments.workstation) if arguments.workstation else ""
-            print(f"{job}: cancelled{where_text}; pcm watch {job} tells where it stopped")
+            print(f"{job}: cancelled{where_text}; pcm watch {job} shows where it has ended")
         return DONE
 
     return with_dispatcher(work)
 
 
-def _of_history(arguments: argparse.Namespace) -> str:
-    """Return the whole id of the job.
+def _cancellable_id(arguments: argparse.Namespace) -> str:
+    """Return the complete id of the job.
 
     Raises:
-        Wrong: there is nothing to cancel, as far as the history goes.
+        Wrong: it has ended, or it is not for one of the workstations, according to the history.
     """
     from broker.history.queries import UnknownId, accounts
     from broker.jobs.cancellable import NotCancellable, check_cancellable
 
     job: str = arguments.job
-    with known_history() as engine:
+    with optional_history() as engine:
         if engine is None:
             return job
         try:

@@ -1,4 +1,4 @@
-"""`pcm check`: what files of jobs hold, or what is wrong in them; no broker is needed."""
+"""`pcm check`: validate job files; it needs no broker."""
 
 import argparse
 import json
@@ -18,9 +18,9 @@ def add_to(commands: "argparse._SubParsersAction[Parser]") -> None:
     """Add the command to a program's commands."""
     check = commands.add_parser(
         "check",
-        help="read files of jobs, and tell what is wrong",
-        description="Reads files of jobs as pcm send --file does, sends nothing, and tells what"
-        " they hold, or all that is wrong in them.",
+        help="validate job files",
+        description="Reads job files as pcm send --file does and prints their jobs, or all their"
+        " errors. Sends nothing.",
     )
     check.add_argument("files", metavar="FILE", nargs="+", help="JSON, YAML or TOML; - for stdin")
     check.add_argument("--json", action="store_true", help="print JSON, a line a file")
@@ -37,36 +37,36 @@ def _check(file: str, *, as_json: bool) -> int:
     from broker.jobs.signed_file import job_of, read_signed
 
     try:
-        # Of a pipe, what is looked at would be missing from what is read.
+        # A pipe can be read only once.
         signed = read_signed(path) if (path := Path(file)).is_file() else None
         jobs = [job_of(path, signed)] if signed else read_jobs(file)
     except WrongJobFile as error:
-        _tell_wrong(error, file, as_json=as_json)
+        _print_errors(error, file, as_json=as_json)
     except OSError as error:
-        unread = WrongJobFile(file, [Problem(None, "", error.strerror or str(error))])
-        _tell_wrong(unread, file, as_json=as_json)
+        unreadable = WrongJobFile(file, [Problem(None, "", error.strerror or str(error))])
+        _print_errors(unreadable, file, as_json=as_json)
     else:
-        _tell(jobs, file, as_json=as_json)
+        _print_jobs(jobs, file, as_json=as_json)
         return DONE
     return USAGE
 
 
-def _tell(jobs: "list[Job]", file: str, *, as_json: bool) -> None:
+def _print_jobs(jobs: "list[Job]", file: str, *, as_json: bool) -> None:
     if as_json:
-        print(json.dumps({"file": file, "jobs": list(map(_described, jobs)), "errors": []}))
+        print(json.dumps({"file": file, "jobs": list(map(_job_fields, jobs)), "errors": []}))
         return
     print(f"{file}: {counted(len(jobs), 'job')}")
     for job in jobs:
         targets = ", ".join(map(str, job.targets))
-        less = ", ".join(map(str, job.excluded))
+        excluded = ", ".join(map(str, job.excluded))
         title = "".join(char if char.isprintable() else "?" for char in job.title)
         print(
             f"  {job.context}.{job.requirement:<9}  {title}  to {targets}"
-            + (less and f", not to {less}")
+            + (excluded and f", not to {excluded}")
         )
 
 
-def _described(job: "Job") -> dict[str, Any]:
+def _job_fields(job: "Job") -> dict[str, Any]:
     return {
         "title": job.title,
         "context": job.context,
@@ -76,7 +76,7 @@ def _described(job: "Job") -> dict[str, Any]:
     }
 
 
-def _tell_wrong(error: "WrongJobFile", file: str, *, as_json: bool) -> None:
+def _print_errors(error: "WrongJobFile", file: str, *, as_json: bool) -> None:
     if not as_json:
         print(error, file=sys.stderr)
         return

@@ -1,4 +1,4 @@
-"""`pcm send --dry-run`: whom a job would reach, and when, as far as the history knows."""
+"""`pcm send --dry-run`: show which workstations in the history a job would reach, and when."""
 
 import json
 from collections.abc import Iterator, Sequence
@@ -21,14 +21,14 @@ _SHOWN = 50
 
 @dataclass(frozen=True)
 class Reach:
-    """What would become of a job, by the names of workstations.
+    """The workstations that a job would reach, by name.
 
     Attributes:
-        reached: would receive it, and could run it.
-        excluded: would, were they not left out.
-        not_applicable: would answer that it is not for their platform.
-        unknown: targets of which nobody has checked in; without a queue, nothing is sent.
-        waves: how many each wave would reach; nothing if it went out at once.
+        reached: would receive the job and could run it.
+        excluded: are among the targets, but excluded.
+        not_applicable: would report it as not applicable, for their platform.
+        unknown: targets of which no workstation has checked in; without a queue, nothing is sent.
+        waves: the number of workstations in each wave; empty without waves.
     """
 
     reached: list[str]
@@ -39,10 +39,10 @@ class Reach:
 
 
 def dry_run(jobs: "Sequence[Job]", waves: "Sequence[Item]", *, as_json: bool) -> int:
-    """Tell what sending jobs would do; return the exit status: whether each reaches anybody.
+    """Print what sending jobs would do; return the exit status: whether each reaches a workstation.
 
     Raises:
-        WrongUse: one of them could not be sent, or not in such waves.
+        WrongUse: a job cannot be sent, or not in these waves.
     """
     from broker.client.publishing import check_sendable
     from broker.history.workstations import fleet
@@ -68,10 +68,10 @@ def dry_run(jobs: "Sequence[Job]", waves: "Sequence[Item]", *, as_json: bool) ->
 
 
 def reach(job: "Job", known: "Fleet", waves: "str | Sequence[Item]" = ()) -> Reach:
-    """Return whom a job would reach, as far as the history knows, and whom not; nothing is sent.
+    """Return which workstations in the history a job would reach; send nothing.
 
     Args:
-        job: which job.
+        job: the job.
         known: the workstations (`history.fleet`).
         waves: as for `plan_rollout`; default: no waves.
 
@@ -79,18 +79,18 @@ def reach(job: "Job", known: "Fleet", waves: "str | Sequence[Item]" = ()) -> Rea
         WrongWaves: the waves are invalid, or leave workstations out.
     """
     reached = known.reached(job)
-    everybody = known.reached(job.model_copy(update={"excluded": ()}))
+    with_excluded = known.reached(job.model_copy(update={"excluded": ()}))
     rows = {row.name: row for row in known.workstations()}
-    unfit = {name for name in reached if not _can_run(job, rows[name])}
-    there = {"workstation": rows.keys(), "group": known.groups().keys()}
+    not_applicable = {name for name in reached if not _can_run(job, rows[name])}
+    known_names = {"workstation": rows.keys(), "group": known.groups().keys()}
     found = Reach(
-        reached=[name for name in reached if name not in unfit],
-        excluded=sorted(set(everybody) - set(reached)),
-        not_applicable=sorted(unfit),
+        reached=[name for name in reached if name not in not_applicable],
+        excluded=sorted(set(with_excluded) - set(reached)),
+        not_applicable=sorted(not_applicable),
         unknown=[
             str(target)
             for target in job.targets
-            if target.name is not None and target.name not in there[target.scope]
+            if target.name is not None and target.name not in known_names[target.scope]
         ],
     )
     return replace(found, waves=_wave_sizes(found, waves)) if waves else found
@@ -105,9 +105,9 @@ def _wave_sizes(plan: Reach, waves: "str | Sequence[Item]") -> tuple[int, ...]:
 
 
 def _can_run(job: "Job", row: "WorkstationRow") -> bool:
-    """Whether a workstation answers to one of the command's platforms, or has not said what it is.
+    """Whether a workstation has one of the command's platforms, or has not reported its own.
 
-    It compares as the agents do.
+    Names are compared as agents compare them.
     """
     system, machine = row.os.lower(), row.arch.lower()
     platforms = job.command.platforms
@@ -136,25 +136,25 @@ def _lines(job: "Job", plan: Reach) -> Iterator[str]:
     yield f"{job.title}: would reach {counted(count, 'workstation')}, of those that checked in"
     yield from _row("reached", plan.reached)
     yield from _row("not applicable", plan.not_applicable)
-    yield from _row("left out", plan.excluded)
-    yield from _row("not known", plan.unknown)
+    yield from _row("excluded", plan.excluded)
+    yield from _row("unknown targets", plan.unknown)
     if plan.unknown:
-        yield f"{'':<16}(where no queue is bound for one of these, pcm send sends nothing)"
+        yield f"{'':<16}(if no queue is bound for one of these, pcm send sends nothing)"
     if plan.waves:
         yield f"{'waves':<16}{len(plan.waves)}: of {', '.join(map(str, plan.waves))} workstations"
     yield from _row("routing keys", routing_keys(job))
-    yield f"{'offered':<16}{_when(job.offer_at, 'at once')}"
-    yield f"{'mandatory':<16}{_when(job.mandatory_at, 'never: it is optional')}"
-    yield f"{'expires':<16}{_when(job.expires_at, 'never')}"
+    yield f"{'offer at':<16}{_when(job.offer_at, 'immediately')}"
+    yield f"{'mandatory at':<16}{_when(job.mandatory_at, 'never: it is optional')}"
+    yield f"{'expires at':<16}{_when(job.expires_at, 'never')}"
     if job.respects_windows:
         yield f"{'starts':<16}only in each workstation's maintenance windows"
 
 
-def _row(head: str, names: Sequence[str]) -> Iterator[str]:
+def _row(label: str, names: Sequence[str]) -> Iterator[str]:
     if names:
         total = f"{len(names)}: " if len(names) > 1 else ""
-        hint = "; --json names them all" if len(names) > _SHOWN else ""
-        yield f"{head:<16}{total}{listed(names, _SHOWN)}{hint}"
+        hint = "; --json lists all" if len(names) > _SHOWN else ""
+        yield f"{label:<16}{total}{listed(names, _SHOWN)}{hint}"
 
 
 def _when(moment: "Moment | None", otherwise: str) -> str:
@@ -163,5 +163,5 @@ def _when(moment: "Moment | None", otherwise: str) -> str:
     if moment is None:
         return otherwise
     if isinstance(moment, WallClock):
-        return f"{moment.local:%Y-%m-%d %H:%M:%S} on each workstation's own clock"
+        return f"{moment.local:%Y-%m-%d %H:%M:%S} on each workstation's clock"
     return f"{moment.astimezone():%Y-%m-%d %H:%M:%S %Z}"

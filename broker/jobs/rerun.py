@@ -1,4 +1,4 @@
-"""`pcm rerun`: a job's command once more, where it failed."""
+"""`pcm rerun`: send a job's command again where it failed."""
 
 import argparse
 import sys
@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 from broker.cli.command_line import DONE, Parser, Wrong, WrongUse
 from broker.cli.session import history, name, with_dispatcher
-from broker.rollouts import views as standing
+from broker.rollouts import views as rollout_views
 from broker.watch import command as watch
 from schemas.text import counted
 
@@ -22,16 +22,16 @@ def add_to(commands: "argparse._SubParsersAction[Parser]") -> None:
     rerun = commands.add_parser(
         "rerun",
         help="send a job's command again where it failed",
-        description="Sends a job's command again, as a new job for the workstations that are"
-        " chosen, and prints the new job's id. A mandatory time that has passed is now; an expiry"
-        " that has passed is as far from now as it was from the job's sending.",
+        description="Sends a job's command again, as a new job for the selected workstations, and"
+        " prints the new job's id. A mandatory time that has passed becomes now. An expiry that"
+        " has passed becomes as long from now as it was from the job's sending.",
         parents=[watch.options()],
     )
-    rerun.add_argument("job", metavar="JOB", type=name, help="the job's id, or how it begins")
+    rerun.add_argument("job", metavar="JOB", type=name, help="the job's id, or its beginning")
     rerun.add_argument(
         "--failed",
         action="store_true",
-        help="where it failed, timed out, was interrupted or refused, or expired (default)",
+        help="where it failed, timed out, was interrupted, refused or expired (default)",
     )
     rerun.add_argument("--expired", action="store_true", help="where it expired")
     rerun.add_argument(
@@ -39,7 +39,7 @@ def add_to(commands: "argparse._SubParsersAction[Parser]") -> None:
         metavar="S",
         action="append",
         default=[],
-        help="where it is in this state, such as cancelled; again for more",
+        help="where it is in this state, such as cancelled; repeat for more",
     )
     rerun.add_argument(
         "--workstation",
@@ -47,7 +47,7 @@ def add_to(commands: "argparse._SubParsersAction[Parser]") -> None:
         action="append",
         type=name,
         default=[],
-        help="there, in whatever state; with the others: only there; again for more",
+        help="there, in any state; with the other options: only there; repeat for more",
     )
     rerun.add_argument("--wait", action="store_true", help="watch it, as pcm watch does")
     rerun.set_defaults(run=_run)
@@ -57,31 +57,30 @@ def _run(arguments: argparse.Namespace) -> int:
     watch.check_options(arguments)
     states = _states(arguments)
     with history() as engine:
-        new = _again(engine, arguments, states)
+        new = _new_job(engine, arguments, states)
     return with_dispatcher(lambda dispatcher: _send(dispatcher, new, arguments))
 
 
 def _states(arguments: argparse.Namespace) -> tuple[str, ...]:
-    """Return the states that are asked for; none: those that `rerun` takes by default."""
+    """Return the states that options select; none: the defaults of `rerun`."""
     from broker.history.queries import FAILURES, STATES
     from schemas import State
 
-    if wrong := [state for state in arguments.state if state not in STATES]:
-        raise WrongUse(f"--state: {wrong[0]!r} is no state: use {', '.join(map(str, STATES))}")
+    if unknown := [state for state in arguments.state if state not in STATES]:
+        raise WrongUse(f"--state: {unknown[0]!r} is no state: use {', '.join(map(str, STATES))}")
     states = [*arguments.state, *(FAILURES if arguments.failed else ())]
     states += [State.EXPIRED] if arguments.expired else []
     return tuple(states)
 
 
-def _again(engine: "Engine", arguments: argparse.Namespace, states: tuple[str, ...]) -> "Job":
-    """Return the job as it is to be sent again."""
+def _new_job(engine: "Engine", arguments: argparse.Namespace, states: tuple[str, ...]) -> "Job":
     from broker.history.queries import UnknownId, accounts
     from broker.jobs.rerun_jobs import NothingToRerun, NotItsWorkstation, rerun
     from broker.signing.resign_policy import SigningRefused
 
     try:
-        with accounts(engine) as found:
-            new, left_out = rerun(found, arguments.job, states, arguments.workstation)
+        with accounts(engine) as queries:
+            new, left_out = rerun(queries, arguments.job, states, arguments.workstation)
     except NotItsWorkstation as error:
         raise Wrong(f"--workstation: {error}") from error
     except NothingToRerun as error:
@@ -90,16 +89,16 @@ def _again(engine: "Engine", arguments: argparse.Namespace, states: tuple[str, .
     except (SigningRefused, UnknownId) as error:
         raise Wrong(str(error)) from error
     if left_out:
-        names = standing.some(left_out)
+        names = rollout_views.some(left_out)
         print(f"pcm: left out: its secrets are not sealed for {names}", file=sys.stderr)
     return new
 
 
 async def _send(dispatcher: "Dispatcher", new: "Job", arguments: argparse.Namespace) -> int:
     new, unbound = await dispatcher.only_bound(new)
-    standing.tell_unbound([str(target.name) for target in unbound])
-    await dispatcher.dispatch(new, partly=True)  # who is there was asked just now
-    _tell(new, as_json=arguments.json)
+    rollout_views.print_unbound([str(target.name) for target in unbound])
+    await dispatcher.dispatch(new, partly=True)  # unbound targets were removed just now
+    _print_sent(new, as_json=arguments.json)
     if not arguments.wait:
         return DONE
     return await watch.watch(
@@ -107,12 +106,12 @@ async def _send(dispatcher: "Dispatcher", new: "Job", arguments: argparse.Namesp
     )
 
 
-def _tell(job: "Job", *, as_json: bool) -> None:
+def _print_sent(job: "Job", *, as_json: bool) -> None:
     import json
 
     if as_json:
-        told = {"job": job.id, "rerun_of": job.rerun_of, "workstations": len(job.targets)}
-        print(json.dumps(told), flush=True)
+        fields = {"job": job.id, "rerun_of": job.rerun_of, "workstations": len(job.targets)}
+        print(json.dumps(fields), flush=True)
     else:
         print(job.id, flush=True)
         count = len(job.targets)

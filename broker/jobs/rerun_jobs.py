@@ -1,4 +1,4 @@
-"""A job that was sent, made again for some of its workstations."""
+"""Create a new job that runs a job's command again on some of its workstations."""
 
 from collections.abc import Iterable, Sequence
 from datetime import UTC, datetime
@@ -18,10 +18,10 @@ _SHOWN = 10
 
 
 class NothingToRerun(PcmError):
-    """A job cannot be sent again, or nowhere that was asked for; the text says why.
+    """A job cannot be sent again, or matches on no workstation; the text gives the reason.
 
     Attributes:
-        cancelled: on how many workstations it was cancelled, if that was not asked for.
+        cancelled: on how many workstations it was cancelled, unless that state was selected.
     """
 
     def __init__(self, text: str, cancelled: int = 0) -> None:
@@ -30,13 +30,13 @@ class NothingToRerun(PcmError):
 
 
 class NotItsWorkstation(NothingToRerun):
-    """A workstation was named that the job was not for."""
+    """The job was not for a workstation that was named."""
 
 
 class Rerun(NamedTuple):
-    """A job made again, and the workstations left out, since its secrets are not sealed for them.
+    """The new job, and the workstations left out because its secrets are not sealed for them.
 
-    It is sent by `Dispatcher.dispatch`, with `partly` also where some of them have no queue.
+    Send it by `Dispatcher.dispatch`; with `partly`, also where some targets have no queue.
     """
 
     job: Job
@@ -52,22 +52,21 @@ def rerun(
 ) -> Rerun:
     """Return a new job with a job's command, for the workstations where it is in some states.
 
-    A mandatory time that has passed is now; an expiry that has passed is as far from now as it
-    was from the job's making.
+    A mandatory time that has passed becomes now. An expiry that has passed becomes as long from
+    now as it was from the job's creation.
 
     Args:
-        accounts: the history's, which know the job and where it failed.
-        job_id: its id, or the beginning.
-        states: such as "cancelled"; default: those of `FAILURES`, or, where workstations are
-            named, any.
+        accounts: the history's queries (`History.accounts`).
+        job_id: the job's id, or its beginning.
+        states: such as "cancelled"; default: `FAILURES`, or any state if workstations are named.
         workstations: only these; default: all.
         settings: the signing key and the trusted keys; default: from the environment.
 
     Raises:
-        UnknownId: no job has this id, or several begin so.
-        NotItsWorkstation: the job was not for one that is named.
-        NothingToRerun: it is so nowhere, or the job itself is not known.
-        SigningRefused: it would be signed here, and no trusted key has signed it.
+        UnknownId: no job has this id, or several ids begin so.
+        NotItsWorkstation: the job was not for one of the workstations.
+        NothingToRerun: it is in these states nowhere, or the history has only its reports.
+        SigningRefused: it would be signed here, but no trusted key has signed the original.
     """
     from broker.history.queries import FAILURES
     from broker.signing.resign_policy import check_resignable
@@ -80,18 +79,18 @@ def rerun(
         raise NothingToRerun(f"{job_id}: the history has reports of it, but not the job itself")
     check_resignable(job, *accounts.recorded(job_id), settings or load(DispatcherSettings))
     at = {pair.workstation: pair.state for pair in accounts.pairs(job_id)}
-    if strange := [name for name in wanted if name not in at]:
+    if not_addressed := [name for name in wanted if name not in at]:
         raise NotItsWorkstation(
-            f"{listed(strange, _SHOWN)}: {job_id} was not for it; nothing was sent"
+            f"{listed(not_addressed, _SHOWN)}: {job_id} was not for it; nothing was sent"
         )
     names = [name for name in wanted or sorted(at) if allowed is None or at[name] in allowed]
     if not names:
-        raise _nowhere(job_id, list(at.values()), allowed or ())
-    able, left_out = _able(job, names)
-    return Rerun(again(job, able, datetime.now(UTC)), left_out)
+        raise _no_match(job_id, list(at.values()), allowed or ())
+    able, left_out = _split_by_secrets(job, names)
+    return Rerun(new_job(job, able, datetime.now(UTC)), left_out)
 
 
-def _able(job: Job, names: list[str]) -> tuple[list[str], list[str]]:
+def _split_by_secrets(job: Job, names: list[str]) -> tuple[list[str], list[str]]:
     """Return the workstations that can open a job's secrets, and the others."""
     if job.command.secrets is None:
         return names, []
@@ -101,31 +100,31 @@ def _able(job: Job, names: list[str]) -> tuple[list[str], list[str]]:
     if not able:
         raise NothingToRerun(
             f"{job.id}: its secrets are not sealed for {listed(left_out, _SHOWN)};"
-            " send it anew, by pcm send --secret"
+            " send a new job with pcm send --secret"
         )
     return able, left_out
 
 
-def _nowhere(job_id: str, found: list[str], states: Sequence[str]) -> NothingToRerun:
-    """Return that there is nowhere to send a job again, and what might have been meant."""
+def _no_match(job_id: str, found: list[str], states: Sequence[str]) -> NothingToRerun:
+    """Return the error that a job is in these states nowhere; name where it was cancelled."""
     from broker.history.queries import FAILURES
 
     words = " or ".join(state.replace("_", " ") for state in states)
-    asked = "failed" if tuple(states) == FAILURES else f"is {words}"
-    text = f"{job_id}: it {asked} on no workstation; nothing was sent"
+    selected = "failed" if tuple(states) == FAILURES else f"is {words}"
+    text = f"{job_id}: it {selected} on no workstation; nothing was sent"
     cancelled = 0 if State.CANCELLED in states else found.count(State.CANCELLED)
     if cancelled:
         text += f"; it was cancelled on {cancelled:,}"
     return NothingToRerun(text, cancelled)
 
 
-def again(job: Job, names: Iterable[str], now: datetime) -> Job:
-    """Return a new job with a job's command, for the workstations that are named.
+def new_job(job: Job, names: Iterable[str], now: datetime) -> Job:
+    """Return a new job with a job's command, for the named workstations.
 
-    Times that are to come stay. A mandatory time that has passed is now, an offer time that has
-    passed is none, and an expiry that has passed is as far from now as it was from the time when
-    the job was made. Times on clocks on the wall stay as they are, unless the expiry has passed on
-    the first of them: then all of them are treated so.
+    Future times stay. A mandatory time that has passed becomes now, an offer time that has passed
+    is removed, and an expiry that has passed becomes as long from now as it was from the job's
+    creation. Times on workstation clocks stay, unless the expiry has passed on the earliest clock:
+    then they count as passed.
     """
     names = list(names)
     changes = {
@@ -144,11 +143,11 @@ def again(job: Job, names: Iterable[str], now: datetime) -> Job:
 
 
 def _times(job: Job, now: datetime) -> dict[str, Any]:
-    on_walls = isinstance(job.expires_at or job.mandatory_at or job.offer_at, WallClock)
-    if on_walls and not (job.expires_at and earliest(job.expires_at) <= now):
-        return {}  # what has passed on a clock is done there at once
+    local = isinstance(job.expires_at or job.mandatory_at or job.offer_at, WallClock)
+    if local and not (job.expires_at and earliest(job.expires_at) <= now):
+        return {}  # a workstation acts immediately on a time that its clock has passed
     mandatory_at, offer_at, expires_at = (
-        None if on_walls or moment is None or earliest(moment) <= now else moment
+        None if local or moment is None or earliest(moment) <= now else moment
         for moment in (job.mandatory_at, job.offer_at, job.expires_at)
     )
     if job.mandatory_at is not None and mandatory_at is None:

@@ -1,4 +1,4 @@
-"""`pcm send --save`, and what becomes of it: a signed job in a file, for others to approve."""
+"""`pcm send --save` and `--file`: write and read a signed job, for others to approve."""
 
 import argparse
 import json
@@ -16,16 +16,16 @@ if TYPE_CHECKING:
 def add_option(send: Parser) -> None:
     """Add the option to `pcm send`."""
     send.add_argument(
-        "--save", metavar="FILE", type=Path, help="send nothing: write it signed, to be approved"
+        "--save", metavar="FILE", type=Path, help="send nothing; write the signed job for approval"
     )
 
 
 @contextmanager
-def told(option: str, path: Path) -> Iterator[None]:
-    """Tell what is wrong with a file in one line.
+def file_errors(option: str, path: Path) -> Iterator[None]:
+    """Map errors of a file to one-line messages.
 
     Raises:
-        WrongUse: it is so.
+        WrongUse: the file cannot be read or written, or holds no valid job.
     """
     from broker.jobs.job_file import WrongJobFile
 
@@ -37,32 +37,32 @@ def told(option: str, path: Path) -> Iterator[None]:
         raise WrongUse(str(error)) from error
 
 
-def given(arguments: argparse.Namespace) -> "SignedJob | None":
-    """Return the signed job that `--file` names; None if it names no such file."""
-    # Of a pipe, what is looked at would be missing from what is read.
+def read_from_option(arguments: argparse.Namespace) -> "SignedJob | None":
+    """Return the signed job of `--file`; None if the file holds none."""
+    # A pipe can be read only once.
     if arguments.file is None or not (path := Path(arguments.file)).is_file():
         return None
     from broker.jobs.signed_file import read_signed
 
-    with told("--file: ", path):
+    with file_errors("--file: ", path):
         signed = read_signed(path)
     for option in ("save", "secret", "waves"):
         if signed is not None and getattr(arguments, option):
-            raise WrongUse(f"--{option}: the job is signed as it is; leave out one of the two")
+            raise WrongUse(f"--{option}: the file's job is signed already; leave out one of them")
     return signed
 
 
 def job_of(arguments: argparse.Namespace, signed: "SignedJob") -> "Job":
-    """Return the job that was signed."""
+    """Return the job of `--file` that was signed."""
     from broker.jobs import signed_file
 
     path = Path(arguments.file)
-    with told("--file: ", path):
+    with file_errors("--file: ", path):
         return signed_file.job_of(path, signed)
 
 
 def save(jobs: "list[Job]", arguments: argparse.Namespace) -> int:
-    """Write a job to a file, with our signature, for others to add theirs."""
+    """Write a job to a file with our signature; other signers add theirs."""
     from broker.jobs.signed_file import sign_job, write_signed
 
     path = arguments.save
@@ -70,14 +70,14 @@ def save(jobs: "list[Job]", arguments: argparse.Namespace) -> int:
         if getattr(arguments, option):
             raise WrongUse(f"--save: nothing is sent; leave out --{option.replace('_', '-')}")
     if len(jobs) > 1:
-        raise WrongUse(f"--save: saves one job, and the file has {len(jobs)}")
+        raise WrongUse(f"--save: saves one job; the file has {len(jobs)}")
     (job,) = jobs
     signed = sign_job(job)
     (signature,) = signed.signatures
-    with told("--save: ", path):
+    with file_errors("--save: ", path):
         write_signed(path, signed, new=True)
     if arguments.json:
         print(json.dumps({"job": job.id, "file": str(path), "signed_by": signature.name}))
     else:
-        print(f"{path}: {job.id}, signed as {signature.name}; others add theirs by pcm approve")
+        print(f"{path}: {job.id}, signed as {signature.name}; pcm approve adds signatures")
     return DONE

@@ -1,4 +1,4 @@
-"""`pcm send --secret`: environment values that stand nowhere but in files, or the environment."""
+"""`pcm send --secret`: read and seal secret environment variables of a job."""
 
 import os
 import sys
@@ -21,32 +21,32 @@ def add_option(parser: Parser) -> None:
         "--secret",
         action="append",
         metavar="K=@FILE",
-        help="environment variable that only the addressed agents can read: what is in FILE, or in"
-        " stdin (K=-), or in a variable of ours (K=env:NAME); again for more",
+        help="environment variable that only the addressed agents can read; its value is read from"
+        " FILE, from stdin (K=-) or from our environment (K=env:NAME); repeat for more",
     )
 
 
 def read_secrets(options: Iterable[str]) -> dict[str, str]:
-    """Return the values that options name; a last line's end is not part of a value.
+    """Return the values that options name, without a final line end.
 
     Raises:
-        WrongUse: one is wrong; its value is never told.
+        WrongUse: one is invalid; the text never contains a value.
     """
     from schemas.secrets import check_variable
 
-    found: dict[str, str] = {}
+    values: dict[str, str] = {}
     for option in options:
         name, equals, source = option.partition("=")
         if not equals or not (source == "-" or source.startswith(("@", "env:"))):
             raise WrongUse(f"--secret: {name!r}: write NAME=@FILE, NAME=- or NAME=env:VARIABLE")
-        if name in found:
+        if name in values:
             raise WrongUse(f"--secret: {name} is given twice")
         try:
             check_variable(name)
         except ValueError as error:
             raise WrongUse(f"--secret: {error}") from error
-        found[name] = _value(name, source)
-    return found
+        values[name] = _value(name, source)
+    return values
 
 
 def _value(name: str, source: str) -> str:
@@ -54,12 +54,12 @@ def _value(name: str, source: str) -> str:
         variable = source.removeprefix("env:")
         if variable not in os.environ:
             raise WrongUse(f"--secret: {name}: there is no variable {variable!r}")
-        return _plain(name, os.environb[variable.encode(errors="surrogateescape")])
+        return _decode(name, os.environb[variable.encode(errors="surrogateescape")])
     try:
         data = _read(source)
     except OSError as error:
         raise WrongUse(f"--secret: {name}: {source[1:]}: {error.strerror}") from error
-    return _plain(name, data)
+    return _decode(name, data)
 
 
 def _read(source: str) -> bytes:
@@ -69,22 +69,22 @@ def _read(source: str) -> bytes:
         return opened.read(_LIMIT)
 
 
-def _plain(name: str, data: bytes) -> str:
+def _decode(name: str, data: bytes) -> str:
     try:
         text = data.decode()
     except UnicodeDecodeError:
         raise WrongUse(f"--secret: {name}: is not UTF-8") from None
     if "\0" in text:
-        raise WrongUse(f"--secret: {name}: a NUL character cannot be passed to a program")
+        raise WrongUse(f"--secret: {name}: contains a NUL character")
     return text.removesuffix("\n").removesuffix("\r")
 
 
 def sealed(jobs: "list[Job]", values: dict[str, str]) -> "list[Job]":
-    """Return jobs with values that only those can open whom they are for.
+    """Return jobs with the values sealed for the agents of their targets.
 
     Raises:
-        WrongUse: they cannot be sealed for all of them.
-        Wrong: the history cannot be asked.
+        WrongUse: the values cannot be sealed for all of them.
+        Wrong: the history cannot be used.
     """
     from pydantic import ValidationError
 

@@ -1,4 +1,4 @@
-"""`pcm send`: a job made from options, or the jobs of a file, and sent."""
+"""`pcm send`: send a job given by options, or the jobs of a file."""
 
 import argparse
 import json
@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from broker.client.dispatcher import Dispatcher
     from schemas import Job, SignedJob, Target
 
+# The options that --file allows.
 _WITH_FILE = {"command", "file", "wait", "dry_run", "json", "give_up_after", "run", "takes_command"}
 _WITH_FILE |= {"secret", "save", *waves.OPTIONS}
 
@@ -29,40 +30,40 @@ def add_to(commands: "argparse._SubParsersAction[Parser]") -> None:
     send = commands.add_parser(
         "send",
         help="send a command as a job",
-        description="Sends a command as a job, or all jobs of a file, and prints an id a line."
-        " Times T are ISO 8601 with a zone, +10m, now, or 'YYYY-MM-DDTHH:MM local' for each"
-        " workstation's own clock; durations D are such as 30s, 5m, 1h30m.",
+        description="Sends a command as a job, or all jobs of a file, and prints their ids, one a"
+        " line. A time T is ISO 8601 with a zone, +10m, now, or 'YYYY-MM-DDTHH:MM local' for each"
+        " workstation's clock. A duration D is such as 30s, 5m, 1h30m.",
         usage="pcm send [OPTION]... -- COMMAND [ARG]...\n       pcm send --file FILE [OPTION]...",
         parents=[watch.options()],
     )
     add_options(send)
     add = send.add_argument
-    add("--offer-at", metavar="T", help="not seen before (default: at once)")
-    add("--mandatory-at", metavar="T", help="runs then, wanted or not (default: optional)")
-    add("--expires-at", metavar="T", help="never started after")
-    add("--file", metavar="FILE", help="whole jobs as JSON, YAML or TOML; - for stdin")
-    add("--wait", action="store_true", help="watch each, as pcm watch does")
+    add("--offer-at", metavar="T", help="invisible before (default: offered immediately)")
+    add("--mandatory-at", metavar="T", help="runs then without consent (default: optional)")
+    add("--expires-at", metavar="T", help="never starts after")
+    add("--file", metavar="FILE", help="jobs as JSON, YAML or TOML; - for stdin")
+    add("--wait", action="store_true", help="watch each job, as pcm watch does")
     secrets.add_option(send)
     saved.add_option(send)
-    add("--dry-run", action="store_true", help="send nothing; tell whom it would reach, and when")
+    add("--dry-run", action="store_true", help="send nothing; show whom it would reach, and when")
     waves.add_options(send)
     send.set_defaults(run=_send, takes_command=True)
 
 
 def add_options(parser: Parser) -> None:
-    """Add the options that say what a job is, and whom it is for, but not when."""
+    """Add the options for a job's command and targets, without its times."""
     add = parser.add_argument
     add(
         "--to",
         action="append",
         metavar="TARGET",
-        help="all, group:NAME or workstation:NAME; again for more",
+        help="all, group:NAME or workstation:NAME; repeat for more",
     )
-    add("--not-to", action="append", metavar="TARGET", help="whom it is not for, though in --to")
-    add("--background", action="store_true", help="run by the service agent, shown to nobody")
-    add("--timeout", metavar="D", help="ended after so long (default: 1h)")
-    add("--success-exit", metavar="N,N", help="exit codes of success (default: 0)")
-    add("--restart-exit", metavar="N,N", help="of success and restart (default: 1641,3010)")
+    add("--not-to", action="append", metavar="TARGET", help="excluded from --to; repeat for more")
+    add("--background", action="store_true", help="run by the service agent; not shown to users")
+    add("--timeout", metavar="D", help="limit of the command's run time (default: 1h)")
+    add("--success-exit", metavar="N,N", help="exit codes for success (default: 0)")
+    add("--restart-exit", metavar="N,N", help="for success with restart (default: 1641,3010)")
     add("--user-input-required", action="store_true", help="never run without a user")
     add("--user-may-stop", action="store_true", help="a user may stop it while it runs")
     add("--survives-agent", action="store_true", help="goes on when its agent ends or restarts")
@@ -70,27 +71,27 @@ def add_options(parser: Parser) -> None:
     add("--respects-windows", action="store_true", help="starts in maintenance windows only")
     add("--supersedes", metavar="KEY", help="replaces older jobs of this key not yet started")
     add("--platform", action="append", metavar="P", help="only on, such as linux or linux/x86_64")
-    add("--env", action="append", metavar="K=V", help="environment variable; again for more")
-    add("--cwd", metavar="DIR", help="folder to start in (default: the user's home)")
-    add("--run-as", metavar="USER", help="whom a background command runs as (default: root)")
+    add("--env", action="append", metavar="K=V", help="environment variable; repeat for more")
+    add("--cwd", metavar="DIR", help="working directory (default: the user's home)")
+    add("--run-as", metavar="USER", help="user who runs a background command (default: root)")
     add("--shell", action="store_true", help="the command is a script for /bin/sh -c")
     add("--name", metavar="TEXT", help="name for people (default: the command)")
-    add("--comment", metavar="TEXT", help="why it is sent, as users are told")
+    add("--comment", metavar="TEXT", help="reason for the job, shown to users")
     add("--max-postponements", metavar="N", help="how often a user may postpone it")
-    add("--min-interval", metavar="D", help="that a postponement lasts at least")
+    add("--min-interval", metavar="D", help="shortest postponement")
 
 
 def _send(arguments: argparse.Namespace) -> int:
     in_waves = waves.check_options(arguments)
     if not in_waves:
         watch.check_options(arguments)
-    signed = saved.given(arguments)
+    signed = saved.read_from_option(arguments)
     jobs = _jobs(arguments, signed)
     if arguments.save is not None:
         return saved.save(jobs, arguments)
     if arguments.dry_run:
         if arguments.wait:
-            raise WrongUse("--wait: a dry run sends nothing to wait for; leave out one of the two")
+            raise WrongUse("--wait: a dry run sends nothing; leave out one of the two")
         return dry_run(jobs, arguments.waves or (), as_json=arguments.json)
     if in_waves:
         return waves.begin(jobs, arguments)
@@ -125,7 +126,7 @@ def _jobs(arguments: argparse.Namespace, signed: "SignedJob | None") -> "list[Jo
 
 
 async def _send_all(dispatcher: "Dispatcher", jobs: "list[Job]", *, as_json: bool) -> "list[Job]":
-    """Send jobs; tell of each, and return those that were sent."""
+    """Send jobs; print each; return those that were sent."""
     from broker.amqp.connection import Unreachable
 
     sent: list[Job] = []
@@ -140,7 +141,7 @@ async def _send_all(dispatcher: "Dispatcher", jobs: "list[Job]", *, as_json: boo
                 print(printable(f"pcm: {job.title}: {error}"), file=sys.stderr)
     except Unreachable:
         if len(jobs) > 1:
-            print(f"pcm: {len(sent)} of {len(jobs)} jobs were surely sent", file=sys.stderr)
+            print(f"pcm: {len(sent)} of {len(jobs)} jobs are confirmed as sent", file=sys.stderr)
         raise
     return sent
 
@@ -151,7 +152,7 @@ async def _watch(
     from schemas import Context, Requirement
 
     if (job.context, job.requirement) == (Context.FOREGROUND, Requirement.OPTIONAL):
-        print("pcm: it is an offer: it runs where a user says so", file=sys.stderr)
+        print("pcm: the job is optional: it runs only where a user runs it", file=sys.stderr)
     return await watch.watch(dispatcher, job.id, as_json=as_json, limit=limit)
 
 
@@ -165,10 +166,10 @@ def _print_sent(job: "Job", *, as_json: bool) -> None:
 
 
 def read_job(arguments: argparse.Namespace) -> "Job":
-    """Return the one job that the options of `pcm send` ask for.
+    """Return the job that the options of `pcm send` describe.
 
     Raises:
-        WrongUse: one of them is wrong; the text names it.
+        WrongUse: an option is invalid; the text names it.
     """
     from pydantic import ValidationError
 
@@ -182,7 +183,7 @@ def read_job(arguments: argparse.Namespace) -> "Job":
     if not arguments.argv:
         raise WrongUse("send: give a command after --, or --file")
     if not arguments.to:
-        raise WrongUse("--to: say whom it is for: all, group:NAME or workstation:NAME")
+        raise WrongUse("--to: give a target: all, group:NAME or workstation:NAME")
     now = datetime.now(UTC)
     try:
         command = Command(
@@ -194,7 +195,7 @@ def read_job(arguments: argparse.Namespace) -> "Job":
             survives_agent=arguments.survives_agent,
             rerun_interrupted=arguments.rerun_interrupted,
             environment=dict(map(_variable, arguments.env or [])),
-            **_given(
+            **_without_none(
                 cwd=arguments.cwd,
                 run_as=arguments.run_as,
                 timeout=arguments.timeout,
@@ -209,7 +210,7 @@ def read_job(arguments: argparse.Namespace) -> "Job":
             excluded=_targets("--not-to", arguments.not_to or []),
             respects_windows=arguments.respects_windows,
             created_at=now,
-            **_given(
+            **_without_none(
                 name=arguments.name,
                 comment=arguments.comment,
                 max_postponements=arguments.max_postponements,
@@ -240,7 +241,7 @@ def _check_file_alone(arguments: argparse.Namespace) -> None:
     given = [name for name, value in vars(arguments).items() if value and name not in _WITH_FILE]
     if given:
         option = "COMMAND" if given[0] == "argv" else f"--{given[0].replace('_', '-')}"
-        raise WrongUse(f"{option}: the file says it all; leave out one of the two")
+        raise WrongUse(f"{option}: not with --file; leave out one of the two")
 
 
 def _targets(option: str, texts: list[str]) -> "tuple[Target, ...]":
@@ -254,7 +255,7 @@ def _targets(option: str, texts: list[str]) -> "tuple[Target, ...]":
         raise WrongUse(f"{option}: {explain(error)}") from error
 
 
-def _given(**values: Any) -> dict[str, Any]:
+def _without_none(**values: Any) -> dict[str, Any]:
     return {name: value for name, value in values.items() if value is not None}
 
 

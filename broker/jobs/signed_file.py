@@ -1,4 +1,4 @@
-"""A job in a file, in the bytes that were signed: it is approved by others, and then sent."""
+"""Read and write a signed job in a file, with the exact bytes that were signed."""
 
 import os
 from pathlib import Path
@@ -73,11 +73,11 @@ def add_signature(signed: SignedJob, signer: Signer) -> SignedJob:
 
 
 def read_signed(path: str | Path) -> SignedJob | None:
-    """Return the signed job of a file; None if the file is something else.
+    """Return the signed job of a file; None if the file holds none.
 
     Raises:
-        WrongJobFile: it begins as one and is none.
-        OSError: it cannot be read.
+        WrongJobFile: the signed job is invalid.
+        OSError: the file cannot be read.
     """
     with Path(path).open("rb") as opened:
         body = opened.read(_LIMIT)
@@ -90,10 +90,10 @@ def read_signed(path: str | Path) -> SignedJob | None:
 
 
 def job_of(path: Path, signed: SignedJob) -> Job:
-    """Return the job that a file holds.
+    """Return the job of a signed job's file.
 
     Raises:
-        WrongJobFile: it holds none, or one that cannot be sent any more.
+        WrongJobFile: the job is invalid, or cannot be sent any more.
     """
     try:
         job = Job.read(signed.text)
@@ -104,10 +104,10 @@ def job_of(path: Path, signed: SignedJob) -> Job:
 
 
 def write_signed(path: str | Path, signed: SignedJob, *, new: bool) -> None:
-    """Write a signed job, whole or not at all.
+    """Write a signed job; replace an existing file atomically.
 
     Raises:
-        OSError: it cannot be written; or it is there already, and should be `new`.
+        OSError: the file cannot be written, or it exists and should be `new`.
     """
     path = Path(path)
     text = signed.model_dump_json(indent=2) + "\n"
@@ -115,13 +115,13 @@ def write_signed(path: str | Path, signed: SignedJob, *, new: bool) -> None:
         with path.open("x", encoding="utf-8") as opened:
             opened.write(text)
         return
-    other = path.with_name(f".{path.name}.{os.getpid()}")
+    temporary = path.with_name(f".{path.name}.{os.getpid()}")
     try:
-        with other.open("x", encoding="utf-8") as opened:
+        with temporary.open("x", encoding="utf-8") as opened:
             opened.write(text)
             opened.flush()
             os.fsync(opened.fileno())
-        other.chmod(path.stat().st_mode & 0o777)
-        other.replace(path)
+        temporary.chmod(path.stat().st_mode & 0o777)
+        temporary.replace(path)
     finally:
-        other.unlink(missing_ok=True)
+        temporary.unlink(missing_ok=True)

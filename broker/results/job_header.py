@@ -1,25 +1,25 @@
-"""What a job is, as it stands above what came of it."""
+"""Describe a job in labelled lines, for `pcm show` and `pcm report`."""
 
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
 from broker.cli.time_formats import moment, span
 from broker.results.query_session import few
-from broker.results.signers import signed_by
+from broker.results.signers import signatures_text
 from schemas.text import counted
 
 if TYPE_CHECKING:
     from broker.history.queries import Accounts, JobRow
     from schemas import Cancellation, Job
 
-_TARGETS = 10
+_MAX_TARGETS = 10
 
 
-def job_head(accounts: "Accounts", row: "JobRow") -> list[tuple[str, str]]:
-    """Return what a job is: a name and a text for each line."""
+def job_header(accounts: "Accounts", row: "JobRow") -> list[tuple[str, str]]:
+    """Return a job's description, a label and a text for each line."""
     from schemas import Cancellation
 
-    asked = [
+    cancellations = [
         record
         for record in accounts.records("cancellation", row.id)
         if isinstance(record, Cancellation)
@@ -29,52 +29,56 @@ def job_head(accounts: "Accounts", row: "JobRow") -> list[tuple[str, str]]:
         ("job", row.id),
         ("name", row.name),
         ("comment", body.comment if body else ""),
-        ("kind", " ".join(part for part in (row.context, row.requirement) if part)),
+        ("context", row.context),
+        ("requirement", row.requirement),
         ("command", row.command),
-        *_wanted(body),
-        ("for", few(row.targets.split(), _TARGETS)),
-        ("not for", few([str(target) for target in body.excluded], _TARGETS) if body else ""),
-        ("sent by", row.sender),
-        ("signed by", signed_by(accounts, row.id)),
-        ("sent", moment(row.created_at, accounts.now)),
+        *_command_fields(body),
+        ("targets", few(row.targets.split(), _MAX_TARGETS)),
+        (
+            "excluded",
+            few([str(target) for target in body.excluded], _MAX_TARGETS) if body else "",
+        ),
+        ("sender", row.sender),
+        ("signatures", signatures_text(accounts, row.id)),
+        ("created at", moment(row.created_at, accounts.now)),
         *_times(row, body, accounts.now),
         ("rerun of", row.rerun_of or ""),
-        ("wave of", row.rollout or ""),
-        ("occurrence of", row.schedule or ""),
-        *(("cancelled", _cancelled(one, accounts.now)) for one in asked),
+        ("rollout", row.rollout or ""),
+        ("schedule", row.schedule or ""),
+        *(("cancelled", _cancellation_text(one, accounts.now)) for one in cancellations),
     ]
     if body is None:
-        lines.append(("known of it", "its reports alone: when it was sent, nobody read the stream"))
-    return [(name, text) for name, text in lines if text]
+        lines.append(("note", "the history has only its reports: the stream was not read then"))
+    return [(label, text) for label, text in lines if text]
 
 
-def _wanted(body: "Job | None") -> Iterator[tuple[str, str]]:
+def _command_fields(body: "Job | None") -> Iterator[tuple[str, str]]:
     if body is None:
         return
     command = body.command
-    yield "time limit", span(command.timeout.total_seconds())
-    yield "runs as", command.run_as or ""
-    yield "in folder", command.cwd or ""
+    yield "timeout", span(command.timeout.total_seconds())
+    yield "run as", command.run_as or ""
+    yield "cwd", command.cwd or ""
     if command.secrets is not None:
         count = len(command.secrets.keys)
         sealed = f"sealed for {counted(count, 'agent')}"
         yield "secrets", f"{', '.join(command.secrets.names)} ({sealed})"
     yield "platforms", ", ".join(sorted(command.platforms))
     yield "supersedes", body.supersedes or ""
-    yield "postponement", _postponed(body)
-    said = {
+    yield "postponement", _postponement_text(body)
+    options = {
         "runs in a shell": command.shell,
-        "needs the user's input": command.user_input_required,
+        "needs user input": command.user_input_required,
         "may be stopped by the user": command.user_may_stop,
         "survives its agent": command.survives_agent,
         "may start again after a crash": command.rerun_interrupted,
-        "keeps to maintenance windows": body.respects_windows,
+        "respects maintenance windows": body.respects_windows,
     }
-    yield "and", ", ".join(text for text, so in said.items() if so)
+    yield "options", ", ".join(text for text, is_set in options.items() if is_set)
 
 
-def _postponed(body: "Job") -> str:
-    """Say how a user may postpone a job, where the job says anything of it."""
+def _postponement_text(body: "Job") -> str:
+    """Return how a user may postpone a job; empty if the job does not limit it."""
     most, least = body.max_postponements, body.min_interval.total_seconds()
     often = "" if most is None else "never" if most == 0 else f"{most} times at most"
     return ", ".join(filter(None, [often, f"for {span(least)} at least" if least else ""]))
@@ -83,20 +87,18 @@ def _postponed(body: "Job") -> str:
 def _times(row: "JobRow", body: "Job | None", now: float) -> Iterator[tuple[str, str]]:
     from schemas import WallClock
 
-    for label, name in (
-        ("offered at", "offer_at"),
-        ("mandatory at", "mandatory_at"),
-        ("expires at", "expires_at"),
-    ):
+    for name in ("offer_at", "mandatory_at", "expires_at"):
         given: Any = getattr(body, name, None)
         at: float | None = getattr(row, name)
+        label = name.replace("_", " ")
         if isinstance(given, WallClock):
-            yield label, f"{given.local:%Y-%m-%d %H:%M} on each workstation's own clock"
+            yield label, f"{given.local:%Y-%m-%d %H:%M} on each workstation's clock"
         elif at is not None:
             yield label, moment(at, now)
 
 
-def _cancelled(asked: "Cancellation", now: float) -> str:
-    where = f" on {few(asked.workstations)}" if asked.workstations else ""
-    why = f": {asked.reason}" if asked.reason else ""
-    return f"by {asked.sender}{where}, {moment(asked.created_at.timestamp(), now)}{why}"
+def _cancellation_text(cancellation: "Cancellation", now: float) -> str:
+    where = f" on {few(cancellation.workstations)}" if cancellation.workstations else ""
+    reason = f": {cancellation.reason}" if cancellation.reason else ""
+    at = moment(cancellation.created_at.timestamp(), now)
+    return f"by {cancellation.sender}{where}, {at}{reason}"

@@ -1,4 +1,4 @@
-"""`pcm jobs`: the jobs that were sent, and how they stand."""
+"""`pcm jobs`: list the jobs and their states."""
 
 import argparse
 import json
@@ -6,78 +6,86 @@ import sys
 from typing import TYPE_CHECKING, Any
 
 from broker.cli.command_line import DONE, Parser, Wrong
-from broker.cli.session import name, plain
+from broker.cli.session import name, valid_text
 from broker.cli.terminal import Cell, Column, print_table
 from broker.cli.time_formats import age, local, relative
-from broker.results.query_session import add_states, chosen, job_fields, looking, tally, words
+from broker.results.query_session import (
+    add_state_option,
+    counts_text,
+    job_fields,
+    query_session,
+    selected_states,
+    state_text,
+)
 
 if TYPE_CHECKING:
     from broker.history.queries import Accounts, JobRow
 
 _COLUMNS = (
-    Column("id"),
+    Column("job"),
     Column("name", least=12),
-    Column("kind", rank=4),
+    Column("context", rank=5),
+    Column("requirement", rank=4),
     Column("sender", rank=3, least=8),
-    Column("created"),
-    Column("workstations", rank=1, least=24),
-    Column("cancelled", rank=2, least=8),
+    Column("created at"),
+    Column("counts", rank=1, least=24),
+    Column("cancelled by", rank=2, least=8),
 )
-_STATE = Column("state")
+_STATE = Column("state")  # with --workstation
 
 
 def add_to(commands: "argparse._SubParsersAction[Parser]") -> None:
     """Add the command to a program's commands."""
     jobs = commands.add_parser(
         "jobs",
-        help="the jobs that were sent, and how they stand",
-        description="Lists jobs, the newest first, and on how many workstations each is in which"
-        " state. Options together narrow the list.",
+        help="list the jobs and their states",
+        description="Lists jobs, the newest first, with the number of workstations in each state."
+        " Several options narrow the list together.",
         epilog="examples:\n"
-        "  pcm jobs --state failures --since 2d     what failed somewhere, of two days\n"
-        "  pcm jobs --state waiting --text office   what still waits somewhere\n"
-        "  pcm jobs --sender ada --state ended      what has ended everywhere\n"
-        "  pcm jobs --workstation ws-042            what is for one workstation",
+        "  pcm jobs --state failures --since 2d     failed somewhere, within two days\n"
+        "  pcm jobs --state waiting --text office   not started yet somewhere\n"
+        "  pcm jobs --sender ada --state ended      ended everywhere\n"
+        "  pcm jobs --workstation ws-042            for one workstation",
     )
     jobs.add_argument(
         "--workstation",
         metavar="W",
         type=name,
-        help="only jobs that are for it, with their state there, of which --state is then said",
+        help="only jobs for this workstation, with their state there; --state selects by it",
     )
-    add_states(jobs, "only jobs that are so on some workstation (ended: on all)")
+    add_state_option(jobs, "only jobs in this state on some workstation (ended: on all)")
     jobs.add_argument(
         "--since",
         metavar="T",
         type=_since,
-        help="only jobs made since: so long ago, such as 2d or 1h30m, or 2026-11-30T02:00Z",
+        help="only jobs created since: a duration ago, such as 2d or 1h30m, or 2026-11-30T02:00Z",
     )
     jobs.add_argument(
         "--sender",
         metavar="TEXT",
-        type=plain,
+        type=valid_text,
         default="",
-        help="only of senders with this in their name",
+        help="only jobs whose sender contains TEXT",
     )
     jobs.add_argument(
         "--text",
         metavar="TEXT",
-        type=plain,
+        type=valid_text,
         default="",
-        help="only with this in id, name, command or targets",
+        help="only jobs with TEXT in id, name, command or targets",
     )
     jobs.add_argument(
-        "--limit", metavar="N", type=_count, default=50, help="so many at most (default: 50)"
+        "--limit", metavar="N", type=_count, default=50, help="number of jobs (default: 50)"
     )
     jobs.add_argument("--json", action="store_true", help="print JSON")
     jobs.set_defaults(run=_run)
 
 
 def _run(arguments: argparse.Namespace) -> int:
-    with looking() as history:
+    with query_session() as history:
         accounts = history.accounts
         rows = accounts.search(
-            states=chosen(arguments.state),
+            states=selected_states(arguments.state),
             workstation=arguments.workstation,
             since=arguments.since,
             sender=arguments.sender or "",
@@ -85,14 +93,13 @@ def _run(arguments: argparse.Namespace) -> int:
             most=arguments.limit + 1,
         )
         shown = rows[: arguments.limit]
-        there = _states(accounts, arguments.workstation, shown)
+        states = _states(accounts, arguments.workstation, shown)
         now = accounts.now
     if arguments.json:
-        print(
-            json.dumps([job_fields(row) | _there(arguments, there, row) for row in shown], indent=2)
-        )
+        fields = [job_fields(row) | _state_fields(arguments, states, row) for row in shown]
+        print(json.dumps(fields, indent=2))
     elif shown:
-        _print(shown, there, now)
+        _print(shown, states, now)
     else:
         print("no jobs")
     if len(rows) > len(shown):
@@ -103,7 +110,7 @@ def _run(arguments: argparse.Namespace) -> int:
 def _states(
     accounts: "Accounts", workstation: str | None, rows: "list[JobRow]"
 ) -> dict[str, str] | None:
-    """Return by their ids how jobs stand on the workstation that is asked about, if one is."""
+    """Return the jobs' states on the workstation of `--workstation`, by id; None without it."""
     if workstation is None:
         return None
     if not rows and not accounts.knows(workstation):
@@ -111,34 +118,41 @@ def _states(
     return accounts.states_on(workstation, [row.id for row in rows])
 
 
-def _there(
-    arguments: argparse.Namespace, there: dict[str, str] | None, row: "JobRow"
+def _state_fields(
+    arguments: argparse.Namespace, states: dict[str, str] | None, row: "JobRow"
 ) -> dict[str, str]:
-    if there is None:
+    if states is None:
         return {}
-    return {"workstation": arguments.workstation, "state": there[row.id]}
+    return {"workstation": arguments.workstation, "state": states[row.id]}
 
 
-def _print(rows: "list[JobRow]", there: dict[str, str] | None, now: float) -> None:
+def _print(rows: "list[JobRow]", states: dict[str, str] | None, now: float) -> None:
     cells = [_cells(row, now) for row in rows]
-    if there is None:
+    if states is None:
         print_table(_COLUMNS, cells)
         return
     first, *others = _COLUMNS
-    told = [(row[0], words(there[row[0]]), *row[1:]) for row in cells]
-    print_table((first, _STATE, *others), told)
+    with_state = [(row[0], state_text(states[row[0]]), *row[1:]) for row in cells]
+    print_table((first, _STATE, *others), with_state)
 
 
 def _cells(row: "JobRow", now: float) -> tuple[Any, ...]:
     at = row.created_at
     created = Cell(f"{local(at, seconds=False)}, {relative(at, now)}", age(at, now))
-    kind = f"{row.context} {row.requirement}"
-    by = f"by {row.cancelled_by}" if row.cancelled_at is not None else ""
-    return (row.id, row.name, kind, row.sender, created, tally(row), by)
+    return (
+        row.id,
+        row.name,
+        row.context,
+        row.requirement,
+        row.sender,
+        created,
+        counts_text(row.counts, row.restart_required),
+        row.cancelled_by,
+    )
 
 
 def _since(text: str) -> float:
-    """Read since when: an instant, or how long ago."""
+    """Parse an instant, or a duration before now."""
     import time
     from datetime import UTC, datetime
 
@@ -153,7 +167,7 @@ def _since(text: str) -> float:
         found = None
     if not isinstance(found, datetime):
         raise argparse.ArgumentTypeError(
-            f"{text!r}: write how long ago, such as 2d, or a time such as 2026-11-30T02:00Z"
+            f"{text!r}: write a duration such as 2d, or a time such as 2026-11-30T02:00Z"
         )
     return found.timestamp()
 

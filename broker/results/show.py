@@ -1,4 +1,4 @@
-"""`pcm show`: all that is known of a job, or of a job on one workstation."""
+"""`pcm show`: show a job and its state on each workstation, or its reports from one."""
 
 import argparse
 import json
@@ -8,20 +8,19 @@ from broker.cli.command_line import DONE, Parser, Wrong
 from broker.cli.session import name
 from broker.cli.terminal import Cell, Column, print_table, printable
 from broker.cli.time_formats import age, iso, local, moment, span
-from broker.results.job_header import job_head
+from broker.results.job_header import job_header
 from broker.results.query_session import (
     ROWS,
-    add_states,
-    chosen,
+    add_state_option,
     exit_text,
     job_fields,
-    looking,
     ordered,
     pair_fields,
+    query_session,
+    reason_text,
+    selected_states,
     shares,
-    state_words,
-    told,
-    words,
+    state_text,
 )
 from broker.results.signers import signers
 
@@ -32,24 +31,24 @@ _BAR = 30  # characters
 _GROUPS = (
     Column("count", right=True),
     Column("state", rank=2),
-    Column("exit", right=True),
-    Column("first line of error, or reason", least=24),
-    Column("such as", rank=1, least=12),
+    Column("exit code", right=True),
+    Column("line", least=24),
+    Column("example", rank=1, least=12),
 )
 _PAIRS = (
     Column("workstation", least=12),
     Column("state"),
     Column("at", rank=2),
     Column("agent", rank=4, least=7),
-    Column("exit", rank=1, right=True),
-    Column("took", rank=3, right=True),
-    Column("told", least=16),
+    Column("exit code", rank=1, right=True),
+    Column("duration", rank=3, right=True),
+    Column("reason", least=16),
 )
 _EVENTS = (
     Column("at"),
     Column("state"),
     Column("agent", rank=1, least=7),
-    Column("told", least=16),
+    Column("reason", least=16),
 )
 
 
@@ -57,17 +56,17 @@ def add_to(commands: "argparse._SubParsersAction[Parser]") -> None:
     """Add the command to a program's commands."""
     show = commands.add_parser(
         "show",
-        help="what came of a job, workstation by workstation",
-        description="Shows a job, how many workstations are in which state, what failed alike, and"
-        " a row a workstation: what runs and what failed first.",
-        epilog="see also: pcm output (what its commands wrote), pcm why (one workstation's state"
-        " explained), pcm report (a page or a sheet)",
+        help="show a job and its state on each workstation",
+        description="Shows a job, the number of workstations in each state, its failures grouped,"
+        " and a row for each workstation, started and failed ones first.",
+        epilog="see also: pcm output (the output of its commands), pcm why (explains one"
+        " workstation's state), pcm report (HTML page or CSV)",
     )
-    show.add_argument("job", metavar="JOB", type=name, help="the job's id; it may be cut short")
+    show.add_argument("job", metavar="JOB", type=name, help="the job's id, or its beginning")
     show.add_argument(
-        "--workstation", metavar="W", type=name, help="all that this one reported, in order"
+        "--workstation", metavar="W", type=name, help="all reports of this workstation, in order"
     )
-    add_states(show, "only workstations where it is so")
+    add_state_option(show, "only workstations in this state")
     show.add_argument(
         "--all", action="store_true", help=f"all workstations (default: {ROWS} at most)"
     )
@@ -76,15 +75,15 @@ def add_to(commands: "argparse._SubParsersAction[Parser]") -> None:
 
 
 def _run(arguments: argparse.Namespace) -> int:
-    with looking() as history:
+    with query_session() as history:
         accounts = history.accounts
         row = accounts.find(arguments.job)
         if arguments.workstation is not None:
-            return _one(accounts, row, arguments.workstation, as_json=arguments.json)
-        states = chosen(arguments.state)
+            return _show_workstation(accounts, row, arguments.workstation, as_json=arguments.json)
+        states = selected_states(arguments.state)
         pairs = accounts.pairs(row.id, states, most=None if arguments.all else ROWS)
-        counted = row.counts if states is None else {one: row.counts[one] for one in states}
-        left_out = max(0, sum(counted.values()) - len(pairs))
+        counts = row.counts if states is None else {state: row.counts[state] for state in states}
+        left_out = max(0, sum(counts.values()) - len(pairs))
         groups = accounts.failures(row.id)
         if arguments.json:
             _print_json(accounts, row, pairs, groups, left_out)
@@ -101,14 +100,14 @@ def _print_json(
     left_out: int,
 ) -> None:
     body = accounts.body(row.id)
-    whole = job_fields(row) | {
+    fields = job_fields(row) | {
         "sent": None if body is None else body.model_dump(mode="json", exclude_none=True),
-        "signatures": [one._asdict() for one in signers(accounts, row.id)],
+        "signatures": [verdict._asdict() for verdict in signers(accounts, row.id)],
         "failure_groups": [vars(group) for group in groups],
         "workstations": [pair_fields(pair) for pair in pairs],
         "left_out": left_out,
     }
-    print(json.dumps(whole, indent=2))
+    print(json.dumps(fields, indent=2))
 
 
 def _print(
@@ -118,92 +117,94 @@ def _print(
     groups: "list[FailureGroup]",
     left_out: int,
 ) -> None:
-    for label, text in job_head(accounts, row):
+    for label, text in job_header(accounts, row):
         print(f"{label:<14}{printable(text)}")
     print()
     _print_counts(row)
     if groups:
-        print("\nWhat failed alike:")
+        print("\nFailures:")
         print_table(_GROUPS, [_group_cells(group) for group in groups])
     if pairs:
         print()
         _print_pairs(pairs, accounts.now)
     if left_out:
-        print(f"\n{left_out:,} workstations more; --all shows them, --state some")
+        print(f"\n{left_out:,} more workstations; --all shows them, --state selects")
 
 
 def _print_counts(row: "JobRow") -> None:
-    counted = ordered(row.counts)
+    counts = ordered(row.counts)
     total = row.counts.total()
-    for (state, count), share in zip(counted, shares([count for _, count in counted]), strict=True):
+    for (state, count), share in zip(counts, shares([count for _, count in counts]), strict=True):
         bar = "█" * max(1, round(_BAR * count / total))
-        print(f"{words(state):<14}{count:>9,}  {share:>5} %  {bar}")
-    print(f"{'workstations':<14}{total:>9,}" + ("  100.0 %" if total else ""))
+        print(f"{state_text(state):<16}{count:>9,}  {share:>5} %  {bar}")
+    print(f"{'total':<16}{total:>9,}" + ("  100.0 %" if total else ""))
     if row.restart_required:
-        print(f"{'to restart':<14}{row.restart_required:>9,}")
+        print(f"{'restart required':<16}{row.restart_required:>9,}")
 
 
 def _group_cells(group: "FailureGroup") -> tuple[Any, ...]:
     code = exit_text(group.exit_code, group.signal)
-    return (f"{group.count:,}", words(group.state), code, group.line, group.example)
+    return (f"{group.count:,}", state_text(group.state), code, group.line, group.example)
 
 
 def _print_pairs(pairs: "list[Pair]", now: float) -> None:
     rows = [
         (
             pair.workstation,
-            state_words(pair.state, restart_required=pair.restart_required),
+            state_text(pair.state, restart_required=pair.restart_required),
             "" if pair.at is None else Cell(local(pair.at), age(pair.at, now)),
             pair.agent,
             exit_text(pair.exit_code, pair.signal),
-            "" if pair.duration is None else _took(pair.duration),
-            _told(pair, now),
+            "" if pair.duration is None else _duration_text(pair.duration),
+            _pair_reason(pair, now),
         )
         for pair in pairs
     ]
     print_table(_PAIRS, rows)
 
 
-def _took(duration: float) -> str:
+def _duration_text(duration: float) -> str:
     return f"{duration:.1f} s" if duration < 60 else span(duration)  # noqa: PLR2004 - seconds
 
 
-def _told(pair: "Pair", now: float) -> str:
+def _pair_reason(pair: "Pair", now: float) -> str:
     until = "" if pair.until is None else f"until {moment(pair.until, now)}"
-    return "; ".join(part for part in (until, told(pair)) if part)
+    return "; ".join(part for part in (until, reason_text(pair)) if part)
 
 
 # One workstation
 
 
-def _one(accounts: "Accounts", row: "JobRow", workstation: str, *, as_json: bool) -> int:
+def _show_workstation(
+    accounts: "Accounts", row: "JobRow", workstation: str, *, as_json: bool
+) -> int:
     pair = accounts.pair(row.id, workstation)
     events = accounts.events(row.id, workstation)
     if pair is None and not events:
         raise Wrong(
             f"--workstation: {row.id} is not for {workstation};"
-            f" pcm why {row.id} {workstation} says why"
+            f" pcm why {row.id} {workstation} explains it"
         )
     if as_json:
-        events_told = [
+        reports = [
             vars(event) | {"at": iso(event.at), "until": iso(event.until)} for event in events
         ]
-        whole = {"job": row.id, "workstation": workstation, "reports": events_told}
-        print(json.dumps({**whole, "outcome": pair and pair_fields(pair)}, indent=2))
+        fields = {"job": row.id, "workstation": workstation, "reports": reports}
+        print(json.dumps({**fields, "outcome": pair and pair_fields(pair)}, indent=2))
         return DONE
     print(f"{row.id}  {printable(row.name)}")
     state = "no state"
     if pair is not None:
-        state = state_words(pair.state, restart_required=pair.restart_required)
+        state = state_text(pair.state, restart_required=pair.restart_required)
     print(f"{workstation}: {state}\n")
     if events:
         print_table(_EVENTS, [_event_cells(event, accounts.now) for event in events])
     else:
-        print("it has reported nothing")
+        print("no reports")
     return DONE
 
 
 def _event_cells(event: "Event", now: float) -> tuple[str, ...]:
     until = "" if event.until is None else f"until {moment(event.until, now)}"
     text = "; ".join(part for part in (until, event.reason) if part)
-    return (local(event.at), words(event.state), event.agent, text)
+    return (local(event.at), state_text(event.state), event.agent, text)

@@ -1,4 +1,4 @@
-"""Who signed a job, as far as that can be told here."""
+"""Verify who signed a job."""
 
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -8,8 +8,8 @@ if TYPE_CHECKING:
     from schemas.signature import Signatures
 
 
-class Signed(NamedTuple):
-    """One signature of a job; `verified` is none where no trusted keys are set here."""
+class SignerVerdict(NamedTuple):
+    """One signature of a job; `verified` is None if no trusted keys are set."""
 
     name: str
     key: str
@@ -19,12 +19,12 @@ class Signed(NamedTuple):
     def __str__(self) -> str:
         if self.verified:
             return f"{self.name} (verified)"
-        why = f"NOT VERIFIED: {self.reason}" if self.reason else "not checked: no PCM_TRUSTED_KEYS"
-        return f"{self.name} (key {self.key}, {why})"
+        text = f"NOT VERIFIED: {self.reason}" if self.reason else "not checked: no PCM_TRUSTED_KEYS"
+        return f"{self.name} (key {self.key}, {text})"
 
 
-def signers(accounts: "Accounts", job_id: str) -> list[Signed]:
-    """Return who signed a job that the history knows.
+def signers(accounts: "Accounts", job_id: str) -> list[SignerVerdict]:
+    """Verify the signatures of a job in the history.
 
     Raises:
         WrongSetting: the folder of trusted keys cannot be used.
@@ -36,21 +36,21 @@ def signers(accounts: "Accounts", job_id: str) -> list[Signed]:
     try:
         signatures = read_signatures(header)
     except InvalidMessage as error:
-        return [Signed("somebody", "unreadable", verified=False, reason=str(error))]
-    return judged(Job.read(body, tolerant=True), body, signatures) if signatures else []
+        return [SignerVerdict("unknown", "unreadable", verified=False, reason=str(error))]
+    return verified(Job.read(body, tolerant=True), body, signatures) if signatures else []
 
 
-def signed_by(accounts: "Accounts", job_id: str) -> str:
-    """Return who signed a job, in words; nothing where nobody did, and nobody had to."""
+def signatures_text(accounts: "Accounts", job_id: str) -> str:
+    """Return who signed a job; empty for an unsigned job if no trusted keys are set."""
     from broker.settings import HistorySettings, load
 
-    if found := signers(accounts, job_id):
-        return ", ".join(map(str, found))
-    return "nobody" if load(HistorySettings).trusted_keys else ""
+    if verdicts := signers(accounts, job_id):
+        return ", ".join(map(str, verdicts))
+    return "none" if load(HistorySettings).trusted_keys else ""
 
 
-def judged(job: "Job", body: bytes, signatures: "Signatures") -> list[Signed]:
-    """Return whose signatures a job bears.
+def verified(job: "Job", body: bytes, signatures: "Signatures") -> list[SignerVerdict]:
+    """Verify the signatures of a job.
 
     Raises:
         WrongSetting: the folder of trusted keys cannot be used.
@@ -60,9 +60,9 @@ def judged(job: "Job", body: bytes, signatures: "Signatures") -> list[Signed]:
 
     keyring = keyring_of(load(HistorySettings).trusted_keys)
     if keyring is None:
-        return [Signed(one.name, one.key, None) for one in signatures]
+        return [SignerVerdict(signature.name, signature.key, None) for signature in signatures]
     return [
-        Signed(
+        SignerVerdict(
             verdict.key.name if verdict.key else verdict.signature.name,
             verdict.signature.key,
             verdict.key is not None,

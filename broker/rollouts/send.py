@@ -72,7 +72,7 @@ def begin(jobs: "Sequence[Job]", arguments: argparse.Namespace) -> int:
 
         async def work(dispatcher: "Dispatcher") -> int:
             bound, unbound = await bound_workstations(dispatcher, job, names)
-            standing.tell_unbound(unbound)
+            standing.print_unbound(unbound)
             plan = _plan(job, bound, arguments)
             driver = driver_of(dispatcher, engine, plan, as_json=arguments.json)
             await driver.begin()

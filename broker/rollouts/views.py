@@ -178,7 +178,7 @@ def _tally(tally: "WaveTally | None") -> dict[str, Any]:
     return {"begun_at": iso(tally.begun_at), "states": states}
 
 
-def tell_unbound(names: "Sequence[str]") -> None:
+def print_unbound(names: "Sequence[str]") -> None:
     """Print the workstations that are left out, since no queue is bound for them."""
     if names:
         print(f"pcm: left out: no queue is bound for {some(sorted(names))}", file=sys.stderr)

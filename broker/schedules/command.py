@@ -1,4 +1,4 @@
-"""`pcm schedule`: jobs that repeat are added, listed and removed, and sent as they come due."""
+"""`pcm schedule`: add, list and remove repeating jobs, and send them when they are due."""
 
 import argparse
 import json
@@ -27,41 +27,39 @@ def add_to(commands: "argparse._SubParsersAction[Parser]") -> None:
     """Add the command to a program's commands."""
     actions = commands.add_parser(
         "schedule",
-        help="jobs that repeat",
-        description="A schedule is a job that repeats: each occurrence is sent as a job of its"
-        " own. They are sent by pcm schedule run, or by pcm collect.",
+        help="manage repeating jobs",
+        description="A schedule is a job that repeats. Each occurrence is sent as a job of its own,"
+        " by pcm schedule run or by pcm collect.",
     ).add_subparsers(dest="action", required=True, metavar="add|list|show|next|remove|run")
-    _add_adding(actions)
+    _add_add_command(actions)
     schedule_views.add_to(actions)
     remove = actions.add_parser(
         "remove",
-        help="end a schedule",
-        description="Ends a schedule: nothing more of it is sent. What was sent goes on.",
+        help="remove a schedule",
+        description="Removes a schedule: no further occurrence is sent. Jobs that were sent go on.",
     )
     remove.add_argument("schedule", metavar="NAME", type=name)
     remove.add_argument("--json", action="store_true", help="print JSON")
     remove.set_defaults(run=_remove)
     run = actions.add_parser(
         "run",
-        help="send what comes due, as a service",
-        description="Sends the occurrences of all schedules as they come due, until it is told to"
-        " stop (SIGTERM). pcm collect does so, too. Several of them do no harm: nothing is sent"
-        " as two jobs.",
+        help="send occurrences when they are due, as a service",
+        description="Sends the occurrences of all schedules when they are due, until SIGTERM. pcm"
+        " collect does so, too. Several may run at the same time: each occurrence is one job.",
     )
     run.set_defaults(run=_run)
 
 
-def _add_adding(actions: "argparse._SubParsersAction[Parser]") -> None:
+def _add_add_command(actions: "argparse._SubParsersAction[Parser]") -> None:
     parser = actions.add_parser(
         "add",
         help="add a schedule, or replace one",
-        description="Adds a schedule. Its first occurrence is the first after now; where it"
-        " replaces one of its name, that one's occurrences end now. Jobs bear the schedule's name,"
-        " unless --name says otherwise. A job with --mandatory-after is mandatory, else optional."
-        " Durations D are such as 30s, 5m, 1h30m. Without --zone, times are those of each"
-        " workstation's own clock on the wall, as cron's would be there: such jobs are sent 15 h"
-        " before, so that the first time zone has them in time, and the first occurrence is one"
-        " that is at least so far ahead.",
+        description="Adds a schedule. Its first occurrence is the first one after now. A schedule"
+        " that it replaces ends now. Jobs are named after the schedule, unless --name is given. A"
+        " job with --mandatory-after is mandatory, otherwise optional. A duration D is such as 30s,"
+        " 5m, 1h30m. Without --zone, times are those of each workstation's clock, as cron's would"
+        " be there. Such jobs are sent 15 h ahead, to reach the earliest time zone in time; their"
+        " first occurrence is at least 15 h ahead.",
         usage="pcm schedule add NAME --repeat R [OPTION]... -- COMMAND [ARG]...",
     )
     add = parser.add_argument
@@ -73,21 +71,21 @@ def _add_adding(actions: "argparse._SubParsersAction[Parser]") -> None:
         help="cron's five fields, MINUTE HOUR DAY MONTH WEEKDAY: '0 2 * * 0' is 02:00 on Sundays",
     )
     zone = parser.add_mutually_exclusive_group()
-    zone.add_argument("--zone", metavar="Z", help="times are those of a zone, as Europe/Berlin")
+    zone.add_argument("--zone", metavar="Z", help="time zone, such as Europe/Berlin")
     zone.add_argument(
         "--workstation-clock",
         action="store_true",
-        help="times are those of each workstation's own clock (default)",
+        help="times are those of each workstation's clock (default)",
     )
     add(
         "--missed",
         choices=["once", "skip"],
         default="once",
-        help="of occurrences that came due over 5 min ago, while nobody was there to send them,"
-        " send the last one late (default), or none",
+        help="if occurrences were due more than 5 min ago and were not sent, send the last one late"
+        " (default), or none",
     )
-    add("--mandatory-after", metavar="D", help="runs so long after its time, wanted or not; 0s: at")
-    add("--expires-after", metavar="D", help="never started so long after its time")
+    add("--mandatory-after", metavar="D", help="runs D after its time without consent; 0s: at it")
+    add("--expires-after", metavar="D", help="never starts later than D after its time")
     add("--replace", action="store_true", help="replace the schedule of this name")
     add("--json", action="store_true", help="print JSON")
     send.add_options(parser)
@@ -106,23 +104,23 @@ def _add(arguments: argparse.Namespace) -> int:
     )
 
     schedule = _read(arguments)
-    with history() as engine, asked(engine) as known:
+    with history() as engine, asked(engine) as queries:
         try:
             if not arguments.replace:
-                check_new_schedule(known, schedule.name)
+                check_new_schedule(queries, schedule.name)
         except ScheduleExists as error:
             raise WrongUse(f"{error}; --replace replaces it") from error
-        former = list_schedules(known).get(schedule.name)
-        under_way = occurrences_under_way(known, former) if former else []
+        previous = list_schedules(queries).get(schedule.name)
+        under_way = occurrences_under_way(queries, previous) if previous else []
 
     async def work(dispatcher: "Dispatcher") -> int:
-        if lost := await dispatcher.add_schedule(schedule):
-            names = ", ".join(map(str, lost))
+        if unbound := await dispatcher.add_schedule(schedule):
+            names = ", ".join(map(str, unbound))
             print(
-                f"pcm: no workstation is bound to {names} yet: until one is, nothing is sent",
+                f"pcm: no workstation is bound to {names} yet: nothing is sent until one is",
                 file=sys.stderr,
             )
-        _tell(*schedule_views.added(schedule), under_way, as_json=arguments.json)
+        _print_done(*schedule_views.added(schedule), under_way, as_json=arguments.json)
         return DONE
 
     return with_dispatcher(work)
@@ -135,7 +133,7 @@ def _read(arguments: argparse.Namespace) -> "Schedule":
 
     if not arguments.argv:
         raise WrongUse("schedule add: give a command after --")
-    given = {key: getattr(arguments, key) for key in ("mandatory_after", "expires_after")}
+    times = {key: getattr(arguments, key) for key in ("mandatory_after", "expires_after")}
     try:
         return Schedule.model_validate(
             {
@@ -144,7 +142,7 @@ def _read(arguments: argparse.Namespace) -> "Schedule":
                 "zone": arguments.zone,
                 "missed": arguments.missed,
                 "job": send.read_job(arguments),
-                **{key: value for key, value in given.items() if value is not None},
+                **{key: value for key, value in times.items() if value is not None},
             }
         )
     except ValidationError as error:
@@ -155,29 +153,31 @@ def _remove(arguments: argparse.Namespace) -> int:
     from broker.history.history import asked
     from broker.schedules.queries import occurrences_under_way
 
-    with history() as engine, asked(engine) as known:
-        former = schedule_views.found_schedule(known, arguments.schedule)
-        under_way = occurrences_under_way(known, former)
+    with history() as engine, asked(engine) as queries:
+        schedule = schedule_views.find(queries, arguments.schedule)
+        under_way = occurrences_under_way(queries, schedule)
 
     async def work(dispatcher: "Dispatcher") -> int:
-        await dispatcher.remove_schedule(former.name)
-        data = {"schedule": former.name, "removed": True}
-        _tell(data, f"{former.name}: removed", under_way, as_json=arguments.json)
+        await dispatcher.remove_schedule(schedule.name)
+        fields = {"schedule": schedule.name, "removed": True}
+        _print_done(fields, f"{schedule.name}: removed", under_way, as_json=arguments.json)
         return DONE
 
     return with_dispatcher(work)
 
 
-def _tell(data: dict[str, Any], text: str, under_way: "list[Occurrence]", *, as_json: bool) -> None:
-    """Print what was done, and which occurrences go on though it was."""
+def _print_done(
+    fields: dict[str, Any], text: str, under_way: "list[Occurrence]", *, as_json: bool
+) -> None:
+    """Print what was done, and the occurrences that were already sent and go on."""
     if as_json:
-        print(json.dumps({**data, "under_way": [found.id for found in under_way]}))
+        print(json.dumps({**fields, "under_way": [occurrence.id for occurrence in under_way]}))
         return
     print(text)
-    for found in under_way:
-        when = schedule_views.clock(found)
+    for occurrence in under_way:
+        when = schedule_views.local_time(occurrence)
         print(
-            f"pcm: {found.id} of {when} was sent already: pcm cancel withdraws it",
+            f"pcm: {occurrence.id} of {when} was sent already: pcm cancel cancels it",
             file=sys.stderr,
         )
 

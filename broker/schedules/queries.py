@@ -1,4 +1,4 @@
-"""Which schedules are in force, and which of their occurrences were sent."""
+"""Read from the history the schedules in force and the occurrences that were sent."""
 
 from collections.abc import Callable, Collection
 from datetime import UTC, datetime, timedelta
@@ -19,14 +19,14 @@ from schemas.schedule import LEAD, Occurrence
 _KINDS = ("schedule", "schedule_removal")
 
 
-class Said(NamedTuple):
-    """What was said of a schedule, and the entry of the stream in which it stands."""
+class ScheduleRecord(NamedTuple):
+    """A schedule or its removal, and its entry in the stream."""
 
     record: Schedule | ScheduleRemoval
     entry: StreamEntry
 
 
-def _all(_: Said) -> bool:
+def _accept_all(_: ScheduleRecord) -> bool:
     return True
 
 
@@ -39,19 +39,19 @@ class ScheduleExists(PcmError):
 
 
 def list_schedules(history: History) -> dict[str, Schedule]:
-    """Return the schedules that are in force, by name: of each name the newest not removed."""
-    return _schedules(_in_force(history.connection, _all))
+    """Return the schedules in force, by name: the newest of each name that is not removed."""
+    return _schedules(_in_force(history.connection, _accept_all))
 
 
 def find_schedule(history: History, name: str) -> Schedule:
     """Return the schedule of a name.
 
     Raises:
-        UnknownSchedule: none of this name is in force.
+        UnknownSchedule: no schedule of this name is in force.
     """
-    if (found := list_schedules(history).get(name)) is None:
+    if (schedule := list_schedules(history).get(name)) is None:
         raise UnknownSchedule(f"{name}: there is no such schedule")
-    return found
+    return schedule
 
 
 def check_new_schedule(history: History, name: str) -> None:
@@ -61,74 +61,76 @@ def check_new_schedule(history: History, name: str) -> None:
         ScheduleExists: one is active.
     """
     if name in list_schedules(history):
-        raise ScheduleExists(f"{name}: there is such a schedule")
+        raise ScheduleExists(f"{name}: exists already")
 
 
 def next_occurrences(
     schedule: Schedule, count: int = 1, now: datetime | None = None
 ) -> list[Occurrence]:
-    """Return the next occurrences by the clock here, though they may have been sent.
+    """Return the next occurrences in the local time zone, also those already sent.
 
     Args:
-        schedule: of which schedule; it need not have been added.
-        count: so many at most; there are fewer where it ends.
-        now: after when, with a time zone; default: now.
+        schedule: the schedule; it need not have been added.
+        count: the number of occurrences; fewer are returned if the schedule ends.
+        now: the time, with a time zone, after which they are; default: now.
     """
     now = now or datetime.now(UTC)
     start = max(schedule.created_at, now - (timedelta(0) if schedule.zone else LEAD))
-    coming = (found for found in schedule.coming(start) if found.here > now)
+    coming = (occurrence for occurrence in schedule.coming(start) if occurrence.here > now)
     return list(islice(coming, count))
 
 
 def occurrences_under_way(history: History, schedule: Schedule) -> list[Occurrence]:
-    """Return the occurrences that were sent already, and whose time is yet to come.
+    """Return the future occurrences that were already sent.
 
-    They go on where their schedule is replaced or removed: `Dispatcher.cancel` withdraws them.
+    They go on after their schedule is replaced or removed; `Dispatcher.cancel` cancels them.
     """
     now = datetime.now(UTC)
-    found = {
+    future = {
         occurrence.id: occurrence
         for occurrence in schedule.times(max(schedule.created_at, now - LEAD), now)
         if occurrence.here > now
     }
-    return [found[job_id] for job_id in sorted(_sent(history.connection, found.keys()))]
+    return [future[job_id] for job_id in sorted(_sent(history.connection, future.keys()))]
 
 
 def occurrences_sent(history: History, name: str, most: int | None = None) -> list[JobRow]:
-    """Return the jobs that were sent of the schedules of a name, the newest first."""
+    """Return the jobs sent for the schedules of a name, the newest first."""
     return history.accounts.jobs(jobs.c.schedule == name, most=most)
 
 
-def in_force(engine: Engine, heeds: Callable[[Said], bool] = _all) -> dict[str, Schedule]:
-    """Return the schedules that are in force, by name: of each name the newest not removed.
+def in_force(
+    engine: Engine, accepts: Callable[[ScheduleRecord], bool] = _accept_all
+) -> dict[str, Schedule]:
+    """Return the schedules in force, by name: the newest of each name that is not removed.
 
-    `heeds` says what counts of what was said.
+    Records that `accepts` rejects are ignored.
 
     Raises:
         HistoryError: the database cannot be used.
     """
     with told(engine), engine.connect() as connection:
-        return _schedules(_in_force(connection, heeds))
+        return _schedules(_in_force(connection, accepts))
 
 
-def _schedules(found: dict[str, Said]) -> dict[str, Schedule]:
-    return {name: said.record for name, said in found.items() if isinstance(said.record, Schedule)}
+def _schedules(found: dict[str, ScheduleRecord]) -> dict[str, Schedule]:
+    return {name: record for name, (record, _) in found.items() if isinstance(record, Schedule)}
 
 
-def in_force_from_before(engine: Engine, offset: int) -> list[Said]:
-    """Return those in force that stood before an offset of the stream, or in a former one.
+def in_force_from_before(engine: Engine, offset: int) -> list[ScheduleRecord]:
+    """Return the records in force before an offset of the stream, or from an earlier stream.
 
     Raises:
         HistoryError: the database cannot be used.
     """
     with told(engine), engine.connect() as connection:
         before = read_position(connection).base + offset
-        found = _in_force(connection, _all)
-    return [said for said in found.values() if said.entry.offset < before]
+        found = _in_force(connection, _accept_all)
+    return [each for each in found.values() if each.entry.offset < before]
 
 
 def next_offset(engine: Engine) -> int:
-    """Return the offset from which on nothing was read into the history.
+    """Return the first offset that the history has not read.
 
     Raises:
         HistoryError: the database cannot be used.
@@ -138,42 +140,47 @@ def next_offset(engine: Engine) -> int:
     return place.base + place.next_offset
 
 
-def said_since(engine: Engine, offset: int, known: Collection[Schedule]) -> list[Said]:
-    """Return what was last said of some schedules from an offset on, besides that they are.
+def changed_since(engine: Engine, offset: int, known: Collection[Schedule]) -> list[ScheduleRecord]:
+    """Return the last change of each known schedule from an offset on; ignore equal schedules.
 
     Raises:
         HistoryError: the database cannot be used.
     """
     names = {schedule.name for schedule in known}
     with told(engine), engine.connect() as connection:
-        all_said = _said(connection)
-    found = {
-        said.record.name: said
-        for said in all_said
-        if said.entry.offset >= offset and said.record.name in names and said.record not in known
-    }
+        found = {
+            each.record.name: each
+            for each in _schedule_records(connection)
+            if each.entry.offset >= offset
+            and each.record.name in names
+            and each.record not in known
+        }
     return list(found.values())
 
 
-def _in_force(connection: Connection, heeds: Callable[[Said], bool]) -> dict[str, Said]:
-    found: dict[str, Said] = {}
-    for said in filter(heeds, _said(connection)):
-        if isinstance(said.record, Schedule):
-            found[said.record.name] = said
+def _in_force(
+    connection: Connection, accepts: Callable[[ScheduleRecord], bool]
+) -> dict[str, ScheduleRecord]:
+    found: dict[str, ScheduleRecord] = {}
+    for each in filter(accepts, _schedule_records(connection)):
+        if isinstance(each.record, Schedule):
+            found[each.record.name] = each
         else:
-            found.pop(said.record.name, None)
+            found.pop(each.record.name, None)
     return dict(sorted(found.items()))
 
 
-def _said(connection: Connection) -> list[Said]:
-    """Return all that was said of schedules, in its order."""
+def _schedule_records(connection: Connection) -> list[ScheduleRecord]:
+    """Return all schedules and removals, in the order of the stream."""
     query = (
         select(records.c.offset, records.c.kind, records.c.body, records.c.signatures)
         .where(records.c.kind.in_(_KINDS))
         .order_by(records.c.offset)
     )
     return [
-        Said(record, StreamEntry(row.offset, row.kind, "", row.body, signatures=row.signatures))
+        ScheduleRecord(
+            record, StreamEntry(row.offset, row.kind, "", row.body, signatures=row.signatures)
+        )
         for row in connection.execute(query)
         for record in read_records(row.kind, row.body)
         if isinstance(record, Schedule | ScheduleRemoval)
@@ -181,7 +188,7 @@ def _said(connection: Connection) -> list[Said]:
 
 
 def sent(engine: Engine, job_ids: Collection[str]) -> set[str]:
-    """Return those of some jobs that were sent, as far as the history goes.
+    """Return the given job ids that were sent, according to the history.
 
     Raises:
         HistoryError: the database cannot be used.
@@ -191,6 +198,6 @@ def sent(engine: Engine, job_ids: Collection[str]) -> set[str]:
 
 
 def _sent(connection: Connection, job_ids: Collection[str]) -> set[str]:
-    # A job of which there are reports alone has reached somebody, but perhaps not all.
+    # A job with reports only has reached a workstation, but perhaps not all of them.
     query = select(jobs.c.id).where(jobs.c.id.in_(job_ids), jobs.c.body.is_not(None))
     return set(connection.scalars(query))

@@ -1,8 +1,8 @@
-"""Sends the occurrences of schedules as they come due.
+"""Send the occurrences of schedules when they are due.
 
-A scheduler keeps nothing of its own: schedules, and what was sent, are in the history, and the id
-of an occurrence's job follows from its schedule and its time. So any number of them may run, and
-any of them may be killed: what two of them send is one job.
+A scheduler has no state of its own. The history holds the schedules and the jobs that were sent,
+and the id of an occurrence's job is derived from its schedule and its time. So any number of
+schedulers can run and be killed: an occurrence that two of them send is one job.
 """
 
 import asyncio
@@ -17,21 +17,21 @@ from broker.history.collector import refresh
 from broker.history.position import is_collected
 from broker.history.schema import HistoryError, UnusableHistory, engine_of, prepare
 from broker.log import get_logger
-from broker.schedules.queries import Said, in_force, sent
+from broker.schedules.queries import ScheduleRecord, in_force, sent
 from broker.settings import HistorySettings, WrongSetting, load
 from broker.signing.resign_policy import ResignPolicy
 from schemas import Schedule
 from schemas.schedule import Occurrence
 
 TOLERANCE = timedelta(minutes=5)
-"""How late an occurrence may be sent and is not missed: a restart of broker or scheduler."""
+"""How late an occurrence can be sent without being missed; covers a restart of the broker."""
 
 OLDEST = timedelta(days=30)
-"""How old a missed occurrence may be: less than agents remember jobs, and the stream keeps them."""
+"""The age limit of a missed occurrence: agents remember jobs and the stream keeps them longer."""
 
 _WINDOWS = (timedelta(hours=2), timedelta(days=1), OLDEST)
 _MINUTE = 60.0
-_LATER = 0.05  # so that a timer that is early does not wake us before the minute
+_WAKE_UP_DELAY = 0.05  # an early timer must not wake us before the minute
 _log = get_logger()
 
 
@@ -57,15 +57,15 @@ async def run_scheduler(settings: HistorySettings | None = None) -> None:
 
 
 class Scheduler:
-    """Sends what is due of all schedules.
+    """Sends the due occurrences of all schedules.
 
     Args:
-        settings: how to reach the broker.
+        settings: the broker's settings.
         engine: the history.
-        collected: whether it is left to a collector to keep the history up to date.
+        collected: whether a collector keeps the history up to date.
 
     Raises:
-        WrongSetting: the key that it is to sign with, or those that it trusts, cannot be read.
+        WrongSetting: the signing key or the trusted keys cannot be read.
     """
 
     def __init__(
@@ -74,16 +74,16 @@ class Scheduler:
         self._settings = settings
         self._engine = engine
         self._collected = collected
-        self._settled: set[str] = set()
+        self._done: set[str] = set()
         self._state = ""
         self._resign_policy = ResignPolicy.from_settings(settings)
-        self._not_heeded: set[int] = set()
+        self._untrusted: set[int] = set()
 
     async def run(self) -> None:
-        """Send what comes due until cancelled, whatever of broker and database is away.
+        """Send due occurrences until cancelled; retry while broker or database is unreachable.
 
         Raises:
-            UnusableHistory: the database is none that this program can use.
+            UnusableHistory: this version cannot use the database.
         """
         backoff = Backoff()
         while True:
@@ -92,25 +92,25 @@ class Scheduler:
             except UnusableHistory:
                 raise
             except (BrokerError, HistoryError, WrongSetting) as failure:
-                self._tell("scheduler.waits", str(failure))
+                self._log_state("scheduler.waits", str(failure))
                 await asyncio.sleep(backoff.failed())
             else:
-                self._tell("scheduler.keeps_up")
+                self._log_state("scheduler.keeps_up")
                 backoff.reset()
-                await asyncio.sleep(_MINUTE - time.time() % _MINUTE + _LATER)
+                await asyncio.sleep(_MINUTE - time.time() % _MINUTE + _WAKE_UP_DELAY)
 
     async def send_due(self, now: datetime) -> None:
-        """Send what is due at an instant and was not sent.
+        """Send the occurrences that are due and were not sent.
 
         Raises:
-            BrokerError: the broker cannot be reached, or does not let us.
+            BrokerError: the broker is unreachable, or refuses.
             HistoryError: the database cannot be used.
         """
-        if not self._collected:  # tables made by another would hide from it that they are empty
+        if not self._collected:  # a collector must find out itself that the tables are empty
             await asyncio.to_thread(prepare, self._engine)
         if self._collected and not await asyncio.to_thread(is_collected, self._engine):
             raise Unreachable("the collector has not caught up")
-        await refresh(self._settings, self._engine)  # another's collector may be of another broker
+        await refresh(self._settings, self._engine)  # the collector can be another broker's
         if due := await asyncio.to_thread(self._due, now):
             async with Dispatcher.connect(self._settings) as dispatcher:
                 for occurrence in due:
@@ -119,21 +119,21 @@ class Scheduler:
     def _due(self, now: datetime) -> list[Occurrence]:
         oldest = min(OLDEST, self._settings.history_keep)
         self._resign_policy = ResignPolicy.from_settings(self._settings)  # keys can change
-        found = {
+        due = {
             occurrence.id: occurrence
-            for schedule in in_force(self._engine, self._heeds).values()
-            for occurrence in wanted(schedule, now, oldest)
+            for schedule in in_force(self._engine, self._is_trusted).values()
+            for occurrence in due_occurrences(schedule, now, oldest)
         }
-        self._settled &= found.keys()
-        done = self._settled | sent(self._engine, found.keys())
-        return [occurrence for job_id, occurrence in found.items() if job_id not in done]
+        self._done &= due.keys()
+        done = self._done | sent(self._engine, due.keys())
+        return [occurrence for job_id, occurrence in due.items() if job_id not in done]
 
-    def _heeds(self, said: Said) -> bool:
-        """Whether we may sign what a schedule orders, or its removal counts."""
-        record, entry = said
+    def _is_trusted(self, schedule_record: ScheduleRecord) -> bool:
+        """Whether we may sign the jobs of a schedule, or apply its removal."""
+        record, entry = schedule_record
         reason = self._resign_policy.refusal_reason(record, entry.body, entry.signatures)
-        if reason and entry.offset not in self._not_heeded:
-            self._not_heeded.add(entry.offset)
+        if reason and entry.offset not in self._untrusted:
+            self._untrusted.add(entry.offset)
             _log.warning("schedule.untrusted", schedule=record.name, reason=reason)
         return not reason
 
@@ -143,28 +143,30 @@ class Scheduler:
             log.info("occurrence.skipped", reason="its expiry has passed")
         else:
             try:
-                lost = await dispatcher.dispatch_occurrence(occurrence.job())
+                unbound = await dispatcher.dispatch_occurrence(occurrence.job())
             except (Unroutable, Refused, ValueError) as error:
                 log.warning("occurrence.failed", reason=str(error))
             else:
                 late = round((now - occurrence.send_at).total_seconds())
-                nobody = ", ".join(map(str, lost)) or None
-                log.info("occurrence.sent", late=late if late >= _MINUTE else None, nobody=nobody)
-        self._settled.add(occurrence.id)
+                targets = ", ".join(map(str, unbound)) or None
+                log.info("occurrence.sent", late=late if late >= _MINUTE else None, unbound=targets)
+        self._done.add(occurrence.id)
 
-    def _tell(self, state: str, reason: str | None = None) -> None:
-        """Say how it stands, once until that changes."""
+    def _log_state(self, state: str, reason: str | None = None) -> None:
+        """Log the scheduler's state when it changes."""
         if self._state != state:
             self._state = state
             _log.info(state, reason=reason)
 
 
-def wanted(schedule: Schedule, now: datetime, oldest: timedelta = OLDEST) -> list[Occurrence]:
-    """Return the occurrences that should have been sent by now, those long since sent left out.
+def due_occurrences(
+    schedule: Schedule, now: datetime, oldest: timedelta = OLDEST
+) -> list[Occurrence]:
+    """Return the occurrences that are to be sent by now, without those sent long ago.
 
-    They are all that are not missed, and of a schedule that makes up for missed ones the last, if
-    no later one has begun. An occurrence is missed when it begins, by the first clock that shows
-    it, and so much as the tolerance later nobody has sent it.
+    These are all occurrences that are not missed. If the schedule sends missed occurrences, the
+    last missed one is included, unless a later one has begun. An occurrence is missed if it was
+    not sent within the tolerance after it began on the earliest clock.
     """
     for window in _WINDOWS:
         start = max(schedule.created_at, now - min(window, oldest))
@@ -172,8 +174,8 @@ def wanted(schedule: Schedule, now: datetime, oldest: timedelta = OLDEST) -> lis
         begun = [occurrence for occurrence in found if occurrence.begins_at <= now]
         if begun or start == schedule.created_at:
             break
-    missed = now - TOLERANCE
-    in_time = [occurrence for occurrence in found if occurrence.begins_at > missed]
-    if schedule.missed == "once" and begun and begun[-1].begins_at <= missed:
-        return [begun[-1], *in_time]
-    return in_time
+    limit = now - TOLERANCE
+    not_missed = [occurrence for occurrence in found if occurrence.begins_at > limit]
+    if schedule.missed == "once" and begun and begun[-1].begins_at <= limit:
+        return [begun[-1], *not_missed]
+    return not_missed

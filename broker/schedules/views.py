@@ -1,4 +1,4 @@
-"""`pcm schedule list`, `show` and `next`: what repeats, what was sent of it, and what comes."""
+"""`pcm schedule list`, `show` and `next`: show schedules and their past and next occurrences."""
 
 import argparse
 import json
@@ -10,73 +10,76 @@ from broker.cli.command_line import DONE, Parser, Wrong
 from broker.cli.session import history, name
 from broker.cli.terminal import Column, print_table, printable
 from broker.cli.time_formats import local
+from broker.results.query_session import counts_text
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
-
     from broker.history.history import History
     from broker.history.queries import Accounts, JobRow
     from schemas import Schedule
     from schemas.schedule import Occurrence
 
-_SHOWN = 10  # occurrences that were sent
-_COMING = 5
-_MOST = 10_000
+_MAX_SENT = 10
+_MAX_NEXT = 5
+_MAX_COUNT = 10_000
 _MINUTES = "%Y-%m-%d %H:%M"
-_LISTED = (
-    Column("name", least=12),
-    Column("repeats", rank=2, least=16),
+_LIST = (
+    Column("schedule", least=12),
+    Column("description", rank=2, least=16),
     Column("zone", rank=5, least=12),
     Column("next"),
-    Column("last sent", rank=4),
-    Column("of it", rank=3, least=16),
+    Column("last", rank=4),
+    Column("counts", rank=3, least=16),
 )
-_NEXT = (Column("name", least=12), Column("time"), Column("instant", least=16))
+_NEXT = (Column("schedule", least=12), Column("local"), Column("instant", least=16))
 
 
 def add_to(actions: "argparse._SubParsersAction[Parser]") -> None:
     """Add the views to the actions of `pcm schedule`."""
-    every = actions.add_parser(
+    list_ = actions.add_parser(
         "list",
-        help="all schedules",
+        help="list all schedules",
         description="Lists the schedules: when they repeat, the next occurrence, the last one"
-        " that was sent, and on how many workstations it is in which state.",
+        " that was sent, and the number of its workstations in each state.",
     )
-    every.set_defaults(run=_list)
+    list_.set_defaults(run=_list)
     show = actions.add_parser(
         "show",
-        help="all of a schedule",
-        description=f"Tells all of a schedule, with its last {_SHOWN} occurrences that were sent,"
-        f" and the next {_COMING}.",
+        help="show a schedule",
+        description=f"Shows a schedule, its last {_MAX_SENT} occurrences that were sent, and the"
+        f" next {_MAX_NEXT}.",
     )
     show.add_argument("schedule", metavar="NAME", type=name)
     show.set_defaults(run=_show)
-    coming = actions.add_parser(
+    next_ = actions.add_parser(
         "next",
-        help="the occurrences to come",
-        description="Lists the occurrences to come, of all schedules or one.",
+        help="list the next occurrences",
+        description="Lists the next occurrences of all schedules or one.",
     )
-    coming.add_argument("schedule", metavar="NAME", nargs="?", type=name)
-    coming.add_argument(
-        "--count", metavar="N", type=_count, default=_COMING, help=f"how many (default: {_COMING})"
+    next_.add_argument("schedule", metavar="NAME", nargs="?", type=name)
+    next_.add_argument(
+        "--count",
+        metavar="N",
+        type=_count,
+        default=_MAX_NEXT,
+        help=f"number of occurrences (default: {_MAX_NEXT})",
     )
-    coming.set_defaults(run=_next)
-    for parser in (every, show, coming):
+    next_.set_defaults(run=_next)
+    for parser in (list_, show, next_):
         parser.add_argument("--json", action="store_true", help="print JSON")
 
 
 def _count(text: str) -> int:
-    if not (text.isascii() and text.isdecimal() and 1 <= int(text[:9]) <= _MOST):
-        raise argparse.ArgumentTypeError(f"{text!r}: write a number from 1 to {_MOST}")
+    if not (text.isascii() and text.isdecimal() and 1 <= int(text[:9]) <= _MAX_COUNT):
+        raise argparse.ArgumentTypeError(f"{text!r}: write a number from 1 to {_MAX_COUNT}")
     return int(text)
 
 
-def clock(occurrence: "Occurrence") -> str:
-    """Return when an occurrence is, on the clock that it goes by."""
-    return _clock(occurrence.instant or occurrence.local, occurrence.schedule.zone)
+def local_time(occurrence: "Occurrence") -> str:
+    """Format an occurrence's time in its schedule's zone, or as a workstation's local time."""
+    return _local_time(occurrence.instant or occurrence.local, occurrence.schedule.zone)
 
 
-def _clock(time: datetime, zone: str | None) -> str:
+def _local_time(time: datetime, zone: str | None) -> str:
     from zoneinfo import ZoneInfo
 
     if time.tzinfo is None:
@@ -85,16 +88,16 @@ def _clock(time: datetime, zone: str | None) -> str:
 
 
 def added(schedule: "Schedule") -> tuple[dict[str, Any], str]:
-    """Return what to tell of a schedule that is added: as JSON, and for people."""
+    """Describe a schedule that was added: as JSON fields, and as text."""
     from broker.schedules.queries import next_occurrences
 
     first = next(iter(next_occurrences(schedule, now=schedule.created_at)), None)
-    when = f"first on {clock(first)}" if first else "never"
-    text = f"{schedule.name}: {schedule.explain()}, {_whose(schedule)}; {when}"
-    return {**_json(schedule), "next": first and _json_of(first)}, text
+    when = f"first on {local_time(first)}" if first else "never"
+    text = f"{schedule.name}: {schedule.explain()}, {_zone_text(schedule)}; {when}"
+    return {**_fields(schedule), "next": first and _occurrence_fields(first)}, text
 
 
-def _whose(schedule: "Schedule") -> str:
+def _zone_text(schedule: "Schedule") -> str:
     return schedule.zone or "by each workstation's clock"
 
 
@@ -103,22 +106,22 @@ def _list(arguments: argparse.Namespace) -> int:
     from broker.history.position import is_collected
     from broker.schedules.queries import list_schedules, next_occurrences
 
-    with history() as engine, asked(engine) as known:
+    with history() as engine, asked(engine) as queries:
         found = [
-            (schedule, next(iter(next_occurrences(schedule)), None), _sent(known, schedule, 1))
-            for schedule in list_schedules(known).values()
+            (schedule, next(iter(next_occurrences(schedule)), None), _sent(queries, schedule, 1))
+            for schedule in list_schedules(queries).values()
         ]
-        sends = is_collected(engine)
-    if found and not sends:
+        collected = is_collected(engine)
+    if found and not collected:
         print(
-            "pcm: no pcm collect is at work; they are sent while that, or pcm schedule run, is",
+            "pcm: pcm collect does not run; occurrences are sent by it or by pcm schedule run",
             file=sys.stderr,
         )
     if arguments.json:
         rows = [
             {
-                **_json(schedule),
-                "next": first and _json_of(first),
+                **_fields(schedule),
+                "next": first and _occurrence_fields(first),
                 "last": last[0] if last else None,
             }
             for schedule, first, last in found
@@ -132,12 +135,12 @@ def _list(arguments: argparse.Namespace) -> int:
                 schedule.name,
                 schedule.explain(),
                 schedule.zone or "each workstation's",
-                clock(first) if first else "never",
-                *((last[0]["time"], _tally(last[0]["counts"])) if last else ("-", "-")),
+                local_time(first) if first else "never",
+                *((last[0]["time"], counts_text(last[0]["counts"])) if last else ("-", "-")),
             )
             for schedule, first, last in found
         ]
-        print_table(_LISTED, cells)
+        print_table(_LIST, cells)
     return DONE
 
 
@@ -145,25 +148,27 @@ def _show(arguments: argparse.Namespace) -> int:
     from broker.history.history import asked
     from broker.schedules.queries import next_occurrences
 
-    with history() as engine, asked(engine) as known:
-        schedule = found_schedule(known, arguments.schedule)
-        sent = _sent(known, schedule, _SHOWN)
-    coming = next_occurrences(schedule, _COMING)
+    with history() as engine, asked(engine) as queries:
+        schedule = find(queries, arguments.schedule)
+        sent = _sent(queries, schedule, _MAX_SENT)
+    following = next_occurrences(schedule, _MAX_NEXT)
     if arguments.json:
-        whole = json.loads(schedule.body()) | {"words": schedule.explain()}
-        print(json.dumps({**whole, "sent": sent, "next": list(map(_json_of, coming))}, indent=2))
+        fields = json.loads(schedule.body()) | {"description": schedule.explain(), "sent": sent}
+        fields["next"] = list(map(_occurrence_fields, following))
+        print(json.dumps(fields, indent=2))
         return DONE
-    for label, value in _facts(schedule).items():
-        print(printable(f"{label:<17}{value}"))
+    for label, value in _labelled(schedule).items():
+        if value:
+            print(printable(f"{label:<17}{value}"))
     for number, row in enumerate(sent):
-        label = "" if number else "last sent"
-        print(f"{label:<17}{row['time']}  {row['job']}  {_tally(row['counts'])}")
-    for number, occurrence in enumerate(coming):
-        print(f"{'' if number else 'next':<17}{clock(occurrence)}  {occurrence.id}")
+        label = "" if number else "sent"
+        print(f"{label:<17}{row['time']}  {row['job']}  {counts_text(row['counts'])}")
+    for number, occurrence in enumerate(following):
+        print(f"{'' if number else 'next':<17}{local_time(occurrence)}  {occurrence.id}")
     return DONE
 
 
-def _facts(schedule: "Schedule") -> dict[str, str]:
+def _labelled(schedule: "Schedule") -> dict[str, str]:
     from schemas.times import duration_text
 
     def after(value: timedelta | None) -> str:
@@ -172,15 +177,16 @@ def _facts(schedule: "Schedule") -> dict[str, str]:
     job = schedule.job
     return {
         "name": schedule.name,
-        "repeats": f"{schedule.repeat}: {schedule.explain()}, {_whose(schedule)}",
+        "repeat": f"{schedule.repeat}: {schedule.explain()}, {_zone_text(schedule)}",
         "missed": "the last is sent late" if schedule.missed == "once" else "not sent",
         "command": str(job.command),
-        "for": " ".join(map(str, job.targets))
-        + (f", not {' '.join(map(str, job.excluded))}" if job.excluded else ""),
+        "targets": " ".join(map(str, job.targets)),
+        "excluded": " ".join(map(str, job.excluded)),
         "context": str(job.context),
-        "mandatory": after(schedule.mandatory_after),
-        "expires": after(schedule.expires_after),
-        "added": f"{local(schedule.created_at.timestamp(), seconds=False)} by {schedule.sender}",
+        "mandatory after": after(schedule.mandatory_after),
+        "expires after": after(schedule.expires_after),
+        "created at": local(schedule.created_at.timestamp(), seconds=False),
+        "sender": schedule.sender,
     }
 
 
@@ -188,25 +194,26 @@ def _next(arguments: argparse.Namespace) -> int:
     from broker.history.history import asked
     from broker.schedules.queries import list_schedules, next_occurrences
 
-    with history() as engine, asked(engine) as known:
-        wanted = (
-            list(list_schedules(known).values())
+    with history() as engine, asked(engine) as queries:
+        schedules = (
+            list(list_schedules(queries).values())
             if arguments.schedule is None
-            else [found_schedule(known, arguments.schedule)]
+            else [find(queries, arguments.schedule)]
         )
-    found = [
+    following = [
         occurrence
-        for schedule in wanted
+        for schedule in schedules
         for occurrence in next_occurrences(schedule, arguments.count)
     ]
-    found = sorted(found, key=lambda occurrence: occurrence.here)[: arguments.count]
+    following = sorted(following, key=lambda occurrence: occurrence.here)[: arguments.count]
     if arguments.json:
-        print(json.dumps(list(map(_json_of, found)), indent=2))
-    elif not found:
-        print("none to come")
+        print(json.dumps(list(map(_occurrence_fields, following)), indent=2))
+    elif not following:
+        print("no occurrences")
     else:
-        rows = [(found.schedule.name, clock(found), _instant(found)) for found in found]
-        print_table(_NEXT, rows)
+        print_table(
+            _NEXT, [(each.schedule.name, local_time(each), _instant(each)) for each in following]
+        )
     return DONE
 
 
@@ -216,63 +223,56 @@ def _instant(occurrence: "Occurrence") -> str:
     return local(occurrence.instant.timestamp(), seconds=False)
 
 
-def found_schedule(known: "History", wanted: str) -> "Schedule":
-    """Return the schedule that is named.
+def find(queries: "History", schedule: str) -> "Schedule":
+    """Return the schedule of a name.
 
     Raises:
-        Wrong: there is none.
+        Wrong: there is no such schedule.
     """
     from broker.schedules.queries import UnknownSchedule, find_schedule
 
     try:
-        return find_schedule(known, wanted)
+        return find_schedule(queries, schedule)
     except UnknownSchedule as error:
         raise Wrong(str(error)) from error
 
 
-def _sent(known: "History", schedule: "Schedule", most: int) -> list[dict[str, Any]]:
+def _sent(queries: "History", schedule: "Schedule", most: int) -> list[dict[str, Any]]:
     """Return the last occurrences that were sent."""
     from broker.schedules.queries import occurrences_sent
 
     return [
         {
             "job": row.id,
-            "time": _time(known.accounts, row, schedule.zone),
+            "time": _sent_time(queries.accounts, row, schedule.zone),
             "counts": dict(row.counts),
         }
-        for row in occurrences_sent(known, schedule.name, most)
+        for row in occurrences_sent(queries, schedule.name, most)
     ]
 
 
-def _time(known: "Accounts", row: "JobRow", zone: str | None) -> str:
-    """Return when an occurrence was, on the clock that it went by."""
+def _sent_time(accounts: "Accounts", row: "JobRow", zone: str | None) -> str:
+    """Format the time of an occurrence that was sent."""
     from schemas import WallClock
 
-    job = known.body(row.id)
+    job = accounts.body(row.id)
     at = None if job is None else job.offer_at
     if isinstance(at, WallClock):
-        return _clock(at.local, None)
-    return _clock(at or datetime.fromtimestamp(row.created_at, UTC), zone)
+        return _local_time(at.local, None)
+    return _local_time(at or datetime.fromtimestamp(row.created_at, UTC), zone)
 
 
-def _tally(counts: "Mapping[str, int]") -> str:
-    from broker.history.queries import STATES
-
-    known = [f"{counts[state]} {state}" for state in STATES if counts.get(state)]
-    return ", ".join(known).replace("_", " ") or "no workstation yet"
-
-
-def _json(schedule: "Schedule") -> dict[str, Any]:
+def _fields(schedule: "Schedule") -> dict[str, Any]:
     return {
         "schedule": schedule.name,
         "repeat": schedule.repeat,
-        "words": schedule.explain(),
+        "description": schedule.explain(),
         "zone": schedule.zone,
         "missed": schedule.missed,
     }
 
 
-def _json_of(occurrence: "Occurrence") -> dict[str, Any]:
+def _occurrence_fields(occurrence: "Occurrence") -> dict[str, Any]:
     instant = occurrence.instant
     return {
         "schedule": occurrence.schedule.name,

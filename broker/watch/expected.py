@@ -1,4 +1,4 @@
-"""Whom a job that is watched is expected to reach: asked of the history meanwhile."""
+"""Read from the history for which workstations a watched job is queued."""
 
 import asyncio
 import sys
@@ -11,30 +11,30 @@ from broker.watch.tally import WatchTally
 if TYPE_CHECKING:
     from sqlalchemy import Engine
 
-_LAST_WAIT = 10.0  # seconds for which the answer is waited for at the end
-_COLLECTED = 5  # seconds until a collector has surely read what was just sent
+_LAST_WAIT = 10.0  # seconds to wait for the history at the end
+_COLLECT_TRIES = 5  # seconds, within which a collector reads a job that was just sent
 
 
 @asynccontextmanager
-async def expecting(tally: WatchTally) -> AsyncIterator[None]:
-    """Let a tally know meanwhile which workstations are to receive its job."""
-    asking = asyncio.create_task(_ask(tally))
+async def read_queued(tally: WatchTally) -> AsyncIterator[None]:
+    """Read in the background for which workstations a tally's job is queued."""
+    reading = asyncio.create_task(_read(tally))
     try:
         yield
         if tally.progress.caught_up.is_set():
-            _, late = await asyncio.wait({asking}, timeout=_LAST_WAIT)
+            _, late = await asyncio.wait({reading}, timeout=_LAST_WAIT)
             if late:
                 print("pcm: without the history: it is not up to date yet", file=sys.stderr)
     finally:
-        asking.cancel()
+        reading.cancel()
         with suppress(asyncio.CancelledError):
-            await asking
+            await reading
 
 
-async def _ask(tally: WatchTally) -> None:
+async def _read(tally: WatchTally) -> None:
     progress = tally.progress
     await progress.caught_up.wait()
-    if progress.closed:  # it says itself whom it is for
+    if progress.closed:  # the job names its workstations
         return
 
     from broker.amqp.connection import BrokerError
@@ -42,13 +42,13 @@ async def _ask(tally: WatchTally) -> None:
     from broker.settings import WrongSetting
 
     try:
-        tally.promised = await _promised(progress.job_id)
+        tally.queued_in_history = await _queued(progress.job_id)
     except (BrokerError, HistoryError, WrongSetting) as error:
         print(f"pcm: without the history: {error}", file=sys.stderr)
 
 
-async def _promised(job_id: str) -> frozenset[str]:
-    """Return the workstations for which the history has the job queued."""
+async def _queued(job_id: str) -> frozenset[str]:
+    """Return the workstations where the job is queued, according to the up-to-date history."""
     from broker.history.collector import refresh
     from broker.history.schema import open_history
     from broker.settings import HistorySettings, load
@@ -57,8 +57,8 @@ async def _promised(job_id: str) -> frozenset[str]:
     engine = await asyncio.to_thread(open_history, settings.history_url)
     try:
         await refresh(settings, engine)
-        for _ in range(_COLLECTED):
-            names = await asyncio.to_thread(_queued, engine, job_id)
+        for _ in range(_COLLECT_TRIES):
+            names = await asyncio.to_thread(_query_queued, engine, job_id)
             if names is not None:
                 return names
             await asyncio.sleep(1)
@@ -67,8 +67,8 @@ async def _promised(job_id: str) -> frozenset[str]:
         engine.dispose()
 
 
-def _queued(engine: "Engine", job_id: str) -> frozenset[str] | None:
-    """Return where a job is queued; None if it is not known yet."""
+def _query_queued(engine: "Engine", job_id: str) -> frozenset[str] | None:
+    """Return where a job is queued; None if the history does not have the job yet."""
     from broker.history.projection.projection import QUEUED
     from broker.history.queries import accounts
 

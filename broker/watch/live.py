@@ -1,4 +1,4 @@
-"""The live view of a job on a terminal: a few lines, however many workstations there are."""
+"""Show a job live on a terminal, in a few lines."""
 
 import asyncio
 import time
@@ -17,8 +17,8 @@ from schemas.text import counted, listed
 from schemas.times import duration_text
 
 _INTERVAL = 0.25  # seconds
-_MOST_FAILURES = 20  # lines above the live part
-_NAMES = 5
+_MAX_FAILURES = 20  # lines above the live part
+_MAX_NAMES = 5
 _COLORS = {
     State.SUCCEEDED: "green",
     State.STARTED: "cyan",
@@ -30,26 +30,26 @@ _ORDER = ("green", "red", "magenta", "cyan", "yellow", "bright_black")
 
 
 class View:
-    """Shows a tally: failures as they come, and below them how it stands."""
+    """Shows a tally, and above it the first failure of each kind."""
 
     def __init__(self, tally: WatchTally, live: Live) -> None:
         self._tally = tally
         self._live = live
-        self._told = 0
+        self._printed = 0
 
-    def tell(self, failure: Failure) -> None:
-        """Show the first failure of a kind; of very many kinds, the first ones."""
-        self._told += 1
-        if self._told <= _MOST_FAILURES:
+    def print(self, failure: Failure) -> None:
+        """Print the first failure of a kind, up to a limit of kinds."""
+        self._printed += 1
+        if self._printed <= _MAX_FAILURES:
             text = Text(printable(f"{failure.example:<16} {failure.text}"), style="red")
             self._live.console.print(text, no_wrap=True, overflow="ellipsis")
 
 
 @asynccontextmanager
-async def shown(tally: WatchTally) -> AsyncIterator[View]:
-    """Show a tally on the terminal until the end, and remove it then."""
+async def show_live(tally: WatchTally) -> AsyncIterator[View]:
+    """Show a tally on the terminal; remove it at the end."""
     console = Console()
-    # Not by its own thread: what it shows changes in ours.
+    # No refresh thread: the tally changes in the event loop's thread.
     live = Live(
         get_renderable=lambda: _render(tally, console),
         console=console,
@@ -73,10 +73,10 @@ async def _refresh(live: Live) -> None:
 
 
 def _render(tally: WatchTally, console: Console) -> Group:
-    unheard = len(tally.unheard)
-    total = len(tally.progress.workstations) + unheard
+    queued = len(tally.queued)
+    total = len(tally.progress.workstations) + queued
     lines = [
-        *([_bar(tally, unheard, total, console)] if total else []),
+        *([_bar(tally, queued, total, console)] if total else []),
         Text(str(tally)),
         *map(Text, _notes(tally, total)),
     ]
@@ -85,19 +85,19 @@ def _render(tally: WatchTally, console: Console) -> Group:
     return Group(*lines)
 
 
-def _bar(tally: WatchTally, unheard: int, total: int, console: Console) -> Text:
-    head = f"{100 * tally.ended // total:3} % of {total}  "
-    width = max(10, min(60, console.width - len(head)))
+def _bar(tally: WatchTally, queued: int, total: int, console: Console) -> Text:
+    label = f"{100 * tally.ended // total:3} % of {total}  "
+    width = max(10, min(60, console.width - len(label)))
     parts = dict.fromkeys(_ORDER, 0)
     for state, count in tally.progress.counts.items():
         parts[_color(state)] += count
-    parts["bright_black"] += unheard
-    bar, done, filled = Text(head), 0, 0
-    mark = "-" if console.options.ascii_only else "━"
+    parts["bright_black"] += queued
+    bar, done, filled = Text(label), 0, 0
+    char = "-" if console.options.ascii_only else "━"
     for color, count in parts.items():
         done += count
         end = width * done // total
-        bar.append(mark * (end - filled), style=color)
+        bar.append(char * (end - filled), style=color)
         filled = end
     return bar
 
@@ -107,13 +107,13 @@ def _color(state: State) -> str:
 
 
 def _notes(tally: WatchTally, total: int) -> Iterator[str]:
-    left = total - tally.ended
-    if left and (rate := tally.rate):
-        seconds = left / rate
+    remaining = total - tally.ended
+    if remaining and (rate := tally.rate):
+        seconds = remaining / rate
         at = datetime.fromtimestamp(time.time() + seconds, UTC).astimezone()
-        about = duration_text(timedelta(seconds=int(seconds)))
-        yield f"{rate:.1f} end in a second, at this rate until {at:%H:%M:%S %Z}, in {about}"
-    if tally.running:
-        yield f"runs on {listed(tally.running, _NAMES)}"
+        duration = duration_text(timedelta(seconds=int(seconds)))
+        yield f"{rate:.1f} ends a second; done at {at:%H:%M:%S %Z}, in {duration}"
+    if tally.started:
+        yield f"runs on {listed(tally.started, _MAX_NAMES)}"
     if tally.failures:
         yield f"failed on {tally.failed}, in {counted(len(tally.failures), 'way')}"

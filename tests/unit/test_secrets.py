@@ -11,7 +11,7 @@ from sqlalchemy import Engine
 from broker.history.projection.projection import Fold
 from broker.history.schema import open_history
 from broker.history.workstations import fleet
-from broker.jobs.rerun_jobs import again as rerun_of
+from broker.jobs.rerun_jobs import new_job as rerun_of
 from broker.signing.sealing import CannotSeal, seal
 from broker.stream.entry import StreamEntry
 from schemas import Command, Job, Rollout, group

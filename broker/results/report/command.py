@@ -1,4 +1,4 @@
-"""`pcm report`: what came of a job, as a page for people or a sheet for programs."""
+"""`pcm report`: write a job's results as an HTML page or as CSV."""
 
 import argparse
 import sys
@@ -6,73 +6,73 @@ from pathlib import Path
 
 from broker.cli.command_line import DONE, Parser, Wrong, WrongUse
 from broker.cli.session import name
-from broker.results.query_session import looking
+from broker.results.query_session import query_session
 
 
 def add_to(commands: "argparse._SubParsersAction[Parser]") -> None:
     """Add the command to a program's commands."""
     report = commands.add_parser(
         "report",
-        help="what came of a job, as a page or a sheet",
-        description="Writes what came of a job as a page for people, whole in one file that needs"
-        " no network, or as a sheet with a row a workstation. Give at least one of the two. Files"
-        " are written whole or not at all.",
+        help="write a job's results as an HTML page or as CSV",
+        description="Writes a job's results as an HTML page in one file that needs no network, or"
+        " as CSV with a row for each workstation. Give at least one of the two. Files are replaced"
+        " atomically.",
         epilog="example: pcm report JOB --html job.html --csv job.csv",
     )
-    report.add_argument("job", metavar="JOB", type=name, help="the job's id; it may be cut short")
-    report.add_argument("--html", metavar="FILE", help="the page")
+    report.add_argument("job", metavar="JOB", type=name, help="the job's id, or its beginning")
+    report.add_argument("--html", metavar="FILE", help="file of the page")
     report.add_argument(
         "--csv",
         metavar="FILE",
-        help="the sheet; - for stdout. A cell that a spreadsheet would take for a formula begins"
-        " with '",
+        help="file of the CSV; - for stdout. A cell that a spreadsheet would take for a formula"
+        " gets a leading '",
     )
-    report.add_argument("--json", action="store_true", help="print JSON: which files were written")
+    report.add_argument("--json", action="store_true", help="print JSON: the written files")
     report.set_defaults(run=_run)
 
 
 def _run(arguments: argparse.Namespace) -> int:
-    page, sheet = arguments.html, arguments.csv
-    if page is None and sheet is None:
+    html, csv = arguments.html, arguments.csv
+    if html is None and csv is None:
         raise WrongUse("report: give --html FILE, --csv FILE, or both")
     files = {
-        option: _checked(option, file)
-        for option, file in (("--html", page), ("--csv", sheet))
+        option: _writable_file(option, file)
+        for option, file in (("--html", html), ("--csv", csv))
         if file is not None and (option, file) != ("--csv", "-")
     }
     if len(set(files.values())) < len(files):
         raise WrongUse("--csv: is the file of --html; name another one")
-    if sheet == "-" and arguments.json:
-        raise WrongUse("--json: stdout has the sheet; name a file for it")
+    if csv == "-" and arguments.json:
+        raise WrongUse("--json: not with --csv -; name a file for the CSV")
 
     from broker.results.report.content import read_report
+    from broker.results.report.csv_table import report_csv
     from broker.results.report.files import write_report
-    from broker.results.report.sheet import report_csv
 
-    with looking() as history:
-        report = read_report(history, arguments.job)
+    with query_session() as history:
+        content = read_report(history, arguments.job)
     try:
-        write_report(report, html=files.get("--html"), csv=files.get("--csv"))
+        write_report(content, html=files.get("--html"), csv=files.get("--csv"))
     except OSError as error:
         raise Wrong(f"{error.filename}: {error.strerror}") from error
-    if sheet == "-":
-        sys.stdout.buffer.write(report_csv(report).encode())
-    _tell(report.job.id, files, as_json=arguments.json)
+    if csv == "-":
+        sys.stdout.buffer.write(report_csv(content).encode())
+    _print_files(content.job.id, files, as_json=arguments.json)
     return DONE
 
 
-def _checked(option: str, text: str) -> Path:
-    """Return the file that is to be written.
+def _writable_file(option: str, text: str) -> Path:
+    """Return the file to write.
 
     Raises:
-        WrongUse: there cannot be one.
+        WrongUse: it cannot be written.
     """
     try:
         file = Path(text).resolve()
         if text in {"", "-"} or file.is_dir():
             raise WrongUse(f"{option}: {text!r}: name a file")
         if file.exists() and not file.is_file():
-            raise WrongUse(f"{option}: {text}: is no plain file")
+            raise WrongUse(f"{option}: {text}: is no regular file")
         if not file.parent.is_dir():
             raise WrongUse(f"{option}: {text}: there is no folder {file.parent}")
     except OSError as error:
@@ -80,7 +80,7 @@ def _checked(option: str, text: str) -> Path:
     return file
 
 
-def _tell(job: str, files: dict[str, Path], *, as_json: bool) -> None:
+def _print_files(job: str, files: dict[str, Path], *, as_json: bool) -> None:
     if as_json:
         import json
 

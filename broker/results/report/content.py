@@ -1,10 +1,10 @@
-"""What a report is made of, read from the history at one instant."""
+"""Read a report's content from the history, as of one instant."""
 
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from broker.history.queries import FAILURES, RUNNING, WAITING, FailureGroup, JobRow, Pair
-from broker.results.job_header import job_head
+from broker.results.job_header import job_header
 from schemas import State
 
 if TYPE_CHECKING:
@@ -13,41 +13,41 @@ if TYPE_CHECKING:
     from broker.history.history import History
 
 _OPEN = (*WAITING, *RUNNING)
-KINDS = ("succeeded", "failed", "other")
-"""What ends are told apart as: successes, failures, and those that are neither."""
+END_GROUPS = ("succeeded", "failures", "other")
+"""The groups of ended states: successes, failures, and neither."""
 
 
 @dataclass(frozen=True)
 class ReportContent:
-    """What came of a job.
+    """The results of a job.
 
     Attributes:
         job: the job.
-        head: what it is, a name and a text for each line.
-        pairs: what came of it on each workstation.
-        failures: the groups of those where it failed alike.
+        header: its description, a label and a text for each line.
+        pairs: its state on each workstation.
+        failures: the groups of equal failures.
         gaps: what is missing from the history.
-        now: as of when.
+        now: the time of the report.
     """
 
     job: JobRow
-    head: "Sequence[tuple[str, str]]"
+    header: "Sequence[tuple[str, str]]"
     pairs: "Sequence[Pair]"
     failures: "Sequence[FailureGroup]"
     gaps: "Sequence[str]"
     now: float
 
     @property
-    def kinds(self) -> dict[str, int]:
-        """On how many workstations it is in a state of which kind."""
-        counts = dict.fromkeys((*KINDS, "running", "waiting"), 0)
+    def groups(self) -> dict[str, int]:
+        """Return the number of workstations in each group of states."""
+        counts = dict.fromkeys((*END_GROUPS, "running", "waiting"), 0)
         for state, count in self.job.counts.items():
-            counts[kind(state)] += count
+            counts[state_group(state)] += count
         return counts
 
 
 def read_report(history: "History", job_id: str) -> ReportContent:
-    """Read the content of a job's report.
+    """Read the results of a job.
 
     Args:
         history: the history.
@@ -60,7 +60,7 @@ def read_report(history: "History", job_id: str) -> ReportContent:
     row = accounts.find(job_id)
     return ReportContent(
         row,
-        job_head(accounts, row),
+        job_header(accounts, row),
         accounts.pairs(row.id),
         accounts.failures(row.id),
         accounts.gaps(),
@@ -68,34 +68,34 @@ def read_report(history: "History", job_id: str) -> ReportContent:
     )
 
 
-def kind(state: str) -> str:
-    """Return as which of KINDS a state counts, or `running` or `waiting`."""
+def state_group(state: str) -> str:
+    """Return a state's group: one of END_GROUPS, `running` or `waiting`."""
     if state in RUNNING:
         return "running"
     if state in WAITING:
         return "waiting"
     if state == State.SUCCEEDED:
         return "succeeded"
-    return "failed" if state in FAILURES else "other"
+    return "failures" if state in FAILURES else "other"
 
 
-def ends(account: ReportContent) -> list[tuple[float, dict[str, int]]]:
-    """Return at each end how many there had been of each of KINDS."""
-    found = sorted(
-        (at, kind(pair.state))
-        for pair in account.pairs
-        if pair.state not in _OPEN and (at := _ended_at(account.job, pair)) is not None
+def ends(content: ReportContent) -> list[tuple[float, dict[str, int]]]:
+    """Return the cumulative number of ends in each of END_GROUPS, at the time of each end."""
+    ended = sorted(
+        (at, state_group(pair.state))
+        for pair in content.pairs
+        if pair.state not in _OPEN and (at := _ended_at(content.job, pair)) is not None
     )
-    counts = dict.fromkeys(KINDS, 0)
+    counts = dict.fromkeys(END_GROUPS, 0)
     points = []
-    for at, of in found:
-        counts[of] += 1
+    for at, group in ended:
+        counts[group] += 1
         points.append((at, counts.copy()))
     return points
 
 
 def _ended_at(job: JobRow, pair: Pair) -> float | None:
-    """Return when a job ended somewhere; of what nobody reported, the job itself tells."""
+    """Return when a job ended on a workstation; without a report, take the job's own time."""
     if pair.at is not None:
         return pair.at
     if pair.state == State.CANCELLED:

@@ -1,4 +1,4 @@
-"""Files that are written whole, or not at all."""
+"""Replace several files atomically."""
 
 import os
 import tempfile
@@ -7,8 +7,8 @@ from contextlib import ExitStack, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from broker.results.report.csv_table import report_csv
 from broker.results.report.page import report_html
-from broker.results.report.sheet import report_csv
 
 if TYPE_CHECKING:
     from broker.results.report.content import ReportContent
@@ -27,39 +27,39 @@ def write_report(
         files[Path(html)] = report_html(report).encode()
     if csv is not None:
         files[Path(csv)] = report_csv(report).encode()
-    write_whole(files)
+    write_atomically(files)
 
 
-def write_whole(files: Mapping[Path, bytes]) -> None:
-    """Write files: all are on the disk beside their places before the first takes its own.
+def write_atomically(files: Mapping[Path, bytes]) -> None:
+    """Write files; all temporary files are synced before the first file is replaced.
 
     Raises:
-        OSError: one could not be written; what was there is as it was.
+        OSError: a file could not be written; the existing files are unchanged.
     """
-    with ExitStack() as left:
-        written = {}
+    with ExitStack() as cleanup:
+        temporary_files = {}
         for file, body in files.items():
             try:
-                written[file] = _beside(file, body, left)
-            except OSError as error:  # the file's name is not always in it, or is the other's
+                temporary_files[file] = _write_temporary(file, body, cleanup)
+            except OSError as error:  # it may name no file, or the temporary one
                 raise OSError(error.errno, error.strerror, str(file)) from error
-        for file, beside in written.items():
-            beside.replace(file)
+        for file, temporary in temporary_files.items():
+            temporary.replace(file)
 
 
-def _beside(file: Path, body: bytes, left: ExitStack) -> Path:
+def _write_temporary(file: Path, body: bytes, cleanup: ExitStack) -> Path:
     number, name = tempfile.mkstemp(dir=file.parent, prefix=f".{file.name[:100]}.")
-    left.callback(_remove, Path(name))
-    with os.fdopen(number, "wb") as beside:
+    cleanup.callback(_remove, Path(name))
+    with os.fdopen(number, "wb") as temporary:
         os.fchmod(number, _mode(file))
-        beside.write(body)
-        beside.flush()
+        temporary.write(body)
+        temporary.flush()
         os.fsync(number)
     return Path(name)
 
 
 def _mode(file: Path) -> int:
-    """Return the mode of the file that is replaced, or what a new one would have."""
+    """Return the mode of the existing file, or the default mode of a new one."""
     with suppress(FileNotFoundError):
         return file.stat().st_mode & 0o777
     mask = os.umask(0)

@@ -1,4 +1,4 @@
-"""A report as a page: one file that needs nothing else, and no script for what it says."""
+"""Format a report as an HTML page in one file; only sorting its table needs a script."""
 
 import base64
 import hashlib
@@ -8,25 +8,18 @@ from html import escape
 from broker.cli.terminal import printable
 from broker.cli.time_formats import local, span
 from broker.history.queries import FailureGroup, Pair
-from broker.results.query_session import exit_text, ordered, shares, state_words, told, words
+from broker.results.query_session import exit_text, ordered, reason_text, shares, state_text
 from broker.results.report.charts import Bar, bars, progress
-from broker.results.report.content import KINDS, ReportContent, kind
+from broker.results.report.content import END_GROUPS, ReportContent, state_group
 from broker.results.report.style import SCRIPT, STYLE
 
-_SLOWEST = 10
-_GROUPS = 10
-_KIND_WORDS = {
-    "succeeded": "succeeded",
-    "failed": "failures",
-    "other": "otherwise",
-    "running": "running",
-    "waiting": "waiting",
-}
+_MAX_SLOWEST = 10
+_MAX_GROUPS = 10
 
 
-def report_html(account: ReportContent) -> str:
-    """Return a job's report as an HTML page that needs no other file."""
-    job = account.job
+def report_html(content: ReportContent) -> str:
+    """Format a job's results as an HTML page that needs no other file."""
+    job = content.job
     return f"""<!DOCTYPE html>
 <html lang="en">
 <head>
@@ -34,27 +27,27 @@ def report_html(account: ReportContent) -> str:
 <meta http-equiv="Content-Security-Policy" content="{_policy()}">
 <meta name="viewport" content="width=device-width, initial-scale=1">
 <meta name="referrer" content="no-referrer">
-<title>{_text(job.name or job.id)}: what came of it</title>
+<title>{_text(job.name or job.id)}: results</title>
 <style>{STYLE}</style>
 </head>
 <body>
 <h1>{_text(job.name or job.id)}</h1>
 <p class="id">{_text(job.id)}</p>
-{_lines(f'<p class="gap">The history is not whole: {_text(gap)}</p>' for gap in account.gaps)}
-{_tiles(account)}
-{_share_bar(account)}
+{_lines(f'<p class="gap">The history is incomplete: {_text(gap)}</p>' for gap in content.gaps)}
+{_tiles(content)}
+{_share_bar(content)}
 <div class="panels">
-{_panel("The job", _head(account), wide=True)}
-{_panel("States", _states(account))}
-{_panel("Ends over time", _progress(account))}
-{_panel("Failures", _failures(account))}
-{_panel("Slowest workstations", _slowest(account))}
-{_panel("What failed alike", _groups(account), wide=True)}
+{_panel("Job", _job_header(content), wide=True)}
+{_panel("States", _states(content))}
+{_panel("Ends over time", _progress(content))}
+{_panel("Failures", _failures(content))}
+{_panel("Slowest workstations", _slowest(content))}
+{_panel("Failures in detail", _groups(content), wide=True)}
 </div>
 <h2>Workstations</h2>
-{_table(account)}
-<footer>As of {_text(local(account.now))}. Times are on the clock of the machine that made this
-page.</footer>
+{_table(content)}
+<footer>As of {_text(local(content.now))}. Times are in the time zone of the machine that wrote
+this page.</footer>
 <script>{SCRIPT}</script>
 </body>
 </html>
@@ -62,9 +55,9 @@ page.</footer>
 
 
 def _policy() -> str:
-    """Return what the page may do: nothing of the network, and no script but its own."""
-    print_of = base64.b64encode(hashlib.sha256(SCRIPT.encode()).digest()).decode()
-    return f"default-src 'none'; style-src 'unsafe-inline'; script-src 'sha256-{print_of}'"
+    """Return the page's security policy: no network, no script but its own."""
+    digest = base64.b64encode(hashlib.sha256(SCRIPT.encode()).digest()).decode()
+    return f"default-src 'none'; style-src 'unsafe-inline'; script-src 'sha256-{digest}'"
 
 
 def _text(text: object) -> str:
@@ -76,27 +69,27 @@ def _lines(parts: Iterable[str]) -> str:
 
 
 def _panel(title: str, content: str, *, wide: bool = False) -> str:
-    of = "panel wide" if wide else "panel"
-    return f'<section class="{of}"><h2>{title}</h2>{content}</section>' if content else ""
+    class_ = "panel wide" if wide else "panel"
+    return f'<section class="{class_}"><h2>{title}</h2>{content}</section>' if content else ""
 
 
-def _tiles(account: ReportContent) -> str:
-    """Return the figures, of which all but the first add up to the first."""
-    tiles = [f"<div><dt>workstations</dt><dd>{account.job.counts.total():,}</dd></div>"]
+def _tiles(content: ReportContent) -> str:
+    """Return the total, and the count of each group of states."""
+    tiles = [f"<div><dt>total</dt><dd>{content.job.counts.total():,}</dd></div>"]
     tiles += [
-        f"<div><dt>{_dot(of)}{_KIND_WORDS[of]}</dt><dd>{count:,}</dd></div>"
-        for of, count in account.kinds.items()
+        f"<div><dt>{_dot(group)}{group}</dt><dd>{count:,}</dd></div>"
+        for group, count in content.groups.items()
     ]
     return f'<dl class="tiles">{"".join(tiles)}</dl>'
 
 
-def _share_bar(account: ReportContent) -> str:
-    """Return how the workstations are shared out, in one bar."""
-    total = max(account.job.counts.total(), 1)
+def _share_bar(content: ReportContent) -> str:
+    """Return the shares of the groups of states, in one bar."""
+    total = max(content.job.counts.total(), 1)
     parts, left = [], 0.0
-    for of, count in account.kinds.items():
+    for group, count in content.groups.items():
         width = 1000 * count / total
-        parts.append(f'<rect class="{of}" x="{left:.2f}" width="{width:.2f}" height="10"/>')
+        parts.append(f'<rect class="{group}" x="{left:.2f}" width="{width:.2f}" height="10"/>')
         left += width
     return (
         '<div class="bar"><svg viewBox="0 0 1000 10" preserveAspectRatio="none"'
@@ -104,53 +97,53 @@ def _share_bar(account: ReportContent) -> str:
     )
 
 
-def _states(account: ReportContent) -> str:
-    counted = ordered(account.job.counts)
+def _states(content: ReportContent) -> str:
+    counted = ordered(content.job.counts)
     percents = shares([count for _, count in counted])
     rows = [
-        Bar(words(state), count, f"{count:,}  ({share} %)", kind(state))
+        Bar(state_text(state), count, f"{count:,}  ({share} %)", state_group(state))
         for (state, count), share in zip(counted, percents, strict=True)
     ]
-    return bars("States", rows) or "<p>No workstation is known that it is for.</p>"
+    return bars("States", rows) or "<p>The history has no workstation of this job.</p>"
 
 
-def _progress(account: ReportContent) -> str:
-    chart = progress(account)
+def _progress(content: ReportContent) -> str:
+    chart = progress(content)
     if not chart:
-        return "<p>It has ended nowhere yet.</p>"
-    keys = (f"<span>{_dot(of)}{_KIND_WORDS[of]}</span>" for of in KINDS if account.kinds[of])
+        return "<p>The job has not ended anywhere yet.</p>"
+    keys = (f"<span>{_dot(name)}{name}</span>" for name in END_GROUPS if content.groups[name])
     return f'{chart}<p class="keys">{"".join(keys)}</p>'
 
 
-def _dot(of: str) -> str:
-    circle = f'<circle class="{of}" cx="5" cy="5" r="5"/>'
+def _dot(group: str) -> str:
+    circle = f'<circle class="{group}" cx="5" cy="5" r="5"/>'
     return f'<svg viewBox="0 0 10 10" aria-hidden="true">{circle}</svg>'
 
 
-def _failures(account: ReportContent) -> str:
+def _failures(content: ReportContent) -> str:
     rows = [
-        Bar(printable(group.line) or _exit(group), group.count, f"{group.count:,}", "failed")
-        for group in account.failures[:_GROUPS]
+        Bar(printable(group.line) or _exit(group), group.count, f"{group.count:,}", "failures")
+        for group in content.failures[:_MAX_GROUPS]
     ]
     return bars("Failures", rows)
 
 
-def _groups(account: ReportContent) -> str:
-    if not account.failures:
+def _groups(content: ReportContent) -> str:
+    if not content.failures:
         return ""
-    others = account.job.failures - sum(group.count for group in account.failures)
+    others = content.job.failures - sum(group.count for group in content.failures)
     more = f'<p class="note">{others:,} more failed in other ways.</p>' if others > 0 else ""
     return (
-        '<div class="scroll"><table><thead><tr><th class="n">count</th><th>state</th><th>exit</th>'
-        "<th>first line of error, or reason</th><th>such as</th></tr></thead>"
-        f"<tbody>{''.join(map(_group, account.failures))}</tbody></table></div>{more}"
+        '<div class="scroll"><table><thead><tr><th class="n">count</th><th>state</th>'
+        "<th>exit code</th><th>line</th><th>example</th></tr></thead>"
+        f"<tbody>{''.join(map(_group, content.failures))}</tbody></table></div>{more}"
     )
 
 
 def _group(group: FailureGroup) -> str:
     code = exit_text(group.exit_code, group.signal)
     return (
-        f'<tr><td class="n">{group.count:,}</td><td class="t">{words(group.state)}</td>'
+        f'<tr><td class="n">{group.count:,}</td><td class="t">{state_text(group.state)}</td>'
         f'<td class="t">{code}</td><td class="w">{_text(group.line)}</td>'
         f'<td class="t">{_text(group.example)}</td></tr>'
     )
@@ -158,52 +151,53 @@ def _group(group: FailureGroup) -> str:
 
 def _exit(group: FailureGroup) -> str:
     code = exit_text(group.exit_code, group.signal)
-    return f"{words(group.state)} {code}".strip()
+    return f"{state_text(group.state)} {code}".strip()
 
 
-def _slowest(account: ReportContent) -> str:
-    timed = [(pair.duration, pair) for pair in account.pairs if pair.duration is not None]
-    timed.sort(key=lambda one: (-one[0], one[1].workstation))
+def _slowest(content: ReportContent) -> str:
+    timed = [(pair.duration, pair) for pair in content.pairs if pair.duration is not None]
+    timed.sort(key=lambda item: (-item[0], item[1].workstation))
     return bars(
         "Slowest workstations",
         [
-            Bar(pair.workstation, duration, _took(duration), kind(pair.state))
-            for duration, pair in timed[:_SLOWEST]
+            Bar(pair.workstation, duration, _duration_text(duration), state_group(pair.state))
+            for duration, pair in timed[:_MAX_SLOWEST]
         ],
     )
 
 
-def _took(duration: float) -> str:
+def _duration_text(duration: float) -> str:
     return f"{duration:.1f} s" if duration < 60 else span(duration)  # noqa: PLR2004 - seconds
 
 
-def _head(account: ReportContent) -> str:
-    lines = (f"<div><dt>{name}</dt><dd>{_text(text)}</dd></div>" for name, text in account.head)
-    return f'<dl class="head">{"".join(lines)}</dl>'
+def _job_header(content: ReportContent) -> str:
+    lines = (f"<div><dt>{name}</dt><dd>{_text(text)}</dd></div>" for name, text in content.header)
+    return f'<dl class="header">{"".join(lines)}</dl>'
 
 
-def _table(account: ReportContent) -> str:
-    if not account.pairs:
-        return "<p>None is known that it is for.</p>"
+def _table(content: ReportContent) -> str:
+    if not content.pairs:
+        return "<p>The history has no workstation of this job.</p>"
     return (
         '<div class="scroll"><table class="sorted"><thead><tr><th>workstation</th><th>state</th>'
-        '<th>at</th><th>agent</th><th class="n">exit</th><th class="n">took</th>'
-        f"<th>told</th></tr></thead><tbody>\n{_lines(_rows(account))}\n</tbody></table></div>"
+        '<th>at</th><th>agent</th><th class="n">exit code</th><th class="n">duration</th>'
+        f"<th>reason</th></tr></thead><tbody>\n{_lines(_rows(content))}\n</tbody></table></div>"
     )
 
 
-def _rows(account: ReportContent) -> Iterator[str]:
-    return map(_row, account.pairs)
+def _rows(content: ReportContent) -> Iterator[str]:
+    return map(_row, content.pairs)
 
 
 def _row(pair: Pair) -> str:
-    took = "" if pair.duration is None else _took(pair.duration)
+    duration = "" if pair.duration is None else _duration_text(pair.duration)
     key = "" if pair.duration is None else f"{pair.duration:.3f}"
-    state = state_words(pair.state, restart_required=pair.restart_required)
+    state = state_text(pair.state, restart_required=pair.restart_required)
     return (
         f'<tr><td class="t">{_text(pair.workstation)}</td>'
-        f'<td class="t">{_dot(kind(pair.state))}{state}</td>'
+        f'<td class="t">{_dot(state_group(pair.state))}{state}</td>'
         f'<td class="t">{local(pair.at)}</td><td>{_text(pair.agent)}</td>'
         f'<td class="n">{exit_text(pair.exit_code, pair.signal)}</td>'
-        f'<td class="n" data-key="{key}">{took}</td><td class="w">{_text(told(pair))}</td></tr>'
+        f'<td class="n" data-key="{key}">{duration}</td>'
+        f'<td class="w">{_text(reason_text(pair))}</td></tr>'
     )

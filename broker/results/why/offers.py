@@ -1,60 +1,60 @@
-"""What is to come of a user's job that has not started: offers, countdowns, the take-over."""
+"""Explain a foreground job that was received and has not started: offers, countdown, takeover."""
 
 from broker.cli.time_formats import span
 from broker.history.queries import Pair
-from broker.results.why.circumstances import SERVICE, Circumstances, Prospect, user_name
-from broker.results.why.expected import Expected, by_service, by_user
+from broker.results.why.circumstances import SERVICE, Circumstances, Explanation, user_name
+from broker.results.why.next_step import NextStep, service_step, user_step
 from schemas import State
 from schemas.policy import Step
 
 _MINUTE = 60
 
 
-def offer(c: Circumstances, pair: Pair) -> Prospect:
-    """Tell of a job that is offered to users, and what becomes of it without them."""
+def explain_foreground(c: Circumstances, pair: Pair) -> Explanation:
+    """Explain a foreground job that was received and has not started."""
     if pair.state != State.RECEIVED:
         return _offered(c, pair)
-    expected = by_user(c, c.users[0].agent if c.users else "")
+    expected = user_step(c, c.users[0].agent if c.users else "")
     if (at := expected.next_at(c.now)) is not None:
-        return Prospect(
-            f"{c.workstation} has it, and waits for its offer time, {c.when(at)}",
-            f"it is offered then to whoever is logged on{c.unless_expired(at)}",
+        return Explanation(
+            f"{c.workstation} received it; its offer time is {c.when(at)}",
+            f"it is offered then to the users who are logged on{c.unless_expired(at)}",
             at,
         )
     if c.users:
         return _about_to_offer(c)
-    return _nobody(c, f"{c.workstation} has it, but nobody is known to be logged on there")
+    return _without_user(c, f"{c.workstation} received it, but no user is known to be logged on")
 
 
 def expires_first(c: Circumstances) -> str:
-    """Return that a job expires before an agent may start it, as a sentence."""
+    """Return, as a sentence, that a job expires before an agent can start it."""
     return f"it expires at {c.time_text('expires_at')}, before it may start"
 
 
-def _offered(c: Circumstances, pair: Pair) -> Prospect:
-    """Tell of a job that a user was shown."""
+def _offered(c: Circumstances, pair: Pair) -> Explanation:
+    """Explain a job that was shown to a user."""
     user = user_name(pair.agent)
-    what = _decision(c, pair, user)
-    if c.agent(pair.agent) is not None and not c.is_there(pair.agent):
-        return _nobody(c, f"{what}, but {c.standing(pair.agent)}")
+    why = _decision(c, pair, user)
+    if c.agent(pair.agent) is not None and not c.is_connected(pair.agent):
+        return _without_user(c, f"{why}, but {c.status_text(pair.agent)}")
     is_paused = c.status(pair.agent) == "paused"
-    expected = by_user(c, pair.agent, stopped=is_paused)
+    expected = user_step(c, pair.agent, paused=is_paused)
     at = expected.next_at(c.now)
     if is_paused:
-        return Prospect(
-            f"{what}, but {c.standing(pair.agent)}",
-            f"it starts nothing until it is told to go on{c.unless_expired()}",
+        return Explanation(
+            f"{why}, but {c.status_text(pair.agent)}",
+            f"the agent starts nothing until it is resumed{c.unless_expired()}",
             at,
         )
     if pair.state == State.ACCEPTED or expected.next.step is Step.ACCEPT:
         if expected.next.step is Step.CLOSE:
-            return Prospect(what, expires_first(c), at)
-        starts = f"{user}'s agent starts it as soon as there is room for it"
+            return Explanation(why, expires_first(c), at)
+        starts = f"{user}'s agent starts it as soon as it has capacity"
         starts += c.in_window(pair.agent, at)
-        return Prospect(what, starts + c.unless_expired(at), at)
+        return Explanation(why, starts + c.unless_expired(at), at)
     if c.mandatory:
-        return _mandatory(c, pair, what, expected)
-    return _optional(c, what, user, expected)
+        return _mandatory(c, pair, why, expected)
+    return _optional(c, why, user, expected)
 
 
 def _decision(c: Circumstances, pair: Pair, user: str) -> str:
@@ -65,59 +65,59 @@ def _decision(c: Circumstances, pair: Pair, user: str) -> str:
         case State.POSTPONED:
             until = f" until {c.at(pair.until)}" if pair.until is not None else ""
             return f"{user} postponed it{until}"
-    return f"{user} wanted it to run at {at}"
+    return f"{user} accepted it at {at}"
 
 
-def _about_to_offer(c: Circumstances) -> Prospect:
+def _about_to_offer(c: Circumstances) -> Explanation:
     agent = c.users[0]
-    return Prospect(
-        f"{c.workstation} has it; {c.standing(agent.agent)}, and has not told that it is offered",
+    return Explanation(
+        f"{c.workstation} received it; {c.status_text(agent.agent)}, but has not reported an offer",
         f"it is offered to {user_name(agent.agent)} within moments{c.unless_expired()}",
     )
 
 
-def _optional(c: Circumstances, what: str, user: str, expected: Expected) -> Prospect:
-    does = f"it runs only if {user} says so{c.unless_expired()}"
+def _optional(c: Circumstances, why: str, user: str, expected: NextStep) -> Explanation:
+    runs = f"it runs only if {user} runs it{c.unless_expired()}"
     if expected.next.step is Step.OFFER:
-        does = f"it is offered again then; {does}"
-    return Prospect(what, does, expected.next_at(c.now))
+        runs = f"it is offered again then; {runs}"
+    return Explanation(why, runs, expected.next_at(c.now))
 
 
-def _mandatory(c: Circumstances, pair: Pair, what: str, expected: Expected) -> Prospect:
+def _mandatory(c: Circumstances, pair: Pair, why: str, expected: NextStep) -> Explanation:
     user, at = user_name(pair.agent), expected.next_at(c.now)
     step = expected.next.step
     if step is Step.CLOSE:
-        return Prospect(what, expires_first(c), at)
+        return Explanation(why, expires_first(c), at)
     if step is Step.RUN and expected.is_now(c.now):
-        return Prospect(what, f"its countdown is over: {user}'s agent starts it now")
+        return Explanation(why, f"its countdown is over: {user}'s agent starts it now")
     runs = _runs(c, pair.agent, expected)
     if step is Step.OFFER:
-        return Prospect(what, f"it is offered again then, and {runs}", at)
+        return Explanation(why, f"it is offered again then, and {runs}", at)
     if c.windows(pair.agent):
-        return Prospect(what, runs, at)
+        return Explanation(why, runs, at)
     if expected.counts_down:
-        return Prospect(f"{what}, and it counts down", runs, at)
-    return Prospect(what, f"{user} may run or postpone it; {runs}", at)
+        return Explanation(f"{why}, and its countdown runs", runs, at)
+    return Explanation(why, f"{user} may run or postpone it; {runs}", at)
 
 
-def _runs(c: Circumstances, agent: str, expected: Expected) -> str:
-    """Return when a mandatory job runs that a user was shown, as a sentence."""
-    row, does = c.agent(agent), f"whatever {user_name(agent)} does"
+def _runs(c: Circumstances, agent: str, expected: NextStep) -> str:
+    """Return, as a sentence, when a mandatory job that was shown to a user runs."""
+    row, anyway = c.agent(agent), f"with or without {user_name(agent)}'s consent"
     due = c.when(expected.due_at)
     if c.windows(agent):
         at = expected.next_at(c.now) if expected.next.step is Step.RUN else None
-        return f"it runs after {due}{c.in_window(agent, at)}, {does}{c.unless_expired(at)}"
+        return f"it runs after {due}{c.in_window(agent, at)}, {anyway}{c.unless_expired(at)}"
     if row is not None and row.countdown is not None:
-        return f"at {due} it runs, {does}{c.unless_expired(expected.due_at)}"
+        return f"at {due} it runs, {anyway}{c.unless_expired(expected.due_at)}"
     if expected.due_at <= c.now:
-        return f"it runs within its countdown, {does}{c.unless_expired()}"
+        return f"it runs within its countdown, {anyway}{c.unless_expired()}"
     when = f"at {due} or after its countdown, whichever is later"
-    return f"it runs {when}, {does}{c.unless_expired()}"
+    return f"it runs {when}, {anyway}{c.unless_expired()}"
 
 
-def _nobody(c: Circumstances, what: str) -> Prospect:
-    """Tell of a user's job where no user's agent is at work."""
-    expected = by_service(c)
+def _without_user(c: Circumstances, why: str) -> Explanation:
+    """Explain a foreground job while no interactive agent is connected."""
+    expected = service_step(c)
     if not c.mandatory:
         expires = (
             f"; at {c.time_text('expires_at')} the service agent reports it as expired"
@@ -125,41 +125,41 @@ def _nobody(c: Circumstances, what: str) -> Prospect:
             else ""
         )
         at = expected.next_at(c.now)
-        return Prospect(what, f"it is offered when a user logs on{expires}", at)
+        return Explanation(why, f"it is offered when a user logs on{expires}", at)
     if c.needs_user:
-        return Prospect(
-            f"{what}, and it needs a user's input",
+        return Explanation(
+            f"{why}, and it needs a user's input",
             f"it is offered at the next logon, and runs at {c.time_text('mandatory_at')} or after"
             f" the user's countdown, whichever is later{c.unless_expired()}",
             expected.next_at(c.now),
         )
-    return _takeover(c, what, expected)
+    return _takeover(c, why, expected)
 
 
-def _takeover(c: Circumstances, what: str, expected: Expected) -> Prospect:
+def _takeover(c: Circumstances, why: str, expected: NextStep) -> Explanation:
     at = expected.next_at(c.now)
     if c.service is not None and c.status(SERVICE) != "up":
-        back = "is told to go on" if c.status(SERVICE) == "paused" else "is back"
-        return Prospect(
-            f"{what}, and {c.standing(SERVICE)}",
+        back = "is resumed" if c.status(SERVICE) == "paused" else "is back"
+        return Explanation(
+            f"{why}, and {c.status_text(SERVICE)}",
             f"the service agent takes over after {c.time_text('mandatory_at')}, when it {back},"
             f" unless a user logs on before{c.unless_expired()}",
             at,
         )
     if expected.next.step is Step.CLOSE:
-        return Prospect(what, expires_first(c), at)
+        return Explanation(why, expires_first(c), at)
     grace = c.service.takeover_grace if c.service else None
     if grace is not None and expected.next.at <= c.now:
-        return Prospect(
-            what,
-            "the service agent takes over as soon as it has room for it"
+        return Explanation(
+            why,
+            "the service agent takes over as soon as it has capacity"
             f"{c.in_window(SERVICE)}{c.unless_expired()}",
         )
     due = _takeover_time(c, expected.due_at, grace)
     unless = "unless a user logs on and runs it before"
     when = f"after {due}{c.in_window(SERVICE, at)}" if c.windows(SERVICE) else f"at {due}"
-    return Prospect(
-        what, f"the service agent takes over {when}, {unless}{c.unless_expired(at)}", at
+    return Explanation(
+        why, f"the service agent takes over {when}, {unless}{c.unless_expired(at)}", at
     )
 
 

@@ -1,4 +1,4 @@
-"""Why a job is where it is on a workstation, and what happens there next: a sentence each."""
+"""Explain a job's state on a workstation, and what happens there next, in a sentence each."""
 
 import re
 from dataclasses import dataclass
@@ -10,26 +10,26 @@ from broker.history.queries import Pair
 from broker.results.why.circumstances import (
     SERVICE,
     Circumstances,
-    Prospect,
+    Explanation,
     agent_name,
     because,
     user_name,
 )
-from broker.results.why.expected import by_user
-from broker.results.why.prospects import wait
-from broker.results.why.running import run_on
+from broker.results.why.next_step import user_step
+from broker.results.why.not_started import explain_not_started
+from broker.results.why.started import explain_started
 from schemas import Cancellation, State, Target
 
 NOT_ADDRESSED = "not_addressed"
 """The state of a job on a workstation that it is not for."""
 
 _LEFT_OUT = "left out: "
-_OVER = "Nothing more happens: it is over there"
+_OVER = "Nothing more happens: it has ended there"
 
 
 @dataclass(frozen=True)
 class Why:
-    """A job's state on a workstation, and the two sentences. Times are since the epoch."""
+    """A job's state on a workstation, explained in two sentences. Times are since the epoch."""
 
     state: str
     why: str
@@ -38,17 +38,17 @@ class Why:
 
 
 def why(history: History, job_id: str, workstation: str) -> Why:
-    """Return why a job is where it is on a workstation, and what happens next.
+    """Explain a job's state on a workstation, and what happens next.
 
-    Times that depend on an agent's settings are given as the agents have them by default.
+    Times that depend on an agent's settings use the settings that it reported.
 
     Args:
-        history: what is known.
+        history: the history.
         job_id: the job's id, or its beginning.
         workstation: the workstation's name.
 
     Raises:
-        UnknownId: no job has this id, or several begin so.
+        UnknownId: no job has this id, or several ids begin so.
     """
     accounts = history.accounts
     row = accounts.find(job_id)
@@ -71,16 +71,16 @@ def why(history: History, job_id: str, workstation: str) -> Why:
 
 
 def explain(circumstances: Circumstances) -> Why:
-    """Return why a job is where it is on a workstation, and what happens next."""
+    """Explain a job's state on a workstation, and what happens next."""
     pair = circumstances.pair
     state = NOT_ADDRESSED if pair is None else pair.state
-    found = _not_addressed(circumstances) if pair is None else _of(circumstances, pair)
+    found = _not_addressed(circumstances) if pair is None else _explain(circumstances, pair)
     names = _names(circumstances)
     return Why(state, _sentence(found.why, names), _sentence(found.next, names), found.next_at)
 
 
 def _names(c: Circumstances) -> set[str]:
-    """Return the names with which a sentence may begin."""
+    """Return the names with which a sentence can begin, and which keep their case."""
     agents = [event.agent for event in c.events] + [agent.agent for agent in c.users]
     agents += [c.pair.agent] if c.pair else []
     return {c.workstation, *map(user_name, agents)}
@@ -91,47 +91,47 @@ def _sentence(text: str, names: set[str]) -> str:
     return (text if first in names else text[:1].upper() + text[1:]) + "."
 
 
-def _of(c: Circumstances, pair: Pair) -> Prospect:
+def _explain(c: Circumstances, pair: Pair) -> Explanation:
     match pair.state:
         case State.STARTED:
-            return run_on(c, pair)
+            return explain_started(c, pair)
         case State.DECLINED:
             return _declined(c, pair)
         case _ if pair.state == UNREACHABLE:
             return _unreachable(c, pair)
         case _ if pair.state == QUEUED or not State(pair.state).final:
-            return wait(c, pair)
+            return explain_not_started(c, pair)
         case _ if pair.at is None:
-            return _never_taken_in(c, pair)
+            return _ended_in_queue(c, pair)
     return _ended(c, pair)
 
 
-# Whom it does not reach
+# Workstations that it does not reach
 
 
-def _not_addressed(c: Circumstances) -> Prospect:
+def _not_addressed(c: Circumstances) -> Explanation:
     targets = c.body.targets if c.body else ()
     excluded = c.body.excluded if c.body else ()
     groups = c.station.groups if c.station else ()
     if found := [target for target in excluded if _covers(target, c.workstation, groups)]:
-        why = f"the job is not for {c.workstation}: {found[0]} is left out of it"
+        why = f"the job is not for {c.workstation}: {found[0]} is excluded"
     elif not targets:
-        why = f"{c.workstation} has reported nothing of it, and whom it was for is not known"
+        why = f"{c.workstation} has not reported it, and its targets are not known"
     elif found := [target for target in targets if _covers(target, c.workstation, groups)]:
         since = f" at {c.at(c.station.first_seen)}" if c.station else ""
         why = (
-            f"it was sent to {found[0]} at {c.at(c.job.created_at)}, when {c.workstation} was not"
-            f" known there; it has checked in{since}"
+            f"it was sent to {found[0]} at {c.at(c.job.created_at)}, before {c.workstation} was"
+            f" known; it checked in first{since}"
             if c.station
             else f"it is for {found[0]}, but no workstation {c.workstation} is known"
         )
     else:
-        why = _missed(c, [str(target) for target in targets], groups)
-    wanted = [target.name for target in targets if target.scope == "group"]
-    told = f"nothing: it does not reach {c.workstation}"
-    if wanted and not found:
-        told += f"; the next one would, if it were in the group {' or '.join(map(str, wanted))}"
-    return Prospect(why, told)
+        why = _other_targets(c, [str(target) for target in targets], groups)
+    target_groups = [str(target.name) for target in targets if target.scope == "group"]
+    text = f"nothing: it does not reach {c.workstation}"
+    if target_groups and not found:
+        text += f"; the next one would, if it were in the group {' or '.join(target_groups)}"
+    return Explanation(why, text)
 
 
 def _covers(target: Target, workstation: str, groups: tuple[str, ...]) -> bool:
@@ -140,112 +140,115 @@ def _covers(target: Target, workstation: str, groups: tuple[str, ...]) -> bool:
     return target.name in (groups if target.scope == "group" else (workstation,))
 
 
-def _missed(c: Circumstances, targets: list[str], groups: tuple[str, ...]) -> str:
+def _other_targets(c: Circumstances, targets: list[str], groups: tuple[str, ...]) -> str:
     most = 5
     names = ", ".join(targets[:most]) + (
         f" and {len(targets) - most:,} more" * (len(targets) > most)
     )
     if c.station is None:
         return f"the job is for {names}, and no workstation {c.workstation} has ever checked in"
-    inside = f"is in {', '.join(groups)}" if groups else "is in no group"
-    return f"the job is for {names}, and {c.workstation} {inside}"
+    membership = f"is in {', '.join(groups)}" if groups else "is in no group"
+    return f"the job is for {names}, and {c.workstation} {membership}"
 
 
-def _unreachable(c: Circumstances, pair: Pair) -> Prospect:
+def _unreachable(c: Circumstances, pair: Pair) -> Explanation:
     if pair.at is not None:  # it was forgotten
         why = f"it cannot reach {c.workstation}{because(pair.reason)}, at {c.at(pair.at)}"
-        told = "nothing: what waited there is gone with its queues; send it again if it comes back"
+        text = "nothing: its queues were deleted with the job; send it again if it comes back"
         if pair.agent:
-            told = (
-                "nothing, unless it comes back: its agents had taken the job in, and still do then"
-                " what it says"
+            text = (
+                "nothing, unless it comes back: its agents had received the job, and then still"
+                " execute it"
             )
-        return Prospect(why, told)
+        return Explanation(why, text)
     expiry = c.time("expires_at")
     until = f", at the latest at {c.time_text('expires_at')}" if expiry is not None else ""
-    return Prospect(
-        f"{c.workstation} has never checked in: nothing was ever heard of its agents",
-        "if its queue was there when the job was sent, the job waits in it, and begins once the"
+    return Explanation(
+        f"{c.workstation} has never checked in",
+        "if its queue existed when the job was sent, the job is queued there, and begins once the"
         f" service agent runs{until}",
         expiry,
     )
 
 
-# What is over
+# Ended jobs
 
 
-def _never_taken_in(c: Circumstances, pair: Pair) -> Prospect:
-    """Tell of what ended while it still waited in the queue: no agent said so."""
-    told = "it never starts there; the agents say so themselves once they are back"
+def _ended_in_queue(c: Circumstances, pair: Pair) -> Explanation:
+    """Explain a job that ended while it was queued, without a report."""
+    text = "it never starts there; its agents report that when they are back"
     if pair.state == State.EXPIRED:
-        return Prospect(
-            f"it expired at {c.time_text('expires_at')}, before {c.workstation} took it in:"
-            f" {c.standing(SERVICE)}",
-            told,
+        return Explanation(
+            f"it expired at {c.time_text('expires_at')}, before {c.workstation} received it:"
+            f" {c.status_text(SERVICE)}",
+            text,
         )
-    return Prospect(f"it was cancelled {_withdrawn(c)}, before {c.workstation} took it in", told)
+    why = f"it was cancelled {_cancellation_text(c)}, before {c.workstation} received it"
+    return Explanation(why, text)
 
 
-def _withdrawn(c: Circumstances) -> str:
-    found = c.withdrawal
+def _cancellation_text(c: Circumstances) -> str:
+    found = c.cancellation
     return "" if found is None else f"by {found.by} at {c.at(found.at)}{because(found.reason)}"
 
 
-def _declined(c: Circumstances, pair: Pair) -> Prospect:
+def _declined(c: Circumstances, pair: Pair) -> Explanation:
     user = user_name(pair.agent)
     why = f"{user} declined it at {c.at(pair.at or c.now)}{because(pair.reason)}"
     expiry = c.time("expires_at")
     if expiry is None:
-        return Prospect(why, f"nothing by itself; {user} may still run it at any time")
+        return Explanation(why, f"nothing by itself; {user} may still run it at any time")
     if expiry <= c.now:
-        return Prospect(
+        return Explanation(
             why,
-            f"it never starts: it expired at {c.time_text('expires_at')}, and that is not told yet",
+            f"it never starts: it expired at {c.time_text('expires_at')}, which is not reported"
+            " yet",
         )
-    return Prospect(
+    return Explanation(
         why,
         f"nothing by itself; {user} may still run it until it expires at"
         f" {c.time_text('expires_at')}",
-        by_user(c, pair.agent).next_at(c.now),
+        user_step(c, pair.agent).next_at(c.now),
     )
 
 
-def _ended(c: Circumstances, pair: Pair) -> Prospect:
-    at, who = c.at(pair.at or c.now), agent_name(pair.agent)
+def _ended(c: Circumstances, pair: Pair) -> Explanation:
+    at = c.at(pair.at or c.now)
     started = c.first(State.STARTED)
-    who = agent_name(started.agent) if started else who
+    agent = agent_name(started.agent if started else pair.agent)
     error = because(pair.line)
     match State(pair.state):
         case State.SUCCEEDED:
-            why = f"{who} ran it: it succeeded at {at}{_figures(pair)}"
-            return Prospect(why, _after_success(c, pair))
+            why = f"{agent} ran it: it succeeded at {at}{_result_text(pair)}"
+            return Explanation(why, _after_success(c, pair))
         case State.FAILED:
             reason = because(pair.reason, ", ") if pair.exit_code is None else ""
-            why = f"{who} ran it: it failed at {at}{_figures(pair)}{reason}{error}"
+            why = f"{agent} ran it: it failed at {at}{_result_text(pair)}{reason}{error}"
             if started is None:
-                why = f"{who} could not start it at {at}{because(pair.reason)}"
+                why = f"{agent} could not start it at {at}{because(pair.reason)}"
         case State.TIMED_OUT:
-            limit = f" of {span(c.body.command.timeout.total_seconds())}" if c.body else ""
-            why = f"{who} ran it, and ended it at {at}: its time limit{limit} was over{error}"
+            timeout = f" of {span(c.body.command.timeout.total_seconds())}" if c.body else ""
+            why = f"{agent} ran it, and ended it at {at}, at its timeout{timeout}{error}"
         case State.INTERRUPTED:
-            why = f"{who} ran it, and it was interrupted at {at}{because(pair.reason)}{_starts(c)}"
+            reason = because(pair.reason)
+            why = f"{agent} ran it, and it was interrupted at {at}{reason}{_starts(c)}"
         case State.CANCELLED:
-            ran = f"{who} ended it" if pair.duration is not None else "it never started there"
-            asked = f"it was cancelled {_withdrawn(c)}" if c.withdrawal else "it was cancelled"
-            why = f"{asked}; {ran}, at {at}{_told(c, pair)}"
+            ran = f"{agent} ended it" if pair.duration is not None else "it never started there"
+            by = f" {_cancellation_text(c)}" if c.cancellation else ""
+            why = f"it was cancelled{by}; {ran}, at {at}{_agent_reason(c, pair)}"
         case State.EXPIRED:
             why = f"it expired at {c.time_text('expires_at')}{because(pair.reason)}"
         case State.NOT_APPLICABLE:
             why = f"it cannot run on {c.workstation}{because(pair.reason)}"
             if pair.reason.startswith(_LEFT_OUT):
                 targets = pair.reason.removeprefix(_LEFT_OUT)
-                why = f"the job is not for {c.workstation}: it leaves out {targets}"
+                why = f"the job is not for {c.workstation}: it excludes {targets}"
         case _:
             why = f"{agent_name(pair.agent)} refused it at {at}{because(pair.reason)}"
-    return Prospect(why, _after_failure(pair))
+    return Explanation(why, _after_failure(pair))
 
 
-def _figures(pair: Pair) -> str:
+def _result_text(pair: Pair) -> str:
     parts = []
     if pair.exit_code is not None:
         parts.append(f" with exit code {pair.exit_code}")
@@ -263,19 +266,19 @@ def _starts(c: Circumstances) -> str:
     return f"; it was started {count} times" if count > 1 else ""
 
 
-def _told(c: Circumstances, pair: Pair) -> str:
-    """Return the reason that an agent gave, unless it is the one of the cancellation."""
-    given = c.withdrawal.reason if c.withdrawal else ""
-    return "" if pair.reason in {given, "cancelled"} else because(pair.reason)
+def _agent_reason(c: Circumstances, pair: Pair) -> str:
+    """Return the reason that an agent reported, unless it is the cancellation's."""
+    cancel_reason = c.cancellation.reason if c.cancellation else ""
+    return "" if pair.reason in {cancel_reason, "cancelled"} else because(pair.reason)
 
 
 def _after_success(c: Circumstances, pair: Pair) -> str:
     if pair.restart_required:
-        return f"nothing more of the job; {c.workstation} has to be restarted for it to take effect"
+        return f"nothing more happens; {c.workstation} must be restarted for it to take effect"
     return _OVER
 
 
 def _after_failure(pair: Pair) -> str:
     if pair.state in {State.FAILED, State.TIMED_OUT, State.INTERRUPTED}:
-        return f"{_OVER}, and it is not tried again by itself"
+        return f"{_OVER}, and it is not retried"
     return _OVER

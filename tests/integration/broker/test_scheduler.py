@@ -21,7 +21,7 @@ from broker import Dispatcher
 from broker.history.collector import Collector, catch_up
 from broker.history.queries import accounts
 from broker.history.schema import jobs, open_history
-from broker.schedules.queries import in_force, next_offset, said_since, sent
+from broker.schedules.queries import changed_since, in_force, next_offset, sent
 from broker.schedules.scheduler import Scheduler
 from broker.settings import HistorySettings
 from schemas import Command, Job, Schedule, ScheduleRemoval, State, group, workstation
@@ -117,8 +117,8 @@ async def test_what_is_said_of_a_schedule_while_it_is_recorded_again_still_count
         await dispatcher.record(record)
     await catch_up(ours, history)
     assert in_force(history)[of.name] == of
-    assert [said.record for said in said_since(history, read, [of])] == [removal]
-    assert said_since(history, next_offset(history), [of]) == []
+    assert [said.record for said in changed_since(history, read, [of])] == [removal]
+    assert changed_since(history, next_offset(history), [of]) == []
 
 
 async def test_a_schedule_over_the_size_limit_is_refused(dispatcher: Dispatcher) -> None:
@@ -196,7 +196,7 @@ async def test_who_cannot_be_reached_is_told_of_and_tried_at_the_next_occurrence
     (said,) = [event for event in failed if event["schedule"] == lost.name]
     assert nowhere in said["reason"]
     (partly,) = [event for event in told if event.get("schedule") == many.name]
-    assert (partly["event"], partly["nobody"]) == ("occurrence.sent", f"workstation:{nowhere}")
+    assert (partly["event"], partly["unbound"]) == ("occurrence.sent", f"workstation:{nowhere}")
     assert set(await drain(node, queue)) == {id_of(fine, NOON), id_of(many, NOON)}
     await declare(node, nowhere)
     await scheduler.send_due(NOON + MINUTE * 3)

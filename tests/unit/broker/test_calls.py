@@ -61,7 +61,7 @@ def test_a_key_pair_is_created_once_and_only_if_it_is_valid(tmp_path: Path) -> N
         ("ada", {"not_after": datetime(2026, 1, 1, tzinfo=UTC), "not_before": datetime.now(UTC)}),
     ):
         with pytest.raises(WrongKey):
-            create_key_pair(name, private, **restriction)  # type: ignore[arg-type]
+            create_key_pair(name, private, **restriction)
     with pytest.raises(WrongKey, match="is the file of the public key"):
         create_key_pair("ada", tmp_path / "ada.pub")
     assert list(tmp_path.iterdir()) == []

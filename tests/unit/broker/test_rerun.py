@@ -3,7 +3,7 @@
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
-from broker.jobs.rerun_jobs import again
+from broker.jobs.rerun_jobs import new_job
 from schemas import Command, Job, Requirement, WallClock, group, workstation
 
 NOW = datetime(2026, 12, 10, 12, tzinfo=UTC)
@@ -24,7 +24,7 @@ def test_it_is_the_same_command_for_those_named() -> None:
         schedule="s",
         supersedes="k",
     )
-    new = again(job, ["a", "b"], NOW)
+    new = new_job(job, ["a", "b"], NOW)
     assert (new.rerun_of, new.created_at, new.name) == (job.id, NOW, "update")
     assert new.command == job.command
     assert new.targets == (workstation("a"), workstation("b"))
@@ -34,7 +34,7 @@ def test_it_is_the_same_command_for_those_named() -> None:
 
 def test_times_to_come_stay() -> None:
     times = {"offer_at": NOW + HOUR, "mandatory_at": NOW + 2 * HOUR, "expires_at": NOW + 3 * HOUR}
-    new = again(old(**times), ["a"], NOW)
+    new = new_job(old(**times), ["a"], NOW)
     assert {name: getattr(new, name) for name in times} == times
 
 
@@ -42,11 +42,11 @@ def test_times_that_have_passed() -> None:
     job = old(
         offer_at=NOW - 2 * HOUR, mandatory_at=NOW - HOUR, expires_at=NOW - timedelta(minutes=30)
     )
-    new = again(job, ["a"], NOW)
+    new = new_job(job, ["a"], NOW)
     assert (new.offer_at, new.mandatory_at) == (None, NOW)
     assert new.expires_at == NOW + timedelta(minutes=90)
     assert new.requirement is Requirement.MANDATORY
-    offer = again(old(offer_at=NOW - HOUR, expires_at=NOW + HOUR), ["a"], NOW)
+    offer = new_job(old(offer_at=NOW - HOUR, expires_at=NOW + HOUR), ["a"], NOW)
     assert (offer.offer_at, offer.mandatory_at, offer.expires_at) == (None, None, NOW + HOUR)
 
 
@@ -57,11 +57,11 @@ def wall(**after: int) -> WallClock:
 def test_times_on_clocks_on_the_wall() -> None:
     # What has passed is done at once; and nobody gets what has expired there already.
     stays = {"mandatory_at": wall(hours=-20), "expires_at": wall(hours=15)}
-    new = again(old(**stays), ["a"], NOW)
+    new = new_job(old(**stays), ["a"], NOW)
     assert {name: getattr(new, name) for name in stays} == stays
     passed = {"mandatory_at": wall(hours=-20), "expires_at": wall(hours=13)}
-    new = again(old(**passed), ["a"], NOW)
+    new = new_job(old(**passed), ["a"], NOW)
     assert new.mandatory_at == NOW
     assert new.expires_at == NOW + timedelta(hours=2 + 13 + 12)
-    without = again(old(mandatory_at=wall(hours=-20)), ["a"], NOW)
+    without = new_job(old(mandatory_at=wall(hours=-20)), ["a"], NOW)
     assert without.mandatory_at == wall(hours=-20)

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from broker.schedules.scheduler import OLDEST, TOLERANCE, wanted
+from broker.schedules.scheduler import OLDEST, TOLERANCE, due_occurrences
 from schemas import Schedule, group
 from tests.support.schedules import HOUR, MINUTE, NOON, make
 
@@ -14,7 +14,7 @@ from tests.support.schedules import HOUR, MINUTE, NOON, make
 
 
 def times(schedule: Schedule, now: datetime) -> list[str]:
-    return [f"{found.local:%d %H:%M}" for found in wanted(schedule, now)]
+    return [f"{found.local:%d %H:%M}" for found in due_occurrences(schedule, now)]
 
 
 @pytest.mark.parametrize("missed", ["once", "skip"])
@@ -49,17 +49,19 @@ def test_what_was_missed_long_ago_is_wanted_no_more() -> None:
     of = make(group("x"), repeat=yearly, created_at=NOON - timedelta(days=1))
     assert times(of, NOON + OLDEST - HOUR) == [f"{NOON:%d} 12:00"]
     assert times(of, NOON + OLDEST) == []
-    assert wanted(of, NOON + HOUR, oldest=HOUR) == []
+    assert due_occurrences(of, NOON + HOUR, oldest=HOUR) == []
 
 
 def test_by_each_workstations_clock_those_still_ahead_are_all_wanted() -> None:
     """They are sent an hour before the first clock shows them: nobody has missed them."""
     of = make(group("x"), repeat="*/15 * * * *", zone=None, missed="skip")
     first = (NOON + timedelta(hours=14)).replace(tzinfo=None)
-    ahead = [found.local - first for found in wanted(of, NOON)]
+    ahead = [found.local - first for found in due_occurrences(of, NOON)]
     assert ahead == [MINUTE * minutes for minutes in (0, 15, 30, 45, 60)]
     once = make(group("x"), repeat="0 2 * * *", zone=None)
-    assert [found.send_at.hour for found in wanted(once, NOON + timedelta(hours=9))] == [11]
+    assert [found.send_at.hour for found in due_occurrences(once, NOON + timedelta(hours=9))] == [
+        11
+    ]
 
 
 @given(
@@ -74,5 +76,5 @@ def test_who_looks_every_minute_misses_none(
     begin = datetime(2026, 3, 28, 12, tzinfo=UTC) + timedelta(seconds=start)
     of = make(group("x"), repeat=repeat, zone=zone, missed=missed, created_at=begin)
     end = begin + timedelta(hours=1)
-    seen = {found.id for step in range(61) for found in wanted(of, begin + MINUTE * step)}
+    seen = {found.id for step in range(61) for found in due_occurrences(of, begin + MINUTE * step)}
     assert seen == {found.id for found in of.times(begin, end)}

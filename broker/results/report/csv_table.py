@@ -1,4 +1,4 @@
-"""A report as a sheet: CSV, a row a workstation."""
+"""Format a report as CSV, a row for each workstation."""
 
 import csv
 import io
@@ -15,12 +15,12 @@ _COLUMNS = (
 _FORMULA = ("=", "+", "-", "@", "\t", "\r", "\n")
 
 
-def report_csv(account: ReportContent) -> str:
-    """Return a job's report as CSV with a row for each workstation; times are in UTC."""
+def report_csv(content: ReportContent) -> str:
+    """Format a job's results as CSV with a row for each workstation; times are in UTC."""
     file = io.StringIO(newline="")
     writer = csv.writer(file)
     writer.writerow(_COLUMNS)
-    for pair in account.pairs:
+    for pair in content.pairs:
         writer.writerow(map(_cell, _values(pair)))
     return file.getvalue()
 
@@ -31,7 +31,7 @@ def _values(pair: Pair) -> list[object]:
 
 
 def _cell(value: object) -> str:
-    """Return a cell; one that a spreadsheet would take for a formula is text."""
+    """Format a cell; quote what a spreadsheet would take for a formula."""
     if isinstance(value, float):  # without an exponent
         return re.sub(r"(\.\d+?)0+$", r"\1", f"{value:.6f}")
     text = "" if value is None else str(value).replace("\0", "")

@@ -1,4 +1,4 @@
-"""What an agent does next with the job: asked of the policy by which agents decide."""
+"""Compute an agent's next step with a job, by the policy that agents use."""
 
 from contextlib import suppress
 from dataclasses import replace
@@ -18,14 +18,14 @@ _STATES = {State.RECEIVED, State.OFFERED, State.POSTPONED, State.DECLINED, State
 _UNKNOWN = Job(command=Command(argv=("unknown",)), targets=(everyone,))
 
 
-class Expected(NamedTuple):
-    """An agent's next step with the job.
+class NextStep(NamedTuple):
+    """An agent's next step with a job.
 
     Attributes:
         next: the step.
-        due_at: when it is due to run; in the first maintenance window from then on, it does.
-        is_exact: whether the agent told all on which the step's time depends. If not, the step
-            is taken at that time or later.
+        due_at: when the job is due; it runs in the first maintenance window from then on.
+        is_exact: whether the agent reported all settings on which the step's time depends. If
+            not, the step is taken at that time or later.
         counts_down: whether the countdown to its run has begun.
     """
 
@@ -35,34 +35,31 @@ class Expected(NamedTuple):
     counts_down: bool = False
 
     def is_now(self, now: float) -> bool:
-        """Whether the step is taken at once."""
+        """Whether the step is taken immediately."""
         return self.is_exact and self.next.at <= now
 
     def next_at(self, now: float) -> float | None:
-        """Return when the step is taken; None if that is now, never or not known."""
+        """Return when the step is taken; None if it is now, never or not known."""
         return self.next.at if self.is_exact and now < self.next.at < NEVER else None
 
 
-def by_service(c: Circumstances, *, stopped: bool = False) -> Expected:
-    """Return the service agent's next step with a job that has not started.
-
-    `stopped`: it starts nothing.
-    """
+def service_step(c: Circumstances, *, paused: bool = False) -> NextStep:
+    """Return the service agent's next step with a job that has not started."""
     row = c.service
     grace = row.takeover_grace if row else None
     rules = ServiceRules(_host(c, row), grace or 0.0)
     status, now = _status(c, SERVICE), _clock(c, SERVICE)
-    following = rules.next(status, now, claimed=False, paused=stopped)
+    step = rules.next(status, now, claimed=False, paused=paused)
     due = replace(rules, host=_always_open(rules)).next(status, now, claimed=False)
-    knows_wait = c.background or grace is not None
-    return Expected(
-        following,
+    delay_known = c.background or grace is not None
+    return NextStep(
+        step,
         max(due.at, min(status.received_at, now)),
-        _is_exact(c, row, following, knows_wait=knows_wait),
+        _is_exact(c, row, step, delay_known=delay_known),
     )
 
 
-def by_user(c: Circumstances, agent: str, *, stopped: bool = False) -> Expected:
+def user_step(c: Circumstances, agent: str, *, paused: bool = False) -> NextStep:
     """Return an interactive agent's next step, if no other agent runs the job first."""
     row = c.agent(agent)
     countdown = row.countdown if row else None
@@ -70,26 +67,26 @@ def by_user(c: Circumstances, agent: str, *, stopped: bool = False) -> Expected:
         _host(c, row), countdown or 0.0, accept_offers=row is not None and row.accept_offers
     )
     status, now = _status(c, agent), _clock(c, agent)
-    following = rules.next(status, now, claimed=True, paused=stopped)
+    step = rules.next(status, now, claimed=True, paused=paused)
     unclaimed = rules.next(status, now, claimed=False)
-    return Expected(
-        following,
+    return NextStep(
+        step,
         replace(rules, host=_always_open(rules)).deadline(status, now),
-        _is_exact(c, row, following, knows_wait=countdown is not None),
+        _is_exact(c, row, step, delay_known=countdown is not None),
         counts_down=unclaimed.step is Step.COUNT_DOWN
         and unclaimed.at <= now
-        and _knows_windows(c, row),
+        and _windows_known(c, row),
     )
 
 
-def _is_exact(c: Circumstances, row: AgentRow | None, following: Next, *, knows_wait: bool) -> bool:
-    if following.step is not Step.RUN:
-        return True  # it comes before any time at which the job may run
-    return knows_wait and _knows_windows(c, row)
+def _is_exact(c: Circumstances, row: AgentRow | None, step: Next, *, delay_known: bool) -> bool:
+    if step.step is not Step.RUN:
+        return True  # the step precedes any time at which the job can run
+    return delay_known and _windows_known(c, row)
 
 
-def _knows_windows(c: Circumstances, row: AgentRow | None) -> bool:
-    """Whether it is known when the windows open that the job keeps to, if it does."""
+def _windows_known(c: Circumstances, row: AgentRow | None) -> bool:
+    """Whether it is known when the job's maintenance windows open, if it respects them."""
     respects = c.body is not None and c.body.respects_windows
     return not respects or _windows(row) is not None
 
@@ -99,7 +96,7 @@ def _always_open(rules: Rules) -> Host:
 
 
 def _host(c: Circumstances, row: AgentRow | None) -> Host:
-    """Return the workstation. What is not known of it keeps the job from nothing."""
+    """Return the workstation's host; facts that are not known must not exclude the job."""
     station = c.station
     platforms = c.body.command.platforms if c.body else frozenset()
     if station is not None and station.os:
@@ -111,16 +108,16 @@ def _host(c: Circumstances, row: AgentRow | None) -> Host:
 
 
 def _windows(row: AgentRow | None) -> Windows | None:
-    """Return an agent's windows; None where it is not known when they open."""
+    """Return an agent's windows; None if it is not known when they open."""
     if row is None or not row.windows:
         return NO_WINDOWS
-    with suppress(ValueError):  # of another version, or damaged
+    with suppress(ValueError):  # from another version, or damaged
         return parse(row.windows) if find_zone(row.zone) else None
     return None
 
 
 def _status(c: Circumstances, agent: str) -> JobStatus:
-    """Return what became of the job at an agent, which has not started it."""
+    """Return the job's status at an agent that has not started it."""
     pair = c.pair if c.pair is not None and c.pair.agent == agent else None
     state = State(pair.state) if pair is not None and pair.state in _STATES else State.RECEIVED
     until = pair.until if pair is not None else None
@@ -132,7 +129,7 @@ def _status(c: Circumstances, agent: str) -> JobStatus:
         state,
         _shown_at(c, agent, state),
         until,
-        c.withdrawal.reason if c.withdrawal is not None else None,
+        c.cancellation.reason if c.cancellation is not None else None,
     )
 
 
@@ -147,7 +144,7 @@ def _received_at(c: Circumstances, agent: str) -> float:
 
 
 def _shown_at(c: Circumstances, agent: str, state: State) -> float | None:
-    """Return when a user was shown the job first; where the clock was set back, since then."""
+    """Return when a user was first shown the job; if the clock was set back, since then."""
     offered = (State.OFFERED, agent)
     shown = [event.at for event in c.events if (event.state, event.agent) == offered]
     if not shown and state is not State.RECEIVED and c.pair is not None:
@@ -156,7 +153,7 @@ def _shown_at(c: Circumstances, agent: str, state: State) -> float | None:
 
 
 def _job(c: Circumstances) -> Job:
-    """Return the job with its times as the workstation has them."""
+    """Return the job with its times as the workstation computes them."""
     job = c.body or _UNKNOWN
     times: dict[str, Any] = {name: c.time(name) for name in _TIMES}
     for name, time in times.items():
@@ -166,6 +163,6 @@ def _job(c: Circumstances) -> Job:
 
 
 def _clock(c: Circumstances, agent: str) -> float:
-    """Return the time on an agent's clock, which may be ahead of this machine's."""
-    told = [event.at for event in c.events if event.agent == agent]
-    return max(c.now, told[-1]) if told else c.now
+    """Return the time on an agent's clock, which can be ahead of this machine's."""
+    times = [event.at for event in c.events if event.agent == agent]
+    return max(c.now, times[-1]) if times else c.now

@@ -1,0 +1,66 @@
+"""Explain a job on a workstation where its command was started."""
+
+from broker.history.queries import Pair
+from broker.results.why.circumstances import (
+    SERVICE,
+    Circumstances,
+    Explanation,
+    agent_name,
+    because,
+)
+from schemas import State
+
+_MISSING_AFTER = 600.0  # an agent's default setting; the history does not record the setting
+_MAX_STARTS = 5
+
+
+def explain_started(c: Circumstances, pair: Pair) -> Explanation:
+    """Explain a job whose command was started."""
+    started, agent = pair.at or c.now, agent_name(pair.agent)
+    why = f"{agent} has been running it since {c.at(started)}{because(pair.reason, ', ')}"
+    row = c.agent(pair.agent)
+    if row is not None and not c.is_connected(pair.agent) and row.at >= started:
+        return _agent_gone(c, pair, row.at)
+    if (found := c.cancellation) is not None:
+        return Explanation(
+            f"{why}; it was cancelled by {found.by} at {c.at(found.at)}{because(found.reason)},"
+            " and still runs",
+            f"{agent} ends it: it asks the command to stop, and kills it if it does not; then the"
+            " job is cancelled",
+        )
+    if c.body is None:
+        return Explanation(why, "it ends by itself, or at its timeout")
+    limit = started + c.body.command.timeout.total_seconds()
+    if limit <= c.now:
+        return Explanation(why, f"{agent} ends it: its timeout was at {c.at(limit)}")
+    return Explanation(why, f"it ends by itself, or at its timeout at {c.at(limit)}", limit)
+
+
+def _agent_gone(c: Circumstances, pair: Pair, since: float) -> Explanation:
+    """Explain a started job whose agent is stopped or missing."""
+    agent = agent_name(pair.agent)
+    why = (
+        f"{agent} started it at {c.at(pair.at or c.now)}, and {c.status_text(pair.agent)}: whether"
+        " it still runs is not known"
+    )
+    if c.body is not None and c.body.command.survives_agent:
+        return Explanation(
+            why, f"the command goes on without {agent}, which resumes it when it is back"
+        )
+    count = sum(event.state == State.STARTED for event in c.events)
+    if c.body is not None and c.body.command.rerun_interrupted and count < _MAX_STARTS:
+        return Explanation(
+            why,
+            f"if it was interrupted, {agent} starts it again when it is back, as start"
+            f" {count + 1} of {_MAX_STARTS} at most",
+        )
+    if pair.agent != SERVICE and c.is_connected(SERVICE):
+        at = since + _MISSING_AFTER
+        when = f"at {c.at(at)}" if at > c.now else "soon"
+        return Explanation(
+            why,
+            f"{agent} reports how it ended when it is back; if not, the service agent reports it as"
+            f" interrupted {when}",
+            at if at > c.now else None,
+        )
+    return Explanation(why, f"{agent} reports how it ended when it is back")
