@@ -363,7 +363,7 @@ def test_nobody_known(admin: Administrator) -> None:
     done = admin.pcm("send", "--to", "group:no-such-group", "--waves", "1,100%", "--", "true")
     assert (done.returncode, done.stdout) == (1, "")
     assert done.stderr == (
-        "pcm: no workstation that is known is in group:no-such-group; nothing was sent\n"
+        "pcm: no known workstation is in group:no-such-group; nothing was sent\n"
     )
 
 
@@ -401,5 +401,5 @@ def test_an_unknown_rollout(admin: Administrator) -> None:
         done = admin.pcm("rollout", what, "nobodys")
         assert (done.returncode, done.stderr) == (
             1,
-            "pcm: nobodys: no such rollout was begun, as far as the history goes\n",
+            "pcm: nobodys: no such rollout in the history\n",
         )

@@ -81,7 +81,9 @@ def test_ten_thousand_workstations_fit_into_a_plan() -> None:
     ["", "x", "0", "0%", "101%", "1,,2", "5,5", "10%,5%", "5,3,100%", "50%,100%,200", "-1", "1.5%"],
 )
 def test_bad_waves_are_refused(text: str) -> None:
-    with pytest.raises(ValueError, match=r"write counts or percentages|must be larger|no workstation is left"):
+    with pytest.raises(
+        ValueError, match=r"write counts or percentages|must be larger|no workstation is left"
+    ):
         read_waves(text)
 
 
