@@ -61,7 +61,7 @@ async def _repeat_schedules(settings: HistorySettings, engine: Engine, first: in
         read = await asyncio.to_thread(next_offset, engine)
         for said in kept:
             await dispatcher.record_again(said.record, said.entry)
-        # A change made meanwhile is now before the repeated entry: append it again, too.
+        # A change made in between is now before the repeated entry: append it again, too.
         await catch_up(settings, engine)
         schedules = [said.record for said in kept if isinstance(said.record, Schedule)]
         for said in await asyncio.to_thread(changed_since, engine, read, schedules):

@@ -96,7 +96,7 @@ def _new_job(engine: "Engine", arguments: argparse.Namespace, states: tuple[str,
 
 async def _send(dispatcher: "Dispatcher", new: "Job", arguments: argparse.Namespace) -> int:
     new, unbound = await dispatcher.only_bound(new)
-    rollout_views.tell_unbound([str(target.name) for target in unbound])
+    rollout_views.print_unbound([str(target.name) for target in unbound])
     await dispatcher.dispatch(new, partly=True)  # unbound targets were removed just now
     _print_sent(new, as_json=arguments.json)
     if not arguments.wait:

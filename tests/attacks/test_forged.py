@@ -287,7 +287,7 @@ async def test_a_job_that_an_agent_made_up_is_not_sent_again(
     assert {row["workstation"] for row in found.values()} == {HERE}
     refused = admin.run("dead", "requeue", found[made_up.id]["id"], found["a pause"]["id"])
     assert refused.returncode == 1
-    assert refused.stderr.count("service@ws-1 put it there, and that it was ever sent") == 2
+    assert refused.stderr.count("it was published by service@ws-1, and there is no record") == 2
     again = admin.run("dead", "requeue", found[sent.id]["id"])
     assert "sent again as background.optional.all" in again.stdout, again.stderr
 

@@ -50,14 +50,14 @@ def _run(arguments: argparse.Namespace) -> int:
     from broker.results.report.files import write_report
 
     with query_session() as history:
-        report = read_report(history, arguments.job)
+        content = read_report(history, arguments.job)
     try:
-        write_report(report, html=files.get("--html"), csv=files.get("--csv"))
+        write_report(content, html=files.get("--html"), csv=files.get("--csv"))
     except OSError as error:
         raise Wrong(f"{error.filename}: {error.strerror}") from error
     if csv == "-":
-        sys.stdout.buffer.write(report_csv(report).encode())
-    _print_files(report.job.id, files, as_json=arguments.json)
+        sys.stdout.buffer.write(report_csv(content).encode())
+    _print_files(content.job.id, files, as_json=arguments.json)
     return DONE
 
 

@@ -16,7 +16,7 @@ _FORMULA = ("=", "+", "-", "@", "\t", "\r", "\n")
 
 
 def report_csv(content: ReportContent) -> str:
-    """Return a job's report as CSV with a row for each workstation; times are in UTC."""
+    """Format a job's results as CSV with a row for each workstation; times are in UTC."""
     file = io.StringIO(newline="")
     writer = csv.writer(file)
     writer.writerow(COLUMNS)

@@ -18,7 +18,7 @@ _MAX_GROUPS = 10
 
 
 def report_html(content: ReportContent) -> str:
-    """Return a job's report as an HTML page that needs no other file."""
+    """Format a job's results as an HTML page that needs no other file."""
     job = content.job
     return f"""<!DOCTYPE html>
 <html lang="en">

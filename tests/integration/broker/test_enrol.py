@@ -425,7 +425,7 @@ def test_what_goes_wrong_is_one_line_and_nothing_is_done(site: Site, ws: Worksta
         ),
         ("--definitions", str(file)): (
             2,
-            f"--definitions: {file} holds something else than definitions",
+            f"--definitions: {file} holds something other than definitions",
         ),
         ("--broker", "http://x"): (
             2,

@@ -167,7 +167,7 @@ def test_failures_stop_it_and_it_goes_on_when_more_are_borne(
     assert done.returncode == 1
     assert state == ("wave 1 of 2; stopped: failures: 1 of 1 workstations, more than 0; 1 failed")
     assert hint == (
-        f"to go on: pcm rollout resume {rollout_id} --max-failures N,"
+        f"to continue: pcm rollout resume {rollout_id} --max-failures N,"
         f" or pcm rollout abort {rollout_id}"
     )
     assert sum(runs(ran).values()) == 1
@@ -314,7 +314,7 @@ def test_interrupted_it_tells_how_to_go_on(three: Fleet, admin: Administrator, r
     driver.send_signal(signal.SIGINT)
     _, errors = driver.communicate(timeout=LIMIT)
     assert driver.returncode == 130
-    assert errors == f"pcm: nobody drives it now: pcm rollout resume {rollout_id} goes on\n"
+    assert errors == f"pcm: no program runs it now: pcm rollout resume {rollout_id} continues it\n"
     assert admin.rollout(rollout_id)["state"] == "pausing"
     left = admin.pcm(*send(three, ran, "--pause", "1h", "--give-up-after", "3s"))
     assert (left.returncode, "pcm rollout resume" in left.stderr) == (1, True)
@@ -334,7 +334,7 @@ async def test_a_workstation_whose_queue_is_gone_is_left_out(
         done = admin.pcm(*send(two, ran))
         assert (done.returncode, done.stderr) == (
             0,
-            f"pcm: left out, since no queue is bound for them: {away}\n",
+            f"pcm: left out: no queue is bound for {away}\n",
         )
         assert runs(ran) == {here: 1}
         two.stop()
@@ -363,7 +363,7 @@ def test_nobody_known(admin: Administrator) -> None:
     done = admin.pcm("send", "--to", "group:no-such-group", "--waves", "1,100%", "--", "true")
     assert (done.returncode, done.stdout) == (1, "")
     assert done.stderr == (
-        "pcm: no workstation that is known is in group:no-such-group; nothing was sent\n"
+        "pcm: no known workstation is in group:no-such-group; nothing was sent\n"
     )
 
 
@@ -401,5 +401,5 @@ def test_an_unknown_rollout(admin: Administrator) -> None:
         done = admin.pcm("rollout", what, "nobodys")
         assert (done.returncode, done.stderr) == (
             1,
-            "pcm: nobodys: no such rollout was begun, as far as the history goes\n",
+            "pcm: nobodys: no such rollout in the history\n",
         )

@@ -6,13 +6,20 @@ import pytest
 
 from broker import (
     Dispatcher,
+    DoctorSettings,
     HistorySettings,
     RolloutError,
     RolloutState,
     UnknownRollout,
+    Unroutable,
     abort_rollout,
+    apply_topology,
+    bound_workstations,
+    diagnose,
+    history_status,
     pause_rollout,
     plan_rollout,
+    rebuild_history,
     resume_rollout,
     start_rollout,
 )
@@ -67,3 +74,26 @@ async def test_settings_that_are_given_count(
     assert state.counts == {"succeeded": 1}
     assert (tmp_path / "other.db").exists()
     assert not (tmp_path / "history.db").exists()
+
+
+async def test_workstations_without_a_queue_are_told_apart(
+    dispatcher: Dispatcher, ws: Workstation
+) -> None:
+    ws.start("service")
+    job = ws.job("true", background=True)
+    found = await bound_workstations(dispatcher, job, ["nowhere", ws.name])
+    assert found == ([ws.name], ["nowhere"])
+    with pytest.raises(Unroutable, match="no workstation is bound to workstation:nowhere"):
+        await bound_workstations(dispatcher, job, ["nowhere"])
+
+
+async def test_findings_and_topology_are_available_in_a_running_loop(
+    dispatcher: Dispatcher, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("PCM_AMQP_URL", dispatcher.settings.amqp_url[0])
+    await apply_topology()
+    await apply_topology(dispatcher.settings)
+    findings = diagnose(DoctorSettings(state_dir=tmp_path))
+    assert all(finding.text and finding.remedy for finding in findings)
+    status = await rebuild_history()
+    assert (status.gaps, history_status()) == ([], status)
