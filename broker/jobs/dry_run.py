@@ -5,7 +5,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
-from broker.cli.command_line import DONE, FAILED, WrongUse
+from broker.cli.command_line import DONE, FAILED, UsageError
 from broker.cli.session import history
 from broker.cli.terminal import printable
 from schemas.text import counted, listed
@@ -42,7 +42,7 @@ def dry_run(jobs: "Sequence[Job]", waves: "Sequence[WaveSize]", *, as_json: bool
     """Print what sending jobs would do; return the exit status: whether each reaches a workstation.
 
     Raises:
-        WrongUse: a job cannot be sent, or not in these waves.
+        UsageError: a job cannot be sent, or not in these waves.
     """
     from broker.client.publishing import check_sendable
     from broker.history.workstations import fleet
@@ -51,12 +51,12 @@ def dry_run(jobs: "Sequence[Job]", waves: "Sequence[WaveSize]", *, as_json: bool
         for job in jobs:
             check_sendable(job)
     except ValueError as error:
-        raise WrongUse(str(error)) from error
+        raise UsageError(str(error)) from error
     with history() as engine, fleet(engine) as known:
         try:
             plans = [reach(job, known, waves) for job in jobs]
         except ValueError as error:
-            raise WrongUse(f"--waves: {error}") from error
+            raise UsageError(f"--waves: {error}") from error
     for job, plan in zip(jobs, plans, strict=True):
         if as_json:
             print(json.dumps(_as_json(job, plan)))

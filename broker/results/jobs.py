@@ -5,7 +5,7 @@ import json
 import sys
 from typing import TYPE_CHECKING, Any
 
-from broker.cli.command_line import DONE, Parser, Wrong
+from broker.cli.command_line import DONE, CommandError, Parser
 from broker.cli.session import name, valid_text
 from broker.cli.terminal import Cell, Column, print_table
 from broker.cli.time_formats import age, local, relative
@@ -114,7 +114,7 @@ def _states(
     if workstation is None:
         return None
     if not rows and not accounts.knows(workstation):
-        raise Wrong(f"--workstation: {workstation}: no such workstation has checked in")
+        raise CommandError(f"--workstation: {workstation}: no such workstation has checked in")
     return accounts.states_on(workstation, [row.id for row in rows])
 
 

@@ -4,7 +4,7 @@ import argparse
 import json
 from typing import TYPE_CHECKING, Any
 
-from broker.cli.command_line import DONE, Parser, Wrong
+from broker.cli.command_line import DONE, CommandError, Parser
 from broker.cli.session import name
 from broker.cli.terminal import Cell, Column, print_table, printable
 from broker.cli.time_formats import age, iso, local, moment, span
@@ -181,7 +181,7 @@ def _show_workstation(
     pair = accounts.pair(row.id, workstation)
     events = accounts.events(row.id, workstation)
     if pair is None and not events:
-        raise Wrong(
+        raise CommandError(
             f"--workstation: {row.id} is not for {workstation};"
             f" pcm why {row.id} {workstation} explains it"
         )

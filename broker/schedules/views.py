@@ -6,7 +6,7 @@ import sys
 from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Any
 
-from broker.cli.command_line import DONE, Parser, Wrong
+from broker.cli.command_line import DONE, CommandError, Parser
 from broker.cli.session import history, name
 from broker.cli.terminal import Column, print_table, printable
 from broker.cli.time_formats import local
@@ -228,14 +228,14 @@ def find(queries: "History", schedule: str) -> "Schedule":
     """Return the schedule of a name.
 
     Raises:
-        Wrong: there is no such schedule.
+        CommandError: there is no such schedule.
     """
     from broker.schedules.queries import UnknownSchedule, find_schedule
 
     try:
         return find_schedule(queries, schedule)
     except UnknownSchedule as error:
-        raise Wrong(str(error)) from error
+        raise CommandError(str(error)) from error
 
 
 def _sent(queries: "History", schedule: "Schedule", most: int) -> list[dict[str, Any]]:

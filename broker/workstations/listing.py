@@ -5,7 +5,7 @@ import json
 import sys
 from typing import TYPE_CHECKING, Any
 
-from broker.cli.command_line import DONE, Parser, Wrong
+from broker.cli.command_line import DONE, CommandError, Parser
 from broker.cli.session import history, name
 from broker.cli.terminal import Cell, Column, print_table
 from broker.cli.time_formats import age, iso, local
@@ -82,11 +82,11 @@ def _workstations(arguments: argparse.Namespace) -> int:
 def _chosen(known: "Fleet", arguments: argparse.Namespace) -> "list[WorkstationRow]":
     rows = known.workstations(arguments.name or None, arguments.group)
     if not rows and arguments.group and arguments.group not in known.groups():
-        raise Wrong(f"--group: nobody is in {arguments.group}")
+        raise CommandError(f"--group: nobody is in {arguments.group}")
     found = {row.name for row in rows}
     if lost := [name for name in arguments.name if name not in found]:
         where = f" in {arguments.group}" if arguments.group else ""
-        raise Wrong(f"{', '.join(lost)}: no such workstation has checked in{where}")
+        raise CommandError(f"{', '.join(lost)}: no such workstation has checked in{where}")
     return [row for row in rows if arguments.status in (None, row.status(known.now))]
 
 
@@ -185,7 +185,7 @@ def _groups(arguments: argparse.Namespace) -> int:
 
 def _members(groups: dict[str, list[str]], group: str, *, as_json: bool) -> int:
     if group not in groups:
-        raise Wrong(f"{group}: nobody is in this group")
+        raise CommandError(f"{group}: nobody is in this group")
     members = groups[group]
     if as_json:
         row = {"group": group, "automatic": _is_automatic(group), "workstations": members}
