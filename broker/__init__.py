@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from broker.doctor.checks import diagnose
     from broker.doctor.finding import Finding, Severity
     from broker.doctor.gather import DoctorSettings
+    from broker.enrolment.definitions_file import WrongDefinitions
     from broker.enrolment.rights import AgentLogin
     from broker.enrolment.workstation import Credentials, NotEnrolled, enrol, revoke, rotate
     from broker.history.history import History
@@ -119,6 +120,7 @@ _MODULES = {
     "broker.doctor.checks": ("diagnose",),
     "broker.doctor.finding": ("Finding", "Severity"),
     "broker.doctor.gather": ("DoctorSettings",),
+    "broker.enrolment.definitions_file": ("WrongDefinitions",),
     "broker.enrolment.rights": ("AgentLogin",),
     "broker.enrolment.workstation": ("Credentials", "NotEnrolled", "enrol", "revoke", "rotate"),
     "broker.history.history": ("History",),
@@ -256,6 +258,7 @@ __all__ = [
     "WaveTally",
     "Why",
     "WorkstationRow",
+    "WrongDefinitions",
     "WrongJobFile",
     "WrongKey",
     "WrongSetting",

@@ -1,4 +1,4 @@
-"""What a message in `pcm.dead` tells of itself: where it came from, when, and why."""
+"""Read a message in `pcm.dead`: its origin, time and reason."""
 
 import hashlib
 from dataclasses import dataclass, field
@@ -11,7 +11,7 @@ from broker.amqp import topology
 from schemas.signature import HEADER
 
 _ID_DIGITS = 12
-# Where a letter came from. Not when, nor how often: the next look has to find the same id.
+# The id is computed from these headers, not from times or counts, so that it stays the same.
 _ORIGIN = (
     "reason",
     "routing-key",
@@ -19,21 +19,21 @@ _ORIGIN = (
     "agent",
     "x-first-death-queue",
     "x-first-death-reason",
-    HEADER,  # a copy that is not signed is another
+    HEADER,  # an unsigned copy is another letter
 )
-# What the broker adds at each look.
+# The broker changes these headers at each delivery.
 _COUNTERS = {"x-delivery-count", "x-acquired-count"}
-_GIVEN_UP = {
+_DEATH_REASONS = {
     "rejected": "it was rejected without a reason",
-    "delivery_limit": "it was delivered too often and never acknowledged",
+    "delivery_limit": "it was delivered too often without an acknowledgement",
 }
 
 
 @dataclass(frozen=True)
 class Letter:
-    """What could not be delivered or read, and why; equal copies are one letter.
+    """A message that could not be delivered or read; identical copies are one letter.
 
-    `headers` and `body` are there only where the whole of it was asked for.
+    `headers` and `body` are set only if its content was requested.
     """
 
     id: str
@@ -45,36 +45,39 @@ class Letter:
     kind: str
     message_id: str
     content_type: str
-    routing_key: str  # under which it was sent at first
-    queue: str  # from which the broker gave up delivering it
+    routing_key: str  # of the original message
+    queue: str  # that the broker dead-lettered it from
     size: int
-    login: str = ""  # which the broker has checked: who put it there, or sent it at first
+    login: str = ""  # of its publisher, verified by the broker
     count: int = 1
     headers: HeadersType = field(default_factory=dict, repr=False)
     body: bytes | None = field(default=None, repr=False)
 
 
 def read_letter(message: AbstractIncomingMessage) -> Letter:
-    """Return what is told of a message; its headers and body are left out."""
+    """Return the letter of a message, without headers and body."""
     headers = message.headers
     queue = _text(headers.get("x-first-death-queue"))
     workstation, agent = topology.agent_of_queue(queue) or ("", "")
     death = _text(headers.get("x-first-death-reason"))
     reason = _text(headers.get("reason"))
     login = message.user_id or ""
-    # What an enrolled agent says of itself is no proof; its login is.
-    by = topology.agent_of_login(login)
+    # The login of an enrolled agent is verified; headers are not.
+    sender = topology.agent_of_login(login)
     return Letter(
         id=_id(message),
         at=_at(message),
-        workstation=by.workstation if by else _text(headers.get("workstation")) or workstation,
-        agent=by.agent if by else _text(headers.get("agent")) or agent,
+        workstation=sender.workstation
+        if sender
+        else _text(headers.get("workstation")) or workstation,
+        agent=sender.agent if sender else _text(headers.get("agent")) or agent,
         job_id=_text(headers.get("job")) or (death and message.message_id) or "",
-        reason=reason or _GIVEN_UP.get(death, death),
+        reason=reason or _DEATH_REASONS.get(death, death),
         kind=message.type or "",
         message_id=message.message_id or "",
         content_type=message.content_type or "application/octet-stream",
-        # What the broker gave up keeps its key; what an agent sent here has one that leads here.
+        # A message dead-lettered by the broker keeps its key; one from an agent has the key of
+        # pcm.dead.
         routing_key=_text(headers.get("routing-key"))
         or (message.routing_key or "" if death else ""),
         queue=queue,
@@ -90,24 +93,24 @@ def _id(message: AbstractIncomingMessage) -> str:
     return hashlib.sha256(seed).hexdigest()[:_ID_DIGITS]
 
 
-def mark(message: AbstractIncomingMessage) -> bytes:
-    """Return what tells a copy of a letter from those that come later, at each look the same."""
+def fingerprint(message: AbstractIncomingMessage) -> bytes:
+    """Return a hash that identifies a copy of a letter at each delivery."""
     headers = {name: value for name, value in message.headers.items() if name not in _COUNTERS}
-    told = (sorted(headers.items()), message.message_id, message.timestamp, message.routing_key)
-    return hashlib.sha256(repr(told).encode() + message.body).digest()
+    fields = (sorted(headers.items()), message.message_id, message.timestamp, message.routing_key)
+    return hashlib.sha256(repr(fields).encode() + message.body).digest()
 
 
 def _at(message: AbstractIncomingMessage) -> datetime | None:
-    """Return when it came here."""
+    """Return when it was dead-lettered."""
     deaths: Any = message.headers.get("x-death")
-    found: Any = message.headers.get("at")
+    time: Any = message.headers.get("at")
     try:
-        found = datetime.fromisoformat(found) if found else deaths[0]["time"]
+        time = datetime.fromisoformat(time) if time else deaths[0]["time"]
     except (ValueError, TypeError, LookupError):
-        found = message.timestamp
-    if not isinstance(found, datetime):
+        time = message.timestamp
+    if not isinstance(time, datetime):
         return None
-    return found if found.tzinfo else found.replace(tzinfo=UTC)
+    return time if time.tzinfo else time.replace(tzinfo=UTC)
 
 
 def _text(value: object) -> str:

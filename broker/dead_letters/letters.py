@@ -1,4 +1,4 @@
-"""The letters in `pcm.dead`: looked at without harm, sent again, or dropped."""
+"""Read, requeue and drop the dead letters in `pcm.dead`."""
 
 import asyncio
 import time
@@ -23,31 +23,31 @@ from broker.amqp.connection import (
 )
 from broker.amqp.publisher import Publisher
 from broker.amqp.timeouts import timeout
-from broker.dead_letters.letter import Letter, mark, read_letter
+from broker.dead_letters.letter import Letter, fingerprint, read_letter
 from broker.dead_letters.resending import NotRequeued, by_message, resend
 from broker.settings import BrokerSettings, load
 from schemas.errors import PcmError
 from schemas.job import whoami
 
-MOST = 65_535
-"""Letters that one look can hold: AMQP counts a consumer's unacknowledged messages in 16 bits."""
+MAX_LETTERS = 65_535
+"""The maximum of unacknowledged messages of a consumer: AMQP counts them in 16 bits."""
 
 _LOCK = "pcm.dead.lock"
-_QUIET = 1.0  # seconds without a letter, after which we ask whether there are more
-_PAUSE = 0.1
-_ATTEMPTS = 10
+_IDLE_CHECK = 1.0  # seconds without a letter until we ask whether there are more
+_LOCK_RETRY = 0.1
+_DROP_ATTEMPTS = 10
 
 
 class Busy(BrokerError):
-    """Somebody else holds the letters."""
+    """Another program holds the letters."""
 
 
 class UnknownLetter(PcmError):
-    """No letter, or more than one, has an id that begins so."""
+    """No letter has this id, or several ids begin so."""
 
 
 class Requeued(NamedTuple):
-    """What became of the letters of a message: the keys it was sent by again, or why not."""
+    """The outcome for the letters of one message: its routing keys, or the error."""
 
     letters: list[Letter]
     routing_keys: tuple[str, ...]
@@ -56,18 +56,18 @@ class Requeued(NamedTuple):
 
 class _Copy(NamedTuple):
     tag: int
-    mark: bytes
-    seen_before: bool
+    fingerprint: bytes
+    redelivered: bool
 
 
-def _nothing(_: str) -> bool:
+def _no_content(_: str) -> bool:
     return False
 
 
 class DeadLetters:
-    """The letters that are in `pcm.dead`, held for us alone.
+    """The letters in `pcm.dead`, held exclusively.
 
-    The broker gives back to the queue whatever is not dropped, once we let go of it, or are gone.
+    Letters that are not dropped return to the queue when it is closed or the connection is lost.
     """
 
     def __init__(
@@ -75,18 +75,18 @@ class DeadLetters:
         connection: AbstractConnection,
         channel: AbstractChannel,
         publisher: Publisher,
-        whole: Callable[[str], bool],
+        keep_content: Callable[[str], bool],
     ) -> None:
         self.left_out = 0
-        """How many there are beyond those that one look can hold."""
+        """The number of letters beyond the maximum."""
         self._connection = connection
         self._channel = channel
         self._publisher = publisher
-        self._whole = whole
+        self._keep_content = keep_content
         self._letters: dict[str, Letter] = {}
         self._copies: dict[str, list[_Copy]] = {}
-        self._missing = 0
-        self._over = asyncio.Event()
+        self._remaining = 0
+        self._finished = asyncio.Event()
 
     @classmethod
     @asynccontextmanager
@@ -94,28 +94,30 @@ class DeadLetters:
         cls,
         settings: BrokerSettings | None = None,
         *,
-        whole: Callable[[str], bool] = _nothing,
+        keep_content: Callable[[str], bool] = _no_content,
     ) -> AsyncIterator[Self]:
-        """Take all letters into our hands, and give them back in the end.
+        """Hold all letters, and return them to the queue at the end.
 
         Args:
-            settings: how the broker is reached; default: from the environment.
-            whole: tells by the id of which letters headers and body are kept in memory.
+            settings: the settings; default: from the environment.
+            keep_content: is called with a letter's id: whether its headers and body are kept in
+                memory.
 
         Raises:
-            Busy: somebody else holds them, and does not let go in time.
-            Unreachable: the broker is out of reach, or stuck.
+            Busy: another program holds them, and does not release them in time.
+            Unreachable: the broker is unreachable, or does not answer.
         """
         name = f"pcm dead {whoami()}"
         async with connect(settings or load(BrokerSettings), name) as connection:
             await topology.ensure(connection)
             with translated(f"reading {topology.DEAD}"):
-                channel = await _alone(connection)
-                letters = cls(connection, channel, await Publisher.open(connection), whole)
+                channel = await _exclusive_channel(connection)
+                publisher = await Publisher.open(connection)
+                letters = cls(connection, channel, publisher, keep_content)
                 await letters._read()
             yield letters
-            # Not by ending the consumer: the broker would go on to count as ours what we hold.
-            with translated(f"giving back what is left of {topology.DEAD}"):
+            # A cancelled consumer would still hold its unacknowledged messages.
+            with translated(f"returning letters to {topology.DEAD}"):
                 async with timeout(CALL_LIMIT):
                     await letters._channel.close()
 
@@ -128,34 +130,34 @@ class DeadLetters:
         return len(self._letters)
 
     def find(self, beginning: str) -> Letter:
-        """Return the letter whose id begins so.
+        """Return a letter by its id, or the beginning of its id.
 
         Raises:
-            UnknownLetter: there is none, or more than one.
+            UnknownLetter: no letter has this id, or several ids begin so.
         """
         wanted = beginning.lower()
-        found = [known for known in self._letters if wanted and known.startswith(wanted)]
-        if not found:
+        ids = [letter_id for letter_id in self._letters if wanted and letter_id.startswith(wanted)]
+        if not ids:
             raise UnknownLetter(f"{beginning!r}: no such letter")
-        if len(found) > 1:
-            raise UnknownLetter(f"{beginning!r}: {len(found)} letters begin so; write more of it")
-        return self._letters[found[0]]
+        if len(ids) > 1:
+            raise UnknownLetter(f"{beginning!r}: matches {len(ids)} letters; give more of the id")
+        return self._letters[ids[0]]
 
     async def requeue(self, letter: Letter) -> tuple[str, ...]:
-        """Send a letter again; it stays until it is dropped. See `resend`."""
+        """Send a letter again; it stays in the queue until it is dropped. See `resend`."""
         return await resend(self._publisher, letter)
 
     async def requeue_all(self, letters: Iterable[Letter]) -> AsyncGenerator[Requeued, None]:
-        """Send letters again, and drop those that were; yield what became of each message.
+        """Send letters again and drop those that were sent; yield the outcome of each message.
 
-        Letters of the same message are sent once. They are dropped after the last was sent; what
-        comes back to the queue meanwhile stays.
+        Letters of the same message are sent once. They are dropped after the last was sent; letters
+        that arrive in the meantime stay.
 
         Args:
-            letters: of which headers and body were asked for (`whole` of `open`).
+            letters: the letters, with their content (`keep_content` of `open`).
 
         Raises:
-            Unreachable: it is not known of the rest whether they were sent; again does no harm.
+            Unreachable: the other letters may have been sent; it is safe to send them again.
         """
         sent: list[Letter] = []
         for group in by_message(letters):
@@ -169,102 +171,106 @@ class DeadLetters:
         await self.drop(*sent)
 
     async def drop(self, *letters: Letter) -> None:
-        """Remove letters from the queue for good, with all their copies that were seen.
+        """Remove letters from the queue permanently, with all their copies that were read.
 
         Raises:
-            Unreachable: some of them may still be there.
+            Unreachable: some of them may still be in the queue.
         """
         ids = {letter.id for letter in letters}
-        doomed = {copy.mark for known in ids for copy in self._copies.get(known, ())}
-        chosen = [copy.tag for known in ids for copy in self._copies.get(known, ())]
-        for _ in range(_ATTEMPTS):
-            if not chosen:
+        copies = self._copies_of(ids)
+        dropped = {copy.fingerprint for copy in copies}
+        tags = [copy.tag for copy in copies]
+        for _ in range(_DROP_ATTEMPTS):
+            if not tags:
                 return
             with translated("dropping letters"):
                 async with timeout(CALL_LIMIT):
-                    await self._acknowledge(sorted(chosen))
+                    await self._acknowledge(sorted(tags))
                     await self._channel.close()
-                # Of many acknowledgements, a quorum queue's channel may lose those that it has
-                # not passed on when it closes: so we look whether they are gone.
-                self._channel = await _alone(self._connection)
+                # A quorum queue can lose acknowledgements when their channel closes: read the
+                # queue again to check that the letters are removed.
+                self._channel = await _exclusive_channel(self._connection)
                 self._letters, self._copies = {}, {}
-                self._over.clear()
+                self._finished.clear()
                 await self._read()
-            # What nobody was given before has come meanwhile, such as what was just sent again.
-            there = [copy for known in ids for copy in self._copies.get(known, ())]
-            doomed -= {copy.mark for copy in there if not copy.seen_before}
-            chosen = [copy.tag for copy in there if copy.mark in doomed]
-        raise Unreachable("dropping letters: some are still there")
+            # A copy that was not redelivered is new, such as one that was just sent again: keep it.
+            copies = self._copies_of(ids)
+            dropped -= {copy.fingerprint for copy in copies if not copy.redelivered}
+            tags = [copy.tag for copy in copies if copy.fingerprint in dropped]
+        raise Unreachable("dropping letters: some are still in the queue")
 
-    async def _acknowledge(self, chosen: list[int]) -> None:
-        underlay = await self._channel.get_underlay_channel()
+    def _copies_of(self, ids: Iterable[str]) -> list[_Copy]:
+        return [copy for letter_id in ids for copy in self._copies.get(letter_id, ())]
+
+    async def _acknowledge(self, tags: list[int]) -> None:
+        aiormq_channel = await self._channel.get_underlay_channel()
         held = sorted(copy.tag for copies in self._copies.values() for copy in copies)
-        leading = len(list(takewhile(lambda pair: pair[0] == pair[1], zip(held, chosen))))  # noqa: B905 - the shorter one counts
+        leading = len(list(takewhile(lambda pair: pair[0] == pair[1], zip(held, tags))))  # noqa: B905 - the shorter one counts
         if leading:
-            await underlay.basic_ack(chosen[leading - 1], multiple=True)
-        for tag in chosen[leading:]:
-            await underlay.basic_ack(tag)
-        await _counts(self._channel)  # answered only after all that came before
+            await aiormq_channel.basic_ack(tags[leading - 1], multiple=True)
+        for tag in tags[leading:]:
+            await aiormq_channel.basic_ack(tag)
+        await _counts(self._channel)  # its answer proves that the acknowledgements were received
 
     async def _read(self) -> None:
-        async def arrive(message: AbstractIncomingMessage) -> None:
+        async def on_message(message: AbstractIncomingMessage) -> None:
             self._add(message)
 
-        self._channel.close_callbacks.add(lambda *_: self._over.set())
+        self._channel.close_callbacks.add(lambda *_: self._finished.set())
         async with timeout(CALL_LIMIT):
-            there, _ = await _counts(self._channel)
-            self._missing = min(there, MOST)
-            self.left_out = there - self._missing
-            if not self._missing:
+            ready, _ = await _counts(self._channel)
+            self._remaining = min(ready, MAX_LETTERS)
+            self.left_out = ready - self._remaining
+            if not self._remaining:
                 return
-            await self._channel.set_qos(prefetch_count=self._missing)
+            await self._channel.set_qos(prefetch_count=self._remaining)
             queue = await self._channel.declare_queue(topology.DEAD, passive=True)
-            await queue.consume(arrive)
-        await self._until_all_came()
+            await queue.consume(on_message)
+        await self._wait_for_all()
 
-    async def _until_all_came(self) -> None:
-        last, since = self._missing, time.monotonic()
-        while self._missing:
+    async def _wait_for_all(self) -> None:
+        last, last_arrival = self._remaining, time.monotonic()
+        while self._remaining:
             with suppress(TimeoutError):
-                async with timeout(_QUIET):
-                    await self._over.wait()
-            if self._missing and self._channel.is_closed:
+                async with timeout(_IDLE_CHECK):
+                    await self._finished.wait()
+            if self._remaining and self._channel.is_closed:
                 raise Unreachable(f"reading {topology.DEAD}: the connection was lost")
-            if self._missing < last:
-                last, since = self._missing, time.monotonic()
+            if self._remaining < last:
+                last, last_arrival = self._remaining, time.monotonic()
                 continue
             async with timeout(CALL_LIMIT):
-                there, _ = await _counts(self._channel)
-            if not there and self._missing == last:
-                self._missing = 0  # some were purged or grew too old after they were counted
+                ready, _ = await _counts(self._channel)
+            if not ready and self._remaining == last:
+                self._remaining = 0  # the others were purged or have expired
                 return
-            if time.monotonic() - since > CALL_LIMIT:
+            if time.monotonic() - last_arrival > CALL_LIMIT:
                 raise TimeoutError
 
     def _add(self, message: AbstractIncomingMessage) -> None:
-        if not self._missing:
+        if not self._remaining:
             return
         letter = read_letter(message)
         known = self._letters.get(letter.id)
         if known is not None:
-            times = [at for at in (known.at, letter.at) if at]
+            times = [time for time in (known.at, letter.at) if time]
             letter = replace(known, count=known.count + 1, at=max(times, default=None))
-        elif self._whole(letter.id):
+        elif self._keep_content(letter.id):
             letter = replace(letter, headers=message.headers, body=message.body)
         self._letters[letter.id] = letter
-        copy = _Copy(message.delivery_tag or 0, mark(message), bool(message.redelivered))
+        copy = _Copy(message.delivery_tag or 0, fingerprint(message), bool(message.redelivered))
         self._copies.setdefault(letter.id, []).append(copy)
-        self._missing -= 1
-        if not self._missing:
-            self._over.set()
+        self._remaining -= 1
+        if not self._remaining:
+            self._finished.set()
 
 
-async def _alone(connection: AbstractConnection) -> AbstractChannel:
-    """Return a channel on which we are the only one to read letters.
+async def _exclusive_channel(connection: AbstractConnection) -> AbstractChannel:
+    """Return a channel whose consumer is the only one of the dead letters.
 
-    Who looks while another holds some would see fewer, and take them for all. RabbitMQ lets two
-    consume a quorum queue even where both ask to be the only one; but a queue of one connection's
-    own is a lock, which the broker itself unlocks when the connection ends.
+    A second reader would see only some of the letters. RabbitMQ allows two consumers of a quorum
+    queue even if both are exclusive. An exclusive queue is used as a lock: the broker deletes it
+    when the connection ends.
     """
     deadline = time.monotonic() + CALL_LIMIT
     locked = False
@@ -276,18 +282,18 @@ async def _alone(connection: AbstractConnection) -> AbstractChannel:
                 if not locked:
                     await channel.declare_queue(_LOCK, exclusive=True)
                     locked = True
-                # The consumer of who was here before may outlive its lock by an instant.
+                # The previous reader's consumer can end shortly after its lock.
                 _, consumers = await _counts(channel)
                 if not consumers:
                     return channel
                 await channel.close()
         if time.monotonic() > deadline:
-            raise Busy(f"somebody else is looking into {topology.DEAD}; try again")
-        await asyncio.sleep(_PAUSE)
+            raise Busy(f"another program is reading {topology.DEAD}; try again")
+        await asyncio.sleep(_LOCK_RETRY)
 
 
 async def _counts(channel: AbstractChannel) -> tuple[int, int]:
-    """Return how many letters nobody holds, and how many consumers there are."""
+    """Return the numbers of ready letters and of consumers."""
     queue = await channel.declare_queue(topology.DEAD, passive=True)
-    found = queue.declaration_result
-    return found.message_count or 0, found.consumer_count or 0
+    counts = queue.declaration_result
+    return counts.message_count or 0, counts.consumer_count or 0

@@ -1,4 +1,4 @@
-"""How letters are sent again."""
+"""Send dead letters again."""
 
 from collections.abc import Iterable
 from contextlib import aclosing
@@ -16,38 +16,39 @@ from schemas.errors import PcmError
 from schemas.signature import HEADER
 
 LEDGER, FORGERY = "ledger", "forgery"
-"""The kinds of letters that only tell of a damaged ledger, and of what was not believed."""
+"""The kinds of letters that are notices: of a damaged ledger, and of forged records."""
 
 
 class NotRequeued(PcmError):
-    """A letter cannot be sent again; the text says why. It stays."""
+    """A letter cannot be sent again, and stays in the queue; the message says why."""
 
 
 async def resend(publisher: Publisher, letter: Letter) -> tuple[str, ...]:
-    """Send a letter again; when this returns, the broker has stored the new message.
+    """Send a letter again; return when the broker has stored the new message.
 
-    A job goes to all that it is for: who has it already takes it for the same job. Whatever
-    else goes where it was sent at first.
+    A job is sent to all its targets; agents that have it ignore it. Other messages are sent with
+    their original routing key.
 
     Returns:
         The routing keys.
 
     Raises:
-        NotRequeued: it is no order, or has expired.
-        Unroutable: no queue is bound to its routing key.
-        Unreachable: whether it was sent is not known; sending it again does no harm.
+        NotRequeued: it is not an order, or has expired.
+        Unroutable: no queue is bound for its routing key.
+        Unreachable: it may have been sent; it is safe to send it again.
     """
     body = _body(letter)
     if letter.kind == LEDGER:
-        raise NotRequeued("it is a notice and no order; read it, then drop it")
+        raise NotRequeued("it is a notice, not an order; read it, then drop it")
     if letter.kind == FORGERY:
         raise NotRequeued("it is forged; read it, then drop it")
     job = _job(body)
-    # An agent could have made it up, and an administrator would send it with an own login.
+    # An agent could have forged it, and requeuing publishes it with an administrator's login.
     if not _is_trusted(letter) and not (job and await _is_on_record(publisher, job, body)):
-        who = letter.login or "somebody without a login"
+        sender = letter.login or "a publisher without a login"
         raise NotRequeued(
-            f"{who} put it there, and that it was ever sent is not on record; send it anew"
+            f"it was published by {sender}, and there is no record that it was sent; send the job"
+            " again instead"
         )
     if job is not None:
         try:
@@ -56,7 +57,7 @@ async def resend(publisher: Publisher, letter: Letter) -> tuple[str, ...]:
             raise NotRequeued(f"{error}; drop it") from error
         return topology.routing_keys(job)
     if not letter.routing_key:
-        raise NotRequeued("it does not tell where it was sent at first; drop it")
+        raise NotRequeued("its original routing key is unknown; drop it")
     await publisher.publish(
         topology.JOBS,
         letter.routing_key,
@@ -71,17 +72,17 @@ async def resend(publisher: Publisher, letter: Letter) -> tuple[str, ...]:
 
 
 def by_message(letters: Iterable[Letter]) -> list[list[Letter]]:
-    """Return letters together that are of one message, which several could not read or take.
+    """Group letters that are copies of one message, which several agents have rejected.
 
-    What is no job goes where it was sent at first: who was sent it by another key has another.
+    Messages that are not jobs are grouped by routing key, too.
     """
-    found: dict[tuple[str, bytes, str, str], list[Letter]] = {}
+    groups: dict[tuple[str, bytes, str, str], list[Letter]] = {}
     for letter in letters:
         body = _body(letter)
         key = letter.routing_key if _job(body) is None else ""
-        signed = str(_signed(letter))  # a copy that is not signed is not the same
-        found.setdefault((letter.kind, body, key, signed), []).append(letter)
-    return list(found.values())
+        signed = str(_signed(letter))  # an unsigned copy is another message
+        groups.setdefault((letter.kind, body, key, signed), []).append(letter)
+    return list(groups.values())
 
 
 def _is_trusted(letter: Letter) -> bool:
@@ -89,7 +90,7 @@ def _is_trusted(letter: Letter) -> bool:
 
 
 async def _is_on_record(publisher: Publisher, job: Job, body: bytes) -> bool:
-    """Whether the stream has a job, as it stands in `body`, from somebody who may send jobs."""
+    """Whether the stream has a job with exactly this body, from a login that may send jobs."""
     entries = stream.read_all(publisher.connection, publisher, earliest_record_time(job.id))
     async with aclosing(entries):
         async for entry in entries:
@@ -99,21 +100,21 @@ async def _is_on_record(publisher: Publisher, job: Job, body: bytes) -> bool:
 
 
 def _signed(letter: Letter) -> HeadersType:
-    """Return the headers by which a letter's message is trusted, as they came."""
+    """Return the signature headers of a letter's message."""
     return {HEADER: letter.headers[HEADER]} if HEADER in letter.headers else {}
 
 
 def _body(letter: Letter) -> bytes:
     if letter.body is None:
-        raise ValueError(f"{letter.id}: was not read as a whole")
+        raise ValueError(f"{letter.id}: was read without its content")
     return letter.body
 
 
 def _job(body: bytes) -> Job | None:
-    """Return the job that a body is, as an agent would read it; None where it is none."""
+    """Return the job in a body, as an agent reads it; None if it is not a job."""
     try:
         job = Job.read(body, tolerant=True)
     except InvalidMessage:
         return None
-    # An id that was made up just now would be another job at each reading.
+    # A generated id would make another job at each reading.
     return job if {"kind", "id"} <= job.model_fields_set else None

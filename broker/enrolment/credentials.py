@@ -1,4 +1,4 @@
-"""What an enrolled agent is told: the settings with which `pcm-agent` runs as it is meant to."""
+"""The settings of an enrolled agent, as `pcm-agent` reads them."""
 
 import os
 from collections.abc import Iterable, Sequence
@@ -14,7 +14,7 @@ _URL = "PCM_AMQP_URL"
 
 
 def settings_of(agent: AgentLogin, urls: str, groups: Iterable[str]) -> dict[str, str]:
-    """Return an agent's settings; `urls` hold its login."""
+    """Return an agent's settings; `urls` contain its login."""
     return {
         _URL: urls,
         "PCM_WORKSTATION": agent.workstation,
@@ -25,18 +25,18 @@ def settings_of(agent: AgentLogin, urls: str, groups: Iterable[str]) -> dict[str
 
 
 def urls_of(agent: AgentLogin, password: str, brokers: Sequence[str]) -> str:
-    """Return the broker's URLs with an agent's login, parted by commas."""
-    found = (URL(broker).with_user(agent.login).with_password(password) for broker in brokers)
-    return ",".join(map(str, found))
+    """Return the broker's URLs with an agent's login, comma-separated."""
+    urls = (URL(broker).with_user(agent.login).with_password(password) for broker in brokers)
+    return ",".join(map(str, urls))
 
 
 def text_of(settings: dict[str, str]) -> str:
-    """Return settings as a file has them: a .env file, or one that systemd or Docker reads."""
+    """Return settings as the text of a .env file, which systemd and Docker read, too."""
     return "".join(f"{name}={value}\n" for name, value in settings.items())
 
 
 def urls_in(path: Path, agent: AgentLogin) -> str | None:
-    """Return the URLs in a file of an agent's settings; None if it is none of this agent's."""
+    """Return the URLs in an agent's file of settings; None if the file is not this agent's."""
     try:
         lines = path.read_text().splitlines()
     except (OSError, UnicodeDecodeError):
@@ -50,28 +50,28 @@ def urls_in(path: Path, agent: AgentLogin) -> str | None:
 
 
 class SecretFile:
-    """A file that only its owner may read; it is there as a whole, or as it was before."""
+    """A file that only its owner can read, replaced atomically."""
 
     def __init__(self, path: Path, text: str) -> None:
-        """Write the text beside the file: what cannot be written shows before anything is done.
+        """Write the text to a temporary file in the same folder.
 
         Raises:
             OSError: it cannot be written.
         """
         self.path = path
-        self._new = path.with_name(f".{path.name}.{os.getpid()}.new")
-        # Never through a link, and never into what others can read already.
-        self._new.unlink(missing_ok=True)
-        file = os.open(self._new, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
-        with os.fdopen(file, "w") as new:
-            new.write(text)
-            new.flush()
-            os.fsync(new.fileno())
+        self._temporary = path.with_name(f".{path.name}.{os.getpid()}.new")
+        # Never follow a link, or write to a file that others can read.
+        self._temporary.unlink(missing_ok=True)
+        file = os.open(self._temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
+        with os.fdopen(file, "w") as opened:
+            opened.write(text)
+            opened.flush()
+            os.fsync(opened.fileno())
 
-    def put(self) -> None:
-        """Put it in its place."""
-        self._new.replace(self.path)
+    def replace(self) -> None:
+        """Replace the file by the temporary file."""
+        self._temporary.replace(self.path)
 
-    def drop(self) -> None:
-        """Leave its place as it was."""
-        self._new.unlink(missing_ok=True)
+    def discard(self) -> None:
+        """Delete the temporary file; the file is unchanged."""
+        self._temporary.unlink(missing_ok=True)

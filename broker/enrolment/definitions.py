@@ -1,6 +1,6 @@
-"""RabbitMQ's definitions: all that it is to have, as one document that it imports.
+"""RabbitMQ definitions: users, permissions, queues and bindings in one document.
 
-What is there already stays as it is when they are imported; nothing is removed by that.
+An import changes no existing queue or exchange, and removes nothing.
 """
 
 import base64
@@ -24,11 +24,11 @@ SECTIONS = {
     "queues": ("vhost", "name"),
     "bindings": ("vhost", "source", "destination", "routing_key", "arguments"),
 }
-"""The sections that we write, and what tells the entries of each apart."""
+"""The sections that we write, with the fields that identify an entry."""
 
 
 def hashed(password: str) -> dict[str, str]:
-    """Return what RabbitMQ keeps of a password; the password is long and random."""
+    """Return the hash of a password as RabbitMQ stores it; the password is long and random."""
     salt = secrets.token_bytes(4)
     digest = hashlib.sha256(salt + password.encode()).digest()
     return {
@@ -38,7 +38,7 @@ def hashed(password: str) -> dict[str, str]:
 
 
 def central(virtual_host: str) -> Definitions:
-    """Return what is no agent's: the exchanges, the stream of reports, the dead letters."""
+    """Return the definitions of the exchanges and the central queues."""
     exchanges = [
         {
             "name": exchange.name,
@@ -66,17 +66,17 @@ def of_agents(
     passwords: Mapping[str, str],
     queue_type: QueueType,
 ) -> Definitions:
-    """Return what agents are to have.
+    """Return the definitions of the agents of one workstation.
 
     Args:
-        virtual_host: where.
-        agents: which, all of one workstation.
-        groups: the groups that the workstation is in.
-        passwords: those that are new, by login; of other agents the users stay as they are.
-        queue_type: of their queues.
+        virtual_host: the virtual host.
+        agents: the agents.
+        groups: the groups of the workstation.
+        passwords: new passwords, by login; the other agents' users are left out.
+        queue_type: the type of their queues.
     """
     agents, groups = list(agents), list(groups)
-    # An enrolled agent cannot make its queue again: it goes when the agent is revoked.
+    # Without expiry: an enrolled agent cannot declare its queue again.
     queues = [
         topology.agent_queue(agent.kind, agent.workstation, agent.user, groups, queue_type, None)
         for agent in agents
@@ -100,24 +100,24 @@ def of_agents(
     }
 
 
-def merged(*all_of_them: Definitions) -> Definitions:
-    """Return definitions as one; of what two have, the later's counts, at the former's place."""
-    found: Definitions = {}
-    for definitions in all_of_them:
+def merged(*parts: Definitions) -> Definitions:
+    """Return definitions merged into one; a later entry replaces an earlier one in its place."""
+    result: Definitions = {}
+    for definitions in parts:
         for section, entries in definitions.items():
             identity = SECTIONS.get(section)
             if identity is None:
-                found[section] = entries
+                result[section] = entries
                 continue
             by_identity = {
-                repr([entry.get(part) for part in identity]): entry
-                for entry in [*found.get(section, []), *entries]
+                repr([entry.get(field) for field in identity]): entry
+                for entry in [*result.get(section, []), *entries]
             }
-            found[section] = list(by_identity.values())
-    return found
+            result[section] = list(by_identity.values())
+    return result
 
 
-def unbound(
+def without_bindings(
     definitions: Definitions, virtual_host: str, agents: Iterable[AgentLogin]
 ) -> Definitions:
     """Return definitions without the bindings of agents' queues."""

@@ -1,4 +1,4 @@
-"""Enrols agents, gives them new passwords, and takes all that from them, at a live broker."""
+"""Create, change and delete the users, rights and queues of agents at a broker."""
 
 from collections.abc import Iterable, Mapping
 
@@ -6,29 +6,32 @@ from broker.amqp import topology
 from broker.amqp.management import Management
 from broker.amqp.topology import QueueType
 from broker.enrolment.definitions import Definitions, central, hashed, merged, of_agents
-from broker.enrolment.rights import AgentLogin, in_order
+from broker.enrolment.rights import AgentLogin, unique_sorted
 
-_PAGE = 500
+_PAGE_SIZE = 500
 
 
 class Enrolment:
-    """The enrolled agents of one virtual host. Each call may raise what `Management` does."""
+    """The enrolled agents of one virtual host. Each call can raise the errors of `Management`."""
 
     def __init__(self, management: Management, virtual_host: str) -> None:
         self._management = management
         self._virtual_host = virtual_host
 
     def agents(self, workstation: str) -> list[AgentLogin]:
-        """Return the agents of a workstation that have users."""
+        """Return the agents of a workstation that have a broker user."""
         query = {"name": f"@{workstation}$", "use_regex": "true"}
-        found = self._management.get("users", page=1, page_size=_PAGE, **query)
-        # RabbitMQ 3.10 lists all users, whatever it is asked.
-        users = found["items"] if isinstance(found, dict) else found
+        response = self._management.get("users", page=1, page_size=_PAGE_SIZE, **query)
+        # RabbitMQ 3.10 ignores the query and lists all users.
+        users = response["items"] if isinstance(response, dict) else response
         agents = (AgentLogin.of_login(user["name"], workstation) for user in users)
-        return in_order(agent for agent in agents if agent)
+        return unique_sorted(agent for agent in agents if agent)
 
     def enrolled(self, workstation: str) -> list[AgentLogin]:
-        """Return those of them that may do something: the enrolment of others was cut off."""
+        """Return the agents of a workstation that also have permissions.
+
+        The enrolment of the others was interrupted.
+        """
         return [
             agent
             for agent in self.agents(workstation)
@@ -42,16 +45,16 @@ class Enrolment:
         passwords: Mapping[str, str],
         queue_type: QueueType,
     ) -> None:
-        """Give agents of one workstation their users, rights, queues and bindings; again is safe.
+        """Create users, rights, queues and bindings for agents of one workstation.
 
-        A queue that is there stays as it is, with its jobs; what it is bound by and should not
-        be, it is unbound from.
+        It can be repeated. Existing queues keep their type and their jobs; bindings that they
+        should not have are removed.
 
         Args:
-            agents: which.
-            groups: the groups that the workstation is in.
-            passwords: those that are new, by login; the other agents keep theirs.
-            queue_type: of queues that are made.
+            agents: the agents.
+            groups: the groups of the workstation.
+            passwords: new passwords, by login; the other agents keep theirs.
+            queue_type: the type of new queues.
         """
         agents = list(agents)
         wanted = of_agents(self._virtual_host, agents, groups, passwords, queue_type)
@@ -60,7 +63,7 @@ class Enrolment:
             self._unbind(agent, wanted)
 
     def groups(self, agent: AgentLogin) -> list[str]:
-        """Return the groups by which an agent's queue is bound."""
+        """Return the groups in the bindings of an agent's queue."""
         path = ("queues", self._virtual_host, agent.queue, "bindings")
         keys = [str(binding["routing_key"]) for binding in self._management.get(*path) or []]
         return topology.groups_in(keys)
@@ -75,22 +78,23 @@ class Enrolment:
         for binding in self._management.get("queues", host, agent.queue, "bindings") or []:
             source, key = binding["source"], binding["routing_key"]
             if source and (source != topology.JOBS or key not in keys or binding["arguments"]):
-                place = ("bindings", host, "e", source, "q", agent.queue)
-                self._management.delete(*place, binding["properties_key"])
+                path = ("bindings", host, "e", source, "q", agent.queue)
+                self._management.delete(*path, binding["properties_key"])
 
     def rotate(self, passwords: Mapping[str, str]) -> None:
-        """Give logins new passwords, and close their connections; queues are not touched."""
+        """Set new passwords of logins, and close their connections."""
         for login, password in passwords.items():
             self._management.put("users", login, body={"tags": "", **hashed(password)})
             self._close_connections(login)
 
     def revoke(self, agents: Iterable[AgentLogin]) -> None:
-        """Delete the users of agents and their queues, with what waits in them."""
+        """Delete the users of agents, and their queues with the queued jobs."""
         for agent in agents:
             if self._management.get("users", agent.login) is not None:
-                # First, that nobody comes in meanwhile; a deleted user's could not be closed.
-                shut = {"tags": "", "password_hash": ""}
-                self._management.put("users", agent.login, body=shut)
+                # Lock the login first, so that it cannot reconnect. The connections of a deleted
+                # user could not be closed.
+                locked = {"tags": "", "password_hash": ""}
+                self._management.put("users", agent.login, body=locked)
                 self._close_connections(agent.login)
                 self._management.delete("users", agent.login)
             self._management.delete("queues", self._virtual_host, agent.queue)

@@ -1,8 +1,8 @@
-"""What an enrolled agent may do at the broker: read its own queue, report in its own name.
+"""The permissions of an enrolled agent: read its own queue, and report in its own name.
 
-RabbitMQ's patterns are regular expressions, and match anywhere unless they are anchored. That of
-a topic permission is matched against the very text of a binding key, wildcards and all; where an
-exchange has no row for a user, the user may do everything there that its permissions allow.
+RabbitMQ's patterns are regular expressions, and match anywhere in a name unless they are anchored.
+A topic permission is matched against the text of a binding key, including its wildcards. Without a
+topic permission on an exchange, a user can use every key there.
 """
 
 import re
@@ -18,7 +18,7 @@ NOTHING = "^$"
 
 @dataclass(frozen=True)
 class AgentLogin:
-    """An agent that is, or is to be, enrolled."""
+    """An agent with a broker user of its own, or one that is to get it."""
 
     kind: AgentKind
     workstation: str
@@ -26,21 +26,22 @@ class AgentLogin:
 
     @classmethod
     def of_login(cls, login: str, workstation: str) -> Self | None:
-        """Return the agent of a workstation that logs in so; None if none does."""
-        bearer = topology.agent_of_login(login)
-        return cls.of(bearer) if bearer and bearer.workstation == workstation else None
+        """Return the agent of a workstation with a login; None if the login is not one's."""
+        identity = topology.agent_of_login(login)
+        matches = identity is not None and identity.workstation == workstation
+        return cls.of(identity) if identity and matches else None
 
     @classmethod
     def of_queue(cls, queue: str) -> Self | None:
-        """Return the agent whose queue has a name; None where it is no agent's."""
-        owner = topology.agent_of_queue(queue)
-        return cls.of(owner) if owner else None
+        """Return the agent of a queue; None if it is not an agent's queue."""
+        identity = topology.agent_of_queue(queue)
+        return cls.of(identity) if identity else None
 
     @classmethod
-    def of(cls, bearer: AgentIdentity) -> Self:
-        """Return the agent that a login or a queue is for."""
-        kind, _, user = bearer.agent.partition("-")
-        return cls(AgentKind(kind), bearer.workstation, user)
+    def of(cls, identity: AgentIdentity) -> Self:
+        """Return the agent of an identity."""
+        kind, _, user = identity.agent.partition("-")
+        return cls(AgentKind(kind), identity.workstation, user)
 
     @property
     def name(self) -> str:
@@ -58,19 +59,19 @@ class AgentLogin:
         return topology.queue_name(self.kind, self.workstation, self.user)
 
 
-def agents(workstation: str, users: Iterable[str]) -> list[AgentLogin]:
-    """Return the agents of a workstation: its service, and one for each user."""
+def agents_of(workstation: str, users: Iterable[str]) -> list[AgentLogin]:
+    """Return the agents of a workstation: the service agent, and one for each user."""
     interactive = (AgentLogin(AgentKind.INTERACTIVE, workstation, user) for user in users)
     return [AgentLogin(AgentKind.SERVICE, workstation), *interactive]
 
 
-def in_order(found: Iterable[AgentLogin]) -> list[AgentLogin]:
-    """Return agents once each: the service, then those of users by name."""
-    return sorted(set(found), key=lambda agent: (agent.kind is not AgentKind.SERVICE, agent.user))
+def unique_sorted(agents: Iterable[AgentLogin]) -> list[AgentLogin]:
+    """Return each agent once: the service agent first, then the users' agents by name."""
+    return sorted(set(agents), key=lambda agent: (agent.kind is not AgentKind.SERVICE, agent.user))
 
 
 def permissions(agent: AgentLogin) -> dict[str, str]:
-    """Return what an agent may configure, write and read: of all names, two."""
+    """Return the patterns of the names that an agent may configure, write and read."""
     return {
         "configure": NOTHING,
         "write": _only(topology.REPORTS),
@@ -79,9 +80,9 @@ def permissions(agent: AgentLogin) -> dict[str, str]:
 
 
 def topic_permissions(agent: AgentLogin, groups: Iterable[str]) -> dict[str, dict[str, str]]:
-    """Return under which keys an agent may write and read, by exchange: all topic exchanges.
+    """Return the patterns of the keys that an agent may write and read, by topic exchange.
 
-    Reading pcm.jobs is forbidden by its permissions already. This is the second wall.
+    Its permissions already forbid reading pcm.jobs; this is a second barrier.
     """
     own = topology.report_key("", agent.workstation, agent.name)
     keys = topology.binding_keys(agent.kind, agent.workstation, groups)
@@ -92,6 +93,6 @@ def topic_permissions(agent: AgentLogin, groups: Iterable[str]) -> dict[str, dic
 
 
 def _only(*names: str) -> str:
-    """Return the pattern of some names and no others."""
+    """Return the pattern that matches only these names."""
     escaped = "|".join(map(re.escape, names))
     return f"^({escaped})$" if len(names) > 1 else f"^{escaped}$"

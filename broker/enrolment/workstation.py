@@ -1,35 +1,44 @@
-"""A workstation's agents enrolled, given new passwords, and revoked: calls for scripts."""
+"""Enrol, rotate and revoke the agents of a workstation."""
 
 import secrets
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import NamedTuple
 
 from broker.amqp.management import Management
 from broker.amqp.topology import QueueType
 from broker.enrolment.credentials import settings_of, urls_of
+from broker.enrolment.definitions_file import DefinitionsFile
 from broker.enrolment.enrolment import Enrolment
-from broker.enrolment.rights import AgentLogin, agents, in_order
+from broker.enrolment.rights import AgentLogin, agents_of, unique_sorted
 from broker.settings import ManagementSettings, load
 from schemas.errors import PcmError
 from schemas.names import check_name
 
 
 class NotEnrolled(PcmError):
-    """A workstation has no such agent that is enrolled; nothing was done."""
+    """A workstation has no such enrolled agent; nothing was done."""
 
 
-@dataclass(frozen=True)
-class Credentials:
-    """With what an enrolled agent runs.
+class Credentials(NamedTuple):
+    """The settings of an enrolled agent.
 
     Attributes:
-        agent: whose they are.
-        settings: its settings, `PCM_AMQP_URL` with its password among them; None where the agent
-            keeps the password that it has, which cannot be read back.
+        agent: the agent.
+        settings: its settings, with the password in `PCM_AMQP_URL`; None if its password is
+            unchanged, since it cannot be read.
+        groups: the groups of its workstation.
     """
 
     agent: AgentLogin
-    settings: Mapping[str, str] | None = field(repr=False)
+    settings: Mapping[str, str] | None
+    groups: tuple[str, ...]
+
+    def __repr__(self) -> str:
+        return f"Credentials({self.agent!r})"  # without the password
+
+
+Prepare = Callable[[Sequence[Credentials]], None]
 
 
 def enrol(
@@ -38,126 +47,170 @@ def enrol(
     groups: Iterable[str] = (),
     *,
     queue_type: QueueType = "quorum",
+    definitions: str | Path | None = None,
+    brokers: Sequence[str] | None = None,
+    prepare: Prepare | None = None,
     settings: ManagementSettings | None = None,
 ) -> list[Credentials]:
-    """Give the agents of a workstation logins and queues of their own; again is safe.
+    """Create logins and queues for the agents of a workstation; it can be repeated.
 
-    Agents that are enrolled keep their passwords and queues, with the jobs there; all are in the
-    groups named now.
+    Enrolled agents keep their passwords and queues, with the jobs in them. All agents are in the
+    given groups.
 
     Args:
         workstation: its name.
-        users: who have an interactive agent there, beside the service agent.
-        groups: all that it is in, also those that follow from what it is, such as "os-linux".
-        queue_type: of queues that are made: "quorum" or "classic".
-        settings: how the management API is reached; default: from the environment. Its login
-            needs the tag administrator. Agents are given the broker's addresses of `amqp_url`.
+        users: the users with an interactive agent, in addition to the service agent.
+        groups: all groups of the workstation, also automatic ones such as "os-linux".
+        queue_type: the type of new queues: "quorum" or "classic".
+        definitions: write them to this file of RabbitMQ definitions, and do not change the broker.
+        brokers: the broker's URLs for the agents; default: `amqp_url` of the settings.
+        prepare: is called with the credentials before the broker is changed, to store them.
+        settings: the settings of the management API; default: from the environment. Its login
+            needs the tag administrator.
 
     Returns:
-        The credentials of all agents of the workstation. They are shown once.
+        The credentials of all agents of the workstation. Passwords cannot be read again.
 
     Raises:
-        ValueError: a name is none.
-        BrokerError: the management API cannot be reached, or does not let us.
+        ValueError: a name is invalid.
+        WrongDefinitions: the file holds no definitions.
+        BrokerError: the management API is unreachable, or refuses.
     """
-    settings, enrolment = _enrolment(settings)
+    settings = settings or load(ManagementSettings)
     name = check_name(workstation)
-    in_groups = [check_name(group) for group in dict.fromkeys(groups)]
-    named = agents(name, map(check_name, users))
-    enrolled = enrolment.enrolled(name)
-    found = in_order([*named, *enrolled])
-    passwords = new_passwords(agent for agent in found if agent not in enrolled)
-    enrolment.enrol(found, in_groups, passwords, queue_type)
-    return _credentials(found, passwords, in_groups, settings)
+    in_groups = tuple(check_name(group) for group in dict.fromkeys(groups))
+    named = agents_of(name, map(check_name, users))
+    place = (
+        _enrolment(settings)
+        if definitions is None
+        else DefinitionsFile(Path(definitions), settings.virtual_host)
+    )
+    enrolled = place.enrolled(name)
+    agents = unique_sorted([*named, *enrolled])
+    passwords = _new_passwords(agent for agent in agents if agent not in enrolled)
+    credentials = _credentials(agents, passwords, in_groups, brokers or settings.amqp_url)
+    if prepare is not None:
+        prepare(credentials)
+    place.enrol(agents, in_groups, passwords, queue_type)
+    return credentials
 
 
 def rotate(
-    workstation: str, users: Iterable[str] = (), *, settings: ManagementSettings | None = None
+    workstation: str,
+    users: Iterable[str] = (),
+    *,
+    brokers: Sequence[str] | None = None,
+    prepare: Prepare | None = None,
+    settings: ManagementSettings | None = None,
 ) -> list[Credentials]:
-    """Give the enrolled agents of a workstation new passwords, and close their connections.
+    """Set new passwords for the enrolled agents of a workstation, and close their connections.
 
-    Queues and jobs stay. The agents are to be started with the new settings.
+    Queues and jobs stay. Restart the agents with the new settings.
 
     Args:
         workstation: its name.
-        users: only the interactive agents of these; default: all agents.
+        users: only the interactive agents of these users; default: all agents.
+        brokers: as for `enrol`.
+        prepare: as for `enrol`.
         settings: as for `enrol`.
 
     Raises:
-        NotEnrolled: one of them is not; nothing was done.
-        ValueError: a name is none.
-        BrokerError: the management API cannot be reached, or does not let us.
+        NotEnrolled: an agent is not enrolled; nothing was done.
+        ValueError: a name is invalid.
+        BrokerError: the management API is unreachable, or refuses.
     """
-    settings, enrolment = _enrolment(settings)
+    settings = settings or load(ManagementSettings)
+    enrolment = _enrolment(settings)
     name = check_name(workstation)
-    found = chosen(enrolment.enrolled(name), name, users)
-    groups = enrolment.groups(found[0])
-    passwords = new_passwords(found)
+    agents = _select(enrolment.enrolled(name), name, users)
+    groups = tuple(enrolment.groups(agents[0]))
+    passwords = _new_passwords(agents)
+    credentials = _credentials(agents, passwords, groups, brokers or settings.amqp_url)
+    if prepare is not None:
+        prepare(credentials)
     enrolment.rotate(passwords)
-    return _credentials(found, passwords, groups, settings)
+    return credentials
 
 
 def revoke(
     workstation: str, users: Iterable[str] = (), *, settings: ManagementSettings | None = None
 ) -> list[AgentLogin]:
-    """Delete the logins of a workstation's agents, and their queues with the jobs that wait there.
+    """Delete the logins of a workstation's agents, and their queues with the queued jobs.
 
-    The history goes on listing the workstation, until `Dispatcher.forget`.
+    The history still lists the workstation, until `Dispatcher.forget`.
 
     Args:
         workstation: its name.
-        users: only the interactive agents of these; default: all agents.
+        users: only the interactive agents of these users; default: all agents.
         settings: as for `enrol`.
 
     Returns:
-        Whose logins were deleted.
+        The agents whose logins were deleted.
 
     Raises:
-        NotEnrolled: one of them is not; nothing was done.
-        ValueError: a name is none.
-        BrokerError: the management API cannot be reached, or does not let us.
+        NotEnrolled: an agent is not enrolled; nothing was done.
+        ValueError: a name is invalid.
+        BrokerError: the management API is unreachable, or refuses.
     """
-    _, enrolment = _enrolment(settings)
-    name = check_name(workstation)
-    found = chosen(enrolment.agents(name), name, users)
-    enrolment.revoke(found)
-    return found
+    agents = agents_with_login(workstation, users, settings=settings)
+    revoke_agents(agents, settings=settings)
+    return agents
 
 
-def new_passwords(found: Iterable[AgentLogin]) -> dict[str, str]:
-    """Return a new password for each agent, by its login."""
-    return {agent.login: secrets.token_urlsafe(32) for agent in found}
-
-
-def chosen(found: Sequence[AgentLogin], workstation: str, users: Iterable[str]) -> list[AgentLogin]:
-    """Return the agents that are meant: those of the users named, or all.
+def agents_with_login(
+    workstation: str, users: Iterable[str] = (), *, settings: ManagementSettings | None = None
+) -> list[AgentLogin]:
+    """Return the agents that `revoke` would revoke.
 
     Raises:
-        NotEnrolled: one of them is not among those found, or there are none.
+        NotEnrolled, ValueError, BrokerError: as `revoke` does.
+    """
+    name = check_name(workstation)
+    return _select(_enrolment(settings or load(ManagementSettings)).agents(name), name, users)
+
+
+def revoke_agents(
+    agents: Iterable[AgentLogin], *, settings: ManagementSettings | None = None
+) -> None:
+    """Delete the logins and queues of agents; see `revoke`."""
+    _enrolment(settings or load(ManagementSettings)).revoke(agents)
+
+
+def _new_passwords(agents: Iterable[AgentLogin]) -> dict[str, str]:
+    """Return a new password for each agent, by login."""
+    return {agent.login: secrets.token_urlsafe(32) for agent in agents}
+
+
+def _select(
+    agents: Sequence[AgentLogin], workstation: str, users: Iterable[str]
+) -> list[AgentLogin]:
+    """Return the agents of the users, or all.
+
+    Raises:
+        NotEnrolled: a user has no agent among them, or there is none.
     """
     wanted = set(map(check_name, users))
-    meant = [agent for agent in found if not wanted or agent.user in wanted]
-    missing = wanted - {agent.user for agent in meant}
-    if missing or not meant:
-        whom = "".join(f" --user {user}" for user in sorted(missing))
-        raise NotEnrolled(f"not enrolled: {workstation}{whom}; nothing was done")
-    return meant
+    selected = [agent for agent in agents if not wanted or agent.user in wanted]
+    missing = wanted - {agent.user for agent in selected}
+    if missing or not selected:
+        options = "".join(f" --user {user}" for user in sorted(missing))
+        raise NotEnrolled(f"not enrolled: {workstation}{options}; nothing was done")
+    return selected
 
 
-def _enrolment(settings: ManagementSettings | None) -> tuple[ManagementSettings, Enrolment]:
-    settings = settings or load(ManagementSettings)
-    return settings, Enrolment(Management.of(settings), settings.virtual_host)
+def _enrolment(settings: ManagementSettings) -> Enrolment:
+    return Enrolment(Management.of(settings), settings.virtual_host)
 
 
 def _credentials(
-    found: Iterable[AgentLogin],
+    agents: Iterable[AgentLogin],
     passwords: Mapping[str, str],
-    groups: Sequence[str],
-    settings: ManagementSettings,
+    groups: tuple[str, ...],
+    brokers: Sequence[str],
 ) -> list[Credentials]:
-    def of(agent: AgentLogin) -> Mapping[str, str] | None:
+    def settings(agent: AgentLogin) -> Mapping[str, str] | None:
         if (password := passwords.get(agent.login)) is None:
             return None
-        return settings_of(agent, urls_of(agent, password, settings.amqp_url), groups)
+        return settings_of(agent, urls_of(agent, password, brokers), groups)
 
-    return [Credentials(agent, of(agent)) for agent in found]
+    return [Credentials(agent, settings(agent), groups) for agent in agents]

@@ -5,14 +5,14 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
-from broker.cli.command_line import DONE, FAILED, WrongUse
+from broker.cli.command_line import DONE, FAILED, UsageError
 from broker.cli.session import history
 from broker.cli.terminal import printable
 from schemas.text import counted, listed
 
 if TYPE_CHECKING:
     from broker.history.workstations import Fleet, WorkstationRow
-    from broker.rollouts.waves import Item
+    from broker.rollouts.waves import WaveSize
     from schemas import Job
     from schemas.times import Moment
 
@@ -38,11 +38,11 @@ class Reach:
     waves: tuple[int, ...] = ()
 
 
-def dry_run(jobs: "Sequence[Job]", waves: "Sequence[Item]", *, as_json: bool) -> int:
+def dry_run(jobs: "Sequence[Job]", waves: "Sequence[WaveSize]", *, as_json: bool) -> int:
     """Print what sending jobs would do; return the exit status: whether each reaches a workstation.
 
     Raises:
-        WrongUse: a job cannot be sent, or not in these waves.
+        UsageError: a job cannot be sent, or not in these waves.
     """
     from broker.client.publishing import check_sendable
     from broker.history.workstations import fleet
@@ -51,12 +51,12 @@ def dry_run(jobs: "Sequence[Job]", waves: "Sequence[Item]", *, as_json: bool) ->
         for job in jobs:
             check_sendable(job)
     except ValueError as error:
-        raise WrongUse(str(error)) from error
+        raise UsageError(str(error)) from error
     with history() as engine, fleet(engine) as known:
         try:
             plans = [reach(job, known, waves) for job in jobs]
         except ValueError as error:
-            raise WrongUse(f"--waves: {error}") from error
+            raise UsageError(f"--waves: {error}") from error
     for job, plan in zip(jobs, plans, strict=True):
         if as_json:
             print(json.dumps(_as_json(job, plan)))
@@ -67,7 +67,7 @@ def dry_run(jobs: "Sequence[Job]", waves: "Sequence[Item]", *, as_json: bool) ->
     return DONE if all(plan.reached and not plan.unknown for plan in plans) else FAILED
 
 
-def reach(job: "Job", known: "Fleet", waves: "str | Sequence[Item]" = ()) -> Reach:
+def reach(job: "Job", known: "Fleet", waves: "str | Sequence[WaveSize]" = ()) -> Reach:
     """Return which workstations in the history a job would reach; send nothing.
 
     Args:
@@ -96,12 +96,12 @@ def reach(job: "Job", known: "Fleet", waves: "str | Sequence[Item]" = ()) -> Rea
     return replace(plan, waves=_wave_sizes(plan, waves)) if waves else plan
 
 
-def _wave_sizes(plan: Reach, waves: "str | Sequence[Item]") -> tuple[int, ...]:
-    from broker.rollouts.waves import cut, read_waves
+def _wave_sizes(plan: Reach, waves: "str | Sequence[WaveSize]") -> tuple[int, ...]:
+    from broker.rollouts.waves import divide, read_waves
 
     items = read_waves(waves) if isinstance(waves, str) else waves
     names = plan.reached + plan.not_applicable  # both are sent the job
-    return tuple(map(len, cut(names, items))) if names else ()
+    return tuple(map(len, divide(names, items))) if names else ()
 
 
 def _can_run(job: "Job", row: "WorkstationRow") -> bool:

@@ -73,7 +73,7 @@ def add_signature(signed: SignedJob, signer: Signer) -> SignedJob:
 
 
 def read_signed(path: str | Path) -> SignedJob | None:
-    """Return the signed job of a file; None if the file is something else.
+    """Return the signed job of a file; None if the file holds none.
 
     Raises:
         WrongJobFile: the signed job is invalid.

@@ -1,80 +1,70 @@
-"""`pcm rollout`: how rollouts go, and what becomes of them."""
+"""`pcm rollout`: list, show, pause, resume and abort rollouts."""
 
 import argparse
 import sys
 from typing import TYPE_CHECKING
 
-from broker.cli.command_line import DONE, FAILED, Parser, Wrong, argument_errors
-from broker.cli.session import history, name, with_dispatcher
-from broker.rollouts import views as standing
+from broker.cli.command_line import DONE, FAILED, CommandError, Parser, argument_errors
+from broker.cli.session import history, history_errors, name, with_dispatcher
+from broker.rollouts import views
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable
-
-    from sqlalchemy import Engine
+    from collections.abc import Awaitable
 
     from broker.client.dispatcher import Dispatcher
     from broker.rollouts.progress import RolloutProgress
-    from broker.rollouts.runner import Driver
     from broker.rollouts.state import RolloutState
-    from schemas import Rollout, RolloutOrder
+    from schemas import Rollout
 
-LIMIT_HELP = "failures borne: a count, or a part such as 5%% of the workstations sent to so far"
+LIMIT_HELP = "maximum number of failures: a count, or 5%% of the workstations sent to so far"
 
 
 def add_to(commands: "argparse._SubParsersAction[Parser]") -> None:
     """Add the command to a program's commands."""
     actions = commands.add_parser(
         "rollout",
-        help="how rollouts go, and what becomes of them",
-        description="A rollout is a job that pcm send --waves sends in waves. It can be driven on"
-        " from anywhere, whatever became of the program that began it; by two at once as well.",
-    ).add_subparsers(dest="what", required=True, metavar="list|show|pause|resume|abort")
-    listing = actions.add_parser("list", help="a row a rollout", description="Lists rollouts.")
+        help="list, show, pause, resume or abort rollouts",
+        description="A rollout is a job that pcm send --waves sends in waves. Any administrator's"
+        " machine can continue it; several can run it at the same time.",
+    ).add_subparsers(dest="action", required=True, metavar="list|show|pause|resume|abort")
+    listing = actions.add_parser("list", help="list rollouts", description="Lists rollouts.")
     listing.set_defaults(run=_list)
-    show = actions.add_parser("show", help="all of one", description="Shows a rollout's waves.")
+    show = actions.add_parser(
+        "show", help="show a rollout", description="Shows a rollout with its waves."
+    )
     pause = actions.add_parser(
         "pause",
-        help="no further wave until it is resumed",
-        description="Holds a rollout: what was sent goes on, no further wave is sent, and whoever"
-        " drives it ends.",
+        help="send no further wave until it is resumed",
+        description="Pauses a rollout: jobs already sent continue, no further wave is sent, and"
+        " programs that run the rollout exit.",
     )
     resume = actions.add_parser(
         "resume",
-        help="drive it on",
-        description="Drives a rollout on: one that was paused, that failures stopped, or whose"
-        " driver ended. What was sent is not sent again.",
+        help="continue a rollout",
+        description="Continues a rollout that is paused, that failures have stopped, or that no"
+        " program runs. Waves that were sent are not sent again.",
     )
-    resume.add_argument("--max-failures", metavar="N", type=limit, help=f"{LIMIT_HELP}, now on")
+    resume.add_argument("--max-failures", metavar="N", type=limit, help=f"new {LIMIT_HELP}")
     abort = actions.add_parser(
         "abort",
-        help="no further wave, ever",
-        description="Ends a rollout: no further wave is sent, and its jobs are cancelled where"
+        help="send no further wave, and cancel its jobs",
+        description="Aborts a rollout: no further wave is sent, and its jobs are cancelled where"
         " they have not ended.",
     )
     for one in (pause, abort):
-        one.add_argument("--reason", metavar="TEXT", default="", help="for those who look")
-    runs = {show: _show, pause: _order, resume: _resume, abort: _order}
+        one.add_argument("--reason", metavar="TEXT", default="", help="shown with the state")
+    runs = {show: _show, pause: _pause, resume: _resume, abort: _abort}
     for action, run in runs.items():
-        action.add_argument("id", metavar="ID", type=name, help="its id, or how it begins")
+        action.add_argument("id", metavar="ID", type=name, help="its id, or the beginning of it")
         action.set_defaults(run=run)
     for action in (listing, *runs):
         action.add_argument("--json", action="store_true", help="print JSON")
 
 
-def driver_of(
-    dispatcher: "Dispatcher", engine: "Engine", plan: "Rollout", *, as_json: bool
-) -> "Driver":
-    """Return what drives a rollout, and prints how it goes."""
-    from broker.rollouts.runner import Driver
-    from broker.settings import HistorySettings, load
-
-    told = standing.Teller(plan, as_json=as_json)
-    return Driver(dispatcher, load(HistorySettings), engine, plan, told)
-
-
-async def drive(driver: "Driver", plan: "Rollout", arguments: argparse.Namespace) -> int:
-    """Drive a rollout on; return the exit status."""
+async def run_and_print(
+    running: "Awaitable[RolloutState]", plan: "Rollout", arguments: argparse.Namespace
+) -> int:
+    """Wait while a rollout runs, and print how to continue it; return the exit status."""
     import asyncio
 
     from broker.amqp.connection import BrokerError
@@ -83,20 +73,20 @@ async def drive(driver: "Driver", plan: "Rollout", arguments: argparse.Namespace
 
     try:
         async with timeout(getattr(arguments, "give_up_after", None)):
-            found = await driver.drive()
+            state = await running
     except TimeoutError:
-        _tell_left(plan)
+        _print_not_running(plan)
         return FAILED
     except (asyncio.CancelledError, BrokerError, HistoryError):
-        _tell_left(plan)
+        _print_not_running(plan)
         raise
-    if not arguments.json and (hint := standing.hint(plan, found)):
+    if not arguments.json and (hint := views.hint(plan, state)):
         print(hint, flush=True)
-    return _status(found)
+    return _status(state)
 
 
-def _tell_left(plan: "Rollout") -> None:
-    text = f"pcm: nobody drives it now: pcm rollout resume {plan.id} goes on"
+def _print_not_running(plan: "Rollout") -> None:
+    text = f"pcm: no program runs it now: pcm rollout resume {plan.id} continues it"
     print(text, file=sys.stderr, flush=True)
 
 
@@ -104,97 +94,96 @@ def _list(arguments: argparse.Namespace) -> int:
     from broker.history.history import asked
     from broker.rollouts.progress import list_rollouts
 
-    with history() as engine, asked(engine) as known:
-        courses = list_rollouts(known)
-    standing.tell_all(courses, as_json=arguments.json)
+    with history() as engine, asked(engine) as queries:
+        rollouts = list_rollouts(queries)
+    views.print_list(rollouts, as_json=arguments.json)
     return DONE
 
 
 def _show(arguments: argparse.Namespace) -> int:
-    with history() as engine:
-        standing.tell_one(_found(engine, arguments.id), as_json=arguments.json)
+    views.print_one(_find(arguments.id), as_json=arguments.json)
     return DONE
 
 
-def _found(engine: "Engine", rollout_id: str) -> "RolloutProgress":
-    """Return how the rollout goes that is named."""
+def _find(rollout_id: str) -> "RolloutProgress":
     from broker.history.history import asked
     from broker.rollouts.progress import UnknownRollout, find_rollout
 
     try:
-        with asked(engine) as known:
-            return find_rollout(known, rollout_id)
+        with history() as engine, asked(engine) as queries:
+            return find_rollout(queries, rollout_id)
     except UnknownRollout as error:
-        raise Wrong(str(error)) from error
+        raise CommandError(str(error)) from error
 
 
-def _ordered(
-    engine: "Engine",
-    plan: "Rollout",
-    order: "RolloutOrder",
-    arguments: argparse.Namespace,
-    work: "Callable[[Driver], Awaitable[int]]",
-) -> int:
-    """Record an order for a rollout, and work on it."""
-
-    async def working(dispatcher: "Dispatcher") -> int:
-        driver = driver_of(dispatcher, engine, plan, as_json=arguments.json)
-        await driver.order(order)
-        return await work(driver)
-
-    return with_dispatcher(working)
-
-
-def _status(found: "RolloutState") -> int:
-    ran = found.counts["succeeded"] or found.failures  # somewhere, and as it is borne
-    return DONE if found.state == "finished" and not found.exceeded and ran else FAILED
+def _status(state: "RolloutState") -> int:
+    # A rollout that was not applicable anywhere has failed.
+    ran = state.counts["succeeded"] or state.failures
+    return DONE if state.state == "finished" and not state.exceeded and ran else FAILED
 
 
 def _resume(arguments: argparse.Namespace) -> int:
-    from broker.rollouts.control import RolloutError, check_plan_vouched, resume_order
+    from broker.rollouts.control import RolloutError, resume_rollout
     from broker.signing.resign_policy import SigningRefused
 
-    with history() as engine:
-        found = _found(engine, arguments.id)
-        plan = found.plan
-        try:
-            check_plan_vouched(engine, plan)
-            if found.standing.state == "finished":
-                standing.Teller(plan, as_json=arguments.json)(found.standing)
-                return _status(found.standing)
-            order = resume_order(found, arguments.max_failures)
-        except (RolloutError, SigningRefused) as error:
-            raise Wrong(str(error)) from error
-        return _ordered(
-            engine, plan, order, arguments, lambda driver: drive(driver, plan, arguments)
-        )
+    plan = _find(arguments.id).plan
+    print_state = views.StatePrinter(plan, as_json=arguments.json)
+
+    async def work(dispatcher: "Dispatcher") -> int:
+        async def resume() -> "RolloutState":
+            state = await resume_rollout(dispatcher, plan.id, arguments.max_failures, print_state)
+            print_state(state)  # a finished rollout is not resumed
+            return state
+
+        return await run_and_print(resume(), plan, arguments)
+
+    try:
+        with history_errors():
+            return with_dispatcher(work)
+    except (RolloutError, SigningRefused) as error:
+        raise CommandError(str(error)) from error
 
 
-def _order(arguments: argparse.Namespace) -> int:
-    """Pause or abort a rollout, and look until it is so."""
-    from broker.rollouts.control import RolloutError, stop_order
+def _pause(arguments: argparse.Namespace) -> int:
+    from broker.rollouts.control import RolloutError, pause_rollout
 
-    async def work(driver: "Driver") -> int:
-        if arguments.what == "abort":
-            await driver.drive()
-        elif arguments.json:
-            standing.tell_json({"rollout": plan.id, "state": "paused"})
-        else:
-            print(f"{plan.id}: paused; pcm rollout resume {plan.id} drives it on")
+    plan = _find(arguments.id).plan
+
+    async def work(dispatcher: "Dispatcher") -> int:
+        await pause_rollout(dispatcher, plan.id, arguments.reason)
         return DONE
 
-    with history() as engine:
-        found = _found(engine, arguments.id)
-        plan = found.plan
-        try:
-            order = stop_order(found, arguments.what, arguments.reason)
-        except RolloutError as error:
-            raise Wrong(str(error)) from error
-        return _ordered(engine, plan, order, arguments, work)
+    try:
+        with history_errors():
+            with_dispatcher(work)
+    except RolloutError as error:
+        raise CommandError(str(error)) from error
+    if arguments.json:
+        views.print_json({"rollout": plan.id, "state": "paused"})
+    else:
+        print(f"{plan.id}: paused; pcm rollout resume {plan.id} continues it")
+    return DONE
+
+
+def _abort(arguments: argparse.Namespace) -> int:
+    from broker.rollouts.control import RolloutError, abort_rollout
+
+    plan = _find(arguments.id).plan
+    print_state = views.StatePrinter(plan, as_json=arguments.json)
+
+    async def work(dispatcher: "Dispatcher") -> int:
+        await abort_rollout(dispatcher, plan.id, arguments.reason, print_state)
+        return DONE
+
+    try:
+        with history_errors():
+            return with_dispatcher(work)
+    except RolloutError as error:
+        raise CommandError(str(error)) from error
 
 
 def limit(text: str) -> str:
-    """Read how many failures are borne."""
+    """Read a maximum number of failures."""
     from schemas.rollout import check_limit
 
     with argument_errors():

@@ -1,4 +1,4 @@
-"""Rollouts as scripts and commands plan, start, pause, resume and abort them."""
+"""Plan, start, pause, resume and abort rollouts."""
 
 import asyncio
 from collections.abc import AsyncIterator, Callable, Iterable, Sequence
@@ -10,10 +10,10 @@ from sqlalchemy import Engine
 
 from broker.client.dispatcher import Dispatcher
 from broker.history.schema import open_history
-from broker.rollouts.progress import RolloutProgress, course, find, recorded
-from broker.rollouts.runner import Driver, refresh
+from broker.rollouts.progress import RolloutProgress, find_plan, load_progress, recorded_plan
+from broker.rollouts.runner import RolloutRunner, refresh
 from broker.rollouts.state import RolloutState
-from broker.rollouts.waves import Item, WrongWaves, cut, mixed, read_waves
+from broker.rollouts.waves import WaveSize, WrongWaves, divide, read_waves, shuffled
 from broker.settings import HistorySettings, load
 from broker.signing.resign_policy import check_resignable
 from schemas import Job, Rollout, RolloutOrder, workstation
@@ -25,7 +25,7 @@ OnState = Callable[[RolloutState], None]
 
 
 class RolloutError(PcmError):
-    """What is asked of a rollout does not go with its state; the text says why."""
+    """The rollout's state does not allow the order; the message says why."""
 
 
 class BoundWorkstations(NamedTuple):
@@ -42,7 +42,7 @@ async def bound_workstations(
 
     Args:
         dispatcher: asks the broker.
-        job: the job; its targets do not count.
+        job: the job; its targets are not used.
         workstations: their names.
 
     Raises:
@@ -60,36 +60,37 @@ async def bound_workstations(
 def plan_rollout(
     job: Job,
     workstations: Iterable[str],
-    waves: str | Sequence[Item],
+    waves: str | Sequence[WaveSize],
     *,
     max_failures: str = "0",
     pause: timedelta = timedelta(0),
     wave_limit: timedelta | None = None,
 ) -> Rollout:
-    """Return the plan by which a job goes out in waves; nothing is sent.
+    """Return a plan to send a job in waves; send nothing.
 
     Args:
-        job: what each wave is; its targets do not count.
-        workstations: their names, all of them; they are mixed, each rollout in its own way. Those
-            that a job's targets reach are `history.fleet.reached(job)`.
-        waves: how many workstations it has reached after each wave, as counts or parts of all,
-            such as "1,10%,50%,100%". The last is all.
-        max_failures: how many failures are borne: a count, or a part such as "5%" of the
+        job: the job of each wave; its targets are not used.
+        workstations: the names of all workstations; their order is changed. The workstations that
+            a job's targets reach are `history.fleet.reached(job)`.
+        waves: how many workstations the job has reached after each wave, as counts or percentages,
+            such as "1,10%,50%,100%". The last wave must reach all.
+        max_failures: the maximum number of failures: a count, or a percentage such as "5%" of the
             workstations sent to so far.
-        pause: between a wave's end and the next.
-        wave_limit: what has not ended after so long counts as failed; default: it is waited for.
+        pause: the time between a wave's end and the next wave.
+        wave_limit: a workstation that has not ended after this time counts as failed; default: no
+            limit.
 
     Raises:
-        WrongWaves: the waves are no such text, do not rise, leave some out, or make a message
-            over the size limit.
+        WrongWaves: the waves are invalid, do not increase, leave workstations out, or make a
+            message over the size limit.
     """
     names = list(workstations)
-    items = read_waves(waves) if isinstance(waves, str) else waves
+    sizes = read_waves(waves) if isinstance(waves, str) else waves
     rollout_id = new_job_id()
     plan = Rollout(
         id=rollout_id,
         job=job,
-        waves=cut(mixed(names, rollout_id), items),
+        waves=divide(shuffled(names, rollout_id), sizes),
         max_failures=max_failures,
         pause=pause,
         wave_limit=wave_limit,
@@ -99,7 +100,7 @@ def plan_rollout(
     if (size := max(map(len, bodies))) > BODY_LIMIT:
         raise WrongWaves(
             f"{len(names)} workstations make a message of {size} bytes, over the limit of"
-            f" {BODY_LIMIT}: send it to fewer at once, such as one group after another"
+            f" {BODY_LIMIT}: send it to fewer workstations, such as one group after another"
         )
     return plan
 
@@ -110,24 +111,35 @@ async def start_rollout(
     on_state: OnState | None = None,
     settings: HistorySettings | None = None,
 ) -> RolloutState:
-    """Begin a rollout and drive it until it has ended, or does not go on; return its state then.
+    """Start a rollout and run it until it has ended or has stopped; return its state.
 
-    Where the caller ends before, `resume_rollout` goes on, from anywhere.
+    If the caller ends before, `resume_rollout` continues it.
 
     Args:
         dispatcher: sends the waves.
         plan: made by `plan_rollout`.
         on_state: is called with the state about once a second.
-        settings: where the history is; default: from the environment, at the dispatcher's broker.
+        settings: the history's settings; default: from the environment, with the dispatcher's
+            broker.
 
     Raises:
-        BrokerError: the broker could not be reached in time, or does not let us.
+        BrokerError: the broker could not be reached in time, or refuses.
         HistoryError: the database cannot be used.
     """
-    async with _opened(dispatcher, settings) as (engine, known):
-        driver = Driver(dispatcher, known, engine, plan, on_state or _nothing)
-        await driver.begin()
-        return await driver.drive()
+    await dispatcher.record(plan)
+    return await run_rollout(dispatcher, plan, on_state, settings)
+
+
+async def run_rollout(
+    dispatcher: Dispatcher,
+    plan: Rollout,
+    on_state: OnState | None = None,
+    settings: HistorySettings | None = None,
+) -> RolloutState:
+    """Run a rollout whose plan is recorded; see `start_rollout`."""
+    async with _open_history(dispatcher, settings) as (engine, loaded):
+        runner = RolloutRunner(dispatcher, loaded, engine, plan, on_state or _ignore)
+        return await runner.run()
 
 
 async def resume_rollout(
@@ -137,30 +149,31 @@ async def resume_rollout(
     on_state: OnState | None = None,
     settings: HistorySettings | None = None,
 ) -> RolloutState:
-    """Drive on a rollout that was paused, that failures stopped, or that nothing drives any more.
+    """Continue a rollout that is paused, that failures have stopped, or that no program runs.
 
-    What was sent is not sent again. One that has finished stays so.
+    Waves that were sent are not sent again. A finished rollout stays finished.
 
     Args:
         dispatcher: sends the waves.
-        rollout_id: its id, or the beginning.
-        max_failures: how many failures are borne from now on; default: as before.
+        rollout_id: its id, or the beginning of its id.
+        max_failures: the maximum number of failures from now on; default: unchanged.
         on_state: is called with the state about once a second.
-        settings: where the history is; default: from the environment, at the dispatcher's broker.
+        settings: the history's settings; default: from the environment, with the dispatcher's
+            broker.
 
     Raises:
-        UnknownRollout: there is none of this id, or several begin so.
+        UnknownRollout: no rollout has this id, or several ids begin so.
         RolloutError: it was aborted or has expired; or there were too many failures, and
             `max_failures` is not given.
-        SigningRefused: its waves would be signed here, and no trusted key has signed its plan.
+        SigningRefused: its waves would be signed here, but no trusted key has signed its plan.
         BrokerError, HistoryError: as `start_rollout` does.
     """
-    async with _found(dispatcher, rollout_id, settings, on_state) as (engine, driver, found):
-        await asyncio.to_thread(check_plan_vouched, engine, found.plan, driver.settings)
-        if found.standing.state == "finished":
-            return found.standing
-        await driver.order(resume_order(found, max_failures))
-        return await driver.drive()
+    async with _find(dispatcher, rollout_id, settings, on_state) as (engine, runner, progress):
+        await asyncio.to_thread(_check_resignable, engine, progress.plan, runner.settings)
+        if progress.state.state == "finished":
+            return progress.state
+        await runner.order(_resume_order(progress, max_failures))
+        return await runner.run()
 
 
 async def pause_rollout(
@@ -169,21 +182,22 @@ async def pause_rollout(
     reason: str = "",
     settings: HistorySettings | None = None,
 ) -> None:
-    """Hold a rollout: what was sent goes on, no further wave is sent until it is resumed.
+    """Pause a rollout: no further wave is sent until it is resumed; jobs already sent continue.
 
     Args:
-        dispatcher: records it.
-        rollout_id: its id, or the beginning.
+        dispatcher: records the order.
+        rollout_id: its id, or the beginning of its id.
         reason: shown with its state.
-        settings: where the history is; default: from the environment, at the dispatcher's broker.
+        settings: the history's settings; default: from the environment, with the dispatcher's
+            broker.
 
     Raises:
-        UnknownRollout: there is none of this id, or several begin so.
+        UnknownRollout: no rollout has this id, or several ids begin so.
         RolloutError: it was aborted, or has finished.
         BrokerError, HistoryError: as `start_rollout` does.
     """
-    async with _found(dispatcher, rollout_id, settings) as (_, driver, found):
-        await driver.order(stop_order(found, "pause", reason))
+    async with _find(dispatcher, rollout_id, settings) as (_, runner, progress):
+        await runner.order(_stop_order(progress, "pause", reason))
 
 
 async def abort_rollout(
@@ -193,67 +207,66 @@ async def abort_rollout(
     on_state: OnState | None = None,
     settings: HistorySettings | None = None,
 ) -> RolloutState:
-    """End a rollout: no further wave is sent, and its jobs are cancelled where they have not ended.
+    """Abort a rollout: no further wave is sent, and its jobs are cancelled where they are not over.
 
     Args:
-        dispatcher: records it, and cancels.
-        rollout_id: its id, or the beginning.
-        reason: shown with its state, and to the workstations.
+        dispatcher: records the order, and cancels the jobs.
+        rollout_id: its id, or the beginning of its id.
+        reason: shown with its state and on the workstations.
         on_state: is called with the state about once a second.
-        settings: where the history is; default: from the environment, at the dispatcher's broker.
+        settings: the history's settings; default: from the environment, with the dispatcher's
+            broker.
 
     Raises:
-        UnknownRollout: there is none of this id, or several begin so.
+        UnknownRollout: no rollout has this id, or several ids begin so.
         RolloutError: it was aborted already, or has finished.
         BrokerError, HistoryError: as `start_rollout` does.
     """
-    async with _found(dispatcher, rollout_id, settings, on_state) as (_, driver, found):
-        await driver.order(stop_order(found, "abort", reason))
-        return await driver.drive()
+    async with _find(dispatcher, rollout_id, settings, on_state) as (_, runner, progress):
+        await runner.order(_stop_order(progress, "abort", reason))
+        return await runner.run()
 
 
-def check_plan_vouched(
-    engine: Engine, plan: Rollout, settings: HistorySettings | None = None
-) -> None:
+def _check_resignable(engine: Engine, plan: Rollout, settings: HistorySettings) -> None:
     """Refuse to sign the waves of a plan that no trusted key has signed; see `check_resignable`."""
-    body, signatures = recorded(engine, plan)
-    check_resignable(plan, body, signatures, settings or load(HistorySettings))
+    body, signatures = recorded_plan(engine, plan)
+    check_resignable(plan, body, signatures, settings)
 
 
-def resume_order(found: RolloutProgress, max_failures: str | None) -> RolloutOrder:
-    """Return the order that a rollout goes on.
+def _resume_order(progress: RolloutProgress, max_failures: str | None) -> RolloutOrder:
+    """Return the order to resume a rollout.
 
     Raises:
         RolloutError: as `resume_rollout` does.
     """
-    standing = found.standing
-    if standing.state in {"aborted", "expired"}:
-        raise RolloutError(f"it is {standing.state}: there is nothing to resume")
-    if standing.state == "stopped" and max_failures is None:
-        raise RolloutError(f"{standing.reason}: say how many are borne, by --max-failures")
-    return RolloutOrder(rollout_id=found.plan.id, action="resume", max_failures=max_failures)
+    state = progress.state
+    if state.state in {"aborted", "expired"}:
+        raise RolloutError(f"it is {state.state}: there is nothing to resume")
+    if state.state == "stopped" and max_failures is None:
+        raise RolloutError(f"{state.reason}: give a higher limit (--max-failures)")
+    return RolloutOrder(rollout_id=progress.plan.id, action="resume", max_failures=max_failures)
 
 
-def stop_order(
-    found: RolloutProgress, action: Literal["pause", "abort"], reason: str
+def _stop_order(
+    progress: RolloutProgress, action: Literal["pause", "abort"], reason: str
 ) -> RolloutOrder:
-    """Return the order that a rollout is paused or aborted.
+    """Return the order to pause or abort a rollout.
 
     Raises:
-        RolloutError: it was aborted, or has finished; an abort that did not cancel all is repeated.
+        RolloutError: it was aborted or has finished; but an incomplete abort can be repeated.
     """
-    standing = found.standing
-    aborts_open = action == "abort" and (standing.cancel or standing.open)
-    if standing.state in {"aborted", "finished"} and not aborts_open:
-        raise RolloutError(f"it is {standing.state} already")
-    return RolloutOrder(rollout_id=found.plan.id, action=action, reason=reason)
+    state = progress.state
+    has_open_jobs = action == "abort" and (state.cancel or state.open)
+    if state.state in {"aborted", "finished"} and not has_open_jobs:
+        raise RolloutError(f"it is {state.state} already")
+    return RolloutOrder(rollout_id=progress.plan.id, action=action, reason=reason)
 
 
 @asynccontextmanager
-async def _opened(
+async def _open_history(
     dispatcher: Dispatcher, settings: HistorySettings | None
 ) -> AsyncIterator[tuple[Engine, HistorySettings]]:
-    # One history, one broker: what the dispatcher was given comes before the environment.
+    # The history is of one broker: the dispatcher's settings take precedence.
     settings = settings or load(HistorySettings, **dispatcher.settings.model_dump())
     engine = await asyncio.to_thread(open_history, settings.history_url)
     try:
@@ -263,19 +276,19 @@ async def _opened(
 
 
 @asynccontextmanager
-async def _found(
+async def _find(
     dispatcher: Dispatcher,
     rollout_id: str,
     settings: HistorySettings | None,
     on_state: OnState | None = None,
-) -> AsyncIterator[tuple[Engine, Driver, RolloutProgress]]:
-    """Open the history, up to date, and find a rollout there, as it goes now."""
-    async with _opened(dispatcher, settings) as (engine, known):
-        await refresh(known, engine)
-        plan = await asyncio.to_thread(find, engine, rollout_id)
-        driver = Driver(dispatcher, known, engine, plan, on_state or _nothing)
-        yield engine, driver, await asyncio.to_thread(course, engine, plan)
+) -> AsyncIterator[tuple[Engine, RolloutRunner, RolloutProgress]]:
+    """Refresh the history, and read a rollout from it."""
+    async with _open_history(dispatcher, settings) as (engine, loaded):
+        await refresh(loaded, engine)
+        plan = await asyncio.to_thread(find_plan, engine, rollout_id)
+        runner = RolloutRunner(dispatcher, loaded, engine, plan, on_state or _ignore)
+        yield engine, runner, await asyncio.to_thread(load_progress, engine, plan)
 
 
-def _nothing(_: RolloutState) -> None:
-    """Show nothing."""
+def _ignore(_: RolloutState) -> None:
+    """Do nothing with a state."""

@@ -1,8 +1,8 @@
-"""How rollouts went, as far as the history knows."""
+"""Read rollouts and their progress from the history."""
 
 import time
 from collections import Counter
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, TypeVar
 
@@ -11,7 +11,7 @@ from sqlalchemy import Connection, Engine, select
 from broker.history.history import History
 from broker.history.queries import Accounts
 from broker.history.schema import jobs, records, snapshot, told
-from broker.rollouts.state import RolloutState, WaveTally, standing
+from broker.rollouts.state import RolloutState, WaveTally, rollout_state
 from schemas import Rollout, RolloutOrder, WaveEnded, WaveSent
 from schemas.errors import PcmError
 
@@ -19,88 +19,83 @@ if TYPE_CHECKING:
     from broker.stream.entry import Record
 
 _Kind = TypeVar("_Kind", bound="Record")
-_Asked = TypeVar("_Asked", RolloutOrder, WaveSent, WaveEnded)
+_RolloutRecord = TypeVar("_RolloutRecord", RolloutOrder, WaveSent, WaveEnded)
 
 
 class UnknownRollout(PcmError):
-    """No rollout has this id, or begins so; or more than one does. The text says which."""
+    """No rollout has this id, or several ids begin so; the message says which."""
 
 
 @dataclass(frozen=True)
 class RolloutProgress:
-    """A rollout, what was asked of it, and its waves whose sending was begun."""
+    """A rollout with its orders, and its waves that were sent."""
 
     plan: Rollout
     orders: tuple[RolloutOrder, ...]
-    marks: tuple[WaveSent | WaveEnded, ...]
+    wave_records: tuple[WaveSent | WaveEnded, ...]
     tallies: Mapping[int, WaveTally]
     now: float
 
     @property
-    def standing(self) -> RolloutState:
-        """How it stands."""
-        return standing(self.plan, self.orders, self.tallies, self.now)
+    def state(self) -> RolloutState:
+        """Its state."""
+        return rollout_state(self.plan, self.orders, self.tallies, self.now)
 
     def has(self, record: RolloutOrder | WaveSent | WaveEnded) -> bool:
-        """Whether it takes a record into account, and so all that was on record before it."""
-        return record in self.orders or record in self.marks
+        """Whether a record, and so all records before it, are included."""
+        return record in self.orders or record in self.wave_records
 
 
 def list_rollouts(history: History) -> list[RolloutProgress]:
-    """Return how the rollouts go that were begun, the newest first."""
+    """Return the progress of all rollouts, the newest first."""
     now = history.accounts.now
-    return [_course(history.connection, plan, now) for plan in _plans(history.connection)]
+    return [_load_progress(history.connection, plan, now) for plan in _plans(history.connection)]
 
 
 def find_rollout(history: History, rollout_id: str) -> RolloutProgress:
-    """Return how a rollout goes.
+    """Return the progress of a rollout.
 
     Args:
-        history: what is known.
-        rollout_id: its id, or the beginning.
+        history: the history.
+        rollout_id: its id, or the beginning of its id.
 
     Raises:
-        UnknownRollout: there is none, or more than one.
+        UnknownRollout: no rollout has this id, or several ids begin so.
     """
-    plan = _find(_plans(history.connection), rollout_id)
-    return _course(history.connection, plan, history.accounts.now)
-
-
-def plans(engine: Engine) -> list[Rollout]:
-    """Return the rollouts that were begun, the newest first."""
-    with told(engine), snapshot(engine) as connection:
-        return _plans(connection)
+    plan = _find_plan(_plans(history.connection), rollout_id)
+    return _load_progress(history.connection, plan, history.accounts.now)
 
 
 def _plans(connection: Connection) -> list[Rollout]:
-    found = _records(Accounts(connection), "rollout", Rollout)
-    first = {plan.id: plan for plan in reversed(found)}  # the same id again changes nothing
-    return sorted(first.values(), key=lambda plan: (plan.created_at, plan.id), reverse=True)
+    plans = _records(Accounts(connection), "rollout", Rollout)
+    by_id = {plan.id: plan for plan in reversed(plans)}  # the first record of an id counts
+    return sorted(by_id.values(), key=lambda plan: (plan.created_at, plan.id), reverse=True)
 
 
-def find(engine: Engine, rollout_id: str) -> Rollout:
-    """Return the rollout of an id, or the only one that begins so.
+def find_plan(engine: Engine, rollout_id: str) -> Rollout:
+    """Return the plan of a rollout.
 
     Raises:
-        UnknownRollout: there is none, or more than one.
+        UnknownRollout: no rollout has this id, or several ids begin so.
     """
-    return _find(plans(engine), rollout_id)
+    with told(engine), snapshot(engine) as connection:
+        return _find_plan(_plans(connection), rollout_id)
 
 
-def _find(plans: Iterable[Rollout], rollout_id: str) -> Rollout:
-    found = [plan for plan in plans if plan.id.startswith(rollout_id)]
-    exact = [plan for plan in found if plan.id == rollout_id] or found
-    if len(exact) == 1:
-        return exact[0]
+def _find_plan(plans: Iterable[Rollout], rollout_id: str) -> Rollout:
+    matches = [plan for plan in plans if plan.id.startswith(rollout_id)]
+    matches = [plan for plan in matches if plan.id == rollout_id] or matches
+    if len(matches) == 1:
+        return matches[0]
     raise UnknownRollout(
-        f"{rollout_id}: more than one rollout begins so"
-        if exact
-        else f"{rollout_id}: no such rollout was begun, as far as the history goes"
+        f"{rollout_id}: matches several rollouts"
+        if matches
+        else f"{rollout_id}: no such rollout in the history"
     )
 
 
-def recorded(engine: Engine, plan: Rollout) -> tuple[bytes, str]:
-    """Return the message by which a rollout was begun, and its header of signatures."""
+def recorded_plan(engine: Engine, plan: Rollout) -> tuple[bytes, str]:
+    """Return the message that started a rollout, and its header of signatures."""
     query = (
         select(records.c.body, records.c.signatures)
         .where(records.c.kind == plan.kind, records.c.subject == plan.id)
@@ -112,70 +107,63 @@ def recorded(engine: Engine, plan: Rollout) -> tuple[bytes, str]:
         return body, signatures
 
 
-def course(engine: Engine, plan: Rollout, now: float | None = None) -> RolloutProgress:
-    """Return how a rollout goes."""
-    now = time.time() if now is None else now
+def load_progress(engine: Engine, plan: Rollout) -> RolloutProgress:
+    """Return the progress of a rollout as of now."""
     with told(engine), snapshot(engine) as connection:
-        return _course(connection, plan, now)
+        return _load_progress(connection, plan, time.time())
 
 
-def _course(connection: Connection, plan: Rollout, now: float) -> RolloutProgress:
+def _load_progress(connection: Connection, plan: Rollout, now: float) -> RolloutProgress:
     accounts = Accounts(connection, now)
-    orders = _placed(connection, RolloutOrder, plan.id)
-    sent = _placed(connection, WaveSent, plan.id)
-    ended = _placed(connection, WaveEnded, plan.id)
-    resumed = max((at for at, order in orders if order.action == "resume"), default=-1)
-    marks: tuple[WaveSent | WaveEnded, ...] = (
-        *(mark for _, mark in sent),
-        *(mark for _, mark in ended),
-    )
-    tallies = _tallies(accounts, plan, marks, resumed)
-    return RolloutProgress(plan, tuple(order for _, order in orders), marks, tallies, now)
+    orders = _with_offsets(connection, RolloutOrder, plan.id)
+    sent = [record for _, record in _with_offsets(connection, WaveSent, plan.id)]
+    ended = [record for _, record in _with_offsets(connection, WaveEnded, plan.id)]
+    resumed = max((offset for offset, order in orders if order.action == "resume"), default=-1)
+    tallies = _tallies(accounts, plan, sent, ended, resumed)
+    return RolloutProgress(plan, tuple(order for _, order in orders), (*sent, *ended), tallies, now)
 
 
-def _placed(
-    connection: Connection, kind: type[_Asked], rollout_id: str
-) -> list[tuple[int, _Asked]]:
-    """Return the records of a kind about a rollout, each with its place in the stream."""
+def _with_offsets(
+    connection: Connection, kind: type[_RolloutRecord], rollout_id: str
+) -> list[tuple[int, _RolloutRecord]]:
+    """Return the records of one kind of a rollout, each with its offset in the stream."""
     query = (
         select(records.c.offset, records.c.body)
         .where(records.c.kind == kind.model_fields["kind"].default)
         .where(records.c.subject == rollout_id)
         .order_by(records.c.offset)
     )
-    return [(at, kind.read(body, tolerant=True)) for at, body in connection.execute(query)]
+    rows = connection.execute(query)
+    return [(offset, kind.read(body, tolerant=True)) for offset, body in rows]
 
 
 def _records(accounts: Accounts, name: str, kind: type[_Kind]) -> list[_Kind]:
-    return [found for found in accounts.records(name) if isinstance(found, kind)]
+    return [record for record in accounts.records(name) if isinstance(record, kind)]
 
 
 def _tallies(
     accounts: Accounts,
     plan: Rollout,
-    marks: Iterable[WaveSent | WaveEnded],
+    sent: Iterable[WaveSent],
+    ended: Sequence[WaveEnded],
     resumed: int,
 ) -> dict[int, WaveTally]:
     known = {job.id: job for job in accounts.jobs(jobs.c.rollout == plan.id)}
-    sent = {mark.number for mark in marks if isinstance(mark, WaveSent)}
-    # Of several who saw it, the first.
-    seen = {
-        mark.number: mark.created_at.timestamp()
-        for mark in reversed(tuple(marks))
-        if isinstance(mark, WaveEnded)
-    }
+    sent_waves = {record.number for record in sent}
+    # The first record of a wave's end counts.
+    ends = {record.number: record.created_at.timestamp() for record in reversed(ended)}
     tallies = {}
     for number in range(1, len(plan.waves) + 1):
         if job := known.get(plan.wave_id(number)):
             tallies[number] = WaveTally(
                 job.created_at,
-                number in sent,
+                number in sent_waves,
                 Counter(job.counts),
-                seen.get(number),
+                ends.get(number),
                 job.cancelled_at,
                 job.cancelled_by,
                 resumed=(job.cancel_offset or 0) < resumed,
             )
-        elif number in sent:  # the history keeps records for longer than jobs
-            tallies[number] = WaveTally(sent=True, seen_at=seen.get(number))
+        elif number in sent_waves:  # the history keeps records longer than jobs
+            tallies[number] = WaveTally(sent=True, end_seen_at=ends.get(number))
     return tallies

@@ -1,7 +1,7 @@
-"""Carries a rollout out: sends what is due, and looks at what became of it.
+"""Run a rollout: send the waves that are due, and check their results.
 
-It keeps nothing that matters: whoever comes next, or works at the same time, finds all of it in
-the stream. What is done twice has the same id, and so is done once.
+A runner keeps no state of its own: it is all in the stream. Several can run one rollout, and a new
+one continues it: a repeated action has the same id and counts once.
 """
 
 import asyncio
@@ -14,17 +14,17 @@ from broker.amqp.connection import LoginRefused, Unreachable
 from broker.client.dispatcher import Dispatcher
 from broker.history.collector import catch_up
 from broker.history.position import is_collected
-from broker.rollouts.progress import RolloutProgress, course
+from broker.rollouts.progress import RolloutProgress, load_progress
 from broker.rollouts.state import RolloutState
 from broker.settings import HistorySettings
 from schemas import Rollout, RolloutOrder, WaveEnded, WaveSent
 
-_LOOK = 1.0  # seconds
+_POLL_INTERVAL = 1.0  # seconds
 _LONGEST_REASON = 1000
 
 
-class Driver:
-    """Drives one rollout."""
+class RolloutRunner:
+    """Run one rollout."""
 
     def __init__(
         self,
@@ -32,83 +32,78 @@ class Driver:
         settings: HistorySettings,
         engine: Engine,
         plan: Rollout,
-        told: Callable[[RolloutState], None],
+        on_state: Callable[[RolloutState], None],
     ) -> None:
         self._dispatcher = dispatcher
         self.settings = settings
         self._engine = engine
         self._plan = plan
-        self._told = told
-        self._ours: RolloutOrder | WaveSent | WaveEnded | None = None
-
-    async def begin(self) -> None:
-        """Record the plan: from now on anyone can carry it out."""
-        await self._dispatcher.record(self._plan)
+        self._on_state = on_state
+        self._last_record: RolloutOrder | WaveSent | WaveEnded | None = None
 
     async def order(self, order: RolloutOrder) -> None:
-        """Record what is asked of the rollout."""
+        """Record an order for the rollout."""
         await self._dispatcher.record(order)
-        self._ours = order
+        self._last_record = order
 
-    async def drive(self) -> RolloutState:
-        """Carry it out until it has ended, or does not go on; return how it stands then."""
+    async def run(self) -> RolloutState:
+        """Run the rollout until it has ended or has stopped; return its state."""
         while True:
-            found = await self._look()
-            # What we did ourselves is known as well: nothing is decided on less.
-            if self._ours is None or found.has(self._ours):
-                standing = found.standing
-                self._told(standing)
-                if not standing.goes_on:
-                    return standing
-                if await self._act(standing):
+            progress = await self._load_progress()
+            # Decide nothing before the history has our own last record.
+            if self._last_record is None or progress.has(self._last_record):
+                state = progress.state
+                self._on_state(state)
+                if not state.is_active:
+                    return state
+                if await self._act(state):
                     continue
-            await asyncio.sleep(_LOOK)
+            await asyncio.sleep(_POLL_INTERVAL)
 
-    async def _act(self, standing: RolloutState) -> bool:
-        """Do what is to be done now; return whether that was anything."""
-        for number in standing.cancel:
-            await self._cancel(number, standing.reason)
-        if standing.mark is not None:
-            self._ours = WaveEnded(rollout_id=self._plan.id, number=standing.mark)
-            await self._dispatcher.record(self._ours)
-        if standing.send is not None:
-            await self._send(standing.send)
-        return standing.send is not None or standing.mark is not None
+    async def _act(self, state: RolloutState) -> bool:
+        """Perform the actions that are due; return whether a record was written."""
+        for number in state.cancel:
+            await self._cancel(number, state.reason)
+        if state.record_end is not None:
+            self._last_record = WaveEnded(rollout_id=self._plan.id, number=state.record_end)
+            await self._dispatcher.record(self._last_record)
+        if state.send is not None:
+            await self._send(state.send)
+        return state.send is not None or state.record_end is not None
 
     async def _send(self, number: int) -> None:
         await self._dispatcher.dispatch(self._plan.wave(number), partly=True)
         sent = WaveSent(rollout_id=self._plan.id, number=number)
         await self._dispatcher.record(sent)
-        self._ours = sent
+        self._last_record = sent
 
     async def _cancel(self, number: int, reason: str) -> None:
-        job = self._plan.wave(number, self._plan.job.created_at)  # it may have expired
-        why = f"the rollout was aborted {reason}"[:_LONGEST_REASON]
-        await self._dispatcher.cancel(job.id, why, job=job)
+        job = self._plan.wave(number, self._plan.job.created_at)  # the job may have expired
+        reason = f"the rollout was aborted {reason}"[:_LONGEST_REASON]
+        await self._dispatcher.cancel(job.id, reason, job=job)
 
-    async def _look(self) -> RolloutProgress:
-        """Return how the rollout goes, as of now."""
+    async def _load_progress(self) -> RolloutProgress:
         await refresh(self.settings, self._engine)
-        return await asyncio.to_thread(course, self._engine, self._plan)
+        return await asyncio.to_thread(load_progress, self._engine, self._plan)
 
 
 async def refresh(settings: HistorySettings, engine: Engine) -> None:
-    """Have the history read what is new, if no collector does; try again for a while.
+    """Without a collector, read the stream's new entries; retry for the `patience` setting.
 
-    It is called every second: where a collector works, it makes no connection.
+    A runner calls it every second; with a collector it opens no connection.
 
     Raises:
-        BrokerError: the broker could not be reached in time, or does not let us.
+        BrokerError: the broker could not be reached in time, or refuses.
     """
-    give_up = time.monotonic() + settings.patience.total_seconds()
+    deadline = time.monotonic() + settings.patience.total_seconds()
     while not await asyncio.to_thread(is_collected, engine):
         try:
             await catch_up(settings, engine)
         except LoginRefused:
             raise
         except Unreachable:
-            if time.monotonic() > give_up:
+            if time.monotonic() > deadline:
                 raise
-            await asyncio.sleep(_LOOK)
+            await asyncio.sleep(_POLL_INTERVAL)
         else:
             return

@@ -1,18 +1,18 @@
-"""`pcm send --waves`: a job that goes out in waves."""
+"""`pcm send --waves`: send a job in waves."""
 
 import argparse
 from typing import TYPE_CHECKING, Any
 
-from broker.cli.command_line import Parser, Wrong, WrongUse, argument_errors
-from broker.cli.session import history, with_dispatcher
-from broker.rollouts import views as standing
-from broker.rollouts.command import LIMIT_HELP, drive, driver_of, limit
+from broker.cli.command_line import CommandError, Parser, UsageError, argument_errors
+from broker.cli.session import history, history_errors, with_dispatcher
+from broker.rollouts import views
+from broker.rollouts.command import LIMIT_HELP, limit, run_and_print
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from broker.client.dispatcher import Dispatcher
-    from broker.rollouts.waves import Item
+    from broker.rollouts.waves import WaveSize
     from schemas import Job, Rollout
 
 OPTIONS = ("waves", "max_failures", "pause", "wave_limit")
@@ -25,16 +25,16 @@ def add_options(send: Parser) -> None:
         "--waves",
         metavar="N,N",
         type=_waves,
-        help="how many workstations it has reached after each wave, as counts or parts of all:"
-        " 1,10%%,50%%,100%%; the next one waits for all reports of the one before; the last is all",
+        help="how many workstations it has reached after each wave, as counts or percentages:"
+        " 1,10%%,50%%,100%%; a wave is sent when the one before has ended; the last must be all",
     )
     add("--max-failures", metavar="N", type=limit, help=f"{LIMIT_HELP} (default: 0)")
-    add("--pause", metavar="D", type=_duration, help="between a wave's end and the next")
+    add("--pause", metavar="D", type=_duration, help="between a wave's end and the next wave")
     add(
         "--wave-limit",
         metavar="D",
-        type=_some_time,
-        help="what has not ended after so long counts as failed (default: it is waited for)",
+        type=_positive_duration,
+        help="a workstation that has not ended after this time has failed (default: no limit)",
     )
 
 
@@ -42,11 +42,11 @@ def check_options(arguments: argparse.Namespace) -> bool:
     """Return whether `pcm send` is to send in waves.
 
     Raises:
-        WrongUse: there are options of a rollout, and no waves.
+        UsageError: there are options of a rollout, but no --waves.
     """
     given = [option for option in OPTIONS if getattr(arguments, option) is not None]
     if given and arguments.waves is None:
-        raise WrongUse(f"--{given[0].replace('_', '-')}: is for a rollout: give --waves")
+        raise UsageError(f"--{given[0].replace('_', '-')}: is for a rollout: give --waves")
     return bool(given)
 
 
@@ -54,31 +54,30 @@ def begin(jobs: "Sequence[Job]", arguments: argparse.Namespace) -> int:
     """Send a job in waves, as the options of `pcm send` say; return the exit status.
 
     Raises:
-        WrongUse: there is more than one.
+        UsageError: there are several jobs.
     """
     from broker.history.workstations import fleet
-    from broker.rollouts.control import bound_workstations
+    from broker.rollouts.control import bound_workstations, run_rollout
 
     if len(jobs) > 1:
-        raise WrongUse(f"--waves: a rollout is of one job, and the file has {len(jobs)}")
+        raise UsageError(f"--waves: a rollout has one job, but the file has {len(jobs)}")
     (job,) = jobs
+    with history() as engine, fleet(engine) as known:
+        names = known.reached(job)
+    if not names:
+        targets = ", ".join(map(str, job.targets))
+        raise CommandError(f"no known workstation is in {targets}; nothing was sent")
 
-    with history() as engine:
-        with fleet(engine) as found:
-            names = found.reached(job)
-        if not names:
-            targets = ", ".join(map(str, job.targets))
-            raise Wrong(f"no workstation that is known is in {targets}; nothing was sent")
+    async def work(dispatcher: "Dispatcher") -> int:
+        bound, unbound = await bound_workstations(dispatcher, job, names)
+        views.print_unbound(unbound)
+        plan = _plan(job, bound, arguments)
+        await dispatcher.record(plan)
+        views.print_plan(plan, as_json=arguments.json)
+        print_state = views.StatePrinter(plan, as_json=arguments.json)
+        return await run_and_print(run_rollout(dispatcher, plan, print_state), plan, arguments)
 
-        async def work(dispatcher: "Dispatcher") -> int:
-            bound, unbound = await bound_workstations(dispatcher, job, names)
-            standing.tell_unbound(unbound)
-            plan = _plan(job, bound, arguments)
-            driver = driver_of(dispatcher, engine, plan, as_json=arguments.json)
-            await driver.begin()
-            standing.tell_plan(plan, as_json=arguments.json)
-            return await drive(driver, plan, arguments)
-
+    with history_errors():
         return with_dispatcher(work)
 
 
@@ -92,10 +91,10 @@ def _plan(job: "Job", names: list[str], arguments: argparse.Namespace) -> "Rollo
     try:
         return plan_rollout(job, names, arguments.waves, **given)
     except WrongWaves as error:
-        raise WrongUse(f"--waves: {error}") from error
+        raise UsageError(f"--waves: {error}") from error
 
 
-def _waves(text: str) -> "tuple[Item, ...]":
+def _waves(text: str) -> "tuple[WaveSize, ...]":
     from broker.rollouts.waves import read_waves
 
     with argument_errors():
@@ -109,7 +108,7 @@ def _duration(text: str) -> Any:
         return parse_duration(text)
 
 
-def _some_time(text: str) -> Any:
-    if not (time := _duration(text)):
+def _positive_duration(text: str) -> Any:
+    if not (duration := _duration(text)):
         raise argparse.ArgumentTypeError("must be more than 0")
-    return time
+    return duration

@@ -1,4 +1,4 @@
-"""How a rollout stands and what is next, told from what everyone knows of it and the time."""
+"""Compute the state of a rollout and its next actions, from its records and the time."""
 
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
@@ -10,43 +10,46 @@ from broker.history.queries import FAILURES, RUNNING, WAITING
 from schemas import Rollout, RolloutOrder
 from schemas.times import latest
 
-State = Literal["due", "running", "pausing", "paused", "stopped", "expired", "aborted", "finished"]
-_WHILE_SENDING = 2.0  # seconds for which a job that is to be sent must still be good
+StateName = Literal[
+    "due", "running", "pausing", "paused", "stopped", "expired", "aborted", "finished"
+]
+_MIN_VALIDITY = 2.0  # seconds that a job must be valid for when it is sent
 
 
 @dataclass(frozen=True)
 class WaveTally:
-    """What is known of a wave whose sending was begun. Times are seconds since the epoch.
+    """The state of a wave that is sent. Times are seconds since the epoch.
 
     Attributes:
-        begun_at: when its job was made; None if only that it was sent is known any more.
-        sent: whether somebody says that all of it was sent.
-        counts: its workstations, by their states.
-        seen_at: when somebody who drove the rollout saw that it had ended.
-        cancelled_at: when its job was cancelled, wherever it went.
-        resumed: whether the rollout was resumed after that.
+        begun_at: when its job was created; None if the history no longer has the job.
+        sent: whether it is on record that the wave was sent completely.
+        counts: its workstations by state.
+        end_seen_at: when a program that ran the rollout recorded the wave's end.
+        cancelled_at: when its job was cancelled everywhere.
+        cancelled_by: who cancelled it.
+        resumed: whether the rollout was resumed after the cancellation.
     """
 
     begun_at: float | None = None
     sent: bool = False
     counts: Counter[str] = field(default_factory=Counter)
-    seen_at: float | None = None
+    end_seen_at: float | None = None
     cancelled_at: float | None = None
     cancelled_by: str = ""
     resumed: bool = False
 
     @property
     def open(self) -> int:
-        """On how many workstations it has not ended."""
+        """The number of workstations where it has not ended."""
         return sum(self.counts[state] for state in (*WAITING, *RUNNING))
 
     @property
-    def whole(self) -> bool:
-        """Whether nobody needs to send it again."""
+    def complete(self) -> bool:
+        """Whether it was sent to all its workstations."""
         return self.sent or not self.counts[QUEUED]
 
     def overdue(self, plan: Rollout, now: float) -> bool:
-        """Whether it has not ended in the time that it was given."""
+        """Whether it has not ended within the plan's `wave_limit`."""
         limit = plan.wave_limit
         return bool(
             self.open
@@ -56,39 +59,39 @@ class WaveTally:
         )
 
     def ended(self, plan: Rollout, now: float) -> float | None:
-        """Return when it was seen to have ended, now if by nobody yet; None if it goes on.
+        """Return when it ended, `now` if its end is not recorded yet; None if it has not ended.
 
-        The clocks of workstations do not count.
+        The clocks of workstations are not used.
         """
         if self.open and not self.overdue(plan, now):
             return None
-        return now if self.seen_at is None else min(self.seen_at, now)
+        return now if self.end_seen_at is None else min(self.end_seen_at, now)
 
     def failures(self, plan: Rollout, now: float) -> int:
-        """Return on how many workstations it failed, or did not end in time."""
+        """Return the number of workstations where it failed or is overdue."""
         failed = sum(self.counts[state] for state in FAILURES)
         return failed + (self.open if self.overdue(plan, now) else 0)
 
 
 @dataclass(frozen=True)
 class RolloutState:
-    """How a rollout stands.
+    """The state of a rollout, and the actions that are due.
 
     Attributes:
-        state: `due`: a wave is to be sent now, by whoever drives it.
-        wave: the last wave whose sending was begun; 0 if none was.
-        sent_to: how many workstations the waves up to it have.
-        failures: on how many of them it failed, or did not end in time.
-        limit: how many failures are borne now.
-        counts: the workstations sent to, by their states.
-        until: when a pause between two waves is over.
-        reason: why it does not go on.
-        send: the wave that is to be sent now.
-        mark: the wave that has ended, as nobody has said yet.
-        cancel: the waves whose jobs are to be cancelled now.
+        state: `due` if a wave is due to be sent.
+        wave: the last wave that was sent; 0 if none was.
+        sent_to: the number of workstations in the waves that were sent.
+        failures: on how many of them it failed or is overdue.
+        limit: the maximum number of failures.
+        counts: the workstations that it was sent to, by state.
+        until: the end of a pause between two waves.
+        reason: why no further wave is sent.
+        send: the wave that is due.
+        record_end: the wave whose end is to be recorded.
+        cancel: the waves whose jobs are to be cancelled.
     """
 
-    state: State
+    state: StateName
     wave: int
     sent_to: int
     failures: int
@@ -97,38 +100,38 @@ class RolloutState:
     until: float | None = None
     reason: str = ""
     send: int | None = None
-    mark: int | None = None
+    record_end: int | None = None
     cancel: tuple[int, ...] = ()
 
     @property
     def open(self) -> int:
-        """On how many workstations it waits or runs."""
+        """The number of workstations where it has not ended."""
         return sum(self.counts[state] for state in (*WAITING, *RUNNING))
 
     @property
-    def goes_on(self) -> bool:
-        """Whether it goes on as long as somebody drives it."""
+    def is_active(self) -> bool:
+        """Whether a program that runs it continues."""
         return bool(self.cancel) or self.state in {"due", "running", "pausing"}
 
     @property
     def exceeded(self) -> bool:
-        """Whether there are more failures than are borne."""
+        """Whether there are more failures than the limit."""
         return _exceeds(self.failures, self.limit, self.sent_to)
 
 
-def standing(
+def rollout_state(
     plan: Rollout, orders: Sequence[RolloutOrder], tallies: Mapping[int, WaveTally], now: float
 ) -> RolloutState:
-    """Return how a rollout stands.
+    """Return the state of a rollout.
 
     Args:
         plan: the rollout.
-        orders: what was asked of it, in the order of the stream.
-        tallies: its waves whose sending was begun, by their numbers.
+        orders: its orders, in the order of the stream.
+        tallies: the waves that were sent, by number.
         now: seconds since the epoch.
     """
     wave = max(tallies, default=0)
-    found = RolloutState(
+    state = RolloutState(
         state="running",
         wave=wave,
         sent_to=sum(map(len, plan.waves[:wave])),
@@ -136,64 +139,64 @@ def standing(
         limit=_limit(plan, orders),
         counts=sum((tally.counts for tally in tallies.values()), Counter()),
     )
-    return _aborted(found, orders, tallies) or _held(found, plan, orders, tallies, now)
+    return _aborted(state, orders, tallies) or _not_aborted(state, plan, orders, tallies, now)
 
 
 def _aborted(
-    found: RolloutState, orders: Sequence[RolloutOrder], tallies: Mapping[int, WaveTally]
+    state: RolloutState, orders: Sequence[RolloutOrder], tallies: Mapping[int, WaveTally]
 ) -> RolloutState | None:
     abort = next((order for order in orders if order.action == "abort"), None)
     if abort is None:
         return None
-    # One that was cancelled is whole only if all of it came before the cancellation; what comes
-    # behind it is cancelled by the workstations, which remember the job's id.
+    # A wave that is sent after its cancellation needs no second one: the workstations remember
+    # the cancelled job's id.
     cancel = [number for number, wave in tallies.items() if wave.open and not wave.cancelled_at]
-    return replace(found, state="aborted", reason=_by(abort), cancel=tuple(sorted(cancel)))
+    return replace(state, state="aborted", reason=_by(abort), cancel=tuple(sorted(cancel)))
 
 
-def _held(
-    found: RolloutState,
+def _not_aborted(
+    state: RolloutState,
     plan: Rollout,
     orders: Sequence[RolloutOrder],
     tallies: Mapping[int, WaveTally],
     now: float,
 ) -> RolloutState:
-    over = [tally.ended(plan, now) for tally in tallies.values()]
-    all_sent = found.wave == len(plan.waves) and all(tally.whole for tally in tallies.values())
-    if all_sent and None not in over:
-        return replace(found, state="finished")
-    if found.exceeded:
-        of = f"{found.failures} of {found.sent_to} workstations"
-        return replace(found, state="stopped", reason=f"failures: {of}, more than {found.limit}")
-    if reason := _pause(orders, tallies):
-        return replace(found, state="paused", reason=reason)
-    return _next(found, plan, tallies, now)
+    ends = [tally.ended(plan, now) for tally in tallies.values()]
+    all_sent = state.wave == len(plan.waves) and all(tally.complete for tally in tallies.values())
+    if all_sent and None not in ends:
+        return replace(state, state="finished")
+    if state.exceeded:
+        text = f"{state.failures} of {state.sent_to} workstations, more than {state.limit}"
+        return replace(state, state="stopped", reason=f"failures: {text}")
+    if reason := _pause_reason(orders, tallies):
+        return replace(state, state="paused", reason=reason)
+    return _next(state, plan, tallies, now)
 
 
 def _next(
-    found: RolloutState, plan: Rollout, tallies: Mapping[int, WaveTally], now: float
+    state: RolloutState, plan: Rollout, tallies: Mapping[int, WaveTally], now: float
 ) -> RolloutState:
-    half_sent = [number for number, tally in sorted(tallies.items()) if not tally.whole]
-    if half_sent:
-        return _due(found, plan, half_sent[0], now)
+    incomplete = [number for number, tally in sorted(tallies.items()) if not tally.complete]
+    if incomplete:
+        return _due(state, plan, incomplete[0], now)
     ends = [tally.ended(plan, now) for tally in tallies.values()]
-    if None in ends or found.wave == len(plan.waves):
-        return found
+    if None in ends or state.wave == len(plan.waves):
+        return state
     until = max((end for end in ends if end is not None), default=0.0)
     until += plan.pause.total_seconds() if tallies else 0.0
     if now < until:
-        mark = found.wave if tallies[found.wave].seen_at is None else None
-        return replace(found, state="pausing", until=until, mark=mark)
-    return _due(found, plan, found.wave + 1, now)
+        record_end = state.wave if tallies[state.wave].end_seen_at is None else None
+        return replace(state, state="pausing", until=until, record_end=record_end)
+    return _due(state, plan, state.wave + 1, now)
 
 
-def _due(found: RolloutState, plan: Rollout, number: int, now: float) -> RolloutState:
+def _due(state: RolloutState, plan: Rollout, number: int, now: float) -> RolloutState:
     expiry = _expiry(plan)
-    if expiry is not None and expiry <= now + _WHILE_SENDING:
+    if expiry is not None and expiry <= now + _MIN_VALIDITY:
         return replace(
-            found, state="expired", reason=f"the job expired before wave {number} was sent"
+            state, state="expired", reason=f"the job expired before wave {number} was sent"
         )
-    return replace(found, state="due", send=number)
+    return replace(state, state="due", send=number)
 
 
 def _expiry(plan: Rollout) -> float | None:
@@ -201,8 +204,8 @@ def _expiry(plan: Rollout) -> float | None:
     return None if expires_at is None else latest(expires_at).timestamp()
 
 
-def _pause(orders: Sequence[RolloutOrder], tallies: Mapping[int, WaveTally]) -> str:
-    """Return by what it is paused: an order, or that somebody cancelled a wave."""
+def _pause_reason(orders: Sequence[RolloutOrder], tallies: Mapping[int, WaveTally]) -> str:
+    """Return why it is paused: by an order, or since a wave was cancelled; empty if it is not."""
     if orders and orders[-1].action == "pause":
         return _by(orders[-1])
     for number, tally in sorted(tallies.items()):

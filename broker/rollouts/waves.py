@@ -1,4 +1,4 @@
-"""How a fleet is cut into the waves of a rollout."""
+"""Divide workstations into the waves of a rollout."""
 
 import hashlib
 import itertools
@@ -13,12 +13,12 @@ _ALL = 100
 
 
 class WrongWaves(PcmError, ValueError):
-    """The waves of a rollout cannot be read, or do not fit its workstations."""
+    """The waves of a rollout are invalid, or leave workstations out."""
 
 
 @dataclass(frozen=True)
-class Item:
-    """How many workstations a rollout has reached when a wave is over: a count, or a part."""
+class WaveSize:
+    """The workstations of a wave and of all waves before it: a count or a percentage."""
 
     number: int
     percent: bool
@@ -27,50 +27,50 @@ class Item:
         return f"{self.number}{'%' * self.percent}"
 
     def of(self, total: int) -> int:
-        """Return how many that is of a fleet; a part of a workstation is a whole one."""
+        """Return the count for a number of workstations; a percentage is rounded up."""
         return min(total, -(-self.number * total // _ALL) if self.percent else self.number)
 
 
-def read_waves(text: str) -> tuple[Item, ...]:
-    """Read what people write, such as 1,10%,50%,100%.
+def read_waves(text: str) -> tuple[WaveSize, ...]:
+    """Parse waves such as 1,10%,50%,100%.
 
     Raises:
-        WrongWaves: it is not that, or does not rise.
+        WrongWaves: they are invalid, or do not increase.
     """
-    items = tuple(map(_item, text.split(",")))
+    sizes = tuple(map(_wave_size, text.split(",")))
     for percent in (False, True):
-        numbers = [item.number for item in items if item.percent is percent]
+        numbers = [size.number for size in sizes if size.percent is percent]
         if any(later <= earlier for earlier, later in itertools.pairwise(numbers)):
-            raise WrongWaves(f"{text!r}: each wave must go further than the one before it")
-    if Item(_ALL, percent=True) in items[:-1]:
-        raise WrongWaves(f"{text!r}: nobody is left after 100%")
-    return items
+            raise WrongWaves(f"{text!r}: each wave must be larger than the one before it")
+    if WaveSize(_ALL, percent=True) in sizes[:-1]:
+        raise WrongWaves(f"{text!r}: no workstation is left after 100%")
+    return sizes
 
 
-def _item(text: str) -> Item:
+def _wave_size(text: str) -> WaveSize:
     found = _ITEM.fullmatch(text.strip())
     if found is None or not (number := int(found[1])) or (found[2] and number > _ALL):
-        raise WrongWaves(f"{text!r}: write counts or parts, such as 1,10%,50%,100%")
-    return Item(number, percent=bool(found[2]))
+        raise WrongWaves(f"{text!r}: write counts or percentages, such as 1,10%,50%,100%")
+    return WaveSize(number, percent=bool(found[2]))
 
 
-def cut(names: Sequence[str], items: Iterable[Item]) -> tuple[tuple[str, ...], ...]:
-    """Cut names into waves; where a small fleet leaves a wave nobody, there is none.
+def divide(names: Sequence[str], sizes: Iterable[WaveSize]) -> tuple[tuple[str, ...], ...]:
+    """Divide names into waves; leave out waves without workstations.
 
     Raises:
-        WrongWaves: the last one leaves somebody out: who wants that names other targets.
+        WrongWaves: the last wave leaves workstations out.
     """
-    waves, done, last = [], 0, ""
-    for item in items:
-        until, last = item.of(len(names)), str(item)
-        if until > done:
-            waves.append(tuple(names[done:until]))
-            done = until
-    if done < len(names):
-        raise WrongWaves(f"{last}: only {done} of {len(names)} workstations: end with 100%")
+    waves, start, last = [], 0, ""
+    for size in sizes:
+        end, last = size.of(len(names)), str(size)
+        if end > start:
+            waves.append(tuple(names[start:end]))
+            start = end
+    if start < len(names):
+        raise WrongWaves(f"{last}: only {start} of {len(names)} workstations: end with 100%")
     return tuple(waves)
 
 
-def mixed(names: Iterable[str], rollout_id: str) -> list[str]:
-    """Return names in an order that is another for each rollout, and the same for everyone."""
+def shuffled(names: Iterable[str], rollout_id: str) -> list[str]:
+    """Return names in an order that depends only on the rollout's id."""
     return sorted(names, key=lambda name: hashlib.sha256(f"{rollout_id}\0{name}".encode()).digest())

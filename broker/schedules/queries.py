@@ -61,7 +61,7 @@ def check_new_schedule(history: History, name: str) -> None:
         ScheduleExists: one is active.
     """
     if name in list_schedules(history):
-        raise ScheduleExists(f"{name}: there is such a schedule")
+        raise ScheduleExists(f"{name}: exists already")
 
 
 def next_occurrences(

@@ -171,7 +171,7 @@ async def test_what_another_tells_of_a_workstation_counts_nowhere(
     assert "evil" not in admin.run("schedule", "list").stdout
     assert admin.run("show", made_up.id).returncode == 1
     listed = admin.run("workstations", "--json").stdout
-    assert {row["name"] for row in json.loads(listed)} == {HERE, VICTIM}
+    assert {row["workstation"] for row in json.loads(listed)} == {HERE, VICTIM}
     assert "lab" not in admin.run("groups").stdout
 
     with pytest.raises(UnknownJob):
@@ -287,7 +287,7 @@ async def test_a_job_that_an_agent_made_up_is_not_sent_again(
     assert {row["workstation"] for row in found.values()} == {HERE}
     refused = admin.run("dead", "requeue", found[made_up.id]["id"], found["a pause"]["id"])
     assert refused.returncode == 1
-    assert refused.stderr.count("service@ws-1 put it there, and that it was ever sent") == 2
+    assert refused.stderr.count("it was published by service@ws-1, and there is no record") == 2
     again = admin.run("dead", "requeue", found[sent.id]["id"])
     assert "sent again as background.optional.all" in again.stdout, again.stderr
 

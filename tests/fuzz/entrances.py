@@ -38,7 +38,7 @@ from broker import settings
 from broker.amqp.codec import decode_frame
 from broker.amqp.consumer import Delivery
 from broker.amqp.topology import AgentKind, routing_keys
-from broker.dead_letters.letter import mark, read_letter
+from broker.dead_letters.letter import fingerprint, read_letter
 from broker.history.projection.projection import Fold
 from broker.history.schema import open_history
 from broker.jobs.job_file import WrongJobFile, parse_jobs
@@ -253,7 +253,7 @@ def _properties(data: bytes) -> None:
     message = IncomingMessage(delivered)
     letter = read_letter(message)
     assert letter.id == read_letter(message).id
-    assert mark(message) == mark(message)
+    assert fingerprint(message) == fingerprint(message)
     said = (message.type or "", message.message_id or "", b"", message.user_id or "")
     entry = StreamEntry(1, *said, letter.routing_key)
     entry.records()

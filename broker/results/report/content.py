@@ -47,7 +47,7 @@ class ReportContent:
 
 
 def read_report(history: "History", job_id: str) -> ReportContent:
-    """Read the content of a job's report.
+    """Read the results of a job.
 
     Args:
         history: the history.

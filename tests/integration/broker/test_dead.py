@@ -41,7 +41,7 @@ def rows(ws: Workstation, count: int) -> list[dict[str, Any]]:
     deadline = time.monotonic() + LIMIT
     while True:
         done = ws.run("pcm", "dead", "list", "--json")
-        if "somebody else" in done.stderr:  # on a slow machine we may have to wait for long
+        if "another program" in done.stderr:  # on a slow machine we may have to wait for long
             assert time.monotonic() < deadline
             continue
         assert (done.returncode, done.stderr) == (0, "")
@@ -103,7 +103,7 @@ async def test_what_an_agent_could_not_read_is_listed_shown_and_dropped(
 
     shown = ws.run("pcm", "dead", "show", first["id"][:9].upper())
     assert shown.returncode == 0
-    assert f"sent as       background.optional.workstation.{ws.name}\n" in shown.stdout
+    assert f"routing key   background.optional.workstation.{ws.name}\n" in shown.stdout
     assert shown.stdout.endswith("\n\nno json \\x1b[31m\\xff\n")
     whole = json.loads(ws.run("pcm", "dead", "show", "--json", first["id"]).stdout)
     assert whole["body"] == {"base64": "bm8ganNvbiAbWzMxbf8="}
@@ -195,7 +195,7 @@ async def test_what_cannot_be_sent_again_stays_and_others_go_on(
     assert done.stdout.startswith(f"{ids.pop(good.id)}: sent again as ")
     told = dict(line.removeprefix("pcm: ").split(": ", 1) for line in done.stderr.splitlines())
     assert "it expired at" in told[ids[late.id]]
-    assert "it is a notice and no order" in told[ids["the ledger was damaged: x"]]
+    assert "it is a notice, not an order" in told[ids["the ledger was damaged: x"]]
     assert "no queue is bound" in told[ids["lost"]]
     assert "does not tell where" in told[ids["of nowhere"]]
     assert {row["id"] for row in rows(ws, 4)} == set(ids.values())
@@ -224,7 +224,7 @@ async def test_what_comes_back_while_it_is_sent_again_stays(
     await poison(node, ws, channel, b"unreadable")
     (row,) = rows(ws, 1)
     service = ws.start("service")
-    async with DeadLetters.open(settings, whole=lambda known: known == row["id"]) as letters:
+    async with DeadLetters.open(settings, keep_content=lambda known: known == row["id"]) as letters:
         letter = letters.find(row["id"])
         await letters.requeue(letter)
         service.wait_for("message.refused")
@@ -248,7 +248,7 @@ async def test_what_the_broker_gives_up_again_meanwhile_stays(
     await dispatcher.dispatch(ws.job("true", background=True))
     await give_up(ws, channel)
     (row,) = rows(ws, 1)
-    async with DeadLetters.open(settings, whole=lambda known: known == row["id"]) as letters:
+    async with DeadLetters.open(settings, keep_content=lambda known: known == row["id"]) as letters:
         letter = letters.find(row["id"])
         for _ in range(2):
             await letters.requeue(letter)
@@ -353,7 +353,7 @@ async def test_many_looks_lose_nothing_and_do_not_disturb_each_other(
         async with DeadLetters.open(settings):
             busy = await asyncio.to_thread(ws.run, "pcm", "dead", "list")
         assert (busy.returncode, busy.stdout) == (1, "")
-        assert busy.stderr == "pcm: somebody else is looking into pcm.dead; try again\n"
+        assert busy.stderr == "pcm: another program is reading pcm.dead; try again\n"
         done = ws.run("pcm", "dead", "show", "")
         assert done.returncode == 1
         few = ws.run("pcm", "dead", "requeue", "--all")
@@ -379,7 +379,7 @@ async def test_very_many_letters_are_listed_and_dropped(own_node: Node, tmp_path
             with pytest.raises(UnknownLetter, match="letters begin so"):
                 letters.find(kept[0].id[0])
             await letters.drop(*kept[1:])
-        async with DeadLetters.open(settings, whole=lambda _: True) as letters:
+        async with DeadLetters.open(settings, keep_content=lambda _: True) as letters:
             (last,) = letters
             assert (last.id, last.size) == (kept[0].id, len(last.body or b""))
             with pytest.raises(NotRequeued, match="does not tell where"):
@@ -398,7 +398,7 @@ async def test_a_job_for_nobody_stays(own_node: Node, tmp_path: Path) -> None:
     ):
         await put(channel, body, workstation=ws.name)
         await put(channel, body.replace(b'"id"', b'"ident"'), workstation=ws.name)
-    async with DeadLetters.open(settings, whole=lambda _: True) as letters:
+    async with DeadLetters.open(settings, keep_content=lambda _: True) as letters:
         for letter in list(letters):
             # Without an id it would be another job at each reading: it is none.
             found = Job.read(letter.body or b"", tolerant=True)
@@ -433,5 +433,5 @@ async def test_the_broker_ends_what_cannot_be_delivered_as_a_letter(
     (row,) = rows(ws, 1)
     assert "too often" in row["reason"]
     shown = ws.run("pcm", "dead", "show", row["id"])
-    assert f"given up in   {name}\n" in shown.stdout
+    assert f"queue         {name}\n" in shown.stdout
     assert ws.run("pcm", "dead", "drop", row["id"]).returncode == 0

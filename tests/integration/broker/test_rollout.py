@@ -65,7 +65,7 @@ def test_a_rollout_in_two_waves(three: Fleet, admin: Administrator, ran: Path) -
     assert lines[-1] == "wave 2 of 2; finished; 3 succeeded"
     assert runs(ran) == once(three)
     shown = admin.rollout(rollout_id[:-1])
-    assert (shown["state"], shown["sent_to"], shown["states"]) == ("finished", 3, {"succeeded": 3})
+    assert (shown["state"], shown["sent_to"], shown["counts"]) == ("finished", 3, {"succeeded": 3})
     assert [len(wave["workstations"]) for wave in shown["plan"]] == [1, 2]
     first, second = (datetime.fromisoformat(wave["begun_at"]) for wave in shown["plan"])
     assert second - first >= timedelta(seconds=1)
@@ -167,7 +167,7 @@ def test_failures_stop_it_and_it_goes_on_when_more_are_borne(
     assert done.returncode == 1
     assert state == ("wave 1 of 2; stopped: failures: 1 of 1 workstations, more than 0; 1 failed")
     assert hint == (
-        f"to go on: pcm rollout resume {rollout_id} --max-failures N,"
+        f"to continue: pcm rollout resume {rollout_id} --max-failures N,"
         f" or pcm rollout abort {rollout_id}"
     )
     assert sum(runs(ran).values()) == 1
@@ -187,9 +187,9 @@ def test_failures_stop_it_in_the_middle_of_a_wave(
     done = admin.pcm(*words)
     assert (done.returncode, "stopped: failures: 1 of 2" in done.stdout) == (1, True), done
     rollout_id = done.stdout.splitlines()[0]
-    assert admin.rollout(rollout_id)["states"] == {"failed": 1, "started": 1}
+    assert admin.rollout(rollout_id)["counts"] == {"failed": 1, "started": 1}
     go.touch()
-    shown = admin.until(rollout_id, lambda shown: shown["states"].get("succeeded"))
+    shown = admin.until(rollout_id, lambda shown: shown["counts"].get("succeeded"))
     assert (shown["state"], shown["sent_to"]) == ("stopped", 2)
     assert admin.pcm("rollout", "abort", rollout_id).returncode == 0
 
@@ -200,8 +200,8 @@ def test_who_does_not_end_in_time_has_failed(three: Fleet, admin: Administrator,
     rollout_id = done.stdout.splitlines()[0]
     aborted = admin.pcm("rollout", "abort", rollout_id, "--reason", "too slow")
     assert (aborted.returncode, aborted.stderr) == (0, "")
-    shown = admin.until(rollout_id, lambda shown: "cancelled" in shown["states"])
-    assert (shown["state"], shown["states"]) == ("aborted", {"cancelled": 1})
+    shown = admin.until(rollout_id, lambda shown: "cancelled" in shown["counts"])
+    assert (shown["state"], shown["counts"]) == ("aborted", {"cancelled": 1})
     assert shown["reason"].endswith(": too slow")
     again = admin.pcm("rollout", "resume", rollout_id)
     assert (again.returncode, "aborted" in again.stderr) == (1, True)
@@ -220,7 +220,7 @@ def test_paused_by_somebody_else_and_resumed(
     out, _ = driver.communicate(timeout=LIMIT)
     assert (driver.returncode, ": lunch" in out) == (1, True)
     go.touch()
-    shown = admin.until(rollout_id, lambda shown: shown["states"] == {"succeeded": 1})
+    shown = admin.until(rollout_id, lambda shown: shown["counts"] == {"succeeded": 1})
     assert (shown["state"], sum(runs(ran).values())) == ("paused", 1)
     assert admin.pcm("rollout", "resume", rollout_id).returncode == 0
     assert runs(ran) == once(three)
@@ -235,9 +235,9 @@ def test_aborted_after_the_job_expired(three: Fleet, admin: Administrator, ran: 
     )
     rollout_id = done.stdout.splitlines()[0]
     shown = admin.rollout(rollout_id)
-    assert (shown["state"], shown["states"]) == ("running", {"started": 1})
+    assert (shown["state"], shown["counts"]) == ("running", {"started": 1})
     assert admin.pcm("rollout", "abort", rollout_id, "--reason", "x" * 1000).returncode == 0
-    admin.until(rollout_id, lambda shown: shown["states"] == {"cancelled": 1})
+    admin.until(rollout_id, lambda shown: shown["counts"] == {"cancelled": 1})
 
 
 @pytest.mark.full
@@ -261,7 +261,7 @@ def test_aborted_by_somebody_else(three: Fleet, admin: Administrator, ran: Path)
     assert admin.pcm("rollout", "abort", rollout_id).returncode == 0
     out, _ = driver.communicate(timeout=LIMIT)
     assert (driver.returncode, "aborted" in out) == (1, True)
-    admin.until(rollout_id, lambda shown: shown["states"] == {"cancelled": 1})
+    admin.until(rollout_id, lambda shown: shown["counts"] == {"cancelled": 1})
     assert sum(runs(ran).values()) == 1
 
 
@@ -314,7 +314,7 @@ def test_interrupted_it_tells_how_to_go_on(three: Fleet, admin: Administrator, r
     driver.send_signal(signal.SIGINT)
     _, errors = driver.communicate(timeout=LIMIT)
     assert driver.returncode == 130
-    assert errors == f"pcm: nobody drives it now: pcm rollout resume {rollout_id} goes on\n"
+    assert errors == f"pcm: no program runs it now: pcm rollout resume {rollout_id} continues it\n"
     assert admin.rollout(rollout_id)["state"] == "pausing"
     left = admin.pcm(*send(three, ran, "--pause", "1h", "--give-up-after", "3s"))
     assert (left.returncode, "pcm rollout resume" in left.stderr) == (1, True)
@@ -334,7 +334,7 @@ async def test_a_workstation_whose_queue_is_gone_is_left_out(
         done = admin.pcm(*send(two, ran))
         assert (done.returncode, done.stderr) == (
             0,
-            f"pcm: left out, since no queue is bound for them: {away}\n",
+            f"pcm: left out: no queue is bound for {away}\n",
         )
         assert runs(ran) == {here: 1}
         two.stop()
@@ -363,7 +363,7 @@ def test_nobody_known(admin: Administrator) -> None:
     done = admin.pcm("send", "--to", "group:no-such-group", "--waves", "1,100%", "--", "true")
     assert (done.returncode, done.stdout) == (1, "")
     assert done.stderr == (
-        "pcm: no workstation that is known is in group:no-such-group; nothing was sent\n"
+        "pcm: no known workstation is in group:no-such-group; nothing was sent\n"
     )
 
 
@@ -401,5 +401,5 @@ def test_an_unknown_rollout(admin: Administrator) -> None:
         done = admin.pcm("rollout", what, "nobodys")
         assert (done.returncode, done.stderr) == (
             1,
-            "pcm: nobodys: no such rollout was begun, as far as the history goes\n",
+            "pcm: nobodys: no such rollout in the history\n",
         )

@@ -119,7 +119,7 @@ async def test_it_is_a_dead_letter_like_others(
     await raw.basic_publish(
         body, exchange=topology.REPORTS, routing_key="dead.ws.service", properties=Raw(*properties)
     )
-    async with DeadLetters.open(settings, whole=lambda _: True) as letters:
+    async with DeadLetters.open(settings, keep_content=lambda _: True) as letters:
         (letter,) = (letter for letter in letters if letter.body == body)
         await letters.drop(letter)
 

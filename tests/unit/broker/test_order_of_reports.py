@@ -197,4 +197,4 @@ def test_a_second_end_takes_the_place_of_the_first_in_what_watch_counts() -> Non
     ran = report(State.SUCCEEDED)
     assert progress.add(ran)
     tally.add(ran)
-    assert (tally.failed, tally.failures, str(tally)) == (0, {}, "1 succeeded, 1 not received")
+    assert (tally.failed, tally.failures, str(tally)) == (0, {}, "1 succeeded, 1 queued")

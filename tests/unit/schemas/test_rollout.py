@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from pydantic import ValidationError
 
-from broker.rollouts.waves import cut, mixed, read_waves
+from broker.rollouts.waves import divide, read_waves, shuffled
 from schemas import Command, Job, Rollout, RolloutOrder, WaveSent, everyone, explain, group
 from schemas.job import new_job_id
 
@@ -81,7 +81,9 @@ def test_ten_thousand_workstations_fit_into_a_plan() -> None:
     ["", "x", "0", "0%", "101%", "1,,2", "5,5", "10%,5%", "5,3,100%", "50%,100%,200", "-1", "1.5%"],
 )
 def test_bad_waves_are_refused(text: str) -> None:
-    with pytest.raises(ValueError, match=r"write counts or parts|must go further|nobody is left"):
+    with pytest.raises(
+        ValueError, match=r"write counts or percentages|must be larger|no workstation is left"
+    ):
         read_waves(text)
 
 
@@ -100,27 +102,27 @@ def test_bad_waves_are_refused(text: str) -> None:
 )
 def test_waves_are_cumulative(text: str, total: int, sizes: list[int]) -> None:
     names = [f"w{number}" for number in range(total)]
-    assert list(map(len, cut(names, read_waves(text)))) == sizes
+    assert list(map(len, divide(names, read_waves(text)))) == sizes
 
 
 def test_a_last_wave_that_leaves_some_out_is_an_error() -> None:
     with pytest.raises(ValueError, match="50%: only 5 of 9 workstations: end with 100%"):
-        cut([f"w{number}" for number in range(9)], read_waves("1,50%"))
+        divide([f"w{number}" for number in range(9)], read_waves("1,50%"))
 
 
 @given(st.sets(st.integers(1, 100), min_size=1), st.integers(1, 500))
 def test_each_workstation_is_in_one_wave(parts: set[int], total: int) -> None:
     text = ",".join(f"{part}%" for part in sorted(parts | {100}))
     names = [f"w{number}" for number in range(total)]
-    waves = cut(names, read_waves(text))
+    waves = divide(names, read_waves(text))
     assert [name for wave in waves for name in wave] == names
     assert all(waves)
 
 
 def test_the_order_is_fair_and_can_be_told_again() -> None:
     names = [f"w{number}" for number in range(50)]
-    one = mixed(names, "rollout-1")
-    assert mixed(reversed(names), "rollout-1") == one
+    one = shuffled(names, "rollout-1")
+    assert shuffled(reversed(names), "rollout-1") == one
     assert sorted(one) == sorted(names)
-    first = {mixed(names, new_job_id())[0] for _ in range(100)}
+    first = {shuffled(names, new_job_id())[0] for _ in range(100)}
     assert len(first) > 25  # it is not always the same one that goes first

@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from broker.history.queries import FAILURES
-from broker.rollouts.state import RolloutState, WaveTally, standing
+from broker.rollouts.state import RolloutState, WaveTally, rollout_state
 from schemas import Command, Job, Rollout, RolloutOrder, State, WallClock, everyone
 
 NOW = datetime.now(UTC).timestamp()
@@ -26,7 +26,7 @@ def plan(*sizes: int, job: Job = JOB, **fields: Any) -> Rollout:
 
 
 def tally(begun_at: float = NOW, *, sent: bool = True, **counts: int) -> WaveTally:
-    return WaveTally(begun_at, sent=sent, counts=Counter(counts), seen_at=begun_at + 10)
+    return WaveTally(begun_at, sent=sent, counts=Counter(counts), end_seen_at=begun_at + 10)
 
 
 def order(action: str, after: float = 0, **fields: Any) -> RolloutOrder:
@@ -36,32 +36,32 @@ def order(action: str, after: float = 0, **fields: Any) -> RolloutOrder:
 
 
 def test_the_first_wave_is_due_at_once() -> None:
-    found = standing(plan(1, 2, pause="1h"), (), {}, NOW)
+    found = rollout_state(plan(1, 2, pause="1h"), (), {}, NOW)
     assert (found.state, found.send, found.wave) == ("due", 1, 0)
 
 
 def test_a_wave_waits_for_all_reports_of_the_one_before() -> None:
     made = plan(3, 2)
-    found = standing(made, (), {1: tally(succeeded=1, started=1, queued=1)}, NOW + 999)
+    found = rollout_state(made, (), {1: tally(succeeded=1, started=1, queued=1)}, NOW + 999)
     assert (found.state, found.send, found.sent_to) == ("running", None, 3)
-    found = standing(made, (), {1: tally(succeeded=2, unreachable=1)}, NOW + 999)
+    found = rollout_state(made, (), {1: tally(succeeded=2, unreachable=1)}, NOW + 999)
     assert (found.state, found.send) == ("due", 2)
 
 
 def test_a_pause_counts_from_the_last_final_report() -> None:
     made, tallies = plan(1, 2, pause="1m"), {1: tally(succeeded=1)}
-    found = standing(made, (), tallies, NOW + 69)
+    found = rollout_state(made, (), tallies, NOW + 69)
     assert (found.state, found.until, found.send) == ("pausing", NOW + 70, None)
-    assert standing(made, (), tallies, NOW + 70).send == 2
+    assert rollout_state(made, (), tallies, NOW + 70).send == 2
 
 
 def test_a_wave_whose_sending_was_cut_off_is_due_again() -> None:
     made = plan(1, 2, pause="1h")
     half = {1: tally(succeeded=1), 2: tally(sent=False, queued=1, succeeded=1)}
-    assert standing(made, (), half, NOW).send == 2
+    assert rollout_state(made, (), half, NOW).send == 2
     # All have it: it was sent, though nobody is there to say so.
     there = {1: tally(succeeded=1), 2: tally(sent=False, received=1, succeeded=1)}
-    assert standing(made, (), there, NOW).state == "running"
+    assert rollout_state(made, (), there, NOW).state == "running"
 
 
 @pytest.mark.parametrize(
@@ -79,83 +79,83 @@ def test_a_wave_whose_sending_was_cut_off_is_due_again() -> None:
 )
 def test_failures_over_the_limit_stop_it(limit: str, sent: int, failed: int, stops: bool) -> None:  # noqa: FBT001
     wave = tally(failed=failed, started=sent - failed)
-    found = standing(plan(sent, 5, max_failures=limit), (), {1: wave}, NOW)
+    found = rollout_state(plan(sent, 5, max_failures=limit), (), {1: wave}, NOW)
     assert (found.state == "stopped", found.failures) == (stops, failed)
 
 
 @pytest.mark.parametrize("state", FAILURES)
 def test_every_bad_end_is_a_failure(state: State) -> None:
     wave = replace(tally(), counts=Counter({str(state): 1, "queued": 1}))
-    found = standing(plan(2, 5), (), {1: wave}, NOW)
+    found = rollout_state(plan(2, 5), (), {1: wave}, NOW)
     assert (found.state, found.send) == ("stopped", None)
 
 
 def test_who_does_not_end_in_time_has_failed() -> None:
     made = plan(4, 4, wave_limit="1h", pause="1m", max_failures="1")
-    tallies = {1: replace(tally(succeeded=3, started=1), seen_at=None)}
-    assert standing(made, (), tallies, NOW + 3599).state == "running"
-    found = standing(made, (), tallies, NOW + 3600)
+    tallies = {1: replace(tally(succeeded=3, started=1), end_seen_at=None)}
+    assert rollout_state(made, (), tallies, NOW + 3599).state == "running"
+    found = rollout_state(made, (), tallies, NOW + 3600)
     assert (found.state, found.failures, found.until) == ("pausing", 1, NOW + 3660)
-    assert found.mark == 1
-    tallies[1] = replace(tallies[1], seen_at=NOW + 3600)
-    assert standing(made, (), tallies, NOW + 3659).mark is None
-    assert standing(made, (), tallies, NOW + 3660).send == 2
+    assert found.record_end == 1
+    tallies[1] = replace(tallies[1], end_seen_at=NOW + 3600)
+    assert rollout_state(made, (), tallies, NOW + 3659).record_end is None
+    assert rollout_state(made, (), tallies, NOW + 3660).send == 2
     two = {1: tally(succeeded=2, started=2)}
-    assert standing(made, (), two, NOW + 3600).state == "stopped"
+    assert rollout_state(made, (), two, NOW + 3600).state == "stopped"
 
 
 def test_resumed_with_another_limit_it_goes_on() -> None:
     made, tallies = plan(2, 2), {1: tally(failed=2)}
-    assert standing(made, (), tallies, NOW + 99).state == "stopped"
+    assert rollout_state(made, (), tallies, NOW + 99).state == "stopped"
     orders = [order("resume", max_failures="2")]
-    found = standing(made, orders, tallies, NOW + 99)
+    found = rollout_state(made, orders, tallies, NOW + 99)
     assert (found.send, found.limit) == (2, "2")
-    assert standing(made, [*orders, order("resume")], tallies, NOW + 99).limit == "2"
+    assert rollout_state(made, [*orders, order("resume")], tallies, NOW + 99).limit == "2"
 
 
 def test_paused_it_sends_nothing_until_resumed() -> None:
     made = plan(1, 2)
     orders = [order("pause", reason="lunch")]
     for tallies in ({}, {1: tally(succeeded=1)}, {1: tally(sent=False, queued=1)}):
-        found = standing(made, orders, tallies, NOW + 99)
+        found = rollout_state(made, orders, tallies, NOW + 99)
         assert (found.state, found.send, found.reason) == ("paused", None, "by ada: lunch")
-        assert standing(made, [*orders, order("resume")], tallies, NOW + 99).send is not None
+        assert rollout_state(made, [*orders, order("resume")], tallies, NOW + 99).send is not None
 
 
 def test_a_wave_that_was_cancelled_pauses_it() -> None:
     made = plan(1, 2)
     cancelled = replace(tally(cancelled=1), cancelled_at=NOW + 20, cancelled_by="bob")
-    found = standing(made, (), {1: cancelled}, NOW + 99)
+    found = rollout_state(made, (), {1: cancelled}, NOW + 99)
     assert (found.state, found.reason) == ("paused", "bob cancelled wave 1")
-    assert standing(made, [order("resume")], {1: cancelled}, NOW + 99).state == "paused"
+    assert rollout_state(made, [order("resume")], {1: cancelled}, NOW + 99).state == "paused"
     resumed = replace(cancelled, resumed=True)
-    assert standing(made, [order("resume")], {1: resumed}, NOW + 99).send == 2
+    assert rollout_state(made, [order("resume")], {1: resumed}, NOW + 99).send == 2
 
 
 def test_an_abort_is_for_ever_and_cancels_what_goes_on() -> None:
     made = plan(1, 2, 3)
     orders = [order("abort"), order("resume", 5, max_failures="100%")]
     tallies = {1: tally(succeeded=1), 2: tally(started=1, queued=1)}
-    found = standing(made, orders, tallies, NOW + 99)
+    found = rollout_state(made, orders, tallies, NOW + 99)
     assert (found.state, found.send, found.cancel) == ("aborted", None, (2,))
     tallies[2] = replace(tallies[2], cancelled_at=NOW)
-    assert not standing(made, orders, tallies, NOW + 99).goes_on
+    assert not rollout_state(made, orders, tallies, NOW + 99).is_active
 
 
 def test_it_is_finished_when_its_last_wave_is() -> None:
     made = plan(1, 2)
     tallies = {1: tally(succeeded=1), 2: tally(succeeded=1, started=1)}
-    assert standing(made, (), tallies, NOW + 99).state == "running"
+    assert rollout_state(made, (), tallies, NOW + 99).state == "running"
     tallies[2] = tally(succeeded=2)
-    assert standing(made, (), tallies, NOW + 99).state == "finished"
+    assert rollout_state(made, (), tallies, NOW + 99).state == "finished"
     tallies[2] = tally(failed=2)
-    found = standing(made, (), tallies, NOW + 99)
+    found = rollout_state(made, (), tallies, NOW + 99)
     assert (found.state, found.exceeded) == ("finished", True)
 
 
 def test_what_the_history_has_dropped_is_not_sent_again() -> None:
     tallies = {1: WaveTally(sent=True), 2: WaveTally(sent=True)}
-    assert standing(plan(1, 2), (), tallies, NOW).state == "finished"
+    assert rollout_state(plan(1, 2), (), tallies, NOW).state == "finished"
 
 
 @pytest.mark.parametrize("on_walls", [False, True])
@@ -165,8 +165,8 @@ def test_a_job_that_has_expired_is_not_sent(on_walls: bool) -> None:  # noqa: FB
     job = Job(command=Command(argv=("true",)), targets=(everyone,), expires_at=moment)
     made, tallies = plan(1, 2, job=job), {1: tally(succeeded=1)}
     over = NOW + (13 if on_walls else 1) * 3600
-    assert standing(made, (), tallies, over - 9).send == 2
-    found = standing(made, (), tallies, over)
+    assert rollout_state(made, (), tallies, over - 9).send == 2
+    found = rollout_state(made, (), tallies, over)
     assert (found.state, found.send) == ("expired", None)
 
 
@@ -182,9 +182,9 @@ class World:
         self.published: Counter[int] = Counter()
 
     def look(self) -> RolloutState:
-        return standing(self.made, self.orders, self.tallies, self.now)
+        return rollout_state(self.made, self.orders, self.tallies, self.now)
 
-    def drive(self, *, killed: int | None = None) -> None:
+    def run(self, *, killed: int | None = None) -> None:
         """Do what is to be done, or a part of it: until the driver is killed."""
         found = self.look()
         for number in found.cancel:
@@ -192,8 +192,10 @@ class World:
             counts = Counter(wave.counts)
             counts["cancelled"] += sum(counts.pop(state, 0) for state in ("queued", "started"))
             self.tallies[number] = replace(wave, counts=counts, cancelled_at=self.now)
-        if found.mark is not None and self.chance.random() < 0.8:
-            self.tallies[found.mark] = replace(self.tallies[found.mark], seen_at=self.now)
+        if found.record_end is not None and self.chance.random() < 0.8:
+            self.tallies[found.record_end] = replace(
+                self.tallies[found.record_end], end_seen_at=self.now
+            )
         if (number := found.send or 0) == 0:
             return
         self.judge(number)
@@ -256,7 +258,7 @@ def test_no_wave_goes_out_that_may_not_and_it_comes_to_an_end(
         if kind < 0.5:
             world.work()
         elif kind < 0.97:
-            world.drive()
+            world.run()
         else:
             world.ask()
     if world.look().state != "aborted":
@@ -264,7 +266,7 @@ def test_no_wave_goes_out_that_may_not_and_it_comes_to_an_end(
     for _ in range(400):
         world.now += 60
         world.work()
-        world.drive(killed=5)
+        world.run(killed=5)
     assert world.look().state in {"finished", "aborted"}
     if world.look().state == "finished":
         assert set(world.published) == set(range(1, len(sizes) + 1))
