@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from agents.store.state_folder import StateError
-from broker.cli.command_line import DONE, Parser, Wrong, WrongUse, argument_errors, run
+from broker.cli.command_line import DONE, CommandError, Parser, UsageError, argument_errors, run
 from broker.settings import describe, load
 
 if TYPE_CHECKING:
@@ -62,7 +62,7 @@ def _do(arguments: argparse.Namespace) -> int:
             case _:
                 return _ask(arguments, settings)
     except StateError as error:
-        raise Wrong(str(error)) from error
+        raise CommandError(str(error)) from error
 
 
 def _run_service(settings: "AgentSettings") -> int:
@@ -100,7 +100,7 @@ def _open_window(arguments: argparse.Namespace, settings: "AgentSettings") -> in
     elif _on_terminal() or "TEXTUAL_DRIVER" in os.environ:  # the latter as a page's process
         asyncio.run(start.open_window(face))
     else:
-        raise WrongUse("window: opens on a terminal; elsewhere, serve it with --web HOST:PORT")
+        raise UsageError("window: opens on a terminal; elsewhere, serve it with --web HOST:PORT")
     return DONE
 
 
@@ -119,7 +119,7 @@ def _on_terminal() -> bool:
 
 def _check_extra() -> None:
     if not find_spec("textual_serve"):
-        raise Wrong("--web: install package-command-manager[web]")
+        raise CommandError("--web: install package-command-manager[web]")
 
 
 def _agent(kind: "AgentKind", settings: "AgentSettings") -> "Agent":
@@ -174,7 +174,7 @@ def _check_user(user: str) -> None:
     try:
         check_name(user)
     except ValueError as error:
-        raise WrongUse(f"PCM_USER: {error}") from error
+        raise UsageError(f"PCM_USER: {error}") from error
 
 
 def _list(what: str, state_dir: Path, *, as_json: bool) -> int:
@@ -201,19 +201,19 @@ def _ask(arguments: argparse.Namespace, settings: "AgentSettings") -> int:
         try:
             until = parse_moment(arguments.until, datetime.now(UTC))
         except ValueError as error:
-            raise WrongUse(f"--until: {error}") from error
+            raise UsageError(f"--until: {error}") from error
         request["until"] = (until.instant() if isinstance(until, WallClock) else until).isoformat()
     elif arguments.command == "decline":
         try:
             request["reason"] = read_reason(arguments.reason)
         except Declined as error:
-            raise WrongUse(str(error)) from error
+            raise UsageError(str(error)) from error
     _check_user(settings.user)
     directory = settings.state_dir / agent_name(AgentKind.INTERACTIVE, settings.user)
     try:
         print(ask(directory, request))
     except Declined as error:
-        raise Wrong(str(error)) from error
+        raise CommandError(str(error)) from error
     return DONE
 
 

@@ -23,7 +23,8 @@ Row = dict[str, Any]
 _PENDING = (
     Column("job"),
     Column("name", least=12),
-    Column("kind", rank=3, least=10),
+    Column("context", rank=6),
+    Column("requirement", rank=3),
     Column("agent", rank=5, least=7),
     Column("state"),
     Column("offer at", rank=4),
@@ -54,7 +55,8 @@ def pending(state_dir: Path) -> list[Row]:
         {
             "job": entry.job.id,
             "name": entry.job.title,
-            "kind": f"{entry.job.context} {entry.job.requirement}",
+            "context": str(entry.job.context),
+            "requirement": str(entry.job.requirement),
             "agent": agent,
             "state": str(entry.state),
             "offer_at": _time(entry.offer_at),

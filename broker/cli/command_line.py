@@ -13,29 +13,29 @@ from typing import Any, NoReturn
 from broker.settings import WrongSetting
 from schemas.errors import PcmError
 
-DONE, FAILED, USAGE, OUT_OF_REACH = range(4)
+DONE, FAILED, USAGE, UNREACHABLE = range(4)
 
 _ROW = re.compile(r" +\S.*?  +")
 _MIN_TEXT_WIDTH = 24  # characters
 _INDENT_BELOW = 6
 
 
-class Wrong(PcmError):
+class CommandError(PcmError):
     """The command failed; the text is shown to the user."""
 
     status = FAILED
 
 
-class WrongUse(Wrong):
+class UsageError(CommandError):
     """An option or a file is invalid; the text names it."""
 
     status = USAGE
 
 
-class OutOfReach(Wrong):
+class BrokerUnreachable(CommandError):
     """The broker is unreachable; the text gives the reason."""
 
-    status = OUT_OF_REACH
+    status = UNREACHABLE
 
     def __str__(self) -> str:
         return f"the broker is unreachable: {super().__str__()}"
@@ -110,10 +110,10 @@ def run(program: str, work: Callable[[], int]) -> int:
     try:
         status = work()
         sys.stdout.flush()
-    except (Wrong, WrongSetting) as error:
+    except (CommandError, WrongSetting) as error:
         for line in str(error).splitlines():
             print(f"{program}: {line}", file=sys.stderr)
-        return error.status if isinstance(error, Wrong) else USAGE
+        return error.status if isinstance(error, CommandError) else USAGE
     except KeyboardInterrupt:
         return 130
     except BrokenPipeError:  # the reader of our output has closed it

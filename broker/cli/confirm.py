@@ -2,16 +2,16 @@
 
 import sys
 
-from broker.cli.command_line import WrongUse
+from broker.cli.command_line import UsageError
 
 
-def check_askable(command: str) -> None:
+def require_terminal(command: str) -> None:
     """Refuse a command that needs confirmation where stdin is no terminal."""
     if not sys.stdin.isatty():
-        raise WrongUse(f"{command}: give --yes: there is no terminal to confirm on")
+        raise UsageError(f"{command}: give --yes: there is no terminal to confirm on")
 
 
-def agreed(question: str) -> bool:
+def confirm(question: str) -> bool:
     """Ask the user; return whether the answer is yes."""
     print(f"{question} [y/N] ", end="", file=sys.stderr, flush=True)
     if sys.stdin.readline().strip().lower() in {"y", "yes"}:

@@ -4,7 +4,7 @@ import argparse
 from datetime import UTC, datetime
 from pathlib import Path
 
-from broker.cli.command_line import DONE, Parser, Wrong, WrongUse
+from broker.cli.command_line import DONE, CommandError, Parser, UsageError
 from broker.cli.session import name
 
 # Options with another name than their field.
@@ -51,7 +51,7 @@ def _run(arguments: argparse.Namespace) -> int:
     from broker.signing.key_pair import WrongKey, create_key_pair
 
     try:
-        made = create_key_pair(
+        pair = create_key_pair(
             arguments.name,
             arguments.out,
             targets=arguments.target or (),
@@ -66,11 +66,11 @@ def _run(arguments: argparse.Namespace) -> int:
         field, colon, text = str(error).partition(":")
         field = field.partition(".")[0]
         option = _OPTIONS.get(field, field).replace("_", "-")
-        raise WrongUse(f"--{option}{colon}{text}") from error
+        raise UsageError(f"--{option}{colon}{text}") from error
     except UnsafeFile as error:
-        raise Wrong(str(error)) from error
-    print(f"{made.private}: the private key; keep it secret")
-    print(f"{made.public}: the public key {made.key.id}; copy it into folders of trusted keys")
+        raise CommandError(str(error)) from error
+    print(f"{pair.private}: the private key; keep it secret")
+    print(f"{pair.public}: the public key {pair.key.id}; copy it into folders of trusted keys")
     return DONE
 
 
@@ -83,7 +83,9 @@ def _moment(option: str, text: str | None) -> datetime | None:
     try:
         moment = parse_moment(text, datetime.now(UTC))
     except (ValueError, OverflowError) as error:
-        raise WrongUse(f"{option}: {error}") from error
+        raise UsageError(f"{option}: {error}") from error
     if isinstance(moment, WallClock):
-        raise WrongUse(f"{option}: {text!r}: give a time zone; workstation clocks are not allowed")
+        raise UsageError(
+            f"{option}: {text!r}: give a time zone; workstation clocks are not allowed"
+        )
     return moment

@@ -7,7 +7,7 @@ import sys
 from collections.abc import Iterable, Sequence
 from importlib import import_module
 
-from broker.cli.command_line import Parser, WrongUse, run
+from broker.cli.command_line import Parser, UsageError, run
 from broker.log import silence_amqp_libraries
 
 COMMANDS = {
@@ -61,9 +61,9 @@ def command(words: Sequence[str]) -> int:
 
     def work() -> int:
         if unrecognized:
-            raise WrongUse(_unrecognized_text(arguments, unrecognized))
+            raise UsageError(_unrecognized_text(arguments, unrecognized))
         if arguments.argv and not getattr(arguments, "takes_command", False):
-            raise WrongUse(f"{arguments.command}: accepts no command after --")
+            raise UsageError(f"{arguments.command}: accepts no command after --")
         status: int = arguments.run(arguments)
         return status
 

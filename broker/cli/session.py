@@ -6,7 +6,7 @@ from collections.abc import Awaitable, Callable, Coroutine, Iterator
 from contextlib import ExitStack, contextmanager
 from typing import TYPE_CHECKING, Any
 
-from broker.cli.command_line import OutOfReach, Wrong, WrongUse, argument_errors
+from broker.cli.command_line import BrokerUnreachable, CommandError, UsageError, argument_errors
 from broker.cli.options import as_option
 from broker.settings import WrongSetting
 
@@ -30,14 +30,14 @@ def with_dispatcher(work: "Callable[[Dispatcher], Awaitable[int]]") -> int:
         async with Dispatcher.connect(settings, on_unreachable=print_retry) as dispatcher:
             return await work(dispatcher)
 
-    return finish(connected())
+    return run_async(connected())
 
 
-def finish(work: Coroutine[Any, Any, int]) -> int:
+def run_async(work: Coroutine[Any, Any, int]) -> int:
     """Run a command's work with the broker; return the exit status.
 
     Raises:
-        Wrong: the broker refused it or is unreachable, or the input is invalid.
+        CommandError: the broker refused it or is unreachable, or the input is invalid.
     """
     import asyncio
 
@@ -50,13 +50,13 @@ def finish(work: Coroutine[Any, Any, int]) -> int:
     try:
         return asyncio.run(work)
     except Unreachable as error:
-        raise OutOfReach(str(error)) from error
+        raise BrokerUnreachable(str(error)) from error
     except (BrokerError, UnknownJob) as error:
-        raise Wrong(str(error)) from error
+        raise CommandError(str(error)) from error
     except ValidationError as error:
-        raise WrongUse(as_option(explain(error))) from error
+        raise UsageError(as_option(explain(error))) from error
     except ValueError as error:
-        raise WrongUse(str(error)) from error
+        raise UsageError(str(error)) from error
 
 
 def run_until_stopped(service: Coroutine[Any, Any, None]) -> None:
@@ -109,7 +109,7 @@ def history_errors() -> "Iterator[None]":
     """Map errors of the history's database to one-line messages.
 
     Raises:
-        Wrong: the database cannot be used.
+        CommandError: the database cannot be used.
         WrongSetting: its URL is wrong.
     """
     from broker.history.schema import HistoryError, WrongHistory
@@ -119,7 +119,7 @@ def history_errors() -> "Iterator[None]":
     except WrongHistory:
         raise
     except HistoryError as error:
-        raise Wrong(str(error)) from error
+        raise CommandError(str(error)) from error
 
 
 @contextmanager
@@ -129,7 +129,7 @@ def history() -> "Iterator[Engine]":
     If the broker is unreachable, open the history as it is and print that on stderr.
 
     Raises:
-        Wrong: the database cannot be used, or it is empty and the broker is unreachable.
+        CommandError: the database cannot be used, or it is empty and the broker is unreachable.
         WrongSetting: its URL is wrong, or it is the history of another broker.
     """
     from broker.history.schema import open_history
@@ -156,7 +156,7 @@ def _refresh(settings: "HistorySettings", engine: "Engine") -> None:
         asyncio.run(refresh(settings, engine))
     except BrokerError as error:
         if is_empty(engine):
-            raise OutOfReach(str(error)) from error
+            raise BrokerUnreachable(str(error)) from error
         print(f"pcm: the history may be out of date: {error}", file=sys.stderr)
 
 
@@ -167,7 +167,7 @@ def optional_history() -> "Iterator[Engine | None]":
     with stack:
         try:
             engine = stack.enter_context(history())
-        except (Wrong, WrongSetting):
+        except (CommandError, WrongSetting):
             engine = None
         yield engine
 
@@ -176,7 +176,7 @@ def complete_id(job: str) -> str:
     """Return the id of the only job in the history whose id begins so.
 
     Raises:
-        Wrong: there are several.
+        CommandError: there are several.
     """
     if _COMPLETE_ID.fullmatch(job):
         return job
@@ -190,5 +190,5 @@ def complete_id(job: str) -> str:
                 return queries.find(job).id
             except UnknownId as error:
                 if error.several:
-                    raise Wrong(str(error)) from error
+                    raise CommandError(str(error)) from error
                 return job  # the stream may have it

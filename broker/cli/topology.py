@@ -4,7 +4,7 @@ import argparse
 import json
 
 from broker.cli.command_line import DONE, Parser
-from broker.cli.session import finish
+from broker.cli.session import run_async
 
 
 def add_to(commands: "argparse._SubParsersAction[Parser]") -> None:
@@ -30,7 +30,7 @@ def _topology(arguments: argparse.Namespace) -> int:
     from broker.amqp import topology
 
     if arguments.what == "apply":
-        return finish(_apply(as_json=arguments.json))
+        return run_async(_apply(as_json=arguments.json))
     rows = [(route.words, sorted(map(str, route.bound))) for route in topology.ROUTES]
     if arguments.json:
         print(json.dumps([{"routing_key": f"{words}.*", "bound": bound} for words, bound in rows]))

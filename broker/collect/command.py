@@ -4,8 +4,8 @@ import argparse
 import json
 from typing import TYPE_CHECKING
 
-from broker.cli.command_line import DONE, Parser, WrongUse
-from broker.cli.session import finish, history_errors, run_until_stopped
+from broker.cli.command_line import DONE, Parser, UsageError
+from broker.cli.session import history_errors, run_async, run_until_stopped
 from broker.cli.time_formats import iso, local
 
 if TYPE_CHECKING:
@@ -108,6 +108,6 @@ def _rebuild(arguments: argparse.Namespace) -> int:
 
     with history_errors():
         try:
-            return finish(rebuild())
+            return run_async(rebuild())
         except JobsWouldBeLost as error:
-            raise WrongUse(f"history rebuild: {error}; use --yes to rebuild anyway") from error
+            raise UsageError(f"history rebuild: {error}; use --yes to rebuild anyway") from error

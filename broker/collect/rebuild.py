@@ -59,10 +59,10 @@ async def _repeat_schedules(settings: HistorySettings, engine: Engine, first: in
     async with Dispatcher.connect(settings) as dispatcher:
         kept = await asyncio.to_thread(in_force_from_before, engine, first)
         read = await asyncio.to_thread(next_offset, engine)
-        for said in kept:
-            await dispatcher.record_again(said.record, said.entry)
+        for each in kept:
+            await dispatcher.record_again(each.record, each.entry)
         # A change made in between is now before the repeated entry: append it again, too.
         await catch_up(settings, engine)
-        schedules = [said.record for said in kept if isinstance(said.record, Schedule)]
-        for said in await asyncio.to_thread(changed_since, engine, read, schedules):
-            await dispatcher.record_again(said.record, said.entry)
+        schedules = [each.record for each in kept if isinstance(each.record, Schedule)]
+        for each in await asyncio.to_thread(changed_since, engine, read, schedules):
+            await dispatcher.record_again(each.record, each.entry)

@@ -9,9 +9,9 @@ from dataclasses import fields
 from datetime import datetime
 from typing import TYPE_CHECKING, Any
 
-from broker.cli.command_line import DONE, FAILED, Parser, Wrong, WrongUse
-from broker.cli.confirm import agreed, check_askable
-from broker.cli.session import finish
+from broker.cli.command_line import DONE, FAILED, CommandError, Parser, UsageError
+from broker.cli.confirm import confirm, require_terminal
+from broker.cli.session import run_async
 from broker.cli.terminal import Cell, Column, print_table, printable, printable_lines
 from broker.cli.time_formats import age, local
 
@@ -72,18 +72,18 @@ def add_to(commands: "argparse._SubParsersAction[Parser]") -> None:
 def _dead(arguments: argparse.Namespace) -> int:
     what = arguments.action
     if what in {"requeue", "drop"} and bool(arguments.id) == arguments.all:
-        raise WrongUse(f"dead {what}: give ID, or --all")
+        raise UsageError(f"dead {what}: give ID, or --all")
     if what == "drop" and arguments.yes and not arguments.all:
-        raise WrongUse("dead drop: --yes is for --all; IDs need no confirmation")
+        raise UsageError("dead drop: --yes is for --all; IDs need no confirmation")
 
     from broker.dead_letters.letters import UnknownLetter
 
     try:
         if what == "drop" and arguments.all and not arguments.yes:
             return _drop_if_agreed(arguments)
-        return finish(_do(arguments))
+        return run_async(_do(arguments))
     except UnknownLetter as error:
-        raise Wrong(str(error)) from error
+        raise CommandError(str(error)) from error
 
 
 def _drop_if_agreed(arguments: argparse.Namespace) -> int:
@@ -91,7 +91,7 @@ def _drop_if_agreed(arguments: argparse.Namespace) -> int:
 
     They are not held while the user decides.
     """
-    check_askable("dead drop --all")
+    require_terminal("dead drop --all")
     ids: set[str] = set()
 
     async def read_ids() -> int:
@@ -102,10 +102,10 @@ def _drop_if_agreed(arguments: argparse.Namespace) -> int:
             ids.update(letter.id for letter in letters)
         return DONE
 
-    finish(read_ids())
+    run_async(read_ids())
     if not ids:
         return _print_none()
-    return finish(_do(arguments, ids)) if agreed(f"drop {len(ids)} letters?") else FAILED
+    return run_async(_do(arguments, ids)) if confirm(f"drop {len(ids)} letters?") else FAILED
 
 
 async def _do(arguments: argparse.Namespace, confirmed: "Collection[str] | None" = None) -> int:

@@ -6,7 +6,7 @@ from collections import Counter
 from dataclasses import asdict
 from typing import TYPE_CHECKING
 
-from broker.cli.command_line import DONE, FAILED, OutOfReach, Parser, Wrong
+from broker.cli.command_line import DONE, FAILED, BrokerUnreachable, CommandError, Parser
 from broker.cli.terminal import printable
 
 if TYPE_CHECKING:
@@ -37,9 +37,9 @@ def _doctor(arguments: argparse.Namespace) -> int:
     try:
         findings = diagnose()
     except Unreachable as error:
-        raise OutOfReach(str(error)) from error
+        raise BrokerUnreachable(str(error)) from error
     except BrokerError as error:
-        raise Wrong(str(error)) from error
+        raise CommandError(str(error)) from error
     if arguments.json:
         rows = [asdict(finding) for finding in findings]
         print(json.dumps({"findings": rows, "checks": len(CHECKS)}, indent=2))

@@ -4,8 +4,8 @@ import argparse
 import json
 from pathlib import Path
 
-from broker.cli.command_line import DONE, FAILED, Parser, Wrong, WrongUse
-from broker.cli.confirm import agreed, check_askable
+from broker.cli.command_line import DONE, FAILED, CommandError, Parser, UsageError
+from broker.cli.confirm import confirm, require_terminal
 from broker.cli.session import name
 from broker.enrolment.delivery import brokers_of, delivered, management_errors
 
@@ -102,11 +102,11 @@ def _enrol(arguments: argparse.Namespace) -> int:
                 prepare=prepare,
             )
     except WrongDefinitions as error:
-        raise WrongUse(f"--definitions: {error}") from error
+        raise UsageError(f"--definitions: {error}") from error
     except OSError as error:
         if arguments.definitions is None:
             raise
-        raise Wrong(f"--definitions: {arguments.definitions}: {error.strerror}") from error
+        raise CommandError(f"--definitions: {arguments.definitions}: {error.strerror}") from error
     return DONE
 
 
@@ -124,11 +124,11 @@ def _revoke(arguments: argparse.Namespace) -> int:
     from broker.enrolment.workstation import agents_with_login, revoke_agents
 
     if not arguments.yes:
-        check_askable("revoke")
+        require_terminal("revoke")
     with management_errors():
         agents = agents_with_login(arguments.workstation, arguments.user)
     logins = [agent.login for agent in agents]
-    if not arguments.yes and not agreed(f"revoke {', '.join(logins)}, and the queued jobs?"):
+    if not arguments.yes and not confirm(f"revoke {', '.join(logins)}, and the queued jobs?"):
         return FAILED
     with management_errors():
         revoke_agents(agents)

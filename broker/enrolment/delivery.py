@@ -7,7 +7,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from broker.cli.command_line import OutOfReach, Wrong, WrongUse
+from broker.cli.command_line import BrokerUnreachable, CommandError, UsageError
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -33,9 +33,9 @@ def management_errors() -> Iterator[None]:
     try:
         yield
     except Unreachable as error:
-        raise OutOfReach(str(error)) from error
+        raise BrokerUnreachable(str(error)) from error
     except (BrokerError, NotEnrolled) as error:
-        raise Wrong(str(error)) from error
+        raise CommandError(str(error)) from error
 
 
 @contextmanager
@@ -60,7 +60,7 @@ def delivered(
                 try:
                     files.append(SecretFile(path, text_of(settings)))
                 except OSError as error:
-                    raise Wrong(f"--credentials: {path}: {error.strerror}") from error
+                    raise CommandError(f"--credentials: {path}: {error.strerror}") from error
 
     try:
         with management_errors():
@@ -96,7 +96,7 @@ def brokers_of(arguments: argparse.Namespace) -> tuple[str, ...] | None:
     try:
         return BrokerSettings(amqp_url=arguments.broker).amqp_url
     except ValidationError as error:
-        raise WrongUse(f"--broker:{explain(error).partition(':')[2]}") from error
+        raise UsageError(f"--broker:{explain(error).partition(':')[2]}") from error
 
 
 def _path(credentials: str | None, agent: "AgentLogin", *, alone: bool) -> Path | None:
@@ -108,10 +108,10 @@ def _path(credentials: str | None, agent: "AgentLogin", *, alone: bool) -> Path 
         try:
             path.mkdir(mode=0o700, parents=True, exist_ok=True)
         except OSError as error:
-            raise Wrong(f"--credentials: {path}: {error.strerror}") from error
+            raise CommandError(f"--credentials: {path}: {error.strerror}") from error
         return path / f"{agent.login}.env"
     if not alone:
-        raise WrongUse(f"--credentials: {path} is no folder, and there are several agents")
+        raise UsageError(f"--credentials: {path} is no folder, and there are several agents")
     return path
 
 

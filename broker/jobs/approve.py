@@ -4,8 +4,8 @@ import argparse
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from broker.cli.command_line import DONE, FAILED, Parser, Wrong, WrongUse
-from broker.cli.confirm import agreed, check_askable
+from broker.cli.command_line import DONE, FAILED, CommandError, Parser, UsageError
+from broker.cli.confirm import confirm, require_terminal
 from broker.cli.terminal import printable
 from broker.jobs.saved import file_errors
 
@@ -39,16 +39,16 @@ def _run(arguments: argparse.Namespace) -> int:
     path = arguments.file
     signer = load_signer()
     if not arguments.yes:
-        check_askable("approve")
+        require_terminal("approve")
     with file_errors("", path):
         signed = _read(path)
         job = job_of(path, signed)
         try:
             approved = add_signature(signed, signer)
         except SignedAlready as error:
-            raise Wrong(f"{path}: {error}") from error
+            raise CommandError(f"{path}: {error}") from error
         _show(job, signed)
-        if not arguments.yes and not agreed(f"sign it as {signer.name}?"):
+        if not arguments.yes and not confirm(f"sign it as {signer.name}?"):
             return FAILED
         write_signed(path, approved, new=False)
     print(f"{path}: signed as {signer.name}; pcm send --file {path} sends it")
@@ -60,7 +60,7 @@ def _read(path: Path) -> "SignedJob":
 
     signed = read_signed(path)
     if signed is None:
-        raise WrongUse(f"{path}: is no job saved by pcm send --save")
+        raise UsageError(f"{path}: is no job saved by pcm send --save")
     return signed
 
 

@@ -4,7 +4,7 @@ import argparse
 import json
 from typing import TYPE_CHECKING
 
-from broker.cli.command_line import DONE, Parser, Wrong
+from broker.cli.command_line import DONE, CommandError, Parser
 from broker.cli.session import name, optional_history, with_dispatcher
 
 if TYPE_CHECKING:
@@ -53,7 +53,7 @@ def _cancellable_id(arguments: argparse.Namespace) -> str:
     """Return the complete id of the job.
 
     Raises:
-        Wrong: it has ended, or it is not for one of the workstations, according to the history.
+        CommandError: it has ended, or is not for one of the workstations, by the history.
     """
     from broker.history.queries import UnknownId, accounts
     from broker.jobs.cancellable import NotCancellable, check_cancellable
@@ -66,8 +66,8 @@ def _cancellable_id(arguments: argparse.Namespace) -> str:
             with accounts(engine) as queries:
                 return check_cancellable(queries, job, arguments.workstation)
         except NotCancellable as error:
-            raise Wrong(str(error)) from error
+            raise CommandError(str(error)) from error
         except UnknownId as error:
             if error.several:
-                raise Wrong(str(error)) from error
+                raise CommandError(str(error)) from error
             return job  # the stream may have it

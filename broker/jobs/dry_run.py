@@ -5,7 +5,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
-from broker.cli.command_line import DONE, FAILED, WrongUse
+from broker.cli.command_line import DONE, FAILED, UsageError
 from broker.cli.session import history
 from broker.cli.terminal import printable
 from schemas.text import counted, listed
@@ -42,7 +42,7 @@ def dry_run(jobs: "Sequence[Job]", waves: "Sequence[WaveSize]", *, as_json: bool
     """Print what sending jobs would do; return the exit status: whether each reaches a workstation.
 
     Raises:
-        WrongUse: a job cannot be sent, or not in these waves.
+        UsageError: a job cannot be sent, or not in these waves.
     """
     from broker.client.publishing import check_sendable
     from broker.history.workstations import fleet
@@ -51,12 +51,12 @@ def dry_run(jobs: "Sequence[Job]", waves: "Sequence[WaveSize]", *, as_json: bool
         for job in jobs:
             check_sendable(job)
     except ValueError as error:
-        raise WrongUse(str(error)) from error
+        raise UsageError(str(error)) from error
     with history() as engine, fleet(engine) as known:
         try:
             plans = [reach(job, known, waves) for job in jobs]
         except ValueError as error:
-            raise WrongUse(f"--waves: {error}") from error
+            raise UsageError(f"--waves: {error}") from error
     for job, plan in zip(jobs, plans, strict=True):
         if as_json:
             print(json.dumps(_as_json(job, plan)))
@@ -83,7 +83,7 @@ def reach(job: "Job", known: "Fleet", waves: "str | Sequence[WaveSize]" = ()) ->
     rows = {row.name: row for row in known.workstations()}
     not_applicable = {name for name in reached if not _can_run(job, rows[name])}
     known_names = {"workstation": rows.keys(), "group": known.groups().keys()}
-    found = Reach(
+    plan = Reach(
         reached=[name for name in reached if name not in not_applicable],
         excluded=sorted(set(with_excluded) - set(reached)),
         not_applicable=sorted(not_applicable),
@@ -93,7 +93,7 @@ def reach(job: "Job", known: "Fleet", waves: "str | Sequence[WaveSize]" = ()) ->
             if target.name is not None and target.name not in known_names[target.scope]
         ],
     )
-    return replace(found, waves=_wave_sizes(found, waves)) if waves else found
+    return replace(plan, waves=_wave_sizes(plan, waves)) if waves else plan
 
 
 def _wave_sizes(plan: Reach, waves: "str | Sequence[WaveSize]") -> tuple[int, ...]:

@@ -4,7 +4,7 @@ import argparse
 import sys
 from typing import TYPE_CHECKING
 
-from broker.cli.command_line import DONE, Parser, Wrong, WrongUse
+from broker.cli.command_line import DONE, CommandError, Parser, UsageError
 from broker.cli.session import history, name, with_dispatcher
 from broker.rollouts import views as rollout_views
 from broker.watch import command as watch
@@ -67,7 +67,7 @@ def _states(arguments: argparse.Namespace) -> tuple[str, ...]:
     from schemas import State
 
     if unknown := [state for state in arguments.state if state not in STATES]:
-        raise WrongUse(f"--state: {unknown[0]!r} is no state: use {', '.join(map(str, STATES))}")
+        raise UsageError(f"--state: {unknown[0]!r} is no state: use {', '.join(map(str, STATES))}")
     states = [*arguments.state, *(FAILURES if arguments.failed else ())]
     states += [State.EXPIRED] if arguments.expired else []
     return tuple(states)
@@ -82,12 +82,12 @@ def _new_job(engine: "Engine", arguments: argparse.Namespace, states: tuple[str,
         with accounts(engine) as queries:
             new, left_out = rerun(queries, arguments.job, states, arguments.workstation)
     except NotItsWorkstation as error:
-        raise Wrong(f"--workstation: {error}") from error
+        raise CommandError(f"--workstation: {error}") from error
     except NothingToRerun as error:
         hint = ": --state cancelled sends it there" if error.cancelled else ""
-        raise Wrong(f"{error}{hint}") from error
+        raise CommandError(f"{error}{hint}") from error
     except (SigningRefused, UnknownId) as error:
-        raise Wrong(str(error)) from error
+        raise CommandError(str(error)) from error
     if left_out:
         names = rollout_views.some(left_out)
         print(f"pcm: left out: its secrets are not sealed for {names}", file=sys.stderr)

@@ -7,7 +7,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from broker.cli.command_line import DONE, Parser, WrongUse
+from broker.cli.command_line import DONE, Parser, UsageError
 
 if TYPE_CHECKING:
     from schemas import Job, SignedJob
@@ -25,16 +25,16 @@ def file_errors(option: str, path: Path) -> Iterator[None]:
     """Map errors of a file to one-line messages.
 
     Raises:
-        WrongUse: the file cannot be read or written, or holds no valid job.
+        UsageError: the file cannot be read or written, or holds no valid job.
     """
     from broker.jobs.job_file import WrongJobFile
 
     try:
         yield
     except OSError as error:
-        raise WrongUse(f"{option}{path}: {error.strerror}") from error
+        raise UsageError(f"{option}{path}: {error.strerror}") from error
     except WrongJobFile as error:
-        raise WrongUse(str(error)) from error
+        raise UsageError(str(error)) from error
 
 
 def read_from_option(arguments: argparse.Namespace) -> "SignedJob | None":
@@ -48,7 +48,7 @@ def read_from_option(arguments: argparse.Namespace) -> "SignedJob | None":
         signed = read_signed(path)
     for option in ("save", "secret", "waves"):
         if signed is not None and getattr(arguments, option):
-            raise WrongUse(f"--{option}: the file's job is signed already; leave out one of them")
+            raise UsageError(f"--{option}: the file's job is signed already; leave out one of them")
     return signed
 
 
@@ -68,9 +68,9 @@ def save(jobs: "list[Job]", arguments: argparse.Namespace) -> int:
     path = arguments.save
     for option in ("wait", "dry_run", "waves"):
         if getattr(arguments, option):
-            raise WrongUse(f"--save: nothing is sent; leave out --{option.replace('_', '-')}")
+            raise UsageError(f"--save: nothing is sent; leave out --{option.replace('_', '-')}")
     if len(jobs) > 1:
-        raise WrongUse(f"--save: saves one job; the file has {len(jobs)}")
+        raise UsageError(f"--save: saves one job; the file has {len(jobs)}")
     (job,) = jobs
     signed = sign_job(job)
     (signature,) = signed.signatures

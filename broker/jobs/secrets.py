@@ -6,7 +6,7 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from broker.cli.command_line import Parser, WrongUse
+from broker.cli.command_line import Parser, UsageError
 from broker.cli.session import history
 
 if TYPE_CHECKING:
@@ -30,7 +30,7 @@ def read_secrets(options: Iterable[str]) -> dict[str, str]:
     """Return the values that options name, without a final line end.
 
     Raises:
-        WrongUse: one is invalid; the text never contains a value.
+        UsageError: one is invalid; the text never contains a value.
     """
     from schemas.secrets import check_variable
 
@@ -38,13 +38,13 @@ def read_secrets(options: Iterable[str]) -> dict[str, str]:
     for option in options:
         name, equals, source = option.partition("=")
         if not equals or not (source == "-" or source.startswith(("@", "env:"))):
-            raise WrongUse(f"--secret: {name!r}: write NAME=@FILE, NAME=- or NAME=env:VARIABLE")
+            raise UsageError(f"--secret: {name!r}: write NAME=@FILE, NAME=- or NAME=env:VARIABLE")
         if name in values:
-            raise WrongUse(f"--secret: {name} is given twice")
+            raise UsageError(f"--secret: {name} is given twice")
         try:
             check_variable(name)
         except ValueError as error:
-            raise WrongUse(f"--secret: {error}") from error
+            raise UsageError(f"--secret: {error}") from error
         values[name] = _value(name, source)
     return values
 
@@ -53,12 +53,12 @@ def _value(name: str, source: str) -> str:
     if source.startswith("env:"):
         variable = source.removeprefix("env:")
         if variable not in os.environ:
-            raise WrongUse(f"--secret: {name}: there is no variable {variable!r}")
+            raise UsageError(f"--secret: {name}: there is no variable {variable!r}")
         return _decode(name, os.environb[variable.encode(errors="surrogateescape")])
     try:
         data = _read(source)
     except OSError as error:
-        raise WrongUse(f"--secret: {name}: {source[1:]}: {error.strerror}") from error
+        raise UsageError(f"--secret: {name}: {source[1:]}: {error.strerror}") from error
     return _decode(name, data)
 
 
@@ -73,9 +73,9 @@ def _decode(name: str, data: bytes) -> str:
     try:
         text = data.decode()
     except UnicodeDecodeError:
-        raise WrongUse(f"--secret: {name}: is not UTF-8") from None
+        raise UsageError(f"--secret: {name}: is not UTF-8") from None
     if "\0" in text:
-        raise WrongUse(f"--secret: {name}: contains a NUL character")
+        raise UsageError(f"--secret: {name}: contains a NUL character")
     return text.removesuffix("\n").removesuffix("\r")
 
 
@@ -83,8 +83,8 @@ def sealed(jobs: "list[Job]", values: dict[str, str]) -> "list[Job]":
     """Return jobs with the values sealed for the agents of their targets.
 
     Raises:
-        WrongUse: the values cannot be sealed for all of them.
-        Wrong: the history cannot be used.
+        UsageError: the values cannot be sealed for all of them.
+        CommandError: the history cannot be used.
     """
     from pydantic import ValidationError
 
@@ -96,6 +96,6 @@ def sealed(jobs: "list[Job]", values: dict[str, str]) -> "list[Job]":
         try:
             return [seal(job, values, known) for job in jobs]
         except CannotSeal as error:
-            raise WrongUse(f"{error}; nothing was sent") from error
+            raise UsageError(f"{error}; nothing was sent") from error
         except ValidationError as error:
-            raise WrongUse(f"--secret: {explain(error)}") from error
+            raise UsageError(f"--secret: {explain(error)}") from error

@@ -7,7 +7,7 @@ import time
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
-from broker.cli.command_line import DONE, FAILED, Parser, WrongUse
+from broker.cli.command_line import DONE, FAILED, Parser, UsageError
 from broker.cli.options import as_option
 from broker.cli.session import with_dispatcher
 from broker.cli.terminal import printable
@@ -91,7 +91,7 @@ def _send(arguments: argparse.Namespace) -> int:
         return saved.save(jobs, arguments)
     if arguments.dry_run:
         if arguments.wait:
-            raise WrongUse("--wait: a dry run sends nothing; leave out one of the two")
+            raise UsageError("--wait: a dry run sends nothing; leave out one of the two")
         return dry_run(jobs, arguments.waves or (), as_json=arguments.json)
     if in_waves:
         return waves.begin(jobs, arguments)
@@ -169,7 +169,7 @@ def read_job(arguments: argparse.Namespace) -> "Job":
     """Return the job that the options of `pcm send` describe.
 
     Raises:
-        WrongUse: an option is invalid; the text names it.
+        UsageError: an option is invalid; the text names it.
     """
     from pydantic import ValidationError
 
@@ -178,12 +178,12 @@ def read_job(arguments: argparse.Namespace) -> "Job":
     if arguments.file is not None:
         jobs = _from_file(arguments)
         if len(jobs) > 1:
-            raise WrongUse(f"--file: {arguments.file}: has {len(jobs)} jobs; give one")
+            raise UsageError(f"--file: {arguments.file}: has {len(jobs)} jobs; give one")
         return jobs[0]
     if not arguments.argv:
-        raise WrongUse("send: give a command after --, or --file")
+        raise UsageError("send: give a command after --, or --file")
     if not arguments.to:
-        raise WrongUse("--to: give a target: all, group:NAME or workstation:NAME")
+        raise UsageError("--to: give a target: all, group:NAME or workstation:NAME")
     now = datetime.now(UTC)
     try:
         command = Command(
@@ -222,7 +222,7 @@ def read_job(arguments: argparse.Namespace) -> "Job":
             ),
         )
     except ValidationError as error:
-        raise WrongUse(as_option(explain(error))) from error
+        raise UsageError(as_option(explain(error))) from error
 
 
 def _from_file(arguments: argparse.Namespace) -> "list[Job]":
@@ -232,16 +232,16 @@ def _from_file(arguments: argparse.Namespace) -> "list[Job]":
     try:
         return read_jobs(arguments.file)
     except OSError as error:
-        raise WrongUse(f"--file: {arguments.file}: {error.strerror}") from error
+        raise UsageError(f"--file: {arguments.file}: {error.strerror}") from error
     except WrongJobFile as error:
-        raise WrongUse(str(error)) from error
+        raise UsageError(str(error)) from error
 
 
 def _check_file_alone(arguments: argparse.Namespace) -> None:
     given = [name for name, value in vars(arguments).items() if value and name not in _WITH_FILE]
     if given:
         option = "COMMAND" if given[0] == "argv" else f"--{given[0].replace('_', '-')}"
-        raise WrongUse(f"{option}: not with --file; leave out one of the two")
+        raise UsageError(f"{option}: not with --file; leave out one of the two")
 
 
 def _targets(option: str, texts: list[str]) -> "tuple[Target, ...]":
@@ -252,7 +252,7 @@ def _targets(option: str, texts: list[str]) -> "tuple[Target, ...]":
     try:
         return tuple(map(Target.parse, texts))
     except ValidationError as error:
-        raise WrongUse(f"{option}: {explain(error)}") from error
+        raise UsageError(f"{option}: {explain(error)}") from error
 
 
 def _without_none(**values: Any) -> dict[str, Any]:
@@ -262,7 +262,7 @@ def _without_none(**values: Any) -> dict[str, Any]:
 def _variable(text: str) -> tuple[str, str]:
     name, equals, value = text.partition("=")
     if not equals:
-        raise WrongUse(f"--env: {text!r}: write NAME=VALUE")
+        raise UsageError(f"--env: {text!r}: write NAME=VALUE")
     return name, value
 
 
@@ -272,7 +272,7 @@ def _codes(option: str, text: str | None) -> frozenset[int] | None:
     try:
         return frozenset(int(code) for code in text.split(","))
     except ValueError as error:
-        raise WrongUse(f"{option}: {text!r}: write numbers, such as 0,2") from error
+        raise UsageError(f"{option}: {text!r}: write numbers, such as 0,2") from error
 
 
 def _moment(option: str, text: str | None, now: datetime) -> Any:
@@ -283,4 +283,4 @@ def _moment(option: str, text: str | None, now: datetime) -> Any:
     try:
         return parse_moment(text, now)
     except ValueError as error:
-        raise WrongUse(f"{option}: {error}") from error
+        raise UsageError(f"{option}: {error}") from error

@@ -5,7 +5,7 @@ import json
 import sys
 from typing import TYPE_CHECKING, Any
 
-from broker.cli.command_line import DONE, Parser, Wrong
+from broker.cli.command_line import DONE, CommandError, Parser
 from broker.cli.session import name, valid_text
 from broker.cli.terminal import Cell, Column, print_table
 from broker.cli.time_formats import age, local, relative
@@ -21,7 +21,7 @@ from broker.results.query_session import (
 if TYPE_CHECKING:
     from broker.history.queries import Accounts, JobRow
 
-_COLUMNS = (
+COLUMNS = (
     Column("job"),
     Column("name", least=12),
     Column("context", rank=5),
@@ -114,7 +114,7 @@ def _states(
     if workstation is None:
         return None
     if not rows and not accounts.knows(workstation):
-        raise Wrong(f"--workstation: {workstation}: no such workstation has checked in")
+        raise CommandError(f"--workstation: {workstation}: no such workstation has checked in")
     return accounts.states_on(workstation, [row.id for row in rows])
 
 
@@ -129,9 +129,9 @@ def _state_fields(
 def _print(rows: "list[JobRow]", states: dict[str, str] | None, now: float) -> None:
     cells = [_cells(row, now) for row in rows]
     if states is None:
-        print_table(_COLUMNS, cells)
+        print_table(COLUMNS, cells)
         return
-    first, *others = _COLUMNS
+    first, *others = COLUMNS
     with_state = [(row[0], state_text(states[row[0]]), *row[1:]) for row in cells]
     print_table((first, _STATE, *others), with_state)
 

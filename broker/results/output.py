@@ -6,7 +6,7 @@ import json
 import sys
 from typing import TYPE_CHECKING
 
-from broker.cli.command_line import DONE, FAILED, Parser, Wrong
+from broker.cli.command_line import DONE, FAILED, CommandError, Parser
 from broker.cli.session import name
 from broker.cli.terminal import printable_lines
 from broker.results.query_session import ROWS, exit_text, few, query_session, state_text
@@ -80,11 +80,11 @@ def _pairs(accounts: "Accounts", row: "JobRow", names: list[str] | None) -> "dic
     """Return the job's state on each workstation.
 
     Raises:
-        Wrong: it is not for one of the named workstations.
+        CommandError: it is not for one of the named workstations.
     """
     pairs = {pair.workstation: pair for pair in accounts.pairs(row.id, names=names)}
     if missing := [name for name in names or () if name not in pairs]:
-        raise Wrong(f"{row.id} is not for {few(missing)}")
+        raise CommandError(f"{row.id} is not for {few(missing)}")
     return pairs
 
 

@@ -7,7 +7,7 @@ from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
-from broker.cli.command_line import Wrong
+from broker.cli.command_line import CommandError
 from broker.cli.session import history
 from broker.cli.time_formats import iso
 
@@ -25,7 +25,7 @@ def query_session() -> "Iterator[History]":
     """Open the up-to-date history; print its gaps on stderr.
 
     Raises:
-        Wrong: the history cannot be read, or it does not have the job.
+        CommandError: the history cannot be read, or it does not have the job.
     """
     from broker.history.history import asked
     from broker.history.queries import UnknownId
@@ -35,7 +35,7 @@ def query_session() -> "Iterator[History]":
         try:
             yield queries
         except UnknownId as error:
-            raise Wrong(str(error)) from error
+            raise CommandError(str(error)) from error
 
 
 def _print_gaps(gaps: list[str]) -> None:

@@ -4,7 +4,7 @@ import argparse
 import json
 from typing import TYPE_CHECKING, Any
 
-from broker.cli.command_line import DONE, Parser, Wrong
+from broker.cli.command_line import DONE, CommandError, Parser
 from broker.cli.session import name
 from broker.cli.terminal import Cell, Column, print_table, printable
 from broker.cli.time_formats import age, iso, local, moment, span
@@ -28,14 +28,14 @@ if TYPE_CHECKING:
     from broker.history.queries import Accounts, Event, FailureGroup, JobRow, Pair
 
 _BAR = 30  # characters
-_GROUPS = (
+FAILURE_COLUMNS = (
     Column("count", right=True),
     Column("state", rank=2),
     Column("exit code", right=True),
     Column("line", least=24),
     Column("example", rank=1, least=12),
 )
-_PAIRS = (
+PAIR_COLUMNS = (
     Column("workstation", least=12),
     Column("state"),
     Column("at", rank=2),
@@ -44,7 +44,7 @@ _PAIRS = (
     Column("duration", rank=3, right=True),
     Column("reason", least=16),
 )
-_EVENTS = (
+REPORT_COLUMNS = (
     Column("at"),
     Column("state"),
     Column("agent", rank=1, least=7),
@@ -123,7 +123,7 @@ def _print(
     _print_counts(row)
     if groups:
         print("\nFailures:")
-        print_table(_GROUPS, [_group_cells(group) for group in groups])
+        print_table(FAILURE_COLUMNS, [_group_cells(group) for group in groups])
     if pairs:
         print()
         _print_pairs(pairs, accounts.now)
@@ -160,7 +160,7 @@ def _print_pairs(pairs: "list[Pair]", now: float) -> None:
         )
         for pair in pairs
     ]
-    print_table(_PAIRS, rows)
+    print_table(PAIR_COLUMNS, rows)
 
 
 def _duration_text(duration: float) -> str:
@@ -181,7 +181,7 @@ def _show_workstation(
     pair = accounts.pair(row.id, workstation)
     events = accounts.events(row.id, workstation)
     if pair is None and not events:
-        raise Wrong(
+        raise CommandError(
             f"--workstation: {row.id} is not for {workstation};"
             f" pcm why {row.id} {workstation} explains it"
         )
@@ -198,7 +198,7 @@ def _show_workstation(
         state = state_text(pair.state, restart_required=pair.restart_required)
     print(f"{workstation}: {state}\n")
     if events:
-        print_table(_EVENTS, [_event_cells(event, accounts.now) for event in events])
+        print_table(REPORT_COLUMNS, [_event_cells(event, accounts.now) for event in events])
     else:
         print("no reports")
     return DONE

@@ -4,7 +4,7 @@ import argparse
 import sys
 from typing import TYPE_CHECKING
 
-from broker.cli.command_line import DONE, FAILED, Parser, Wrong, argument_errors
+from broker.cli.command_line import DONE, FAILED, CommandError, Parser, argument_errors
 from broker.cli.session import history, history_errors, name, with_dispatcher
 from broker.rollouts import views
 
@@ -113,7 +113,7 @@ def _find(rollout_id: str) -> "RolloutProgress":
         with history() as engine, asked(engine) as queries:
             return find_rollout(queries, rollout_id)
     except UnknownRollout as error:
-        raise Wrong(str(error)) from error
+        raise CommandError(str(error)) from error
 
 
 def _status(state: "RolloutState") -> int:
@@ -141,7 +141,7 @@ def _resume(arguments: argparse.Namespace) -> int:
         with history_errors():
             return with_dispatcher(work)
     except (RolloutError, SigningRefused) as error:
-        raise Wrong(str(error)) from error
+        raise CommandError(str(error)) from error
 
 
 def _pause(arguments: argparse.Namespace) -> int:
@@ -157,7 +157,7 @@ def _pause(arguments: argparse.Namespace) -> int:
         with history_errors():
             with_dispatcher(work)
     except RolloutError as error:
-        raise Wrong(str(error)) from error
+        raise CommandError(str(error)) from error
     if arguments.json:
         views.print_json({"rollout": plan.id, "state": "paused"})
     else:
@@ -179,7 +179,7 @@ def _abort(arguments: argparse.Namespace) -> int:
         with history_errors():
             return with_dispatcher(work)
     except RolloutError as error:
-        raise Wrong(str(error)) from error
+        raise CommandError(str(error)) from error
 
 
 def limit(text: str) -> str:

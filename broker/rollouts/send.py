@@ -3,7 +3,7 @@
 import argparse
 from typing import TYPE_CHECKING, Any
 
-from broker.cli.command_line import Parser, Wrong, WrongUse, argument_errors
+from broker.cli.command_line import CommandError, Parser, UsageError, argument_errors
 from broker.cli.session import history, history_errors, with_dispatcher
 from broker.rollouts import views
 from broker.rollouts.command import LIMIT_HELP, limit, run_and_print
@@ -42,11 +42,11 @@ def check_options(arguments: argparse.Namespace) -> bool:
     """Return whether `pcm send` is to send in waves.
 
     Raises:
-        WrongUse: there are options of a rollout, but no --waves.
+        UsageError: there are options of a rollout, but no --waves.
     """
     given = [option for option in OPTIONS if getattr(arguments, option) is not None]
     if given and arguments.waves is None:
-        raise WrongUse(f"--{given[0].replace('_', '-')}: is for a rollout: give --waves")
+        raise UsageError(f"--{given[0].replace('_', '-')}: is for a rollout: give --waves")
     return bool(given)
 
 
@@ -54,19 +54,19 @@ def begin(jobs: "Sequence[Job]", arguments: argparse.Namespace) -> int:
     """Send a job in waves, as the options of `pcm send` say; return the exit status.
 
     Raises:
-        WrongUse: there are several jobs.
+        UsageError: there are several jobs.
     """
     from broker.history.workstations import fleet
     from broker.rollouts.control import bound_workstations, run_rollout
 
     if len(jobs) > 1:
-        raise WrongUse(f"--waves: a rollout has one job, but the file has {len(jobs)}")
+        raise UsageError(f"--waves: a rollout has one job, but the file has {len(jobs)}")
     (job,) = jobs
     with history() as engine, fleet(engine) as known:
         names = known.reached(job)
     if not names:
         targets = ", ".join(map(str, job.targets))
-        raise Wrong(f"no known workstation is in {targets}; nothing was sent")
+        raise CommandError(f"no known workstation is in {targets}; nothing was sent")
 
     async def work(dispatcher: "Dispatcher") -> int:
         bound, unbound = await bound_workstations(dispatcher, job, names)
@@ -91,7 +91,7 @@ def _plan(job: "Job", names: list[str], arguments: argparse.Namespace) -> "Rollo
     try:
         return plan_rollout(job, names, arguments.waves, **given)
     except WrongWaves as error:
-        raise WrongUse(f"--waves: {error}") from error
+        raise UsageError(f"--waves: {error}") from error
 
 
 def _waves(text: str) -> "tuple[WaveSize, ...]":

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 _SHOWN = 10  # names in one line
 _LISTED = (
-    Column("id"),
+    Column("rollout"),
     Column("state"),
     Column("wave", rank=2),
     Column("sent to", rank=1),
@@ -29,8 +29,8 @@ _LISTED = (
 _WAVES = (
     Column("wave", right=True),
     Column("workstations", right=True),
-    Column("begun"),
-    Column("states", least=24),
+    Column("begun at"),
+    Column("counts", least=24),
 )
 
 
@@ -79,7 +79,7 @@ def as_json(plan: "Rollout", state: "RolloutState") -> dict[str, Any]:
         "sent_to": state.sent_to,
         "failures": state.failures,
         "max_failures": state.limit,
-        "states": {str(name): count for name, count in sorted(state.counts.items()) if count},
+        "counts": {str(name): count for name, count in sorted(state.counts.items()) if count},
     }
 
 
@@ -142,7 +142,7 @@ def print_one(progress: "RolloutProgress", *, as_json: bool) -> None:
         print_json(_rollout_fields(progress))
         return
     print(printable(f"{plan.id}  {plan.job.title}"))
-    print(printable(f"by {plan.sender}; failures: {state.failures}, limit: {state.limit}"))
+    print(printable(f"by {plan.sender}; failures: {state.failures}, max failures: {state.limit}"))
     print(printable(line(plan, state)))
     rows, now = [], time.time()
     for number, names in enumerate(plan.waves, 1):
@@ -173,9 +173,9 @@ def _rollout_fields(progress: "RolloutProgress") -> dict[str, Any]:
 
 def _tally_fields(tally: "WaveTally | None") -> dict[str, Any]:
     if tally is None:
-        return {"begun_at": None, "states": {}}
-    states = {str(state): count for state, count in sorted(tally.counts.items()) if count}
-    return {"begun_at": iso(tally.begun_at), "states": states}
+        return {"begun_at": None, "counts": {}}
+    counts = {str(state): count for state, count in sorted(tally.counts.items()) if count}
+    return {"begun_at": iso(tally.begun_at), "counts": counts}
 
 
 def print_unbound(names: "Sequence[str]") -> None:

@@ -5,7 +5,7 @@ import json
 import sys
 from typing import TYPE_CHECKING, Any
 
-from broker.cli.command_line import DONE, Parser, WrongUse
+from broker.cli.command_line import DONE, Parser, UsageError
 from broker.cli.options import as_option
 from broker.cli.session import (
     history,
@@ -109,7 +109,7 @@ def _add(arguments: argparse.Namespace) -> int:
             if not arguments.replace:
                 check_new_schedule(queries, schedule.name)
         except ScheduleExists as error:
-            raise WrongUse(f"{error}; --replace replaces it") from error
+            raise UsageError(f"{error}; --replace replaces it") from error
         previous = list_schedules(queries).get(schedule.name)
         under_way = occurrences_under_way(queries, previous) if previous else []
 
@@ -132,7 +132,7 @@ def _read(arguments: argparse.Namespace) -> "Schedule":
     from schemas import Schedule, explain
 
     if not arguments.argv:
-        raise WrongUse("schedule add: give a command after --")
+        raise UsageError("schedule add: give a command after --")
     times = {key: getattr(arguments, key) for key in ("mandatory_after", "expires_after")}
     try:
         return Schedule.model_validate(
@@ -146,7 +146,7 @@ def _read(arguments: argparse.Namespace) -> "Schedule":
             }
         )
     except ValidationError as error:
-        raise WrongUse(as_option(explain(error))) from error
+        raise UsageError(as_option(explain(error))) from error
 
 
 def _remove(arguments: argparse.Namespace) -> int:

@@ -6,7 +6,7 @@ import sys
 from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Any
 
-from broker.cli.command_line import DONE, Parser, Wrong
+from broker.cli.command_line import DONE, CommandError, Parser
 from broker.cli.session import history, name
 from broker.cli.terminal import Column, print_table, printable
 from broker.cli.time_formats import local
@@ -22,7 +22,7 @@ _MAX_SENT = 10
 _MAX_NEXT = 5
 _MAX_COUNT = 10_000
 _MINUTES = "%Y-%m-%d %H:%M"
-_LIST = (
+LIST_COLUMNS = (
     Column("schedule", least=12),
     Column("description", rank=2, least=16),
     Column("zone", rank=5, least=12),
@@ -30,7 +30,7 @@ _LIST = (
     Column("last", rank=4),
     Column("counts", rank=3, least=16),
 )
-_NEXT = (Column("schedule", least=12), Column("local"), Column("instant", least=16))
+NEXT_COLUMNS = (Column("schedule", least=12), Column("local"), Column("instant", least=16))
 
 
 def add_to(actions: "argparse._SubParsersAction[Parser]") -> None:
@@ -94,7 +94,7 @@ def added(schedule: "Schedule") -> tuple[dict[str, Any], str]:
     first = next(iter(next_occurrences(schedule, now=schedule.created_at)), None)
     when = f"first on {local_time(first)}" if first else "never"
     text = f"{schedule.name}: {schedule.explain()}, {_zone_text(schedule)}; {when}"
-    return {**_fields(schedule), "next": first and _occurrence_fields(first)}, text
+    return {**_fields(schedule), "next": first and occurrence_fields(first)}, text
 
 
 def _zone_text(schedule: "Schedule") -> str:
@@ -121,7 +121,7 @@ def _list(arguments: argparse.Namespace) -> int:
         rows = [
             {
                 **_fields(schedule),
-                "next": first and _occurrence_fields(first),
+                "next": first and occurrence_fields(first),
                 "last": last[0] if last else None,
             }
             for schedule, first, last in found
@@ -140,7 +140,7 @@ def _list(arguments: argparse.Namespace) -> int:
             )
             for schedule, first, last in found
         ]
-        print_table(_LIST, cells)
+        print_table(LIST_COLUMNS, cells)
     return DONE
 
 
@@ -154,7 +154,7 @@ def _show(arguments: argparse.Namespace) -> int:
     following = next_occurrences(schedule, _MAX_NEXT)
     if arguments.json:
         fields = json.loads(schedule.body()) | {"description": schedule.explain(), "sent": sent}
-        fields["next"] = list(map(_occurrence_fields, following))
+        fields["next"] = list(map(occurrence_fields, following))
         print(json.dumps(fields, indent=2))
         return DONE
     for label, value in _labelled(schedule).items():
@@ -207,12 +207,13 @@ def _next(arguments: argparse.Namespace) -> int:
     ]
     following = sorted(following, key=lambda occurrence: occurrence.here)[: arguments.count]
     if arguments.json:
-        print(json.dumps(list(map(_occurrence_fields, following)), indent=2))
+        print(json.dumps(list(map(occurrence_fields, following)), indent=2))
     elif not following:
         print("no occurrences")
     else:
         print_table(
-            _NEXT, [(each.schedule.name, local_time(each), _instant(each)) for each in following]
+            NEXT_COLUMNS,
+            [(each.schedule.name, local_time(each), _instant(each)) for each in following],
         )
     return DONE
 
@@ -227,14 +228,14 @@ def find(queries: "History", schedule: str) -> "Schedule":
     """Return the schedule of a name.
 
     Raises:
-        Wrong: there is no such schedule.
+        CommandError: there is no such schedule.
     """
     from broker.schedules.queries import UnknownSchedule, find_schedule
 
     try:
         return find_schedule(queries, schedule)
     except UnknownSchedule as error:
-        raise Wrong(str(error)) from error
+        raise CommandError(str(error)) from error
 
 
 def _sent(queries: "History", schedule: "Schedule", most: int) -> list[dict[str, Any]]:
@@ -272,7 +273,8 @@ def _fields(schedule: "Schedule") -> dict[str, Any]:
     }
 
 
-def _occurrence_fields(occurrence: "Occurrence") -> dict[str, Any]:
+def occurrence_fields(occurrence: "Occurrence") -> dict[str, Any]:
+    """Return the JSON fields of an occurrence."""
     instant = occurrence.instant
     return {
         "schedule": occurrence.schedule.name,

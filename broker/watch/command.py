@@ -5,7 +5,7 @@ import sys
 from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING
 
-from broker.cli.command_line import DONE, FAILED, Parser, WrongUse
+from broker.cli.command_line import DONE, FAILED, Parser, UsageError
 from broker.cli.session import complete_id, name, seconds, with_dispatcher
 from broker.cli.terminal import printable
 from broker.cli.time_formats import local
@@ -41,10 +41,10 @@ def check_options(arguments: argparse.Namespace) -> None:
     """Check the options of a command that watches only with `--wait`.
 
     Raises:
-        WrongUse: `--give-up-after` without `--wait`.
+        UsageError: `--give-up-after` without `--wait`.
     """
     if arguments.give_up_after is not None and not arguments.wait:
-        raise WrongUse("--give-up-after: needs --wait")
+        raise UsageError("--give-up-after: needs --wait")
 
 
 def add_to(commands: "argparse._SubParsersAction[Parser]") -> None:

@@ -5,7 +5,7 @@ import json
 import sys
 from typing import TYPE_CHECKING, Any
 
-from broker.cli.command_line import DONE, Parser, Wrong
+from broker.cli.command_line import DONE, CommandError, Parser
 from broker.cli.session import history, name
 from broker.cli.terminal import Cell, Column, print_table
 from broker.cli.time_formats import age, iso, local
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 _MOST = 100  # rows on a terminal
 _STATUSES = ("up", "paused", "stopped", "missing")
 _COLUMNS = (
-    Column("name", least=16),
+    Column("workstation", least=16),
     Column("status"),
     Column("last seen"),
     Column("agents", rank=1, least=12),
@@ -27,6 +27,11 @@ _COLUMNS = (
     Column("program", rank=4, least=7),
     Column("waiting", rank=3, right=True),
     Column("running", rank=3, right=True),
+)
+_GROUP_COLUMNS = (
+    Column("group", least=16),
+    Column("workstations", right=True),
+    Column("automatic"),
 )
 
 
@@ -77,11 +82,11 @@ def _workstations(arguments: argparse.Namespace) -> int:
 def _chosen(known: "Fleet", arguments: argparse.Namespace) -> "list[WorkstationRow]":
     rows = known.workstations(arguments.name or None, arguments.group)
     if not rows and arguments.group and arguments.group not in known.groups():
-        raise Wrong(f"--group: nobody is in {arguments.group}")
+        raise CommandError(f"--group: nobody is in {arguments.group}")
     found = {row.name for row in rows}
     if lost := [name for name in arguments.name if name not in found]:
         where = f" in {arguments.group}" if arguments.group else ""
-        raise Wrong(f"{', '.join(lost)}: no such workstation has checked in{where}")
+        raise CommandError(f"{', '.join(lost)}: no such workstation has checked in{where}")
     return [row for row in rows if arguments.status in (None, row.status(known.now))]
 
 
@@ -123,7 +128,7 @@ def _program(row: "WorkstationRow") -> str:
 
 def _row(row: "WorkstationRow", now: float) -> dict[str, Any]:
     return {
-        "name": row.name,
+        "workstation": row.name,
         "status": row.status(now),
         "first_seen": iso(row.first_seen),
         "last_seen": iso(row.seen_at),
@@ -168,20 +173,19 @@ def _groups(arguments: argparse.Namespace) -> int:
         return _members(groups, arguments.group, as_json=arguments.json)
     rows = [(group, len(groups[group]), _is_automatic(group)) for group in sorted(groups)]
     if arguments.json:
-        names = ("group", "workstations", "automatic")
+        names = [column.name for column in _GROUP_COLUMNS]
         print(json.dumps([dict(zip(names, row, strict=True)) for row in rows], indent=2))
     elif not rows:
         print("no groups")
     else:
-        cells = [[group, str(count), "automatic" if by else "-"] for group, count, by in rows]
-        columns = (Column("name", least=16), Column("workstations", right=True), Column("by"))
-        print_table(columns, cells)
+        cells = [[group, count, "yes" if automatic else ""] for group, count, automatic in rows]
+        print_table(_GROUP_COLUMNS, cells)
     return DONE
 
 
 def _members(groups: dict[str, list[str]], group: str, *, as_json: bool) -> int:
     if group not in groups:
-        raise Wrong(f"{group}: nobody is in this group")
+        raise CommandError(f"{group}: nobody is in this group")
     members = groups[group]
     if as_json:
         row = {"group": group, "automatic": _is_automatic(group), "workstations": members}

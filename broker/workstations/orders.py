@@ -4,8 +4,8 @@ import argparse
 import json
 from typing import TYPE_CHECKING
 
-from broker.cli.command_line import DONE, FAILED, Parser, Wrong
-from broker.cli.confirm import agreed, check_askable
+from broker.cli.command_line import DONE, FAILED, CommandError, Parser
+from broker.cli.confirm import confirm, require_terminal
 from broker.cli.session import history, name, with_dispatcher
 from schemas.text import listed
 
@@ -74,7 +74,7 @@ def _forget(arguments: argparse.Namespace) -> int:
 
     names = list(dict.fromkeys(arguments.workstation))
     if not arguments.yes:
-        check_askable("forget")
+        require_terminal("forget")
     with history() as engine, fleet(engine) as found:
         known = found.workstations(names)
 
@@ -90,13 +90,13 @@ def _forget(arguments: argparse.Namespace) -> int:
         if not arguments.yes:
             with_dispatcher(check)
             waiting = sum(row.waiting for row in known)
-            if not agreed(
+            if not confirm(
                 f"forget {listed(names, _SHOWN)}, and the {waiting} jobs that wait there?"
             ):
                 return FAILED
         with_dispatcher(work)
     except NotForgettable as error:
-        raise Wrong(str(error)) from error
+        raise CommandError(str(error)) from error
     if arguments.json:
         print(json.dumps({"workstations": names, "forgotten": True}))
     else:

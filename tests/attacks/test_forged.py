@@ -171,7 +171,7 @@ async def test_what_another_tells_of_a_workstation_counts_nowhere(
     assert "evil" not in admin.run("schedule", "list").stdout
     assert admin.run("show", made_up.id).returncode == 1
     listed = admin.run("workstations", "--json").stdout
-    assert {row["name"] for row in json.loads(listed)} == {HERE, VICTIM}
+    assert {row["workstation"] for row in json.loads(listed)} == {HERE, VICTIM}
     assert "lab" not in admin.run("groups").stdout
 
     with pytest.raises(UnknownJob):

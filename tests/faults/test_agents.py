@@ -152,7 +152,7 @@ def takes_nothing(ws: Workstation) -> None:
     assert sent.stdout == ""
     *trying, last = sent.stderr.splitlines()
     assert last == (
-        "pcm: the broker is out of reach: "
+        "pcm: the broker is unreachable: "
         "the broker accepts no messages: is its disk space or memory low?"
     )
     assert len(trying) <= 1

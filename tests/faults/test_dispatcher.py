@@ -153,7 +153,7 @@ async def test_a_frozen_broker_is_given_up(ws: Workstation, node: Node) -> None:
                 assert ended.returncode == 3
                 assert ended.stdout == ""
                 *trying, last = ended.stderr.splitlines()
-                assert last.startswith("pcm: the broker is out of reach: ")
+                assert last.startswith("pcm: the broker is unreachable: ")
                 assert f"127.0.0.1:{proxy.port}" in last
                 assert "no answer" in last
                 assert len(trying) <= 1

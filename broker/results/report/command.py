@@ -4,7 +4,7 @@ import argparse
 import sys
 from pathlib import Path
 
-from broker.cli.command_line import DONE, Parser, Wrong, WrongUse
+from broker.cli.command_line import DONE, CommandError, Parser, UsageError
 from broker.cli.session import name
 from broker.results.query_session import query_session
 
@@ -34,16 +34,16 @@ def add_to(commands: "argparse._SubParsersAction[Parser]") -> None:
 def _run(arguments: argparse.Namespace) -> int:
     html, csv = arguments.html, arguments.csv
     if html is None and csv is None:
-        raise WrongUse("report: give --html FILE, --csv FILE, or both")
+        raise UsageError("report: give --html FILE, --csv FILE, or both")
     files = {
         option: _writable_file(option, file)
         for option, file in (("--html", html), ("--csv", csv))
         if file is not None and (option, file) != ("--csv", "-")
     }
     if len(set(files.values())) < len(files):
-        raise WrongUse("--csv: is the file of --html; name another one")
+        raise UsageError("--csv: is the file of --html; name another one")
     if csv == "-" and arguments.json:
-        raise WrongUse("--json: not with --csv -; name a file for the CSV")
+        raise UsageError("--json: not with --csv -; name a file for the CSV")
 
     from broker.results.report.content import read_report
     from broker.results.report.csv_table import report_csv
@@ -54,7 +54,7 @@ def _run(arguments: argparse.Namespace) -> int:
     try:
         write_report(content, html=files.get("--html"), csv=files.get("--csv"))
     except OSError as error:
-        raise Wrong(f"{error.filename}: {error.strerror}") from error
+        raise CommandError(f"{error.filename}: {error.strerror}") from error
     if csv == "-":
         sys.stdout.buffer.write(report_csv(content).encode())
     _print_files(content.job.id, files, as_json=arguments.json)
@@ -65,18 +65,18 @@ def _writable_file(option: str, text: str) -> Path:
     """Return the file to write.
 
     Raises:
-        WrongUse: it cannot be written.
+        UsageError: it cannot be written.
     """
     try:
         file = Path(text).resolve()
         if text in {"", "-"} or file.is_dir():
-            raise WrongUse(f"{option}: {text!r}: name a file")
+            raise UsageError(f"{option}: {text!r}: name a file")
         if file.exists() and not file.is_file():
-            raise WrongUse(f"{option}: {text}: is no regular file")
+            raise UsageError(f"{option}: {text}: is no regular file")
         if not file.parent.is_dir():
-            raise WrongUse(f"{option}: {text}: there is no folder {file.parent}")
+            raise UsageError(f"{option}: {text}: there is no folder {file.parent}")
     except OSError as error:
-        raise WrongUse(f"{option}: {text}: {error.strerror}") from error
+        raise UsageError(f"{option}: {text}: {error.strerror}") from error
     return file
 
 

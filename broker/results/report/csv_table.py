@@ -8,7 +8,7 @@ from broker.cli.time_formats import iso
 from broker.history.queries import Pair
 from broker.results.report.content import ReportContent
 
-_COLUMNS = (
+COLUMNS = (
     "workstation", "state", "at", "agent", "exit_code", "signal", "duration", "restart_required",
     "until", "reason", "line",
 )  # fmt: skip
@@ -19,7 +19,7 @@ def report_csv(content: ReportContent) -> str:
     """Format a job's results as CSV with a row for each workstation; times are in UTC."""
     file = io.StringIO(newline="")
     writer = csv.writer(file)
-    writer.writerow(_COLUMNS)
+    writer.writerow(COLUMNS)
     for pair in content.pairs:
         writer.writerow(map(_cell, _values(pair)))
     return file.getvalue()
@@ -27,7 +27,7 @@ def report_csv(content: ReportContent) -> str:
 
 def _values(pair: Pair) -> list[object]:
     times = {"at": iso(pair.at), "until": iso(pair.until)}
-    return [times.get(column, getattr(pair, column)) for column in _COLUMNS]
+    return [times.get(column, getattr(pair, column)) for column in COLUMNS]
 
 
 def _cell(value: object) -> str:

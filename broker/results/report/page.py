@@ -86,11 +86,11 @@ def _tiles(content: ReportContent) -> str:
 def _share_bar(content: ReportContent) -> str:
     """Return the shares of the groups of states, in one bar."""
     total = max(content.job.counts.total(), 1)
-    parts, left = [], 0.0
+    parts, x = [], 0.0
     for group, count in content.groups.items():
         width = 1000 * count / total
-        parts.append(f'<rect class="{group}" x="{left:.2f}" width="{width:.2f}" height="10"/>')
-        left += width
+        parts.append(f'<rect class="{group}" x="{x:.2f}" width="{width:.2f}" height="10"/>')
+        x += width
     return (
         '<div class="bar"><svg viewBox="0 0 1000 10" preserveAspectRatio="none"'
         f' aria-hidden="true">{"".join(parts)}</svg></div>'

@@ -21,10 +21,10 @@ def explain_started(c: Circumstances, pair: Pair) -> Explanation:
     row = c.agent(pair.agent)
     if row is not None and not c.is_connected(pair.agent) and row.at >= started:
         return _agent_gone(c, pair, row.at)
-    if (found := c.cancellation) is not None:
+    if (cancellation := c.cancellation) is not None:
         return Explanation(
-            f"{why}; it was cancelled by {found.by} at {c.at(found.at)}{because(found.reason)},"
-            " and still runs",
+            f"{why}; it was cancelled by {cancellation.by} at {c.at(cancellation.at)}"
+            f"{because(cancellation.reason)}, and still runs",
             f"{agent} ends it: it asks the command to stop, and kills it if it does not; then the"
             " job is cancelled",
         )

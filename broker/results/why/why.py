@@ -188,8 +188,9 @@ def _ended_in_queue(c: Circumstances, pair: Pair) -> Explanation:
 
 
 def _cancellation_text(c: Circumstances) -> str:
-    found = c.cancellation
-    return "" if found is None else f"by {found.by} at {c.at(found.at)}{because(found.reason)}"
+    if (cancellation := c.cancellation) is None:
+        return ""
+    return f"by {cancellation.by} at {c.at(cancellation.at)}{because(cancellation.reason)}"
 
 
 def _declined(c: Circumstances, pair: Pair) -> Explanation:

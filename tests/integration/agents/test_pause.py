@@ -55,7 +55,7 @@ async def test_a_paused_workstation_starts_nothing_and_goes_on_in_order(
     assert said == "true: is accepted; this workstation is paused, and it runs when that ends\n"
 
     text = ws.run("pcm-agent", "pending").stdout
-    assert "service is paused since" in text
+    assert "service has been paused since" in text
     assert text.count(": exams\n") == 2
     rows = json.loads(ws.run("pcm-agent", "pending", "--json").stdout)
     assert {row["paused"] for row in rows} == {True}

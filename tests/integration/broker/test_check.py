@@ -154,7 +154,7 @@ def test_giving_up_is_of_all_together(ws: Workstation) -> None:
 def test_a_file_says_it_all(good: str, option: list[str]) -> None:
     done = pcm("send", "--file", good, *option)
     assert (done.returncode, len(done.stderr.splitlines())) == (2, 1)
-    assert f"{option[0]}: the file says it all" in done.stderr
+    assert f"{option[0]}: not with --file" in done.stderr
 
 
 async def test_options_of_whom_and_when_reach_the_job(

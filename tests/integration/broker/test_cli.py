@@ -109,8 +109,8 @@ def test_no_broker_is_exit_status_3_and_tells_no_password() -> None:
     done = pcm("send", "--to", "all", "--", "true")
     assert done.returncode == 3
     first, last = done.stderr.splitlines()
-    assert "trying again" in first
-    assert "the broker is out of reach: 127.0.0.1:1 as nobody: " in last
+    assert "retrying" in first
+    assert "the broker is unreachable: 127.0.0.1:1 as nobody: " in last
     assert "secret" not in done.stderr
 
 

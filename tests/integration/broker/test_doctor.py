@@ -209,7 +209,7 @@ def test_without_a_broker() -> None:
         [BIN / "pcm", "doctor"], env=environment, capture_output=True, text=True, check=False
     )
     assert done.returncode == 3
-    assert done.stderr.startswith("pcm: the broker is out of reach")
+    assert done.stderr.startswith("pcm: the broker is unreachable")
     assert done.stderr.count("\n") == 1
 
 

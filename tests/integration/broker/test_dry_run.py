@@ -40,11 +40,11 @@ async def test_it_tells_whom_a_job_would_reach_and_sends_nothing(admin: Admin) -
     told = {line[:16].strip(): line[16:] for line in done.stdout.splitlines()}
     assert done.stdout.startswith("true: would reach 3 workstations")
     assert told["reached"] == "3: dr-1, dr-2, dr-3"
-    assert told["not known"] == "2: workstation:dr-new, group:dr-empty"
+    assert told["unknown targets"] == "2: workstation:dr-new, group:dr-empty"
     assert "no queue is bound for one of these, pcm send sends nothing" in done.stdout
     assert told["routing keys"].startswith("4: foreground.optional.group.dr, ")
-    assert (told["offered"], told["expires"]) == ("at once", "never")
-    assert told["mandatory"] == "never: it is optional"
+    assert (told["offer at"], told["expires at"]) == ("immediately", "never")
+    assert told["mandatory at"] == "never: it is optional"
     assert done.stdout.endswith("nothing was sent\n")
     assert await depth(admin, "dr-1") == 0
 
@@ -100,7 +100,7 @@ async def test_it_tells_when(admin: Admin) -> None:
     await admin.tell([check_in("dw-1")])
     words = ["--to", "workstation:dw-1", "--mandatory-at", "2031-05-01T02:00 local", "--", "x"]
     text = admin.run("send", "--dry-run", *words).stdout
-    assert "mandatory       2031-05-01 02:00:00 on each workstation's own clock\n" in text
+    assert "mandatory at    2031-05-01 02:00:00 on each workstation's clock\n" in text
     assert plan(admin, *words)["times"] == {
         "offer_at": None,
         "mandatory_at": {"local": "2031-05-01T02:00:00"},
@@ -108,7 +108,7 @@ async def test_it_tells_when(admin: Admin) -> None:
     }
     words[2:4] = ["--expires-at", "2031-05-01T02:00+02:00"]
     text = admin.run("send", "--dry-run", *words).stdout
-    assert "expires         2031-05-01 05:30:00 IST\n" in text
+    assert "expires at      2031-05-01 05:30:00 IST\n" in text
 
 
 async def test_nobody_reached_is_exit_status_1(admin: Admin) -> None:
@@ -122,7 +122,7 @@ async def test_of_very_many_fifty_are_named(admin: Admin) -> None:
     text = admin.run("send", "--dry-run", "--to", "group:dm", "--", "true").stdout
     assert "reached         60: dm-00, " in text
     assert text.count("dm-") == 50
-    assert " and 10 more; --json names them all" in text
+    assert " and 10 more; --json lists all" in text
     found = plan(admin, "--to", "group:dm", "--", "true")
     assert found["reached"] == [f"dm-{number:02}" for number in range(60)]
 

@@ -165,7 +165,10 @@ async def test_one_that_is_gone_keeps_no_other_from_it(node: Broker, admin: Admi
         await report(to, job, states)
         gone = await asyncio.to_thread(admin.pcm, "rerun", job.id)
         assert (gone.returncode, gone.stdout) == (1, "")
-        assert "bound to rerun-gone, rerun-here; nothing was sent" in gone.stderr
+        assert (
+            "bound to workstation:rerun-gone, workstation:rerun-here; nothing was sent"
+            in gone.stderr
+        )
         async with listening(node, "#.workstation.rerun-here") as found:
             done = await asyncio.to_thread(admin.pcm, "rerun", job.id)
             assert (done.returncode, done.stderr) == (

@@ -65,7 +65,7 @@ def test_a_rollout_in_two_waves(three: Fleet, admin: Administrator, ran: Path) -
     assert lines[-1] == "wave 2 of 2; finished; 3 succeeded"
     assert runs(ran) == once(three)
     shown = admin.rollout(rollout_id[:-1])
-    assert (shown["state"], shown["sent_to"], shown["states"]) == ("finished", 3, {"succeeded": 3})
+    assert (shown["state"], shown["sent_to"], shown["counts"]) == ("finished", 3, {"succeeded": 3})
     assert [len(wave["workstations"]) for wave in shown["plan"]] == [1, 2]
     first, second = (datetime.fromisoformat(wave["begun_at"]) for wave in shown["plan"])
     assert second - first >= timedelta(seconds=1)
@@ -187,9 +187,9 @@ def test_failures_stop_it_in_the_middle_of_a_wave(
     done = admin.pcm(*words)
     assert (done.returncode, "stopped: failures: 1 of 2" in done.stdout) == (1, True), done
     rollout_id = done.stdout.splitlines()[0]
-    assert admin.rollout(rollout_id)["states"] == {"failed": 1, "started": 1}
+    assert admin.rollout(rollout_id)["counts"] == {"failed": 1, "started": 1}
     go.touch()
-    shown = admin.until(rollout_id, lambda shown: shown["states"].get("succeeded"))
+    shown = admin.until(rollout_id, lambda shown: shown["counts"].get("succeeded"))
     assert (shown["state"], shown["sent_to"]) == ("stopped", 2)
     assert admin.pcm("rollout", "abort", rollout_id).returncode == 0
 
@@ -200,8 +200,8 @@ def test_who_does_not_end_in_time_has_failed(three: Fleet, admin: Administrator,
     rollout_id = done.stdout.splitlines()[0]
     aborted = admin.pcm("rollout", "abort", rollout_id, "--reason", "too slow")
     assert (aborted.returncode, aborted.stderr) == (0, "")
-    shown = admin.until(rollout_id, lambda shown: "cancelled" in shown["states"])
-    assert (shown["state"], shown["states"]) == ("aborted", {"cancelled": 1})
+    shown = admin.until(rollout_id, lambda shown: "cancelled" in shown["counts"])
+    assert (shown["state"], shown["counts"]) == ("aborted", {"cancelled": 1})
     assert shown["reason"].endswith(": too slow")
     again = admin.pcm("rollout", "resume", rollout_id)
     assert (again.returncode, "aborted" in again.stderr) == (1, True)
@@ -220,7 +220,7 @@ def test_paused_by_somebody_else_and_resumed(
     out, _ = driver.communicate(timeout=LIMIT)
     assert (driver.returncode, ": lunch" in out) == (1, True)
     go.touch()
-    shown = admin.until(rollout_id, lambda shown: shown["states"] == {"succeeded": 1})
+    shown = admin.until(rollout_id, lambda shown: shown["counts"] == {"succeeded": 1})
     assert (shown["state"], sum(runs(ran).values())) == ("paused", 1)
     assert admin.pcm("rollout", "resume", rollout_id).returncode == 0
     assert runs(ran) == once(three)
@@ -235,9 +235,9 @@ def test_aborted_after_the_job_expired(three: Fleet, admin: Administrator, ran: 
     )
     rollout_id = done.stdout.splitlines()[0]
     shown = admin.rollout(rollout_id)
-    assert (shown["state"], shown["states"]) == ("running", {"started": 1})
+    assert (shown["state"], shown["counts"]) == ("running", {"started": 1})
     assert admin.pcm("rollout", "abort", rollout_id, "--reason", "x" * 1000).returncode == 0
-    admin.until(rollout_id, lambda shown: shown["states"] == {"cancelled": 1})
+    admin.until(rollout_id, lambda shown: shown["counts"] == {"cancelled": 1})
 
 
 @pytest.mark.full
@@ -261,7 +261,7 @@ def test_aborted_by_somebody_else(three: Fleet, admin: Administrator, ran: Path)
     assert admin.pcm("rollout", "abort", rollout_id).returncode == 0
     out, _ = driver.communicate(timeout=LIMIT)
     assert (driver.returncode, "aborted" in out) == (1, True)
-    admin.until(rollout_id, lambda shown: shown["states"] == {"cancelled": 1})
+    admin.until(rollout_id, lambda shown: shown["counts"] == {"cancelled": 1})
     assert sum(runs(ran).values()) == 1
 
 

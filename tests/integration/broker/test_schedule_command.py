@@ -86,7 +86,7 @@ def pcm(node: Broker, tmp_path: Path) -> Any:
         (["next", "--count", "0"], "--count"),
         (["next", "--count", "x"], "--count"),
         (["show"], "NAME"),
-        (["list", "--", "true"], "takes no command"),
+        (["list", "--", "true"], "accepts no command"),
         (["frobnicate"], "frobnicate"),
         ([], "add|list|show|next|remove|run"),
     ],
@@ -111,7 +111,7 @@ def test_a_job_does_not_repeat_by_itself() -> None:
 def test_without_a_broker_nothing_is_added(tmp_path: Path) -> None:
     done = Administrator(NOWHERE, tmp_path).add()
     assert (done.returncode, done.stdout) == (3, "")
-    assert "the broker is out of reach" in done.stderr
+    assert "the broker is unreachable" in done.stderr
     assert "secret" not in done.stderr
 
 
@@ -124,14 +124,14 @@ def test_a_schedule_from_its_addition_to_its_removal(pcm: Administrator) -> None
     text = pcm("show", pcm.name).stdout
     for told in (
         "0 2 * * 0: At 02:00 on Sunday",
-        "mandatory        0s after",
-        "expires          20h",
+        "mandatory after  0s after",
+        "expires after    20h",
     ):
         assert told in text
     shown = pcm.json("show", pcm.name)
     assert shown["next"][0]["job"] == row["next"]["job"]
     assert Schedule.read(
-        json.dumps({key: shown[key] for key in shown if key not in {"words", "sent", "next"}})
+        json.dumps({key: shown[key] for key in shown if key not in {"description", "sent", "next"}})
     )
     removed = pcm("remove", pcm.name)
     assert (removed.returncode, removed.stdout) == (0, f"{pcm.name}: removed\n")

@@ -115,7 +115,7 @@ async def test_a_job_is_saved_approved_and_sent_as_it_was_signed(
 @pytest.mark.parametrize(
     ("content", "said"),
     [
-        ("no json", "is no job that pcm send --save wrote"),
+        ("no json", "is no job saved by pcm send --save"),
         ('{"kind": "signed_job"}', "text: Field required"),
         ('{"kind": "signed_job", "text": "{}"}', "command: Field required"),
         (None, "No such file"),

@@ -49,7 +49,7 @@ def shown(told: Told, size: tuple[int, int], *words: str) -> list[str]:
     assert terminal.end() == 0, terminal.screen.shown
     # What is told of one thing alone may take more lines; a row of a table may not.
     long = [line for line in terminal.screen.shown if len(line) > columns]
-    assert all(line.startswith(("name ", "command ", "for ", "pcm: ")) for line in long), long
+    assert all(line.startswith(("name ", "command ", "targets ", "pcm: ")) for line in long), long
     return terminal.screen.shown
 
 
@@ -57,13 +57,13 @@ def shown(told: Told, size: tuple[int, int], *words: str) -> list[str]:
 async def test_jobs_are_a_line_each(told: Told, size: tuple[int, int]) -> None:
     job = await told_of(told)
     head, line = shown(told, size, "jobs", "--text", told.prefix)
-    assert head.split()[:2] == ["ID", "NAME"]
+    assert head.split()[:2] == ["JOB", "NAME"]
     assert line.startswith(job.id)
     assert re.search(r"\d+ min", line)
-    assert "1 succeeded (1 to" in line
+    assert "1 succeeded (1 r" in line
     assert "…" in line
     piped = told.pcm("jobs", "--text", told.prefix).stdout
-    assert "1 succeeded (1 to be restarted), 1 failed" in piped
+    assert "1 succeeded (1 restart required), 1 failed" in piped
     assert "a-long-login-name@administration.example" in piped
     assert re.search(r" UTC, \d+ min ", piped)
 
@@ -75,8 +75,8 @@ async def test_a_job_s_workstations_are_a_line_each(told: Told, size: tuple[int,
     pairs = found[next(at for at, line in enumerate(found) if line.startswith("WORKSTATION")) :]
     assert len(pairs) == 3
     assert "the file system" in pairs[1]
-    assert "succeeded, restart needed" in pairs[2]
-    assert any(line.split() == ["to", "restart", "1"] for line in found)
+    assert "succeeded, restart required" in pairs[2]
+    assert any(line.split() == ["restart", "required", "1"] for line in found)
 
 
 @pytest.mark.parametrize("size", SIZES)
@@ -126,7 +126,7 @@ async def test_the_jobs_of_one_workstation_with_their_state_there(told: Told) ->
             told.pcm("jobs", "--workstation", told.name(word), "--json", *words).stdout
         )
         assert {row["workstation"] for row in rows} <= {told.name(word)}
-        return {row["id"]: row["state"] for row in rows}
+        return {row["job"]: row["state"] for row in rows}
 
     assert listed("a") == {both.id: "failed"}
     assert listed("b") == {both.id: "succeeded", other.id: "queued"}
@@ -134,7 +134,7 @@ async def test_the_jobs_of_one_workstation_with_their_state_there(told: Told) ->
     assert listed("b", "--state", "ended") == {both.id: "succeeded"}
     assert listed("c") == {}
     head, line = told.pcm("jobs", "--workstation", told.name("a")).stdout.splitlines()
-    assert (head.split()[:2], line.split()[:2]) == (["ID", "STATE"], [both.id, "failed"])
+    assert (head.split()[:2], line.split()[:2]) == (["JOB", "STATE"], [both.id, "failed"])
     unknown = told.pcm("jobs", "--workstation", "nobody-is-called-so")
     assert (unknown.returncode, unknown.stdout) == (1, "")
     assert unknown.stderr == (
@@ -170,7 +170,7 @@ async def test_watching_tells_each_thing_once_and_that_there_is_more(
     *told, summary = done.stdout.splitlines()
     failed, succeeded, other = sorted(told)
     assert failed.split()[1:] == ["failed", "service", "exit", "3", "1.00s", "oops", "..."]
-    assert succeeded.endswith("exit 3010  1.00s  restart needed  hello")
+    assert succeeded.endswith("exit 3010  1.00s  restart required  hello")
     assert {line.index(" service ") for line in told} == {31}
     assert other.endswith("runs on windows")
-    assert summary.endswith("1 succeeded (1 to be restarted), 1 failed, 1 not applicable")
+    assert summary.endswith("1 succeeded (1 restart required), 1 failed, 1 not applicable")

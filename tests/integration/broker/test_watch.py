@@ -49,7 +49,7 @@ async def test_a_thousand_workstations_are_a_few_lines(admin: Admin) -> None:
     terminal = admin.on_terminal("watch", job.id, settle="3s")
     terminal.until(lambda text: "0 % of 1000" in text)
     await admin.tell(begun(job, members[:900]))
-    terminal.until(lambda text: "900 started, 100 not received" in text)
+    terminal.until(lambda text: "900 started, 100 queued" in text)
     text = terminal.until(lambda text: "runs on wk-" in text)
     assert " and 895 more" in text
     await admin.tell(
@@ -57,7 +57,7 @@ async def test_a_thousand_workstations_are_a_few_lines(admin: Admin) -> None:
         for number, name in enumerate(members[:450])
     )
     text = terminal.until(lambda text: "failed on 90, in 2 ways" in text and "45 % of" in text)
-    assert "360 succeeded, 90 failed, 450 started, 100 not received" in text
+    assert "360 succeeded, 90 failed, 450 started, 100 queued" in text
     await admin.tell(ended(job, name) for name in members[450:900])
     assert terminal.end() == 1
     lines = terminal.screen.shown
@@ -68,10 +68,10 @@ async def test_a_thousand_workstations_are_a_few_lines(admin: Admin) -> None:
     ]
     assert lines[2].split()[:6] == ["60", "failed", "exit", "1", "no", "disk"]
     assert lines[3].split()[:6] == ["30", "failed", "exit", "1", "no", "net"]
-    assert lines[4] == f"{job.id}: 810 succeeded, 90 failed, 100 not received"
+    assert lines[4] == f"{job.id}: 810 succeeded, 90 failed, 100 queued"
     told = " ".join(lines[5:])
     assert "wk-0900" in told
-    assert " and 90 more; it waits for them" in told
+    assert " and 90 more;" in told
     assert f"pcm show {job.id}" in told
     assert terminal.written < 100_000
 
@@ -129,9 +129,9 @@ async def test_elsewhere_it_is_a_line_a_report(admin: Admin) -> None:
     *lines, summary, missing, later = done.stdout.splitlines()
     assert len(lines) == 3 * 38
     assert sum(line.split()[1:] == ["succeeded", "service", "exit", "0", "1.00s"] for line in lines)
-    assert summary == f"{job.id}: 38 succeeded, 2 not received"
-    assert missing.startswith("not received, as far as is known: wt-0038, wt-0039; ")
-    assert later == f"pcm show {job.id} tells later what came of it"
+    assert summary == f"{job.id}: 38 succeeded, 2 queued"
+    assert missing == "still queued for wt-0038, wt-0039;"
+    assert later == f"pcm show {job.id} shows the results later"
 
 
 async def test_json_is_a_line_a_report_and_nothing_else(admin: Admin) -> None:
@@ -154,7 +154,9 @@ async def test_ctrl_c_ends_the_watching_and_says_so(admin: Admin) -> None:
     terminal.until(lambda text: "runs on wc-1" in text)
     terminal.interrupt()
     assert terminal.end() == 130
-    assert terminal.screen.shown == [f"pcm: the job goes on; pcm watch {job.id} follows it again"]
+    assert terminal.screen.shown == [
+        f"pcm: the job goes on; to follow it again: pcm watch {job.id}"
+    ]
     piped = admin.start("watch", job.id, "--json")
     assert piped.stdout is not None
     assert json.loads(piped.stdout.readline())["state"] == "received"
@@ -188,6 +190,6 @@ async def test_a_job_that_names_all_needs_no_history(admin: Admin) -> None:
     job = Job(command=Command(argv=("x",)), targets=(workstation("wa-1"), workstation("wa-2")))
     await admin.tell([job, ended(job, "wa-1")])
     done = admin.run("watch", job.id, "--give-up-after", "5s")
-    summary = f"{job.id}: 1 succeeded, 1 not received"
+    summary = f"{job.id}: 1 succeeded, 1 queued"
     assert done.stdout.splitlines()[1:3] == ["gave up waiting for wa-2", summary]
     assert not admin.has_asked

@@ -34,7 +34,7 @@ async def test_pcm_why_answers_from_the_history(told: Told) -> None:
     done = told.pcm("why", job.id[:20], told.name("a"))
     assert (done.returncode, done.stderr) == (0, "")
     why, following = done.stdout.splitlines()
-    assert "waits for its mandatory time" in why
+    assert "its mandatory time is" in why
     assert following == "The service agent starts it then."
     found = json.loads(told.pcm("why", job.id, told.name("a"), "--json").stdout)
     assert found["state"] == "received"
@@ -69,10 +69,10 @@ async def test_pcm_why_names_the_minute_that_the_user_s_agent_keeps(
     found = json.loads(ws.run("pcm", "why", job.id, ws.name, "--json").stdout)
     assert found["state"] == "offered"
     assert datetime.fromisoformat(found["next_at"]).timestamp() == pytest.approx(deadline, abs=1e-5)
-    assert found["why"].endswith(", who has not decided, and it counts down.")
+    assert found["why"].endswith(", who has not decided, and its countdown runs.")
     minute = datetime.fromtimestamp(deadline, UTC).strftime("%Y-%m-%d %H:%M UTC")
     assert found["next"].startswith(f"At {minute} (in ")
-    assert found["next"].endswith(" it runs, whatever ada does.")
+    assert found["next"].endswith(" it runs, with or without ada's consent.")
 
 
 async def test_pcm_why_names_the_minute_of_the_service_s_take_over(

@@ -72,7 +72,7 @@ async def test_workstations_are_listed_as_they_checked_in(admin: Admin) -> None:
     await admin.tell([check_in("wl-user", agent="interactive-ada")])
     await admin.tell([job, withdrawn])
     names = ("wl-up", "wl-paused", "wl-off", "wl-gone", "wl-user")
-    found = {row["name"]: row for row in rows(admin, "workstations", *names)}
+    found = {row["workstation"]: row for row in rows(admin, "workstations", *names)}
     assert {name: found[name]["status"] for name in names} == dict(
         zip(names, ("up", "paused", "stopped", "missing", "missing"), strict=True)
     )
@@ -81,12 +81,15 @@ async def test_workstations_are_listed_as_they_checked_in(admin: Admin) -> None:
     assert (up["groups"], up["arch"], up["release"]) == (["os-linux", "wl"], "x86_64", "debian-12")
     await admin.tell([report(job, "wl-up", State.STARTED)])
     (row,) = rows(admin, "workstations", "--group", "wl")
-    assert (row["name"], row["waiting"], row["running"]) == ("wl-up", 0, 1)
-    assert [row["name"] for row in rows(admin, "workstations", *names, "--status", "paused")] == [
-        "wl-paused"
-    ]
+    assert (row["workstation"], row["waiting"], row["running"]) == ("wl-up", 0, 1)
+    paused = rows(admin, "workstations", *names, "--status", "paused")
+    assert (
+        [row["workstation"] for row in paused]
+        == [row["workstation"] for row in rows(admin, "workstations", *names, "--status", "paused")]
+        == ["wl-paused"]
+    )
     head, line = admin.run("workstations", "wl-up").stdout.splitlines()
-    columns = "NAME STATUS LAST SEEN AGENTS GROUPS PLATFORM PROGRAM WAITING RUNNING"
+    columns = "WORKSTATION STATUS LAST SEEN AGENTS GROUPS PLATFORM PROGRAM WAITING RUNNING"
     assert " ".join(head.split()) == columns
     assert (
         "service, ada, bob (stopped)  wl      linux/x86_64/debian-12  1.2.3          0        1"
@@ -124,7 +127,7 @@ async def test_a_terminal_shows_a_hundred_workstations_and_a_pipe_all(admin: Adm
 async def test_groups_are_counted_and_the_automatic_ones_marked(admin: Admin) -> None:
     await admin.tell([check_in("wg-1", "wg-lab", "os-linux"), check_in("wg-2", "wg-lab")])
     lines = admin.run("groups").stdout.splitlines()
-    assert lines[0].split() == ["NAME", "WORKSTATIONS", "BY"]
+    assert lines[0].split() == ["GROUP", "WORKSTATIONS", "AUTOMATIC"]
     assert ["wg-lab", "2", "-"] in [line.split() for line in lines]
     found = {row["group"]: row for row in rows(admin, "groups")}
     assert found["wg-lab"] == {"group": "wg-lab", "workstations": 2, "automatic": False}
@@ -221,7 +224,7 @@ async def test_where_one_agent_is_up_or_one_name_unknown_none_is_forgotten(admin
             up = admin.run("forget", "wu-1", "wu-2", "--yes")
         assert (up.returncode, len(up.stderr.splitlines())) == (1, 1)
         assert up.stderr.startswith("pcm: wu-2: an agent is up")
-        assert "stop its agent first" in up.stderr
+        assert "stop it first" in up.stderr
     assert len(await queues(admin, "pcm.service.wu-1", "pcm.interactive.wu-1.ada")) == 2
     assert len(rows(admin, "workstations", "wu-1", "wu-2")) == 2
 

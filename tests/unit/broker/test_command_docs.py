@@ -50,7 +50,7 @@ def test_what_the_documents_show_is_no_wrong_use(
     if words[-1] in _NEVER_ENDS:
         words = [*words, "--help"]
     if words[0] in ("forget", "approve", "revoke"):
-        words = [*words, "--yes"]  # there is no terminal to ask back on
+        words = [*words, "--yes"]  # there is no terminal to confirm on
     (tmp_path / "jobs.yaml").write_text(_JOBS)
     job = Job(command=Command(argv=("df",)), targets=(everyone,))
     write_signed(tmp_path / "job.json", SignedJob(text=job.body().decode()), new=True)

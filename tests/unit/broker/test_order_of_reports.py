@@ -125,7 +125,7 @@ def test_all_views_agree_in_any_order_however_the_stream_is_cut_and_with_any_clo
             now = [one.state for one in progress.workstations.values()]
             assert sorted((+progress.counts).elements()) == sorted(now)
             assert tally.failed == sum(each.final and each not in HARMLESS for each in now)
-            assert len(tally.running) == now.count(State.STARTED)
+            assert len(tally.started) == now.count(State.STARTED)
 
     try:
         check()
@@ -174,7 +174,7 @@ def test_watch_says_started_as_the_history_does_whatever_the_clock(clock: int) -
     for order in (told, told[::-1]):
         progress, tally = watched(order)
         assert progress.workstations["ws-1"].state is State.STARTED
-        assert list(tally.running) == ["ws-1"]
+        assert list(tally.started) == ["ws-1"]
 
 
 def test_one_user_who_declines_does_not_end_the_waiting_while_another_is_asked() -> None:
@@ -197,4 +197,4 @@ def test_a_second_end_takes_the_place_of_the_first_in_what_watch_counts() -> Non
     ran = report(State.SUCCEEDED)
     assert progress.add(ran)
     tally.add(ran)
-    assert (tally.failed, tally.failures, str(tally)) == (0, {}, "1 succeeded, 1 not received")
+    assert (tally.failed, tally.failures, str(tally)) == (0, {}, "1 succeeded, 1 queued")

@@ -14,11 +14,11 @@ def test_where_one_cannot_be_written_none_is(tmp_path: Path) -> None:
     code = """
 import resource, signal, sys
 from pathlib import Path
-from broker.results.report.files import write_whole
+from broker.results.report.files import write_atomically
 signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
 resource.setrlimit(resource.RLIMIT_FSIZE, (1000, 1000))
 try:
-    write_whole({Path("small"): b"x" * 900, Path("large"): b"x" * 1100})
+    write_atomically({Path("small"): b"x" * 900, Path("large"): b"x" * 1100})
 except OSError as error:
     print(error.filename, error.strerror)
 """

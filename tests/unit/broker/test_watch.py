@@ -76,5 +76,5 @@ def test_a_report_of_less_than_is_known_changes_no_count() -> None:
     for one in (report(job, "w", State.RECEIVED), final, late, final):
         if progress.add(one):
             tally.add(one)
-    assert (tally.running, tally.failed, tally.ended) == ({}, 1, 1)
+    assert (tally.started, tally.failed, tally.ended) == ({}, 1, 1)
     assert +progress.counts == {State.FAILED: 1}

@@ -142,13 +142,13 @@ CASES: dict[str, tuple[Circumstances, str, str, timedelta | None]] = {
     ),
     "left out": (
         known(None, UP, targets=("all",), excluded=("group:lab",)),
-        "the job is not for ws: group:lab is left out of it",
+        "the job is not for ws: group:lab is excluded",
         "does not reach ws",
         None,
     ),
     "came later": (
         known(None, UP, targets=("all",)),
-        "sent to all at 2026-11-23 02:00 UTC (10 h ago), when ws was not known there",
+        "sent to all at 2026-11-23 02:00 UTC (10 h ago), before ws was known",
         "does not reach ws",
         None,
     ),
@@ -161,7 +161,7 @@ CASES: dict[str, tuple[Circumstances, str, str, timedelta | None]] = {
     "never checked in": (
         known(pair("unreachable", None), station_=None, expires_at=HOUR),
         "ws has never checked in",
-        "waits in it, and begins once the service agent runs, at the latest at 2026-11-23 13:00",
+        "the job is queued there, and begins once the service agent runs, at the latest at 2026-11-23 13:00",
         HOUR,
     ),
     "forgotten": (
@@ -178,20 +178,20 @@ CASES: dict[str, tuple[Circumstances, str, str, timedelta | None]] = {
             station_=None,
         ),
         "it cannot reach ws: bob had the workstation forgotten, at 2026-11-23 11:50 UTC (10 min ago)",
-        "unless it comes back: its agents had taken the job in",
+        "unless it comes back: its agents had received the job",
         None,
     ),
     # In the queue
     "queued, the agent up": (
         known(pair("queued", None), UP, **BACKGROUND),
-        "the service agent is up, but has not told of its receipt",
+        "the service agent is up, but has not reported it as received",
         "within moments",
         None,
     ),
     "queued, the agent missing": (
         known(pair("queued", None), agent(status="missing"), **BACKGROUND, expires_at=2 * HOUR),
         "has been missing since 2026-11-23 11:00 UTC (1 h ago)",
-        ("taken in when the agent is back, and starts then, unless it has expired by then, at"
+        ("received when the agent is back, and starts then, unless it has expired by then, at"
         " 2026-11-23 14:00 UTC (in 2 h)"),
         2 * HOUR,
     ),
@@ -203,8 +203,8 @@ CASES: dict[str, tuple[Circumstances, str, str, timedelta | None]] = {
     ),
     "queued, a user's": (
         known(pair("queued", None), agent(status="stopped")),
-        "waits in the broker's queue",
-        "is offered to whoever is logged on",
+        "is queued",
+        "is offered to the users who are logged on",
         None,
     ),
     "queued, no agent ever": (
@@ -215,32 +215,32 @@ CASES: dict[str, tuple[Circumstances, str, str, timedelta | None]] = {
     ),
     "expired in the queue": (
         known(pair("expired", None), agent(status="missing"), expires_at=-HOUR),
-        "it expired at 2026-11-23 11:00 UTC (1 h ago), before ws took it in",
+        "it expired at 2026-11-23 11:00 UTC (1 h ago), before ws received it",
         "never starts",
         None,
     ),
     "cancelled in the queue": (
         known(pair("cancelled", None), UP, cancelled=[cancellation()]),
-        "cancelled by bob@hq at 2026-11-23 11:00 UTC (1 h ago): not today, before ws took it in",
+        "cancelled by bob@hq at 2026-11-23 11:00 UTC (1 h ago): not today, before ws received it",
         "never starts",
         None,
     ),
     "cancelled in the queue here alone": (
         known(pair("queued", None), UP, cancelled=[cancellation("other"), cancellation("ws")]),
-        "has not told yet that it knows",
+        "which ws has not reported yet",
         "does not start",
         None,
     ),
     # The service's
-    "waits for its offer time": (
+    "its offer time is": (
         known(pair("received"), UP, **BACKGROUND, offer_at=2 * HOUR + 5 * MINUTE),
-        "waits for its offer time, 2026-11-23 14:05 UTC (in 2 h 5 min)",
+        "its offer time is 2026-11-23 14:05 UTC (in 2 h 5 min)",
         "the service agent starts it then.",
         2 * HOUR + 5 * MINUTE,
     ),
     "waits for its mandatory time": (
         known(pair("received"), UP, **BACKGROUND, mandatory_at=HOUR, expires_at=2 * HOUR),
-        "waits for its mandatory time, 2026-11-23 13:00 UTC (in 1 h)",
+        "its mandatory time is 2026-11-23 13:00 UTC (in 1 h)",
         "the service agent starts it then.",
         HOUR,
     ),
@@ -253,7 +253,7 @@ CASES: dict[str, tuple[Circumstances, str, str, timedelta | None]] = {
     "waits, and the agent is paused": (
         known(pair("received"), agent(status="paused"), **BACKGROUND, mandatory_at=HOUR),
         "; the service agent is paused",
-        "or when it is told to go on",
+        "or when it is resumed",
         HOUR,
     ),
     "waits for a clock on the wall": (
@@ -261,7 +261,7 @@ CASES: dict[str, tuple[Circumstances, str, str, timedelta | None]] = {
             pair("received"), UP, **BACKGROUND,
             mandatory_at=WallClock(local=datetime(2026, 11, 24, 2, 0)),  # noqa: DTZ001
         ),
-        "waits for its mandatory time, 2026-11-24 02:00 on its own clock",
+        "its mandatory time is 2026-11-24 02:00 on its own clock",
         "starts it then",
         timedelta(hours=26),
     ),
@@ -270,20 +270,20 @@ CASES: dict[str, tuple[Circumstances, str, str, timedelta | None]] = {
             pair("received"), agent(windows="Sun 02:00-06:00"), **BACKGROUND,
             mandatory_at=HOUR, respects_windows=True,
         ),
-        "waits for its mandatory time, 2026-11-23 13:00 UTC (in 1 h)",
+        "its mandatory time is 2026-11-23 13:00 UTC (in 1 h)",
         "starts it after that, in its next maintenance window (Sun 02:00-06:00).",
         None,
     ),
     "due, in turn": (
         known(pair("received"), UP, **BACKGROUND),
-        "due since 2026-11-23 11:50 UTC (10 min ago); the service agent runs 2 commands, and 3 wait",
-        "as soon as there is room",
+        "due since 2026-11-23 11:50 UTC (10 min ago); the service agent has 2 running and 3 waiting jobs",
+        "as soon as the agent has capacity",
         None,
     ),
     "due, and paused": (
         known(pair("received"), agent(status="paused"), **BACKGROUND),
         "but the service agent is paused",
-        "when the agent is told to go on",
+        "when the agent is resumed",
         None,
     ),
     "due, and missing": (
@@ -295,62 +295,62 @@ CASES: dict[str, tuple[Circumstances, str, str, timedelta | None]] = {
     "due, and keeps to windows": (
         known(pair("received"), agent(windows="sun 02:00-06:00"), **BACKGROUND,
               respects_windows=True),
-        "waits for a maintenance window (sun 02:00-06:00) that its time limit of 1 h fits into",
+        "needs a maintenance window (sun 02:00-06:00) for its timeout of 1 h",
         "in the next such window",
         None,
     ),
     "keeps to windows, of which there are none": (
         known(pair("received"), UP, **BACKGROUND, respects_windows=True),
-        "it is due since",
-        "as soon as there is room",
+        "it has been due since",
+        "as soon as the agent has capacity",
         None,
     ),
     "expired, and not told": (
         known(pair("received"), agent(status="missing"), **BACKGROUND, expires_at=-MINUTE),
-        "it expired at 2026-11-23 11:59 UTC (1 min ago), which ws has not told yet",
+        "it expired at 2026-11-23 11:59 UTC (1 min ago), which ws has not reported yet",
         "never starts",
         None,
     ),
     "cancelled, and not told": (
         known(pair("received"), agent(status="missing"), cancelled=[cancellation()]),
-        "cancelled by bob@hq at 2026-11-23 11:00 UTC (1 h ago): not today, and ws has not told yet",
+        "cancelled by bob@hq at 2026-11-23 11:00 UTC (1 h ago): not today, which ws has not reported yet",
         "it does not start",
         None,
     ),
     # Users'
     "offer time not come": (
         known(pair("received"), UP, USER, offer_at=HOUR),
-        "waits for its offer time",
-        "offered then to whoever is logged on",
+        "its offer time is",
+        "offered then to the users who are logged on",
         HOUR,
     ),
     "about to be offered": (
         known(pair("received"), UP, USER),
-        "ada's agent is up, and has not told that it is offered",
+        "ada's agent is up, but has not reported an offer",
         "it is offered to ada within moments",
         None,
     ),
     "about to be offered, and paused": (
         known(pair("received"), UP, agent(ADA, "paused")),
-        "ada's agent is paused, and has not told that it is offered",
+        "ada's agent is paused, but has not reported an offer",
         "it is offered to ada within moments",
         None,
     ),
     "optional, nobody logged on": (
         known(pair("received"), UP, expires_at=HOUR),
-        "nobody is known to be logged on",
+        "no user is known to be logged on",
         "offered when a user logs on; at 2026-11-23 13:00 UTC (in 1 h) the service agent reports it",
         HOUR,
     ),
     "needs a user, nobody logged on": (
         known(pair("received"), UP, mandatory_at=-HOUR, user_input_required=True),
-        "nobody is known to be logged on there, and it needs a user's input",
+        "no user is known to be logged on, and it needs a user's input",
         "offered at the next logon",
         None,
     ),
     "mandatory, nobody logged on": (
         known(pair("received"), UP, mandatory_at=HOUR),
-        "nobody is known to be logged on",
+        "no user is known to be logged on",
         ("the service agent takes over at 2026-11-23 13:00 UTC (in 1 h), or a minute later, unless a"
         " user logs on"),
         HOUR + MINUTE,
@@ -360,14 +360,14 @@ CASES: dict[str, tuple[Circumstances, str, str, timedelta | None]] = {
             pair("received"), agent(windows="Sun 02:00-06:00"), mandatory_at=HOUR,
             respects_windows=True,
         ),
-        "nobody is known to be logged on",
+        "no user is known to be logged on",
         "or a minute later, in its next maintenance window (Sun 02:00-06:00), unless a user",
         None,
     ),
     "take-over due": (
         known(pair("received"), UP, mandatory_at=-HOUR),
-        "nobody is known to be logged on",
-        "takes over as soon as it has room",
+        "no user is known to be logged on",
+        "takes over as soon as it has capacity",
         None,
     ),
     "take-over, received late": (
@@ -375,7 +375,7 @@ CASES: dict[str, tuple[Circumstances, str, str, timedelta | None]] = {
             pair("received"), UP, mandatory_at=-HOUR,
             events=[event(State.RECEIVED, -timedelta(seconds=30))],
         ),
-        "nobody is known to be logged on",
+        "no user is known to be logged on",
         "takes over at 2026-11-23 12:00 UTC (in 30 s)",
         timedelta(seconds=30),
     ),
@@ -388,18 +388,18 @@ CASES: dict[str, tuple[Circumstances, str, str, timedelta | None]] = {
     "offered": (
         known(pair("offered", agent=ADA), UP, USER, expires_at=HOUR),
         "it was offered to ada at 2026-11-23 11:50 UTC (10 min ago), who has not decided",
-        "runs only if ada says so, unless it has expired by then, at 2026-11-23 13:00 UTC (in 1 h)",
+        "runs only if ada runs it, unless it has expired by then, at 2026-11-23 13:00 UTC (in 1 h)",
         HOUR,
     ),
     "offered, mandatory": (
         known(pair("offered", agent=ADA), UP, USER, mandatory_at=HOUR),
         "who has not decided",
-        "ada may run or postpone it; at 2026-11-23 13:00 UTC (in 1 h) it runs, whatever ada does",
+        "ada may run or postpone it; at 2026-11-23 13:00 UTC (in 1 h) it runs, with or without ada's consent",
         HOUR,
     ),
     "counts down": (
         known(pair("offered", agent=ADA), UP, USER, mandatory_at=3 * MINUTE),
-        "who has not decided, and it counts down",
+        "who has not decided, and its countdown runs",
         "at 2026-11-23 12:03 UTC (in 3 min) it runs",
         3 * MINUTE,
     ),
@@ -408,7 +408,7 @@ CASES: dict[str, tuple[Circumstances, str, str, timedelta | None]] = {
             pair("offered", -MINUTE, agent=ADA), UP, USER, mandatory_at=-HOUR,
             events=[event(State.OFFERED, -MINUTE, ADA)],
         ),
-        "and it counts down",
+        "and its countdown runs",
         "at 2026-11-23 12:04 UTC (in 4 min) it runs",
         4 * MINUTE,
     ),
@@ -419,7 +419,7 @@ CASES: dict[str, tuple[Circumstances, str, str, timedelta | None]] = {
         ),
         "who has not decided",
         ("it runs after 2026-11-23 13:00 UTC (in 1 h), in its next maintenance window"
-        " (Sun 02:00-06:00), whatever ada does"),
+        " (Sun 02:00-06:00), with or without ada's consent"),
         None,
     ),
     "accepted, and keeps to windows": (
@@ -427,8 +427,8 @@ CASES: dict[str, tuple[Circumstances, str, str, timedelta | None]] = {
             pair("accepted", agent=ADA), UP, agent(ADA, windows="Sun 02:00-06:00"),
             respects_windows=True,
         ),
-        "ada wanted it to run",
-        "as soon as there is room for it, in its next maintenance window (Sun 02:00-06:00)",
+        "ada accepted it",
+        "as soon as it has capacity, in its next maintenance window (Sun 02:00-06:00)",
         None,
     ),
     "countdown over": (
@@ -446,13 +446,13 @@ CASES: dict[str, tuple[Circumstances, str, str, timedelta | None]] = {
     "offered, and paused": (
         known(pair("offered", agent=ADA), UP, agent(ADA, "paused"), mandatory_at=HOUR),
         "but ada's agent is paused",
-        "nothing until it is told to go on",
+        "nothing until it is resumed",
         None,
     ),
     "postponed": (
         known(pair("postponed", agent=ADA, until=seconds(HOUR)), UP, USER),
         "ada postponed it until 2026-11-23 13:00 UTC (in 1 h)",
-        "offered again then; it runs only if ada says so",
+        "offered again then; it runs only if ada runs it",
         HOUR,
     ),
     "postponed, mandatory": (
@@ -460,13 +460,13 @@ CASES: dict[str, tuple[Circumstances, str, str, timedelta | None]] = {
             pair("postponed", agent=ADA, until=seconds(HOUR)), UP, USER, mandatory_at=2 * HOUR
         ),
         "ada postponed it until",
-        "offered again then, and at 2026-11-23 14:00 UTC (in 2 h) it runs, whatever ada does",
+        "offered again then, and at 2026-11-23 14:00 UTC (in 2 h) it runs, with or without ada's consent",
         HOUR,
     ),
     "accepted": (
         known(pair("accepted", agent=ADA), UP, USER),
-        "ada wanted it to run at 2026-11-23 11:50",
-        "ada's agent starts it as soon as there is room",
+        "ada accepted it at 2026-11-23 11:50",
+        "ada's agent starts it as soon as it has capacity",
         None,
     ),
     "accepted, and logged off": (
@@ -499,8 +499,8 @@ CASES: dict[str, tuple[Circumstances, str, str, timedelta | None]] = {
             pair("offered", -MINUTE, agent=ADA), UP, agent(ADA, countdown=1800.0),
             mandatory_at=-HOUR, events=[event(State.OFFERED, -MINUTE, ADA)],
         ),
-        "who has not decided, and it counts down",
-        "at 2026-11-23 12:29 UTC (in 29 min) it runs, whatever ada does.",
+        "who has not decided, and its countdown runs",
+        "at 2026-11-23 12:29 UTC (in 29 min) it runs, with or without ada's consent.",
         29 * MINUTE,
     ),
     "shown again, since the clock was set back": (
@@ -508,7 +508,7 @@ CASES: dict[str, tuple[Circumstances, str, str, timedelta | None]] = {
             pair("offered", -MINUTE, agent=ADA), UP, USER, mandatory_at=-HOUR,
             events=[event(State.OFFERED, 20 * HOUR, ADA), event(State.OFFERED, -MINUTE, ADA)],
         ),
-        "and it counts down",
+        "and its countdown runs",
         "at 2026-11-23 12:04 UTC (in 4 min) it runs",
         4 * MINUTE,
     ),
@@ -517,7 +517,7 @@ CASES: dict[str, tuple[Circumstances, str, str, timedelta | None]] = {
             pair("offered", 2 * MINUTE, agent=ADA), UP, USER, mandatory_at=-HOUR,
             events=[event(State.OFFERED, 2 * MINUTE, ADA)],
         ),
-        "and it counts down",
+        "and its countdown runs",
         "at 2026-11-23 12:07 UTC (in 7 min) it runs",
         7 * MINUTE,
     ),
@@ -526,15 +526,15 @@ CASES: dict[str, tuple[Circumstances, str, str, timedelta | None]] = {
             pair("offered", -MINUTE, agent=ADA), UP, agent(ADA, countdown=None),
             mandatory_at=-HOUR,
         ),
-        "who has not decided, and it counts down",
-        "it runs within its countdown, whatever ada does.",
+        "who has not decided, and its countdown runs",
+        "it runs within its countdown, with or without ada's consent.",
         None,
     ),
     "mandatory later, the countdown not known": (
         known(pair("offered", agent=ADA), UP, agent(ADA, countdown=None), mandatory_at=HOUR),
         "who has not decided",
         ("it runs at 2026-11-23 13:00 UTC (in 1 h) or after its countdown, whichever is later,"
-        " whatever ada does."),
+        " with or without ada's consent."),
         None,
     ),
     "postponed, the countdown not known": (
@@ -569,30 +569,30 @@ CASES: dict[str, tuple[Circumstances, str, str, timedelta | None]] = {
             expires_at=2 * HOUR,
         ),
         "but ada's agent is paused",
-        "nothing until it is told to go on, unless it has expired by then",
+        "nothing until it is resumed, unless it has expired by then",
         2 * HOUR,
     ),
     "offered to one who accepts all": (
         known(pair("offered", agent=ADA), UP, agent(ADA, accept_offers=True)),
         "it was offered to ada",
-        "ada's agent starts it as soon as there is room for it.",
+        "ada's agent starts it as soon as it has capacity.",
         None,
     ),
     "take-over after a grace period of its own": (
         known(pair("received"), agent(takeover_grace=600.0), mandatory_at=HOUR),
-        "nobody is known to be logged on",
+        "no user is known to be logged on",
         "takes over at 2026-11-23 13:00 UTC (in 1 h), or 10 min later, unless a user logs on",
         HOUR + 10 * MINUTE,
     ),
     "take-over at once": (
         known(pair("received"), agent(takeover_grace=0.0), mandatory_at=HOUR),
-        "nobody is known to be logged on",
+        "no user is known to be logged on",
         "takes over at 2026-11-23 13:00 UTC (in 1 h), unless a user logs on",
         HOUR,
     ),
     "take-over, the grace period not known": (
         known(pair("received"), agent(takeover_grace=None), mandatory_at=HOUR),
-        "nobody is known to be logged on",
+        "no user is known to be logged on",
         "takes over at 2026-11-23 13:00 UTC (in 1 h), or its grace period later, unless a user",
         None,
     ),
@@ -601,7 +601,7 @@ CASES: dict[str, tuple[Circumstances, str, str, timedelta | None]] = {
             pair("received"), agent(takeover_grace=600.0), mandatory_at=HOUR,
             expires_at=HOUR + MINUTE,
         ),
-        "nobody is known to be logged on",
+        "no user is known to be logged on",
         "it expires at 2026-11-23 13:01 UTC (in 1 h 1 min), before it may start.",
         HOUR + MINUTE,
     ),
@@ -610,7 +610,7 @@ CASES: dict[str, tuple[Circumstances, str, str, timedelta | None]] = {
             pair("received"), agent(windows="Sun 02:00-06:00", zone="Europe/Berlin"), **BACKGROUND,
             mandatory_at=HOUR, respects_windows=True,
         ),
-        "waits for its mandatory time, 2026-11-23 13:00 UTC (in 1 h)",
+        "its mandatory time is 2026-11-23 13:00 UTC (in 1 h)",
         ("starts it after that, in its next maintenance window (Sun 02:00-06:00), at"
         " 2026-11-29 01:00 UTC (in 5 days)"),
         timedelta(days=5, hours=13),
@@ -620,7 +620,7 @@ CASES: dict[str, tuple[Circumstances, str, str, timedelta | None]] = {
             pair("received"), agent(windows="Mon 16:00-18:00", zone="Europe/Berlin"), **BACKGROUND,
             respects_windows=True,
         ),
-        "waits for a maintenance window (Mon 16:00-18:00) that its time limit of 1 h fits into",
+        "needs a maintenance window (Mon 16:00-18:00) for its timeout of 1 h",
         "starts it in the next such window, at 2026-11-23 15:00 UTC (in 3 h).",
         3 * HOUR,
     ),
@@ -629,8 +629,8 @@ CASES: dict[str, tuple[Circumstances, str, str, timedelta | None]] = {
             pair("received"), agent(windows="Mon 12:00-18:00", zone="Europe/Berlin"), **BACKGROUND,
             respects_windows=True,
         ),
-        "it is due since 2026-11-23 11:50 UTC (10 min ago); the service agent runs 2 commands",
-        "as soon as there is room for it",
+        "it has been due since 2026-11-23 11:50 UTC (10 min ago); the service agent has 2 running",
+        "as soon as the agent has capacity",
         None,
     ),
     "expires before its window": (
@@ -638,7 +638,7 @@ CASES: dict[str, tuple[Circumstances, str, str, timedelta | None]] = {
             pair("received"), agent(windows="Mon 16:00-18:00", zone="Europe/Berlin"), **BACKGROUND,
             respects_windows=True, expires_at=HOUR,
         ),
-        "waits for a maintenance window",
+        "needs a maintenance window",
         "it expires at 2026-11-23 13:00 UTC (in 1 h), before it may start.",
         HOUR,
     ),
@@ -650,7 +650,7 @@ CASES: dict[str, tuple[Circumstances, str, str, timedelta | None]] = {
         ),
         "who has not decided",
         ("it runs after 2026-11-23 13:00 UTC (in 1 h), in its next maintenance window"
-        " (Sun 02:00-06:00), at 2026-11-29 01:00 UTC (in 5 days), whatever ada does"),
+        " (Sun 02:00-06:00), at 2026-11-29 01:00 UTC (in 5 days), with or without ada's consent"),
         timedelta(days=5, hours=13),
     ),
     "waits for its clock on the wall": (
@@ -658,21 +658,21 @@ CASES: dict[str, tuple[Circumstances, str, str, timedelta | None]] = {
             pair("received"), agent(zone="Europe/Berlin"), **BACKGROUND,
             mandatory_at=WallClock(local=datetime(2026, 11, 24, 2, 0)),  # noqa: DTZ001
         ),
-        "waits for its mandatory time, 2026-11-24 02:00 on its own clock",
+        "its mandatory time is 2026-11-24 02:00 on its own clock",
         "starts it then",
         timedelta(hours=13),
     ),
     "queued, and for another platform": (
         known(pair("queued", None), agent(status="missing"), **BACKGROUND, platforms=["windows"]),
-        "it cannot run on ws: runs on windows; this is linux/x86_64, which ws has not told yet",
+        "it cannot run on ws: runs on windows; this is linux/x86_64, which ws has not reported yet",
         "its agents report it as not applicable",
         None,
     ),
     # Runs
     "runs": (
         known(pair("started"), UP, timeout=HOUR),
-        "the service agent runs it since 2026-11-23 11:50 UTC (10 min ago)",
-        "or is ended at 2026-11-23 12:50 UTC (in 50 min), when its time limit is over",
+        "the service agent has been running it since 2026-11-23 11:50 UTC (10 min ago)",
+        "or at its timeout at 2026-11-23 12:50 UTC (in 50 min)",
         50 * MINUTE,
     ),
     "runs again": (
@@ -683,8 +683,8 @@ CASES: dict[str, tuple[Circumstances, str, str, timedelta | None]] = {
     ),
     "runs too long": (
         known(pair("started"), UP, timeout=MINUTE),
-        "runs it since",
-        "its time limit was over at 2026-11-23 11:51 UTC (9 min ago)",
+        "has been running it since",
+        "its timeout was at 2026-11-23 11:51 UTC (9 min ago)",
         None,
     ),
     "cancelled, and still runs": (
@@ -717,7 +717,7 @@ CASES: dict[str, tuple[Circumstances, str, str, timedelta | None]] = {
             events=[event(State.STARTED)],
         ),
         "whether it still runs is not known",
-        "starts it again when it is back, which would be start 2 of 5 at most",
+        "starts it again when it is back, as start 2 of 5 at most",
         None,
     ),
     # Over
@@ -725,7 +725,7 @@ CASES: dict[str, tuple[Circumstances, str, str, timedelta | None]] = {
         known(pair("succeeded", exit_code=0, duration=125.0), UP),
         ("the service agent ran it: it succeeded at 2026-11-23 11:50 UTC (10 min ago) with exit code 0"
         " after 2 min 5 s"),
-        "it is over",
+        "it has ended there",
         None,
     ),
     "succeeded, by a user": (
@@ -735,13 +735,13 @@ CASES: dict[str, tuple[Circumstances, str, str, timedelta | None]] = {
         ),
         ("ada's agent ran it: it succeeded at 2026-11-23 11:50 UTC (10 min ago) with exit code 0 in"
         " under a second"),
-        "it is over",
+        "it has ended there",
         None,
     ),
     "succeeded, restart required": (
         known(pair("succeeded", exit_code=3010, duration=1.0, restart_required=True), UP),
         "with exit code 3010",
-        "ws has to be restarted",
+        "ws must be restarted",
         None,
     ),
     "failed": (
@@ -750,7 +750,7 @@ CASES: dict[str, tuple[Circumstances, str, str, timedelta | None]] = {
             events=[event(State.STARTED)],
         ),
         "it failed at 2026-11-23 11:50 UTC (10 min ago) with exit code 7 after 1 s: no disk",
-        "not tried again",
+        "not retried",
         None,
     ),
     "failed, by a signal": (
@@ -759,19 +759,19 @@ CASES: dict[str, tuple[Circumstances, str, str, timedelta | None]] = {
             events=[event(State.STARTED)],
         ),
         "by signal 9 after 1 s, ended by SIGKILL",
-        "not tried again",
+        "not retried",
         None,
     ),
     "could not be started": (
         known(pair("failed", reason="no such program: x"), UP),
         "the service agent could not start it at 2026-11-23 11:50 UTC (10 min ago): no such program: x",
-        "not tried again",
+        "not retried",
         None,
     ),
     "timed out": (
         known(pair("timed_out", duration=60.0), UP, timeout=MINUTE),
-        "ended it at 2026-11-23 11:50 UTC (10 min ago): its time limit of 1 min was over",
-        "not tried again",
+        "ended it at 2026-11-23 11:50 UTC (10 min ago), at its timeout of 1 min",
+        "not retried",
         None,
     ),
     "interrupted": (
@@ -781,44 +781,44 @@ CASES: dict[str, tuple[Circumstances, str, str, timedelta | None]] = {
         ),
         ("interrupted at 2026-11-23 11:50 UTC (10 min ago): the agent ended while it ran; it was"
         " started 5 times"),
-        "not tried again",
+        "not retried",
         None,
     ),
     "cancelled before its start": (
         known(pair("cancelled", reason="not today."), UP, cancelled=[cancellation()]),
         "by bob@hq at 2026-11-23 11:00 UTC (1 h ago): not today; it never started there, at",
-        "it is over",
+        "it has ended there",
         None,
     ),
     "cancelled while it ran": (
         known(pair("cancelled", duration=3.0), UP, cancelled=[cancellation()]),
         "the service agent ended it, at",
-        "it is over",
+        "it has ended there",
         None,
     ),
     "superseded": (
         known(pair("cancelled", reason="superseded by job-2"), UP),
         ("it was cancelled; it never started there, at 2026-11-23 11:50 UTC (10 min ago): superseded by"
         " job-2"),
-        "it is over",
+        "it has ended there",
         None,
     ),
     "expired": (
         known(pair("expired", reason="nobody ran it in time"), UP, expires_at=-HOUR),
         "it expired at 2026-11-23 11:00 UTC (1 h ago): nobody ran it in time",
-        "it is over",
+        "it has ended there",
         None,
     ),
     "not applicable": (
         known(pair("not_applicable", reason="runs on windows; this is linux"), UP),
         "cannot run on ws: runs on windows; this is linux",
-        "it is over",
+        "it has ended there",
         None,
     ),
     "refused": (
         known(pair("refused", reason="argv: is missing"), UP),
         "the service agent refused it at 2026-11-23 11:50 UTC (10 min ago): argv: is missing",
-        "it is over",
+        "it has ended there",
         None,
     ),
 }  # fmt: skip
