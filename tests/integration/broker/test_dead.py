@@ -197,7 +197,7 @@ async def test_what_cannot_be_sent_again_stays_and_others_go_on(
     assert "it expired at" in told[ids[late.id]]
     assert "it is a notice, not an order" in told[ids["the ledger was damaged: x"]]
     assert "no queue is bound" in told[ids["lost"]]
-    assert "does not tell where" in told[ids["of nowhere"]]
+    assert "original routing key is unknown" in told[ids["of nowhere"]]
     assert {row["id"] for row in rows(ws, 4)} == set(ids.values())
     assert ws.run("pcm", "dead", "drop", *ids.values()).returncode == 0
     assert rows(ws, 0) == []
@@ -303,7 +303,7 @@ async def test_dropping_all_asks_back(own_node: Node, tmp_path: Path) -> None:
         for answer, status, left in (("\n", 1, 2), ("y\n", 0, 1)):
             assert len(rows(ws, 2)) == 2
             terminal = OnTerminal(words, ws.environment)
-            terminal.until(lambda text: "drop 2 letters for good? [y/N]" in text)
+            terminal.until(lambda text: "drop 2 letters? [y/N]" in text)
             if status == 0:  # what comes while the user thinks was not asked about
                 await put(channel, b"2", reason="x", workstation=ws.name)
             terminal.type(answer)
@@ -382,7 +382,7 @@ async def test_very_many_letters_are_listed_and_dropped(own_node: Node, tmp_path
         async with DeadLetters.open(settings, keep_content=lambda _: True) as letters:
             (last,) = letters
             assert (last.id, last.size) == (kept[0].id, len(last.body or b""))
-            with pytest.raises(NotRequeued, match="does not tell where"):
+            with pytest.raises(NotRequeued, match="original routing key is unknown"):
                 await letters.requeue(last)
             await letters.drop(last)
 
