@@ -55,8 +55,8 @@ def _cancellable_id(arguments: argparse.Namespace) -> str:
     Raises:
         CommandError: it has ended, or is not for one of the workstations, by the history.
     """
+    from broker.history.cancellable import NotCancellable, check_cancellable
     from broker.history.queries import UnknownId, accounts
-    from broker.jobs.cancellable import NotCancellable, check_cancellable
 
     job: str = arguments.job
     with optional_history() as engine:
