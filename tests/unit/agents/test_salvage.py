@@ -153,13 +153,13 @@ def test_a_file_that_is_in_use_or_in_the_way_is_no_damage(tmp_path: Path) -> Non
 async def test_a_damage_that_shows_itself_later_ends_the_agent_with_one_line(
     tmp_path: Path,
 ) -> None:
-    """Nothing is tried again and again: the next start mends it."""
+    """Nothing is tried again and again: the next start repairs it."""
     path = tmp_path / "ledger.db"
     fill(path)
     book = ledger.Ledger(path)
     book._database.execute("PRAGMA cache_size = 1")  # noqa: SLF001 - so that it is read again
     overwrite(path, 4096, b"\xff" * (path.stat().st_size - 4096))
-    with pytest.raises(StateError, match=r"malformed; the next start sets it aside"):
+    with pytest.raises(StateError, match=r"malformed; the next start sets the file aside"):
         await book.commit(lambda transaction: transaction.accept(make_job(JOBS), 1.0))
     book.close()
     with closing(open_ledger(path)) as database:
