@@ -121,7 +121,7 @@ def _above_of_another(state: Path) -> str:
 
 def _above_open(state: Path) -> str:
     state.parent.chmod(0o777)
-    return f"{state.parent}: has mode 0777: others could swap what is in it"
+    return f"{state.parent}: has mode 0777: others could replace its files"
 
 
 @pytest.mark.parametrize(
