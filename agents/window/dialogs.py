@@ -181,12 +181,12 @@ class TimeDialog(OfferDialog[float]):
         """Remove the choices that are no longer possible."""
         super().changed(offer, now)
         options = self._options()
-        choices = self.query(OptionList).first()
-        if [(o.id, o.prompt) for o in options] != [(o.id, o.prompt) for o in choices.options]:
-            current = choices.highlighted_option
-            choices.set_options(options)
-            ids = [option.id for option in options]
-            choices.highlighted = ids.index(current.id) if current and current.id in ids else None
+        for choices in self.query(OptionList).results(OptionList):  # none while the dialog closes
+            if [(o.id, o.prompt) for o in options] != [(o.id, o.prompt) for o in choices.options]:
+                chosen = choices.highlighted_option
+                choices.set_options(options)
+                ids = [option.id for option in options]
+                choices.highlighted = ids.index(chosen.id) if chosen and chosen.id in ids else None
 
     def on_option_list_option_selected(self, event: OptionList.OptionSelected) -> None:
         """Return the chosen time."""

@@ -297,7 +297,7 @@ def test_the_examples_work(ws: Workstation, name: str) -> None:
     expected = {
         "inventory": f"{ws.name} ",
         "cleanup": "at ",
-        "ask_users": f"{ws.name}: ada has run it",
+        "ask_users": f"{ws.name}: ada ran it successfully",
     }[name]
     assert expected in done.stdout
 

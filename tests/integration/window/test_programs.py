@@ -47,9 +47,9 @@ async def test_closing_the_window_asks_before_it_stops_what_runs(
     await dispatcher.dispatch(job)
     await asyncio.to_thread(window.until_written, "Long")
     window.type("r")
-    await asyncio.to_thread(window.until_written, "runs; at most")
+    await asyncio.to_thread(window.until_written, "running, limit")
     window.type("q")
-    await asyncio.to_thread(window.until_written, "What runs is stopped")
+    await asyncio.to_thread(window.until_written, "Running commands are stopped")
     window.type("\r")
     assert await asyncio.to_thread(window.end) == 0
     assert final(await follow(dispatcher, job)).state is State.INTERRUPTED
