@@ -121,8 +121,8 @@ def topic_rows(snapshot: BrokerSnapshot) -> Iterator[Finding]:
                 yield Finding(
                     Severity.UNSAFE,
                     "topic-rows",
-                    f"{login.name} can {' and '.join(allowed)} {exchange} without a topic permission"
-                    f" there: {consequence}",
+                    f"{login.name} can {' and '.join(allowed)} {exchange} without a topic"
+                    f" permission there: {consequence}",
                     f"rabbitmqctl set_topic_permissions -p {snapshot.virtual_host} {login.name}"
                     f" {exchange} WRITE READ, as narrow as possible",
                 )
@@ -162,7 +162,7 @@ def names(snapshot: BrokerSnapshot) -> Iterator[Finding]:
                 "names",
                 f"{login.name}: its name has special characters of regular expressions, and is"
                 " inserted into a pattern by {username}",
-                "write the name into the pattern with \\ before these characters, or rename the user",
+                "write the name into the pattern, with \\ before these characters, or rename it",
             )
 
 

@@ -38,8 +38,8 @@ def keys(snapshot: BrokerSnapshot) -> Iterator[Finding]:
         yield Finding(
             Severity.UNSAFE,
             "unsigned",
-            "without PCM_TRUSTED_KEYS, this machine's agents accept unsigned orders from every login"
-            " that can publish jobs",
+            "without PCM_TRUSTED_KEYS, this machine's agents accept unsigned orders from every"
+            " login that can publish jobs",
             "pcm keygen, and PCM_TRUSTED_KEYS=FOLDER for the agents",
         )
 

@@ -97,8 +97,8 @@ def encryption(snapshot: BrokerSnapshot) -> Iterator[Finding]:
         yield Finding(
             Severity.UNSAFE,
             "encryption",
-            f"PCM_MANAGEMENT_URL: the connection to {managed.url.host} is not encrypted, and carries"
-            " an administrator's password",
+            f"PCM_MANAGEMENT_URL: the connection to {managed.url.host} is not encrypted, and"
+            " carries an administrator's password",
             "use https:// (management.ssl in its configuration)",
         )
     plain = {
