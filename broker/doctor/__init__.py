@@ -1,4 +1,4 @@
-"""Says what of a live broker and of this machine is unsafe, or will break.
+"""Check a broker and this machine for what is unsafe or will fail.
 
-`gather` looks, once; each check judges what was found, and changes nothing.
+`gather` collects the data once; each check judges it. Nothing is changed.
 """

@@ -1,8 +1,8 @@
-"""All checks, and what they find."""
+"""All checks, and their findings."""
 
 from collections.abc import Callable, Iterable
 
-from broker.doctor import here, logins, server
+from broker.doctor import logins, machine, server
 from broker.doctor import topology as layout
 from broker.doctor.finding import Finding, Severity
 from broker.doctor.gather import DoctorSettings, gather
@@ -36,12 +36,12 @@ CHECKS: tuple[Check, ...] = (
     layout.background,
     layout.bindings,
     layout.dead_letter_exchanges,
-    layout.letters,
+    layout.dead_letters,
     layout.abandoned,
-    here.folders,
-    here.keys,
-    here.settings,
-    server.unseen,
+    machine.folders,
+    machine.keys,
+    machine.settings,
+    server.unchecked,
 )
 
 
@@ -59,7 +59,7 @@ def diagnose(settings: DoctorSettings | None = None) -> list[Finding]:
 
 
 def examine(snapshot: BrokerSnapshot) -> list[Finding]:
-    """Return all that is wrong, the worst first."""
+    """Return the findings of all checks, the worst first."""
     order = list(Severity)
-    found = (finding for check in CHECKS for finding in check(snapshot))
-    return sorted(found, key=lambda finding: order.index(finding.severity))
+    findings = (finding for check in CHECKS for finding in check(snapshot))
+    return sorted(findings, key=lambda finding: order.index(finding.severity))

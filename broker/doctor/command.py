@@ -1,4 +1,4 @@
-"""`pcm doctor`: what of the broker and of this machine is unsafe, or will break."""
+"""`pcm doctor`: check the broker and this machine."""
 
 import argparse
 import json
@@ -19,12 +19,13 @@ def add_to(commands: "argparse._SubParsersAction[Parser]") -> None:
     """Add the command to a program's commands."""
     doctor = commands.add_parser(
         "doctor",
-        help="what is unsafe, or will break",
-        description="Looks at the live broker and at this machine, changes nothing, and says what"
-        " is unsafe, what will break, and what is worth a look; each with its remedy. Most of it"
-        " is told by RabbitMQ's management API (PCM_MANAGEMENT_URL), to a login with the tag"
-        " administrator; where it does not tell, that is said. Of an agent here it looks at"
-        " PCM_STATE_DIR and PCM_TRUSTED_KEYS. Exit status 1 says that something was found.",
+        help="check the broker and this machine",
+        description="Checks the running broker and this machine, changes nothing, and prints what"
+        " is unsafe, what will break, and hints, each with its remedy. Most checks need"
+        " RabbitMQ's management API (PCM_MANAGEMENT_URL), and a login with the tag"
+        " administrator; checks that are not possible are listed. It also checks an agent's"
+        " PCM_STATE_DIR and PCM_TRUSTED_KEYS on this machine. The exit status is 1 if there are"
+        " findings.",
     )
     doctor.add_argument("--json", action="store_true", help="print JSON")
     doctor.set_defaults(run=_doctor)
@@ -53,5 +54,5 @@ def _print(findings: "Sequence[Finding]", checks: int) -> None:
         print(f"{finding.severity.upper()}: {printable(finding.text)}")
         print(f"    {printable(finding.remedy)}")
     counts = Counter(finding.severity for finding in findings)
-    told = ", ".join(f"{severity}: {count}" for severity, count in counts.items())
-    print(f"{told or 'nothing found'} ({checks} checks)")
+    summary = ", ".join(f"{severity}: {count}" for severity, count in counts.items())
+    print(f"{summary or 'no findings'} ({checks} checks)")

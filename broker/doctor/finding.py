@@ -1,4 +1,4 @@
-"""What is wrong, how bad that is, and what to do about it."""
+"""Findings: what is wrong, how severe it is, and its remedy."""
 
 from collections.abc import Collection
 from dataclasses import dataclass
@@ -10,7 +10,7 @@ _NAMED = 5
 
 
 class Severity(StrEnum):
-    """How bad it is; the worst first."""
+    """The severity of a finding; the worst first."""
 
     UNSAFE = "unsafe"
     WILL_BREAK = "will break"
@@ -19,13 +19,13 @@ class Severity(StrEnum):
 
 @dataclass(frozen=True)
 class Finding:
-    """One thing that is wrong.
+    """The finding of a check.
 
     Attributes:
-        severity: how bad it is.
-        check: which check found it; one word, for programs.
+        severity: its severity.
+        check: the name of the check, for programs.
         text: what is wrong.
-        remedy: what ends it.
+        remedy: how to repair it.
     """
 
     severity: Severity
@@ -35,5 +35,5 @@ class Finding:
 
 
 def named(names: Collection[str]) -> str:
-    """Return some names in a sentence: the first few, and how many there are besides."""
+    """Return the first names, and the number of the others."""
     return listed(sorted(names), _NAMED)

@@ -1,4 +1,7 @@
-"""Gathers what the checks look at; changes nothing at the broker but for a queue of an instant."""
+"""Gather the data of all checks.
+
+At the broker, only two temporary queues are declared.
+"""
 
 import os
 import re
@@ -21,95 +24,99 @@ from broker.amqp.connection import CALL_LIMIT, BrokerError, Refused, blocked, co
 from broker.amqp.management import Management
 from broker.amqp.run_in_thread import run_in_thread
 from broker.amqp.timeouts import timeout
-from broker.doctor.snapshot import BrokerSnapshot, Machine, Managed, Row, Surroundings, Unseen
+from broker.doctor.snapshot import BrokerSnapshot, FileInfo, Machine, ManagementData, Row, Unchecked
 from broker.history.history import History
 from broker.history.schema import HistoryError
 from broker.history.workstations import WorkstationRow
 from broker.settings import HistorySettings, ManagementSettings
 
-_MANAGEMENT = "enable it (rabbitmq-plugins enable rabbitmq_management), and set PCM_MANAGEMENT_URL"
-_PRIVATE = re.compile(r"service|interactive-.+")
-_MOST = 10_000  # files of a folder
+_ENABLE_MANAGEMENT = (
+    "enable it (rabbitmq-plugins enable rabbitmq_management), and set PCM_MANAGEMENT_URL"
+)
+_AGENT_FOLDER = re.compile(r"service|interactive-.+")
+_MAX_FILES = 10_000  # of a folder
 
 
 class DoctorSettings(HistorySettings, ManagementSettings):
-    """What is looked at, and how it is reached."""
+    """The settings of `diagnose`."""
 
     state_dir: Path = Field(
-        default=Path("/var/lib/pcm"), description="where this machine's agents keep their state"
+        default=Path("/var/lib/pcm"), description="the state folder of this machine's agents"
     )
 
 
 def gather(settings: DoctorSettings) -> BrokerSnapshot:
-    """Look at the broker and at this machine.
+    """Gather the data of the broker and of this machine.
 
     Raises:
-        Unreachable: the broker is out of reach.
+        Unreachable: the broker is unreachable.
     """
-    unseen: list[Unseen] = []
-    managed = _managed(settings, unseen)
-    alarmed = managed is not None and any(map(has_alarm, managed.nodes))
-    told = run_in_thread(_by_amqp(settings, takes=not alarmed))
+    unchecked: list[Unchecked] = []
+    managed = _managed(settings, unchecked)
+    has_alarms = managed is not None and any(map(has_alarm, managed.nodes))
+    amqp = run_in_thread(_by_amqp(settings, can_publish=not has_alarms))
     fleet = None
-    if alarmed or told.blocked:
-        why = "the broker takes no messages"
-        unseen.append(Unseen("clocks, and what agents say of themselves", why, "make room there"))
+    if has_alarms or amqp.blocked:
+        why = "the broker accepts no messages"
+        remedy = "free disk space or memory there"
+        unchecked.append(Unchecked("clocks, and the agents' check-ins", why, remedy))
     else:
-        if told.ahead is None:
-            why = "the login may not declare a queue of its own, and let a message expire in it"
-            unseen.append(Unseen("the broker's clock", why, "look as an administrator"))
-        if not told.missing:  # or asking would declare it
-            fleet = _fleet(settings, unseen)
+        if amqp.clock_offset is None:
+            why = "the login cannot declare a queue, or a message did not expire in it"
+            remedy = "use an administrator's login"
+            unchecked.append(Unchecked("the broker's clock", why, remedy))
+        if not amqp.missing:  # the history would declare the topology
+            fleet = _fleet(settings, unchecked)
     return BrokerSnapshot(
         now=time.time(),
         urls=[URL(text) for text in settings.amqp_url],
         virtual_host=settings.virtual_host,
-        version=told.version,
-        ahead=told.ahead,
-        missing=told.missing,
-        letters=told.letters,
+        version=amqp.version,
+        clock_offset=amqp.clock_offset,
+        missing=amqp.missing,
+        dead_letters=amqp.dead_letters,
         managed=managed,
         fleet=fleet,
-        machine=look_here(settings.state_dir, settings.trusted_keys),
-        unseen=unseen,
+        machine=read_machine(settings.state_dir, settings.trusted_keys),
+        unchecked=unchecked,
     )
 
 
-# What any login sees
+# With any login
 
 
 @dataclass(frozen=True)
-class _Told:
+class _AmqpData:
     version: tuple[int, ...]
     missing: list[str]
-    letters: int | None
-    ahead: float | None
+    dead_letters: int | None
+    clock_offset: float | None
     blocked: bool
 
 
-async def _by_amqp(settings: DoctorSettings, *, takes: bool) -> _Told:
+async def _by_amqp(settings: DoctorSettings, *, can_publish: bool) -> _AmqpData:
     async with connect(settings, "pcm doctor") as connection:
-        underlay: Any = connection.transport
-        text = str(underlay.connection.server_properties.get("version", ""))
+        transport: Any = connection.transport
+        text = str(transport.connection.server_properties.get("version", ""))
         version = tuple(int(part) for part in re.findall(r"\d+", text)[:3])
-        missing, letters = await _missing(connection)
-        ahead = await _ahead(connection) if takes else None
-        return _Told(version, missing, letters, ahead, await blocked(connection))
+        missing, dead_letters = await _missing(connection)
+        clock_offset = await _clock_offset(connection) if can_publish else None
+        return _AmqpData(version, missing, dead_letters, clock_offset, await blocked(connection))
 
 
 async def _missing(connection: AbstractConnection) -> tuple[list[str], int | None]:
-    """Return what of the topology is not there, and how many dead letters wait."""
+    """Return the missing exchanges and queues of the topology, and the number of dead letters."""
     missing: list[str] = []
-    letters = None
+    dead_letters = None
     for name in (exchange.name for exchange in topology.EXCHANGES):
-        with translated(f"looking at {name}"):
+        with translated(f"checking {name}"):
             try:
                 async with timeout(CALL_LIMIT), connection.channel() as channel:
                     await channel.declare_exchange(name, passive=True)
             except ChannelNotFoundEntity:
                 missing.append(f"exchange {name}")
     for name in (queue.name for queue in topology.central_queues()):
-        with translated(f"looking at {name}"):
+        with translated(f"checking {name}"):
             try:
                 async with timeout(CALL_LIMIT), connection.channel() as channel:
                     queue = await channel.declare_queue(name, passive=True)
@@ -117,31 +124,33 @@ async def _missing(connection: AbstractConnection) -> tuple[list[str], int | Non
                 missing.append(f"queue {name}")
                 continue
         if name == topology.DEAD:
-            letters = queue.declaration_result.message_count
-    return missing, letters
+            dead_letters = queue.declaration_result.message_count
+    return missing, dead_letters
 
 
-async def _ahead(connection: AbstractConnection) -> float | None:
-    """Return how far the broker's clock is ahead: it notes when it gives a message up.
+async def _clock_offset(connection: AbstractConnection) -> float | None:
+    """Return how far the broker's clock is ahead, by the time of a message that expires.
 
-    Both queues are this connection's own, and go with it.
+    Both queues are exclusive: the broker deletes them with the connection.
     """
     try:
         async with timeout(CALL_LIMIT), connection.channel() as channel:
-            end = await channel.declare_queue(exclusive=True, arguments={"x-queue-type": "classic"})
-            begin = await channel.declare_queue(
+            expired = await channel.declare_queue(
+                exclusive=True, arguments={"x-queue-type": "classic"}
+            )
+            queue = await channel.declare_queue(
                 exclusive=True,
                 arguments={
                     "x-queue-type": "classic",
                     "x-dead-letter-exchange": "",
-                    "x-dead-letter-routing-key": end.name,
+                    "x-dead-letter-routing-key": expired.name,
                     "x-message-ttl": 0,
                 },
             )
             before = time.time()
-            await channel.default_exchange.publish(Message(b""), begin.name)
-            async with end.iterator(no_ack=True) as arriving:
-                deaths: Any = (await anext(arriving)).headers.get("x-death")
+            await channel.default_exchange.publish(Message(b""), queue.name)
+            async with expired.iterator(no_ack=True) as messages:
+                deaths: Any = (await anext(messages)).headers.get("x-death")
             stamp: float = deaths[0]["time"].timestamp()  # in whole seconds
     except (ChannelClosed, TimeoutError):
         return None
@@ -150,16 +159,16 @@ async def _ahead(connection: AbstractConnection) -> float | None:
     return stamp - before
 
 
-# What an administrator sees
+# With an administrator's login
 
 
-def _managed(settings: DoctorSettings, unseen: list[Unseen]) -> Managed | None:
+def _managed(settings: DoctorSettings, unchecked: list[Unchecked]) -> ManagementData | None:
     management, host = Management.of(settings), settings.virtual_host
     everything = "logins, permissions, queues and bindings"
     try:
         overview = management.get("overview")
-        users = _users(management, unseen)
-        return Managed(
+        users = _users(management, unchecked)
+        return ManagementData(
             url=management_url(settings),
             overview=overview,
             nodes=management.get("nodes"),
@@ -180,20 +189,20 @@ def _managed(settings: DoctorSettings, unseen: list[Unseen]) -> Managed | None:
             ),
         )
     except Refused as error:
-        remedy = "look as a login with the tag administrator (PCM_MANAGEMENT_URL)"
-        unseen.append(Unseen(everything, str(error), remedy))
+        remedy = "use a login with the tag administrator (PCM_MANAGEMENT_URL)"
+        unchecked.append(Unchecked(everything, str(error), remedy))
     except BrokerError as error:
-        unseen.append(Unseen(everything, str(error), _MANAGEMENT))
+        unchecked.append(Unchecked(everything, str(error), _ENABLE_MANAGEMENT))
     return None
 
 
 def has_alarm(node: Row) -> bool:
-    """Whether a node is so low on disk or memory that nothing can be published."""
+    """Whether a node blocks publishers, for lack of disk space or memory."""
     return node.get("disk_free_alarm") is True or node.get("mem_alarm") is True
 
 
 def management_url(settings: ManagementSettings) -> URL:
-    """Return where the management API is, without a login."""
+    """Return the URL of the management API, without a login."""
     if settings.management_url:
         return URL(settings.management_url).with_user(None)
     broker = URL(settings.amqp_url[0])
@@ -201,58 +210,58 @@ def management_url(settings: ManagementSettings) -> URL:
     return URL.build(scheme=scheme, host=broker.host or "")
 
 
-def _users(management: Management, unseen: list[Unseen]) -> list[Row] | None:
+def _users(management: Management, unchecked: list[Unchecked]) -> list[Row] | None:
     try:
-        found: list[Row] = management.get("users")
+        users: list[Row] = management.get("users")
     except Refused as error:
-        remedy = "look as a login with the tag administrator (PCM_MANAGEMENT_URL)"
-        unseen.append(Unseen("logins and their permissions", str(error), remedy))
+        remedy = "use a login with the tag administrator (PCM_MANAGEMENT_URL)"
+        unchecked.append(Unchecked("logins and their permissions", str(error), remedy))
         return None
-    return found
+    return users
 
 
 def _of(host: str, rows: Iterable[Row]) -> list[Row]:
     return [row for row in rows if row["vhost"] == host]
 
 
-def _fleet(settings: DoctorSettings, unseen: list[Unseen]) -> list[WorkstationRow] | None:
+def _fleet(settings: DoctorSettings, unchecked: list[Unchecked]) -> list[WorkstationRow] | None:
     try:
         with History.read(settings) as history:
             return history.fleet.workstations()
     except (HistoryError, BrokerError) as error:
-        unseen.append(Unseen("what agents say of themselves", str(error), "see pcm history status"))
+        unchecked.append(Unchecked("the agents' check-ins", str(error), "see pcm history status"))
         return None
 
 
-# What is on this machine
+# On this machine
 
 
-def look_here(state_dir: Path, trusted_keys: Path | None) -> Machine:
-    """Return what is on this machine; what is not there, or not for us to see, is left out."""
-    agents = [folder for folder in _inside(state_dir) if _PRIVATE.fullmatch(folder.name)]
+def read_machine(state_dir: Path, trusted_keys: Path | None) -> Machine:
+    """Return the files of this machine; leave out those that we cannot read."""
+    agents = [folder for folder in _children(state_dir) if _AGENT_FOLDER.fullmatch(folder.name)]
     return Machine(
         user=os.geteuid(),
-        shared=_places([state_dir, state_dir / "claims"]),
-        private=_places([*agents, *(file for folder in agents for file in _inside(folder))]),
-        keys=_places([trusted_keys, *_inside(trusted_keys)] if trusted_keys else []),
-        settings=_places([Path(".env")]),
+        shared=_file_infos([state_dir, state_dir / "claims"]),
+        private=_file_infos([*agents, *(file for folder in agents for file in _children(folder))]),
+        keys=_file_infos([trusted_keys, *_children(trusted_keys)] if trusted_keys else []),
+        settings=_file_infos([Path(".env")]),
     )
 
 
-def _inside(folder: Path) -> list[Path]:
+def _children(folder: Path) -> list[Path]:
     try:
-        return sorted(folder.iterdir())[:_MOST]
+        return sorted(folder.iterdir())[:_MAX_FILES]
     except OSError:
         return []
 
 
-def _places(paths: Iterable[Path]) -> list[Surroundings]:
-    found = []
+def _file_infos(paths: Iterable[Path]) -> list[FileInfo]:
+    infos = []
     for path in paths:
         with suppress(OSError):
             status = path.lstat()
-            folder = stat.S_ISDIR(status.st_mode)
+            is_folder = stat.S_ISDIR(status.st_mode)
             if not stat.S_ISLNK(status.st_mode):
                 mode = stat.S_IMODE(status.st_mode)
-                found.append(Surroundings(str(path), mode, status.st_uid, is_folder=folder))
-    return found
+                infos.append(FileInfo(str(path), mode, status.st_uid, is_folder=is_folder))
+    return infos

@@ -1,4 +1,4 @@
-"""Checks of broker users: what a login may do that it should not."""
+"""Checks of broker users: permissions that a login should not have."""
 
 import base64
 import hashlib
@@ -12,7 +12,7 @@ from broker.doctor.snapshot import BrokerSnapshot, Row
 from broker.doctor.topology import groups_of
 from broker.enrolment.rights import AgentLogin, permissions, topic_permissions
 
-_COPIES_CHECKED = (4, 0, 3)  # from then on, the keys in CC and BCC count as well
+_COPIES_CHECKED = (4, 0, 3)  # the first version that checks the keys in CC and BCC
 _SPECIAL = re.compile(r"[.^$*+?{}()|\[\]\\]")
 _ANY_JOB = "background.mandatory.all"
 _DEFAULT_EXCHANGE = "amq.default"
@@ -21,7 +21,7 @@ _TOPICS = (topology.JOBS, topology.REPORTS)
 
 @dataclass(frozen=True)
 class Login:
-    """A broker user, and what it may do in our virtual host; patterns are regular expressions."""
+    """A broker user with its permissions in our virtual host, which are regular expressions."""
 
     name: str
     tags: tuple[str, ...]
@@ -32,17 +32,17 @@ class Login:
 
     @property
     def agent(self) -> AgentLogin | None:
-        """The enrolled agent that it is, if it is one."""
+        """The enrolled agent of this login; None if it is not an agent's."""
         return AgentLogin.of_login(self.name, self.name.partition("@")[2])
 
     @property
     def is_administrator(self) -> bool:
-        """Whether it may give itself whatever it likes."""
+        """Whether it can give itself every permission."""
         return "administrator" in self.tags
 
 
 def logins(snapshot: BrokerSnapshot) -> list[Login]:
-    """Return the logins that may do something in our virtual host."""
+    """Return the logins that have permissions in our virtual host."""
     managed = snapshot.managed
     if managed is None or managed.users is None:
         return []
@@ -69,7 +69,7 @@ def _tags(user: Row) -> tuple[str, ...]:
 
 
 def allows(pattern: str, name: str) -> bool:
-    """Whether a pattern matches a name, as RabbitMQ reads it; the worst where we cannot tell."""
+    """Whether a pattern matches a name as in RabbitMQ; true if we cannot evaluate it."""
     try:
         return re.search(pattern or "^$", name) is not None
     except re.error:
@@ -77,62 +77,62 @@ def allows(pattern: str, name: str) -> bool:
 
 
 def guest(snapshot: BrokerSnapshot) -> Iterator[Finding]:
-    """Everybody knows the name and the password."""
+    """The name and the default password of guest are public."""
     users = snapshot.managed.users if snapshot.managed else None
     if users is None:
-        looks = ((url.user or "guest", url.password or "guest") for url in snapshot.urls)
-        found = ("guest", "guest") in looks
+        own = ((url.user or "guest", url.password or "guest") for url in snapshot.urls)
+        exists = ("guest", "guest") in own
     else:
-        found = any(map(_is_guest, users))
-    if not found:
+        exists = any(map(_is_guest, users))
+    if not exists:
         return
     yield Finding(
         Severity.UNSAFE,
         "guest",
-        "the user guest is there with the password that everybody knows",
-        "make an administrator of your own, then rabbitmqctl delete_user guest",
+        "the user guest exists with its default password",
+        "create your own administrator, then rabbitmqctl delete_user guest",
     )
 
 
 def _is_guest(user: Row) -> bool:
     if user["name"] != "guest" or user.get("hashing_algorithm") != "rabbit_password_hashing_sha256":
         return False
-    kept = base64.b64decode(user.get("password_hash") or "")
-    return kept[4:] == hashlib.sha256(kept[:4] + b"guest").digest()
+    salted = base64.b64decode(user.get("password_hash") or "")
+    return salted[4:] == hashlib.sha256(salted[:4] + b"guest").digest()
 
 
 def topic_rows(snapshot: BrokerSnapshot) -> Iterator[Finding]:
-    """Where an exchange has no row for a login, the login may do everything there."""
-    for login in _strangers(snapshot):
+    """Without a topic permission on an exchange, a login can use every key there."""
+    for login in _other_logins(snapshot):
         for exchange in _TOPICS:
-            may = [
+            allowed = [
                 word
                 for word, pattern in (("write", login.write), ("read", login.read))
                 if allows(pattern, exchange)
             ]
-            if may and exchange not in login.topics:
-                so = (
-                    ": it may send any job"
-                    if exchange == topology.JOBS and "write" in may
-                    else ": it may report as anybody"
-                    if "write" in may
-                    else ": it may get copies of all that is sent there"
+            if allowed and exchange not in login.topics:
+                consequence = (
+                    "it can send any job"
+                    if exchange == topology.JOBS and "write" in allowed
+                    else "it can report as any agent"
+                    if "write" in allowed
+                    else "it can receive copies of all messages there"
                 )
                 yield Finding(
                     Severity.UNSAFE,
                     "topic-rows",
-                    f"{login.name} may {' and '.join(may)} {exchange}, and has no topic permission"
-                    f" there{so}",
+                    f"{login.name} can {' and '.join(allowed)} {exchange} without a topic"
+                    f" permission there: {consequence}",
                     f"rabbitmqctl set_topic_permissions -p {snapshot.virtual_host} {login.name}"
-                    f" {exchange} WRITE READ, as narrow as can be",
+                    f" {exchange} WRITE READ, as narrow as possible",
                 )
 
 
 def copies(snapshot: BrokerSnapshot) -> Iterator[Finding]:
-    """The headers CC and BCC name further routing keys, which old versions do not look at."""
+    """Old versions do not check the routing keys in the headers CC and BCC."""
     if snapshot.version >= _COPIES_CHECKED:
         return
-    for login in _strangers(snapshot):
+    for login in _other_logins(snapshot):
         row = login.topics.get(topology.JOBS)
         if (
             row
@@ -142,9 +142,9 @@ def copies(snapshot: BrokerSnapshot) -> Iterator[Finding]:
             yield Finding(
                 Severity.UNSAFE,
                 "copies",
-                f"{login.name} may write to {topology.JOBS} under some keys: before RabbitMQ 4.0.3"
-                " it gets round that with the headers CC and BCC, and may send any job",
-                f"take its right to write there, or update RabbitMQ {snapshot.version_text}",
+                f"{login.name} can write to {topology.JOBS} with some keys: before RabbitMQ 4.0.3"
+                " it can send any job with the headers CC and BCC",
+                f"remove its permission to write there, or update RabbitMQ {snapshot.version_text}",
             )
 
 
@@ -153,58 +153,58 @@ def _allows(login: Login, pattern: str, key: str) -> bool:
 
 
 def names(snapshot: BrokerSnapshot) -> Iterator[Finding]:
-    """RabbitMQ puts a user's name into {username} as it is: a dot there is any character."""
+    """RabbitMQ does not escape a user's name in {username}: a dot matches any character."""
     for login in logins(snapshot):
         patterns = [row[word] for row in login.topics.values() for word in ("write", "read")]
         if _SPECIAL.search(login.name) and any("{username}" in pattern for pattern in patterns):
             yield Finding(
                 Severity.UNSAFE,
                 "names",
-                f"{login.name}: its name has characters that a regular expression reads as more"
-                " than themselves, and stands in a pattern by {username}",
-                "write the name into the pattern, with \\ before each of them, or rename the user",
+                f"{login.name}: its name has special characters of regular expressions, and is"
+                " inserted into a pattern by {username}",
+                "write the name into the pattern, with \\ before these characters, or rename it",
             )
 
 
 def default_exchange(snapshot: BrokerSnapshot) -> Iterator[Finding]:
-    """Whoever may write to it may put a message into any queue, by the queue's name."""
-    found = {
+    """A login that can write to it can put messages into any queue, by the queue's name."""
+    names = {
         login.name
         for login in logins(snapshot)
         if not login.is_administrator and allows(login.write, _DEFAULT_EXCHANGE)
     }
-    if found:
+    if names:
         yield Finding(
             Severity.UNSAFE,
             "default-exchange",
-            f"may write to the default exchange, and so into any queue: {named(found)}",
-            "let the pattern of what they may write not match amq.default",
+            f"can write to the default exchange, and so to any queue: {named(names)}",
+            "change their write pattern so that it does not match amq.default",
         )
 
 
 def queues(snapshot: BrokerSnapshot) -> Iterator[Finding]:
-    """Whoever may read a queue may empty it; whoever may configure it may delete it."""
+    """A login that can read a queue can empty it; one that can configure it can delete it."""
     managed = snapshot.managed
     if managed is None:
         return
-    ours = [row["name"] for row in managed.queues if AgentLogin.of_queue(row["name"])]
-    for login in _strangers(snapshot):
+    agent_queues = [row["name"] for row in managed.queues if AgentLogin.of_queue(row["name"])]
+    for login in _other_logins(snapshot):
         for word, pattern, harm in (
-            ("read", login.read, "take jobs out of"),
+            ("read", login.read, "take jobs from"),
             ("configure", login.configure, "delete"),
         ):
-            reached = {name for name in ours if allows(pattern, name)}
+            reached = {name for name in agent_queues if allows(pattern, name)}
             if reached:
                 yield Finding(
                     Severity.UNSAFE,
                     "queues",
-                    f"{login.name} may {harm} agents' queues ({word}): {named(reached)}",
-                    "pcm enrol gives each agent a login of its own; take this one its rights",
+                    f"{login.name} can {harm} agents' queues ({word}): {named(reached)}",
+                    "pcm enrol creates a login for each agent; remove the permissions of this one",
                 )
 
 
 def enrolled(snapshot: BrokerSnapshot) -> Iterator[Finding]:
-    """An agent's login has the rights that enrolment gives, and no others."""
+    """An agent's login has exactly the permissions of enrolment."""
     managed = snapshot.managed
     for login in logins(snapshot):
         agent = login.agent
@@ -215,8 +215,8 @@ def enrolled(snapshot: BrokerSnapshot) -> Iterator[Finding]:
             for word, pattern in permissions(agent).items()
             if getattr(login, word) != pattern
         ]
-        rights = topic_permissions(agent, groups_of(managed, agent.queue))
-        for exchange, allowed in rights.items():
+        expected = topic_permissions(agent, groups_of(managed, agent.queue))
+        for exchange, allowed in expected.items():
             row = login.topics.get(exchange)
             if row is None:
                 wrong.append(f"no topic permission on {exchange}")
@@ -226,16 +226,16 @@ def enrolled(snapshot: BrokerSnapshot) -> Iterator[Finding]:
                 for word, pattern in allowed.items()
                 if _alternatives(row[word]) != _alternatives(pattern)
             ]
-        wrong += [f"a topic permission on {name}" for name in login.topics.keys() - rights.keys()]
+        wrong += [f"a topic permission on {name}" for name in login.topics.keys() - expected.keys()]
         if login.tags and login.tags != ("",):
             wrong.append(f"the tag {named(login.tags)}")
         if wrong:
-            users = f" --user {agent.user}" if agent.user else ""
+            option = f" --user {agent.user}" if agent.user else ""
             yield Finding(
                 Severity.UNSAFE,
                 "enrolled",
-                f"{login.name} has other rights than enrolment gives: {', '.join(wrong)}",
-                f"pcm enrol {agent.workstation}{users}, with its groups; tags by rabbitmqctl"
+                f"{login.name} has other permissions than enrolment gives: {', '.join(wrong)}",
+                f"pcm enrol {agent.workstation}{option}, with its groups; tags by rabbitmqctl"
                 f" set_user_tags {login.name}",
             )
 
@@ -245,7 +245,7 @@ def _alternatives(pattern: str) -> frozenset[str]:
 
 
 def agents_as_others(snapshot: BrokerSnapshot) -> Iterator[Finding]:
-    """An agent whose login may send jobs gives every workstation's root the whole fleet."""
+    """If an agent's login can send jobs, root on a workstation controls the whole fleet."""
     if snapshot.managed is None:
         return
     senders = {
@@ -253,7 +253,7 @@ def agents_as_others(snapshot: BrokerSnapshot) -> Iterator[Finding]:
         for login in logins(snapshot)
         if login.agent is None and allows(login.write, topology.JOBS)
     }
-    found: dict[str, set[str]] = {}
+    agents: dict[str, set[str]] = {}
     for connection in snapshot.managed.connections:
         if (
             connection.get("vhost") != snapshot.virtual_host
@@ -263,18 +263,18 @@ def agents_as_others(snapshot: BrokerSnapshot) -> Iterator[Finding]:
         program = str(connection.get("client_properties", {}).get("connection_name", ""))
         match program.split():
             case ["pcm-agent", workstation, *_]:
-                found.setdefault(connection["user"], set()).add(workstation)
-    for user, workstations in sorted(found.items()):
+                agents.setdefault(connection["user"], set()).add(workstation)
+    for user, workstations in sorted(agents.items()):
         yield Finding(
             Severity.UNSAFE,
             "agents-as-others",
-            f"agents log in as {user}, which may send jobs: who finds the password on one"
-            f" workstation commands them all ({named(workstations)})",
-            "pcm enrol WORKSTATION, and start the agents with the settings that it gives",
+            f"agents log in as {user}, which can send jobs: with the password from one"
+            f" workstation, an attacker controls all ({named(workstations)})",
+            "pcm enrol WORKSTATION, and start the agents with the settings that it prints",
         )
 
 
-def _strangers(snapshot: BrokerSnapshot) -> list[Login]:
+def _other_logins(snapshot: BrokerSnapshot) -> list[Login]:
     """Return the logins that are neither administrators nor enrolled agents."""
     return [
         login for login in logins(snapshot) if not login.is_administrator and login.agent is None

@@ -1,4 +1,4 @@
-"""What the checks look at: gathered once, judged afterwards."""
+"""The data of all checks, gathered once."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -9,12 +9,12 @@ from yarl import URL
 from broker.history.workstations import WorkstationRow
 
 Row = Mapping[str, Any]
-"""One thing as the management API tells it."""
+"""An object of the management API."""
 
 
 @dataclass(frozen=True)
-class Unseen:
-    """What could not be looked at, and why."""
+class Unchecked:
+    """What could not be checked, and why."""
 
     what: str
     why: str
@@ -22,8 +22,8 @@ class Unseen:
 
 
 @dataclass(frozen=True)
-class Managed:
-    """What the management API tells of the broker and of one virtual host."""
+class ManagementData:
+    """The management API's data of the broker and of one virtual host."""
 
     url: URL
     overview: Row
@@ -41,12 +41,12 @@ class Managed:
 
     @property
     def has_statistics(self) -> bool:
-        """Whether the broker counts what goes on in it."""
+        """Whether the broker collects statistics."""
         return "listeners" in self.overview
 
 
 @dataclass(frozen=True)
-class Surroundings:
+class FileInfo:
     """A file or folder of this machine."""
 
     path: str
@@ -56,60 +56,60 @@ class Surroundings:
 
     @property
     def open_to(self) -> str:
-        """Whom else its mode lets write: `everybody`, `its group`, or nobody."""
+        """Who else can write to it: `everybody`, `its group`, or empty."""
         return "everybody" if self.mode & 0o002 else "its group" if self.mode & 0o020 else ""
 
 
 @dataclass(frozen=True)
 class Machine:
-    """What is on this machine: an agent's folders, its keys, our own settings.
+    """An agent's folders and keys on this machine, and our own settings.
 
     Attributes:
-        user: whose process this is.
-        shared: the folders that all agents of the workstation may write to.
-        private: what one agent alone may read and write.
-        keys: the folder of trusted keys, and what is in it.
-        settings: the file of settings in the folder where we are.
+        user: the user id of this process.
+        shared: the folders that all agents of the workstation can write to.
+        private: the files and folders of one agent.
+        keys: the folder of trusted keys, and its files.
+        settings: the file of settings in the current folder.
     """
 
     user: int
-    shared: Sequence[Surroundings] = ()
-    private: Sequence[Surroundings] = ()
-    keys: Sequence[Surroundings] = ()
-    settings: Sequence[Surroundings] = ()
+    shared: Sequence[FileInfo] = ()
+    private: Sequence[FileInfo] = ()
+    keys: Sequence[FileInfo] = ()
+    settings: Sequence[FileInfo] = ()
 
 
 @dataclass(frozen=True)
 class BrokerSnapshot:
-    """All that was found.
+    """The data of all checks.
 
     Attributes:
-        now: when, in seconds since the epoch, by this machine's clock.
-        urls: where the broker is, with the login that looks.
-        virtual_host: which of its virtual hosts.
-        version: the broker's.
-        ahead: seconds that its clock is ahead of ours; None: not known.
-        missing: what of the topology is not there.
-        letters: how many dead letters wait; None: not known.
-        managed: what the management API tells; None: nothing.
-        fleet: the workstations that the history knows; None: not known.
-        machine: what is on this machine.
-        unseen: what could not be looked at.
+        now: this machine's time, in seconds since the epoch.
+        urls: the broker's URLs, with our login.
+        virtual_host: the virtual host.
+        version: the broker's version.
+        clock_offset: seconds that the broker's clock is ahead of ours; None: unknown.
+        missing: the missing exchanges and queues of the topology.
+        dead_letters: the number of dead letters; None: unknown.
+        managed: the management API's data; None: not available.
+        fleet: the workstations in the history; None: not available.
+        machine: the files of this machine.
+        unchecked: what could not be checked.
     """
 
     now: float
     urls: Sequence[URL]
     virtual_host: str
     version: tuple[int, ...]
-    ahead: float | None
+    clock_offset: float | None
     missing: Sequence[str]
-    letters: int | None
-    managed: Managed | None
+    dead_letters: int | None
+    managed: ManagementData | None
     fleet: Sequence[WorkstationRow] | None
     machine: Machine
-    unseen: Sequence[Unseen] = field(default=())
+    unchecked: Sequence[Unchecked] = field(default=())
 
     @property
     def version_text(self) -> str:
-        """The version for people."""
+        """The version as text."""
         return ".".join(map(str, self.version))

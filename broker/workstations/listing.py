@@ -1,4 +1,4 @@
-"""`pcm workstations` and `pcm groups`: who is there, as agents last said."""
+"""`pcm workstations` and `pcm groups`: list workstations as they last checked in."""
 
 import argparse
 import json
@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
     from broker.history.workstations import AgentRow, Fleet, WorkstationRow
 
-_MOST = 100  # rows on a terminal
+_MAX_ROWS = 100  # on a terminal
 _STATUSES = ("up", "paused", "stopped", "missing")
 _COLUMNS = (
     Column("workstation", least=16),
@@ -39,27 +39,27 @@ def add_to(commands: "argparse._SubParsersAction[Parser]") -> None:
     """Add the commands to a program's commands."""
     workstations = commands.add_parser(
         "workstations",
-        help="who is there",
+        help="list workstations",
         description="Lists workstations as their agents last checked in. The status is that of"
-        " the service agent: up; paused (starts nothing until pcm resume); stopped (said so at"
-        " its end); missing (did not check in when it was due). WAITING and RUNNING count the"
-        " jobs that are for it and have not started, or not ended. Groups that follow from the"
-        " platform, such as os-linux, are left out here, but not from --json.",
+        " the service agent: up; paused (starts no job until pcm resume); stopped (reported at"
+        " its exit); missing (did not check in on time). WAITING and RUNNING count the"
+        " workstation's jobs that have not started, or have started and not ended. Automatic"
+        " groups, such as os-linux, are listed only with --json.",
     )
     add = workstations.add_argument
     add("name", metavar="NAME", nargs="*", type=name, help="only these (default: all)")
-    add("--group", metavar="G", type=name, help="only members of a group")
-    add("--status", choices=_STATUSES, help="only those of a status")
-    add("--all", action="store_true", help=f"on a terminal, too, more than {_MOST} rows")
+    add("--group", metavar="G", type=name, help="only members of this group")
+    add("--status", choices=_STATUSES, help="only workstations with this status")
+    add("--all", action="store_true", help=f"show more than {_MAX_ROWS} rows on a terminal, too")
     add("--json", action="store_true", help="print JSON")
     workstations.set_defaults(run=_workstations)
     groups = commands.add_parser(
         "groups",
-        help="groups, or the members of one",
-        description="Lists the groups that workstations are in, or the members of one. Groups"
-        " marked automatic follow from what a workstation is, such as os-linux.",
+        help="list groups, or the members of a group",
+        description="Lists groups, or the members of a group. Automatic groups, such as os-linux,"
+        " are derived from the platform.",
     )
-    groups.add_argument("group", metavar="GROUP", nargs="?", type=name, help="whose members")
+    groups.add_argument("group", metavar="GROUP", nargs="?", type=name, help="list its members")
     groups.add_argument("--json", action="store_true", help="print JSON")
     groups.set_defaults(run=_groups)
 
@@ -69,45 +69,45 @@ def _workstations(arguments: argparse.Namespace) -> int:
 
     with history() as engine, fleet(engine) as known:
         now = known.now
-        rows = _chosen(known, arguments)
+        rows = _filter(known, arguments)
     if arguments.json:
-        print(json.dumps([_row(row, now) for row in rows], indent=2))
+        print(json.dumps([_fields(row, now) for row in rows], indent=2))
     elif not rows:
         print("no workstations")
     else:
-        _print(rows, now, everything=arguments.all or not sys.stdout.isatty())
+        _print(rows, now, show_all=arguments.all or not sys.stdout.isatty())
     return DONE
 
 
-def _chosen(known: "Fleet", arguments: argparse.Namespace) -> "list[WorkstationRow]":
+def _filter(known: "Fleet", arguments: argparse.Namespace) -> "list[WorkstationRow]":
     rows = known.workstations(arguments.name or None, arguments.group)
     if not rows and arguments.group and arguments.group not in known.groups():
-        raise CommandError(f"--group: nobody is in {arguments.group}")
-    found = {row.name for row in rows}
-    if lost := [name for name in arguments.name if name not in found]:
+        raise CommandError(f"--group: no workstation is in {arguments.group}")
+    names = {row.name for row in rows}
+    if unknown := [name for name in arguments.name if name not in names]:
         where = f" in {arguments.group}" if arguments.group else ""
-        raise CommandError(f"{', '.join(lost)}: no such workstation has checked in{where}")
+        raise CommandError(f"{', '.join(unknown)}: no such workstation has checked in{where}")
     return [row for row in rows if arguments.status in (None, row.status(known.now))]
 
 
-def _print(rows: "Sequence[WorkstationRow]", now: float, *, everything: bool) -> None:
-    shown = rows if everything else rows[:_MOST]
+def _print(rows: "Sequence[WorkstationRow]", now: float, *, show_all: bool) -> None:
+    shown = rows if show_all else rows[:_MAX_ROWS]
     print_table(_COLUMNS, [_cells(row, now) for row in shown])
-    if left := len(rows) - len(shown):
-        print(f"... and {left} more; --all shows them, --status and --group choose")
+    if hidden := len(rows) - len(shown):
+        print(f"... and {hidden} more; --all shows them, --status and --group filter")
 
 
 def _cells(row: "WorkstationRow", now: float) -> list[object]:
     from schemas.check_in import is_automatic
 
-    given = [group for group in row.groups if not is_automatic(group)]
+    groups = [group for group in row.groups if not is_automatic(group)]
     platform = "/".join(part for part in (row.os, row.arch, row.release) if part)
     return [
         row.name,
         row.status(now),
         Cell(local(row.seen_at), age(row.seen_at, now)),
         ", ".join(_agent(agent, now) for agent in row.agents) or "-",
-        ", ".join(given) or "-",
+        ", ".join(groups) or "-",
         platform or "-",
         _program(row) or "-",
         str(row.waiting),
@@ -117,8 +117,8 @@ def _cells(row: "WorkstationRow", now: float) -> list[object]:
 
 def _agent(agent: "AgentRow", now: float) -> str:
     status = agent.status(now)
-    who = agent.agent.removeprefix("interactive-")
-    return who if status == "up" or agent.agent == "service" else f"{who} ({status})"
+    name = agent.agent.removeprefix("interactive-")
+    return name if status == "up" or agent.agent == "service" else f"{name} ({status})"
 
 
 def _program(row: "WorkstationRow") -> str:
@@ -126,7 +126,7 @@ def _program(row: "WorkstationRow") -> str:
     return next((agent.program for agent in agents if agent), "")
 
 
-def _row(row: "WorkstationRow", now: float) -> dict[str, Any]:
+def _fields(row: "WorkstationRow", now: float) -> dict[str, Any]:
     return {
         "workstation": row.name,
         "status": row.status(now),
@@ -185,11 +185,11 @@ def _groups(arguments: argparse.Namespace) -> int:
 
 def _members(groups: dict[str, list[str]], group: str, *, as_json: bool) -> int:
     if group not in groups:
-        raise CommandError(f"{group}: nobody is in this group")
+        raise CommandError(f"{group}: no workstation is in this group")
     members = groups[group]
     if as_json:
-        row = {"group": group, "automatic": _is_automatic(group), "workstations": members}
-        print(json.dumps(row, indent=2))
+        fields = {"group": group, "automatic": _is_automatic(group), "workstations": members}
+        print(json.dumps(fields, indent=2))
     else:
         print("\n".join(members))
     return DONE

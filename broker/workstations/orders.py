@@ -1,4 +1,4 @@
-"""`pcm pause`, `pcm resume` and `pcm forget`: what is asked of workstations as such."""
+"""`pcm pause`, `pcm resume` and `pcm forget`: orders for workstations."""
 
 import argparse
 import json
@@ -19,30 +19,30 @@ def add_to(commands: "argparse._SubParsersAction[Parser]") -> None:
     """Add the commands to a program's commands."""
     pause = commands.add_parser(
         "pause",
-        help="let workstations start nothing more",
-        description="Tells workstations to start nothing more, until pcm resume; what runs, runs"
-        " on. One that is off is told when it comes back. pcm workstations shows who has heard"
-        " it. Where one of the names is not known, none is told.",
+        help="pause workstations",
+        description="Pauses workstations: they start no job until pcm resume; running jobs"
+        " continue. A workstation that is off pauses when it is on again. pcm workstations shows"
+        " which workstations are paused. If a name is unknown, nothing is sent.",
     )
-    pause.add_argument("--reason", metavar="TEXT", default="", help="told to the workstations")
+    pause.add_argument("--reason", metavar="TEXT", default="", help="shown on the workstations")
     pause.set_defaults(run=_pause)
     resume = commands.add_parser(
         "resume",
-        help="let paused workstations go on",
-        description="Tells workstations that were paused to go on; others are told in vain.",
+        help="resume paused workstations",
+        description="Resumes paused workstations; others ignore it.",
     )
     resume.set_defaults(run=_pause)
     forget = commands.add_parser(
         "forget",
-        help="let a workstation be gone for good",
-        description="Deletes the queues of workstations that are gone for good, with what waits"
-        " there, and has the history forget them: jobs that waited become unreachable. Where an"
-        " agent of one is up, it is not forgotten: its agent is to be stopped first. The queues"
-        " of interactive agents are found by the users that have checked in; those of other"
-        " users cannot be listed, and go by themselves when nobody used them for as long as"
-        " PCM_QUEUE_EXPIRES said there. Logins stay: of an enrolled one, pcm revoke takes them.",
+        help="forget removed workstations",
+        description="Deletes the queues of removed workstations with the queued jobs, and removes"
+        " the workstations from the history: queued jobs become unreachable. A workstation whose"
+        " agent is up is not forgotten: stop its agents first. The queues of interactive agents"
+        " are found by the users that have checked in; others expire when they are unused"
+        " (PCM_QUEUE_EXPIRES of the agent). Logins stay: pcm revoke deletes those of enrolled"
+        " agents.",
     )
-    forget.add_argument("--yes", action="store_true", help="do not ask back")
+    forget.add_argument("--yes", action="store_true", help="do not ask for confirmation")
     forget.set_defaults(run=_forget)
     for command in (pause, resume, forget):
         command.add_argument("workstation", metavar="WORKSTATION", nargs="+", type=name)
@@ -63,8 +63,8 @@ def _pause(arguments: argparse.Namespace) -> int:
     if arguments.json:
         print(json.dumps({"workstations": names, "paused": paused}))
     else:
-        what = "pause" if paused else "go on"
-        print(f"{listed(names, _SHOWN)}: told to {what}; pcm workstations shows who has heard it")
+        order = "pause" if paused else "resume"
+        print(f"{listed(names, _SHOWN)}: {order} was sent; pcm workstations shows their status")
     return DONE
 
 
@@ -75,8 +75,8 @@ def _forget(arguments: argparse.Namespace) -> int:
     names = list(dict.fromkeys(arguments.workstation))
     if not arguments.yes:
         require_terminal("forget")
-    with history() as engine, fleet(engine) as found:
-        known = found.workstations(names)
+    with history() as engine, fleet(engine) as known_fleet:
+        known = known_fleet.workstations(names)
 
     async def check(dispatcher: "Dispatcher") -> int:
         await dispatcher.check_forgettable(names, known)
@@ -90,9 +90,7 @@ def _forget(arguments: argparse.Namespace) -> int:
         if not arguments.yes:
             with_dispatcher(check)
             waiting = sum(row.waiting for row in known)
-            if not confirm(
-                f"forget {listed(names, _SHOWN)}, and the {waiting} jobs that wait there?"
-            ):
+            if not confirm(f"forget {listed(names, _SHOWN)}, and the {waiting} queued jobs?"):
                 return FAILED
         with_dispatcher(work)
     except NotForgettable as error:

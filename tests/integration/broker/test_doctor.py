@@ -216,8 +216,8 @@ def test_without_a_broker() -> None:
 @pytest.mark.full
 def test_without_the_management_api(patient: Patient) -> None:
     found = patient.examined(management_url=f"http://127.0.0.1:{free_port()}")
-    assert "logins, permissions, queues and bindings" in texts(found, "unseen")
-    assert severities(found, "unseen") == {"hint"}
+    assert "logins, permissions, queues and bindings" in texts(found, "unchecked")
+    assert severities(found, "unchecked") == {"hint"}
     assert ("version" in found) is not is_safe(patient)
 
 
@@ -226,10 +226,10 @@ def test_as_a_login_that_may_not_see_all(patient: Patient) -> None:
     name = patient.user("monitor", ".*", ".*", ".*")
     at = URL(patient.broker.management_url).with_user(name).with_password("x")
     found = patient.examined(management_url=str(at))
-    assert "could not be looked at" in texts(found, "unseen")
+    assert "could not be checked" in texts(found, "unchecked")
     patient.management.put("users", name, body={"password": "x", "tags": "monitoring"})
     found = patient.examined(management_url=str(at))
-    assert texts(found, "unseen").startswith("logins and their permissions: could not")
+    assert texts(found, "unchecked").startswith("logins and their permissions: could not")
 
 
 @pytest.mark.full
@@ -247,17 +247,19 @@ def test_logins_that_may_too_much(patient: Patient) -> None:
     patient.management.put("topic-permissions", patient.host, interactive, body=body)
     found = patient.examined()
     rows = texts(found, "topic-rows")
-    assert f"{sender} may write pcm.jobs, and has no topic permission there: it may send" in rows
-    assert f"{sender} may write pcm.reports" in rows
+    assert f"{sender} can write pcm.jobs without a topic permission there: it can send" in rows
+    assert f"{sender} can write pcm.reports" in rows
     assert narrow not in rows
     assert (narrow in texts(found, "copies")) == ("RabbitMQ 3." in texts(found, "version"))
-    assert f"{reader} may take jobs out of agents' queues" in texts(found, "queues")
-    assert f"{reader} may delete agents' queues" in texts(found, "queues")
+    assert f"{reader} can take jobs from agents' queues" in texts(found, "queues")
+    assert f"{reader} can delete agents' queues" in texts(found, "queues")
     assert template in texts(found, "names")
     assert everywhere in texts(found, "default-exchange")
     rights = texts(found, "enrolled")
-    assert f"{service} has other rights than enrolment gives: write '^pcm', read '^pcm'" in rights
-    assert f"{interactive} has other rights than enrolment gives: read '^background'" in rights
+    assert (
+        f"{service} has other permissions than enrolment gives: write '^pcm', read '^pcm'" in rights
+    )
+    assert f"{interactive} has other permissions than enrolment gives: read '^background'" in rights
     for check in ("topic-rows", "queues", "names", "default-exchange", "enrolled"):
         assert severities(found, check) == {"unsafe"}
 
@@ -313,7 +315,7 @@ def test_agents_that_log_in_as_who_may_send(patient: Patient, tmp_path: Path) ->
         ws.start("service")
         patient.until("agents-as-others", ws.name)
         found = patient.examined(state_dir=str(ws.state_dir), trusted_keys="")
-        assert "nobody signed" in texts(found, "unsigned")
+        assert "accept unsigned orders" in texts(found, "unsigned")
     finally:
         ws.stop()
 
@@ -349,9 +351,9 @@ def test_bindings_that_should_not_be(patient: Patient) -> None:
     assert f"{service} is bound by background.*.workstation.other" in texts(found, "bindings")
     assert ben in texts(found, "bindings")
     assert "pcm.service.nobody" in texts(found, "bindings")
-    assert "the exchange amq.fanout gets a copy" in texts(found, "listeners")
-    assert "the queue spy gets a copy" in texts(found, "listeners")
-    assert "pcm.service.astray (to nobody)" in texts(found, "dead-letters")
+    assert "the exchange amq.fanout receives copies" in texts(found, "listeners")
+    assert "the queue spy receives copies" in texts(found, "listeners")
+    assert "pcm.service.astray (to nowhere)" in texts(found, "dead-letters")
     assert "pcm.service.nobody" not in texts(found, "dead-letters")
     for unknown in ("pcm.service.nobody", "pcm.service.astray", ada):
         assert unknown in texts(found, "abandoned")
@@ -416,7 +418,7 @@ async def test_clocks_and_dead_letters(patient: Patient) -> None:
     assert f"ahead of this machine's: {early}" in texts(found, "clocks")
     assert late in texts(found, "clocks")
     assert "the broker's clock" not in texts(found, "clocks")
-    assert "dead letters wait: 1" in texts(found, "dead-letters")
+    assert "dead letters: 1" in texts(found, "dead-letters")
     assert late not in texts(found, "abandoned")
 
 
@@ -432,11 +434,11 @@ def test_files_and_alarms(patient: Patient) -> None:
         "definitions", body={"queues": [{**row, "arguments": {}} for row in rows]}
     )
     found = patient.until("descriptors", "may open")
-    assert "may open 1,024 files" in texts(found, "descriptors")
+    assert "can open 1,024 files" in texts(found, "descriptors")
     patient.broker.ctl("set_disk_free_limit", "9000000GB")
     try:
         found = patient.until("alarms", "is low on disk: nothing can be published")
-        assert "the broker takes no messages" in texts(found, "unseen")
+        assert "the broker accepts no messages" in texts(found, "unchecked")
     finally:
         patient.broker.ctl("set_disk_free_limit", "2GB")
     while "alarms" in patient.examined():  # and leave it so to the next test
@@ -453,7 +455,7 @@ def test_a_default_queue_type_makes_no_difference(
         assert found.management.get("vhosts", found.host)["default_queue_type"] == kind
         assert found.pcm("topology", "apply").returncode == 0
         assert found.pcm("dead", "list").stdout == "no dead letters\n"
-        assert "unseen" not in found.examined()
+        assert "unchecked" not in found.examined()
         found.queue("pcm.service.x", queue_type="stream")
         assert "pcm.service.x: stream queues" in texts(found.examined(), "queue-types")
     finally:
@@ -481,6 +483,6 @@ def test_this_machine(patient: Patient) -> None:
     told = texts(found, "folders")
     for name in ("state/claims", "state/service", "state/service/ledger.db"):
         assert name in told
-    assert f"everybody may write {patient.keys}" in texts(found, "keys")
-    assert f"its group may write {patient.keys}/ada.pub" in texts(found, "keys")
+    assert f"everybody can write to {patient.keys}" in texts(found, "keys")
+    assert f"its group can write to {patient.keys}/ada.pub" in texts(found, "keys")
     assert ".env is not read" in texts(found, "settings")

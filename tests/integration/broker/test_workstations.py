@@ -101,8 +101,8 @@ async def test_a_workstation_or_group_that_nobody_knows_is_named(admin: Admin) -
     await admin.tell([check_in("wn-1", "wn")])
     for words, told in (
         (("workstations", "wn-1", "wn-2"), "wn-2: no such workstation has checked in"),
-        (("workstations", "--group", "nobodys"), "--group: nobody is in nobodys"),
-        (("groups", "nobodys"), "nobodys: nobody is in this group"),
+        (("workstations", "--group", "nobodys"), "--group: no workstation is in nobodys"),
+        (("groups", "nobodys"), "nobodys: no workstation is in this group"),
     ):
         done = admin.run(*words)
         assert (done.returncode, done.stdout, done.stderr) == (1, "", f"pcm: {told}\n")
@@ -144,7 +144,7 @@ async def test_pause_and_resume_reach_all_agents_of_each_workstation(admin: Admi
         await admin.declare(name, "ada")
     done = admin.run("pause", "wp-1", "wp-2", "wp-1", "--reason", "an exam")
     assert (done.returncode, done.stderr) == (0, "")
-    assert done.stdout.startswith("wp-1, wp-2: told to pause; ")
+    assert done.stdout.startswith("wp-1, wp-2: pause was sent; ")
     told = admin.run("resume", "wp-1", "--json")
     assert json.loads(told.stdout) == {"workstations": ["wp-1"], "paused": False}
     for queue in ("pcm.service.wp-1", "pcm.interactive.wp-1.ada"):
