@@ -198,7 +198,7 @@ def test_what_a_user_sees(patient: Patient) -> None:
     done = patient.pcm("doctor")
     assert done.returncode == 1
     lines = done.stdout.splitlines()
-    where = lines.index("UNSAFE: the queue pcm.reports gets a copy of jobs (background.#)")
+    where = lines.index("UNSAFE: the queue pcm.reports receives copies of jobs (background.#)")
     assert lines[where + 1].startswith("    ")
     assert lines[-1].startswith("unsafe: ")
 
@@ -380,7 +380,7 @@ def test_a_topology_that_is_another(patient: Patient) -> None:
     assert "pcm.reports is not bound by pcm.reports accepted.*.*" in told
     assert "pcm.dead drops a letter" in told
     assert "the exchange pcm.dead is fanout; it should be headers" in told
-    assert "hands what reaches no queue to amq.fanout" in told
+    assert "passes unroutable messages to amq.fanout" in told
     assert management.get("exchanges", host, topology.JOBS) is None  # looking changed nothing
 
 
@@ -433,11 +433,11 @@ def test_files_and_alarms(patient: Patient) -> None:
     patient.management.post(
         "definitions", body={"queues": [{**row, "arguments": {}} for row in rows]}
     )
-    found = patient.until("descriptors", "may open")
+    found = patient.until("descriptors", "can open")
     assert "can open 1,024 files" in texts(found, "descriptors")
     patient.broker.ctl("set_disk_free_limit", "9000000GB")
     try:
-        found = patient.until("alarms", "is low on disk: nothing can be published")
+        found = patient.until("alarms", "is low on disk space: nothing can be published")
         assert "the broker accepts no messages" in texts(found, "unchecked")
     finally:
         patient.broker.ctl("set_disk_free_limit", "2GB")
