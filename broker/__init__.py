@@ -30,12 +30,12 @@ if TYPE_CHECKING:
     from broker.enrolment.definitions_file import WrongDefinitions
     from broker.enrolment.rights import AgentLogin
     from broker.enrolment.workstation import Credentials, NotEnrolled, enrol, revoke, rotate
-    from broker.history.cancellable import NotCancellable, check_cancellable
     from broker.history.history import History
     from broker.history.queries import Accounts, Event, FailureGroup, JobRow, Pair, UnknownId
     from broker.history.schema import HistoryError
     from broker.history.status import HistoryStatus, history_status
     from broker.history.workstations import AgentRow, Fleet, WorkstationRow
+    from broker.jobs.cancel import NotCancellable, check_cancellable
     from broker.jobs.dry_run import Reach, reach
     from broker.jobs.job_file import WrongJobFile, read_jobs
     from broker.jobs.rerun_jobs import NothingToRerun, NotItsWorkstation, Rerun, rerun
@@ -128,7 +128,7 @@ _MODULES = {
     "broker.history.schema": ("HistoryError",),
     "broker.history.status": ("HistoryStatus", "history_status"),
     "broker.history.workstations": ("AgentRow", "Fleet", "WorkstationRow"),
-    "broker.history.cancellable": ("NotCancellable", "check_cancellable"),
+    "broker.jobs.cancel": ("NotCancellable", "check_cancellable"),
     "broker.jobs.dry_run": ("Reach", "reach"),
     "broker.jobs.job_file": ("WrongJobFile", "read_jobs"),
     "broker.jobs.rerun_jobs": ("NotItsWorkstation", "NothingToRerun", "Rerun", "rerun"),

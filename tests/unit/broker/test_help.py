@@ -75,11 +75,11 @@ def test_the_version_is_told(program: str) -> None:
         (["jobs", "x"], "jobs: unrecognized arguments: x"),
         (
             ["send", "--to", "all", "--give-up-after", "3s", "--", "x"],
-            "--give-up-after: says how long to watch: give --wait, too",
+            "--give-up-after: needs --wait",
         ),
         (
             ["rerun", "x", "--give-up-after", "3s"],
-            "--give-up-after: says how long to watch: give --wait, too",
+            "--give-up-after: needs --wait",
         ),
         (
             ["send", "--to", "all", "--expires-at", "-1h", "--", "x"],

@@ -332,7 +332,7 @@ def test_ids_may_be_cut_short_where_that_is_clear(history: Engine) -> None:
 
     with accounts(history) as asked:
         assert asked.find("job-b").id == "job-b"
-        with pytest.raises(UnknownId, match="more than one"):
+        with pytest.raises(UnknownId, match="several jobs"):
             asked.find("job-")
         with pytest.raises(UnknownId, match="no such job"):
             asked.find("jo%")
