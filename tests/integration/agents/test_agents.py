@@ -430,7 +430,7 @@ async def test_a_second_instance_says_so_and_exits(ws: Workstation) -> None:
         ws.start(kind)
         second = ws.run("pcm-agent", kind)
         assert second.returncode == 1
-        assert "is running already" in second.stderr
+        assert "is already running" in second.stderr
         assert len(second.stderr.splitlines()) == 1
 
 
