@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterable
 from typing import Any, TypeVar
 
 from agents.store.state_folder import StateError
+from schemas.text import counted
 
 _T = TypeVar("_T")
 _Work = tuple[Callable[[], Any], "asyncio.Future[Any]"]
@@ -66,7 +67,8 @@ class ThreadPool:
                 thread.start()
         except RuntimeError as error:
             self.close()
-            text = f"cannot start {count} threads ({name}): {error}; is PCM_CONCURRENCY too high?"
+            threads = counted(count, "thread")
+            text = f"cannot start {threads} ({name}): {error}; is PCM_CONCURRENCY too high?"
             raise StateError(text) from error
 
     def submit(self, work: Callable[[], _T]) -> "asyncio.Future[_T]":

@@ -106,7 +106,7 @@ def show_pauses(pauses: dict[str, Pause]) -> None:
     for agent, pause in pauses.items():
         since = local(pause.created_at.timestamp())
         reason = f": {pause.reason}" if pause.reason else ""
-        print(f"{agent} is paused since {since} by {pause.sender}{reason}")
+        print(f"{agent} has been paused since {since} by {pause.sender}{reason}")
 
 
 def show(what: str, rows: list[Row]) -> None:

@@ -114,6 +114,7 @@ async def test_the_service_speaks_for_a_user_who_does_not_come_back(
     interactive = ws.start("interactive", accept_offers="true")
     job = await dispatcher.dispatch(ws.job(f"echo x >> {ran}; sleep 87.6543", shell=True))
     interactive.wait_for("job.started")
+    await until(lambda: ran.exists() and ran.read_text())
     interactive.end(9)
     ended = final(await follow(dispatcher, job))
     assert (ended.state, ended.agent) == (State.INTERRUPTED, "service")

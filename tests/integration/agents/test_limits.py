@@ -195,7 +195,8 @@ def test_an_agent_without_room_for_its_threads_does_not_start(
     )
     assert found.returncode == 1
     (line,) = found.stderr.splitlines()
-    assert "no room for" in line
+    assert "cannot start" in line
+    assert "PCM_CONCURRENCY" in line
 
 
 async def test_what_was_left_running_is_looked_for_once_there_is_a_thread_for_that(

@@ -173,7 +173,7 @@ async def test_one_that_is_gone_keeps_no_other_from_it(node: Broker, admin: Admi
             done = await asyncio.to_thread(admin.pcm, "rerun", job.id)
             assert (done.returncode, done.stderr) == (
                 0,
-                "pcm: left out, since no queue is bound for them: rerun-gone\n",
+                "pcm: left out: no queue is bound for rerun-gone\n",
             )
     assert [str(target) for target in found[0].targets] == ["workstation:rerun-here"]
 
