@@ -41,7 +41,7 @@ def test_settings_are_a_table() -> None:
     assert terminal.end() == 0
     lines = terminal.screen.shown
     at = next(at for at, line in enumerate(lines) if line.startswith("  PCM_QUEUE_EXPIRES "))
-    assert lines[at + 1].startswith(" " * 24 + "stays away")
+    assert lines[at + 1].startswith(" " * 24 + "agent (default: 30d)")
 
 
 @pytest.mark.parametrize("program", ["pcm", "pcm-agent"])
