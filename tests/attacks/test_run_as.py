@@ -234,7 +234,7 @@ def test_it_is_shown_and_where_the_agent_is_not_root_it_is_not_applicable(ws: Wo
     job = sent.stdout.split()[0]
     shown = ws.run("pcm", "show", job, history_url=f"sqlite:///{ws.folder}/history.db")
     assert re.search(rf"^run as +{USER}$", shown.stdout, re.MULTILINE)
-    assert "not_applicable" in shown.stdout
+    assert "not applicable" in shown.stdout
     listed = ws.run("pcm-agent", "history", "--json", state_dir=str(ws.state_dir))
     if os.geteuid() != 0:
         assert json.loads(listed.stdout)[0]["run_as"] == USER
