@@ -376,7 +376,7 @@ async def test_very_many_letters_are_listed_and_dropped(own_node: Node, tmp_path
         async with DeadLetters.open(settings) as letters:
             kept = list(letters)
             assert not any(letter.body or letter.headers for letter in kept)
-            with pytest.raises(UnknownLetter, match="letters begin so"):
+            with pytest.raises(UnknownLetter, match=r"matches \d+ letters"):
                 letters.find(kept[0].id[0])
             await letters.drop(*kept[1:])
         async with DeadLetters.open(settings, keep_content=lambda _: True) as letters:
