@@ -16,6 +16,9 @@ from schemas.names import Target
 from schemas.report import State
 from schemas.times import NEVER, Moment, WallClock, duration_text
 
+MAX_STARTS = 5
+"""Limit of restarts, for a command that ends its own agent or machine each time."""
+
 
 class Step(Enum):
     """What an agent does next with a job."""

@@ -26,10 +26,9 @@ from broker.amqp.timeouts import timeout
 from broker.amqp.topology import AgentKind
 from broker.log import get_logger
 from schemas import Result, State
+from schemas.policy import MAX_STARTS
 
 _log = get_logger()
-MAX_STARTS = 5
-"""Limit of restarts, for a command that ends its own agent or machine each time."""
 _NO_RESOURCES_LIMIT = 60.0  # seconds; the start is retried while files or processes run out
 _NO_RESOURCES_PAUSE = 1.0
 _STOP_LIMIT = 10.0

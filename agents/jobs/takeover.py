@@ -9,10 +9,10 @@ import time
 
 from agents.claims.claim_file import ClaimRecord
 from agents.claims.claims import Claims
-from agents.jobs.executor import MAX_STARTS
 from agents.settings import AgentSettings
 from agents.store.transaction import JobRecord
 from schemas import State
+from schemas.policy import MAX_STARTS
 
 _MAX_PAUSE = 60.0
 _MARGIN = 60.0  # extra seconds for processes that end slowly and for a busy machine

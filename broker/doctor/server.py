@@ -8,6 +8,7 @@ from broker.amqp.topology import AgentKind
 from broker.doctor.finding import Finding, Severity, named
 from broker.doctor.snapshot import BrokerSnapshot, Row
 from broker.enrolment.rights import AgentLogin
+from broker.history.workstations import MISSED_INTERVALS
 
 _OLDEST = (3, 10)
 # The first version of each series without the known holes that an agent's login can use.
@@ -17,7 +18,6 @@ _MANY_QUORUM_QUEUES = 5000
 _MIN_DISK_LIMIT = 1_000_000_000
 _MIN_CONSUMER_TIMEOUT = 60_000  # ms; an agent acknowledges within seconds
 _CLOCK_TOLERANCE = 5.0  # seconds
-_MISSED_INTERVALS = 2.5  # without a check-in
 _HARMFUL_KEYS = {
     "message-ttl",
     "expires",
@@ -196,7 +196,7 @@ def clocks(snapshot: BrokerSnapshot) -> Iterator[Finding]:
         row.name
         for row in snapshot.fleet or ()
         if (service := row.service) and service.up and row.name in consuming
-        if snapshot.now - service.at > _MISSED_INTERVALS * service.interval
+        if snapshot.now - service.at > MISSED_INTERVALS * service.interval
     }
     if behind:
         text = (

@@ -24,7 +24,8 @@ from broker.history.schema import (
 )
 from schemas import Job
 
-_MISSED = 2.5  # intervals without a check-in after which an agent is missing
+MISSED_INTERVALS = 2.5
+"""Intervals without a check-in after which an agent is missing."""
 
 
 @dataclass(frozen=True)
@@ -62,7 +63,7 @@ class AgentRow:
         """Return `up`, `paused`, `stopped`, or `missing` (check-ins are overdue)."""
         if not self.up:
             return "stopped"
-        if now - self.at > _MISSED * self.interval:
+        if now - self.at > MISSED_INTERVALS * self.interval:
             return "missing"
         return "paused" if self.paused else "up"
 

@@ -9,9 +9,9 @@ from broker.results.why.circumstances import (
     because,
 )
 from schemas import State
+from schemas.policy import MAX_STARTS
 
 _MISSING_AFTER = 600.0  # an agent's default setting; the history does not record the setting
-_MAX_STARTS = 5
 
 
 def explain_started(c: Circumstances, pair: Pair) -> Explanation:
@@ -48,11 +48,11 @@ def _agent_gone(c: Circumstances, pair: Pair, since: float) -> Explanation:
             why, f"the command goes on without {agent}, which resumes it when it is back"
         )
     count = sum(event.state == State.STARTED for event in c.events)
-    if c.body is not None and c.body.command.rerun_interrupted and count < _MAX_STARTS:
+    if c.body is not None and c.body.command.rerun_interrupted and count < MAX_STARTS:
         return Explanation(
             why,
             f"if it was interrupted, {agent} starts it again when it is back, as start"
-            f" {count + 1} of {_MAX_STARTS} at most",
+            f" {count + 1} of {MAX_STARTS} at most",
         )
     if pair.agent != SERVICE and c.is_connected(SERVICE):
         at = since + _MISSING_AFTER
