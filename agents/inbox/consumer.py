@@ -25,7 +25,7 @@ from agents.settings import AgentSettings
 from agents.store.ledger import Ledger
 from agents.store.transaction import DuplicateReason, JobRecord, Transaction
 from broker.amqp import topology
-from broker.amqp.connection import CALL_LIMIT, Unreachable, blocked, translated
+from broker.amqp.connection import CALL_LIMIT, Unreachable, blocked, map_errors
 from broker.amqp.consumer import Delivery, consume
 from broker.amqp.publisher import Publisher
 from broker.amqp.timeouts import timeout
@@ -121,7 +121,7 @@ class Inbox:
         deliveries: asyncio.Queue[Delivery | None] = asyncio.Queue()
         identity = self._identity
         name = topology.queue_name(identity.kind, identity.workstation, identity.user)
-        with translated(f"consuming {name}"):
+        with map_errors(f"consuming {name}"):
             async with timeout(CALL_LIMIT):
                 queued = await _count_queued(connection, name)
             consumer = await consume(connection, name, deliveries, _PREFETCH)
@@ -215,7 +215,7 @@ class Inbox:
         for rejected in rejections:
             self._dead_letters.add(rejected)
         rejected_tags = {rejected.delivery.tag for rejected in rejections}
-        with translated("acknowledging"):
+        with map_errors("acknowledging"):
             if is_all and not self._dead_letters.pending:
                 await channels.channel.basic_ack(deliveries[-1].tag, multiple=True)
             else:

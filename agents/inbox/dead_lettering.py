@@ -15,7 +15,7 @@ from agents.outbox import Outbox
 from agents.store.ledger import Ledger
 from agents.store.transaction import Transaction
 from broker.amqp import topology
-from broker.amqp.connection import translated
+from broker.amqp.connection import map_errors
 from broker.amqp.consumer import Delivery
 from broker.amqp.publisher import Publisher
 from broker.log import get_logger
@@ -77,7 +77,7 @@ class DeadLetterPublisher:
 
             await self._ledger.commit(report)
             self._outbox.wake()
-            with translated("acknowledging"):
+            with map_errors("acknowledging"):
                 for rejected in batch:
                     await channel.basic_ack(rejected.delivery.tag)
             self.pending -= len(batch)

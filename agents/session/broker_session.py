@@ -29,7 +29,7 @@ from broker.amqp.connection import (
     address_of,
     blocked,
     connect,
-    translated,
+    map_errors,
 )
 from broker.amqp.publisher import Publisher
 from broker.amqp.timeouts import timeout
@@ -131,7 +131,7 @@ class BrokerSession:
             self._last_broker = address_of(connection)
             if not self._settings.enrolled:
                 await topology.ensure(connection)
-                with translated("declaring the agent's queue"):
+                with map_errors("declaring the agent's queue"):
                     async with timeout(CALL_LIMIT):
                         await self._bind(connection)
             publisher = await Publisher.open(
@@ -205,7 +205,7 @@ class BrokerSession:
             if self._stopping.is_set() or await blocked(connection):
                 continue
             try:
-                with translated("checking the consumer"):
+                with map_errors("checking the consumer"):
                     async with timeout(CALL_LIMIT), connection.channel() as channel:
                         declared = await topology.declare_queue(channel, queue, passive=True)
             except Unreachable as error:

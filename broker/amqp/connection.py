@@ -77,7 +77,7 @@ class Backoff:
 
 
 @contextmanager
-def translated(doing: str, *, external: bool = False) -> Iterator[None]:
+def map_errors(doing: str, *, external: bool = False) -> Iterator[None]:
     """Map the library's errors to `BrokerError` and its subclasses.
 
     Args:
@@ -178,7 +178,7 @@ async def connect(
         )
         try:
             try:
-                with translated(f"{_address(url)} as {url.user or 'guest'}", external=external):
+                with map_errors(f"{_address(url)} as {url.user or 'guest'}", external=external):
                     async with timeout(CALL_LIMIT):
                         await _open(connection, url, settings)
             except Unreachable as failure:

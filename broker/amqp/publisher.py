@@ -18,7 +18,7 @@ from broker.amqp.connection import (
     Unreachable,
     Unroutable,
     blocked,
-    translated,
+    map_errors,
     underlay,
 )
 from broker.amqp.timeouts import timeout
@@ -61,7 +61,7 @@ class Publisher:
             waits: whether to wait for a blocked broker, instead of raising Blocked.
             declares: whether missing parts of the topology may be declared.
         """
-        with translated("opening a channel"):
+        with map_errors("opening a channel"):
             async with timeout(CALL_LIMIT):
                 channel = connection.channel(on_return_raises=True)
                 await channel.initialize()
@@ -158,7 +158,7 @@ class Publisher:
         doing = f"publishing to {messages[0].exchange} as {messages[0].key}"
         while True:
             try:
-                with translated(doing):
+                with map_errors(doing):
                     errors = await self._answers(messages, doing)
                     return list(map(_unroutable, messages, errors))
             except Unreachable as error:

@@ -15,7 +15,7 @@ from aio_pika.abc import AbstractChannel, AbstractConnection, AbstractQueue
 from aio_pika.exceptions import ChannelNotFoundEntity
 from pamqp.common import FieldValue
 
-from broker.amqp.connection import CALL_LIMIT, connect, translated
+from broker.amqp.connection import CALL_LIMIT, connect, map_errors
 from broker.amqp.timeouts import timeout
 from broker.settings import BrokerSettings, load
 from schemas import Context, Job, Requirement, State, Target, everyone, group, workstation
@@ -302,7 +302,7 @@ async def apply_topology(settings: BrokerSettings | None = None) -> None:
     """
     settings = settings or load(BrokerSettings)
     async with connect(settings, "pcm topology") as connection, connection.channel() as channel:
-        with translated("declaring the topology"):
+        with map_errors("declaring the topology"):
             await apply(channel)
 
 
@@ -312,7 +312,7 @@ async def ensure(connection: AbstractConnection) -> None:
     Raises:
         BrokerError: the broker does not answer, or refuses.
     """
-    with translated("declaring the topology"):
+    with map_errors("declaring the topology"):
         async with timeout(CALL_LIMIT):
             try:
                 async with connection.channel() as channel:

@@ -8,7 +8,7 @@ from aio_pika.abc import AbstractConnection, HeadersType
 from aio_pika.exceptions import ChannelNotFoundEntity
 
 from broker.amqp import topology
-from broker.amqp.connection import CALL_LIMIT, Unroutable, translated
+from broker.amqp.connection import CALL_LIMIT, Unroutable, map_errors
 from broker.amqp.publisher import Publisher
 from broker.amqp.timeouts import timeout
 from broker.amqp.topology import AgentKind
@@ -128,7 +128,7 @@ async def _consumers(connection: AbstractConnection, queues: Iterable[str]) -> i
 
 async def _consumers_of(connection: AbstractConnection, queue: str) -> int | None:
     """Return the number of consumers of a queue; None if it does not exist."""
-    with translated(f"looking for {queue}"):
+    with map_errors(f"looking for {queue}"):
         try:
             async with timeout(CALL_LIMIT), connection.channel() as channel:
                 declared = await channel.declare_queue(queue, passive=True)
@@ -142,6 +142,6 @@ async def _consumers_of(connection: AbstractConnection, queue: str) -> int | Non
 async def _delete(connection: AbstractConnection, queues: Iterable[str]) -> None:
     # Without if_unused: for a quorum queue it closes the connection.
     for queue in queues:
-        with translated(f"deleting {queue}"):
+        with map_errors(f"deleting {queue}"):
             async with timeout(CALL_LIMIT), connection.channel() as channel:
                 await channel.queue_delete(queue)

@@ -19,7 +19,7 @@ from broker.amqp.connection import (
     Unreachable,
     Unroutable,
     connect,
-    translated,
+    map_errors,
 )
 from broker.amqp.publisher import Publisher
 from broker.amqp.timeouts import timeout
@@ -110,14 +110,14 @@ class DeadLetters:
         name = f"pcm dead {whoami()}"
         async with connect(settings or load(BrokerSettings), name) as connection:
             await topology.ensure(connection)
-            with translated(f"reading {topology.DEAD}"):
+            with map_errors(f"reading {topology.DEAD}"):
                 channel = await _exclusive_channel(connection)
                 publisher = await Publisher.open(connection)
                 letters = cls(connection, channel, publisher, keep_content)
                 await letters._read()
             yield letters
             # A cancelled consumer would still hold its unacknowledged messages.
-            with translated(f"returning letters to {topology.DEAD}"):
+            with map_errors(f"returning letters to {topology.DEAD}"):
                 async with timeout(CALL_LIMIT):
                     await letters._channel.close()
 
@@ -183,7 +183,7 @@ class DeadLetters:
         for _ in range(_DROP_ATTEMPTS):
             if not tags:
                 return
-            with translated("dropping letters"):
+            with map_errors("dropping letters"):
                 async with timeout(CALL_LIMIT):
                     await self._acknowledge(sorted(tags))
                     await self._channel.close()

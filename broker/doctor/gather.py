@@ -20,7 +20,7 @@ from pydantic import Field
 from yarl import URL
 
 from broker.amqp import topology
-from broker.amqp.connection import CALL_LIMIT, BrokerError, Refused, blocked, connect, translated
+from broker.amqp.connection import CALL_LIMIT, BrokerError, Refused, blocked, connect, map_errors
 from broker.amqp.management import Management
 from broker.amqp.run_in_thread import run_in_thread
 from broker.amqp.timeouts import timeout
@@ -109,14 +109,14 @@ async def _missing(connection: AbstractConnection) -> tuple[list[str], int | Non
     missing: list[str] = []
     dead_letters = None
     for name in (exchange.name for exchange in topology.EXCHANGES):
-        with translated(f"checking {name}"):
+        with map_errors(f"checking {name}"):
             try:
                 async with timeout(CALL_LIMIT), connection.channel() as channel:
                     await channel.declare_exchange(name, passive=True)
             except ChannelNotFoundEntity:
                 missing.append(f"exchange {name}")
     for name in (queue.name for queue in topology.central_queues()):
-        with translated(f"checking {name}"):
+        with map_errors(f"checking {name}"):
             try:
                 async with timeout(CALL_LIMIT), connection.channel() as channel:
                     queue = await channel.declare_queue(name, passive=True)

@@ -13,7 +13,7 @@ from aio_pika.abc import AbstractConnection
 from sqlalchemy import Connection, CursorResult, Engine, delete, or_, select, update
 
 from broker.amqp import topology
-from broker.amqp.connection import CALL_LIMIT, Backoff, BrokerError, address_of, connect, translated
+from broker.amqp.connection import CALL_LIMIT, Backoff, BrokerError, address_of, connect, map_errors
 from broker.amqp.publisher import Publisher
 from broker.amqp.timeouts import timeout
 from broker.history.position import (
@@ -74,7 +74,7 @@ async def first_offset(settings: HistorySettings) -> int:
     """
     async with connect(settings, "pcm history") as connection:
         await stream.append_end_marker(await Publisher.open(connection))
-        with translated(f"reading {topology.REPORTS}"):
+        with map_errors(f"reading {topology.REPORTS}"):
             async with stream.read(connection, None, 1) as entries, timeout(CALL_LIMIT):
                 return (await anext(entries)).offset
 

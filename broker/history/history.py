@@ -8,7 +8,7 @@ from sqlalchemy import Connection, Engine
 from broker.amqp.connection import Unreachable
 from broker.history.position import is_collected
 from broker.history.queries import Accounts
-from broker.history.schema import open_history, snapshot, told
+from broker.history.schema import map_database_errors, open_history, snapshot
 from broker.history.workstations import Fleet
 from broker.settings import HistorySettings, load
 
@@ -47,20 +47,20 @@ class History:
             except Unreachable:
                 if not is_collected(engine):
                     raise
-            with asked(engine) as history:
+            with query_history(engine) as history:
                 yield history
         finally:
             engine.dispose()
 
 
 @contextmanager
-def asked(engine: Engine) -> Iterator[History]:
+def query_history(engine: Engine) -> Iterator[History]:
     """Query an open history, as of one instant.
 
     Raises:
         HistoryError: the database cannot be used.
     """
-    with told(engine), snapshot(engine) as connection:
+    with map_database_errors(engine), snapshot(engine) as connection:
         yield History(connection)
 
 

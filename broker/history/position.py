@@ -7,7 +7,7 @@ from typing import TypeVar
 
 from sqlalchemy import Connection, Engine, inspect, select
 
-from broker.history.schema import check_version, reading, told
+from broker.history.schema import check_version, map_database_errors, reading
 from broker.stream.entry import StreamEntry
 
 LEASE_RENEWAL = 5.0
@@ -54,14 +54,14 @@ def transact(engine: Engine, work: Callable[..., _T], *values: object) -> _T:
     Raises:
         HistoryError: the database cannot be used.
     """
-    with told(engine), engine.begin() as connection:
+    with map_database_errors(engine), engine.begin() as connection:
         return work(connection, *values)
 
 
 def is_collected(engine: Engine) -> bool:
     """Whether a collector has a valid lease."""
     query = select(reading.c.collected_at)
-    with told(engine), engine.connect() as connection:
+    with map_database_errors(engine), engine.connect() as connection:
         has_table = inspect(connection).has_table(reading.name)  # not in a new database
         at = connection.scalar(query) if has_table else None
     return at is not None and abs(time.time() - at) < LEASE
@@ -69,5 +69,5 @@ def is_collected(engine: Engine) -> bool:
 
 def is_empty(engine: Engine) -> bool:
     """Whether nothing has been read into the history."""
-    with told(engine), engine.connect() as connection:
+    with map_database_errors(engine), engine.connect() as connection:
         return read_position(connection) == Position(0, 0, "")

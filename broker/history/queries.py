@@ -26,12 +26,12 @@ from broker.history.projection.projection import QUEUED, UNREACHABLE
 from broker.history.schema import (
     gaps,
     jobs,
+    map_database_errors,
     outcomes,
     records,
     reports,
     results,
     snapshot,
-    told,
     workstations,
 )
 from broker.stream.entry import read_records
@@ -454,5 +454,5 @@ def accounts(engine: Engine, now: float | None = None) -> Iterator[Accounts]:
     Raises:
         HistoryError: the database cannot be used.
     """
-    with told(engine), snapshot(engine) as connection:
+    with map_database_errors(engine), snapshot(engine) as connection:
         yield Accounts(connection, now)

@@ -265,10 +265,13 @@ def prepare(engine: Engine) -> None:
     Raises:
         HistoryError: the database cannot be reached; or it is unusable, and nothing was changed.
     """
-    with told(engine), snapshot(engine) as connection:  # else a migration shows in halves
+    with (
+        map_database_errors(engine),
+        snapshot(engine) as connection,
+    ):  # else a migration shows in halves
         if _check(connection) == SCHEMA_VERSION:
             return
-    with told(engine), engine.begin() as connection:
+    with map_database_errors(engine), engine.begin() as connection:
         _lock(connection)
         version = _check(connection)  # another program may have been first
         if version is None:
@@ -433,7 +436,7 @@ def snapshot(engine: Engine) -> Iterator[Connection]:
 
 
 @contextmanager
-def told(engine: Engine) -> Iterator[None]:
+def map_database_errors(engine: Engine) -> Iterator[None]:
     """Tell what the database says is wrong in one line, as HistoryError."""
     try:
         yield

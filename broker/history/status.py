@@ -11,11 +11,11 @@ from broker.history.queries import Accounts
 from broker.history.schema import (
     forgeries,
     jobs,
+    map_database_errors,
     open_history,
     outcomes,
     reading,
     reports,
-    told,
     workstations,
 )
 from broker.settings import HistorySettings, load
@@ -61,7 +61,7 @@ def status(engine: Engine) -> HistoryStatus:
     Raises:
         HistoryError: the database cannot be used.
     """
-    with told(engine), engine.connect() as connection:
+    with map_database_errors(engine), engine.connect() as connection:
 
         def count(table: Table) -> int:
             return connection.scalar(select(func.count()).select_from(table)) or 0
@@ -88,6 +88,6 @@ def status(engine: Engine) -> HistoryStatus:
 
 def jobs_before(engine: Engine, offset: int) -> int:
     """Return the number of jobs before an offset of the stream, or of a former stream."""
-    with told(engine), engine.connect() as connection:
+    with map_database_errors(engine), engine.connect() as connection:
         before = jobs.c.offset < read_position(connection).base + offset
         return connection.scalar(select(func.count()).select_from(jobs).where(before)) or 0

@@ -16,10 +16,10 @@ from broker.history.schema import (
     POLICY,
     agents,
     jobs,
+    map_database_errors,
     memberships,
     outcomes,
     snapshot,
-    told,
     workstations,
 )
 from schemas import Job
@@ -218,5 +218,5 @@ def fleet(engine: Engine, now: float | None = None) -> Iterator[Fleet]:
     Raises:
         HistoryError: the database cannot be used.
     """
-    with told(engine), snapshot(engine) as connection:
+    with map_database_errors(engine), snapshot(engine) as connection:
         yield Fleet(connection, now)

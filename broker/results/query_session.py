@@ -27,10 +27,10 @@ def query_session() -> "Iterator[History]":
     Raises:
         CommandError: the history cannot be read, or it does not have the job.
     """
-    from broker.history.history import asked
+    from broker.history.history import query_history
     from broker.history.queries import UnknownId
 
-    with history() as engine, asked(engine) as queries:
+    with history() as engine, query_history(engine) as queries:
         _print_gaps(queries.accounts.gaps())
         try:
             yield queries

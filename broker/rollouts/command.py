@@ -91,10 +91,10 @@ def _print_not_running(plan: "Rollout") -> None:
 
 
 def _list(arguments: argparse.Namespace) -> int:
-    from broker.history.history import asked
+    from broker.history.history import query_history
     from broker.rollouts.progress import list_rollouts
 
-    with history() as engine, asked(engine) as queries:
+    with history() as engine, query_history(engine) as queries:
         rollouts = list_rollouts(queries)
     views.print_list(rollouts, as_json=arguments.json)
     return DONE
@@ -106,11 +106,11 @@ def _show(arguments: argparse.Namespace) -> int:
 
 
 def _find(rollout_id: str) -> "RolloutProgress":
-    from broker.history.history import asked
+    from broker.history.history import query_history
     from broker.rollouts.progress import UnknownRollout, find_rollout
 
     try:
-        with history() as engine, asked(engine) as queries:
+        with history() as engine, query_history(engine) as queries:
             return find_rollout(queries, rollout_id)
     except UnknownRollout as error:
         raise CommandError(str(error)) from error

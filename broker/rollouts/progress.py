@@ -10,7 +10,7 @@ from sqlalchemy import Connection, Engine, select
 
 from broker.history.history import History
 from broker.history.queries import Accounts
-from broker.history.schema import jobs, records, snapshot, told
+from broker.history.schema import jobs, map_database_errors, records, snapshot
 from broker.rollouts.state import RolloutState, WaveTally, rollout_state
 from schemas import Rollout, RolloutOrder, WaveEnded, WaveSent
 from schemas.errors import PcmError
@@ -78,7 +78,7 @@ def find_plan(engine: Engine, rollout_id: str) -> Rollout:
     Raises:
         UnknownRollout: no rollout has this id, or several ids begin so.
     """
-    with told(engine), snapshot(engine) as connection:
+    with map_database_errors(engine), snapshot(engine) as connection:
         return _find_plan(_plans(connection), rollout_id)
 
 
@@ -102,14 +102,14 @@ def recorded_plan(engine: Engine, plan: Rollout) -> tuple[bytes, str]:
         .order_by(records.c.offset)
         .limit(1)
     )
-    with told(engine), engine.connect() as connection:
+    with map_database_errors(engine), engine.connect() as connection:
         body, signatures = connection.execute(query).one()
         return body, signatures
 
 
 def load_progress(engine: Engine, plan: Rollout) -> RolloutProgress:
     """Return the progress of a rollout as of now."""
-    with told(engine), snapshot(engine) as connection:
+    with map_database_errors(engine), snapshot(engine) as connection:
         return _load_progress(connection, plan, time.time())
 
 

@@ -95,7 +95,7 @@ def _add_add_command(actions: "argparse._SubParsersAction[Parser]") -> None:
 
 
 def _add(arguments: argparse.Namespace) -> int:
-    from broker.history.history import asked
+    from broker.history.history import query_history
     from broker.schedules.queries import (
         ScheduleExists,
         check_new_schedule,
@@ -104,7 +104,7 @@ def _add(arguments: argparse.Namespace) -> int:
     )
 
     schedule = _read(arguments)
-    with history() as engine, asked(engine) as queries:
+    with history() as engine, query_history(engine) as queries:
         try:
             if not arguments.replace:
                 check_new_schedule(queries, schedule.name)
@@ -150,10 +150,10 @@ def _read(arguments: argparse.Namespace) -> "Schedule":
 
 
 def _remove(arguments: argparse.Namespace) -> int:
-    from broker.history.history import asked
+    from broker.history.history import query_history
     from broker.schedules.queries import occurrences_under_way
 
-    with history() as engine, asked(engine) as queries:
+    with history() as engine, query_history(engine) as queries:
         schedule = schedule_views.find(queries, arguments.schedule)
         under_way = occurrences_under_way(queries, schedule)
 

@@ -10,7 +10,7 @@ from sqlalchemy import Connection, Engine, select
 from broker.history.history import History
 from broker.history.position import read_position
 from broker.history.queries import JobRow
-from broker.history.schema import jobs, records, told
+from broker.history.schema import jobs, map_database_errors, records
 from broker.stream.entry import StreamEntry, read_records
 from schemas import Schedule, ScheduleRemoval
 from schemas.errors import PcmError
@@ -109,7 +109,7 @@ def in_force(
     Raises:
         HistoryError: the database cannot be used.
     """
-    with told(engine), engine.connect() as connection:
+    with map_database_errors(engine), engine.connect() as connection:
         return _schedules(_in_force(connection, accepts))
 
 
@@ -123,7 +123,7 @@ def in_force_from_before(engine: Engine, offset: int) -> list[ScheduleRecord]:
     Raises:
         HistoryError: the database cannot be used.
     """
-    with told(engine), engine.connect() as connection:
+    with map_database_errors(engine), engine.connect() as connection:
         before = read_position(connection).base + offset
         found = _in_force(connection, _accept_all)
     return [each for each in found.values() if each.entry.offset < before]
@@ -135,7 +135,7 @@ def next_offset(engine: Engine) -> int:
     Raises:
         HistoryError: the database cannot be used.
     """
-    with told(engine), engine.connect() as connection:
+    with map_database_errors(engine), engine.connect() as connection:
         place = read_position(connection)
     return place.base + place.next_offset
 
@@ -147,7 +147,7 @@ def changed_since(engine: Engine, offset: int, known: Collection[Schedule]) -> l
         HistoryError: the database cannot be used.
     """
     names = {schedule.name for schedule in known}
-    with told(engine), engine.connect() as connection:
+    with map_database_errors(engine), engine.connect() as connection:
         found = {
             each.record.name: each
             for each in _schedule_records(connection)
@@ -193,7 +193,7 @@ def sent(engine: Engine, job_ids: Collection[str]) -> set[str]:
     Raises:
         HistoryError: the database cannot be used.
     """
-    with told(engine), engine.connect() as connection:
+    with map_database_errors(engine), engine.connect() as connection:
         return _sent(connection, job_ids)
 
 

@@ -102,11 +102,11 @@ def _zone_text(schedule: "Schedule") -> str:
 
 
 def _list(arguments: argparse.Namespace) -> int:
-    from broker.history.history import asked
+    from broker.history.history import query_history
     from broker.history.position import is_collected
     from broker.schedules.queries import list_schedules, next_occurrences
 
-    with history() as engine, asked(engine) as queries:
+    with history() as engine, query_history(engine) as queries:
         found = [
             (schedule, next(iter(next_occurrences(schedule)), None), _sent(queries, schedule, 1))
             for schedule in list_schedules(queries).values()
@@ -145,10 +145,10 @@ def _list(arguments: argparse.Namespace) -> int:
 
 
 def _show(arguments: argparse.Namespace) -> int:
-    from broker.history.history import asked
+    from broker.history.history import query_history
     from broker.schedules.queries import next_occurrences
 
-    with history() as engine, asked(engine) as queries:
+    with history() as engine, query_history(engine) as queries:
         schedule = find(queries, arguments.schedule)
         sent = _sent(queries, schedule, _MAX_SENT)
     following = next_occurrences(schedule, _MAX_NEXT)
@@ -191,10 +191,10 @@ def _labelled(schedule: "Schedule") -> dict[str, str]:
 
 
 def _next(arguments: argparse.Namespace) -> int:
-    from broker.history.history import asked
+    from broker.history.history import query_history
     from broker.schedules.queries import list_schedules, next_occurrences
 
-    with history() as engine, asked(engine) as queries:
+    with history() as engine, query_history(engine) as queries:
         schedules = (
             list(list_schedules(queries).values())
             if arguments.schedule is None

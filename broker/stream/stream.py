@@ -12,7 +12,7 @@ from aiormq.abc import AbstractChannel
 
 from broker.amqp import topology
 from broker.amqp.batch_publish import Outgoing
-from broker.amqp.connection import CALL_LIMIT, Unreachable, translated
+from broker.amqp.connection import CALL_LIMIT, Unreachable, map_errors
 from broker.amqp.consumer import Delivery, consume
 from broker.amqp.publisher import Publisher
 from broker.amqp.timeouts import timeout
@@ -40,7 +40,7 @@ async def read(
     """
     arrived: asyncio.Queue[Delivery | None] = asyncio.Queue()
     offset = "first" if start is None else start
-    with translated(f"reading {topology.REPORTS}"):
+    with map_errors(f"reading {topology.REPORTS}"):
         consumer = await consume(
             connection, topology.REPORTS, arrived, prefetch, {"x-stream-offset": offset}
         )
@@ -74,7 +74,7 @@ class StreamReader(AsyncIterator[StreamEntry]):
         In a stream an acknowledgement only grants credit.
         """
         if self._credit <= self._prefetch // 2:
-            with translated(f"reading {topology.REPORTS}"):
+            with map_errors(f"reading {topology.REPORTS}"):
                 await self._channel.basic_ack(self._last, multiple=True)
             self._credit = self._prefetch
 
@@ -150,7 +150,7 @@ async def append_all(publisher: Publisher, messages: Sequence[Outgoing]) -> None
             continue
         if not publisher.declares:
             raise Unreachable(f"{error}; run pcm topology apply") from error
-        with translated("declaring the topology"):
+        with map_errors("declaring the topology"):
             async with timeout(CALL_LIMIT), publisher.connection.channel() as channel:
                 await topology.apply(channel)
         raise Unreachable(f"{error}; it is declared again") from error
@@ -170,7 +170,7 @@ async def read_all(
     marker = await append_end_marker(publisher)
     async with read(connection, start) as entries:
         while True:
-            with translated(f"reading {topology.REPORTS}"):
+            with map_errors(f"reading {topology.REPORTS}"):
                 async with timeout(CALL_LIMIT):
                     entry = await anext(entries)
             if entry.is_end_marker(marker):

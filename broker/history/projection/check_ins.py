@@ -18,26 +18,26 @@ _LEAVE = delete(memberships).where(memberships.c.workstation == bindparam("its_n
 
 def write(connection: Connection, check_ins: Sequence[tuple[CheckIn, int]]) -> None:
     """Write check-ins, each with its offset, in their order."""
-    facts = [(told, offset, told.facts.model_dump()) for told, offset in check_ins]
+    facts = [(check_in, offset, check_in.facts.model_dump()) for check_in, offset in check_ins]
     if not facts:
         return
     seen = [
         {
-            "name": told.workstation,
-            "first_seen": told.at.timestamp(),
-            "seen_at": told.at.timestamp(),
+            "name": check_in.workstation,
+            "first_seen": check_in.at.timestamp(),
+            "seen_at": check_in.at.timestamp(),
             "seen_offset": offset,
             **known,
         }
-        for told, offset, known in facts
+        for check_in, offset, known in facts
     ]
     put(connection, workstations, seen, ("seen_at", "seen_offset", *facts[0][2]))
-    groups = _groups(connection, [told for told, _ in check_ins])
+    groups = _groups(connection, [check_in for check_in, _ in check_ins])
     if groups:
         connection.execute(_LEAVE, [{"its_name": name} for name in groups])
     members = [{"group": group, "workstation": name} for name in groups for group in groups[name]]
     put(connection, memberships, members)
-    rows = [_agent(told) for told, _ in check_ins]
+    rows = [_agent(check_in) for check_in, _ in check_ins]
     changed = tuple(name for name in rows[0] if name not in {"workstation", "agent"})
     put(connection, agents, rows, changed)
 
@@ -46,37 +46,37 @@ def _groups(connection: Connection, check_ins: Sequence[CheckIn]) -> dict[str, S
     """Return the groups of workstations: the service's word, where it has ever said one."""
     groups: dict[str, Sequence[str]] = {}
     served: set[str] = set()
-    for told in check_ins:
-        name = told.workstation
-        if told.agent == _SERVICE:
+    for check_in in check_ins:
+        name = check_in.workstation
+        if check_in.agent == _SERVICE:
             served.add(name)
         elif name in served or connection.scalar(_BY_SERVICE, {"its_name": name}) is not None:
             continue
-        groups[name] = told.groups
+        groups[name] = check_in.groups
     return groups
 
 
-def _policy(told: CheckIn) -> str:
+def _policy(check_in: CheckIn) -> str:
     """Return by what an agent decides, as the history keeps it."""
-    return told.model_dump_json(include=set(POLICY), exclude_none=True)
+    return check_in.model_dump_json(include=set(POLICY), exclude_none=True)
 
 
-def _agent(told: CheckIn) -> dict[str, Any]:
-    pause = told.pause
+def _agent(check_in: CheckIn) -> dict[str, Any]:
+    pause = check_in.pause
     return {
-        "workstation": told.workstation,
-        "agent": told.agent,
-        "up": told.up,
+        "workstation": check_in.workstation,
+        "agent": check_in.agent,
+        "up": check_in.up,
         "paused": pause is not None,
         "paused_at": pause.created_at.timestamp() if pause else None,
         "paused_by": pause.sender if pause else "",
         "pause_reason": pause.reason if pause else "",
-        "at": told.at.timestamp(),
-        "interval": told.interval.total_seconds(),
-        "program": told.program,
-        "windows": _policy(told),
-        "waiting": told.waiting,
-        "running": told.running,
-        "signed_only": told.signed_only,
-        "sealing_key": told.sealing_key or "",
+        "at": check_in.at.timestamp(),
+        "interval": check_in.interval.total_seconds(),
+        "program": check_in.program,
+        "windows": _policy(check_in),
+        "waiting": check_in.waiting,
+        "running": check_in.running,
+        "signed_only": check_in.signed_only,
+        "sealing_key": check_in.sealing_key or "",
     }

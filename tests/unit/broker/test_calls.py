@@ -33,7 +33,7 @@ from broker import (
     write_report,
     write_signed,
 )
-from broker.history.history import asked
+from broker.history.history import query_history
 from broker.history.schema import open_history
 from schemas import Command, Job, Schedule, State, workstation
 from tests.unit.broker.test_history import check_in, fold, report
@@ -47,7 +47,7 @@ def history(tmp_path: Path) -> Iterator[History]:
     engine = open_history(f"sqlite:///{tmp_path}/history.db")
     schedule = Schedule(name="nightly", repeat="0 2 * * *", zone="UTC", job=_JOB)
     fold(engine, [check_in("ws-1"), _JOB, report(_JOB, "ws-1", State.FAILED), schedule])
-    with asked(engine) as opened:
+    with query_history(engine) as opened:
         yield opened
     engine.dispose()
 
@@ -106,7 +106,7 @@ def test_only_a_job_that_has_not_ended_is_cancellable(history: History) -> None:
 def test_a_queued_job_is_cancellable_by_the_beginning_of_its_id(tmp_path: Path) -> None:
     engine = open_history(f"sqlite:///{tmp_path}/history.db")
     fold(engine, [check_in("ws-1"), _JOB])
-    with asked(engine) as opened:
+    with query_history(engine) as opened:
         assert check_cancellable(opened.accounts, _JOB.id[:-1]) == _JOB.id
     engine.dispose()
 

@@ -2,18 +2,18 @@
 
 import pytest
 
-from broker.amqp.connection import Backoff, Unreachable, translated
+from broker.amqp.connection import Backoff, Unreachable, map_errors
 
 
 def test_a_call_that_our_own_close_cuts_off_found_nobody() -> None:
     """The library ends it with an exception of no kind; to who waits, the broker was lost."""
     closed = pytest.raises(Unreachable, match="publishing: the connection was closed")
-    with closed, translated("publishing"):
+    with closed, map_errors("publishing"):
         raise Exception  # noqa: TRY002 - just so does the library
 
 
 def test_a_defect_stays_a_defect() -> None:
-    with pytest.raises(KeyError), translated("publishing"):
+    with pytest.raises(KeyError), map_errors("publishing"):
         raise KeyError
 
 
