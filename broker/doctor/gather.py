@@ -22,12 +22,12 @@ from yarl import URL
 from broker.amqp import topology
 from broker.amqp.connection import CALL_LIMIT, BrokerError, Refused, blocked, connect, map_errors
 from broker.amqp.management import Management
-from broker.amqp.run_in_thread import run_in_thread
 from broker.amqp.timeouts import timeout
 from broker.doctor.snapshot import BrokerSnapshot, FileInfo, Machine, ManagementData, Row, Unchecked
 from broker.history.history import History
 from broker.history.schema import HistoryError
 from broker.history.workstations import WorkstationRow
+from broker.run_in_thread import run_in_thread
 from broker.settings import HistorySettings, ManagementSettings
 
 _ENABLE_MANAGEMENT = (

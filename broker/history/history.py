@@ -65,7 +65,7 @@ def query_history(engine: Engine) -> Iterator[History]:
 
 
 def _refresh(settings: HistorySettings, engine: Engine) -> None:
-    from broker.amqp.run_in_thread import run_in_thread
     from broker.history.collector import refresh
+    from broker.run_in_thread import run_in_thread
 
     run_in_thread(refresh(settings, engine))
