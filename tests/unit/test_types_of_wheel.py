@@ -20,7 +20,7 @@ _ROOT = Path(__file__).parents[2]
 _PACKAGES = (broker, schemas)
 _REVEALED = re.compile(r'^(\w+)\.py:(\d+): note: Revealed type is "(.*)"$', re.MULTILINE)
 _ANY = re.compile(r"\bAny\b")
-_EXPECTED_ANY = re.compile(r"Coroutine\[Any, Any, |\*\*given: Any")
+_EXPECTED_ANY = re.compile(r"Coroutine\[Any, Any, |\*\*values: Any")
 """What every coroutine has, and settings, which are read from text."""
 _WRONG = """\
 from broker import NoSuchName, SyncDispatcher

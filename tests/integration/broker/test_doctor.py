@@ -5,6 +5,7 @@ import itertools
 import json
 import os
 import subprocess
+import time
 from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -22,6 +23,7 @@ from tests.support import programs
 from tests.support.admin import Admin, check_in
 from tests.support.programs import BIN
 from tests.support.rabbitmq import Broker, Node, free_port, or_skipped
+from tests.support.waiting import LIMIT
 from tests.support.workstation import PCM_AGENT, Workstation, checked_in
 
 _numbers = itertools.count(1)
@@ -126,8 +128,9 @@ class Patient:
 
     def until(self, check: str, text: str) -> Found:
         """Examine until it finds that, and return all: the broker counts only now and then."""
+        deadline = time.monotonic() + LIMIT
         while text not in texts(found := self.examined(), check):
-            pass
+            assert time.monotonic() < deadline, found
         return found
 
     def bind(self, source: str, destination: str, key: str, kind: str = "q") -> None:
@@ -414,7 +417,7 @@ async def test_clocks_and_dead_letters(patient: Patient) -> None:
         await reports.publish(aio_pika.Message(b"a letter"), "dead.ws.service")
         queue = await channel.get_queue(topology.queue_name(AgentKind.SERVICE, late))
         await queue.consume(_ignore)
-        found = await asyncio.to_thread(patient.until, "clocks", "too long ago")
+        found = await asyncio.to_thread(patient.until, "clocks", "too old")
     assert f"ahead of this machine's: {early}" in texts(found, "clocks")
     assert late in texts(found, "clocks")
     assert "the broker's clock" not in texts(found, "clocks")
