@@ -110,7 +110,9 @@ def admin(site: Site, tmp_path: Path) -> Iterator[Admin]:
 
 
 def letters(admin: Admin) -> list[dict[str, Any]]:
-    found: list[dict[str, Any]] = json.loads(admin.run("dead", "list", "--json").stdout)
+    listed = admin.run("dead", "list", "--json")
+    assert listed.returncode == 0, listed.stderr
+    found: list[dict[str, Any]] = json.loads(listed.stdout)
     return found
 
 
