@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from agents.store.state_folder import StateError
+from broker.cli import setting_warnings
 from broker.cli.command_line import DONE, CommandError, Parser, UsageError, argument_errors, run
 from broker.settings import describe, load
 
@@ -49,6 +50,8 @@ def _run_command(arguments: argparse.Namespace) -> int:
         user=arguments.user,
         **{name: getattr(arguments, name, None) for name in ("accept_offers", "no_window")},
     )
+    if arguments.command not in ("service", "interactive"):  # they log the warnings
+        setting_warnings.print_warnings("pcm-agent")
     try:
         match arguments.command:
             case "service":
@@ -148,6 +151,8 @@ def _run_agent(
     name = agent_name(kind, settings.user)
     file = settings.state_dir / name / "agent.log" if in_file else None
     log.configure(file=file, workstation=settings.workstation, agent=name)
+    for text in setting_warnings.warnings():
+        log.get_logger().warning("settings.warning", reason=text)
 
     async def run_until_stopped() -> None:
         agent = _agent(kind, settings)

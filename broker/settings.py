@@ -25,7 +25,8 @@ if TYPE_CHECKING:
     from yarl import URL
 
 _SECRETS = Path("/run/secrets")
-_ENV_FILE = Path(".env")
+ENV_FILE = Path(".env")
+"""The file of settings in the current folder; it is read if only this user can write to it."""
 _URL_FORMAT = "must be like amqp://USER:PASSWORD@HOST:5672/"
 
 
@@ -226,18 +227,26 @@ def _environment(kind: type[BrokerSettings]) -> dict[str, Any]:
 
 
 def _env_file(kind: type[BrokerSettings]) -> dict[str, Any]:
-    """Return the settings of the `.env` file in the current folder."""
-    if (file := _own_file(_ENV_FILE)) is None:
-        return {}
+    return _select(kind, read_env_file() or {})
+
+
+def read_env_file() -> Mapping[str, str | None] | None:
+    """Return the values in the `.env` file of the current folder; None if it is not ours.
+
+    Raises:
+        WrongSetting: the file cannot be read.
+    """
+    if (file := _own_file(ENV_FILE)) is None:
+        return None
     from dotenv import dotenv_values  # rarely needed
 
     try:
         with os.fdopen(file, encoding="utf-8") as stream:
-            return _select(kind, dotenv_values(stream=stream))
+            return dotenv_values(stream=stream)
     except UnicodeDecodeError as error:
-        raise WrongSetting(f"{_ENV_FILE}: is not UTF-8: save it as UTF-8") from error
+        raise WrongSetting(f"{ENV_FILE}: is not UTF-8: save it as UTF-8") from error
     except OSError as error:
-        raise WrongSetting(f"{_ENV_FILE}: cannot be read: {error.strerror}") from error
+        raise WrongSetting(f"{ENV_FILE}: cannot be read: {error.strerror}") from error
 
 
 def _secrets(kind: type[BrokerSettings]) -> dict[str, Any]:

@@ -24,7 +24,9 @@ _SOURCES = """\
 A setting is an environment variable, a line of a `.env` file in the working directory, or a file in
 `/run/secrets`. Options of a command count first, then the environment, then `.env`, then
 `/run/secrets`. The `.env` file must belong to the user and be writable by no other. A wrong setting
-is an error of one line that names it, with exit status 2."""
+is an error of one line that names it, with exit status 2. At their start both programs warn, in one
+line each, of an unknown `PCM_...` name, of a `.env` that is not read, and of one whose password
+others can read."""
 _EXIT = (
     "Exit status: 0 done; 1 the work failed somewhere; 2 wrong usage; 3 the broker is unreachable."
 )

@@ -8,6 +8,7 @@ from collections.abc import Iterable, Sequence
 from importlib import import_module
 
 from broker.cli.command_line import Parser, UsageError, run
+from broker.cli.setting_warnings import print_warnings
 from broker.log import silence_amqp_libraries
 
 COMMANDS = {
@@ -64,6 +65,7 @@ def command(words: Sequence[str]) -> int:
             raise UsageError(_unrecognized_text(arguments, unrecognized))
         if arguments.argv and not getattr(arguments, "takes_command", False):
             raise UsageError(f"{arguments.command}: accepts no command after --")
+        print_warnings("pcm")
         status: int = arguments.run(arguments)
         return status
 

@@ -13,7 +13,7 @@ from agents.execution.environment import PATH, account
 from broker import Dispatcher
 from schemas import Job, State
 from tests.support.counted import ended
-from tests.support.programs import BIN
+from tests.support.programs import BIN, NOWHERE
 from tests.support.waiting import until_there
 from tests.support.workstation import Workstation
 
@@ -129,3 +129,13 @@ async def test_nothing_reaches_a_command_by_chance(
     assert found["core_limit"][0] == 4096
     assert found["nice"] == os.nice(0) + 3
     assert found["oom"] == OOM
+
+
+def test_an_agent_logs_a_setting_without_effect(ws: Workstation) -> None:
+    service = ws.start("service", connected=False, takover_grace="5m", amqp_url=NOWHERE)
+    service.wait_for("settings.warning")
+    (event,) = service.events("settings.warning")
+    assert event["reason"] == (
+        "PCM_TAKOVER_GRACE: unknown setting in the environment, ignored; did you mean"
+        " PCM_TAKEOVER_GRACE?"
+    )

@@ -1,6 +1,7 @@
 """The program `pcm`, run as an administrator runs it."""
 
 import json
+import os
 import subprocess
 from pathlib import Path
 
@@ -102,7 +103,59 @@ def test_settings_come_from_a_file_of_ones_own(tmp_path: Path) -> None:
             timeout=LIMIT,
             check=False,
         )
-        assert (done.returncode, done.stderr.split(":")[1]) == (2, f" {told}")
+        last = done.stderr.splitlines()[-1]
+        assert (done.returncode, last.split(":")[1]) == (2, f" {told}")
+
+
+def _with_settings(folder: Path, mode: int = 0o600, **variables: str) -> list[str]:
+    """Return what `pcm topology show` says on stderr beside a `.env` file."""
+    (folder / ".env").chmod(mode)
+    done = subprocess.run(
+        [BIN / "pcm", "topology", "show"],
+        env={"PATH": "/usr/bin:/bin", **variables},
+        cwd=folder,
+        capture_output=True,
+        text=True,
+        timeout=LIMIT,
+        check=False,
+    )
+    assert done.returncode == 0
+    return done.stderr.splitlines()
+
+
+def test_a_setting_without_effect_is_told_in_one_line(tmp_path: Path) -> None:
+    """A wrong name with the nearest right one; a file that is not read, or read by others."""
+    file = tmp_path / ".env"
+    file.write_text(f"PCM_AMQP_URL={NOWHERE}\nPCM_WORKSTATON=ws-1\n")
+    wrong_name = (
+        "pcm: PCM_WORKSTATON: unknown setting in .env, ignored; did you mean PCM_WORKSTATION?"
+    )
+    assert _with_settings(tmp_path) == [wrong_name]
+    assert _with_settings(
+        tmp_path, pcm_groupz="lab", PCM_TEST_AMQP_URL="", PCM_JOB_ID="1", PCM_COUNTDOWN="5m"
+    ) == [
+        "pcm: pcm_groupz: unknown setting in the environment, ignored; did you mean PCM_GROUPS?",
+        wrong_name,
+    ]
+    assert _with_settings(tmp_path, 0o644) == [
+        wrong_name,
+        "pcm: .env: everybody can read the password in PCM_AMQP_URL: chmod go= .env",
+    ]
+    assert _with_settings(tmp_path, 0o666) == [
+        "pcm: .env: is not read: others can write to it: chmod go-w .env"
+    ]
+    file.write_text("SECRET_KEY=of another program\n")
+    assert _with_settings(tmp_path, 0o666) == []
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="gives a file to another user")
+def test_a_file_of_settings_of_another_user_is_told(tmp_path: Path) -> None:
+    file = tmp_path / ".env"
+    file.write_text(f"PCM_AMQP_URL={NOWHERE}\n")
+    os.chown(file, 1, -1)
+    assert _with_settings(tmp_path) == [
+        "pcm: .env: is not read: it belongs to user 1 and must be yours: chown 0 .env"
+    ]
 
 
 def test_no_broker_is_exit_status_3_and_tells_no_password() -> None:
