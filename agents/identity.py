@@ -7,7 +7,7 @@ from functools import cached_property
 from broker.amqp import topology
 from broker.amqp.topology import AgentKind
 from schemas import Report, Result, State
-from schemas.report import final_id, new_report_id
+from schemas.reports.report import final_id, new_report_id
 
 
 @dataclass(frozen=True)

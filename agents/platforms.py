@@ -3,7 +3,7 @@
 import errno
 import platform
 
-from schemas.command import plain_machine
+from schemas.orders.command import plain_machine
 
 NO_FILES = frozenset({errno.EMFILE, errno.ENFILE, errno.ENOMEM})
 """Errors that mean that no file can be opened now."""

@@ -19,9 +19,9 @@ from pydantic import (
 
 from broker.amqp.topology import QueueType
 from broker.settings import BrokerSettings, OptionalPath
-from schemas.check_in import is_automatic
 from schemas.maintenance_windows import NO_WINDOWS, WindowsSetting
 from schemas.names import Name
+from schemas.reports.check_in import is_automatic
 from schemas.times import Duration, duration_text
 
 _SYSTEM_STATE = Path("/var/lib/pcm")

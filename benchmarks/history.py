@@ -29,7 +29,7 @@ from broker.history.schema import open_history
 from broker.settings import HistorySettings
 from broker.stream import stream
 from schemas import CheckIn, Command, Job, Output, Report, Result, State, everyone
-from schemas.report import final_id
+from schemas.reports.report import final_id
 from tests.support.programs import BIN
 from tests.support.rabbitmq import Node
 

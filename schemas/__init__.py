@@ -3,36 +3,38 @@
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from schemas.check_in import CheckIn, Facts, Pause, WorkstationForgotten
-    from schemas.command import Command
     from schemas.errors import PcmError
-    from schemas.job import Cancellation, Context, Job, Requirement
     from schemas.message import InvalidMessage, Message, explain
     from schemas.names import Target, everyone, group, workstation
-    from schemas.rejected_record import RejectedRecord
-    from schemas.report import Output, Report, Result, State
-    from schemas.rollout import Rollout, RolloutOrder, WaveEnded, WaveSent
-    from schemas.schedule import Occurrence, Schedule, ScheduleRemoval
-    from schemas.secrets import Secrets
-    from schemas.signature import Signature, SignedJob
+    from schemas.orders.command import Command
+    from schemas.orders.job import Cancellation, Context, Job, Requirement
+    from schemas.orders.rollout import Rollout, RolloutOrder, WaveEnded, WaveSent
+    from schemas.orders.schedule import Occurrence, Schedule, ScheduleRemoval
+    from schemas.orders.secrets import Secrets
+    from schemas.orders.signature import Signature, SignedJob
+    from schemas.orders.trusted_key import TrustedKey
+    from schemas.orders.workstation import Pause, WorkstationForgotten
+    from schemas.reports.check_in import CheckIn, Facts
+    from schemas.reports.rejected_record import RejectedRecord
+    from schemas.reports.report import Output, Report, Result, State
     from schemas.times import WallClock
-    from schemas.trusted_key import TrustedKey
 
 _MODULES = {
-    "schemas.check_in": ("CheckIn", "Facts", "Pause", "WorkstationForgotten"),
-    "schemas.command": ("Command",),
     "schemas.errors": ("PcmError",),
-    "schemas.job": ("Cancellation", "Context", "Job", "Requirement"),
     "schemas.message": ("InvalidMessage", "Message", "explain"),
     "schemas.names": ("Target", "everyone", "group", "workstation"),
-    "schemas.rejected_record": ("RejectedRecord",),
-    "schemas.report": ("Output", "Report", "Result", "State"),
-    "schemas.rollout": ("Rollout", "RolloutOrder", "WaveEnded", "WaveSent"),
-    "schemas.schedule": ("Occurrence", "Schedule", "ScheduleRemoval"),
-    "schemas.secrets": ("Secrets",),
-    "schemas.signature": ("Signature", "SignedJob"),
+    "schemas.orders.command": ("Command",),
+    "schemas.orders.job": ("Cancellation", "Context", "Job", "Requirement"),
+    "schemas.orders.rollout": ("Rollout", "RolloutOrder", "WaveEnded", "WaveSent"),
+    "schemas.orders.schedule": ("Occurrence", "Schedule", "ScheduleRemoval"),
+    "schemas.orders.secrets": ("Secrets",),
+    "schemas.orders.signature": ("Signature", "SignedJob"),
+    "schemas.orders.trusted_key": ("TrustedKey",),
+    "schemas.orders.workstation": ("Pause", "WorkstationForgotten"),
+    "schemas.reports.check_in": ("CheckIn", "Facts"),
+    "schemas.reports.rejected_record": ("RejectedRecord",),
+    "schemas.reports.report": ("Output", "Report", "Result", "State"),
     "schemas.times": ("WallClock",),
-    "schemas.trusted_key": ("TrustedKey",),
 }
 
 __all__ = [

@@ -10,10 +10,10 @@ from datetime import tzinfo
 from enum import Enum
 from typing import ClassVar, TypeVar
 
-from schemas.job import Context, Job
 from schemas.maintenance_windows import NO_WINDOWS, Windows
 from schemas.names import Target
-from schemas.report import State
+from schemas.orders.job import Context, Job
+from schemas.reports.report import State
 from schemas.times import NEVER, Moment, WallClock, duration_text
 
 MAX_STARTS = 5

@@ -31,7 +31,7 @@ from broker.amqp.publisher import Publisher
 from broker.amqp.timeouts import timeout
 from broker.log import get_logger
 from schemas import Cancellation, Context, Job, Pause, State
-from schemas.signature import HEADER
+from schemas.orders.signature import HEADER
 from schemas.times import duration_text
 
 _Stored = JobRecord | Cancellation | Pause

@@ -21,7 +21,7 @@ from broker.amqp.publisher import Publisher
 from broker.log import get_logger
 from broker.stream import stream
 from schemas import Context, State
-from schemas.signature import HEADER, LONGEST_HEADER
+from schemas.orders.signature import HEADER, LONGEST_HEADER
 
 _log = get_logger()
 _BATCH = 100

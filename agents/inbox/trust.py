@@ -13,7 +13,7 @@ from broker.signing.key_files import UnsafeFile
 from broker.signing.trusted_keys import Keyring, key_files
 from schemas import InvalidMessage, Job
 from schemas.errors import PcmError
-from schemas.signature import read_signatures
+from schemas.orders.signature import read_signatures
 from schemas.times import duration_text
 
 if TYPE_CHECKING:

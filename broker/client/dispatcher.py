@@ -39,7 +39,7 @@ from broker.signing.signer import Signer, signature_headers
 from broker.stream import stream
 from broker.stream.entry import StreamEntry
 from schemas import Cancellation, Job, Pause, Report, SignedJob, Target
-from schemas.signature import HEADER
+from schemas.orders.signature import HEADER
 
 if TYPE_CHECKING:
     from broker.client.publishing import Plan

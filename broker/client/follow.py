@@ -14,7 +14,7 @@ from broker.stream import stream
 from broker.stream.entry import StreamEntry
 from schemas import Job
 from schemas.errors import PcmError
-from schemas.job import id_time
+from schemas.orders.job import id_time
 
 _CLOCK_SKEW = timedelta(minutes=10)
 _MARKER_INTERVAL = 60.0  # seconds

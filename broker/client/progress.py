@@ -5,14 +5,15 @@ from collections import Counter
 from datetime import UTC, datetime
 
 from schemas import Cancellation, Job, Report, State
-from schemas.report import furthest
+from schemas.reports.report import furthest
 
 
 class Progress:
     """A job's state on each workstation, from its records in any order, with repetitions.
 
     Attributes:
-        workstations: for each workstation the report that counts (see `schemas.report.furthest`).
+        workstations: for each workstation the report that counts (see
+            `schemas.reports.report.furthest`).
         counts: the number of workstations in each state.
         expected: the workstations that the job names as targets.
         caught_up: set when all entries were read that existed at the start of `follow`.

@@ -13,7 +13,7 @@ from broker.amqp.connection import LoginRefused, Unreachable, address_of, connec
 from broker.amqp.publisher import Publisher
 from broker.client.retry_budget import RetryBudget
 from broker.settings import DispatcherSettings
-from schemas.job import whoami
+from schemas.orders.job import whoami
 
 _T = TypeVar("_T")
 

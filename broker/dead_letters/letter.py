@@ -8,7 +8,7 @@ from typing import Any
 from aio_pika.abc import AbstractIncomingMessage, HeadersType
 
 from broker.amqp import topology
-from schemas.signature import HEADER
+from schemas.orders.signature import HEADER
 
 _ID_DIGITS = 12
 # The id is computed from these headers, not from times or counts, so that it stays the same.

@@ -27,7 +27,7 @@ from broker.dead_letters.letter import Letter, fingerprint, read_letter
 from broker.dead_letters.resending import NotRequeued, by_message, resend
 from broker.settings import BrokerSettings, load
 from schemas.errors import PcmError
-from schemas.job import whoami
+from schemas.orders.job import whoami
 
 MAX_LETTERS = 65_535
 """The maximum of unacknowledged messages of a consumer: AMQP counts them in 16 bits."""

@@ -13,7 +13,7 @@ from broker.dead_letters.letter import Letter
 from broker.stream import stream
 from schemas import InvalidMessage, Job
 from schemas.errors import PcmError
-from schemas.signature import HEADER
+from schemas.orders.signature import HEADER
 
 LEDGER, FORGERY = "ledger", "forgery"
 """The kinds of letters that are notices: of a damaged ledger, and of forged records."""

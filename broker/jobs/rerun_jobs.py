@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from broker.settings import DispatcherSettings, load
 from schemas import Job, State, WallClock, workstation
 from schemas.errors import PcmError
-from schemas.job import new_job_id, whoami
+from schemas.orders.job import new_job_id, whoami
 from schemas.text import listed
 from schemas.times import earliest, latest
 

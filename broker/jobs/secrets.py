@@ -32,7 +32,7 @@ def read_secrets(options: Iterable[str]) -> dict[str, str]:
     Raises:
         UsageError: one is invalid; the text never contains a value.
     """
-    from schemas.secrets import check_variable
+    from schemas.orders.secrets import check_variable
 
     values: dict[str, str] = {}
     for option in options:

@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, NamedTuple
 if TYPE_CHECKING:
     from broker.history.queries import Accounts
     from schemas import Job
-    from schemas.signature import Signatures
+    from schemas.orders.signature import Signatures
 
 
 class SignerVerdict(NamedTuple):
@@ -30,7 +30,7 @@ def signers(accounts: "Accounts", job_id: str) -> list[SignerVerdict]:
         WrongSetting: the folder of trusted keys cannot be used.
     """
     from schemas import InvalidMessage, Job
-    from schemas.signature import read_signatures
+    from schemas.orders.signature import read_signatures
 
     body, header = accounts.recorded(job_id)
     try:

@@ -184,7 +184,7 @@ def _abort(arguments: argparse.Namespace) -> int:
 
 def limit(text: str) -> str:
     """Read a maximum number of failures."""
-    from schemas.rollout import check_limit
+    from schemas.orders.rollout import check_limit
 
     with argument_errors():
         return check_limit(text)

@@ -18,8 +18,8 @@ from broker.settings import HistorySettings, load
 from broker.signing.resign_policy import check_resignable
 from schemas import Job, Rollout, RolloutOrder, workstation
 from schemas.errors import PcmError
-from schemas.job import new_job_id
 from schemas.message import BODY_LIMIT
+from schemas.orders.job import new_job_id
 
 OnState = Callable[[RolloutState], None]
 

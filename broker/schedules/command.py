@@ -20,7 +20,7 @@ from broker.schedules import views as schedule_views
 if TYPE_CHECKING:
     from broker.client.dispatcher import Dispatcher
     from schemas import Schedule
-    from schemas.schedule import Occurrence
+    from schemas.orders.schedule import Occurrence
 
 
 def add_to(commands: "argparse._SubParsersAction[Parser]") -> None:

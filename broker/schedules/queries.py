@@ -14,7 +14,7 @@ from broker.history.schema import jobs, map_database_errors, records
 from broker.stream.entry import StreamEntry, read_records
 from schemas import Schedule, ScheduleRemoval
 from schemas.errors import PcmError
-from schemas.schedule import LEAD, Occurrence
+from schemas.orders.schedule import LEAD, Occurrence
 
 _KINDS = ("schedule", "schedule_removal")
 

@@ -21,7 +21,7 @@ from broker.schedules.queries import ScheduleRecord, in_force, sent
 from broker.settings import HistorySettings, WrongSetting, load
 from broker.signing.resign_policy import ResignPolicy
 from schemas import Schedule
-from schemas.schedule import Occurrence
+from schemas.orders.schedule import Occurrence
 
 TOLERANCE = timedelta(minutes=5)
 """How late an occurrence can be sent without being missed; covers a restart of the broker."""

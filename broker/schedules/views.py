@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from broker.history.history import History
     from broker.history.queries import Accounts, JobRow
     from schemas import Schedule
-    from schemas.schedule import Occurrence
+    from schemas.orders.schedule import Occurrence
 
 _MAX_SENT = 10
 _MAX_NEXT = 5

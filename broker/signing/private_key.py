@@ -6,7 +6,7 @@ from pydantic import Field
 
 from schemas import Message
 from schemas.names import Name
-from schemas.signature import PublicKey
+from schemas.orders.signature import PublicKey
 
 
 class PrivateKey(Message):

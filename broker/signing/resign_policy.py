@@ -13,7 +13,7 @@ from broker.signing.signer import Signer
 from broker.signing.trusted_keys import Keyring
 from schemas import InvalidMessage, TrustedKey
 from schemas.errors import PcmError
-from schemas.signature import read_signatures
+from schemas.orders.signature import read_signatures
 
 if TYPE_CHECKING:
     from broker.signing.signer import Signable

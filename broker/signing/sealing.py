@@ -9,7 +9,7 @@ from schemas import Context, Job, Secrets
 from schemas.errors import PcmError
 from schemas.message import BODY_LIMIT
 from schemas.names import check_text
-from schemas.secrets import SIZE_LIMIT
+from schemas.orders.secrets import SIZE_LIMIT
 from schemas.text import listed
 
 if TYPE_CHECKING:

@@ -10,7 +10,7 @@ from broker.amqp import topology
 from broker.settings import WrongSetting
 from broker.signing.key_files import UnsafeFile, read_file, write_new
 from schemas import InvalidMessage, Job, Pause, Signature
-from schemas.signature import HEADER, Signatures, key_id, signed_bytes, write_signatures
+from schemas.orders.signature import HEADER, Signatures, key_id, signed_bytes, write_signatures
 
 if TYPE_CHECKING:
     from nacl.signing import SigningKey

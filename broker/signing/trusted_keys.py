@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, NamedTuple, Self
 from broker.signing.key_files import UnsafeFile, check_folder, read_file
 from broker.signing.signer import bytes_to_sign
 from schemas import InvalidMessage, Signature
-from schemas.signature import Signatures
+from schemas.orders.signature import Signatures
 
 if TYPE_CHECKING:
     from broker.signing.signer import Signable

@@ -17,7 +17,7 @@ from broker.amqp.consumer import Delivery, consume
 from broker.amqp.publisher import Publisher
 from broker.amqp.timeouts import timeout
 from broker.stream.entry import StreamEntry
-from schemas.signature import HEADER
+from schemas.orders.signature import HEADER
 
 _PREFETCH = 500
 _CLOSE_LIMIT = 2.0

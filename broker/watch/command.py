@@ -152,7 +152,7 @@ def line(report: "Report") -> str:
 
 def _first_line(report: "Report") -> str:
     """Return the first line that a command wrote; dots mark that more follows."""
-    from schemas.report import first_line
+    from schemas.reports.report import first_line
 
     text, result = first_line(report), report.result
     if result is None:

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from broker.client.progress import Progress, has_ended
 from schemas import Report, State
-from schemas.report import first_line
+from schemas.reports.report import first_line
 
 _WINDOW = 30.0  # seconds over which the rate is averaged
 _MIN_WINDOW = 2.0

@@ -98,7 +98,7 @@ def _print(rows: "Sequence[WorkstationRow]", now: float, *, show_all: bool) -> N
 
 
 def _cells(row: "WorkstationRow", now: float) -> list[object]:
-    from schemas.check_in import is_automatic
+    from schemas.reports.check_in import is_automatic
 
     groups = [group for group in row.groups if not is_automatic(group)]
     platform = "/".join(part for part in (row.os, row.arch, row.release) if part)
@@ -196,6 +196,6 @@ def _members(groups: dict[str, list[str]], group: str, *, as_json: bool) -> int:
 
 
 def _is_automatic(group: str) -> bool:
-    from schemas.check_in import is_automatic
+    from schemas.reports.check_in import is_automatic
 
     return is_automatic(group)

@@ -20,7 +20,7 @@ from broker import Dispatcher, DispatcherSettings
 from broker.amqp.topology import AgentKind, queue_name
 from broker.cli.command_line import Parser
 from schemas import Command, Job, Report, State, workstation
-from schemas.report import first_line
+from schemas.reports.report import first_line
 from tests.support.rabbitmq import Node, NoRabbitMQ
 
 WORKSTATION, USER = "ws-042", "ada"

@@ -30,7 +30,7 @@ from broker.history.schema import HistoryError, open_history
 from broker.settings import HistorySettings
 from broker.stream import stream
 from schemas import CheckIn, Command, Job, Report, Result, State, everyone
-from schemas.report import final_id
+from schemas.reports.report import final_id
 from tests.support import programs
 from tests.support.postgresql import schema
 from tests.support.programs import BIN

@@ -57,12 +57,12 @@ from schemas import (
     WallClock,
 )
 from schemas import maintenance_windows as windows
-from schemas.command import Platform
 from schemas.names import Target, check_name, check_text
-from schemas.report import first_line
-from schemas.rollout import check_limit
-from schemas.schedule import _check_cron, _check_zone
-from schemas.signature import read_signatures, write_signatures
+from schemas.orders.command import Platform
+from schemas.orders.rollout import check_limit
+from schemas.orders.schedule import _check_cron, _check_zone
+from schemas.orders.signature import read_signatures, write_signatures
+from schemas.reports.report import first_line
 from schemas.times import duration_text, parse_duration, parse_moment
 from tests.fuzz import seeds
 from tests.fuzz.seeds import NOW, WS

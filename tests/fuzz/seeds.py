@@ -35,7 +35,7 @@ from schemas import (
     group,
     workstation,
 )
-from schemas.signature import write_signatures
+from schemas.orders.signature import write_signatures
 
 NOW = datetime(2026, 11, 30, 12, tzinfo=UTC)
 WS = "ws-1"

@@ -45,8 +45,15 @@ def test_sending_loads_nothing_that_it_does_not_need(ws: Workstation) -> None:
         check=True,
     )
     found = loaded(done.stderr)
-    assert {"aio_pika", "schemas.job"} <= found
-    unused = {"agents", "nacl", "sqlite3", "dotenv", "schemas.rollout", "schemas.schedule"}
+    assert {"aio_pika", "schemas.orders.job"} <= found
+    unused = {
+        "agents",
+        "nacl",
+        "sqlite3",
+        "dotenv",
+        "schemas.orders.rollout",
+        "schemas.orders.schedule",
+    }
     assert found & (NEVER | unused) == set()
 
 
@@ -65,7 +72,7 @@ async def test_an_idle_agent_loads_little_and_sleeps(
     await checked_in(settings, ws)
     found = loaded(agent.log.read_text())
     assert {"aio_pika", "agents.jobs.executor"} <= found
-    unused = {"dotenv", "broker.history", "broker.dispatching", "schemas.rollout"}
+    unused = {"dotenv", "broker.history", "broker.dispatching", "schemas.orders.rollout"}
     assert found & (NEVER | unused) == set()
     before, began = woken(agent.process.pid), time.monotonic()
     await asyncio.sleep(_SECONDS)

@@ -11,7 +11,7 @@ from broker.amqp.publisher import Publisher
 from broker.stream.stream import append
 from schemas import Command, Facts, Job, Message, Output, Report, Result, State
 from schemas import workstation as workstation_target
-from schemas.check_in import CheckIn
+from schemas.reports.check_in import CheckIn
 from tests.support import programs
 from tests.support.collected import collected
 

@@ -1,7 +1,7 @@
 """Folds the stream's entries into the history's tables: the same tables, however it is cut up.
 
-A job's state on a workstation depends on the set of its reports alone (`schemas.report.furthest`).
-Only departures count by their place in the stream.
+A job's state on a workstation depends on the set of its reports alone
+(`schemas.reports.report.furthest`). Only departures count by their place in the stream.
 """
 
 from collections import defaultdict
@@ -47,8 +47,8 @@ from schemas import (
     State,
     WorkstationForgotten,
 )
-from schemas.job import id_time
-from schemas.report import ANSWERS, Rank, first_line, furthest, order
+from schemas.orders.job import id_time
+from schemas.reports.report import ANSWERS, Rank, first_line, furthest, order
 from schemas.times import Moment, latest
 
 if TYPE_CHECKING:

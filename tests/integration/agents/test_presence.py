@@ -9,7 +9,7 @@ import pytest
 from agents import facts
 from broker import Dispatcher, DispatcherSettings
 from schemas import Target, group
-from schemas.report import State
+from schemas.reports.report import State
 from tests.support.counted import now
 from tests.support.rabbitmq import Broker
 from tests.support.steering import check_ins, pause

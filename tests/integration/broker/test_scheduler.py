@@ -25,7 +25,7 @@ from broker.schedules.queries import changed_since, in_force, next_offset, sent
 from broker.schedules.scheduler import Scheduler
 from broker.settings import HistorySettings
 from schemas import Command, Job, Schedule, ScheduleRemoval, State, group, workstation
-from schemas.schedule import Occurrence
+from schemas.orders.schedule import Occurrence
 from tests.integration.broker.test_dispatcher import declare, drain
 from tests.support.clock import PROGRAM, Clock
 from tests.support.programs import BIN, ROOT

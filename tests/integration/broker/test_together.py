@@ -16,7 +16,7 @@ from broker.history.schema import open_history
 from broker.stream import stream
 from broker.stream.entry import StreamEntry
 from schemas import Job, State, everyone, group, workstation
-from schemas.signature import read_signatures
+from schemas.orders.signature import read_signatures
 from tests.integration.broker.test_batch import job
 from tests.integration.broker.test_dispatcher import declare, drain
 from tests.support.collected import collected

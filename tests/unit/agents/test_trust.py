@@ -16,7 +16,7 @@ from broker.settings import WrongSetting
 from broker.signing.key_files import write_new
 from broker.signing.signer import Signer, make_key
 from schemas import Cancellation, Command, Context, Job, TrustedKey, everyone, group, workstation
-from schemas.signature import Signatures, write_signatures
+from schemas.orders.signature import Signatures, write_signatures
 from tests.support.keys import Keys
 
 NOBODY = 65534

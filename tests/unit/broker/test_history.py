@@ -38,7 +38,7 @@ from schemas import (
     group,
     workstation,
 )
-from schemas.report import final_id
+from schemas.reports.report import final_id
 from tests.support.postgresql import schema
 
 NOW = datetime(2026, 11, 23, 12, tzinfo=UTC)

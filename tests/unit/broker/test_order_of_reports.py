@@ -19,7 +19,7 @@ from broker.history.schema import open_history
 from broker.stream.entry import StreamEntry
 from broker.watch.tally import WatchTally
 from schemas import Command, Job, Report, Result, State, workstation
-from schemas.report import ANSWERS, final_id
+from schemas.reports.report import ANSWERS, final_id
 
 NOW = datetime(2026, 11, 23, 12, tzinfo=UTC)
 NAMES = ("ws-1", "ws-2")

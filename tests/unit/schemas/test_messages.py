@@ -32,7 +32,7 @@ from schemas import (
     group,
     workstation,
 )
-from schemas.job import id_time
+from schemas.orders.job import id_time
 from schemas.times import duration_text, parse_duration, parse_moment
 
 NOW = datetime(2026, 11, 30, 12, tzinfo=UTC)

@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from schemas import Report, Result, State
-from schemas.report import furthest, order
+from schemas.reports.report import furthest, order
 
 NOW = datetime(2026, 11, 23, 12, tzinfo=UTC)
 SERVICE, ADA, BOB = "service", "interactive-ada", "interactive-bob"

@@ -10,7 +10,7 @@ from pydantic import ValidationError
 
 from broker.rollouts.waves import divide, read_waves, shuffled
 from schemas import Command, Job, Rollout, RolloutOrder, WaveSent, everyone, explain, group
-from schemas.job import new_job_id
+from schemas.orders.job import new_job_id
 
 JOB = Job(command=Command(argv=("true",)), targets=(everyone,), excluded=(group("lab"),))
 

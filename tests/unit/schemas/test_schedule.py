@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from pydantic import ValidationError
 
 from schemas import Command, Job, Schedule, WallClock, everyone, explain
-from schemas.schedule import LEAD, Occurrence
+from schemas.orders.schedule import LEAD, Occurrence
 
 ADDED = datetime(2026, 1, 1, tzinfo=UTC)
 ZONES = (
@@ -182,7 +182,7 @@ def test_ids_are_the_same_in_every_process() -> None:
     code = (
         "from datetime import datetime\n"
         "from schemas import Schedule\n"
-        "from schemas.schedule import Occurrence\n"
+        "from schemas.orders.schedule import Occurrence\n"
         "import sys\n"
         "at = Occurrence(Schedule.read(sys.stdin.read()), datetime(2030, 1, 1, 2))\n"
         "print(at.id, at.job().digest())"

@@ -22,7 +22,7 @@ from schemas import (
     group,
     workstation,
 )
-from schemas.signature import read_signatures, signed_bytes, write_signatures
+from schemas.orders.signature import read_signatures, signed_bytes, write_signatures
 
 KEY = base64.b64encode(bytes(32)).decode()
 HERE = {everyone, group("lab"), workstation("ws-1")}

@@ -5,9 +5,9 @@ from typing import Annotated, Literal
 
 from pydantic import Field
 
-from schemas.job import whoami
 from schemas.message import Message
 from schemas.names import Text
+from schemas.orders.job import whoami
 from schemas.times import Instant
 
 

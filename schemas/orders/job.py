@@ -11,9 +11,9 @@ from typing import Annotated, Any, Literal, Self
 
 from pydantic import AfterValidator, Field, field_validator, model_validator
 
-from schemas.command import Command
 from schemas.message import Message
 from schemas.names import Name, Target, Text, check_name, everyone
+from schemas.orders.command import Command
 from schemas.times import Duration, Instant, Moment, WallClock
 
 _ALPHABET = "0123456789abcdefghjkmnpqrstvwxyz"

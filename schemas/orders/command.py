@@ -17,7 +17,7 @@ from pydantic import (
 )
 
 from schemas.names import Text
-from schemas.secrets import Secrets, check_variable
+from schemas.orders.secrets import Secrets, check_variable
 from schemas.times import Duration
 
 System = Literal["linux", "macos", "windows", "freebsd"]

@@ -12,9 +12,9 @@ from zoneinfo import ZoneInfo
 from cronsim import CronSim, CronSimError
 from pydantic import AfterValidator, Field, model_validator
 
-from schemas.job import ID_TIME, Job, whoami
 from schemas.message import Message
 from schemas.names import Name, Text
+from schemas.orders.job import ID_TIME, Job, whoami
 from schemas.text import counted
 from schemas.times import (
     FIRST_CLOCK,

@@ -19,9 +19,9 @@ from pydantic import (
     model_validator,
 )
 
-from schemas.job import JobId
 from schemas.message import Message
 from schemas.names import Name, Text
+from schemas.orders.job import JobId
 from schemas.times import Duration, Instant
 
 

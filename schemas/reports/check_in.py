@@ -6,11 +6,11 @@ from typing import Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from schemas.job import whoami
 from schemas.message import Message
 from schemas.names import Name, Text
-from schemas.report import AgentName
-from schemas.signature import PublicKey
+from schemas.orders.signature import PublicKey
+from schemas.orders.workstation import Pause
+from schemas.reports.report import AgentName
 from schemas.times import Duration, Instant
 
 _AUTOMATIC = ("os-", "arch-", "release-")
@@ -43,17 +43,6 @@ class Facts(BaseModel):
 def is_automatic(group: str) -> bool:
     """Whether a group is one that facts make, and nobody else may give."""
     return group.startswith(_AUTOMATIC)
-
-
-class Pause(Message):
-    """A workstation's agents start nothing more, until they are told to go on."""
-
-    kind: Literal["pause"] = "pause"
-    workstation: Name
-    paused: bool = Field(description="no: they go on")
-    reason: Text = Field(default="", max_length=1000)
-    sender: Text = Field(default_factory=whoami, max_length=200)
-    created_at: Instant = Field(default_factory=lambda: datetime.now(UTC))
 
 
 class CheckIn(Message):
@@ -102,12 +91,3 @@ class CheckIn(Message):
     def paused(self) -> bool:
         """Whether it starts nothing."""
         return self.pause is not None
-
-
-class WorkstationForgotten(Message):
-    """A workstation is gone for good: its queues were deleted, and with them what waited there."""
-
-    kind: Literal["departure"] = "departure"
-    workstation: Name
-    sender: Text = Field(default_factory=whoami, max_length=200)
-    created_at: Instant = Field(default_factory=lambda: datetime.now(UTC))

@@ -6,9 +6,9 @@ from typing import Annotated, Literal
 
 from pydantic import AfterValidator, Field, field_validator
 
-from schemas.job import Job, JobId, new_job_id, whoami
 from schemas.message import Message
 from schemas.names import Name, Text, workstation
+from schemas.orders.job import Job, JobId, new_job_id, whoami
 from schemas.times import Duration, Instant
 
 _COUNT = re.compile(r"[0-9]{1,9}|(100|[0-9]{1,2})%")

@@ -9,12 +9,12 @@ from typing import Literal, Self
 
 from pydantic import Field, model_validator
 
-from schemas.check_in import Pause
-from schemas.command import Command
-from schemas.job import Cancellation, Context, Job
 from schemas.message import Message
 from schemas.names import Name, Target, Text
-from schemas.signature import PublicKey, key_id
+from schemas.orders.command import Command
+from schemas.orders.job import Cancellation, Context, Job
+from schemas.orders.signature import PublicKey, key_id
+from schemas.orders.workstation import Pause
 from schemas.times import Instant
 
 
