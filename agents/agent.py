@@ -40,7 +40,7 @@ from agents.store.state_folder import (
 from agents.store.transaction import Transaction
 from agents.tasks import BackgroundTasks
 from broker.amqp.timeouts import timeout
-from broker.amqp.topology import AgentKind, login
+from broker.amqp.topology import AgentKind, agent_word
 from broker.log import get_logger
 from schemas.policy import Rules
 
@@ -67,9 +67,9 @@ class Agent:
         self.identity = Identity(self.kind, settings.workstation, user)
         state_dir = shared_directory(settings.state_dir)
         check_state_directory(state_dir, service=self.kind is AgentKind.SERVICE)
-        self.directory = private_directory(state_dir / self.identity.name)
+        self.directory = private_directory(state_dir / agent_word(self.identity.name))
         self._lock = lock_directory(self.directory)
-        sealing = Sealing(self.directory, login(self.kind, settings.workstation, user))
+        sealing = Sealing(self.directory, f"{self.identity.name}@{settings.workstation}")
         caught_up = asyncio.Event()
         caught_up.set()
 

@@ -111,11 +111,9 @@ def _open_window(arguments: argparse.Namespace, settings: "AgentSettings") -> in
 
 def _window_options(arguments: argparse.Namespace, settings: "AgentSettings") -> "WindowOptions":
     from agents.window.start import WindowOptions
-    from broker.amqp.topology import AgentKind, agent_name
 
-    name = agent_name(AgentKind.INTERACTIVE, settings.user)
-    options = ("--state-dir", str(settings.state_dir.absolute()), "--user", settings.user)
-    return WindowOptions(settings.state_dir / name, arguments.light, arguments.web, options)
+    options = ("--state-dir", str(settings.state_dir.absolute()), f"--user={settings.user}")
+    return WindowOptions(_directory(settings), arguments.light, arguments.web, options)
 
 
 def _on_terminal() -> bool:
@@ -149,7 +147,7 @@ def _run_agent(
     from broker.amqp.topology import agent_name
 
     name = agent_name(kind, settings.user)
-    file = settings.state_dir / name / "agent.log" if in_file else None
+    file = _directory(settings) / "agent.log" if in_file else None
     log.configure(file=file, workstation=settings.workstation, agent=name)
     for text in setting_warnings.warnings():
         log.get_logger().warning("settings.warning", reason=text)
@@ -175,13 +173,20 @@ def _run_agent(
 
 
 def _check_user(user: str) -> None:
-    """Refuse a login name that is not a valid name; a service agent accepts any."""
-    from schemas.names import check_name
+    """Refuse a login name that is not valid; a service agent accepts any."""
+    from schemas.names import check_user
 
     try:
-        check_name(user)
+        check_user(user)
     except ValueError as error:
         raise UsageError(f"PCM_USER: {error}") from error
+
+
+def _directory(settings: "AgentSettings") -> Path:
+    """Return the folder of the user's interactive agent."""
+    from broker.amqp.topology import AgentKind, agent_name, agent_word
+
+    return settings.state_dir / agent_word(agent_name(AgentKind.INTERACTIVE, settings.user))
 
 
 def _list(what: str, state_dir: Path, *, as_json: bool) -> int:
@@ -199,7 +204,6 @@ def _list(what: str, state_dir: Path, *, as_json: bool) -> int:
 
 def _ask(arguments: argparse.Namespace, settings: "AgentSettings") -> int:
     from agents.user.control import RequestRejected, ask, read_reason
-    from broker.amqp.topology import AgentKind, agent_name
     from schemas import WallClock
     from schemas.times import parse_moment
 
@@ -216,9 +220,8 @@ def _ask(arguments: argparse.Namespace, settings: "AgentSettings") -> int:
         except RequestRejected as error:
             raise UsageError(str(error)) from error
     _check_user(settings.user)
-    directory = settings.state_dir / agent_name(AgentKind.INTERACTIVE, settings.user)
     try:
-        print(ask(directory, request))
+        print(ask(_directory(settings), request))
     except RequestRejected as error:
         raise CommandError(str(error)) from error
     return DONE

@@ -20,7 +20,7 @@ from pydantic import (
 from broker.amqp.topology import QueueType
 from broker.settings import BrokerSettings, OptionalPath
 from schemas.maintenance_windows import NO_WINDOWS, WindowsSetting
-from schemas.names import Name
+from schemas.names import Name, User
 from schemas.reports.check_in import is_automatic
 from schemas.times import Duration, duration_text
 
@@ -77,7 +77,7 @@ class AgentSettings(BrokerSettings):
     groups: tuple[Name, ...] = Field(
         default=(), description="this workstation's groups, comma-separated"
     )
-    user: Annotated[Name, BeforeValidator(lambda value: value or _login_name())] = Field(
+    user: Annotated[User, BeforeValidator(lambda value: value or _login_name())] = Field(
         default_factory=_login_name,
         validate_default=False,
         description="the interactive agent's user (default: the login name)",

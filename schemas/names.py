@@ -1,6 +1,8 @@
 """Names of workstations, groups and users, and the targets made of them."""
 
+import hashlib
 import re
+from functools import lru_cache
 from typing import Annotated, Any, Literal, Self
 
 from pydantic import (
@@ -34,6 +36,65 @@ Name = Annotated[
     AfterValidator(check_name),
     WithJsonSchema({"type": "string", "pattern": "^[A-Za-z0-9_-]{1,63}$"}),
 ]
+
+
+_USER_BYTES = 255  # the system's limit
+_WORD_LENGTH = 120  # with it, the names of queues, logins and folders are within their limits
+_HASH_DIGITS = 40
+_ESCAPED = re.compile(rb"[^a-z0-9_-]")
+_ESCAPE = re.compile(rb":([0-9a-f]{2})")
+
+
+def check_user(text: str) -> str:
+    """Return a login name; unlike other names, it can have any letters and is case-sensitive.
+
+    Raises:
+        ValueError: no system has such a login name.
+    """
+    if (
+        not 1 <= len(text.encode(errors="replace")) <= _USER_BYTES
+        or not text.isprintable()
+        or text != text.strip()
+        or not {":", "/"}.isdisjoint(text)
+    ):
+        raise ValueError(
+            f"{text!r} is not a login name: use 1 to {_USER_BYTES} bytes, without ':' and '/'"
+        )
+    return text
+
+
+User = Annotated[str, AfterValidator(check_user)]
+"""A login name of the workstation's system."""
+
+
+@lru_cache(maxsize=100_000)
+def user_word(user: str) -> str:
+    """Return a login name as a word of queues, routing keys, broker logins and folders.
+
+    The word consists of lower-case ASCII letters, digits, '-', '_' and ':'. Plain names stay as
+    they are; each other byte, also a capital letter, is `:` and two hexadecimal digits. A word
+    that is too long is shortened: its end is `::` and a hash of the name. No two names have the
+    same word; a word with ':' is no name, and its own word.
+    """
+    if ":" in user:
+        return user
+    name = user.encode()
+    word = _ESCAPED.sub(lambda match: b":%02x" % ord(match[0]), name).decode()
+    if len(word) <= _WORD_LENGTH:
+        return word
+    digest = hashlib.sha256(name).hexdigest()[:_HASH_DIGITS]
+    return f"{word[: _WORD_LENGTH - 2 - _HASH_DIGITS]}::{digest}"
+
+
+def user_of_word(word: str) -> str | None:
+    """Return the login name of a word; a shortened word itself; None if it is no word."""
+    if "::" in word:
+        return word
+    try:
+        user = _ESCAPE.sub(lambda match: bytes.fromhex(match[1].decode()), word.encode()).decode()
+    except ValueError:
+        return None
+    return user if user and ":" not in user and user_word(user) == word else None
 
 
 def check_text(text: str) -> str:

@@ -2,6 +2,7 @@
 
 import asyncio
 import random
+import shlex
 import time
 from dataclasses import dataclass, replace
 from typing import Literal
@@ -122,7 +123,7 @@ class BrokerSession:
             missing or isinstance(error, LoginRefused | Refused)
         ):
             return ""
-        user = f" --user {self._identity.user}" if self._identity.user else ""
+        user = f" --user {shlex.quote(self._identity.user)}" if self._identity.user else ""
         return f"; is it enrolled? pcm enrol {self._identity.workstation}{user}"
 
     async def _run_session(self) -> None:

@@ -12,6 +12,7 @@ from agents.claims.claim_file import decision
 from agents.store import ledger
 from agents.store.state_folder import StateError
 from agents.store.transaction import JobRecord, LedgerMetadata
+from broker.amqp.topology import agent_of_word, agent_word
 from broker.cli.table import Cell, Column, lines
 from broker.cli.time_formats import age, local
 from schemas import Context, Pause, State
@@ -123,14 +124,18 @@ def show(what: str, rows: list[Row]) -> None:
 
 def _entries(state_dir: Path) -> list[tuple[str, JobRecord]]:
     """Return the entries of all ledgers here that may be read, each with its agent's name."""
-    return [
-        (path.parent.name, entry) for path in _ledgers(state_dir) for entry in ledger.read(path)
-    ]
+    return [(_agent(path), entry) for path in _ledgers(state_dir) for entry in ledger.read(path)]
 
 
 def _lives(state_dir: Path) -> dict[str, LedgerMetadata]:
     """Return the stories of all ledgers here that may be read, by their agents' names."""
-    return {path.parent.name: ledger.read_metadata(path) for path in _ledgers(state_dir)}
+    return {_agent(path): ledger.read_metadata(path) for path in _ledgers(state_dir)}
+
+
+def _agent(path: Path) -> str:
+    """Return the name of the agent of a ledger."""
+    word = path.parent.name
+    return agent_of_word(word) or word
 
 
 def _ledgers(state_dir: Path) -> list[Path]:
@@ -175,7 +180,7 @@ def _window_of(entry: JobRecord, life: LedgerMetadata) -> float | None:
 def _elsewhere(state_dir: Path, agent: str, entry: JobRecord) -> bool:
     """Whether another agent of the workstation has the job, as this one will see in time."""
     decided = decision(state_dir, entry.job.id)
-    return decided is not None and decided.agent != agent
+    return decided is not None and agent_word(decided.agent) != agent_word(agent)
 
 
 def _time(seconds: float | None) -> str | None:

@@ -19,6 +19,8 @@ from broker.amqp.connection import CALL_LIMIT, connect, map_errors
 from broker.amqp.timeouts import timeout
 from broker.settings import BrokerSettings, load
 from schemas import Context, Job, Requirement, State, Target, everyone, group, workstation
+from schemas.names import user_of_word, user_word
+from schemas.reports.report import INTERACTIVE
 
 JOBS = "pcm.jobs"
 REPORTS = "pcm.reports"
@@ -99,7 +101,7 @@ def pause_key(workstation_name: str) -> str:
 
 def report_key(state: str, workstation_name: str, agent: str) -> str:
     """Return the key of a report or check-in; `agent` is `service` or `interactive-USER`."""
-    return f"{state}.{workstation_name}.{agent}"
+    return f"{state}.{workstation_name}.{agent_word(agent)}"
 
 
 def _scope(target: Target) -> str:
@@ -107,30 +109,52 @@ def _scope(target: Target) -> str:
 
 
 def agent_name(kind: AgentKind, user: str = "") -> str:
-    """Return an agent's name on its workstation, one word of a routing key."""
-    return f"{kind}-{user}" if kind is AgentKind.INTERACTIVE else str(kind)
+    """Return an agent's name on its workstation; it has the user's login name as it is."""
+    return f"{INTERACTIVE}{user}" if kind is AgentKind.INTERACTIVE else str(kind)
+
+
+def agent_word(agent: str) -> str:
+    """Return an agent's name as a word of routing keys, broker logins and folders."""
+    user = agent.removeprefix(INTERACTIVE)
+    return agent if user == agent else INTERACTIVE + user_word(user)
+
+
+def agent_of_word(word: str) -> str | None:
+    """Return the name of an agent; None if it is no agent's word.
+
+    A word that was shortened is returned as it is, since the name cannot be computed from it.
+    """
+    if word == AgentKind.SERVICE:
+        return word
+    user = user_of_word(word.removeprefix(INTERACTIVE)) if word.startswith(INTERACTIVE) else None
+    return None if user is None else INTERACTIVE + user
 
 
 def login(kind: AgentKind, workstation_name: str, user: str = "") -> str:
     """Return the login of an enrolled agent; only agents' logins contain `@`."""
-    return f"{agent_name(kind, user)}@{workstation_name}"
+    return f"{agent_word(agent_name(kind, user))}@{workstation_name}"
 
 
 class AgentIdentity(NamedTuple):
-    """The agent of a login or a queue."""
+    """The agent of a login or a queue; its name as from `agent_of_word`."""
 
     workstation: str
     agent: str
 
+    def is_named(self, workstation_name: str, agent: str) -> bool:
+        """Whether it is the agent of a name."""
+        return (workstation_name, agent_word(agent)) == (self.workstation, agent_word(self.agent))
 
-_LOGIN = re.compile(r"(service|interactive-[a-z0-9_-]{1,63})@([a-z0-9_-]{1,63})")
+
+_LOGIN = re.compile(r"(service|interactive-[a-z0-9_:-]+)@([a-z0-9_-]{1,63})")
 
 
 @lru_cache(maxsize=100_000)
 def agent_of_login(login: str) -> AgentIdentity | None:
     """Return the enrolled agent of a login; None for other logins."""
     match = _LOGIN.fullmatch(login)
-    return AgentIdentity(match[2], match[1]) if match else None
+    agent = agent_of_word(match[1]) if match else None
+    return AgentIdentity(match[2], agent) if match and agent else None
 
 
 def agent_of_queue(queue: str) -> AgentIdentity | None:
@@ -138,8 +162,9 @@ def agent_of_queue(queue: str) -> AgentIdentity | None:
     match queue.split("."):
         case ["pcm", AgentKind.SERVICE, workstation_name]:
             return AgentIdentity(workstation_name, agent_name(AgentKind.SERVICE))
-        case ["pcm", AgentKind.INTERACTIVE, workstation_name, user]:
-            return AgentIdentity(workstation_name, agent_name(AgentKind.INTERACTIVE, user))
+        case ["pcm", AgentKind.INTERACTIVE, workstation_name, word]:
+            agent = agent_of_word(INTERACTIVE + word)
+            return AgentIdentity(workstation_name, agent) if agent else None
         case _:
             return None
 
@@ -153,7 +178,7 @@ def groups_in(keys: Iterable[str]) -> list[str]:
 def queue_name(kind: AgentKind, workstation_name: str, user: str = "") -> str:
     """Return the name of an agent's queue; an interactive agent has one for each user."""
     name = f"pcm.{kind}.{workstation_name}"
-    return f"{name}.{user}" if kind is AgentKind.INTERACTIVE else name
+    return f"{name}.{user_word(user)}" if kind is AgentKind.INTERACTIVE else name
 
 
 def binding_keys(kind: AgentKind, workstation_name: str, groups: Iterable[str]) -> list[str]:

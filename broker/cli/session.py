@@ -104,6 +104,14 @@ def name(text: str) -> str:
         return check_name(text)
 
 
+def user(text: str) -> str:
+    """Check a login name given as an option."""
+    from schemas.names import check_user
+
+    with argument_errors():
+        return check_user(text)
+
+
 @contextmanager
 def history_errors() -> "Iterator[None]":
     """Map errors of the history's database to one-line messages.

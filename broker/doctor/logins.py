@@ -230,12 +230,11 @@ def enrolled(snapshot: BrokerSnapshot) -> Iterator[Finding]:
         if login.tags and login.tags != ("",):
             wrong.append(f"the tag {named(login.tags)}")
         if wrong:
-            option = f" --user {agent.user}" if agent.user else ""
             yield Finding(
                 Severity.UNSAFE,
                 "enrolled",
                 f"{login.name} has other permissions than enrolment gives: {', '.join(wrong)}",
-                f"pcm enrol {agent.workstation}{option}, with its groups; tags by rabbitmqctl"
+                f"pcm enrol {agent.workstation}{agent.option}, with its groups; tags by rabbitmqctl"
                 f" set_user_tags {login.name}",
             )
 

@@ -109,7 +109,7 @@ def background(snapshot: BrokerSnapshot) -> Iterator[Finding]:
                 "background",
                 f"{agent.queue} of an interactive agent is bound by {named(forbidden)}: a user"
                 " receives background jobs",
-                f"pcm revoke {agent.workstation} --user {agent.user}, then pcm enrol; find the"
+                f"pcm revoke {agent.workstation}{agent.option}, then pcm enrol; find the"
                 " login that can bind",
             )
 

@@ -6,7 +6,7 @@ from pathlib import Path
 
 from broker.cli.command_line import DONE, FAILED, CommandError, Parser, UsageError
 from broker.cli.confirm import confirm, require_terminal
-from broker.cli.session import name
+from broker.cli.session import name, user, valid_text
 from broker.enrolment.delivery import brokers_of, delivered, management_errors
 
 
@@ -68,7 +68,12 @@ def add_to(commands: "argparse._SubParsersAction[Parser]") -> None:
     ):
         command.add_argument("workstation", metavar="WORKSTATION", type=name)
         command.add_argument(
-            "--user", metavar="U", action="append", default=[], type=name, help=text
+            "--user",
+            metavar="U",
+            action="append",
+            default=[],
+            type=user if command is enrol else valid_text,
+            help=text,
         )
         command.add_argument("--json", action="store_true", help="print JSON")
     for command in (enrol, rotate):

@@ -1,24 +1,29 @@
 """The settings of an enrolled agent, as `pcm-agent` reads them."""
 
 import os
+import re
 from collections.abc import Iterable, Sequence
 from contextlib import suppress
 from pathlib import Path
 
 from yarl import URL
 
-from broker.amqp.topology import AgentKind
 from broker.enrolment.rights import AgentLogin
 
 _URL = "PCM_AMQP_URL"
+_PLAIN = re.compile(r"[\w.@+-]+")
 
 
 def settings_of(agent: AgentLogin, urls: str, groups: Iterable[str]) -> dict[str, str]:
-    """Return an agent's settings; `urls` contain its login."""
+    """Return an agent's settings; `urls` contain its login.
+
+    Without PCM_USER, an agent's user is the login name: systemd, Docker and the shell read
+    special characters in different ways, and a shortened name is not known.
+    """
     return {
         _URL: urls,
         "PCM_WORKSTATION": agent.workstation,
-        **({"PCM_USER": agent.user} if agent.kind is AgentKind.INTERACTIVE else {}),
+        **({"PCM_USER": agent.user} if _PLAIN.fullmatch(agent.user) else {}),
         "PCM_GROUPS": ",".join(groups),
         "PCM_ENROLLED": "true",
     }

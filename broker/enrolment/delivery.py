@@ -150,8 +150,7 @@ def _print_one(delivery: _Delivery) -> None:
     elif delivery.settings:
         print(f"# {agent.login}\n{text_of(delivery.settings)}")
     else:
-        user = f" --user {agent.user}" if agent.user else ""
         print(
             f"# {status}; its groups are PCM_GROUPS={','.join(groups)} now"
-            f" (for a new password: pcm rotate {agent.workstation}{user})"
+            f" (for a new password: pcm rotate {agent.workstation}{agent.option})"
         )

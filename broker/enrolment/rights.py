@@ -6,19 +6,27 @@ topic permission on an exchange, a user can use every key there.
 """
 
 import re
+import shlex
 from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Self
 
 from broker.amqp import topology
 from broker.amqp.topology import AgentIdentity, AgentKind
+from schemas.names import user_of_word, user_word
 
 NOTHING = "^$"
 
 
 @dataclass(frozen=True)
 class AgentLogin:
-    """An agent with a broker user of its own, or one that is to get it."""
+    """An agent with a broker user of its own, or one that is to get it.
+
+    Attributes:
+        kind: its kind.
+        workstation: its workstation.
+        user: its user's login name; a name that is too long is shortened, as in the broker.
+    """
 
     kind: AgentKind
     workstation: str
@@ -44,6 +52,11 @@ class AgentLogin:
         return cls(AgentKind(kind), identity.workstation, user)
 
     @property
+    def option(self) -> str:
+        """The option that names its user in a command of `pcm`; empty for the service agent."""
+        return f" --user {shlex.quote(self.user)}" if self.user else ""
+
+    @property
     def name(self) -> str:
         """Its name on its workstation."""
         return topology.agent_name(self.kind, self.user)
@@ -61,7 +74,10 @@ class AgentLogin:
 
 def agents_of(workstation: str, users: Iterable[str]) -> list[AgentLogin]:
     """Return the agents of a workstation: the service agent, and one for each user."""
-    interactive = (AgentLogin(AgentKind.INTERACTIVE, workstation, user) for user in users)
+    interactive = (
+        AgentLogin(AgentKind.INTERACTIVE, workstation, user_of_word(user_word(user)) or user)
+        for user in users
+    )
     return [AgentLogin(AgentKind.SERVICE, workstation), *interactive]
 
 

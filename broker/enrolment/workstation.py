@@ -13,7 +13,7 @@ from broker.enrolment.enrolment import Enrolment
 from broker.enrolment.rights import AgentLogin, agents_of, unique_sorted
 from broker.settings import ManagementSettings, load
 from schemas.errors import PcmError
-from schemas.names import check_name
+from schemas.names import check_name, check_user
 
 
 class NotEnrolled(PcmError):
@@ -79,7 +79,7 @@ def enrol(
     settings = settings or load(ManagementSettings)
     name = check_name(workstation)
     in_groups = tuple(check_name(group) for group in dict.fromkeys(groups))
-    named = agents_of(name, map(check_name, users))
+    named = agents_of(name, map(check_user, users))
     place = (
         _enrolment(settings)
         if definitions is None
@@ -189,11 +189,11 @@ def _select(
     Raises:
         NotEnrolled: a user has no agent among them, or there is none.
     """
-    wanted = set(map(check_name, users))
-    selected = [agent for agent in agents if not wanted or agent.user in wanted]
-    missing = wanted - {agent.user for agent in selected}
+    _, *wanted = agents_of(workstation, users)
+    selected = [agent for agent in agents if not wanted or agent in wanted]
+    missing = set(wanted).difference(selected)
     if missing or not selected:
-        options = "".join(f" --user {user}" for user in sorted(missing))
+        options = "".join(agent.option for agent in unique_sorted(missing))
         raise NotEnrolled(f"not enrolled: {workstation}{options}; nothing was done")
     return selected
 

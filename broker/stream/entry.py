@@ -104,7 +104,7 @@ class StreamEntry(NamedTuple):
             raise Forged(f"{self.user_id} published a {self.kind or 'message of no kind'}")
         for record in read_records(self.kind, self.body):
             assert isinstance(record, Report | CheckIn)  # noqa: S101 - for the type checker
-            if (record.workstation, record.agent) != agent:
+            if not agent.is_named(record.workstation, record.agent):
                 other = f"{record.agent} of {record.workstation}"
                 raise Forged(f"{self.user_id} published a {self.kind} of {other}")
             state = record.state if isinstance(record, Report) else self.kind

@@ -7,9 +7,11 @@ import zlib
 from collections.abc import Iterable
 from datetime import UTC, datetime
 from enum import IntEnum, StrEnum
+from functools import lru_cache
 from typing import Annotated, Any, Literal, Protocol, Self, TypeVar
 
 from pydantic import (
+    AfterValidator,
     BaseModel,
     BeforeValidator,
     ConfigDict,
@@ -20,7 +22,7 @@ from pydantic import (
 )
 
 from schemas.message import Message
-from schemas.names import Name, Text
+from schemas.names import Name, Text, check_user
 from schemas.orders.job import JobId
 from schemas.times import Duration, Instant
 
@@ -156,7 +158,24 @@ def _to_valid_text(value: Any) -> Any:
 
 
 Reason = Annotated[str, BeforeValidator(_to_valid_text)]
-AgentName = Annotated[str, Field(pattern=r"^(service|interactive-[a-z0-9_-]{1,63})$")]
+SERVICE = "service"
+INTERACTIVE = "interactive-"
+"""The beginning of an interactive agent's name; the rest is its user's login name."""
+
+
+@lru_cache(maxsize=100_000)
+def _check_agent(name: str) -> str:
+    user = name.removeprefix(INTERACTIVE)
+    if name != SERVICE and (user == name or not check_user(user)):
+        raise ValueError(f"{name!r} is no agent: use {SERVICE}, or {INTERACTIVE}USER")
+    return name
+
+
+AgentName = Annotated[
+    str,
+    AfterValidator(_check_agent),
+    WithJsonSchema({"type": "string", "pattern": f"^({SERVICE}|{INTERACTIVE}[^/:]+)$"}),
+]
 
 
 class Report(Message):

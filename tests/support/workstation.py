@@ -101,11 +101,10 @@ class Workstation:
     ) -> AgentProcess:
         """Start an agent and wait until it consumes; settings without PCM_."""
         extra = {f"PCM_{name.upper()}": value for name, value in settings.items()}
-        user = extra.get("PCM_USER", "")
         agent = AgentProcess(
             kind,
             {**self.environment, **extra},
-            self.folder / f"{kind}{user}-{len(self.agents)}.log",
+            self.folder / f"{kind}-{len(self.agents)}.log",
             program,
         )
         self.agents.append(agent)

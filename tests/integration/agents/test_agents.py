@@ -2,6 +2,7 @@
 
 import asyncio
 import getpass
+import json
 import signal
 import sqlite3
 from contextlib import closing, suppress
@@ -45,6 +46,23 @@ async def test_background_jobs_are_the_services_alone(
         assert final(reports).state is State.SUCCEEDED
         assert job.id not in interactive.log.read_text()
     assert not ledger.read(ws.state_dir / "interactive-ada" / "ledger.db")
+
+
+async def test_login_names_of_any_letters(ws: Workstation, dispatcher: Dispatcher) -> None:
+    """Q173388: each user is offered the job, and is shown as named; Ada is not ada."""
+    users = ("ada", "Ada", "ada.lovelace@example.com", "EXAMPLE\\Żółw")
+    agents = {user: ws.start("interactive", user=user) for user in users}
+    job = await dispatcher.dispatch(ws.job("true"))
+    for agent in agents.values():
+        agent.wait_for("job.offered")
+    names = {f"interactive-{user}" for user in users}
+    shown = ws.run("pcm-agent", "pending", "--json")
+    assert {row["agent"] for row in json.loads(shown.stdout)} == names
+    said = ws.run("pcm-agent", "run", job.id, user=users[-1])
+    assert said.returncode == 0, said.stderr
+    reports = await follow(dispatcher, job)
+    assert agents_of(reports, State.OFFERED) == names
+    assert agents_of(reports, State.SUCCEEDED) == {f"interactive-{users[-1]}"}
 
 
 async def test_a_user_runs_an_offer(ws: Workstation, dispatcher: Dispatcher) -> None:

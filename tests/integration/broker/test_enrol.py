@@ -21,8 +21,10 @@ from broker.amqp.connection import Unroutable
 from broker.amqp.topology import JOBS, AgentKind, login, queue_name
 from broker.enrolment.definitions import hashed
 from schemas import Job, State, Target, group
+from schemas.names import user_of_word, user_word
 from tests.support.rabbitmq import Node, own_nodes
 from tests.support.site import Settings, Site
+from tests.support.users import ODD_USERS
 from tests.support.waiting import LIMIT
 from tests.support.workstation import PCM_AGENT, AgentProcess, Workstation, agents_of, final, follow
 
@@ -129,6 +131,32 @@ async def test_a_file_of_credentials_is_read_as_it_is(
     for background in (True, False):
         job = await dispatcher.dispatch(ws.job("true", background=background))
         assert final(await follow(dispatcher, job)).state is State.SUCCEEDED
+
+
+@pytest.mark.full
+async def test_login_names_of_any_letters(
+    site: Site, ws: Workstation, dispatcher: Dispatcher
+) -> None:
+    """Each user's agent has its own queue and login; its name is shown as it is."""
+    options = [word for user in ODD_USERS for word in ("--user", user)]
+    agents = site.enrol(ws.name, *options)
+    assert len(agents) == len(ODD_USERS) + 1
+    start(ws, "service", agents.pop("service"))
+    for user in ODD_USERS:
+        settings = agents[f"interactive-{user_of_word(user_word(user))}"]
+        job = await dispatcher.dispatch(ws.job("true"))
+        agent = start(ws, "interactive", {"PCM_USER": user, **settings}, accept_offers="true")
+        reports = await follow(dispatcher, job)
+        assert agents_of(reports, State.SUCCEEDED) == {f"interactive-{user}"}
+        assert agent.end() == 0
+        assert not [event for event in agent.events() if event["level"] != "info"]
+    (row,) = site.asked("workstations", ws.name)
+    shown = {agent["agent"] for agent in row["agents"]}
+    assert shown == {"service", *(f"interactive-{user}" for user in ODD_USERS)}
+    done = site.pcm("rotate", ws.name, "--user", ODD_USERS[-1], "--json")
+    assert done.returncode == 0, done.stderr
+    done = site.pcm("revoke", ws.name, "--yes")
+    assert done.returncode == 0, done.stderr
 
 
 async def test_again_keeps_the_password_and_changes_the_groups(

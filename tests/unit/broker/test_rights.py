@@ -7,13 +7,14 @@ from hypothesis import strategies as st
 
 from broker.amqp import topology
 from broker.amqp.topology import JOBS, REPORTS, AgentKind, binding_keys
-from broker.enrolment.rights import AgentLogin, permissions, topic_permissions
+from broker.enrolment.rights import AgentLogin, agents_of, permissions, topic_permissions
 from schemas import State
 
 NAMES = st.from_regex(r"[a-z0-9_-]{1,12}", fullmatch=True)
+USERS = st.one_of(NAMES, st.text("aAbé.@+\\=2e", min_size=1, max_size=50))
 AGENTS = st.one_of(
     st.builds(AgentLogin, st.just(AgentKind.SERVICE), NAMES),
-    st.builds(AgentLogin, st.just(AgentKind.INTERACTIVE), NAMES, NAMES),
+    st.builds(lambda name, user: agents_of(name, [user])[1], NAMES, USERS),
 )
 
 
@@ -53,6 +54,7 @@ def test_keys_of_ones_own_and_no_others(
 @given(AGENTS, NAMES)
 def test_a_login_names_one_agent(own: AgentLogin, workstation: str) -> None:
     assert AgentLogin.of_login(own.login, own.workstation) == own
+    assert AgentLogin.of_queue(own.queue) == own
     assume(workstation != own.workstation)
     assert AgentLogin.of_login(own.login, workstation) is None
     for login in ("guest", "interactive@ws", "interactive-@ws", "service-x@ws", "other-x@ws"):
