@@ -21,6 +21,7 @@ from aiormq.exceptions import ConnectionNotAllowed
 from yarl import URL
 
 from broker import tls
+from broker.amqp.channel import Channel
 from broker.amqp.frame_reader import Transport
 from broker.amqp.timeouts import timeout
 from broker.settings import BrokerSettings
@@ -135,7 +136,9 @@ def _text(error: BaseException) -> str:
 
 
 class OurConnection(aio_pika.Connection):
-    """A connection over our `Transport`."""
+    """A connection over our `Transport`, with our channels."""
+
+    CHANNEL_CLASS = Channel
 
     async def connect(self, timeout: float | None = None) -> None:  # noqa: ASYNC109 - the library's signature
         """Connect to the broker."""

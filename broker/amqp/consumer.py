@@ -15,6 +15,7 @@ from pamqp.commands import Basic
 from pamqp.common import FieldTable
 from pamqp.header import ContentHeader
 
+from broker.amqp.channel import finish
 from broker.amqp.connection import CALL_LIMIT
 from broker.amqp.timeouts import timeout
 
@@ -77,30 +78,13 @@ class Consumer(NamedTuple):
     tag: str
 
     async def end(self, limit: float) -> None:
-        """Cancel the consumer and close its channel; after `limit` seconds, in the background.
-
-        Never cancel a close: the library sends it a second time, and RabbitMQ closes the whole
-        connection for that.
-        """
-        ending = asyncio.create_task(self._end())
-        _closing.add(ending)
-        ending.add_done_callback(_drop)
-        await asyncio.wait({ending}, timeout=limit)
+        """Cancel the consumer and close its channel; after `limit` seconds, in the background."""
+        await finish(self._end(), limit)
 
     async def _end(self) -> None:
         # After a close of the channel alone RabbitMQ 4.0 still lists the consumer.
         await self.underlay.basic_cancel(self.tag)
         await self.channel.close()
-
-
-_closing: set[asyncio.Task[None]] = set()
-
-
-def _drop(ending: asyncio.Task[None]) -> None:
-    """Drop a close; a failed one was lost with its connection, which is noticed elsewhere."""
-    _closing.discard(ending)
-    if not ending.cancelled():
-        ending.exception()
 
 
 async def consume(

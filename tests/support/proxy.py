@@ -32,6 +32,8 @@ class Proxy:
         self.cuts = 0
         """How often `cut_after` came to its end."""
         self._frozen = False
+        self._far: set[socket.socket] = set()
+        self._holds_answers = False
         self._left: int | None = None
         self._ended = False
         self._peers: dict[socket.socket, socket.socket] = {}
@@ -86,7 +88,11 @@ class Proxy:
 
     def thaw(self) -> None:
         """Forward again."""
-        self._frozen = False
+        self._frozen = self._holds_answers = False
+
+    def hold_answers(self) -> None:
+        """Forward what goes to the broker, and nothing that comes from it, until `thaw`."""
+        self._holds_answers = True
 
     def held(self) -> int:
         """Return how many bytes have come that are not forwarded."""
@@ -103,6 +109,8 @@ class Proxy:
             for key, _ in self._selector.select(_LOOK_EVERY):
                 if key.fileobj is self._listener:
                     self._accept()
+                elif self._holds_answers and key.fileobj in self._far:
+                    time.sleep(_LOOK_EVERY)
                 elif isinstance(key.fileobj, socket.socket) and key.fileobj in self._peers:
                     self._forward(key.fileobj)
 
@@ -115,6 +123,7 @@ class Proxy:
             near.close()
             return
         near.settimeout(_SEND_LIMIT)
+        self._far.add(far)
         for one, other in ((near, far), (far, near)):
             one.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
             self._peers[one] = other
@@ -148,6 +157,7 @@ class Proxy:
         for end in (source, other):
             if end is not None and self._peers.pop(end, None) is not None:
                 self._selector.unregister(end)
+                self._far.discard(end)
                 if reset:
                     end.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _RESET_ON_CLOSE)
                 end.close()
