@@ -213,11 +213,18 @@ class Agent:
 
     async def _clean_up(self) -> None:
         """Delete ended jobs after the retention, so that the ledger does not grow without limit."""
-        retention = self._settings.keep.total_seconds()
+        settings = self._settings
+        retention = settings.keep.total_seconds()
         while True:
             now = time.time()
-            windows = str(self._settings.windows)
-            await self._ledger.commit(partial(Transaction.mark_running, now=now, windows=windows))
+            mark = partial(
+                Transaction.mark_running,
+                now=now,
+                windows=str(settings.windows),
+                countdown=settings.countdown.total_seconds(),
+                takeover_grace=settings.takeover_grace.total_seconds(),
+            )
+            await self._ledger.commit(mark)
             began = time.monotonic()
             delete_ended = partial(Transaction.delete_ended, before=now - retention)
             while await self._ledger.commit(delete_ended):

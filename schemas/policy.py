@@ -141,8 +141,15 @@ class ServiceRules:
 
     def next(self, status: JobStatus, now: float, *, claimed: bool, paused: bool = False) -> Next:  # noqa: ARG002 - as the other's
         """Return the next step of an open job, and its time; nothing is run while `paused`."""
-        run_at = NEVER if paused else self.host.start(status.job, self._run_at(status, now), now)
+        run_at = NEVER if paused else self._start(status, now)
         return _first(now, _ending(status, self.host, now), Next(Step.RUN, run_at))
+
+    def start(self, status: JobStatus, now: float) -> float:
+        """Return when a job starts if no other agent has it; NEVER if it ends before."""
+        return _unless_ended(self._start(status, now), status, self.host, now)
+
+    def _start(self, status: JobStatus, now: float) -> float:
+        return self.host.start(status.job, self._run_at(status, now), now)
 
     def _run_at(self, status: JobStatus, now: float) -> float:
         if status.state is State.STARTED:
@@ -194,26 +201,41 @@ class InteractiveRules:
 
     def _wanted(self, status: JobStatus, now: float, *, claimed: bool, paused: bool) -> Next:
         """Return when a job that is to be run at once may start."""
-        start = NEVER if paused else self.host.start(status.job, 0, now)
+        start = NEVER if paused else self._start(status, now)
         if start > now and status.state is State.ACCEPTED and not claimed:
             return Next(Step.COUNT_DOWN, 0)  # the service must not come first
         return Next(Step.RUN, start)
 
     def _countdown(self, status: JobStatus, now: float, *, claimed: bool, paused: bool) -> Next:
-        deadline = self.deadline(status, now)
         if claimed:
-            return Next(Step.RUN, NEVER if paused else deadline)
-        return Next(Step.COUNT_DOWN, deadline - self.countdown)
+            return Next(Step.RUN, NEVER if paused else self.deadline(status, now))
+        return Next(Step.COUNT_DOWN, self.countdown_at(status, now))
+
+    def start(self, status: JobStatus, now: float) -> float:
+        """Return when a job starts if its user decides nothing more; NEVER if it ends before."""
+        return _unless_ended(self._start(status, now), status, self.host, now)
+
+    def _start(self, status: JobStatus, now: float) -> float:
+        if status.state in (State.ACCEPTED, State.STARTED):
+            return self.host.start(status.job, 0, now)
+        return self.deadline(status, now)
+
+    def countdown_at(self, status: JobStatus, now: float) -> float:
+        """Return when the countdown to the deadline begins."""
+        return self.deadline(status, now) - self.countdown
 
     def deadline(self, status: JobStatus, now: float) -> float:
-        """Return when a mandatory job that was shown runs, whatever the user says.
+        """Return when a mandatory job runs, whatever the user says; NEVER for an optional one.
 
         At its mandatory time; but from its first being shown, the user has a whole countdown. A
         job that respects windows runs in the first one from then on.
         """
-        if status.mandatory_at is None or status.shown_at is None:
+        if status.mandatory_at is None:
             return NEVER
-        due = max(status.mandatory_at, status.shown_at + self.countdown)
+        shown_at = status.shown_at
+        if shown_at is None or shown_at > now:  # it is shown now, or at its offer time
+            shown_at = max(_offer_at(status, now), now)
+        due = max(status.mandatory_at, shown_at + self.countdown)
         return self.host.start(status.job, due, now)
 
 
@@ -236,6 +258,12 @@ def _ending(status: JobStatus, host: Host, now: float) -> Next | None:
     if status.expires_at < NEVER:
         return Next(Step.CLOSE, status.expires_at, State.EXPIRED, "nobody ran it in time")
     return None
+
+
+def _unless_ended(start: float, status: JobStatus, host: Host, now: float) -> float:
+    """Return when a job starts; NEVER if it is closed before, or by then."""
+    ending = _ending(status, host, now)
+    return NEVER if ending is not None and ending.at <= max(start, now) else start
 
 
 def _offer_at(status: JobStatus, now: float) -> float:

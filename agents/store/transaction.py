@@ -74,6 +74,11 @@ ALTER TABLE ledger ADD COLUMN windows TEXT NOT NULL DEFAULT '';
     """
 ALTER TABLE jobs ADD COLUMN postponements INTEGER NOT NULL DEFAULT 0;
 """,
+    # Its agent writes them at each start.
+    """
+ALTER TABLE ledger ADD COLUMN countdown REAL NOT NULL DEFAULT 0;
+ALTER TABLE ledger ADD COLUMN takeover_grace REAL NOT NULL DEFAULT 0;
+""",
 )
 """Each script migrates a ledger to the next version; the first one creates it."""
 SCHEMA_VERSION = len(MIGRATIONS)
@@ -168,6 +173,8 @@ class LedgerMetadata:
         seen_at: when its agent last recorded that it runs.
         damage: what was wrong with the damaged ledger, until the repair is complete.
         windows: the agent's maintenance windows.
+        countdown: the agent's setting, in seconds.
+        takeover_grace: the agent's setting, in seconds.
         pause: the last pause message.
     """
 
@@ -175,6 +182,8 @@ class LedgerMetadata:
     seen_at: float
     damage: str
     windows: str
+    countdown: float
+    takeover_grace: float
     pause: Pause | None
 
     @property
@@ -320,9 +329,9 @@ class Transaction:
         """Return the ledger's metadata."""
         row = self._fetch_one("SELECT body FROM pauses")
         pause = Pause.read(row[0], tolerant=True) if row else None
-        query = "SELECT made_at, seen_at, damage, windows FROM ledger"
-        made_at, seen_at, damage, windows = self._fetch_one(query)
-        return LedgerMetadata(made_at, seen_at, damage, windows, pause)
+        query = "SELECT made_at, seen_at, damage, windows, countdown, takeover_grace FROM ledger"
+        made_at, seen_at, damage, windows, countdown, takeover_grace = self._fetch_one(query)
+        return LedgerMetadata(made_at, seen_at, damage, windows, countdown, takeover_grace, pause)
 
     def mark_repaired(self, made_at: float = 0.0) -> None:
         """Record that the damage is repaired, for jobs created since `made_at`."""
@@ -330,10 +339,14 @@ class Transaction:
             "UPDATE ledger SET damage = '', made_at = max(made_at, ?)", (made_at,)
         )
 
-    def mark_running(self, now: float, windows: str) -> None:
-        """Record that the agent runs, and its maintenance windows."""
+    def mark_running(
+        self, now: float, windows: str, countdown: float, takeover_grace: float
+    ) -> None:
+        """Record that the agent runs, and the settings that decide when it starts jobs."""
         self._database.execute(
-            "UPDATE ledger SET seen_at = max(seen_at, ?), windows = ?", (now, windows)
+            "UPDATE ledger SET seen_at = max(seen_at, ?), windows = ?, countdown = ?,"
+            " takeover_grace = ?",
+            (now, windows, countdown, takeover_grace),
         )
 
     def delete_ended(self, before: float) -> bool:

@@ -8,16 +8,17 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
+from agents import platforms
 from agents.claims.claim_file import decision
 from agents.store import ledger
 from agents.store.state_folder import StateError
 from agents.store.transaction import JobRecord, LedgerMetadata
-from broker.amqp.topology import agent_of_word, agent_word
+from broker.amqp.topology import AgentKind, agent_of_word, agent_word
 from broker.cli.table import Cell, Column, lines
 from broker.cli.time_formats import age, local
-from schemas import Context, Pause, State
+from schemas import Pause, State
 from schemas.maintenance_windows import parse
-from schemas.policy import Host, order
+from schemas.policy import Host, InteractiveRules, Rules, ServiceRules, order
 from schemas.times import NEVER
 
 Row = dict[str, Any]
@@ -63,7 +64,7 @@ def pending(state_dir: Path) -> list[Row]:
             "offer_at": _time(entry.offer_at),
             "mandatory_at": _time(entry.mandatory_at),
             "expires_at": _time(entry.expires_at),
-            "starts_at": _time(_window_of(entry, lives[agent])),
+            "starts_at": _time(_starts_at(agent, entry, lives[agent])),
             "postponed_until": _time(entry.until),
             "paused": lives[agent].paused,
             "sender": entry.job.sender,
@@ -160,21 +161,18 @@ def _ledgers(state_dir: Path) -> list[Path]:
     return found
 
 
-def _window_of(entry: JobRecord, life: LedgerMetadata) -> float | None:
-    """Return when a job that waits for a maintenance window starts; None where that is open."""
-    job = entry.job
-    if not job.respects_windows or not life.windows or life.paused or entry.state is State.STARTED:
+def _starts_at(agent: str, entry: JobRecord, life: LedgerMetadata) -> float | None:
+    """Return when an agent starts a job by itself; None if it does not, or starts it now."""
+    if life.paused or entry.state is State.STARTED:
         return None
-    now = time.time()
-    if entry.state is State.ACCEPTED:
-        due: float | None = now
-    elif entry.mandatory_at is None and job.context is Context.BACKGROUND:
-        due = entry.offer_at
-    else:
-        due = entry.mandatory_at
-    if due is None:
-        return None  # it is the user's to say
-    return Host(frozenset(), windows=parse(life.windows)).start(job, max(due, now), now)
+    now, host = time.time(), Host(platforms.names(), windows=parse(life.windows))
+    rules: Rules = (
+        ServiceRules(host, life.takeover_grace)
+        if agent == AgentKind.SERVICE
+        else InteractiveRules(host, life.countdown)
+    )
+    start = rules.start(entry, now)
+    return start if start > now else None
 
 
 def _elsewhere(state_dir: Path, agent: str, entry: JobRecord) -> bool:

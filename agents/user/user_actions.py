@@ -2,6 +2,7 @@
 
 import time
 from collections.abc import Iterable
+from dataclasses import replace
 from datetime import UTC, datetime
 from typing import Any
 
@@ -16,7 +17,7 @@ from agents.user.control import RequestRejected, read_reason, text_of
 from agents.user.reminders import Reminders
 from schemas import Requirement, State
 from schemas.policy import InteractiveRules
-from schemas.times import check_years, duration_text
+from schemas.times import NEVER, check_years, duration_text
 
 _LONGEST = 366 * 86400.0  # seconds
 _TOLERANCE = 5.0  # seconds by which a chosen time can have become too early in transit
@@ -76,10 +77,10 @@ class UserActions:
         if self._pause.paused:
             return "is accepted; it runs when this workstation is no longer paused"
         now = time.time()
-        start = self._rules.host.start(entry.job, now, now)
+        start = self._rules.start(replace(entry, state=State.ACCEPTED), now)
         if start <= now:
             return "runs now"
-        if start >= entry.expires_at:
+        if start == NEVER:
             return "is accepted, but expires before the next maintenance window"
         return f"is accepted; it runs in the maintenance window of {_local_time(start)}"
 

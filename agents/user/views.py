@@ -117,15 +117,14 @@ def _paused(pause: Pause | None) -> Row | None:
 def _offer(entry: JobRecord, view: ViewInput) -> Row:
     job = entry.job
     optional = job.requirement is Requirement.OPTIONAL
-    deadline = view.rules.deadline(entry, view.now)
     return {
         **_job(job),
         "requirement": str(job.requirement),
         "state": str(entry.state),
         "shown_at": view.last_shown_at(entry),
         "mandatory_at": entry.mandatory_at,
-        "deadline": _time(deadline),
-        "countdown": deadline - view.rules.countdown <= view.now,
+        "deadline": _time(view.rules.deadline(entry, view.now)),
+        "countdown": view.rules.countdown_at(entry, view.now) <= view.now,
         "expires_at": _time(entry.expires_at),
         "timeout": job.command.timeout.total_seconds(),
         "until": entry.until if entry.state is State.POSTPONED else None,
@@ -140,7 +139,7 @@ def _starts_at(entry: JobRecord, view: ViewInput) -> float | None:
     """Return when an accepted job starts, if it waits for a maintenance window."""
     if entry.state is not State.ACCEPTED or view.paused:
         return None
-    start = view.rules.host.start(entry.job, view.now, view.now)
+    start = view.rules.start(entry, view.now)
     return _time(start) if start > view.now else None
 
 

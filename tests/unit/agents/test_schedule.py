@@ -297,3 +297,35 @@ def test_no_other_job_is_held_back_for_an_overdue_one(other: JobRecord) -> None:
     came = entry(mandatory_at=-20, received=5, shown=5)
     for rules in (SERVICE, INTERACTIVE):
         assert rules.overtaking(came, [other]) == []
+
+
+@given(
+    st.booleans(),
+    st.sampled_from([State.RECEIVED, State.OFFERED, State.DECLINED, State.ACCEPTED]),
+    st.integers(-1000, 0),
+    st.none() | st.integers(-1000, 1000),
+    st.none() | st.integers(1, 1000),
+)
+def test_a_job_starts_when_the_listing_says(
+    background: bool,  # noqa: FBT001
+    state: State,
+    shown: int,
+    mandatory_at: int | None,
+    valid: int | None,
+) -> None:
+    """`start` is the time of the run that comes next, or never where the job ends before."""
+    held = entry(
+        background=background,
+        received=shown,
+        state=state,
+        shown=None if state is State.RECEIVED else shown,
+        mandatory_at=mandatory_at,
+        expires_at=None if valid is None else max(mandatory_at or 0, 0) + valid,
+    )
+    for rules in (SERVICE, INTERACTIVE):
+        following = rules.next(held, T0, claimed=True)
+        if following.step is Step.OFFER:
+            shown_now = replace(held, state=State.OFFERED, shown_at=T0)
+            following = rules.next(shown_now, T0, claimed=True)
+        runs_at = following.at if following.step is Step.RUN else NEVER
+        assert rules.start(held, T0) == runs_at
