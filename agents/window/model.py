@@ -4,6 +4,7 @@ from dataclasses import dataclass
 
 from agents.window.snapshot import EndedJob, Offer, RunningJob, Snapshot
 from agents.window.times import DAY, HOUR, MINUTE, clock, duration, remaining
+from schemas.text import counted
 
 URGENT = 60.0
 """Seconds before its deadline from which a job is first in the table and rings the bell."""
@@ -305,9 +306,7 @@ def ended_facts(job: EndedJob, now: float) -> list[tuple[str, str]]:
 
 def duration_words(seconds: float) -> str:
     """Return a duration in full words, such as 2 hours."""
-    if seconds >= DAY:
-        return "1 day" if seconds < 2 * DAY else f"{int(seconds // DAY)} days"
-    if seconds >= HOUR:
-        return "1 hour" if seconds < 2 * HOUR else f"{int(seconds // HOUR)} hours"
-    minutes = int(seconds // MINUTE)
-    return "1 minute" if minutes == 1 else f"{minutes} minutes"
+    for unit, noun in ((DAY, "day"), (HOUR, "hour")):
+        if seconds >= unit:
+            return counted(int(seconds // unit), noun)
+    return counted(int(seconds // MINUTE), "minute")

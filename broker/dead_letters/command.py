@@ -14,6 +14,7 @@ from broker.cli.confirm import confirm, require_terminal
 from broker.cli.session import run_async
 from broker.cli.terminal import Cell, Column, print_table, printable, printable_lines
 from broker.cli.time_formats import age, local
+from schemas.text import listed
 
 if TYPE_CHECKING:
     from collections.abc import Collection
@@ -153,8 +154,7 @@ async def _requeue(letters: "DeadLetters", chosen: "list[Letter]") -> int:
             status = FAILED
             continue
         first, *others = same
-        more = f" and {len(keys) - 1} more" if len(keys) > 1 else ""
-        print(f"{first.id}: sent again as {printable(keys[0])}{more}", flush=True)
+        print(f"{first.id}: sent again as {printable(listed(keys, 1))}", flush=True)
         for other in others:
             print(f"{other.id}: the same message as {first.id}", flush=True)
     return status if chosen else _print_none()

@@ -4,9 +4,8 @@ from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
 from broker.cli.time_formats import moment, span
-from broker.results.query_session import few
 from broker.results.signers import signatures_text
-from schemas.text import counted
+from schemas.text import counted, listed
 
 if TYPE_CHECKING:
     from broker.history.queries import Accounts, JobRow
@@ -33,10 +32,10 @@ def job_header(accounts: "Accounts", row: "JobRow") -> list[tuple[str, str]]:
         ("requirement", row.requirement),
         ("command", row.command),
         *_command_fields(body),
-        ("targets", few(row.targets.split(), _MAX_TARGETS)),
+        ("targets", listed(row.targets.split(), _MAX_TARGETS)),
         (
             "excluded",
-            few([str(target) for target in body.excluded], _MAX_TARGETS) if body else "",
+            listed([str(target) for target in body.excluded], _MAX_TARGETS) if body else "",
         ),
         ("sender", row.sender),
         ("signatures", signatures_text(accounts, row.id)),
@@ -98,7 +97,8 @@ def _times(row: "JobRow", body: "Job | None", now: float) -> Iterator[tuple[str,
 
 
 def _cancellation_text(cancellation: "Cancellation", now: float) -> str:
-    where = f" on {few(cancellation.workstations)}" if cancellation.workstations else ""
+    names = listed(cancellation.workstations, _MAX_TARGETS)
+    where = f" on {names}" if names else ""
     reason = f": {cancellation.reason}" if cancellation.reason else ""
     at = moment(cancellation.created_at.timestamp(), now)
     return f"by {cancellation.sender}{where}, {at}{reason}"

@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING
 from broker.cli.command_line import DONE, FAILED, CommandError, Parser
 from broker.cli.session import name
 from broker.cli.terminal import printable_lines
-from broker.results.query_session import ROWS, exit_text, few, query_session, state_text
+from broker.results.query_session import ROWS, exit_text, query_session, state_text
+from schemas.text import listed
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -18,6 +19,7 @@ if TYPE_CHECKING:
     from schemas import Output, Result
 
 _STREAMS = ("stdout", "stderr")
+_MAX_NAMES = 10
 
 
 def add_to(commands: "argparse._SubParsersAction[Parser]") -> None:
@@ -71,7 +73,7 @@ def _run(arguments: argparse.Namespace) -> int:
             written = printer.print_each(names)
     if not written:
         stream = f" on {streams[0]}" if len(streams) == 1 else ""
-        where = f" of {few(names)}" if names else ""
+        where = f" of {listed(names, _MAX_NAMES)}" if names else ""
         print(f"pcm: {row.id}: no output{stream}{where}", file=sys.stderr)
     return DONE if written else FAILED
 
@@ -84,7 +86,7 @@ def _pairs(accounts: "Accounts", row: "JobRow", names: list[str] | None) -> "dic
     """
     pairs = {pair.workstation: pair for pair in accounts.pairs(row.id, names=names)}
     if missing := [name for name in names or () if name not in pairs]:
-        raise CommandError(f"{row.id} is not for {few(missing)}")
+        raise CommandError(f"{row.id} is not for {listed(missing, _MAX_NAMES)}")
     return pairs
 
 
@@ -168,7 +170,7 @@ class _OutputPrinter:
             # Read it again: all outputs together may not fit into memory.
             (_, result), *_ = self._accounts.results(self._row.id, group[:1])
             count = f"{len(group):,} workstations" if len(group) > 1 else "1 workstation"
-            members = few(group, max(20, self._most))
+            members = listed(group, max(20, self._most))
             self._print(f"{self._header(self._pairs[group[0]], count)}\n== {members}", result)
         self._print_left_out(len(groups))
         return bool(groups)

@@ -3,7 +3,7 @@
 import argparse
 import sys
 from collections import Counter
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
@@ -150,10 +150,3 @@ def job_fields(row: "JobRow") -> dict[str, Any]:
 def pair_fields(pair: "Pair") -> dict[str, Any]:
     """Return the JSON fields of a job on a workstation."""
     return vars(pair) | {"at": iso(pair.at), "until": iso(pair.until)}
-
-
-def few(names: Collection[str], most: int = 10) -> str:
-    """Return up to `most` names in one line, and the number of the others."""
-    shown = ", ".join(list(names)[:most])
-    more = len(names) - most
-    return shown if more <= 0 else f"{shown} and {more:,} more"

@@ -19,11 +19,13 @@ from broker.results.why.next_step import user_step
 from broker.results.why.not_started import explain_not_started
 from broker.results.why.started import explain_started
 from schemas import Cancellation, State, Target
+from schemas.text import listed
 
 NOT_ADDRESSED = "not_addressed"
 """The state of a job on a workstation that it is not for."""
 
 _LEFT_OUT = "left out: "
+_MAX_TARGETS = 5
 _OVER = "Nothing more happens: it has ended there"
 
 
@@ -141,10 +143,7 @@ def _covers(target: Target, workstation: str, groups: tuple[str, ...]) -> bool:
 
 
 def _other_targets(c: Circumstances, targets: list[str], groups: tuple[str, ...]) -> str:
-    most = 5
-    names = ", ".join(targets[:most]) + (
-        f" and {len(targets) - most:,} more" * (len(targets) > most)
-    )
+    names = listed(targets, _MAX_TARGETS)
     if c.station is None:
         return f"the job is for {names}, and no workstation {c.workstation} has ever checked in"
     membership = f"is in {', '.join(groups)}" if groups else "is in no group"
