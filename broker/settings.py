@@ -177,6 +177,13 @@ class DispatcherSettings(BrokerSettings):
         default=None,
         description="folder of the public keys that signatures are checked against",
     )
+    approvals: int = Field(
+        default=0,
+        ge=0,
+        le=3,
+        description="the agents' PCM_APPROVALS: nothing is signed again if a job needs several"
+        " signatures",
+    )
 
 
 def _history_url() -> str:

@@ -9,6 +9,7 @@ from agents.jobs.host import targets
 from agents.settings import AgentSettings
 from broker.log import get_logger
 from broker.settings import WrongSetting
+from broker.signing.authority import objection
 from broker.signing.key_files import UnsafeFile
 from broker.signing.trusted_keys import Keyring, key_files
 from schemas import InvalidMessage, Job
@@ -104,19 +105,10 @@ class Trust:
         if isinstance(order, Job) and self._targets.isdisjoint(order.targets):
             # Another user may bind a queue to other keys; the signed targets cannot be changed.
             raise Untrusted("it is not for this workstation and its groups")
-        names, reasons = set(), []
-        for verdict in self._keyring.verify(order, body, signatures):
-            if verdict.key is None:
-                reasons.append(verdict.reason)
-            elif objection := verdict.key.objection(order, self._targets, now):
-                reasons.append(f"the key of {verdict.key.name} {objection}")
-            else:
-                names.add(verdict.key.name)
+        verdicts = self._keyring.verify(order, body, signatures)
         required = self._signatures_required if isinstance(order, Job) else 1
-        if len(names) < required:
-            if names:
-                reasons.insert(0, f"{required} trusted keys must sign it, {len(names)} did")
-            raise Untrusted("; ".join(reasons))
+        if reason := objection(verdicts, order, self._targets, required, now):
+            raise Untrusted(reason)
 
     def stale(self, order: "Order", now: datetime) -> str:
         """Return the reason if an order is too old to be obeyed, else an empty text."""

@@ -27,6 +27,7 @@ from broker.history.schema import (
     gaps,
     jobs,
     map_database_errors,
+    memberships,
     outcomes,
     records,
     reports,
@@ -289,6 +290,17 @@ class Accounts:
         """Whether a workstation has checked in."""
         query = select(literal(1)).where(workstations.c.name == workstation)
         return self._connection.scalar(query) is not None
+
+    def groups(self, names: Sequence[str]) -> dict[str, list[str]]:
+        """Return the groups of workstations, as their check-ins tell."""
+        groups: dict[str, list[str]] = {}
+        for start in range(0, len(names), _CHUNK):
+            query = select(memberships.c.workstation, memberships.c.group).where(
+                memberships.c.workstation.in_(names[start : start + _CHUNK])
+            )
+            for name, group in self._connection.execute(query):
+                groups.setdefault(name, []).append(group)
+        return groups
 
     # Workstations of a job
 

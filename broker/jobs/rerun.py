@@ -31,7 +31,7 @@ def add_to(commands: "argparse._SubParsersAction[Parser]") -> None:
     rerun.add_argument(
         "--failed",
         action="store_true",
-        help="where it failed, timed out, was interrupted, refused or expired (default)",
+        help="where it failed, timed out, was interrupted or expired (default)",
     )
     rerun.add_argument("--expired", action="store_true", help="where it expired")
     rerun.add_argument(
@@ -39,7 +39,7 @@ def add_to(commands: "argparse._SubParsersAction[Parser]") -> None:
         metavar="S",
         action="append",
         default=[],
-        help="where it is in this state, such as cancelled; repeat for more",
+        help="where it is in this state, such as cancelled or refused; repeat for more",
     )
     rerun.add_argument(
         "--workstation",
@@ -47,7 +47,7 @@ def add_to(commands: "argparse._SubParsersAction[Parser]") -> None:
         action="append",
         type=name,
         default=[],
-        help="there, in any state; with the other options: only there; repeat for more",
+        help="there, in any state but refused; with the other options: only there; repeat for more",
     )
     rerun.add_argument("--wait", action="store_true", help="watch it, as pcm watch does")
     rerun.set_defaults(run=_run)
@@ -63,12 +63,13 @@ def _run(arguments: argparse.Namespace) -> int:
 
 def _states(arguments: argparse.Namespace) -> tuple[str, ...]:
     """Return the states that options select; none: the defaults of `rerun`."""
-    from broker.history.queries import FAILURES, STATES
+    from broker.history.queries import STATES
+    from broker.jobs.rerun_jobs import failures
     from schemas import State
 
     if unknown := [state for state in arguments.state if state not in STATES]:
         raise UsageError(f"--state: {unknown[0]!r} is no state: use {', '.join(map(str, STATES))}")
-    states = [*arguments.state, *(FAILURES if arguments.failed else ())]
+    states = [*arguments.state, *(failures() if arguments.failed else ())]
     states += [State.EXPIRED] if arguments.expired else []
     return tuple(states)
 
@@ -77,20 +78,26 @@ def _new_job(engine: "Engine", arguments: argparse.Namespace, states: tuple[str,
     from broker.history.queries import UnknownId, accounts
     from broker.jobs.rerun_jobs import NothingToRerun, NotItsWorkstation, rerun
     from broker.signing.resign_policy import SigningRefused
+    from schemas import State
 
     try:
         with accounts(engine) as queries:
             new, left_out = rerun(queries, arguments.job, states, arguments.workstation)
+            refused = queries.find(arguments.job).counts[State.REFUSED]
     except NotItsWorkstation as error:
         raise CommandError(f"--workstation: {error}") from error
     except NothingToRerun as error:
-        hint = ": --state cancelled sends it there" if error.cancelled else ""
+        options = " ".join(f"--state {state}" for state in error.others)
+        hint = f": {options} sends it there" if options else ""
         raise CommandError(f"{error}{hint}") from error
     except (SigningRefused, UnknownId) as error:
         raise CommandError(str(error)) from error
     if left_out:
         names = rollout_views.some(left_out)
         print(f"pcm: left out: its secrets are not sealed for {names}", file=sys.stderr)
+    if refused and State.REFUSED not in states and not arguments.workstation:
+        where = counted(refused, "workstation")
+        print(f"pcm: left out: {where} refused it; --state refused sends it there", file=sys.stderr)
     return new
 
 

@@ -21,12 +21,12 @@ class NothingToRerun(PcmError):
     """A job cannot be sent again, or matches on no workstation; the text gives the reason.
 
     Attributes:
-        cancelled: on how many workstations it was cancelled, unless that state was selected.
+        others: the states that would select workstations: cancelled, refused.
     """
 
-    def __init__(self, text: str, cancelled: int = 0) -> None:
+    def __init__(self, text: str, others: tuple[State, ...] = ()) -> None:
         super().__init__(text)
-        self.cancelled = cancelled
+        self.others = others
 
 
 class NotItsWorkstation(NothingToRerun):
@@ -58,7 +58,8 @@ def rerun(
     Args:
         accounts: the history's queries (`History.accounts`).
         job_id: the job's id, or its beginning.
-        states: such as "cancelled"; default: `FAILURES`, or any state if workstations are named.
+        states: such as "cancelled"; default: all of a failure, or any state if workstations are
+            named; but where an agent refused the job, only if "refused" is among them.
         workstations: only these; default: all.
         settings: the signing key and the trusted keys; default: from the environment.
 
@@ -66,28 +67,44 @@ def rerun(
         UnknownId: no job has this id, or several ids begin so.
         NotItsWorkstation: the job was not for one of the workstations.
         NothingToRerun: it is in these states nowhere, or the history has only its reports.
-        SigningRefused: it would be signed here, but no trusted key has signed the original.
+        SigningRefused: it would be signed here, but the keys that signed the original may not
+            order it now.
     """
-    from broker.history.queries import FAILURES
-    from broker.signing.resign_policy import check_resignable
+    from broker.history.queries import STATES
+    from broker.signing.resign_policy import Recorded, check_resignable
 
     wanted = list(dict.fromkeys(workstations))
-    allowed = states or (None if wanted else FAILURES)
+    allowed = states or (_but_refused(STATES) if wanted else failures())
     job_id = accounts.find(job_id).id
     job = accounts.body(job_id)
     if job is None:
         raise NothingToRerun(f"{job_id}: the history has reports of it, but not the job itself")
-    check_resignable(job, *accounts.recorded(job_id), settings or load(DispatcherSettings))
     at = {pair.workstation: pair.state for pair in accounts.pairs(job_id)}
     if not_addressed := [name for name in wanted if name not in at]:
         raise NotItsWorkstation(
             f"{listed(not_addressed, _SHOWN)}: {job_id} was not for it; nothing was sent"
         )
-    names = [name for name in wanted or sorted(at) if allowed is None or at[name] in allowed]
+    names = [name for name in wanted or sorted(at) if at[name] in allowed]
     if not names:
-        raise _no_match(job_id, list(at.values()), allowed or ())
+        raise _no_match(job_id, list(at.values()), allowed)
     able, left_out = _split_by_secrets(job, names)
-    return Rerun(new_job(job, able, datetime.now(UTC)), left_out)
+    now = datetime.now(UTC)
+    new = new_job(job, able, now)
+    recorded = Recorded(job, *accounts.recorded(job_id))
+    settings = settings or load(DispatcherSettings)
+    check_resignable(recorded, new, settings, now, accounts.groups(able))
+    return Rerun(new, left_out)
+
+
+def failures() -> tuple[str, ...]:
+    """Return the states of a failure; what an agent has refused is sent again only if asked for."""
+    from broker.history.queries import FAILURES
+
+    return _but_refused(FAILURES)
+
+
+def _but_refused(states: Iterable[str]) -> tuple[str, ...]:
+    return tuple(state for state in states if state != State.REFUSED)
 
 
 def _split_by_secrets(job: Job, names: list[str]) -> tuple[list[str], list[str]]:
@@ -106,16 +123,18 @@ def _split_by_secrets(job: Job, names: list[str]) -> tuple[list[str], list[str]]
 
 
 def _no_match(job_id: str, found: list[str], states: Sequence[str]) -> NothingToRerun:
-    """Return the error that a job is in these states nowhere; name where it was cancelled."""
-    from broker.history.queries import FAILURES
-
+    """Return the error that a job is in these states nowhere; name where it ended otherwise."""
     words = " or ".join(state.replace("_", " ") for state in states)
-    selected = "failed" if tuple(states) == FAILURES else f"is {words}"
+    selected = "failed" if tuple(states) == failures() else f"is {words}"
     text = f"{job_id}: it {selected} on no workstation; nothing was sent"
-    cancelled = 0 if State.CANCELLED in states else found.count(State.CANCELLED)
-    if cancelled:
-        text += f"; it was cancelled on {cancelled:,}"
-    return NothingToRerun(text, cancelled)
+    others = [
+        state
+        for state in (State.CANCELLED, State.REFUSED)
+        if state not in states and state in found
+    ]
+    if others:
+        text += "; it was " + ", ".join(f"{at} on {found.count(at):,}" for at in others)
+    return NothingToRerun(text, tuple(others))
 
 
 def new_job(job: Job, names: Iterable[str], now: datetime) -> Job:

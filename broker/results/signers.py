@@ -1,22 +1,32 @@
 """Verify who signed a job."""
 
+from datetime import UTC, datetime
 from typing import TYPE_CHECKING, NamedTuple
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+
     from broker.history.queries import Accounts
+    from broker.signing.trusted_keys import Verdict
     from schemas import Job
     from schemas.orders.signature import Signatures
 
 
 class SignerVerdict(NamedTuple):
-    """One signature of a job; `verified` is None if no trusted keys are set."""
+    """One signature of a job; `verified` is None if no trusted keys are set.
+
+    `may_order`: whether its key may order the job now, for all its targets; else `reason` says why.
+    """
 
     name: str
     key: str
     verified: bool | None
     reason: str = ""
+    may_order: bool | None = None
 
     def __str__(self) -> str:
+        if self.verified and not self.may_order:
+            return f"{self.name} (verified, but may not order this now: {self.reason})"
         if self.verified:
             return f"{self.name} (verified)"
         text = f"NOT VERIFIED: {self.reason}" if self.reason else "not checked: no PCM_TRUSTED_KEYS"
@@ -37,7 +47,11 @@ def signers(accounts: "Accounts", job_id: str) -> list[SignerVerdict]:
         signatures = read_signatures(header)
     except InvalidMessage as error:
         return [SignerVerdict("unknown", "unreadable", verified=False, reason=str(error))]
-    return verified(Job.read(body, tolerant=True), body, signatures) if signatures else []
+    if not signatures:
+        return []
+    job = Job.read(body, tolerant=True)
+    names = [target.name for target in job.targets if target.scope == "workstation" and target.name]
+    return verified(job, body, signatures, accounts.groups(names))
 
 
 def signatures_text(accounts: "Accounts", job_id: str) -> str:
@@ -49,8 +63,15 @@ def signatures_text(accounts: "Accounts", job_id: str) -> str:
     return "none" if load(HistorySettings).trusted_keys else ""
 
 
-def verified(job: "Job", body: bytes, signatures: "Signatures") -> list[SignerVerdict]:
-    """Verify the signatures of a job.
+def verified(
+    job: "Job",
+    body: bytes,
+    signatures: "Signatures",
+    groups: "Mapping[str, list[str]] | None" = None,
+) -> list[SignerVerdict]:
+    """Verify the signatures of a job, and whether their keys may order it now.
+
+    `groups`: the groups of the job's workstations.
 
     Raises:
         WrongSetting: the folder of trusted keys cannot be used.
@@ -62,11 +83,19 @@ def verified(job: "Job", body: bytes, signatures: "Signatures") -> list[SignerVe
     if keyring is None:
         return [SignerVerdict(signature.name, signature.key, None) for signature in signatures]
     return [
-        SignerVerdict(
-            verdict.key.name if verdict.key else verdict.signature.name,
-            verdict.signature.key,
-            verdict.key is not None,
-            verdict.reason,
-        )
-        for verdict in keyring.verify(job, body, signatures)
+        _with_authority(verdict, job, groups) for verdict in keyring.verify(job, body, signatures)
     ]
+
+
+def _with_authority(
+    verdict: "Verdict", job: "Job", groups: "Mapping[str, list[str]] | None"
+) -> SignerVerdict:
+    from broker.signing.authority import objection_for
+
+    signature = verdict.signature
+    if verdict.key is None:
+        return SignerVerdict(signature.name, signature.key, verified=False, reason=verdict.reason)
+    reason = objection_for(job.targets, [verdict], job, datetime.now(UTC), groups)
+    return SignerVerdict(
+        verdict.key.name, signature.key, verified=True, reason=reason, may_order=not reason
+    )

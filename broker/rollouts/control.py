@@ -15,7 +15,6 @@ from broker.rollouts.runner import RolloutRunner, refresh
 from broker.rollouts.state import RolloutState
 from broker.rollouts.waves import WaveSize, WrongWaves, divide, read_waves, shuffled
 from broker.settings import HistorySettings, load
-from broker.signing.resign_policy import check_resignable
 from schemas import Job, Rollout, RolloutOrder, workstation
 from schemas.errors import PcmError
 from schemas.message import BODY_LIMIT
@@ -165,11 +164,13 @@ async def resume_rollout(
         UnknownRollout: no rollout has this id, or several ids begin so.
         RolloutError: it was aborted or has expired; or there were too many failures, and
             `max_failures` is not given.
-        SigningRefused: its waves would be signed here, but no trusted key has signed its plan.
+        SigningRefused: its waves would be signed here, but the keys that signed its plan may not
+            order them now.
         BrokerError, HistoryError: as `start_rollout` does.
     """
     async with _find(dispatcher, rollout_id, settings, on_state) as (engine, runner, progress):
-        await asyncio.to_thread(_check_resignable, engine, progress.plan, runner.settings)
+        runner.recorded = await asyncio.to_thread(recorded_plan, engine, progress.plan)
+        await asyncio.to_thread(runner.check_resignable, _rest(progress))
         if progress.state.state == "finished":
             return progress.state
         await runner.order(_resume_order(progress, max_failures))
@@ -227,10 +228,12 @@ async def abort_rollout(
         return await runner.run()
 
 
-def _check_resignable(engine: Engine, plan: Rollout, settings: HistorySettings) -> None:
-    """Refuse to sign the waves of a plan that no trusted key has signed; see `check_resignable`."""
-    body, signatures = recorded_plan(engine, plan)
-    check_resignable(plan, body, signatures, settings)
+def _rest(progress: RolloutProgress) -> Job:
+    """Return the job of all waves that were not sent, as if it were one wave."""
+    plan = progress.plan
+    names = [name for wave in plan.waves[progress.state.wave :] for name in wave]
+    targets = tuple(map(workstation, names))
+    return plan.job.model_copy(update={"targets": targets, "excluded": (), "rollout": plan.id})
 
 
 def _resume_order(progress: RolloutProgress, max_failures: str | None) -> RolloutOrder:

@@ -12,6 +12,7 @@ from broker.history.history import History
 from broker.history.queries import Accounts
 from broker.history.schema import jobs, map_database_errors, records, snapshot
 from broker.rollouts.state import RolloutState, WaveTally, rollout_state
+from broker.signing.resign_policy import Recorded
 from schemas import Rollout, RolloutOrder, WaveEnded, WaveSent
 from schemas.errors import PcmError
 
@@ -94,8 +95,8 @@ def _find_plan(plans: Iterable[Rollout], rollout_id: str) -> Rollout:
     )
 
 
-def recorded_plan(engine: Engine, plan: Rollout) -> tuple[bytes, str]:
-    """Return the message that started a rollout, and its header of signatures."""
+def recorded_plan(engine: Engine, plan: Rollout) -> Recorded:
+    """Return the message that started a rollout."""
     query = (
         select(records.c.body, records.c.signatures)
         .where(records.c.kind == plan.kind, records.c.subject == plan.id)
@@ -104,7 +105,7 @@ def recorded_plan(engine: Engine, plan: Rollout) -> tuple[bytes, str]:
     )
     with map_database_errors(engine), engine.connect() as connection:
         body, signatures = connection.execute(query).one()
-        return body, signatures
+    return Recorded(plan, body, signatures)
 
 
 def load_progress(engine: Engine, plan: Rollout) -> RolloutProgress:

@@ -7,6 +7,7 @@ one continues it: a repeated action has the same id and counts once.
 import asyncio
 import time
 from collections.abc import Callable
+from datetime import UTC, datetime
 
 from sqlalchemy import Engine
 
@@ -14,10 +15,12 @@ from broker.amqp.connection import LoginRefused, Unreachable
 from broker.client.dispatcher import Dispatcher
 from broker.history.collector import catch_up
 from broker.history.position import is_collected
+from broker.history.queries import accounts
 from broker.rollouts.progress import RolloutProgress, load_progress
 from broker.rollouts.state import RolloutState
 from broker.settings import HistorySettings
-from schemas import Rollout, RolloutOrder, WaveEnded, WaveSent
+from broker.signing.resign_policy import Recorded, check_resignable
+from schemas import Job, Rollout, RolloutOrder, WaveEnded, WaveSent
 
 _POLL_INTERVAL = 1.0  # seconds
 _LONGEST_REASON = 1000
@@ -39,6 +42,8 @@ class RolloutRunner:
         self._engine = engine
         self._plan = plan
         self._on_state = on_state
+        self.recorded: Recorded | None = None
+        """The plan as it was read from the stream; None for a new one, which our key signs."""
         self._last_record: RolloutOrder | WaveSent | WaveEnded | None = None
 
     async def order(self, order: RolloutOrder) -> None:
@@ -72,10 +77,24 @@ class RolloutRunner:
         return state.send is not None or state.record_end is not None
 
     async def _send(self, number: int) -> None:
-        await self._dispatcher.dispatch(self._plan.wave(number), partly=True)
+        job = self._plan.wave(number)
+        await asyncio.to_thread(self.check_resignable, job)
+        await self._dispatcher.dispatch(job, partly=True)
         sent = WaveSent(rollout_id=self._plan.id, number=number)
         await self._dispatcher.record(sent)
         self._last_record = sent
+
+    def check_resignable(self, job: Job) -> None:
+        """Check that the signers of the plan may order a wave now.
+
+        Raises:
+            SigningRefused: they may not, and it would be signed here.
+        """
+        if self.recorded is not None:
+            names = [str(target.name) for target in job.targets]
+            with accounts(self._engine) as queries:
+                groups = queries.groups(names)
+            check_resignable(self.recorded, job, self.settings, datetime.now(UTC), groups)
 
     async def _cancel(self, number: int, reason: str) -> None:
         job = self._plan.wave(number, self._plan.job.created_at)  # the job may have expired

@@ -26,7 +26,10 @@ class ScheduleRecord(NamedTuple):
     entry: StreamEntry
 
 
-def _accept_all(_: ScheduleRecord) -> bool:
+Accepts = Callable[[ScheduleRecord, ScheduleRecord | None], bool]
+
+
+def _accept_all(_: ScheduleRecord, _replaced: ScheduleRecord | None) -> bool:
     return True
 
 
@@ -99,18 +102,16 @@ def occurrences_sent(history: History, name: str, most: int | None = None) -> li
     return history.accounts.jobs(jobs.c.schedule == name, most=most)
 
 
-def in_force(
-    engine: Engine, accepts: Callable[[ScheduleRecord], bool] = _accept_all
-) -> dict[str, Schedule]:
+def in_force(engine: Engine, accepts: Accepts = _accept_all) -> dict[str, ScheduleRecord]:
     """Return the schedules in force, by name: the newest of each name that is not removed.
 
-    Records that `accepts` rejects are ignored.
+    Records that `accepts` rejects are ignored. It gets each with the schedule that it replaces.
 
     Raises:
         HistoryError: the database cannot be used.
     """
     with map_database_errors(engine), engine.connect() as connection:
-        return _schedules(_in_force(connection, accepts))
+        return _in_force(connection, accepts)
 
 
 def _schedules(found: dict[str, ScheduleRecord]) -> dict[str, Schedule]:
@@ -158,11 +159,12 @@ def changed_since(engine: Engine, offset: int, known: Collection[Schedule]) -> l
     return list(found.values())
 
 
-def _in_force(
-    connection: Connection, accepts: Callable[[ScheduleRecord], bool]
-) -> dict[str, ScheduleRecord]:
+def _in_force(connection: Connection, accepts: Accepts) -> dict[str, ScheduleRecord]:
     found: dict[str, ScheduleRecord] = {}
-    for each in filter(accepts, _schedule_records(connection)):
+    for each in _schedule_records(connection):
+        replaced = found.get(each.record.name)
+        if not accepts(each, replaced):
+            continue
         if isinstance(each.record, Schedule):
             found[each.record.name] = each
         else:

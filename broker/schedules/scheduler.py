@@ -19,8 +19,9 @@ from broker.history.schema import HistoryError, UnusableHistory, engine_of, prep
 from broker.log import get_logger
 from broker.schedules.queries import ScheduleRecord, in_force, sent
 from broker.settings import HistorySettings, WrongSetting, load
-from broker.signing.resign_policy import ResignPolicy
-from schemas import Schedule
+from broker.signing.resign_policy import Recorded, ResignPolicy
+from broker.stream.entry import StreamEntry
+from schemas import Job, Schedule, ScheduleRemoval, Target
 from schemas.orders.schedule import Occurrence
 
 TOLERANCE = timedelta(minutes=5)
@@ -77,7 +78,7 @@ class Scheduler:
         self._done: set[str] = set()
         self._state = ""
         self._resign_policy = ResignPolicy.from_settings(settings)
-        self._untrusted: set[int] = set()
+        self._untrusted: set[tuple[int, str]] = set()
 
     async def run(self) -> None:
         """Send due occurrences until cancelled; retry while broker or database is unreachable.
@@ -121,19 +122,45 @@ class Scheduler:
         self._resign_policy = ResignPolicy.from_settings(self._settings)  # keys can change
         due = {
             occurrence.id: occurrence
-            for schedule in in_force(self._engine, self._is_trusted).values()
-            for occurrence in due_occurrences(schedule, now, oldest)
+            for record, entry in in_force(self._engine, self._counts).values()
+            if isinstance(record, Schedule) and self._may_send(record, entry, now)
+            for occurrence in due_occurrences(record, now, oldest)
         }
         self._done &= due.keys()
         done = self._done | sent(self._engine, due.keys())
         return [occurrence for job_id, occurrence in due.items() if job_id not in done]
 
-    def _is_trusted(self, schedule_record: ScheduleRecord) -> bool:
-        """Whether we may sign the jobs of a schedule, or apply its removal."""
+    def _counts(self, schedule_record: ScheduleRecord, replaced: ScheduleRecord | None) -> bool:
+        """Whether a record ends the schedule that it replaces or removes, if any.
+
+        This is asked as of its own time: that its key expires later must not undo a removal.
+        """
         record, entry = schedule_record
-        reason = self._resign_policy.refusal_reason(record, entry.body, entry.signatures)
-        if reason and entry.offset not in self._untrusted:
-            self._untrusted.add(entry.offset)
+        removal = ScheduleRemoval(name=record.name)
+        former = replaced and replaced.record
+        targets = former.job.targets if isinstance(former, Schedule) else ()
+        return self._is_permitted(record, entry, removal, targets, record.created_at)
+
+    def _may_send(self, schedule: Schedule, entry: StreamEntry, now: datetime) -> bool:
+        """Whether we may sign the jobs of a schedule now.
+
+        Groups are not believed: anyone who can claim one in a check-in would widen a key.
+        """
+        job = schedule.job
+        return self._is_permitted(schedule, entry, job, job.targets, now)
+
+    def _is_permitted(
+        self,
+        record: Schedule | ScheduleRemoval,
+        entry: StreamEntry,
+        order: Job | ScheduleRemoval,
+        targets: tuple[Target, ...],
+        now: datetime,
+    ) -> bool:
+        recorded = Recorded(record, entry.body, entry.signatures)
+        reason = self._resign_policy.refusal_reason(recorded, order, targets, now)
+        if reason and (entry.offset, reason) not in self._untrusted:
+            self._untrusted.add((entry.offset, reason))
             _log.warning("schedule.untrusted", schedule=record.name, reason=reason)
         return not reason
 

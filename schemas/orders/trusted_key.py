@@ -5,7 +5,7 @@ from collections.abc import Collection, Iterable
 from datetime import datetime
 from fnmatch import fnmatchcase
 from pathlib import PurePosixPath
-from typing import Literal, Self
+from typing import TYPE_CHECKING, Literal, Self
 
 from pydantic import Field, model_validator
 
@@ -14,8 +14,11 @@ from schemas.names import Name, Target, Text
 from schemas.orders.command import Command
 from schemas.orders.job import Cancellation, Context, Job
 from schemas.orders.signature import PublicKey, key_id
-from schemas.orders.workstation import Pause
 from schemas.times import Instant
+
+if TYPE_CHECKING:
+    from schemas.orders.schedule import ScheduleRemoval
+    from schemas.orders.workstation import Pause
 
 
 class TrustedKey(Message):
@@ -61,7 +64,10 @@ class TrustedKey(Message):
         return base64.b64decode(self.key)
 
     def objection(
-        self, order: Job | Cancellation | Pause, here: Collection[Target], now: datetime
+        self,
+        order: "Job | Cancellation | Pause | ScheduleRemoval",
+        here: Collection[Target],
+        now: datetime,
     ) -> str:
         """Return why the key does not permit an order to a workstation now; "" if it does.
 

@@ -5,6 +5,7 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import pytest
+from structlog.testing import capture_logs
 
 from broker import Dispatcher, DispatcherSettings
 from broker.amqp.connection import connect
@@ -15,8 +16,17 @@ from broker.settings import HistorySettings
 from broker.signing.signer import Signer
 from broker.stream import stream
 from broker.stream.entry import StreamEntry
-from schemas import Command, Job, Rollout, Schedule, everyone, workstation
-from tests.support.admin import Admin, check_in, ended
+from schemas import (
+    Command,
+    Job,
+    Rollout,
+    Schedule,
+    ScheduleRemoval,
+    State,
+    everyone,
+    workstation,
+)
+from tests.support.admin import Admin, check_in, ended, report
 from tests.support.keys import Keys
 from tests.support.rabbitmq import Broker
 
@@ -192,6 +202,122 @@ async def test_what_others_recorded_is_not_signed_for_them(
     assert sent & {schedule.name for schedule in schedules} == {
         schedule.name for schedule in schedules[1:]
     }
+
+
+class Signers:
+    """A wide key at hand, and a narrow and an expired one that signed what is on record."""
+
+    def __init__(self, keys: Keys, settings: DispatcherSettings, folder: Path) -> None:
+        self.here, self.elsewhere = (
+            f"{word}-{folder.name}"[:60].replace("_", "-") for word in ("a", "b")
+        )
+        self.now = datetime.now(UTC)
+        keys.make("wide")
+        keys.trust("narrow", targets=(workstation(self.here),))
+        keys.trust("expired", not_after=self.now - timedelta(days=1))
+        self.by = {
+            key: settings.model_copy(update={"signing_key": keys.private[key]})
+            for key in ("narrow", "expired", "wide")
+        }
+        self.wide = {"signing_key": str(keys.private["wide"]), "trusted_keys": str(keys.folder)}
+        self.for_both, self.for_one = (
+            Job(
+                command=Command(argv=("true",), background=True),
+                targets=tuple(map(workstation, names)),
+            )
+            for names in ((self.here, self.elsewhere), (self.here,))
+        )
+
+
+async def test_a_narrow_or_expired_key_does_not_become_the_wide_one(
+    admin: Admin, keys: Keys, settings: DispatcherSettings, tmp_path: Path
+) -> None:
+    """What every agent refused, or would refuse, is not signed again by a key that may do all."""
+    signers = Signers(keys, settings, tmp_path)
+    here, elsewhere = signers.here, signers.elsewhere
+    for_both, for_one = signers.for_both, signers.for_one
+    for name in (here, elsewhere):
+        await admin.declare(name)
+    plan = Rollout(job=for_both, waves=((here,), (elsewhere,)))
+    async with Dispatcher.connect(signers.by["narrow"]) as dispatcher:
+        await dispatcher.dispatch(for_both)
+        await dispatcher.record(plan)
+    async with Dispatcher.connect(signers.by["expired"]) as dispatcher:
+        await dispatcher.dispatch(for_one)
+    await admin.tell([check_in(here), check_in(elsewhere), ended(for_both, here, 1)])
+    await admin.tell(
+        [report(for_both, elsewhere, State.REFUSED), report(for_one, here, State.REFUSED)]
+    )
+    only_narrow = f"(workstation:{elsewhere}: the key of narrow may order only workstation:{here})"
+    for words, status, said in (
+        ((for_one.id,), 1, "it was refused on 1: --state refused sends it there"),
+        ((for_one.id, "--state", "refused"), 1, "the key of expired is not valid after"),
+        ((for_both.id, "--state", "refused"), 1, only_narrow),
+        ((for_both.id, "--workstation", elsewhere), 1, "--state refused sends it there"),
+        ((for_both.id,), 0, "left out: 1 workstation refused it; --state refused"),
+    ):
+        done = admin.run("rerun", *words, **signers.wide)
+        assert (done.returncode, len(done.stderr.splitlines())) == (status, 1), done
+        assert said in done.stderr
+    resumed = admin.run("rollout", "resume", plan.id, **signers.wide)
+    assert resumed.returncode == 1
+    assert only_narrow in resumed.stderr
+    text = admin.run("show", for_both.id, **signers.wide).stdout
+    assert f"narrow (verified, but may not order this now: workstation:{elsewhere}: " in text
+    shown = json.loads(admin.run("show", for_one.id, "--json", **signers.wide).stdout)
+    assert [(one["verified"], one["may_order"]) for one in shown["signatures"]] == [(True, False)]
+
+
+async def test_a_schedule_is_sent_only_for_whom_its_key_may_order(
+    admin: Admin, keys: Keys, settings: DispatcherSettings, tmp_path: Path
+) -> None:
+    """And nobody removes one by a key that could not order it."""
+    signers = Signers(keys, settings, tmp_path)
+    for name in (signers.here, signers.elsewhere):
+        await admin.declare(name)
+    schedules = {
+        word: Schedule(
+            name=f"{word}-{tmp_path.name}"[:60],
+            repeat="* * * * *",
+            zone="UTC",
+            job=signers.for_one if word in {"own", "left"} else signers.for_both,
+            created_at=signers.now - timedelta(minutes=2),
+        )
+        for word in ("own", "left", "others", "kept", "late")
+    }
+    removals = {word: ScheduleRemoval(name=schedules[word].name) for word in ("kept", "left")}
+    async with Dispatcher.connect(signers.by["wide"]) as dispatcher:
+        await dispatcher.record(schedules["kept"])
+        await dispatcher.record(schedules["left"])
+    async with Dispatcher.connect(signers.by["narrow"]) as dispatcher:
+        for record in (schedules["own"], schedules["others"], removals["kept"]):
+            await dispatcher.record(record)
+    async with Dispatcher.connect(signers.by["expired"]) as dispatcher:
+        await dispatcher.record(schedules["late"])
+        await dispatcher.record(removals["left"])
+    history = HistorySettings(
+        amqp_url=settings.amqp_url,
+        history_url=admin.environment["PCM_HISTORY_URL"],
+        signing_key=keys.private["wide"],
+        trusted_keys=keys.folder,
+    )
+    engine = open_history(history.history_url)
+    try:
+        with capture_logs() as logged:
+            await Scheduler(history, engine).send_due(signers.now)
+    finally:
+        engine.dispose()
+    words = {schedule.name: word for word, schedule in schedules.items()}
+    jobs = json.loads(admin.run("jobs", "--json").stdout)
+    sent = {words[row["schedule"]] for row in jobs if row.get("schedule") in words}
+    assert sent == {"own", "left", "kept"}
+    told = [event["schedule"] for event in logged if event["event"] == "schedule.untrusted"]
+    assert sorted(words[name] for name in told if name in words) == [
+        "kept",
+        "late",
+        "left",
+        "others",
+    ]
 
 
 async def test_what_is_recorded_again_keeps_its_signatures(
