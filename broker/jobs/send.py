@@ -63,7 +63,7 @@ def add_options(parser: Parser) -> None:
     add("--background", action="store_true", help="run by the service agent; not shown to users")
     add("--timeout", metavar="D", help="limit of the command's run time (default: 1h)")
     add("--success-exit", metavar="N,N", help="exit codes for success (default: 0)")
-    add("--restart-exit", metavar="N,N", help="for success with restart (default: 1641,3010)")
+    add("--restart-exit", metavar="N,N", help="for success with restart (default: none)")
     add("--user-input-required", action="store_true", help="never run without a user")
     add("--user-may-stop", action="store_true", help="a user may stop it while it runs")
     add("--survives-agent", action="store_true", help="goes on when its agent ends or restarts")

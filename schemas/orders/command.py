@@ -17,12 +17,19 @@ from pydantic import (
 )
 
 from schemas.names import Text
-from schemas.orders.secrets import Secrets, check_variable
+from schemas.orders.secrets import SIZE_LIMIT as SECRETS_SIZE_LIMIT
+from schemas.orders.secrets import Secrets, check_string, check_variable, string_size
 from schemas.times import Duration
 
 System = Literal["linux", "macos", "windows", "freebsd"]
 _MAX_LOGIN_LENGTH = 255
 _NOT_IN_LOGIN = re.compile(r"[\s:/,\x00-\x1f\x7f]")
+_MAX_EXIT_CODE = 255  # the system passes on eight bits
+_FORMER_RESTART_CODES = frozenset({1641, 3010})  # Windows' codes, the default of 0.1
+# execve(2) takes 2 MiB with the usual stack limit; the agent's own variables need a part of it.
+_MAX_STRINGS_SIZE = 2 * 1024 * 1024 - 2 * SECRETS_SIZE_LIMIT
+_POINTER_SIZE = 8
+_MAX_NAME_SHOWN = 40
 _ALIASES = {"amd64": "x86_64", "arm64": "aarch64"}
 
 
@@ -81,7 +88,7 @@ class Command(BaseModel):
     )
     success_exit_codes: ExitCodes = frozenset({0})
     restart_exit_codes: ExitCodes = Field(
-        default=frozenset({1641, 3010}),
+        default=frozenset(),
         description="exit codes of a success after which the machine must be restarted",
     )
     platforms: Platforms = Field(
@@ -112,6 +119,8 @@ class Command(BaseModel):
     def _runnable(cls, argv: tuple[str, ...]) -> tuple[str, ...]:
         if not argv[0].strip():
             raise ValueError("the program's name is empty")
+        for number, argument in enumerate(argv):
+            check_string(f"argument {number}", argument)
         return argv
 
     @field_validator("cwd")
@@ -124,8 +133,9 @@ class Command(BaseModel):
     @field_validator("environment")
     @classmethod
     def _settable(cls, environment: dict[str, str]) -> dict[str, str]:
-        for name in environment:
+        for name, value in environment.items():
             check_variable(name)
+            check_string(name[:_MAX_NAME_SHOWN], f"{name}={value}")
         return environment
 
     @field_validator("timeout")
@@ -138,8 +148,11 @@ class Command(BaseModel):
     @field_validator("success_exit_codes", "restart_exit_codes")
     @classmethod
     def _exit_codes(cls, codes: frozenset[int]) -> frozenset[int]:
-        if any(not 0 <= code < 2**32 for code in codes):
-            raise ValueError("an exit code is a number from 0 to 4294967295")
+        if codes == _FORMER_RESTART_CODES:  # each job of an earlier version has them
+            return frozenset()
+        for code in codes:
+            if not 0 <= code <= _MAX_EXIT_CODE:
+                raise ValueError(f"{code} cannot occur: an exit code is from 0 to {_MAX_EXIT_CODE}")
         return codes
 
     @model_validator(mode="after")
@@ -161,6 +174,13 @@ class Command(BaseModel):
             raise ValueError(f"secrets: {min(duplicates)} is in environment as well; leave out one")
         if self.shell and len(self.argv) != 1:
             raise ValueError("argv: with shell, give the whole script as one argument")
+        variables = [f"{name}={value}" for name, value in self.environment.items()]
+        size = sum(string_size(text) + _POINTER_SIZE for text in (*self.argv, *variables))
+        if size > _MAX_STRINGS_SIZE:
+            raise ValueError(
+                f"argv: arguments and variables have {size} bytes with their pointers; a system"
+                f" takes at most {_MAX_STRINGS_SIZE}: pass them in a file"
+            )
         return self
 
     def narrowed(self, workstations: Collection[str]) -> Self:

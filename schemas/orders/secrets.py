@@ -11,6 +11,25 @@ SIZE_LIMIT = 64 * 1024
 """The greatest total size of a job's values, in bytes."""
 
 
+_MAX_STRING_SIZE = 128 * 1024
+"""The greatest size of an argument or variable, with its final NUL: MAX_ARG_STRLEN of execve(2)."""
+
+
+def string_size(text: str) -> int:
+    """Return the size of an argument or variable, in bytes with its final NUL."""
+    return len(text.encode()) + 1
+
+
+def check_string(name: str, text: str) -> None:
+    """Check the size of an argument or variable; ValueError if no system takes it."""
+    size = string_size(text)
+    if size > _MAX_STRING_SIZE:
+        raise ValueError(
+            f"{name} has {size - 1} bytes; a system takes at most {_MAX_STRING_SIZE - 1}: pass it"
+            " in a file"
+        )
+
+
 def check_variable(name: str) -> str:
     """Return the name of an environment variable; ValueError if it cannot be one."""
     if not name or "=" in name:
@@ -34,6 +53,8 @@ class Secrets(BaseModel):
     def _settable(cls, names: tuple[str, ...]) -> tuple[str, ...]:
         if len(set(names)) < len(names):
             raise ValueError("a variable is named twice")
+        for name in names:
+            check_string(name[:40], f"{name}=" + "x" * SIZE_LIMIT)
         return tuple(map(check_variable, names))
 
     def workstations(self) -> set[str]:

@@ -37,7 +37,7 @@ def _known(folder: Path, count: int) -> Engine:
 def test_how_many_workstations_fit_is_told(tmp_path: Path) -> None:
     """The keys stand in the message, and that has a limit."""
     engine = _known(tmp_path, 400)
-    command = Command(argv=("true", "x" * 1_000_000), background=True)
+    command = Command(argv=("true", *["x" * 100_000] * 10), background=True)
     job = Job(command=command, targets=(group("lab"),))
     with fleet(engine) as known:
         with pytest.raises(CannotSeal, match=r"400 workstations .* about \d+ workstations") as told:

@@ -60,6 +60,24 @@ def test_all_errors_of_all_files_are_told(good: str, wrong: str) -> None:
     assert stdin.startswith("stdin:1: is no JSON")
 
 
+def test_what_no_system_takes_is_told_here_and_not_by_each_workstation() -> None:
+    jobs = [
+        {"command": command, "targets": ["all"]}
+        for command in (
+            {"argv": ["true", "x" * 131_072]},
+            {"argv": ["true"], "environment": {"A": "x" * 131_072}},
+            {"argv": ["true"], "success_exit_codes": [0, 256]},
+        )
+    ]
+    for words in (("check", "-"), ("send", "--file", "-")):
+        done = pcm(*words, given=json.dumps(jobs))
+        assert done.returncode == 2
+        argument, variable, code = done.stderr.splitlines()
+        assert "[0].command.argv: argument 1 has 131072 bytes; a system takes" in argument
+        assert "[1].command.environment: A has 131074 bytes; a system takes" in variable
+        assert "[2].command.success_exit_codes: 256 cannot occur" in code
+
+
 def test_as_json(good: str, wrong: str) -> None:
     done = pcm("check", "--json", good, wrong)
     assert (done.returncode, done.stderr) == (2, "")

@@ -28,6 +28,9 @@ from tests.support.workstation import Workstation
         (["send", "--offer-at", "+2h", "--mandatory-at", "+1h", "--", "true"], "--mandatory-at"),
         (["send", "--timeout", "5", "--", "true"], "--timeout"),
         (["send", "--success-exit", "0,x", "--", "true"], "--success-exit"),
+        (["send", "--success-exit", "256", "--", "true"], "--success-exit"),
+        (["send", "--restart-exit", "3010", "--", "true"], "--restart-exit"),
+        (["send", "--env", f"A={'x' * 131_069}ü", "--", "true"], "--env"),
         (["send", "--platform", "linus", "--", "true"], "--platform"),
         (["send", "--env", "A", "--", "true"], "--env"),
         (["send", "--cwd", "tmp", "--", "true"], "--cwd"),
@@ -186,7 +189,7 @@ def test_an_unknown_target_is_named(node: Broker) -> None:
 
 def test_a_job_too_large(node: Broker) -> None:
     body = Job.model_validate(
-        {"command": {"argv": ["echo", "x" * 1024 * 1024]}, "targets": ["all"]}
+        {"command": {"argv": ["echo", *["x" * 100_000] * 11]}, "targets": ["all"]}
     ).body()
     done = pcm("send", "--file", "-", url=node.url, given=body.decode())
     assert (done.returncode, len(done.stderr.splitlines())) == (2, 1)

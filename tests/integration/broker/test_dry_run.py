@@ -139,7 +139,7 @@ def test_a_wrong_option_is_named(admin: Admin, words: list[str], named: str) -> 
 
 
 def test_what_is_too_large_to_be_sent_is_told(admin: Admin) -> None:
-    command = Command(argv=("echo", "x" * 1024 * 1024))
+    command = Command(argv=("echo", *["x" * 100_000] * 11))
     body = Job(command=command, targets=(group("any"),)).body().decode()
     done = admin.run("send", "--dry-run", "--file", "-", given=body)
     assert (done.returncode, done.stdout, len(done.stderr.splitlines())) == (2, "", 1)

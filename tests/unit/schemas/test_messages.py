@@ -81,6 +81,14 @@ def problem(**fields: Any) -> str:
         ({"environment": {"A=B": "c"}}, "environment"),
         ({"timeout": timedelta(0)}, "timeout"),
         ({"success_exit_codes": frozenset({-1})}, "success_exit_codes"),
+        ({"success_exit_codes": frozenset({0, 256})}, "success_exit_codes"),
+        ({"restart_exit_codes": frozenset({3010})}, "restart_exit_codes"),
+        ({"argv": ("echo", "x" * 131_072)}, "argv"),
+        ({"argv": ("echo", "ü" * 65_536)}, "argv"),
+        ({"argv": ("#" * 131_072,), "shell": True}, "argv"),
+        ({"argv": ("x",) * 220_000}, "argv"),
+        ({"environment": {"A": "x" * 131_070}}, "environment"),
+        ({"environment": {f"A{n}": "x" * 130_000 for n in range(16)}}, "argv"),
         ({"platforms": frozenset({"linus"})}, "platforms"),
         ({"targets": ()}, "targets"),
         ({"argv": ("\udcff",)}, "argv"),
@@ -130,12 +138,31 @@ def test_a_job_is_the_same_after_the_wire() -> None:
     assert (read.context, read.requirement) == (Context.FOREGROUND, Requirement.MANDATORY)
 
 
+def test_the_restart_codes_of_an_earlier_version_are_read_as_none() -> None:
+    """1641 and 3010 are Windows' and were the default; they cannot occur here."""
+    sent = job(restart_exit_codes=frozenset({77}))
+    former = sent.body().replace(b'"restart_exit_codes":[77]', b'"restart_exit_codes":[1641,3010]')
+    assert Job.read(former).command.restart_exit_codes == Command(argv=("x",)).restart_exit_codes
+    assert not Job.read(former).command.restart_exit_codes
+
+
+def test_what_a_system_just_takes_is_taken() -> None:
+    """The limits are those of execve(2): it starts what we let pass."""
+    longest, value = "x" * 131_071, "x" * (131_071 - len("A="))
+    many = ("/bin/true", *("x",) * 180_000)
+    for argv in (("/bin/true", longest), many):
+        command = Command(argv=argv, environment={"A": value})
+        assert subprocess.run(command.argv, env=command.environment, check=True)
+    with pytest.raises(OSError, match="Argument list too long"):
+        subprocess.run(("/bin/true", longest + "x"), check=True)
+
+
 def test_the_same_job_has_the_same_digest_in_every_process() -> None:
     """What a set holds comes in another order in each process; the digest must not."""
     code = (
         "from schemas import Command, Job, everyone\n"
         "c = Command(argv=('true',), platforms=frozenset({'linux', 'macos', 'windows'}),"
-        " success_exit_codes=frozenset({0, 1000, 77}))\n"
+        " success_exit_codes=frozenset({0, 200, 77}))\n"
         "print(Job(id='j', command=c, targets=(everyone,)).digest())"
     )
     digests = {
