@@ -23,7 +23,7 @@ from broker.amqp import topology
 from broker.amqp.connection import connect
 from broker.amqp.publisher import Publisher
 from broker.history.collector import catch_up
-from broker.history.queries import accounts
+from broker.history.queries import query_jobs
 from broker.history.reader import rebuild
 from broker.history.schema import open_history
 from broker.settings import HistorySettings
@@ -181,14 +181,14 @@ async def _ensure(settings: HistorySettings) -> None:
 
 def _ask(settings: HistorySettings) -> None:
     engine = open_history(settings.history_url)
-    with accounts(engine) as asked:
-        newest = asked.jobs(most=1)[0].id
+    with query_jobs(engine) as asked:
+        newest = asked.rows(most=1)[0].id
         questions: dict[str, Callable[[], object]] = {
-            "ours: 50 jobs with their tallies": lambda: asked.jobs(most=50),
-            "ours: the jobs that failed somewhere": lambda: asked.jobs(asked.has_state(["failed"])),
+            "ours: 50 jobs with their tallies": lambda: asked.rows(most=50),
+            "ours: the jobs that failed somewhere": lambda: asked.rows(asked.has_state(["failed"])),
             "ours: a job's failures, grouped": lambda: asked.failures(newest),
-            "ours: a job's first 50 workstations": lambda: asked.pairs(newest, most=50),
-            "ours: all workstations of a job": lambda: asked.pairs(newest),
+            "ours: a job's first 50 workstations": lambda: asked.outcomes(newest, most=50),
+            "ours: all workstations of a job": lambda: asked.outcomes(newest),
         }
         figures = in_turns({name: _milliseconds(work) for name, work in questions.items()})
     engine.dispose()

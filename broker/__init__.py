@@ -31,7 +31,14 @@ if TYPE_CHECKING:
     from broker.enrolment.rights import AgentLogin
     from broker.enrolment.workstation import Credentials, NotEnrolled, enrol, revoke, rotate
     from broker.history.history import History
-    from broker.history.queries import Accounts, Event, FailureGroup, JobRow, Pair, UnknownId
+    from broker.history.queries import (
+        Event,
+        FailureGroup,
+        JobQueries,
+        JobRow,
+        OutcomeRow,
+        UnknownId,
+    )
     from broker.history.schema import HistoryError
     from broker.history.status import HistoryStatus, history_status
     from broker.history.workstations import AgentRow, Fleet, WorkstationRow
@@ -124,7 +131,14 @@ _MODULES = {
     "broker.enrolment.rights": ("AgentLogin",),
     "broker.enrolment.workstation": ("Credentials", "NotEnrolled", "enrol", "revoke", "rotate"),
     "broker.history.history": ("History",),
-    "broker.history.queries": ("Accounts", "Event", "FailureGroup", "JobRow", "Pair", "UnknownId"),
+    "broker.history.queries": (
+        "JobQueries",
+        "Event",
+        "FailureGroup",
+        "JobRow",
+        "OutcomeRow",
+        "UnknownId",
+    ),
     "broker.history.schema": ("HistoryError",),
     "broker.history.status": ("HistoryStatus", "history_status"),
     "broker.history.workstations": ("AgentRow", "Fleet", "WorkstationRow"),
@@ -191,7 +205,6 @@ _MODULES = {
 
 __all__ = [
     "ROUTES",
-    "Accounts",
     "AgentKind",
     "AgentLogin",
     "AgentRow",
@@ -215,6 +228,7 @@ __all__ = [
     "HistoryError",
     "HistorySettings",
     "HistoryStatus",
+    "JobQueries",
     "JobRow",
     "JobsWouldBeLost",
     "KeyPair",
@@ -228,7 +242,7 @@ __all__ = [
     "NotRequeued",
     "NotSendable",
     "NothingToRerun",
-    "Pair",
+    "OutcomeRow",
     "PcmError",
     "Progress",
     "Reach",

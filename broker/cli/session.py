@@ -131,7 +131,7 @@ def history_errors() -> "Iterator[None]":
 
 
 @contextmanager
-def history() -> "Iterator[Engine]":
+def history_engine() -> "Iterator[Engine]":
     """Open the history after reading what no collector has read yet.
 
     If the broker is unreachable, open the history as it is and print that on stderr.
@@ -169,12 +169,12 @@ def _refresh(settings: "HistorySettings", engine: "Engine") -> None:
 
 
 @contextmanager
-def optional_history() -> "Iterator[Engine | None]":
+def optional_history_engine() -> "Iterator[Engine | None]":
     """Open the history; yield None if it cannot be used."""
     stack = ExitStack()
     with stack:
         try:
-            engine = stack.enter_context(history())
+            engine = stack.enter_context(history_engine())
         except (CommandError, WrongSetting):
             engine = None
         yield engine
@@ -188,12 +188,12 @@ def complete_id(job: str) -> str:
     """
     if _COMPLETE_ID.fullmatch(job):
         return job
-    from broker.history.queries import UnknownId, accounts
+    from broker.history.queries import UnknownId, query_jobs
 
-    with optional_history() as engine:
+    with optional_history_engine() as engine:
         if engine is None:
             return job
-        with accounts(engine) as queries:
+        with query_jobs(engine) as queries:
             try:
                 return queries.find(job).id
             except UnknownId as error:

@@ -84,7 +84,7 @@ def _print(state: "HistoryStatus") -> None:
     rows = {
         "database": state.database,
         "read from": str(source) if source.virtual_host else "no broker yet",
-        "holds": f"{state.jobs:,} jobs, {state.pairs:,} outcomes, {state.reports:,} reports,"
+        "holds": f"{state.jobs:,} jobs, {state.outcomes:,} outcomes, {state.reports:,} reports,"
         f" {state.workstations:,} workstations",
         "oldest job": local(state.oldest_job) or "none",
         "read up to": f"offset {state.next_offset:,} of the stream",
@@ -92,8 +92,8 @@ def _print(state: "HistoryStatus") -> None:
     }
     for name, value in rows.items():
         print(f"{name:<12}{value}")
-    if state.forged:
-        print(f"{'forged':<12}{state.forged:,} entries, not counted: pcm dead list")
+    if state.rejected:
+        print(f"{'rejected':<12}{state.rejected:,} entries, not counted: pcm dead list")
     for gap in state.gaps:
         print(f"{'missing':<12}{gap}")
 

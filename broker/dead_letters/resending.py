@@ -16,7 +16,7 @@ from schemas.errors import PcmError
 from schemas.orders.signature import HEADER
 
 LEDGER, FORGERY = "ledger", "forgery"
-"""The kinds of letters that are notices: of a damaged ledger, and of forged records."""
+"""The kinds of notices: of a damaged ledger, and of entries that the history rejected."""
 
 
 class NotRequeued(PcmError):
@@ -41,7 +41,7 @@ async def resend(publisher: Publisher, letter: Letter) -> tuple[str, ...]:
     if letter.kind == LEDGER:
         raise NotRequeued("it is a notice, not an order; read it, then drop it")
     if letter.kind == FORGERY:
-        raise NotRequeued("it is forged; read it, then drop it")
+        raise NotRequeued("it was rejected by the history; read it, then drop it")
     job = _job(body)
     # An agent could have forged it, and requeuing publishes it with an administrator's login.
     if not _is_trusted(letter) and not (job and await _is_on_record(publisher, job, body)):

@@ -209,12 +209,12 @@ def _release_lease(connection: Connection, name: str) -> None:
 def _delete_expired(connection: Connection, retention: float) -> None:
     """Delete jobs that are older than the retention, with their reports and results."""
     now = time.time()
-    kept_at = connection.scalar(select(reading.c.kept_at))
-    if kept_at is not None and now - kept_at < _HOUSEKEEPING_INTERVAL:
+    cleaned_at = connection.scalar(select(reading.c.cleaned_at))
+    if cleaned_at is not None and now - cleaned_at < _HOUSEKEEPING_INTERVAL:
         return
-    connection.execute(update(reading).values(kept_at=now))
+    connection.execute(update(reading).values(cleaned_at=now))
     expired = select(jobs.c.id).where(jobs.c.created_at < now - retention)
     for table in (outcomes, reports, results):
         connection.execute(delete(table).where(table.c.job_id.in_(expired)))
     connection.execute(delete(jobs).where(jobs.c.created_at < now - retention))
-    rejected.forget(connection)
+    rejected.delete_old(connection)

@@ -7,7 +7,7 @@ from sqlalchemy import Connection, Engine
 
 from broker.amqp.connection import Unreachable
 from broker.history.position import is_collected
-from broker.history.queries import Accounts
+from broker.history.queries import JobQueries
 from broker.history.schema import map_database_errors, open_history, snapshot
 from broker.history.workstations import Fleet
 from broker.settings import HistorySettings, load
@@ -17,15 +17,15 @@ class History:
     """Query jobs and workstations.
 
     Attributes:
-        accounts: queries of jobs.
+        jobs: queries of jobs.
         fleet: queries of workstations.
         connection: to the database, in the transaction of all queries.
     """
 
     def __init__(self, connection: Connection) -> None:
         self.connection = connection
-        self.accounts = Accounts(connection)
-        self.fleet = Fleet(connection, self.accounts.now)
+        self.jobs = JobQueries(connection)
+        self.fleet = Fleet(connection, self.jobs.now)
 
     @staticmethod
     @contextmanager

@@ -1,28 +1,37 @@
-"""The history's versions, and the statements that bring an older one up to date.
+"""Migrate the history's tables from older versions.
 
-The history remembers longer than the stream, so its tables are changed where they stand. To change
-them, change `schema`, and add the statements that do the same to the tables of the version before,
-in SQL that both databases understand. A version that was released is never changed.
+The history keeps jobs longer than the stream, so it cannot be rebuilt: its tables are altered. To
+change them, change `schema`, and add a version here with statements that do the same to the tables
+of the previous version, in SQL that both databases accept. Never change an existing version.
 """
 
 from sqlalchemy import Connection, text
 
 OLDEST = 2
-"""The oldest version that can be brought up to date."""
+"""The oldest version that can be migrated."""
 
 MIGRATIONS: dict[int, tuple[str, ...]] = {
-    3: (  # what was read of one broker is never acted on at another
+    3: (  # the broker that the history was read from
         "ALTER TABLE reading ADD COLUMN cluster TEXT DEFAULT '' NOT NULL",
         "ALTER TABLE reading ADD COLUMN virtual_host TEXT DEFAULT '' NOT NULL",
     ),
+    4: (  # only names
+        "ALTER TABLE reading RENAME COLUMN kept_at TO cleaned_at",
+        "DROP INDEX digests",
+        "DROP INDEX untold",
+        "ALTER TABLE forgeries RENAME TO rejected_entries",
+        "ALTER TABLE rejected_entries RENAME COLUMN told TO published",
+        "CREATE INDEX rejected_digests ON rejected_entries (digest)",
+        "CREATE INDEX unpublished ON rejected_entries (published)",
+    ),
 }
-"""By the version that they lead to from the one before, in their order."""
+"""The statements by the version that they produce from the previous one."""
 
 SCHEMA_VERSION = max(MIGRATIONS)
 
 
 def migrate(connection: Connection, version: int) -> None:
-    """Bring the tables of a version up to date, in the transaction of the caller."""
+    """Migrate the tables from a version to the current one, in the caller's transaction."""
     for reached in range(version + 1, SCHEMA_VERSION + 1):
         for statement in MIGRATIONS[reached]:
             connection.exec_driver_sql(statement)

@@ -105,7 +105,7 @@ class JobRow:
 
 
 @dataclass(frozen=True)
-class Pair:
+class OutcomeRow:
     """The outcome of a job on a workstation. Times are seconds since the epoch.
 
     Attributes:
@@ -162,10 +162,10 @@ class UnknownId(PcmError):
 
 _COUNTED = {"counts", "restart_required"}
 _JOB_COLUMNS = tuple(jobs.c[field.name] for field in fields(JobRow) if field.name not in _COUNTED)
-_PAIR_COLUMNS = tuple(field.name for field in fields(Pair))
+_OUTCOME_COLUMNS = tuple(field.name for field in fields(OutcomeRow))
 
 
-class Accounts:
+class JobQueries:
     """Query jobs in the history, as of one instant."""
 
     def __init__(self, connection: Connection, now: float | None = None) -> None:
@@ -174,7 +174,7 @@ class Accounts:
 
     # Jobs
 
-    def jobs(self, *where: ColumnElement[bool], most: int | None = None) -> list[JobRow]:
+    def rows(self, *where: ColumnElement[bool], most: int | None = None) -> list[JobRow]:
         """Return jobs, the newest first; `where` are conditions on the table `jobs`."""
         query = select(*_JOB_COLUMNS).where(*where)
         rows = self._connection.execute(
@@ -225,7 +225,7 @@ class Accounts:
         if text:
             among = (jobs.c.id, jobs.c.name, jobs.c.command, jobs.c.targets)
             where.append(or_(*(one.icontains(text, autoescape=True) for one in among)))
-        return self.jobs(*where, most=most)
+        return self.rows(*where, most=most)
 
     def _is_in(self, states: Sequence[str], workstation: str | None) -> ColumnElement[bool]:
         """Return the condition for `states` in `search`; over: the job waits or runs nowhere."""
@@ -244,9 +244,9 @@ class Accounts:
         Raises:
             UnknownId: no job matches, or more than one.
         """
-        if exact := self.jobs(jobs.c.id == job_id):
+        if exact := self.rows(jobs.c.id == job_id):
             return exact[0]
-        found = self.jobs(jobs.c.id.startswith(job_id, autoescape=True), most=2)
+        found = self.rows(jobs.c.id.startswith(job_id, autoescape=True), most=2)
         if len(found) == 1:
             return found[0]
         raise UnknownId(
@@ -349,16 +349,16 @@ class Accounts:
                     counts[job_id][name] += count
         return counts
 
-    def pairs(
+    def outcomes(
         self,
         job_id: str,
         states: Sequence[str] | None = None,
         names: Sequence[str] | None = None,
         most: int | None = None,
-    ) -> list[Pair]:
+    ) -> list[OutcomeRow]:
         """Return the outcomes of a job by workstation; running, failed and waiting ones first."""
         state = self._state().label("state")
-        columns = [state if name == "state" else outcomes.c[name] for name in _PAIR_COLUMNS]
+        columns = [state if name == "state" else outcomes.c[name] for name in _OUTCOME_COLUMNS]
         sort_key = case(_SORT_KEYS, value=state, else_=99)
         query = _joined(select(*columns)).where(outcomes.c.job_id == job_id)
         if states is not None:
@@ -368,11 +368,11 @@ class Accounts:
         rows = self._connection.execute(
             query.order_by(sort_key, outcomes.c.workstation).limit(most)
         )
-        return [Pair(*row) for row in rows]
+        return [OutcomeRow(*row) for row in rows]
 
-    def pair(self, job_id: str, workstation: str) -> Pair | None:
+    def outcome(self, job_id: str, workstation: str) -> OutcomeRow | None:
         """Return the outcome of a job on a workstation; None if the job is not for it."""
-        return next(iter(self.pairs(job_id, names=[workstation])), None)
+        return next(iter(self.outcomes(job_id, names=[workstation])), None)
 
     def failures(self, job_id: str, most: int = 20) -> list[FailureGroup]:
         """Return the workstations on which a job failed, in groups, the largest first."""
@@ -460,11 +460,11 @@ def _joined(query: Select[Any]) -> Select[Any]:
 
 
 @contextmanager
-def accounts(engine: Engine, now: float | None = None) -> Iterator[Accounts]:
+def query_jobs(engine: Engine, now: float | None = None) -> Iterator[JobQueries]:
     """Query a history.
 
     Raises:
         HistoryError: the database cannot be used.
     """
     with map_database_errors(engine), snapshot(engine) as connection:
-        yield Accounts(connection, now)
+        yield JobQueries(connection, now)

@@ -16,7 +16,7 @@ from broker.amqp.timeouts import timeout
 from broker.history.migrations import SCHEMA_VERSION
 from broker.history.position import LEASE_RENEWAL, Position, read_position, transact
 from broker.history.projection import rejected
-from broker.history.projection.projection import Fold
+from broker.history.projection.projection import Projection
 from broker.history.schema import CONTENT, gaps, reading
 from broker.log import get_logger
 from broker.stream import stream
@@ -109,16 +109,16 @@ class Reader:
 
     async def _publish_rejected(self, position: Position) -> None:
         """Publish rejected entries as dead letters, if no other reader has."""
-        while self._can_publish_rejected and (rows := await self._database(rejected.untold)):
+        while self._can_publish_rejected and (rows := await self._database(rejected.unpublished)):
             if self._rejected_publisher is None:
                 self._rejected_publisher = await Publisher.open(self._publisher.connection)
             try:
-                await rejected.tell(self._rejected_publisher, rows, position.base)
+                await rejected.publish(self._rejected_publisher, rows, position.base)
             except Refused as error:  # reading needs no such permission
                 _log.warning("history.rejected_not_published", reason=str(error))
                 self._can_publish_rejected = False
                 return
-            await self._database(rejected.was_told, [row.digest for row in rows])
+            await self._database(rejected.mark_published, [row.digest for row in rows])
 
     async def _reaches(self, offset: int) -> bool:
         """Whether the stream has an offset, or has ever had it; a new stream may not."""
@@ -149,7 +149,13 @@ def rebuild(engine: Engine) -> None:
     """
 
     def work(connection: Connection) -> None:
-        initial = {"base": 0, "next_offset": 0, "last": "", "collected_at": None, "kept_at": None}
+        initial = {
+            "base": 0,
+            "next_offset": 0,
+            "last": "",
+            "collected_at": None,
+            "cleaned_at": None,
+        }
         connection.execute(update(reading).values(initial))
         for table in CONTENT:
             connection.execute(delete(table))
@@ -199,7 +205,7 @@ def _project(connection: Connection, entries: list[StreamEntry]) -> None:
     """Project entries; skip an entry that the database cannot store."""
     try:
         with connection.begin_nested():
-            projection = Fold(connection)
+            projection = Projection(connection)
             projection.add(entries)
             projection.flush()
     except (DataError, OverflowError, ValueError) as error:

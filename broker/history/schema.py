@@ -1,7 +1,7 @@
-"""The history's tables, in SQLite or PostgreSQL, and how they are opened.
+"""The tables of the history in SQLite or PostgreSQL; open, create and migrate them.
 
-Times are seconds since the epoch; offsets are those of the stream `pcm.reports`, behind those of
-a former one that it took the place of.
+Times are seconds since the epoch. Offsets are those of the stream `pcm.reports`; if it has replaced
+a former stream, they continue that stream's offsets.
 """
 
 import os
@@ -40,9 +40,9 @@ from broker.history.migrations import OLDEST, SCHEMA_VERSION, migrate
 from broker.settings import WrongSetting
 from schemas.errors import PcmError
 
-_LOCK = 7_263_001  # any number that nobody else takes in PostgreSQL's advisory locks
+_LOCK = 7_263_001  # arbitrary: the key of our advisory lock in PostgreSQL
 _WRITE = "PCM_HISTORY_URL: write sqlite:////absolute/path.db or postgresql://USER@HOST/DATABASE"
-_BUSY = 30.0  # seconds for which another process's transaction is waited for
+_LOCK_TIMEOUT = 30.0  # seconds to wait for another process's transaction
 _ANOTHER = "set another PCM_HISTORY_URL"
 _COLUMNS = {
     "sqlite": "SELECT t.name, c.name FROM sqlite_master AS t, pragma_table_info(t.name) AS c"
@@ -55,19 +55,19 @@ _metadata = MetaData()
 
 
 class HistoryError(PcmError):
-    """The history's database cannot be used now, and why."""
+    """The history's database cannot be used now; the message says why."""
 
 
 class UnusableHistory(HistoryError):
-    """It is none that this program can use, whenever it is tried."""
+    """This program cannot use the database; trying again does not help."""
 
 
 class WrongHistory(UnusableHistory, WrongSetting):
-    """Its URL is none, or leads nowhere."""
+    """The URL of the history is wrong."""
 
 
 def _table(name: str, *columns: Any) -> Table:
-    # All are looked up by their key alone: in SQLite the table is then its key's index.
+    # Rows are looked up by their primary key: without a rowid, SQLite needs no second index.
     return Table(name, _metadata, *columns, sqlite_with_rowid=False)
 
 
@@ -81,20 +81,21 @@ def _time(name: str) -> Column[float]:
 
 reading = _table(
     "reading",
-    Column("id", Integer, primary_key=True, autoincrement=False),  # 1: there is one row
+    Column("id", Integer, primary_key=True, autoincrement=False),  # 1: the only row
     Column("version", Integer, nullable=False),
     Column("base", BigInteger, nullable=False),
     Column("next_offset", BigInteger, nullable=False),
     _text("last"),
     _text("collector"),
-    _time("collected_at"),  # when a collector last had all that there was
-    _time("kept_at"),  # when what is too old was last dropped
+    _time("collected_at"),  # when a collector last renewed its lease
+    _time("cleaned_at"),  # when expired jobs were last deleted
     _text("cluster"),
     _text("virtual_host"),
 )
-"""How far the stream was read, and of which broker: written with what was read, in one transaction.
+"""The read position, the stream's broker, and the collector's lease.
 
-A broker is known by the cluster name that it tells; none: nothing was read since that is noted.
+The position is written in the same transaction as the rows that were read. The broker is identified
+by its cluster name; both are empty until the first read.
 """
 
 gaps = _table(
@@ -103,7 +104,7 @@ gaps = _table(
     Column("next", BigInteger, nullable=False),
     _text("why"),
 )
-"""What was never read, since the stream had dropped it."""
+"""Ranges of offsets that are missing, because the stream had dropped them before they were read."""
 
 jobs = _table(
     "jobs",
@@ -126,8 +127,8 @@ jobs = _table(
     Column("rerun_of", Text),
     Column("rollout", Text),
     Column("schedule", Text),
-    Column("body", LargeBinary),  # none: only reports of it were found
-    _text("signatures"),  # as they came, of these very bytes
+    Column("body", LargeBinary),  # NULL: only its reports are known
+    _text("signatures"),  # the header of signatures, of exactly these bytes
 )
 Index("newest_jobs", jobs.c.created_at)
 Index("occurrences", jobs.c.schedule, jobs.c.created_at)
@@ -150,7 +151,7 @@ outcomes = _table(
     Column("restart_required", Boolean),
     _text("line"),
 )
-"""What is known of each job on each workstation: the report that says most."""
+"""The state of each job on each of its workstations: its report with the highest rank."""
 Index("states", outcomes.c.job_id, outcomes.c.state)
 Index("of_workstation", outcomes.c.workstation, outcomes.c.state)
 
@@ -173,7 +174,7 @@ results = _table(
     _text("workstation", key=True),
     Column("body", LargeBinary, nullable=False),
 )
-"""How each command that was started ended, with its output, as JSON."""
+"""The result of each command that was started, with its output, as JSON."""
 
 workstations = _table(
     "workstations",
@@ -192,7 +193,7 @@ memberships = _table("memberships", _text("group", key=True), _text("workstation
 Index("groups_of", memberships.c.workstation)
 
 POLICY = frozenset({"windows", "zone", "countdown", "takeover_grace", "accept_offers"})
-"""What check-ins tell of that by which agents decide; it is kept together."""
+"""The fields of a check-in that determine an agent's decisions; stored as one column."""
 
 agents = _table(
     "agents",
@@ -206,7 +207,7 @@ agents = _table(
     Column("at", Double, nullable=False),
     Column("interval", Double, nullable=False),
     _text("program"),
-    _text("windows"),  # and the rest of POLICY, as JSON; of older check-ins the windows alone
+    _text("windows"),  # POLICY as JSON; older check-ins: only the windows
     Column("waiting", Integer, nullable=False),
     Column("running", Integer, nullable=False),
     Column("signed_only", Boolean, nullable=False),
@@ -222,33 +223,34 @@ records = _table(
     Column("body", LargeBinary, nullable=False),
     _text("signatures"),
 )
-"""What else administrators asked: cancellations, departures, rollouts, schedules."""
+"""The other records of administrators: cancellations, forgotten workstations, rollouts, schedules.
+"""
 Index("asked", records.c.kind, records.c.subject)
 
-forgeries = _table(
-    "forgeries",
+rejected_entries = _table(
+    "rejected_entries",
     Column("offset", BigInteger, primary_key=True, autoincrement=False),
     _text("digest"),
-    Column("told", Boolean, nullable=False),
+    Column("published", Boolean, nullable=False),  # as a dead letter
     _text("login"),
     _text("kind"),
     _text("routing_key"),
     _text("reason"),
-    Column("body", LargeBinary),  # none: it is told
+    Column("body", LargeBinary),  # NULL: it is published
 )
-"""What is not by whom it speaks of, and whether the administrators were told."""
-Index("digests", forgeries.c.digest)
-Index("untold", forgeries.c.told)
+"""Entries that were not published by the agent that they name."""
+Index("rejected_digests", rejected_entries.c.digest)
+Index("unpublished", rejected_entries.c.published)
 
 CONTENT = tuple(table for table in _metadata.sorted_tables if table is not reading)
-"""All that is read from the stream."""
+"""The tables with the stream's contents."""
 
 
 def open_history(url: str) -> Engine:
-    """Open the history; its tables are made, or brought up to date.
+    """Open the history; create or migrate its tables.
 
     Raises:
-        HistoryError: that is not possible.
+        HistoryError: the database cannot be used.
     """
     engine = engine_of(url)
     try:
@@ -260,20 +262,18 @@ def open_history(url: str) -> Engine:
 
 
 def prepare(engine: Engine) -> None:
-    """Make the tables in an empty database, and bring older ones up to date.
+    """Create the tables in an empty database, or migrate older ones.
 
     Raises:
-        HistoryError: the database cannot be reached; or it is unusable, and nothing was changed.
+        HistoryError: the database cannot be used; nothing was changed.
     """
-    with (
-        map_database_errors(engine),
-        snapshot(engine) as connection,
-    ):  # else a migration shows in halves
+    # In a snapshot: another program may be migrating the tables.
+    with map_database_errors(engine), snapshot(engine) as connection:
         if _check(connection) == SCHEMA_VERSION:
             return
     with map_database_errors(engine), engine.begin() as connection:
         _lock(connection)
-        version = _check(connection)  # another program may have been first
+        version = _check(connection)  # another program may have done it
         if version is None:
             _create(connection)
         elif version != SCHEMA_VERSION:
@@ -282,10 +282,10 @@ def prepare(engine: Engine) -> None:
 
 
 def check_version(connection: Connection, version: int) -> None:
-    """Refuse tables of another version than this program's.
+    """Check that the tables have this program's version.
 
     Raises:
-        UnusableHistory: it is another one; a newer program has changed them meanwhile.
+        UnusableHistory: they have another version.
     """
     if version > SCHEMA_VERSION:
         raise _unusable(
@@ -302,11 +302,11 @@ def check_version(connection: Connection, version: int) -> None:
 
 
 def engine_of(url: str) -> Engine:
-    """Return a way to the database of a URL; nothing is asked of it yet.
+    """Return an engine for a URL; it does not connect yet.
 
     Raises:
-        WrongHistory: it is no such URL.
-        UnusableHistory: what it takes is not there.
+        WrongHistory: the URL is wrong.
+        UnusableHistory: the driver is not installed, or the folder cannot be created.
     """
     try:
         parsed = _parsed(url)
@@ -329,7 +329,7 @@ def engine_of(url: str) -> Engine:
 
 def _parsed(url: str) -> URL:
     parsed = make_url(url)
-    if "@" in (parsed.host or ""):  # else a part of the password is told as the host
+    if "@" in (parsed.host or ""):  # otherwise messages show part of the password as the host
         raise WrongHistory("PCM_HISTORY_URL: write an @ of a user or a password as %40")
     return parsed
 
@@ -340,8 +340,8 @@ def _sqlite(url: URL) -> Engine:
         raise WrongHistory("PCM_HISTORY_URL: name a file: sqlite:////absolute/path.db")
 
     def connect() -> sqlite3.Connection:
-        # It holds what commands wrote: nobody else reads that. One that is there is not opened:
-        # to close it would end the locks that this process's other connections have on it.
+        # Mode 0600: the file contains the output of commands. An existing file is not opened here:
+        # closing it would release the locks of this process's other connections.
         try:
             flags = os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC
             os.close(os.open(path, flags, 0o600))
@@ -349,8 +349,8 @@ def _sqlite(url: URL) -> Engine:
             pass
         except OSError as error:
             raise sqlite3.OperationalError(error.strerror) from error
-        connection = sqlite3.connect(path, timeout=_BUSY, check_same_thread=False)
-        # What a loss of power takes away is read from the stream again.
+        connection = sqlite3.connect(path, timeout=_LOCK_TIMEOUT, check_same_thread=False)
+        # Transactions lost in a power failure are read from the stream again.
         try:
             for pragma in ("journal_mode = WAL", "synchronous = NORMAL", "cache_size = -65536"):
                 connection.execute(f"PRAGMA {pragma}")
@@ -361,29 +361,29 @@ def _sqlite(url: URL) -> Engine:
 
     folder = Path(path).parent
     try:
-        if folder.is_relative_to(Path.home()):  # elsewhere it is not for us to make folders
+        if folder.is_relative_to(Path.home()):  # elsewhere the administrator creates folders
             folder.mkdir(mode=0o700, parents=True, exist_ok=True)
     except OSError as error:
         raise UnusableHistory(f"PCM_HISTORY_URL: {path}: {error.strerror}") from error
     if not folder.is_dir():
-        raise WrongHistory(f"PCM_HISTORY_URL: {folder}: is no folder; make it first")
-    # No pool: a file that was removed, or put back, is met as it is.
+        raise WrongHistory(f"PCM_HISTORY_URL: {folder}: no such folder; create it first")
+    # No pool: each connection opens the file that is there now.
     return create_engine(url, creator=connect, poolclass=NullPool)
 
 
 def _check(connection: Connection) -> int | None:
-    """Return the version of the tables; None where there are none.
+    """Return the version of the tables; None if there are none.
 
     Raises:
-        UnusableHistory: they are no history's, damaged, or of a version that is not known.
+        UnusableHistory: they are of another program, damaged, or of an unknown version.
     """
     dialect = connection.dialect.name
     found = set(map(tuple, connection.exec_driver_sql(_COLUMNS[dialect]).all()))
     if (reading.name, reading.c.version.name) not in found:
-        # An SQLite file is the history's alone; in PostgreSQL others may have tables beside it.
+        # An SQLite file contains only the history; a PostgreSQL schema may have other tables.
         names = {table for table, _ in found}
         if others := names if dialect == "sqlite" else names & _metadata.tables.keys():
-            what = f"holds a table {min(others)} that is no history's"
+            what = f"has a table {min(others)} that is not of a history"
             raise _unusable(connection, f"{what}: {_ANOTHER}")
         return None
     versions = connection.scalars(select(reading.c.version)).all()
@@ -408,7 +408,7 @@ def _unusable(connection: Connection, why: str) -> UnusableHistory:
 
 
 def _lock(connection: Connection) -> None:
-    """Let one program at a time change the tables."""
+    """Lock the tables' structure against other programs."""
     if connection.dialect.name == "postgresql":
         connection.execute(text("SELECT pg_advisory_xact_lock(:lock)"), {"lock": _LOCK})
     else:
@@ -425,7 +425,7 @@ def _create(connection: Connection) -> None:
 
 @contextmanager
 def snapshot(engine: Engine) -> Iterator[Connection]:
-    """Connect for questions whose answers are of one moment, whatever is written meanwhile."""
+    """Connect with a snapshot: all queries see the database as of one instant."""
     with engine.connect() as connection:
         if connection.dialect.name == "postgresql":
             options = {"isolation_level": "REPEATABLE READ", "postgresql_readonly": True}
@@ -437,7 +437,7 @@ def snapshot(engine: Engine) -> Iterator[Connection]:
 
 @contextmanager
 def map_database_errors(engine: Engine) -> Iterator[None]:
-    """Tell what the database says is wrong in one line, as HistoryError."""
+    """Map errors of the database to `HistoryError` with a one-line message."""
     try:
         yield
     except DBAPIError as error:

@@ -7,14 +7,14 @@ from sqlalchemy import Engine, Table, func, select
 
 from broker.history.address import shown
 from broker.history.position import LEASE, read_position
-from broker.history.queries import Accounts
+from broker.history.queries import JobQueries
 from broker.history.schema import (
-    forgeries,
     jobs,
     map_database_errors,
     open_history,
     outcomes,
     reading,
+    rejected_entries,
     reports,
     workstations,
 )
@@ -29,14 +29,14 @@ class HistoryStatus:
     cluster: str
     virtual_host: str
     jobs: int
-    pairs: int
+    outcomes: int
     reports: int
     workstations: int
     oldest_job: float | None
     next_offset: int
     collector: str
     gaps: list[str]
-    forged: int
+    rejected: int
 
 
 def history_status(settings: HistorySettings | None = None) -> HistoryStatus:
@@ -75,14 +75,14 @@ def status(engine: Engine) -> HistoryStatus:
             read.cluster,
             read.virtual_host,
             jobs=count(jobs),
-            pairs=count(outcomes),
+            outcomes=count(outcomes),
             reports=count(reports),
             workstations=count(workstations),
             oldest_job=connection.scalar(select(func.min(jobs.c.created_at))),
             next_offset=read.next_offset,
             collector=read.collector if is_collected else "",
-            gaps=Accounts(connection).gaps(),
-            forged=count(forgeries),
+            gaps=JobQueries(connection).gaps(),
+            rejected=count(rejected_entries),
         )
 
 

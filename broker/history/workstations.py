@@ -212,7 +212,7 @@ class Fleet:
 
 
 @contextmanager
-def fleet(engine: Engine, now: float | None = None) -> Iterator[Fleet]:
+def query_fleet(engine: Engine, now: float | None = None) -> Iterator[Fleet]:
     """Query a history's workstations.
 
     Raises:

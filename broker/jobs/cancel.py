@@ -6,23 +6,23 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from broker.cli.command_line import DONE, CommandError, Parser
-from broker.cli.session import name, optional_history, with_dispatcher
+from broker.cli.session import name, optional_history_engine, with_dispatcher
 from schemas.errors import PcmError
 
 if TYPE_CHECKING:
     from broker.client.dispatcher import Dispatcher
-    from broker.history.queries import Accounts
+    from broker.history.queries import JobQueries
 
 
 class NotCancellable(PcmError):
     """A job has ended, or is not for a workstation; the message says which."""
 
 
-def check_cancellable(accounts: "Accounts", job_id: str, workstations: Sequence[str] = ()) -> str:
+def check_cancellable(queries: "JobQueries", job_id: str, workstations: Sequence[str] = ()) -> str:
     """Return the complete id of a job that has not ended everywhere.
 
     Args:
-        accounts: the history's queries of jobs (`history.accounts`).
+        queries: the history's queries of jobs (`history.jobs`).
         job_id: the job's id, or its beginning.
         workstations: check only these; default: all.
 
@@ -32,11 +32,11 @@ def check_cancellable(accounts: "Accounts", job_id: str, workstations: Sequence[
     """
     from broker.history.queries import RUNNING, WAITING
 
-    job_id = accounts.find(job_id).id
-    pairs = accounts.pairs(job_id, names=workstations or None)
-    if not_addressed := sorted(set(workstations) - {pair.workstation for pair in pairs}):
+    job_id = queries.find(job_id).id
+    outcomes = queries.outcomes(job_id, names=workstations or None)
+    if not_addressed := sorted(set(workstations) - {outcome.workstation for outcome in outcomes}):
         raise NotCancellable(f"{job_id}: is not for {', '.join(not_addressed)}; nothing was sent")
-    if pairs and not any(pair.state in (*WAITING, *RUNNING) for pair in pairs):
+    if outcomes and not any(outcome.state in (*WAITING, *RUNNING) for outcome in outcomes):
         where = ", ".join(workstations) or "everywhere"
         raise NotCancellable(f"{job_id}: has ended {where}; there is nothing to cancel")
     return job_id
@@ -86,14 +86,14 @@ def _cancellable_id(arguments: argparse.Namespace) -> str:
     Raises:
         CommandError: it has ended, or is not for one of the workstations, by the history.
     """
-    from broker.history.queries import UnknownId, accounts
+    from broker.history.queries import UnknownId, query_jobs
 
     job: str = arguments.job
-    with optional_history() as engine:
+    with optional_history_engine() as engine:
         if engine is None:
             return job
         try:
-            with accounts(engine) as queries:
+            with query_jobs(engine) as queries:
                 return check_cancellable(queries, job, arguments.workstation)
         except NotCancellable as error:
             raise CommandError(str(error)) from error

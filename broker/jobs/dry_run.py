@@ -6,7 +6,7 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 from broker.cli.command_line import DONE, FAILED, UsageError
-from broker.cli.session import history
+from broker.cli.session import history_engine
 from broker.cli.terminal import printable
 from schemas.text import counted, listed
 
@@ -45,14 +45,14 @@ def dry_run(jobs: "Sequence[Job]", waves: "Sequence[WaveSize]", *, as_json: bool
         UsageError: a job cannot be sent, or not in these waves.
     """
     from broker.client.publishing import check_sendable
-    from broker.history.workstations import fleet
+    from broker.history.workstations import query_fleet
 
     try:
         for job in jobs:
             check_sendable(job)
     except ValueError as error:
         raise UsageError(str(error)) from error
-    with history() as engine, fleet(engine) as known:
+    with history_engine() as engine, query_fleet(engine) as known:
         try:
             plans = [reach(job, known, waves) for job in jobs]
         except ValueError as error:

@@ -5,7 +5,7 @@ import sys
 from typing import TYPE_CHECKING
 
 from broker.cli.command_line import DONE, CommandError, Parser, UsageError
-from broker.cli.session import history, name, with_dispatcher
+from broker.cli.session import history_engine, name, with_dispatcher
 from broker.rollouts import views as rollout_views
 from broker.watch import command as watch
 from schemas.text import counted
@@ -56,7 +56,7 @@ def add_to(commands: "argparse._SubParsersAction[Parser]") -> None:
 def _run(arguments: argparse.Namespace) -> int:
     watch.check_options(arguments)
     states = _states(arguments)
-    with history() as engine:
+    with history_engine() as engine:
         new = _new_job(engine, arguments, states)
     return with_dispatcher(lambda dispatcher: _send(dispatcher, new, arguments))
 
@@ -75,13 +75,13 @@ def _states(arguments: argparse.Namespace) -> tuple[str, ...]:
 
 
 def _new_job(engine: "Engine", arguments: argparse.Namespace, states: tuple[str, ...]) -> "Job":
-    from broker.history.queries import UnknownId, accounts
+    from broker.history.queries import UnknownId, query_jobs
     from broker.jobs.rerun_jobs import NothingToRerun, NotItsWorkstation, rerun
     from broker.signing.resign_policy import SigningRefused
     from schemas import State
 
     try:
-        with accounts(engine) as queries:
+        with query_jobs(engine) as queries:
             new, left_out = rerun(queries, arguments.job, states, arguments.workstation)
             refused = queries.find(arguments.job).counts[State.REFUSED]
     except NotItsWorkstation as error:

@@ -12,7 +12,7 @@ from schemas.text import listed
 from schemas.times import earliest, latest
 
 if TYPE_CHECKING:
-    from broker.history.queries import Accounts
+    from broker.history.queries import JobQueries
 
 _SHOWN = 10
 
@@ -44,7 +44,7 @@ class Rerun(NamedTuple):
 
 
 def rerun(
-    accounts: "Accounts",
+    queries: "JobQueries",
     job_id: str,
     states: Sequence[str] = (),
     workstations: Iterable[str] = (),
@@ -56,7 +56,7 @@ def rerun(
     now as it was from the job's creation.
 
     Args:
-        accounts: the history's queries (`History.accounts`).
+        queries: the history's queries (`History.jobs`).
         job_id: the job's id, or its beginning.
         states: such as "cancelled"; default: all of a failure, or any state if workstations are
             named; but where an agent refused the job, only if "refused" is among them.
@@ -75,11 +75,11 @@ def rerun(
 
     wanted = list(dict.fromkeys(workstations))
     allowed = states or (_but_refused(STATES) if wanted else failures())
-    job_id = accounts.find(job_id).id
-    job = accounts.body(job_id)
+    job_id = queries.find(job_id).id
+    job = queries.body(job_id)
     if job is None:
         raise NothingToRerun(f"{job_id}: the history has reports of it, but not the job itself")
-    at = {pair.workstation: pair.state for pair in accounts.pairs(job_id)}
+    at = {outcome.workstation: outcome.state for outcome in queries.outcomes(job_id)}
     if not_addressed := [name for name in wanted if name not in at]:
         raise NotItsWorkstation(
             f"{listed(not_addressed, _SHOWN)}: {job_id} was not for it; nothing was sent"
@@ -90,9 +90,9 @@ def rerun(
     able, left_out = _split_by_secrets(job, names)
     now = datetime.now(UTC)
     new = new_job(job, able, now)
-    recorded = Recorded(job, *accounts.recorded(job_id))
+    recorded = Recorded(job, *queries.recorded(job_id))
     settings = settings or load(DispatcherSettings)
-    check_resignable(recorded, new, settings, now, accounts.groups(able))
+    check_resignable(recorded, new, settings, now, queries.groups(able))
     return Rerun(new, left_out)
 
 

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from broker.cli.command_line import Parser, UsageError
-from broker.cli.session import history
+from broker.cli.session import history_engine
 
 if TYPE_CHECKING:
     from schemas import Job
@@ -88,11 +88,11 @@ def sealed(jobs: "list[Job]", values: dict[str, str]) -> "list[Job]":
     """
     from pydantic import ValidationError
 
-    from broker.history.workstations import fleet
+    from broker.history.workstations import query_fleet
     from broker.signing.sealing import CannotSeal, seal
     from schemas import explain
 
-    with history() as engine, fleet(engine) as known:
+    with history_engine() as engine, query_fleet(engine) as known:
         try:
             return [seal(job, values, known) for job in jobs]
         except CannotSeal as error:

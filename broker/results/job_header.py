@@ -8,22 +8,22 @@ from broker.results.signers import signatures_text
 from schemas.text import counted, listed
 
 if TYPE_CHECKING:
-    from broker.history.queries import Accounts, JobRow
+    from broker.history.queries import JobQueries, JobRow
     from schemas import Cancellation, Job
 
 _MAX_TARGETS = 10
 
 
-def job_header(accounts: "Accounts", row: "JobRow") -> list[tuple[str, str]]:
+def job_header(queries: "JobQueries", row: "JobRow") -> list[tuple[str, str]]:
     """Return a job's description, a label and a text for each line."""
     from schemas import Cancellation
 
     cancellations = [
         record
-        for record in accounts.records("cancellation", row.id)
+        for record in queries.records("cancellation", row.id)
         if isinstance(record, Cancellation)
     ]
-    body = accounts.body(row.id)
+    body = queries.body(row.id)
     lines = [
         ("job", row.id),
         ("name", row.name),
@@ -38,13 +38,13 @@ def job_header(accounts: "Accounts", row: "JobRow") -> list[tuple[str, str]]:
             listed([str(target) for target in body.excluded], _MAX_TARGETS) if body else "",
         ),
         ("sender", row.sender),
-        ("signatures", signatures_text(accounts, row.id)),
-        ("created at", moment(row.created_at, accounts.now)),
-        *_times(row, body, accounts.now),
+        ("signatures", signatures_text(queries, row.id)),
+        ("created at", moment(row.created_at, queries.now)),
+        *_times(row, body, queries.now),
         ("rerun of", row.rerun_of or ""),
         ("rollout", row.rollout or ""),
         ("schedule", row.schedule or ""),
-        *(("cancelled", _cancellation_text(one, accounts.now)) for one in cancellations),
+        *(("cancelled", _cancellation_text(one, queries.now)) for one in cancellations),
     ]
     if body is None:
         lines.append(("note", "the history has only its reports: the stream was not read then"))

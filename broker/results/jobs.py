@@ -19,7 +19,7 @@ from broker.results.query_session import (
 )
 
 if TYPE_CHECKING:
-    from broker.history.queries import Accounts, JobRow
+    from broker.history.queries import JobQueries, JobRow
 
 COLUMNS = (
     Column("job"),
@@ -83,8 +83,8 @@ def add_to(commands: "argparse._SubParsersAction[Parser]") -> None:
 
 def _run(arguments: argparse.Namespace) -> int:
     with query_session() as history:
-        accounts = history.accounts
-        rows = accounts.search(
+        queries = history.jobs
+        rows = queries.search(
             states=selected_states(arguments.state),
             workstation=arguments.workstation,
             since=arguments.since,
@@ -93,8 +93,8 @@ def _run(arguments: argparse.Namespace) -> int:
             most=arguments.limit + 1,
         )
         shown = rows[: arguments.limit]
-        states = _states(accounts, arguments.workstation, shown)
-        now = accounts.now
+        states = _states(queries, arguments.workstation, shown)
+        now = queries.now
     if arguments.json:
         fields = [job_fields(row) | _state_fields(arguments, states, row) for row in shown]
         print(json.dumps(fields, indent=2))
@@ -108,14 +108,14 @@ def _run(arguments: argparse.Namespace) -> int:
 
 
 def _states(
-    accounts: "Accounts", workstation: str | None, rows: "list[JobRow]"
+    queries: "JobQueries", workstation: str | None, rows: "list[JobRow]"
 ) -> dict[str, str] | None:
     """Return the jobs' states on the workstation of `--workstation`, by id; None without it."""
     if workstation is None:
         return None
-    if not rows and not accounts.knows(workstation):
+    if not rows and not queries.knows(workstation):
         raise CommandError(f"--workstation: {workstation}: no such workstation has checked in")
-    return accounts.states_on(workstation, [row.id for row in rows])
+    return queries.states_on(workstation, [row.id for row in rows])
 
 
 def _state_fields(

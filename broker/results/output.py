@@ -15,7 +15,7 @@ from schemas.text import listed
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from broker.history.queries import Accounts, JobRow, Pair
+    from broker.history.queries import JobQueries, JobRow, OutcomeRow
     from schemas import Output, Result
 
 _STREAMS = ("stdout", "stderr")
@@ -57,11 +57,11 @@ def _run(arguments: argparse.Namespace) -> int:
     streams = [one for one in _STREAMS if getattr(arguments, one)] or list(_STREAMS)
     names = list(dict.fromkeys(arguments.workstations)) or None
     with query_session() as history:
-        accounts = history.accounts
-        row = accounts.find(arguments.job)
-        pairs = _pairs(accounts, row, names)
+        queries = history.jobs
+        row = queries.find(arguments.job)
+        outcomes = _outcomes(queries, row, names)
         printer = _OutputPrinter(
-            accounts, row, pairs, streams, everything=arguments.all or bool(names)
+            queries, row, outcomes, streams, everything=arguments.all or bool(names)
         )
         if arguments.json:
             written = printer.print_json(names)
@@ -78,16 +78,18 @@ def _run(arguments: argparse.Namespace) -> int:
     return DONE if written else FAILED
 
 
-def _pairs(accounts: "Accounts", row: "JobRow", names: list[str] | None) -> "dict[str, Pair]":
+def _outcomes(
+    queries: "JobQueries", row: "JobRow", names: list[str] | None
+) -> "dict[str, OutcomeRow]":
     """Return the job's state on each workstation.
 
     Raises:
         CommandError: it is not for one of the named workstations.
     """
-    pairs = {pair.workstation: pair for pair in accounts.pairs(row.id, names=names)}
-    if missing := [name for name in names or () if name not in pairs]:
+    outcomes = {outcome.workstation: outcome for outcome in queries.outcomes(row.id, names=names)}
+    if missing := [name for name in names or () if name not in outcomes]:
         raise CommandError(f"{row.id} is not for {listed(missing, _MAX_NAMES)}")
-    return pairs
+    return outcomes
 
 
 class _OutputPrinter:
@@ -95,18 +97,18 @@ class _OutputPrinter:
 
     def __init__(
         self,
-        accounts: "Accounts",
+        queries: "JobQueries",
         row: "JobRow",
-        pairs: "dict[str, Pair]",
+        outcomes: "dict[str, OutcomeRow]",
         streams: list[str],
         *,
         everything: bool,
     ) -> None:
-        self._accounts = accounts
+        self._queries = queries
         self._row = row
-        self._pairs = pairs
+        self._outcomes = outcomes
         self._streams = streams
-        self._most = len(pairs) if everything else ROWS
+        self._most = len(outcomes) if everything else ROWS
 
     def print_json(self, names: list[str] | None) -> bool:
         """Print a line of JSON for each workstation."""
@@ -114,11 +116,11 @@ class _OutputPrinter:
         for index, (workstation, result) in enumerate(self._results(names)):
             written = written or self._has_output(result)
             if index < self._most:
-                pair = self._pairs[workstation]
+                outcome = self._outcomes[workstation]
                 fields = {
                     "workstation": workstation,
-                    "state": pair.state,
-                    "exit_code": pair.exit_code,
+                    "state": outcome.state,
+                    "exit_code": outcome.exit_code,
                 }
                 streams = result.model_dump(mode="json", include=set(self._streams))
                 print(json.dumps({**fields, **streams}))
@@ -130,7 +132,7 @@ class _OutputPrinter:
     def write_bytes(self, workstation: str) -> bool:
         """Write the exact bytes of one workstation's stream."""
         (stream,) = self._streams
-        for _, result in self._accounts.results(self._row.id, [workstation]):
+        for _, result in self._queries.results(self._row.id, [workstation]):
             output: Output = getattr(result, stream)
             sys.stdout.buffer.write(output.head + output.tail)
             sys.stdout.buffer.flush()
@@ -153,9 +155,9 @@ class _OutputPrinter:
                 shown += 1
                 if shown > self._most:
                     continue
-                self._print(self._header(self._pairs[workstation]), result)
+                self._print(self._header(self._outcomes[workstation]), result)
         for workstation in sorted(without_output):
-            print(self._header(self._pairs[workstation]) + "  (no output)")
+            print(self._header(self._outcomes[workstation]) + "  (no output)")
         self._print_left_out(shown)
         return shown > 0
 
@@ -168,37 +170,37 @@ class _OutputPrinter:
         groups = sorted(by_digest.values(), key=lambda group: (-len(group), group))
         for group in groups[: self._most]:
             # Read it again: all outputs together may not fit into memory.
-            (_, result), *_ = self._accounts.results(self._row.id, group[:1])
+            (_, result), *_ = self._queries.results(self._row.id, group[:1])
             count = f"{len(group):,} workstations" if len(group) > 1 else "1 workstation"
             members = listed(group, max(20, self._most))
-            self._print(f"{self._header(self._pairs[group[0]], count)}\n== {members}", result)
+            self._print(f"{self._header(self._outcomes[group[0]], count)}\n== {members}", result)
         self._print_left_out(len(groups))
         return bool(groups)
 
     def _results(self, names: list[str] | None) -> "Iterator[tuple[str, Result]]":
-        for workstation, result in self._accounts.results(self._row.id, names):
-            if workstation in self._pairs:  # otherwise it has ended after the pairs were read
+        for workstation, result in self._queries.results(self._row.id, names):
+            if workstation in self._outcomes:  # otherwise it has ended after the outcomes were read
                 yield workstation, result
 
     def _count(self) -> int:
-        return sum(pair.duration is not None for pair in self._pairs.values())
+        return sum(outcome.duration is not None for outcome in self._outcomes.values())
 
     def _has_output(self, result: "Result") -> bool:
         return any(getattr(result, stream) != type(result.stdout)() for stream in self._streams)
 
     def _digest(self, workstation: str, result: "Result") -> bytes:
-        pair = self._pairs[workstation]
-        parts = [f"{pair.state} {pair.exit_code} {pair.signal}".encode()]
+        outcome = self._outcomes[workstation]
+        parts = [f"{outcome.state} {outcome.exit_code} {outcome.signal}".encode()]
         for stream in self._streams:
             output: Output = getattr(result, stream)
             parts += [str(len(output.head)).encode(), output.head, str(output.dropped).encode()]
             parts.append(output.tail)
         return hashlib.sha256(b"\0".join(parts)).digest()
 
-    def _header(self, pair: "Pair", title: str = "") -> str:
-        code = exit_text(pair.exit_code, pair.signal)
-        end = f"  exit {code}" if pair.exit_code is not None else f"  {code}" if code else ""
-        return f"== {title or pair.workstation}  {state_text(pair.state)}{end}"
+    def _header(self, outcome: "OutcomeRow", title: str = "") -> str:
+        code = exit_text(outcome.exit_code, outcome.signal)
+        end = f"  exit {code}" if outcome.exit_code is not None else f"  {code}" if code else ""
+        return f"== {title or outcome.workstation}  {state_text(outcome.state)}{end}"
 
     def _print(self, header: str, result: "Result") -> None:
         print(header)

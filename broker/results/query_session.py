@@ -8,12 +8,12 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 from broker.cli.command_line import CommandError
-from broker.cli.session import history
+from broker.cli.session import history_engine
 from broker.cli.time_formats import iso
 
 if TYPE_CHECKING:
     from broker.history.history import History
-    from broker.history.queries import JobRow, Pair
+    from broker.history.queries import JobRow, OutcomeRow
 
 ROWS = 50  # workstations that are shown without --all
 _TIMES = ("created_at", "offer_at", "mandatory_at", "expires_at", "cancelled_at")
@@ -30,10 +30,10 @@ def query_session() -> "Iterator[History]":
     from broker.history.history import query_history
     from broker.history.queries import UnknownId
 
-    with history() as engine, query_history(engine) as queries:
-        _print_gaps(queries.accounts.gaps())
+    with history_engine() as engine, query_history(engine) as history:
+        _print_gaps(history.jobs.gaps())
         try:
-            yield queries
+            yield history
         except UnknownId as error:
             raise CommandError(str(error)) from error
 
@@ -125,10 +125,10 @@ def exit_text(exit_code: int | None, signal: int | None) -> str:
     return "" if signal is None else f"signal {signal}"
 
 
-def reason_text(pair: "Pair") -> str:
+def reason_text(outcome: "OutcomeRow") -> str:
     """Return the reason of a workstation's state, and the first line of its command's output."""
-    reason = "" if pair.reason == f"exit code {pair.exit_code}" else pair.reason
-    return "; ".join(part for part in (reason, pair.line) if part)
+    reason = "" if outcome.reason == f"exit code {outcome.exit_code}" else outcome.reason
+    return "; ".join(part for part in (reason, outcome.line) if part)
 
 
 def job_fields(row: "JobRow") -> dict[str, Any]:
@@ -147,6 +147,6 @@ def job_fields(row: "JobRow") -> dict[str, Any]:
     )
 
 
-def pair_fields(pair: "Pair") -> dict[str, Any]:
+def outcome_fields(outcome: "OutcomeRow") -> dict[str, Any]:
     """Return the JSON fields of a job on a workstation."""
-    return vars(pair) | {"at": iso(pair.at), "until": iso(pair.until)}
+    return vars(outcome) | {"at": iso(outcome.at), "until": iso(outcome.until)}

@@ -15,7 +15,7 @@ from broker.results.query_session import (
     exit_text,
     job_fields,
     ordered,
-    pair_fields,
+    outcome_fields,
     query_session,
     reason_text,
     selected_states,
@@ -25,7 +25,7 @@ from broker.results.query_session import (
 from broker.results.signers import signers
 
 if TYPE_CHECKING:
-    from broker.history.queries import Accounts, Event, FailureGroup, JobRow, Pair
+    from broker.history.queries import Event, FailureGroup, JobQueries, JobRow, OutcomeRow
 
 _BAR = 30  # characters
 FAILURE_COLUMNS = (
@@ -35,7 +35,7 @@ FAILURE_COLUMNS = (
     Column("line", least=24),
     Column("example", rank=1, least=12),
 )
-PAIR_COLUMNS = (
+OUTCOME_COLUMNS = (
     Column("workstation", least=12),
     Column("state"),
     Column("at", rank=2),
@@ -76,57 +76,57 @@ def add_to(commands: "argparse._SubParsersAction[Parser]") -> None:
 
 def _run(arguments: argparse.Namespace) -> int:
     with query_session() as history:
-        accounts = history.accounts
-        row = accounts.find(arguments.job)
+        queries = history.jobs
+        row = queries.find(arguments.job)
         if arguments.workstation is not None:
-            return _show_workstation(accounts, row, arguments.workstation, as_json=arguments.json)
+            return _show_workstation(queries, row, arguments.workstation, as_json=arguments.json)
         states = selected_states(arguments.state)
-        pairs = accounts.pairs(row.id, states, most=None if arguments.all else ROWS)
+        outcomes = queries.outcomes(row.id, states, most=None if arguments.all else ROWS)
         counts = row.counts if states is None else {state: row.counts[state] for state in states}
-        left_out = max(0, sum(counts.values()) - len(pairs))
-        groups = accounts.failures(row.id)
+        left_out = max(0, sum(counts.values()) - len(outcomes))
+        groups = queries.failures(row.id)
         if arguments.json:
-            _print_json(accounts, row, pairs, groups, left_out)
+            _print_json(queries, row, outcomes, groups, left_out)
         else:
-            _print(accounts, row, pairs, groups, left_out)
+            _print(queries, row, outcomes, groups, left_out)
     return DONE
 
 
 def _print_json(
-    accounts: "Accounts",
+    queries: "JobQueries",
     row: "JobRow",
-    pairs: "list[Pair]",
+    outcomes: "list[OutcomeRow]",
     groups: "list[FailureGroup]",
     left_out: int,
 ) -> None:
-    body = accounts.body(row.id)
+    body = queries.body(row.id)
     fields = job_fields(row) | {
         "sent": None if body is None else body.model_dump(mode="json", exclude_none=True),
-        "signatures": [verdict._asdict() for verdict in signers(accounts, row.id)],
+        "signatures": [verdict._asdict() for verdict in signers(queries, row.id)],
         "failure_groups": [vars(group) for group in groups],
-        "workstations": [pair_fields(pair) for pair in pairs],
+        "workstations": [outcome_fields(outcome) for outcome in outcomes],
         "left_out": left_out,
     }
     print(json.dumps(fields, indent=2))
 
 
 def _print(
-    accounts: "Accounts",
+    queries: "JobQueries",
     row: "JobRow",
-    pairs: "list[Pair]",
+    outcomes: "list[OutcomeRow]",
     groups: "list[FailureGroup]",
     left_out: int,
 ) -> None:
-    for label, text in job_header(accounts, row):
+    for label, text in job_header(queries, row):
         print(f"{label:<14}{printable(text)}")
     print()
     _print_counts(row)
     if groups:
         print("\nFailures:")
         print_table(FAILURE_COLUMNS, [_group_cells(group) for group in groups])
-    if pairs:
+    if outcomes:
         print()
-        _print_pairs(pairs, accounts.now)
+        _print_outcomes(outcomes, queries.now)
     if left_out:
         print(f"\n{left_out:,} more workstations; --all shows them, --state selects")
 
@@ -147,40 +147,40 @@ def _group_cells(group: "FailureGroup") -> tuple[Any, ...]:
     return (f"{group.count:,}", state_text(group.state), code, group.line, group.example)
 
 
-def _print_pairs(pairs: "list[Pair]", now: float) -> None:
+def _print_outcomes(outcomes: "list[OutcomeRow]", now: float) -> None:
     rows = [
         (
-            pair.workstation,
-            state_text(pair.state, restart_required=pair.restart_required),
-            "" if pair.at is None else Cell(local(pair.at), age(pair.at, now)),
-            pair.agent,
-            exit_text(pair.exit_code, pair.signal),
-            "" if pair.duration is None else _duration_text(pair.duration),
-            _pair_reason(pair, now),
+            outcome.workstation,
+            state_text(outcome.state, restart_required=outcome.restart_required),
+            "" if outcome.at is None else Cell(local(outcome.at), age(outcome.at, now)),
+            outcome.agent,
+            exit_text(outcome.exit_code, outcome.signal),
+            "" if outcome.duration is None else _duration_text(outcome.duration),
+            _outcome_reason(outcome, now),
         )
-        for pair in pairs
+        for outcome in outcomes
     ]
-    print_table(PAIR_COLUMNS, rows)
+    print_table(OUTCOME_COLUMNS, rows)
 
 
 def _duration_text(duration: float) -> str:
     return f"{duration:.1f} s" if duration < 60 else span(duration)  # noqa: PLR2004 - seconds
 
 
-def _pair_reason(pair: "Pair", now: float) -> str:
-    until = "" if pair.until is None else f"until {moment(pair.until, now)}"
-    return "; ".join(part for part in (until, reason_text(pair)) if part)
+def _outcome_reason(outcome: "OutcomeRow", now: float) -> str:
+    until = "" if outcome.until is None else f"until {moment(outcome.until, now)}"
+    return "; ".join(part for part in (until, reason_text(outcome)) if part)
 
 
 # One workstation
 
 
 def _show_workstation(
-    accounts: "Accounts", row: "JobRow", workstation: str, *, as_json: bool
+    queries: "JobQueries", row: "JobRow", workstation: str, *, as_json: bool
 ) -> int:
-    pair = accounts.pair(row.id, workstation)
-    events = accounts.events(row.id, workstation)
-    if pair is None and not events:
+    outcome = queries.outcome(row.id, workstation)
+    events = queries.events(row.id, workstation)
+    if outcome is None and not events:
         raise CommandError(
             f"--workstation: {row.id} is not for {workstation};"
             f" pcm why {row.id} {workstation} explains it"
@@ -190,15 +190,15 @@ def _show_workstation(
             vars(event) | {"at": iso(event.at), "until": iso(event.until)} for event in events
         ]
         fields = {"job": row.id, "workstation": workstation, "reports": reports}
-        print(json.dumps({**fields, "outcome": pair and pair_fields(pair)}, indent=2))
+        print(json.dumps({**fields, "outcome": outcome and outcome_fields(outcome)}, indent=2))
         return DONE
     print(f"{row.id}  {printable(row.name)}")
     state = "no state"
-    if pair is not None:
-        state = state_text(pair.state, restart_required=pair.restart_required)
+    if outcome is not None:
+        state = state_text(outcome.state, restart_required=outcome.restart_required)
     print(f"{workstation}: {state}\n")
     if events:
-        print_table(REPORT_COLUMNS, [_event_cells(event, accounts.now) for event in events])
+        print_table(REPORT_COLUMNS, [_event_cells(event, queries.now) for event in events])
     else:
         print("no reports")
     return DONE

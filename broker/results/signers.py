@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, NamedTuple
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-    from broker.history.queries import Accounts
+    from broker.history.queries import JobQueries
     from broker.signing.trusted_keys import Verdict
     from schemas import Job
     from schemas.orders.signature import Signatures
@@ -33,7 +33,7 @@ class SignerVerdict(NamedTuple):
         return f"{self.name} (key {self.key}, {text})"
 
 
-def signers(accounts: "Accounts", job_id: str) -> list[SignerVerdict]:
+def signers(queries: "JobQueries", job_id: str) -> list[SignerVerdict]:
     """Verify the signatures of a job in the history.
 
     Raises:
@@ -42,7 +42,7 @@ def signers(accounts: "Accounts", job_id: str) -> list[SignerVerdict]:
     from schemas import InvalidMessage, Job
     from schemas.orders.signature import read_signatures
 
-    body, header = accounts.recorded(job_id)
+    body, header = queries.recorded(job_id)
     try:
         signatures = read_signatures(header)
     except InvalidMessage as error:
@@ -51,14 +51,14 @@ def signers(accounts: "Accounts", job_id: str) -> list[SignerVerdict]:
         return []
     job = Job.read(body, tolerant=True)
     names = [target.name for target in job.targets if target.scope == "workstation" and target.name]
-    return verified(job, body, signatures, accounts.groups(names))
+    return verified(job, body, signatures, queries.groups(names))
 
 
-def signatures_text(accounts: "Accounts", job_id: str) -> str:
+def signatures_text(queries: "JobQueries", job_id: str) -> str:
     """Return who signed a job; empty for an unsigned job if no trusted keys are set."""
     from broker.settings import HistorySettings, load
 
-    if verdicts := signers(accounts, job_id):
+    if verdicts := signers(queries, job_id):
         return ", ".join(map(str, verdicts))
     return "none" if load(HistorySettings).trusted_keys else ""
 

@@ -5,7 +5,7 @@ import sys
 from typing import TYPE_CHECKING
 
 from broker.cli.command_line import DONE, FAILED, CommandError, Parser, argument_errors
-from broker.cli.session import history, history_errors, name, with_dispatcher
+from broker.cli.session import history_engine, history_errors, name, with_dispatcher
 from broker.rollouts import views
 
 if TYPE_CHECKING:
@@ -94,8 +94,8 @@ def _list(arguments: argparse.Namespace) -> int:
     from broker.history.history import query_history
     from broker.rollouts.progress import list_rollouts
 
-    with history() as engine, query_history(engine) as queries:
-        rollouts = list_rollouts(queries)
+    with history_engine() as engine, query_history(engine) as history:
+        rollouts = list_rollouts(history)
     views.print_list(rollouts, as_json=arguments.json)
     return DONE
 
@@ -110,8 +110,8 @@ def _find(rollout_id: str) -> "RolloutProgress":
     from broker.rollouts.progress import UnknownRollout, find_rollout
 
     try:
-        with history() as engine, query_history(engine) as queries:
-            return find_rollout(queries, rollout_id)
+        with history_engine() as engine, query_history(engine) as history:
+            return find_rollout(history, rollout_id)
     except UnknownRollout as error:
         raise CommandError(str(error)) from error
 

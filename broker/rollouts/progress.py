@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, TypeVar
 from sqlalchemy import Connection, Engine, select
 
 from broker.history.history import History
-from broker.history.queries import Accounts
+from broker.history.queries import JobQueries
 from broker.history.schema import jobs, map_database_errors, records, snapshot
 from broker.rollouts.state import RolloutState, WaveTally, rollout_state
 from broker.signing.resign_policy import Recorded
@@ -49,7 +49,7 @@ class RolloutProgress:
 
 def list_rollouts(history: History) -> list[RolloutProgress]:
     """Return the progress of all rollouts, the newest first."""
-    now = history.accounts.now
+    now = history.jobs.now
     return [_load_progress(history.connection, plan, now) for plan in _plans(history.connection)]
 
 
@@ -64,11 +64,11 @@ def find_rollout(history: History, rollout_id: str) -> RolloutProgress:
         UnknownRollout: no rollout has this id, or several ids begin so.
     """
     plan = _find_plan(_plans(history.connection), rollout_id)
-    return _load_progress(history.connection, plan, history.accounts.now)
+    return _load_progress(history.connection, plan, history.jobs.now)
 
 
 def _plans(connection: Connection) -> list[Rollout]:
-    plans = _records(Accounts(connection), "rollout", Rollout)
+    plans = _records(JobQueries(connection), "rollout", Rollout)
     by_id = {plan.id: plan for plan in reversed(plans)}  # the first record of an id counts
     return sorted(by_id.values(), key=lambda plan: (plan.created_at, plan.id), reverse=True)
 
@@ -115,12 +115,12 @@ def load_progress(engine: Engine, plan: Rollout) -> RolloutProgress:
 
 
 def _load_progress(connection: Connection, plan: Rollout, now: float) -> RolloutProgress:
-    accounts = Accounts(connection, now)
+    queries = JobQueries(connection, now)
     orders = _with_offsets(connection, RolloutOrder, plan.id)
     sent = [record for _, record in _with_offsets(connection, WaveSent, plan.id)]
     ended = [record for _, record in _with_offsets(connection, WaveEnded, plan.id)]
     resumed = max((offset for offset, order in orders if order.action == "resume"), default=-1)
-    tallies = _tallies(accounts, plan, sent, ended, resumed)
+    tallies = _tallies(queries, plan, sent, ended, resumed)
     return RolloutProgress(plan, tuple(order for _, order in orders), (*sent, *ended), tallies, now)
 
 
@@ -138,18 +138,18 @@ def _with_offsets(
     return [(offset, kind.read(body, tolerant=True)) for offset, body in rows]
 
 
-def _records(accounts: Accounts, name: str, kind: type[_Kind]) -> list[_Kind]:
-    return [record for record in accounts.records(name) if isinstance(record, kind)]
+def _records(queries: JobQueries, name: str, kind: type[_Kind]) -> list[_Kind]:
+    return [record for record in queries.records(name) if isinstance(record, kind)]
 
 
 def _tallies(
-    accounts: Accounts,
+    queries: JobQueries,
     plan: Rollout,
     sent: Iterable[WaveSent],
     ended: Sequence[WaveEnded],
     resumed: int,
 ) -> dict[int, WaveTally]:
-    known = {job.id: job for job in accounts.jobs(jobs.c.rollout == plan.id)}
+    known = {job.id: job for job in queries.rows(jobs.c.rollout == plan.id)}
     sent_waves = {record.number for record in sent}
     # The first record of a wave's end counts.
     ends = {record.number: record.created_at.timestamp() for record in reversed(ended)}

@@ -15,7 +15,7 @@ from broker.amqp.connection import LoginRefused, Unreachable
 from broker.client.dispatcher import Dispatcher
 from broker.history.collector import catch_up
 from broker.history.position import is_collected
-from broker.history.queries import accounts
+from broker.history.queries import query_jobs
 from broker.rollouts.progress import RolloutProgress, load_progress
 from broker.rollouts.state import RolloutState
 from broker.settings import HistorySettings
@@ -92,7 +92,7 @@ class RolloutRunner:
         """
         if self.recorded is not None:
             names = [str(target.name) for target in job.targets]
-            with accounts(self._engine) as queries:
+            with query_jobs(self._engine) as queries:
                 groups = queries.groups(names)
             check_resignable(self.recorded, job, self.settings, datetime.now(UTC), groups)
 

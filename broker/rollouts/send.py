@@ -4,7 +4,7 @@ import argparse
 from typing import TYPE_CHECKING, Any
 
 from broker.cli.command_line import CommandError, Parser, UsageError, argument_errors
-from broker.cli.session import history, history_errors, with_dispatcher
+from broker.cli.session import history_engine, history_errors, with_dispatcher
 from broker.rollouts import views
 from broker.rollouts.command import LIMIT_HELP, limit, run_and_print
 
@@ -56,13 +56,13 @@ def begin(jobs: "Sequence[Job]", arguments: argparse.Namespace) -> int:
     Raises:
         UsageError: there are several jobs.
     """
-    from broker.history.workstations import fleet
+    from broker.history.workstations import query_fleet
     from broker.rollouts.control import bound_workstations, run_rollout
 
     if len(jobs) > 1:
         raise UsageError(f"--waves: a rollout has one job, but the file has {len(jobs)}")
     (job,) = jobs
-    with history() as engine, fleet(engine) as known:
+    with history_engine() as engine, query_fleet(engine) as known:
         names = known.reached(job)
     if not names:
         targets = ", ".join(map(str, job.targets))

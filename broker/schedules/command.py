@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 from broker.cli.command_line import DONE, Parser, UsageError
 from broker.cli.options import as_option
 from broker.cli.session import (
-    history,
+    history_engine,
     history_errors,
     name,
     run_until_stopped,
@@ -104,14 +104,14 @@ def _add(arguments: argparse.Namespace) -> int:
     )
 
     schedule = _read(arguments)
-    with history() as engine, query_history(engine) as queries:
+    with history_engine() as engine, query_history(engine) as history:
         try:
             if not arguments.replace:
-                check_new_schedule(queries, schedule.name)
+                check_new_schedule(history, schedule.name)
         except ScheduleExists as error:
             raise UsageError(f"{error}; --replace replaces it") from error
-        previous = list_schedules(queries).get(schedule.name)
-        under_way = occurrences_under_way(queries, previous) if previous else []
+        previous = list_schedules(history).get(schedule.name)
+        under_way = occurrences_under_way(history, previous) if previous else []
 
     async def work(dispatcher: "Dispatcher") -> int:
         if unbound := await dispatcher.add_schedule(schedule):
@@ -153,9 +153,9 @@ def _remove(arguments: argparse.Namespace) -> int:
     from broker.history.history import query_history
     from broker.schedules.queries import occurrences_under_way
 
-    with history() as engine, query_history(engine) as queries:
-        schedule = schedule_views.find(queries, arguments.schedule)
-        under_way = occurrences_under_way(queries, schedule)
+    with history_engine() as engine, query_history(engine) as history:
+        schedule = schedule_views.find(history, arguments.schedule)
+        under_way = occurrences_under_way(history, schedule)
 
     async def work(dispatcher: "Dispatcher") -> int:
         await dispatcher.remove_schedule(schedule.name)

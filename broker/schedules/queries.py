@@ -99,7 +99,7 @@ def occurrences_under_way(history: History, schedule: Schedule) -> list[Occurren
 
 def occurrences_sent(history: History, name: str, most: int | None = None) -> list[JobRow]:
     """Return the jobs sent for the schedules of a name, the newest first."""
-    return history.accounts.jobs(jobs.c.schedule == name, most=most)
+    return history.jobs.rows(jobs.c.schedule == name, most=most)
 
 
 def in_force(engine: Engine, accepts: Accepts = _accept_all) -> dict[str, ScheduleRecord]:

@@ -7,14 +7,14 @@ from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Any
 
 from broker.cli.command_line import DONE, CommandError, Parser
-from broker.cli.session import history, name
+from broker.cli.session import history_engine, name
 from broker.cli.terminal import Column, print_table, printable
 from broker.cli.time_formats import local
 from broker.results.query_session import counts_text
 
 if TYPE_CHECKING:
     from broker.history.history import History
-    from broker.history.queries import Accounts, JobRow
+    from broker.history.queries import JobQueries, JobRow
     from schemas import Schedule
     from schemas.orders.schedule import Occurrence
 
@@ -106,10 +106,10 @@ def _list(arguments: argparse.Namespace) -> int:
     from broker.history.position import is_collected
     from broker.schedules.queries import list_schedules, next_occurrences
 
-    with history() as engine, query_history(engine) as queries:
+    with history_engine() as engine, query_history(engine) as history:
         found = [
-            (schedule, next(iter(next_occurrences(schedule)), None), _sent(queries, schedule, 1))
-            for schedule in list_schedules(queries).values()
+            (schedule, next(iter(next_occurrences(schedule)), None), _sent(history, schedule, 1))
+            for schedule in list_schedules(history).values()
         ]
         collected = is_collected(engine)
     if found and not collected:
@@ -148,9 +148,9 @@ def _show(arguments: argparse.Namespace) -> int:
     from broker.history.history import query_history
     from broker.schedules.queries import next_occurrences
 
-    with history() as engine, query_history(engine) as queries:
-        schedule = find(queries, arguments.schedule)
-        sent = _sent(queries, schedule, _MAX_SENT)
+    with history_engine() as engine, query_history(engine) as history:
+        schedule = find(history, arguments.schedule)
+        sent = _sent(history, schedule, _MAX_SENT)
     following = next_occurrences(schedule, _MAX_NEXT)
     if arguments.json:
         fields = json.loads(schedule.body()) | {"description": schedule.explain(), "sent": sent}
@@ -194,11 +194,11 @@ def _next(arguments: argparse.Namespace) -> int:
     from broker.history.history import query_history
     from broker.schedules.queries import list_schedules, next_occurrences
 
-    with history() as engine, query_history(engine) as queries:
+    with history_engine() as engine, query_history(engine) as history:
         schedules = (
-            list(list_schedules(queries).values())
+            list(list_schedules(history).values())
             if arguments.schedule is None
-            else [find(queries, arguments.schedule)]
+            else [find(history, arguments.schedule)]
         )
     following = [
         occurrence
@@ -224,7 +224,7 @@ def _instant(occurrence: "Occurrence") -> str:
     return local(occurrence.instant.timestamp(), seconds=False)
 
 
-def find(queries: "History", schedule: str) -> "Schedule":
+def find(history: "History", schedule: str) -> "Schedule":
     """Return the schedule of a name.
 
     Raises:
@@ -233,30 +233,30 @@ def find(queries: "History", schedule: str) -> "Schedule":
     from broker.schedules.queries import UnknownSchedule, find_schedule
 
     try:
-        return find_schedule(queries, schedule)
+        return find_schedule(history, schedule)
     except UnknownSchedule as error:
         raise CommandError(str(error)) from error
 
 
-def _sent(queries: "History", schedule: "Schedule", most: int) -> list[dict[str, Any]]:
+def _sent(history: "History", schedule: "Schedule", most: int) -> list[dict[str, Any]]:
     """Return the last occurrences that were sent."""
     from broker.schedules.queries import occurrences_sent
 
     return [
         {
             "job": row.id,
-            "time": _sent_time(queries.accounts, row, schedule.zone),
+            "time": _sent_time(history.jobs, row, schedule.zone),
             "counts": dict(row.counts),
         }
-        for row in occurrences_sent(queries, schedule.name, most)
+        for row in occurrences_sent(history, schedule.name, most)
     ]
 
 
-def _sent_time(accounts: "Accounts", row: "JobRow", zone: str | None) -> str:
+def _sent_time(queries: "JobQueries", row: "JobRow", zone: str | None) -> str:
     """Format the time of an occurrence that was sent."""
     from schemas import WallClock
 
-    job = accounts.body(row.id)
+    job = queries.body(row.id)
     at = None if job is None else job.offer_at
     if isinstance(at, WallClock):
         return _local_time(at.local, None)

@@ -54,7 +54,7 @@ _KINDS = {
 _END_MARKER = "mark"
 
 
-class Forged(PcmError):
+class EntryRejected(PcmError):
     """An entry was not published by the agent that it names; the message says why."""
 
 
@@ -92,32 +92,34 @@ class StreamEntry(NamedTuple):
         their routing keys. All other logins are trusted.
 
         Raises:
-            Forged: there is no `user_id`, or that login may not publish the records.
+            EntryRejected: there is no `user_id`, or that login may not publish the records.
         """
         if not self.user_id:
-            raise Forged("it has no user_id")
+            raise EntryRejected("it has no user_id")
         agent = topology.agent_of_login(self.user_id)
         if agent is None:
             return list(read_records(self.kind, self.body))
         records: list[Record] = []
         if self.kind not in {"report", "check_in"}:
-            raise Forged(f"{self.user_id} published a {self.kind or 'message of no kind'}")
+            raise EntryRejected(f"{self.user_id} published a {self.kind or 'message of no kind'}")
         for record in read_records(self.kind, self.body):
             assert isinstance(record, Report | CheckIn)  # noqa: S101 - for the type checker
             if not agent.is_named(record.workstation, record.agent):
                 other = f"{record.agent} of {record.workstation}"
-                raise Forged(f"{self.user_id} published a {self.kind} of {other}")
+                raise EntryRejected(f"{self.user_id} published a {self.kind} of {other}")
             state = record.state if isinstance(record, Report) else self.kind
             if self.routing_key != topology.report_key(state, *agent):
-                raise Forged(f"{self.user_id} published a {self.kind} of {state} by another key")
+                raise EntryRejected(
+                    f"{self.user_id} published a {self.kind} of {state} by another key"
+                )
             records.append(record)
         return records
 
     def records(self) -> "list[Record]":
-        """Return the entry's records; none if it is forged."""
+        """Return the entry's records; none if it is rejected."""
         try:
             return self.read()
-        except Forged:
+        except EntryRejected:
             return []
 
     def is_end_marker(self, message_id: str) -> bool:

@@ -70,9 +70,9 @@ async def _queued(job_id: str) -> frozenset[str]:
 def _query_queued(engine: "Engine", job_id: str) -> frozenset[str] | None:
     """Return where a job is queued; None if the history does not have the job yet."""
     from broker.history.projection.projection import QUEUED
-    from broker.history.queries import accounts
+    from broker.history.queries import query_jobs
 
-    with accounts(engine) as history:
-        if history.body(job_id) is None:
+    with query_jobs(engine) as queries:
+        if queries.body(job_id) is None:
             return None
-        return frozenset(pair.workstation for pair in history.pairs(job_id, (QUEUED,)))
+        return frozenset(outcome.workstation for outcome in queries.outcomes(job_id, (QUEUED,)))

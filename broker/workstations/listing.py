@@ -6,7 +6,7 @@ import sys
 from typing import TYPE_CHECKING, Any
 
 from broker.cli.command_line import DONE, CommandError, Parser
-from broker.cli.session import history, name
+from broker.cli.session import history_engine, name
 from broker.cli.terminal import Cell, Column, print_table
 from broker.cli.time_formats import age, iso, local
 
@@ -65,9 +65,9 @@ def add_to(commands: "argparse._SubParsersAction[Parser]") -> None:
 
 
 def _workstations(arguments: argparse.Namespace) -> int:
-    from broker.history.workstations import fleet
+    from broker.history.workstations import query_fleet
 
-    with history() as engine, fleet(engine) as known:
+    with history_engine() as engine, query_fleet(engine) as known:
         now = known.now
         rows = _filter(known, arguments)
     if arguments.json:
@@ -165,9 +165,9 @@ def _fields(row: "WorkstationRow", now: float) -> dict[str, Any]:
 
 
 def _groups(arguments: argparse.Namespace) -> int:
-    from broker.history.workstations import fleet
+    from broker.history.workstations import query_fleet
 
-    with history() as engine, fleet(engine) as known:
+    with history_engine() as engine, query_fleet(engine) as known:
         groups = known.groups()
     if arguments.group is not None:
         return _members(groups, arguments.group, as_json=arguments.json)

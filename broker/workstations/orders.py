@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 from broker.cli.command_line import DONE, FAILED, CommandError, Parser
 from broker.cli.confirm import confirm, require_terminal
-from broker.cli.session import history, name, with_dispatcher
+from broker.cli.session import history_engine, name, with_dispatcher
 from schemas.text import listed
 
 if TYPE_CHECKING:
@@ -70,12 +70,12 @@ def _pause(arguments: argparse.Namespace) -> int:
 
 def _forget(arguments: argparse.Namespace) -> int:
     from broker.client.fleet_orders import NotForgettable
-    from broker.history.workstations import fleet
+    from broker.history.workstations import query_fleet
 
     names = list(dict.fromkeys(arguments.workstation))
     if not arguments.yes:
         require_terminal("forget")
-    with history() as engine, fleet(engine) as known_fleet:
+    with history_engine() as engine, query_fleet(engine) as known_fleet:
         known = known_fleet.workstations(names)
 
     async def check(dispatcher: "Dispatcher") -> int:

@@ -168,7 +168,7 @@ async def test_what_another_tells_of_a_workstation_counts_nowhere(
     assert await shown() == [(HERE, "queued"), (VICTIM, "queued")]
     count = len(forged) + 1
     status = json.loads(admin.run("history", "status", "--json").stdout)
-    assert status["forged"] == count
+    assert status["rejected"] == count
     assert f"{count} entries, not counted" in admin.run("history", "status").stdout
     assert "evil" not in admin.run("schedule", "list").stdout
     assert admin.run("show", made_up.id).returncode == 1
@@ -192,7 +192,7 @@ async def test_what_another_tells_of_a_workstation_counts_nowhere(
     # To send a forged job again would be to run it as an administrator.
     (job_letter,) = [row for row in letters(admin) if "published a job" in row["reason"]]
     done = admin.run("dead", "requeue", job_letter["id"])
-    assert (done.returncode, "it is forged" in done.stderr) == (1, True)
+    assert (done.returncode, "rejected by the history" in done.stderr) == (1, True)
     assert made_up.id in admin.run("dead", "show", job_letter["id"]).stdout
 
 
@@ -211,7 +211,7 @@ async def test_each_forgery_is_one_letter_whoever_reads_the_stream_and_how_often
     assert {row["count"] for row in told} == {1}
     assert {(row["workstation"], row["agent"]) for row in told} == {(HERE, "service")}
     assert {row["reason"] for row in told} == {
-        "forged: service@ws-1 published a departure; it counts nowhere"
+        "rejected by the history: service@ws-1 published a departure"
     }
 
     # Another administrator's history, and one made anew, tell nobody a second time.
@@ -220,7 +220,7 @@ async def test_each_forgery_is_one_letter_whoever_reads_the_stream_and_how_often
     assert other.run("jobs").returncode == 0
     assert admin.run("history", "rebuild", "--yes").returncode == 0
     counts = {
-        json.loads(one.run("history", "status", "--json").stdout)["forged"]
+        json.loads(one.run("history", "status", "--json").stdout)["rejected"]
         for one in (admin, other)
     }
     assert len(counts) == 1
@@ -230,7 +230,7 @@ async def test_each_forgery_is_one_letter_whoever_reads_the_stream_and_how_often
     await publisher.publish("pcm.reports", key("received"), b"{}", kind="departure")
     for one in (admin, other):
         assert one.run("jobs").returncode == 0
-        after = json.loads(one.run("history", "status", "--json").stdout)["forged"]
+        after = json.loads(one.run("history", "status", "--json").stdout)["rejected"]
         assert after == counts.copy().pop() + 1
     assert letters(admin) == []
 

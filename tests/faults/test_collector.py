@@ -24,7 +24,7 @@ from broker.amqp.publisher import Publisher
 from broker.history import schema as tables
 from broker.history.collector import catch_up
 from broker.history.position import is_collected
-from broker.history.queries import accounts
+from broker.history.queries import query_jobs
 from broker.history.reader import rebuild
 from broker.history.schema import HistoryError, open_history
 from broker.settings import HistorySettings
@@ -136,7 +136,7 @@ def content(engine: Engine) -> dict[str, list[str]]:
 
 
 def succeeded(engine: Engine, job: Job) -> int:
-    with accounts(engine) as asked:
+    with query_jobs(engine) as asked:
         return asked.counts([job.id])[job.id][State.SUCCEEDED]
 
 
@@ -329,7 +329,7 @@ async def test_another_stream_in_the_place_of_the_former_is_read_from_its_beginn
     sent = await publish(settings, jobs)
     await catch_up(settings, history)
     assert all(succeeded(history, job) == len(NAMES) for job in former + sent)
-    with accounts(history) as asked:
+    with query_jobs(history) as asked:
         (gap,) = asked.gaps()
     assert "another stream" in gap
 
@@ -358,7 +358,7 @@ async def test_a_schedule_outlives_the_stream_that_it_was_added_to(
     rebuilt = pcm(settings, "history", "rebuild")
     assert rebuilt.returncode == 0, rebuilt.stderr
     await catch_up(settings, history)
-    with accounts(history) as asked:
+    with query_jobs(history) as asked:
         (kept,) = asked.records("schedule", "weekly")
         assert asked.gaps() == []
     assert kept.kind == "schedule"
@@ -388,8 +388,8 @@ async def test_old_jobs_are_forgotten(settings: HistorySettings, history: Engine
         await stream.append(publisher, "succeeded.hist-1.service", told.body(), kind="report")
     (newer,) = await publish(settings, 1)
     await catch_up(settings, history)
-    with accounts(history) as asked:
-        known = {row.id for row in asked.jobs()}
+    with query_jobs(history) as asked:
+        known = {row.id for row in asked.rows()}
     assert newer.id in known
     assert job.id not in known
     with history.connect() as connection:

@@ -39,7 +39,7 @@ from broker.amqp.codec import decode_frame
 from broker.amqp.consumer import Delivery
 from broker.amqp.topology import AgentKind, routing_keys
 from broker.dead_letters.letter import fingerprint, read_letter
-from broker.history.projection.projection import Fold
+from broker.history.projection.projection import Projection
 from broker.history.schema import open_history
 from broker.jobs.job_file import WrongJobFile, parse_jobs
 from broker.rollouts.waves import read_waves
@@ -222,9 +222,9 @@ def _entry(kind: str, data: bytes) -> None:
             job_id = record.id if isinstance(record, Job) else record.job_id
             list(entry.of_job(job_id))
     with _history().connect() as connection:
-        fold = Fold(connection)
-        fold.add([entry])
-        fold.flush()
+        projection = Projection(connection)
+        projection.add([entry])
+        projection.flush()
         connection.rollback()
 
 

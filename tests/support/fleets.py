@@ -18,7 +18,7 @@ from broker.amqp.publisher import Publisher
 from broker.amqp.topology import report_key
 from broker.history.collector import catch_up
 from broker.history.schema import open_history
-from broker.history.workstations import fleet as fleet_of
+from broker.history.workstations import query_fleet
 from broker.settings import HistorySettings
 from broker.stream import stream
 from schemas import CheckIn
@@ -69,7 +69,7 @@ class Fleet:
         async with asyncio.timeout(LIMIT):
             while True:
                 await catch_up(settings, engine)
-                with fleet_of(engine) as found:
+                with query_fleet(engine) as found:
                     if len(found.workstations(group=self.group)) == len(self.names):
                         break
         engine.dispose()

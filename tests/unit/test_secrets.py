@@ -8,9 +8,9 @@ import pytest
 from nacl.public import PrivateKey
 from sqlalchemy import Engine
 
-from broker.history.projection.projection import Fold
+from broker.history.projection.projection import Projection
 from broker.history.schema import open_history
-from broker.history.workstations import fleet
+from broker.history.workstations import query_fleet
 from broker.jobs.rerun_jobs import new_job as rerun_of
 from broker.signing.sealing import CannotSeal, seal
 from broker.stream.entry import StreamEntry
@@ -26,11 +26,11 @@ def _known(folder: Path, count: int) -> Engine:
     key = base64.b64encode(bytes(PrivateKey.generate().public_key)).decode()
     engine = open_history(f"sqlite:///{folder}/history.db")
     with engine.begin() as connection:
-        fold = Fold(connection)
+        projection = Projection(connection)
         for number in range(count):
             said = check_in(f"ws-{number:03}", "lab", sealing_key=key)
-            fold.add([StreamEntry(number, said.kind, "", said.body(), "guest")])
-        fold.flush()
+            projection.add([StreamEntry(number, said.kind, "", said.body(), "guest")])
+        projection.flush()
     return engine
 
 
@@ -39,7 +39,7 @@ def test_how_many_workstations_fit_is_told(tmp_path: Path) -> None:
     engine = _known(tmp_path, 400)
     command = Command(argv=("true", *["x" * 100_000] * 10), background=True)
     job = Job(command=command, targets=(group("lab"),))
-    with fleet(engine) as known:
+    with query_fleet(engine) as known:
         with pytest.raises(CannotSeal, match=r"400 workstations .* about \d+ workstations") as told:
             seal(job, {"TOKEN": VALUE}, known)
         fit = int(str(told.value).split("about ")[1].split()[0])
@@ -52,7 +52,7 @@ def test_how_many_workstations_fit_is_told(tmp_path: Path) -> None:
     few = tmp_path / "few"
     few.mkdir()
     engine = _known(few, fit)
-    with fleet(engine) as known:
+    with query_fleet(engine) as known:
         assert len(seal(job, {"TOKEN": VALUE}, known).body()) <= BODY_LIMIT
     engine.dispose()
 
@@ -68,7 +68,7 @@ def test_each_wave_and_each_rerun_has_its_own_keys_alone_and_sent_again_it_is_th
 ) -> None:
     engine = _known(tmp_path, 3)
     plain = Job(command=Command(argv=("true",), background=True), targets=(group("lab"),))
-    with fleet(engine) as known:
+    with query_fleet(engine) as known:
         job, again = (seal(plain, {"TOKEN": VALUE}, known) for _ in range(2))
     engine.dispose()
     assert job.body() != again.body()

@@ -1,4 +1,4 @@
-"""What agents say when they check in: who is there, in which groups, and how it goes."""
+"""Project check-ins onto the tables of workstations, agents and groups."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -10,14 +10,14 @@ from broker.history.schema import POLICY, agents, memberships, workstations
 from schemas import CheckIn
 
 _SERVICE = "service"
-_BY_SERVICE = select(agents.c.agent).where(
+_SERVICE_AGENT = select(agents.c.agent).where(
     agents.c.workstation == bindparam("its_name"), agents.c.agent == _SERVICE
 )
-_LEAVE = delete(memberships).where(memberships.c.workstation == bindparam("its_name"))
+_DELETE_GROUPS = delete(memberships).where(memberships.c.workstation == bindparam("its_name"))
 
 
 def write(connection: Connection, check_ins: Sequence[tuple[CheckIn, int]]) -> None:
-    """Write check-ins, each with its offset, in their order."""
+    """Write check-ins, each with its offset, in the order of the stream."""
     facts = [(check_in, offset, check_in.facts.model_dump()) for check_in, offset in check_ins]
     if not facts:
         return
@@ -34,7 +34,7 @@ def write(connection: Connection, check_ins: Sequence[tuple[CheckIn, int]]) -> N
     put(connection, workstations, seen, ("seen_at", "seen_offset", *facts[0][2]))
     groups = _groups(connection, [check_in for check_in, _ in check_ins])
     if groups:
-        connection.execute(_LEAVE, [{"its_name": name} for name in groups])
+        connection.execute(_DELETE_GROUPS, [{"its_name": name} for name in groups])
     members = [{"group": group, "workstation": name} for name in groups for group in groups[name]]
     put(connection, memberships, members)
     rows = [_agent(check_in) for check_in, _ in check_ins]
@@ -43,21 +43,24 @@ def write(connection: Connection, check_ins: Sequence[tuple[CheckIn, int]]) -> N
 
 
 def _groups(connection: Connection, check_ins: Sequence[CheckIn]) -> dict[str, Sequence[str]]:
-    """Return the groups of workstations: the service's word, where it has ever said one."""
+    """Return workstations' groups, from the service agent's check-ins if there are any."""
     groups: dict[str, Sequence[str]] = {}
-    served: set[str] = set()
+    with_service: set[str] = set()
     for check_in in check_ins:
         name = check_in.workstation
         if check_in.agent == _SERVICE:
-            served.add(name)
-        elif name in served or connection.scalar(_BY_SERVICE, {"its_name": name}) is not None:
+            with_service.add(name)
+        elif (
+            name in with_service
+            or connection.scalar(_SERVICE_AGENT, {"its_name": name}) is not None
+        ):
             continue
         groups[name] = check_in.groups
     return groups
 
 
 def _policy(check_in: CheckIn) -> str:
-    """Return by what an agent decides, as the history keeps it."""
+    """Return the fields that determine an agent's decisions, as JSON."""
     return check_in.model_dump_json(include=set(POLICY), exclude_none=True)
 
 

@@ -1,7 +1,8 @@
-"""Folds the stream's entries into the history's tables: the same tables, however it is cut up.
+"""Project the stream's entries onto the history's tables.
 
-A job's state on a workstation depends on the set of its reports alone
-(`schemas.reports.report.furthest`). Only departures count by their place in the stream.
+The tables do not depend on how the entries are divided into batches. A job's state on a workstation
+depends only on the set of its reports (`schemas.reports.report.furthest`), not on their order. Only
+for forgotten workstations, the offset in the stream matters.
 """
 
 from collections import defaultdict
@@ -23,8 +24,7 @@ from sqlalchemy import (
     update,
 )
 
-from broker.history.projection import check_ins as presence
-from broker.history.projection import rejected as forgeries
+from broker.history.projection import check_ins, rejected
 from broker.history.projection.upserts import RANK, put, upsert
 from broker.history.schema import (
     agents,
@@ -36,7 +36,7 @@ from broker.history.schema import (
     results,
     workstations,
 )
-from broker.stream.entry import Forged, StreamEntry
+from broker.stream.entry import EntryRejected, StreamEntry
 from schemas import (
     Cancellation,
     CheckIn,
@@ -58,9 +58,9 @@ QUEUED = "queued"
 UNREACHABLE = "unreachable"
 
 _QUEUED_RANK = 0
-# After all that was accepted and before a start: one that is read later counts over a departure.
-_GONE_RANK, _GONE_RANK_AT = Rank.ACCEPTED, 1e300
-_CHUNK = 500  # pairs of job and workstation in a query
+# Higher than any report before a start: only later reports of a start replace it.
+_FORGOTTEN_RANK, _FORGOTTEN_RANK_AT = Rank.ACCEPTED, 1e300
+_CHUNK = 500  # outcomes in a query
 
 
 def _names(table: Table) -> list[str]:
@@ -75,20 +75,20 @@ _SEEN = (
     .where(workstations.c.seen_offset < bindparam("its_offset"))
     .values(seen_at=bindparam("its_at"), seen_offset=bindparam("its_offset"))
 )
-_NOT_KEPT = {Report, CheckIn, Job, RejectedRecord}
+_NOT_IN_RECORDS = {Report, CheckIn, Job, RejectedRecord}
 _RESULT = TypeAdapter(Result)
-_LONGEST_LINE = 200
-_NO_ENDING: dict[str, object] = {
+_MAX_LINE = 200
+_NO_RESULT: dict[str, object] = {
     **dict.fromkeys(("exit_code", "signal", "duration", "restart_required")),
     "line": "",
 }
 
 Row = dict[str, Any]
-_WAITS: Row = {"state": QUEUED, "rank": _QUEUED_RANK, "rank_at": 0.0, "rank_offset": 0}
+_QUEUED_OUTCOME: Row = {"state": QUEUED, "rank": _QUEUED_RANK, "rank_at": 0.0, "rank_offset": 0}
 
 
 class _Answer(NamedTuple):
-    """A report of what a user was asked or answered, as it is stored."""
+    """A stored report of an offer, or of a user's answer to it."""
 
     job_id: str
     workstation: str
@@ -107,8 +107,8 @@ _ANSWER = (
 )
 
 
-class Fold:
-    """Takes entries in their order; `flush` writes what is not written yet."""
+class Projection:
+    """Project entries in the order of the stream; `flush` writes the buffered rows."""
 
     def __init__(self, connection: Connection) -> None:
         self._connection = connection
@@ -125,18 +125,18 @@ class Fold:
         self._writers: dict[type[Record], Callable[[Any, int], None]] = {
             Report: self._report,
             CheckIn: self._check_in,
-            WorkstationForgotten: self._departure,
+            WorkstationForgotten: self._workstation_forgotten,
             Cancellation: self._cancellation,
-            RejectedRecord: self._told_forgery,
+            RejectedRecord: self._rejected_record,
         }
 
     def add(self, entries: Iterable[StreamEntry]) -> None:
-        """Take in entries."""
+        """Project entries."""
         for entry in entries:
             try:
                 found = entry.read()
-            except Forged as forged:
-                forgeries.note(self._connection, entry, str(forged))
+            except EntryRejected as error:
+                rejected.record(self._connection, entry, str(error))
                 continue
             for record in found:
                 kind = type(record)
@@ -144,12 +144,12 @@ class Fold:
                     self._job(record, entry)
                 elif writer := self._writers.get(kind):
                     writer(record, entry.offset)
-                if kind not in _NOT_KEPT:
-                    self._keep(record, entry)
+                if kind not in _NOT_IN_RECORDS:
+                    self._record(record, entry)
 
     def flush(self) -> None:
-        """Write all that was taken in."""
-        presence.write(self._connection, self._check_ins)
+        """Write the buffered rows."""
+        check_ins.write(self._connection, self._check_ins)
         self._upsert(jobs, self._jobs, _JOB)
         self._upsert(outcomes, self._expected)
         self._upsert(jobs, list(self._stubs.values()))
@@ -159,11 +159,11 @@ class Fold:
         self._upsert(outcomes, self._answers(), _OUTCOME)
         if self._seen:
             self._connection.execute(_SEEN, list(self._seen.values()))
-        for taken in (
+        for buffer in (
             self._check_ins, self._jobs, self._expected,
             self._stubs, self._reports, self._results, self._best, self._answered, self._seen,
         ):  # fmt: skip
-            taken.clear()
+            buffer.clear()
 
     # Reports
 
@@ -186,20 +186,20 @@ class Fold:
             self._stubs[job_id] = _stub(report, offset)
         if state is State.CONFLICT:
             return
-        if state in ANSWERS:  # which counts, depends on those of other agents
+        if state in ANSWERS:  # the outcome depends on the answers of all users
             self._answered.add(key)
             return
-        place = order(report)
+        rank = order(report)
         known = self._best.get(key)
-        if known is None or tuple(known[name] for name in RANK) < place:
-            ending = _ending(report) if report.result or state.final else _NO_ENDING
-            self._best[key] = {**row, **dict(zip(RANK, place, strict=True)), **ending}
+        if known is None or tuple(known[name] for name in RANK) < rank:
+            result = _result_columns(report) if report.result or state.final else _NO_RESULT
+            self._best[key] = {**row, **dict(zip(RANK, rank, strict=True)), **result}
         if report.result is not None and state.final and key not in self._results:
             body = _body(report.result)
             self._results[key] = {"job_id": job_id, "workstation": workstation, "body": body}
 
     def _answers(self) -> list[Row]:
-        """Return the outcomes of jobs that users were asked about, from all that they answered."""
+        """Return the outcomes that follow from all stored answers of users."""
         keys = [
             key
             for key in self._answered
@@ -216,7 +216,7 @@ class Fold:
                 found[answer.job_id, answer.workstation].append(answer)
         return [_outcome(answers) for answers in found.values()]
 
-    # What administrators ask
+    # Orders of administrators
 
     def _job(self, job: Job, entry: StreamEntry) -> None:
         signed = entry.signatures and len(entry.body.splitlines()) == 1
@@ -236,37 +236,39 @@ class Fold:
             "rerun_of": job.rerun_of,
             "rollout": job.rollout,
             "schedule": job.schedule,
-            # What is signed is a message's very bytes; such a message holds one job.
+            # The signature is of the message's exact bytes; a signed message has one job.
             "body": entry.body if signed else job.body(),
             "signatures": entry.signatures if signed else "",
         }
         self._jobs.append(row)
         named = [
-            {"job_id": job.id, "workstation": target.name, **_WAITS}
+            {"job_id": job.id, "workstation": target.name, **_QUEUED_OUTCOME}
             for target in job.targets
             if target.scope == "workstation"
         ]
         if len(named) == len(job.targets) and not job.excluded:
-            self._expected += named  # whoever is known
+            self._expected += named  # also unknown workstations
             return
         self.flush()
-        self._leave_out(job)
+        self._exclude(job)
         self._upsert(outcomes, named)
         if len(named) < len(job.targets):
             self._expect(job)
 
     def _expect(self, job: Job) -> None:
-        """Note the workstations that a job is for, as they are known now."""
-        columns = ["job_id", "workstation", *_WAITS]
+        """Write queued outcomes for the known workstations that a job addresses."""
+        columns = ["job_id", "workstation", *_QUEUED_OUTCOME]
         found = addressed(job).subquery()
-        values = select(literal(job.id), found.c.name, *map(literal, _WAITS.values())).where(
-            literal(value=True)  # SQLite takes the ON of ON CONFLICT for a join's without it
+        values = select(
+            literal(job.id), found.c.name, *map(literal, _QUEUED_OUTCOME.values())
+        ).where(
+            literal(value=True)  # without it, SQLite parses the ON of ON CONFLICT as a join's
         )
         statement = upsert(self._dialect, outcomes, ())
         self._connection.execute(statement.from_select(columns, values))
 
-    def _leave_out(self, job: Job) -> None:
-        """Note those to whom it comes, and who will say that it is not for them."""
+    def _exclude(self, job: Job) -> None:
+        """Write the outcome of excluded workstations, whose agents will report the same."""
         if not job.excluded:
             return
         named = {str(target.name) for target in job.targets if target.scope == "workstation"}
@@ -274,21 +276,21 @@ class Fold:
         for target in job.excluded:
             of = job.model_copy(update={"targets": (target,)})
             known = set(self._connection.scalars(addressed(of)))
-            told = {"state": str(State.NOT_APPLICABLE), "reason": f"left out: {target}"}
+            excluded = {"state": str(State.NOT_APPLICABLE), "reason": f"left out: {target}"}
             self._upsert(
                 outcomes,
                 [
-                    {"job_id": job.id, "workstation": name, **_WAITS, **told}
+                    {"job_id": job.id, "workstation": name, **_QUEUED_OUTCOME, **excluded}
                     for name in reached & (known | {str(target.name)})
                 ],
             )
 
     def _cancellation(self, cancellation: Cancellation, offset: int) -> None:
         if cancellation.workstations:
-            return  # those it names say so themselves
+            return  # these report it themselves
         self.flush()
         if cancellation.unsent:
-            self._forget(cancellation.job_id)
+            self._delete_unsent(cancellation.job_id)
             return
         self._connection.execute(
             update(jobs)
@@ -301,13 +303,13 @@ class Fold:
             )
         )
 
-    def _forget(self, job_id: str) -> None:
-        """Drop a job that reached nobody, unless somebody has reported of it."""
-        silent = ~exists().where(reports.c.job_id == job_id)
-        self._connection.execute(delete(jobs).where(jobs.c.id == job_id, silent))
-        self._connection.execute(delete(outcomes).where(outcomes.c.job_id == job_id, silent))
+    def _delete_unsent(self, job_id: str) -> None:
+        """Delete a job that was not sent, unless it has reports."""
+        unreported = ~exists().where(reports.c.job_id == job_id)
+        self._connection.execute(delete(jobs).where(jobs.c.id == job_id, unreported))
+        self._connection.execute(delete(outcomes).where(outcomes.c.job_id == job_id, unreported))
 
-    def _keep(self, record: "Record", entry: StreamEntry) -> None:
+    def _record(self, record: "Record", entry: StreamEntry) -> None:
         row = {
             "offset": entry.offset,
             "kind": entry.kind,
@@ -318,18 +320,18 @@ class Fold:
         }
         self._upsert(records, [row])
 
-    def _told_forgery(self, forgery: RejectedRecord, _offset: int) -> None:
-        forgeries.was_told(self._connection, [forgery.digest])
+    def _rejected_record(self, record: RejectedRecord, _offset: int) -> None:
+        rejected.mark_published(self._connection, [record.digest])
 
-    # Who is there
+    # Workstations
 
     def _check_in(self, check_in: CheckIn, offset: int) -> None:
         self._check_ins.append((check_in, offset))
 
-    def _departure(self, departure: WorkstationForgotten, offset: int) -> None:
-        """Forget a workstation; what waited in its queues will never reach it."""
+    def _workstation_forgotten(self, record: WorkstationForgotten, offset: int) -> None:
+        """Delete a workstation; jobs in its queues will never reach it."""
         self.flush()
-        name = departure.workstation
+        name = record.workstation
         for column in (workstations.c.name, memberships.c.workstation, agents.c.workstation):
             self._connection.execute(delete(column.table).where(column == name))
         self._connection.execute(
@@ -337,11 +339,11 @@ class Fold:
             .where(outcomes.c.workstation == name, outcomes.c.rank <= Rank.STARTED)
             .values(
                 state=UNREACHABLE,
-                rank=_GONE_RANK,
-                rank_at=_GONE_RANK_AT,
+                rank=_FORGOTTEN_RANK,
+                rank_at=_FORGOTTEN_RANK_AT,
                 rank_offset=offset,
-                at=departure.created_at.timestamp(),
-                reason=f"{departure.sender} had the workstation forgotten",
+                at=record.created_at.timestamp(),
+                reason=f"{record.sender} had the workstation forgotten",
             )
         )
 
@@ -364,7 +366,7 @@ def addressed(job: Job) -> Select[str]:
 
 
 def _outcome(answers: Sequence[_Answer]) -> Row:
-    """Return the outcome that all answers about a job on a workstation give."""
+    """Return the outcome that follows from all answers about a job on a workstation."""
     last = furthest(answers)
     assert last is not None  # noqa: S101 - there is one, and none is a conflict
     return {
@@ -375,44 +377,44 @@ def _outcome(answers: Sequence[_Answer]) -> Row:
         "at": last.timestamp,
         "reason": last.reason,
         "until": last.until,
-        # It grows with each answer, so that what all of them give replaces what fewer gave.
+        # It grows with each answer, so that this outcome replaces one from fewer answers.
         "rank": Rank.ANSWERED,
         "rank_at": max(answer.timestamp for answer in answers),
         "rank_offset": max(answer.offset for answer in answers),
-        **_NO_ENDING,
+        **_NO_RESULT,
     }
 
 
-def _ending(report: Report) -> Row:
+def _result_columns(report: Report) -> Row:
     result = report.result
     return {
         "exit_code": result.exit_code if result else None,
         "signal": result.signal if result else None,
         "duration": result.duration.total_seconds() if result else None,
         "restart_required": result.restart_required if result else None,
-        "line": first_line(report)[:_LONGEST_LINE] if report.state.final else "",
+        "line": first_line(report)[:_MAX_LINE] if report.state.final else "",
     }
 
 
 def _body(result: Result) -> bytes:
-    # Named because the comparison with a default takes longer than all the rest.
+    # Excluded by name: comparing them with defaults takes longer than everything else.
     silent = {name for name in ("stdout", "stderr") if getattr(result, name).silent}
     return _RESULT.dump_json(result, exclude=silent, exclude_defaults=True)
 
 
 def _stub(report: Report, offset: int) -> Row:
-    """Return what is known of a job of which there is a report alone."""
+    """Return the row of a job of which only a report is known."""
     made = id_time(report.job_id) or report.at
     return {"id": report.job_id, "offset": offset, "created_at": made.timestamp()}
 
 
 def _seconds(moment: Moment | None) -> float | None:
-    """Return a time; of one on the clocks on the wall, when the last of them shows it."""
+    """Return seconds since the epoch; for a local time, the instant in the last time zone."""
     return None if moment is None else latest(moment).timestamp()
 
 
 def _subject(record: "Record") -> str:
-    """Return whom or what a record is about: a job, a workstation, a rollout, a schedule."""
+    """Return the id or name that a record is about: of a job, workstation, rollout or schedule."""
     for name in ("job_id", "workstation", "rollout_id", "name", "id"):
         if (value := getattr(record, name, None)) is not None:
             return str(value)

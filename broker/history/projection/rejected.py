@@ -1,8 +1,9 @@
-"""Entries that are not by whom they speak of: noted as they are read, told to the administrators.
+"""Record rejected entries of the stream, and publish each once as a dead letter.
 
-They count nowhere. Whoever has read to the stream's end puts a copy of each to the dead letters,
-and puts into the stream that this was done: so it is done once, however many histories there are
-and however often they are made anew. Two that do it at once make two copies of one letter.
+They count nowhere. A reader that has caught up with the stream publishes a copy of each to the dead
+letters, and then appends a record of that to the stream. So one letter is published, however many
+histories exist and however often they are rebuilt. Two readers at the same time publish two copies
+of one letter.
 """
 
 import asyncio
@@ -13,7 +14,7 @@ from sqlalchemy import Connection, Row, delete, exists, func, insert, select, up
 
 from broker.amqp import topology
 from broker.amqp.publisher import Publisher
-from broker.history.schema import forgeries, jobs
+from broker.history.schema import jobs, rejected_entries
 from broker.log import get_logger
 from broker.stream import stream
 from broker.stream.entry import StreamEntry
@@ -21,83 +22,91 @@ from schemas import RejectedRecord
 from schemas.message import BODY_LIMIT
 
 KIND = "forgery"
-"""The kind of the letters."""
-_AT_ONCE = 20  # each is up to a mebibyte
-_NOBODY = "unknown"
+"""The kind of the letters, and of the records in the stream."""
+_BATCH = 20  # an entry has up to 1 MiB
+_UNKNOWN = "unknown"
 _log = get_logger()
 
 
-def note(connection: Connection, entry: StreamEntry, reason: str) -> None:
-    """Note a forged entry; one that is noted as told already is not told again."""
+def record(connection: Connection, entry: StreamEntry, reason: str) -> None:
+    """Record a rejected entry; a copy of a published one is not published again."""
     digest = entry.digest
-    told = select(exists().where(forgeries.c.digest == digest, forgeries.c.told))
-    again = bool(connection.scalar(told))
-    connection.execute(delete(forgeries).where(forgeries.c.offset == entry.offset))
+    is_copy = select(
+        exists().where(rejected_entries.c.digest == digest, rejected_entries.c.published)
+    )
+    published = bool(connection.scalar(is_copy))
+    connection.execute(delete(rejected_entries).where(rejected_entries.c.offset == entry.offset))
     connection.execute(
-        insert(forgeries).values(
+        insert(rejected_entries).values(
             offset=entry.offset,
             digest=digest,
-            told=again,
+            published=published,
             login=entry.user_id,
-            kind=_plain(entry.kind),
-            routing_key=_plain(entry.routing_key),
-            reason=_plain(reason),
-            body=None if again else entry.body[:BODY_LIMIT],
+            kind=_without_nul(entry.kind),
+            routing_key=_without_nul(entry.routing_key),
+            reason=_without_nul(reason),
+            body=None if published else entry.body[:BODY_LIMIT],
         )
     )
 
 
-def _plain(text: str) -> str:
-    return text.replace("\0", "?")  # PostgreSQL has none in texts
+def _without_nul(text: str) -> str:
+    return text.replace("\0", "?")  # PostgreSQL cannot store it in text
 
 
-def was_told(connection: Connection, digests: Sequence[str]) -> None:
-    """Note that entries were put to the dead letters."""
+def mark_published(connection: Connection, digests: Sequence[str]) -> None:
+    """Record that entries were published as dead letters."""
     connection.execute(
-        update(forgeries).where(forgeries.c.digest.in_(digests)).values(told=True, body=None)
+        update(rejected_entries)
+        .where(rejected_entries.c.digest.in_(digests))
+        .values(published=True, body=None)
     )
 
 
-def untold(connection: Connection) -> Sequence[Row[tuple[object, ...]]]:
-    """Return some forged entries that nobody has put to the dead letters; equal ones, one."""
+def unpublished(connection: Connection) -> Sequence[Row[tuple[object, ...]]]:
+    """Return the next rejected entries to publish as dead letters; of copies, the first."""
     first = (
-        select(func.min(forgeries.c.offset))
-        .where(forgeries.c.told.is_(False))
-        .group_by(forgeries.c.digest)
-        .order_by(func.min(forgeries.c.offset))
-        .limit(_AT_ONCE)
+        select(func.min(rejected_entries.c.offset))
+        .where(rejected_entries.c.published.is_(False))
+        .group_by(rejected_entries.c.digest)
+        .order_by(func.min(rejected_entries.c.offset))
+        .limit(_BATCH)
     )
-    query = select(forgeries).where(forgeries.c.offset.in_(connection.scalars(first).all()))
-    return connection.execute(query.order_by(forgeries.c.offset)).all()
+    offsets = connection.scalars(first).all()
+    query = select(rejected_entries).where(rejected_entries.c.offset.in_(offsets))
+    return connection.execute(query.order_by(rejected_entries.c.offset)).all()
 
 
-def forget(connection: Connection) -> None:
-    """Drop what is older than all jobs that are kept."""
+def delete_old(connection: Connection) -> None:
+    """Delete published entries that are older than all jobs."""
     oldest = select(func.min(jobs.c.offset)).scalar_subquery()
-    connection.execute(delete(forgeries).where(forgeries.c.told, forgeries.c.offset < oldest))
+    connection.execute(
+        delete(rejected_entries).where(
+            rejected_entries.c.published, rejected_entries.c.offset < oldest
+        )
+    )
 
 
-async def tell(publisher: Publisher, found: Sequence[Row[tuple[object, ...]]], base: int) -> None:
-    """Put forged entries to the dead letters, and into the stream that this was done.
+async def publish(publisher: Publisher, rows: Sequence[Row[tuple[object, ...]]], base: int) -> None:
+    """Publish rejected entries as dead letters, and append a record of that to the stream.
 
     Args:
-        publisher: to the broker.
-        found: which.
+        publisher: the publisher.
+        rows: the rejected entries.
         base: what this history adds to the stream's offsets.
 
     Raises:
-        BrokerError: not all may be there; tell them again.
+        BrokerError: some may not have been published; publish all of them again.
     """
-    await asyncio.gather(*(_bury(publisher, row, base) for row in found))
-    body = b"\n".join(RejectedRecord(digest=row.digest).body() for row in found)
-    await stream.append(publisher, f"{KIND}.{found[0].digest}", body, kind=KIND)
+    await asyncio.gather(*(_publish(publisher, row, base) for row in rows))
+    body = b"\n".join(RejectedRecord(digest=row.digest).body() for row in rows)
+    await stream.append(publisher, f"{KIND}.{rows[0].digest}", body, kind=KIND)
 
 
-async def _bury(publisher: Publisher, row: Row[tuple[object, ...]], base: int) -> None:
-    bearer = topology.agent_of_login(row.login)
-    workstation, agent = bearer or (_NOBODY, _NOBODY)
-    reason = f"forged: {row.reason}; it counts nowhere"
-    _log.warning("history.forged", offset=row.offset, reason=row.reason)
+async def _publish(publisher: Publisher, row: Row[tuple[object, ...]], base: int) -> None:
+    sender = topology.agent_of_login(row.login)
+    workstation, agent = sender or (_UNKNOWN, _UNKNOWN)
+    _log.warning("history.rejected", offset=row.offset, reason=row.reason)
     await stream.append(
         publisher,
         topology.report_key("dead", workstation, agent),
@@ -105,12 +114,12 @@ async def _bury(publisher: Publisher, row: Row[tuple[object, ...]], base: int) -
         kind=KIND,
         message_id=row.digest,
         headers={
-            "reason": reason,
+            "reason": f"rejected by the history: {row.reason}",
             "routing-key": row.routing_key,
-            "workstation": workstation if bearer else "",
-            "agent": agent if bearer else "",
+            "workstation": workstation if sender else "",
+            "agent": agent if sender else "",
             "login": row.login,
-            "forged-kind": row.kind,
+            "original-kind": row.kind,
             "offset": row.offset - base,
             "at": datetime.now(UTC).isoformat(timespec="microseconds"),
         },

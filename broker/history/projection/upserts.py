@@ -1,4 +1,4 @@
-"""Rows that are inserted, or change what is there: as SQL, for both databases."""
+"""Insert rows or update existing ones, in SQLite and PostgreSQL."""
 
 from collections.abc import Callable, Mapping, Sequence
 from functools import cache
@@ -11,19 +11,19 @@ from sqlalchemy.dialects import sqlite
 from broker.history.schema import jobs, outcomes
 
 RANK = ("rank", "rank_at", "rank_offset")
-"""The columns of an outcome by which the later of two is known."""
+"""The columns of an outcome that order its reports; the highest one counts."""
 
 _Values = Callable[[Mapping[str, Any]], tuple[Any, ...]]
 
 
-@cache  # to make one takes longer than to execute it
+@cache  # building a statement takes longer than executing it
 def upsert(dialect: str, table: Table, changed: tuple[str, ...]) -> Any:
-    """Return an INSERT that knows ON CONFLICT, which both databases do, each by itself.
+    """Return an INSERT with ON CONFLICT, in the dialect of the database.
 
     Args:
-        dialect: the database's name.
-        table: where to.
-        changed: the columns that are set where the row is there.
+        dialect: the name of the SQL dialect.
+        table: the table.
+        changed: the columns to update in an existing row; none: the row is left as it is.
     """
     if dialect == "postgresql":
         from sqlalchemy.dialects import postgresql
@@ -35,9 +35,9 @@ def upsert(dialect: str, table: Table, changed: tuple[str, ...]) -> Any:
         return statement.on_conflict_do_nothing()
     new = statement.excluded
     where: ColumnElement[bool] | None = None
-    if table is jobs:  # sent again it is the same job; what its reports alone tell is less
+    if table is jobs:  # do not replace a job by a stub, or by a copy of it
         where = jobs.c.body.is_(None)
-    elif table is outcomes:  # only what says more than what is known
+    elif table is outcomes:  # only by a higher rank
         ours, theirs = (tuple_(*(of[name] for name in RANK)) for of in (table.c, new))
         where = ours < theirs
     return statement.on_conflict_do_update(
@@ -53,7 +53,7 @@ def put(
     rows: Sequence[Mapping[str, Any]],
     changed: tuple[str, ...] = (),
 ) -> None:
-    """Insert rows in their order, all of the same columns; see `upsert`."""
+    """Insert rows in their order; all have the same columns. See `upsert`."""
     if rows:
         text, values = _text(connection.dialect.name, table, changed, tuple(rows[0]))
         connection.exec_driver_sql(text, list(map(values, rows)))
@@ -63,10 +63,9 @@ def put(
 def _text(
     dialect: str, table: Table, changed: tuple[str, ...], columns: tuple[str, ...]
 ) -> tuple[str, _Values]:
-    """Return `upsert` as the driver takes it, with what makes its values of a row.
+    """Return the compiled `upsert`, and a function that returns its parameters for a row.
 
-    What is done to every value of a statement on its way to the driver, and has nothing to do to
-    ours, takes as long as the driver.
+    SQLAlchemy's processing of parameters takes as long as the driver, and ours need none.
     """
     compiled = upsert(dialect, table, changed).compile(
         dialect=_positional(dialect), column_keys=list(columns)

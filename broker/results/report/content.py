@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from broker.history.queries import FAILURES, RUNNING, WAITING, FailureGroup, JobRow, Pair
+from broker.history.queries import FAILURES, RUNNING, WAITING, FailureGroup, JobRow, OutcomeRow
 from broker.results.job_header import job_header
 from schemas import State
 
@@ -24,7 +24,7 @@ class ReportContent:
     Attributes:
         job: the job.
         header: its description, a label and a text for each line.
-        pairs: its state on each workstation.
+        outcomes: its state on each workstation.
         failures: the groups of equal failures.
         gaps: what is missing from the history.
         now: the time of the report.
@@ -32,7 +32,7 @@ class ReportContent:
 
     job: JobRow
     header: "Sequence[tuple[str, str]]"
-    pairs: "Sequence[Pair]"
+    outcomes: "Sequence[OutcomeRow]"
     failures: "Sequence[FailureGroup]"
     gaps: "Sequence[str]"
     now: float
@@ -56,15 +56,15 @@ def read_report(history: "History", job_id: str) -> ReportContent:
     Raises:
         UnknownId: no job has this id, or several ids begin so.
     """
-    accounts = history.accounts
-    row = accounts.find(job_id)
+    queries = history.jobs
+    row = queries.find(job_id)
     return ReportContent(
         row,
-        job_header(accounts, row),
-        accounts.pairs(row.id),
-        accounts.failures(row.id),
-        accounts.gaps(),
-        accounts.now,
+        job_header(queries, row),
+        queries.outcomes(row.id),
+        queries.failures(row.id),
+        queries.gaps(),
+        queries.now,
     )
 
 
@@ -82,9 +82,9 @@ def state_group(state: str) -> str:
 def ends(content: ReportContent) -> list[tuple[float, dict[str, int]]]:
     """Return the cumulative number of ends in each of END_GROUPS, at the time of each end."""
     ended = sorted(
-        (at, state_group(pair.state))
-        for pair in content.pairs
-        if pair.state not in _OPEN and (at := _ended_at(content.job, pair)) is not None
+        (at, state_group(outcome.state))
+        for outcome in content.outcomes
+        if outcome.state not in _OPEN and (at := _ended_at(content.job, outcome)) is not None
     )
     counts = dict.fromkeys(END_GROUPS, 0)
     points = []
@@ -94,10 +94,10 @@ def ends(content: ReportContent) -> list[tuple[float, dict[str, int]]]:
     return points
 
 
-def _ended_at(job: JobRow, pair: Pair) -> float | None:
+def _ended_at(job: JobRow, outcome: OutcomeRow) -> float | None:
     """Return when a job ended on a workstation; without a report, take the job's own time."""
-    if pair.at is not None:
-        return pair.at
-    if pair.state == State.CANCELLED:
+    if outcome.at is not None:
+        return outcome.at
+    if outcome.state == State.CANCELLED:
         return job.cancelled_at
-    return job.expires_at if pair.state == State.EXPIRED else None
+    return job.expires_at if outcome.state == State.EXPIRED else None

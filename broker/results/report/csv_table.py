@@ -5,7 +5,7 @@ import io
 import re
 
 from broker.cli.time_formats import iso
-from broker.history.queries import Pair
+from broker.history.queries import OutcomeRow
 from broker.results.report.content import ReportContent
 
 COLUMNS = (
@@ -20,14 +20,14 @@ def report_csv(content: ReportContent) -> str:
     file = io.StringIO(newline="")
     writer = csv.writer(file)
     writer.writerow(COLUMNS)
-    for pair in content.pairs:
-        writer.writerow(map(_cell, _values(pair)))
+    for outcome in content.outcomes:
+        writer.writerow(map(_cell, _values(outcome)))
     return file.getvalue()
 
 
-def _values(pair: Pair) -> list[object]:
-    times = {"at": iso(pair.at), "until": iso(pair.until)}
-    return [times.get(column, getattr(pair, column)) for column in COLUMNS]
+def _values(outcome: OutcomeRow) -> list[object]:
+    times = {"at": iso(outcome.at), "until": iso(outcome.until)}
+    return [times.get(column, getattr(outcome, column)) for column in COLUMNS]
 
 
 def _cell(value: object) -> str:

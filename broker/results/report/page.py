@@ -7,7 +7,7 @@ from html import escape
 
 from broker.cli.terminal import printable
 from broker.cli.time_formats import local, span
-from broker.history.queries import FailureGroup, Pair
+from broker.history.queries import FailureGroup, OutcomeRow
 from broker.results.query_session import exit_text, ordered, reason_text, shares, state_text
 from broker.results.report.charts import Bar, bars, progress
 from broker.results.report.content import END_GROUPS, ReportContent, state_group
@@ -155,13 +155,15 @@ def _exit(group: FailureGroup) -> str:
 
 
 def _slowest(content: ReportContent) -> str:
-    timed = [(pair.duration, pair) for pair in content.pairs if pair.duration is not None]
+    timed = [
+        (outcome.duration, outcome) for outcome in content.outcomes if outcome.duration is not None
+    ]
     timed.sort(key=lambda item: (-item[0], item[1].workstation))
     return bars(
         "Slowest workstations",
         [
-            Bar(pair.workstation, duration, _duration_text(duration), state_group(pair.state))
-            for duration, pair in timed[:_MAX_SLOWEST]
+            Bar(outcome.workstation, duration, _duration_text(duration), state_group(outcome.state))
+            for duration, outcome in timed[:_MAX_SLOWEST]
         ],
     )
 
@@ -176,7 +178,7 @@ def _job_header(content: ReportContent) -> str:
 
 
 def _table(content: ReportContent) -> str:
-    if not content.pairs:
+    if not content.outcomes:
         return "<p>The history has no workstation of this job.</p>"
     return (
         '<div class="scroll"><table class="sorted"><thead><tr><th>workstation</th><th>state</th>'
@@ -186,18 +188,18 @@ def _table(content: ReportContent) -> str:
 
 
 def _rows(content: ReportContent) -> Iterator[str]:
-    return map(_row, content.pairs)
+    return map(_row, content.outcomes)
 
 
-def _row(pair: Pair) -> str:
-    duration = "" if pair.duration is None else _duration_text(pair.duration)
-    key = "" if pair.duration is None else f"{pair.duration:.3f}"
-    state = state_text(pair.state, restart_required=pair.restart_required)
+def _row(outcome: OutcomeRow) -> str:
+    duration = "" if outcome.duration is None else _duration_text(outcome.duration)
+    key = "" if outcome.duration is None else f"{outcome.duration:.3f}"
+    state = state_text(outcome.state, restart_required=outcome.restart_required)
     return (
-        f'<tr><td class="t">{_text(pair.workstation)}</td>'
-        f'<td class="t">{_dot(state_group(pair.state))}{state}</td>'
-        f'<td class="t">{local(pair.at)}</td><td>{_text(pair.agent)}</td>'
-        f'<td class="n">{exit_text(pair.exit_code, pair.signal)}</td>'
+        f'<tr><td class="t">{_text(outcome.workstation)}</td>'
+        f'<td class="t">{_dot(state_group(outcome.state))}{state}</td>'
+        f'<td class="t">{local(outcome.at)}</td><td>{_text(outcome.agent)}</td>'
+        f'<td class="n">{exit_text(outcome.exit_code, outcome.signal)}</td>'
         f'<td class="n" data-key="{key}">{duration}</td>'
-        f'<td class="w">{_text(reason_text(pair))}</td></tr>'
+        f'<td class="w">{_text(reason_text(outcome))}</td></tr>'
     )

@@ -6,7 +6,7 @@ from datetime import tzinfo
 from typing import Literal, NamedTuple
 
 from broker.cli.time_formats import moment
-from broker.history.queries import Event, JobRow, Pair
+from broker.history.queries import Event, JobRow, OutcomeRow
 from broker.history.workstations import AgentRow, WorkstationRow
 from schemas import Cancellation, Context, Job, Requirement, State, WallClock
 from schemas.times import at_wall, find_zone
@@ -42,7 +42,7 @@ class Circumstances:
         job: the job.
         body: the job as it was sent; None if the history has only its reports.
         workstation: the workstation's name.
-        pair: the job's state on the workstation; None if the job is not for it.
+        outcome: the job's state on the workstation; None if the job is not for it.
         station: the workstation; None if it never checked in.
         events: the workstation's reports of the job, in order.
         cancellations: the job's cancellations, in order.
@@ -52,7 +52,7 @@ class Circumstances:
     job: JobRow
     body: Job | None
     workstation: str
-    pair: Pair | None
+    outcome: OutcomeRow | None
     station: WorkstationRow | None
     events: Sequence[Event]
     cancellations: Sequence[Cancellation]

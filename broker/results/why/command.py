@@ -29,7 +29,7 @@ def _run(arguments: argparse.Namespace) -> int:
     from broker.results.why.why import why
 
     with query_session() as history:
-        job = history.accounts.find(arguments.job).id
+        job = history.jobs.find(arguments.job).id
         explained = why(history, job, arguments.workstation)
     if arguments.json:
         fields = {

@@ -118,9 +118,11 @@ def _windows(row: AgentRow | None) -> Windows | None:
 
 def _status(c: Circumstances, agent: str) -> JobStatus:
     """Return the job's status at an agent that has not started it."""
-    pair = c.pair if c.pair is not None and c.pair.agent == agent else None
-    state = State(pair.state) if pair is not None and pair.state in _STATES else State.RECEIVED
-    until = pair.until if pair is not None else None
+    outcome = c.outcome if c.outcome is not None and c.outcome.agent == agent else None
+    state = (
+        State(outcome.state) if outcome is not None and outcome.state in _STATES else State.RECEIVED
+    )
+    until = outcome.until if outcome is not None else None
     if state is State.POSTPONED and until is not None and until <= _clock(c, agent):
         state = State.OFFERED  # the agent shows it again by now
     return JobStatus(
@@ -134,12 +136,12 @@ def _status(c: Circumstances, agent: str) -> JobStatus:
 
 
 def _received_at(c: Circumstances, agent: str) -> float:
-    if c.pair is None or c.pair.state == QUEUED:
+    if c.outcome is None or c.outcome.state == QUEUED:
         return c.now  # at the earliest
     if received := c.first(State.RECEIVED, agent):
         return received.at
-    if c.pair.at is not None and (c.pair.state, c.pair.agent) == (State.RECEIVED, agent):
-        return c.pair.at
+    if c.outcome.at is not None and (c.outcome.state, c.outcome.agent) == (State.RECEIVED, agent):
+        return c.outcome.at
     return c.job.created_at
 
 
@@ -147,8 +149,8 @@ def _shown_at(c: Circumstances, agent: str, state: State) -> float | None:
     """Return when a user was first shown the job; if the clock was set back, since then."""
     offered = (State.OFFERED, agent)
     shown = [event.at for event in c.events if (event.state, event.agent) == offered]
-    if not shown and state is not State.RECEIVED and c.pair is not None:
-        return c.pair.at or c.now
+    if not shown and state is not State.RECEIVED and c.outcome is not None:
+        return c.outcome.at or c.now
     return min(shown, default=None)
 
 

@@ -2,7 +2,7 @@
 
 from broker.cli.time_formats import span
 from broker.history.projection.projection import QUEUED
-from broker.history.queries import Pair
+from broker.history.queries import OutcomeRow
 from broker.results.why.circumstances import (
     SERVICE,
     Circumstances,
@@ -16,22 +16,22 @@ from schemas import State
 from schemas.policy import Next, Step
 
 
-def explain_not_started(c: Circumstances, pair: Pair) -> Explanation:
+def explain_not_started(c: Circumstances, outcome: OutcomeRow) -> Explanation:
     """Explain a job that has not started."""
     following = service_step(c).next
     if following.step is Step.CLOSE and following.at <= c.now:
-        return _never_starts(c, pair, following)
-    if pair.state == QUEUED:
+        return _never_starts(c, outcome, following)
+    if outcome.state == QUEUED:
         return _queued(c)
     if c.background:
         return _background(c)
-    return explain_foreground(c, pair)
+    return explain_foreground(c, outcome)
 
 
-def _never_starts(c: Circumstances, pair: Pair, following: Next) -> Explanation:
+def _never_starts(c: Circumstances, outcome: OutcomeRow, following: Next) -> Explanation:
     """Explain a job that an agent ends as soon as it processes it."""
     if following.state is State.CANCELLED:
-        return _cancelled(c, pair)
+        return _cancelled(c, outcome)
     if following.state is State.NOT_APPLICABLE:
         return Explanation(
             f"it cannot run on {c.workstation}{because(following.reason)}, which {c.workstation}"
@@ -45,10 +45,10 @@ def _never_starts(c: Circumstances, pair: Pair, following: Next) -> Explanation:
     )
 
 
-def _cancelled(c: Circumstances, pair: Pair) -> Explanation:
+def _cancelled(c: Circumstances, outcome: OutcomeRow) -> Explanation:
     cancellation = c.cancellation
     assert cancellation is not None  # noqa: S101 - the caller has checked it
-    agent = SERVICE if pair.state == QUEUED else pair.agent
+    agent = SERVICE if outcome.state == QUEUED else outcome.agent
     return Explanation(
         f"it was cancelled by {cancellation.by} at {c.at(cancellation.at)}"
         f"{because(cancellation.reason)}, which {c.workstation} has not reported yet:"

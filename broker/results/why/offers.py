@@ -1,7 +1,7 @@
 """Explain a foreground job that was received and has not started: offers, countdown, takeover."""
 
 from broker.cli.time_formats import span
-from broker.history.queries import Pair
+from broker.history.queries import OutcomeRow
 from broker.results.why.circumstances import SERVICE, Circumstances, Explanation, user_name
 from broker.results.why.next_step import NextStep, service_step, user_step
 from schemas import State
@@ -10,10 +10,10 @@ from schemas.policy import Step
 _MINUTE = 60
 
 
-def explain_foreground(c: Circumstances, pair: Pair) -> Explanation:
+def explain_foreground(c: Circumstances, outcome: OutcomeRow) -> Explanation:
     """Explain a foreground job that was received and has not started."""
-    if pair.state != State.RECEIVED:
-        return _offered(c, pair)
+    if outcome.state != State.RECEIVED:
+        return _offered(c, outcome)
     expected = user_step(c, c.users[0].agent if c.users else "")
     if (at := expected.next_at(c.now)) is not None:
         return Explanation(
@@ -31,39 +31,39 @@ def expires_first(c: Circumstances) -> str:
     return f"it expires at {c.time_text('expires_at')}, before it may start"
 
 
-def _offered(c: Circumstances, pair: Pair) -> Explanation:
+def _offered(c: Circumstances, outcome: OutcomeRow) -> Explanation:
     """Explain a job that was shown to a user."""
-    user = user_name(pair.agent)
-    why = _decision(c, pair, user)
-    if c.agent(pair.agent) is not None and not c.is_connected(pair.agent):
-        return _without_user(c, f"{why}, but {c.status_text(pair.agent)}")
-    is_paused = c.status(pair.agent) == "paused"
-    expected = user_step(c, pair.agent, paused=is_paused)
+    user = user_name(outcome.agent)
+    why = _decision(c, outcome, user)
+    if c.agent(outcome.agent) is not None and not c.is_connected(outcome.agent):
+        return _without_user(c, f"{why}, but {c.status_text(outcome.agent)}")
+    is_paused = c.status(outcome.agent) == "paused"
+    expected = user_step(c, outcome.agent, paused=is_paused)
     at = expected.next_at(c.now)
     if is_paused:
         return Explanation(
-            f"{why}, but {c.status_text(pair.agent)}",
+            f"{why}, but {c.status_text(outcome.agent)}",
             f"the agent starts nothing until it is resumed{c.unless_expired()}",
             at,
         )
-    if pair.state == State.ACCEPTED or expected.next.step is Step.ACCEPT:
+    if outcome.state == State.ACCEPTED or expected.next.step is Step.ACCEPT:
         if expected.next.step is Step.CLOSE:
             return Explanation(why, expires_first(c), at)
         starts = f"{user}'s agent starts it as soon as it has capacity"
-        starts += c.in_window(pair.agent, at)
+        starts += c.in_window(outcome.agent, at)
         return Explanation(why, starts + c.unless_expired(at), at)
     if c.mandatory:
-        return _mandatory(c, pair, why, expected)
+        return _mandatory(c, outcome, why, expected)
     return _optional(c, why, user, expected)
 
 
-def _decision(c: Circumstances, pair: Pair, user: str) -> str:
-    at = c.at(pair.at or c.now)
-    match pair.state:
+def _decision(c: Circumstances, outcome: OutcomeRow, user: str) -> str:
+    at = c.at(outcome.at or c.now)
+    match outcome.state:
         case State.OFFERED:
             return f"it was offered to {user} at {at}, who has not decided"
         case State.POSTPONED:
-            until = f" until {c.at(pair.until)}" if pair.until is not None else ""
+            until = f" until {c.at(outcome.until)}" if outcome.until is not None else ""
             return f"{user} postponed it{until}"
     return f"{user} accepted it at {at}"
 
@@ -83,17 +83,17 @@ def _optional(c: Circumstances, why: str, user: str, expected: NextStep) -> Expl
     return Explanation(why, runs, expected.next_at(c.now))
 
 
-def _mandatory(c: Circumstances, pair: Pair, why: str, expected: NextStep) -> Explanation:
-    user, at = user_name(pair.agent), expected.next_at(c.now)
+def _mandatory(c: Circumstances, outcome: OutcomeRow, why: str, expected: NextStep) -> Explanation:
+    user, at = user_name(outcome.agent), expected.next_at(c.now)
     step = expected.next.step
     if step is Step.CLOSE:
         return Explanation(why, expires_first(c), at)
     if step is Step.RUN and expected.is_now(c.now):
         return Explanation(why, f"its countdown is over: {user}'s agent starts it now")
-    runs = _runs(c, pair.agent, expected)
+    runs = _runs(c, outcome.agent, expected)
     if step is Step.OFFER:
         return Explanation(why, f"it is offered again then, and {runs}", at)
-    if c.windows(pair.agent):
+    if c.windows(outcome.agent):
         return Explanation(why, runs, at)
     if expected.counts_down:
         return Explanation(f"{why}, and its countdown runs", runs, at)

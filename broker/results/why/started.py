@@ -1,6 +1,6 @@
 """Explain a job on a workstation where its command was started."""
 
-from broker.history.queries import Pair
+from broker.history.queries import OutcomeRow
 from broker.results.why.circumstances import (
     SERVICE,
     Circumstances,
@@ -14,13 +14,13 @@ from schemas.policy import MAX_STARTS
 _MISSING_AFTER = 600.0  # an agent's default setting; the history does not record the setting
 
 
-def explain_started(c: Circumstances, pair: Pair) -> Explanation:
+def explain_started(c: Circumstances, outcome: OutcomeRow) -> Explanation:
     """Explain a job whose command was started."""
-    started, agent = pair.at or c.now, agent_name(pair.agent)
-    why = f"{agent} has been running it since {c.at(started)}{because(pair.reason, ', ')}"
-    row = c.agent(pair.agent)
-    if row is not None and not c.is_connected(pair.agent) and row.at >= started:
-        return _agent_gone(c, pair, row.at)
+    started, agent = outcome.at or c.now, agent_name(outcome.agent)
+    why = f"{agent} has been running it since {c.at(started)}{because(outcome.reason, ', ')}"
+    row = c.agent(outcome.agent)
+    if row is not None and not c.is_connected(outcome.agent) and row.at >= started:
+        return _agent_gone(c, outcome, row.at)
     if (cancellation := c.cancellation) is not None:
         return Explanation(
             f"{why}; it was cancelled by {cancellation.by} at {c.at(cancellation.at)}"
@@ -36,12 +36,12 @@ def explain_started(c: Circumstances, pair: Pair) -> Explanation:
     return Explanation(why, f"it ends by itself, or at its timeout at {c.at(limit)}", limit)
 
 
-def _agent_gone(c: Circumstances, pair: Pair, since: float) -> Explanation:
+def _agent_gone(c: Circumstances, outcome: OutcomeRow, since: float) -> Explanation:
     """Explain a started job whose agent is stopped or missing."""
-    agent = agent_name(pair.agent)
+    agent = agent_name(outcome.agent)
     why = (
-        f"{agent} started it at {c.at(pair.at or c.now)}, and {c.status_text(pair.agent)}: whether"
-        " it still runs is not known"
+        f"{agent} started it at {c.at(outcome.at or c.now)}, and {c.status_text(outcome.agent)}:"
+        " whether it still runs is not known"
     )
     if c.body is not None and c.body.command.survives_agent:
         return Explanation(
@@ -54,7 +54,7 @@ def _agent_gone(c: Circumstances, pair: Pair, since: float) -> Explanation:
             f"if it was interrupted, {agent} starts it again when it is back, as start"
             f" {count + 1} of {MAX_STARTS} at most",
         )
-    if pair.agent != SERVICE and c.is_connected(SERVICE):
+    if outcome.agent != SERVICE and c.is_connected(SERVICE):
         at = since + _MISSING_AFTER
         when = f"at {c.at(at)}" if at > c.now else "soon"
         return Explanation(

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from broker.cli.time_formats import span
 from broker.history.history import History
 from broker.history.projection.projection import QUEUED, UNREACHABLE
-from broker.history.queries import Pair
+from broker.history.queries import OutcomeRow
 from broker.results.why.circumstances import (
     SERVICE,
     Circumstances,
@@ -52,31 +52,31 @@ def why(history: History, job_id: str, workstation: str) -> Why:
     Raises:
         UnknownId: no job has this id, or several ids begin so.
     """
-    accounts = history.accounts
-    row = accounts.find(job_id)
+    queries = history.jobs
+    row = queries.find(job_id)
     return explain(
         Circumstances(
             job=row,
-            body=accounts.body(row.id),
+            body=queries.body(row.id),
             workstation=workstation,
-            pair=accounts.pair(row.id, workstation),
+            outcome=queries.outcome(row.id, workstation),
             station=next(iter(history.fleet.workstations([workstation])), None),
-            events=accounts.events(row.id, workstation),
+            events=queries.events(row.id, workstation),
             cancellations=[
                 record
-                for record in accounts.records("cancellation", row.id)
+                for record in queries.records("cancellation", row.id)
                 if isinstance(record, Cancellation)
             ],
-            now=accounts.now,
+            now=queries.now,
         )
     )
 
 
 def explain(circumstances: Circumstances) -> Why:
     """Explain a job's state on a workstation, and what happens next."""
-    pair = circumstances.pair
-    state = NOT_ADDRESSED if pair is None else pair.state
-    found = _not_addressed(circumstances) if pair is None else _explain(circumstances, pair)
+    outcome = circumstances.outcome
+    state = NOT_ADDRESSED if outcome is None else outcome.state
+    found = _not_addressed(circumstances) if outcome is None else _explain(circumstances, outcome)
     names = _names(circumstances)
     return Why(state, _sentence(found.why, names), _sentence(found.next, names), found.next_at)
 
@@ -84,7 +84,7 @@ def explain(circumstances: Circumstances) -> Why:
 def _names(c: Circumstances) -> set[str]:
     """Return the names with which a sentence can begin, and which keep their case."""
     agents = [event.agent for event in c.events] + [agent.agent for agent in c.users]
-    agents += [c.pair.agent] if c.pair else []
+    agents += [c.outcome.agent] if c.outcome else []
     return {c.workstation, *map(user_name, agents)}
 
 
@@ -93,19 +93,19 @@ def _sentence(text: str, names: set[str]) -> str:
     return (text if first in names else text[:1].upper() + text[1:]) + "."
 
 
-def _explain(c: Circumstances, pair: Pair) -> Explanation:
-    match pair.state:
+def _explain(c: Circumstances, outcome: OutcomeRow) -> Explanation:
+    match outcome.state:
         case State.STARTED:
-            return explain_started(c, pair)
+            return explain_started(c, outcome)
         case State.DECLINED:
-            return _declined(c, pair)
-        case _ if pair.state == UNREACHABLE:
-            return _unreachable(c, pair)
-        case _ if pair.state == QUEUED or not State(pair.state).final:
-            return explain_not_started(c, pair)
-        case _ if pair.at is None:
-            return _ended_in_queue(c, pair)
-    return _ended(c, pair)
+            return _declined(c, outcome)
+        case _ if outcome.state == UNREACHABLE:
+            return _unreachable(c, outcome)
+        case _ if outcome.state == QUEUED or not State(outcome.state).final:
+            return explain_not_started(c, outcome)
+        case _ if outcome.at is None:
+            return _ended_in_queue(c, outcome)
+    return _ended(c, outcome)
 
 
 # Workstations that it does not reach
@@ -150,11 +150,11 @@ def _other_targets(c: Circumstances, targets: list[str], groups: tuple[str, ...]
     return f"the job is for {names}, and {c.workstation} {membership}"
 
 
-def _unreachable(c: Circumstances, pair: Pair) -> Explanation:
-    if pair.at is not None:  # it was forgotten
-        why = f"it cannot reach {c.workstation}{because(pair.reason)}, at {c.at(pair.at)}"
+def _unreachable(c: Circumstances, outcome: OutcomeRow) -> Explanation:
+    if outcome.at is not None:  # it was forgotten
+        why = f"it cannot reach {c.workstation}{because(outcome.reason)}, at {c.at(outcome.at)}"
         text = "nothing: its queues were deleted with the job; send it again if it comes back"
-        if pair.agent:
+        if outcome.agent:
             text = (
                 "nothing, unless it comes back: its agents had received the job, and then still"
                 " execute it"
@@ -173,10 +173,10 @@ def _unreachable(c: Circumstances, pair: Pair) -> Explanation:
 # Ended jobs
 
 
-def _ended_in_queue(c: Circumstances, pair: Pair) -> Explanation:
+def _ended_in_queue(c: Circumstances, outcome: OutcomeRow) -> Explanation:
     """Explain a job that ended while it was queued, without a report."""
     text = "it never starts there; its agents report that when they are back"
-    if pair.state == State.EXPIRED:
+    if outcome.state == State.EXPIRED:
         return Explanation(
             f"it expired at {c.time_text('expires_at')}, before {c.workstation} received it:"
             f" {c.status_text(SERVICE)}",
@@ -192,9 +192,9 @@ def _cancellation_text(c: Circumstances) -> str:
     return f"by {cancellation.by} at {c.at(cancellation.at)}{because(cancellation.reason)}"
 
 
-def _declined(c: Circumstances, pair: Pair) -> Explanation:
-    user = user_name(pair.agent)
-    why = f"{user} declined it at {c.at(pair.at or c.now)}{because(pair.reason)}"
+def _declined(c: Circumstances, outcome: OutcomeRow) -> Explanation:
+    user = user_name(outcome.agent)
+    why = f"{user} declined it at {c.at(outcome.at or c.now)}{because(outcome.reason)}"
     expiry = c.time("expires_at")
     if expiry is None:
         return Explanation(why, f"nothing by itself; {user} may still run it at any time")
@@ -208,55 +208,55 @@ def _declined(c: Circumstances, pair: Pair) -> Explanation:
         why,
         f"nothing by itself; {user} may still run it until it expires at"
         f" {c.time_text('expires_at')}",
-        user_step(c, pair.agent).next_at(c.now),
+        user_step(c, outcome.agent).next_at(c.now),
     )
 
 
-def _ended(c: Circumstances, pair: Pair) -> Explanation:
-    at = c.at(pair.at or c.now)
+def _ended(c: Circumstances, outcome: OutcomeRow) -> Explanation:
+    at = c.at(outcome.at or c.now)
     started = c.first(State.STARTED)
-    agent = agent_name(started.agent if started else pair.agent)
-    error = because(pair.line)
-    match State(pair.state):
+    agent = agent_name(started.agent if started else outcome.agent)
+    error = because(outcome.line)
+    match State(outcome.state):
         case State.SUCCEEDED:
-            why = f"{agent} ran it: it succeeded at {at}{_result_text(pair)}"
-            return Explanation(why, _after_success(c, pair))
+            why = f"{agent} ran it: it succeeded at {at}{_result_text(outcome)}"
+            return Explanation(why, _after_success(c, outcome))
         case State.FAILED:
-            reason = because(pair.reason, ", ") if pair.exit_code is None else ""
-            why = f"{agent} ran it: it failed at {at}{_result_text(pair)}{reason}{error}"
+            reason = because(outcome.reason, ", ") if outcome.exit_code is None else ""
+            why = f"{agent} ran it: it failed at {at}{_result_text(outcome)}{reason}{error}"
             if started is None:
-                why = f"{agent} could not start it at {at}{because(pair.reason)}"
+                why = f"{agent} could not start it at {at}{because(outcome.reason)}"
         case State.TIMED_OUT:
             timeout = f" of {span(c.body.command.timeout.total_seconds())}" if c.body else ""
             why = f"{agent} ran it, and ended it at {at}, at its timeout{timeout}{error}"
         case State.INTERRUPTED:
-            reason = because(pair.reason)
+            reason = because(outcome.reason)
             why = f"{agent} ran it, and it was interrupted at {at}{reason}{_starts(c)}"
         case State.CANCELLED:
-            ran = f"{agent} ended it" if pair.duration is not None else "it never started there"
+            ran = f"{agent} ended it" if outcome.duration is not None else "it never started there"
             by = f" {_cancellation_text(c)}" if c.cancellation else ""
-            why = f"it was cancelled{by}; {ran}, at {at}{_agent_reason(c, pair)}"
+            why = f"it was cancelled{by}; {ran}, at {at}{_agent_reason(c, outcome)}"
         case State.EXPIRED:
-            why = f"it expired at {c.time_text('expires_at')}{because(pair.reason)}"
+            why = f"it expired at {c.time_text('expires_at')}{because(outcome.reason)}"
         case State.NOT_APPLICABLE:
-            why = f"it cannot run on {c.workstation}{because(pair.reason)}"
-            if pair.reason.startswith(_LEFT_OUT):
-                targets = pair.reason.removeprefix(_LEFT_OUT)
+            why = f"it cannot run on {c.workstation}{because(outcome.reason)}"
+            if outcome.reason.startswith(_LEFT_OUT):
+                targets = outcome.reason.removeprefix(_LEFT_OUT)
                 why = f"the job is not for {c.workstation}: it excludes {targets}"
         case _:
-            why = f"{agent_name(pair.agent)} refused it at {at}{because(pair.reason)}"
-    return Explanation(why, _after_failure(pair))
+            why = f"{agent_name(outcome.agent)} refused it at {at}{because(outcome.reason)}"
+    return Explanation(why, _after_failure(outcome))
 
 
-def _result_text(pair: Pair) -> str:
+def _result_text(outcome: OutcomeRow) -> str:
     parts = []
-    if pair.exit_code is not None:
-        parts.append(f" with exit code {pair.exit_code}")
-    if pair.signal is not None:
-        parts.append(f" by signal {pair.signal}")
-    if pair.duration is not None:
+    if outcome.exit_code is not None:
+        parts.append(f" with exit code {outcome.exit_code}")
+    if outcome.signal is not None:
+        parts.append(f" by signal {outcome.signal}")
+    if outcome.duration is not None:
         parts.append(
-            f" after {span(pair.duration)}" if pair.duration >= 1 else " in under a second"
+            f" after {span(outcome.duration)}" if outcome.duration >= 1 else " in under a second"
         )
     return "".join(parts)
 
@@ -266,19 +266,19 @@ def _starts(c: Circumstances) -> str:
     return f"; it was started {count} times" if count > 1 else ""
 
 
-def _agent_reason(c: Circumstances, pair: Pair) -> str:
+def _agent_reason(c: Circumstances, outcome: OutcomeRow) -> str:
     """Return the reason that an agent reported, unless it is the cancellation's."""
     cancel_reason = c.cancellation.reason if c.cancellation else ""
-    return "" if pair.reason in {cancel_reason, "cancelled"} else because(pair.reason)
+    return "" if outcome.reason in {cancel_reason, "cancelled"} else because(outcome.reason)
 
 
-def _after_success(c: Circumstances, pair: Pair) -> str:
-    if pair.restart_required:
+def _after_success(c: Circumstances, outcome: OutcomeRow) -> str:
+    if outcome.restart_required:
         return f"nothing more happens; {c.workstation} must be restarted for it to take effect"
     return _OVER
 
 
-def _after_failure(pair: Pair) -> str:
-    if pair.state in {State.FAILED, State.TIMED_OUT, State.INTERRUPTED}:
+def _after_failure(outcome: OutcomeRow) -> str:
+    if outcome.state in {State.FAILED, State.TIMED_OUT, State.INTERRUPTED}:
         return f"{_OVER}, and it is not retried"
     return _OVER

@@ -15,7 +15,7 @@ from broker.amqp.connection import connect
 from broker.amqp.publisher import Publisher
 from broker.history import schema as tables
 from broker.history.collector import catch_up
-from broker.history.queries import accounts
+from broker.history.queries import query_jobs
 from broker.history.schema import engine_of, open_history
 from broker.settings import HistorySettings
 from broker.stream import stream
@@ -188,6 +188,13 @@ async def test_one_of_the_former_version_is_read_on_where_it_was(here: Broker, u
         for statement in (
             "ALTER TABLE reading DROP COLUMN cluster",
             "ALTER TABLE reading DROP COLUMN virtual_host",
+            "ALTER TABLE reading RENAME COLUMN cleaned_at TO kept_at",
+            "DROP INDEX rejected_digests",
+            "DROP INDEX unpublished",
+            "ALTER TABLE rejected_entries RENAME COLUMN published TO told",
+            "ALTER TABLE rejected_entries RENAME TO forgeries",
+            "CREATE INDEX digests ON forgeries (digest)",
+            "CREATE INDEX untold ON forgeries (told)",
             "UPDATE reading SET version = 2",
         ):
             connection.execute(text(statement))
@@ -199,7 +206,7 @@ async def test_one_of_the_former_version_is_read_on_where_it_was(here: Broker, u
     cluster, host = noted(engine)
     assert cluster
     assert host == here.virtual_host
-    with accounts(engine) as asked:
-        assert {row.id for row in asked.jobs()} == {first.id, second.id}
+    with query_jobs(engine) as asked:
+        assert {row.id for row in asked.rows()} == {first.id, second.id}
         assert asked.gaps() == []
     engine.dispose()

@@ -19,7 +19,7 @@ from structlog.testing import capture_logs
 
 from broker import Dispatcher
 from broker.history.collector import Collector, catch_up
-from broker.history.queries import accounts
+from broker.history.queries import query_jobs
 from broker.history.schema import jobs, open_history
 from broker.schedules.queries import changed_since, in_force, next_offset, sent
 from broker.schedules.scheduler import Scheduler
@@ -141,8 +141,8 @@ async def test_an_occurrence_is_sent_once_whoever_looks(
     engine = open_history(elsewhere.history_url)
     await Scheduler(elsewhere, engine).send_due(NOON + MINUTE * 30)
     assert await drain(node, queue) == [id_of(of, NOON)]
-    with accounts(engine) as known:
-        (row,) = known.jobs(jobs.c.schedule == of.name)
+    with query_jobs(engine) as known:
+        (row,) = known.rows(jobs.c.schedule == of.name)
     engine.dispose()
     assert (row.name, row.offer_at) == (of.name, NOON.timestamp())
     assert row.mandatory_at == (NOON + MINUTE).timestamp()
@@ -156,8 +156,8 @@ async def test_two_at_the_same_time_send_one_job(
     await asyncio.gather(*(each.send_due(NOON + MINUTE) for each in both))
     assert set(await drain(node, queue)) == {id_of(of, NOON)}
     await catch_up(ours, history)
-    with accounts(history) as known:
-        assert [row.id for row in known.jobs(jobs.c.schedule == of.name)] == [id_of(of, NOON)]
+    with query_jobs(history) as known:
+        assert [row.id for row in known.rows(jobs.c.schedule == of.name)] == [id_of(of, NOON)]
 
 
 async def test_after_a_downtime_the_last_missed_is_sent_late_or_none(

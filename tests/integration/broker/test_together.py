@@ -11,7 +11,7 @@ from broker.amqp import topology
 from broker.amqp.batch_publish import Outgoing
 from broker.amqp.connection import connect
 from broker.amqp.publisher import Publisher
-from broker.history.queries import accounts
+from broker.history.queries import query_jobs
 from broker.history.schema import open_history
 from broker.stream import stream
 from broker.stream.entry import StreamEntry
@@ -126,8 +126,8 @@ async def test_jobs_that_share_a_record_are_each_found(
     assert progress.cancellation is not None
     await asyncio.to_thread(collected, node.url, tmp_path / "history.db")
     engine = open_history(f"sqlite:///{tmp_path}/history.db")
-    with accounts(engine) as known:
-        rows = {row.id: row for row in known.jobs(most=1000)}
+    with query_jobs(engine) as known:
+        rows = {row.id: row for row in known.rows(most=1000)}
     assert all(rows[job.id].command == str(job.command) for job in jobs)
     assert [rows[job.id].cancelled_at is not None for job in jobs] == [job is asked for job in jobs]
     engine.dispose()

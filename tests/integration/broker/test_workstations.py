@@ -185,15 +185,15 @@ async def test_a_forgotten_workstation_is_gone_with_what_waited_there(admin: Adm
 
 
 def state_of(admin: Admin, job_id: str, name: str) -> str:
-    from broker.history.queries import accounts
+    from broker.history.queries import query_jobs
     from broker.history.schema import open_history
 
     engine = open_history(admin.environment["PCM_HISTORY_URL"])
     try:
-        with accounts(engine) as history:
-            pair = history.pair(job_id, name)
-            assert pair is not None
-            return pair.state
+        with query_jobs(engine) as history:
+            outcome = history.outcome(job_id, name)
+            assert outcome is not None
+            return outcome.state
     finally:
         engine.dispose()
 

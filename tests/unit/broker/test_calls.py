@@ -36,7 +36,7 @@ from broker import (
 from broker.history.history import query_history
 from broker.history.schema import open_history
 from schemas import Command, Job, Schedule, State, workstation
-from tests.unit.broker.test_history import check_in, fold, report
+from tests.unit.broker.test_history import check_in, project, report
 
 _JOB = Job(command=Command(argv=("df",), background=True), targets=(workstation("ws-1"),))
 
@@ -46,7 +46,7 @@ def history(tmp_path: Path) -> Iterator[History]:
     """A history with a job that has failed, and a schedule."""
     engine = open_history(f"sqlite:///{tmp_path}/history.db")
     schedule = Schedule(name="nightly", repeat="0 2 * * *", zone="UTC", job=_JOB)
-    fold(engine, [check_in("ws-1"), _JOB, report(_JOB, "ws-1", State.FAILED), schedule])
+    project(engine, [check_in("ws-1"), _JOB, report(_JOB, "ws-1", State.FAILED), schedule])
     with query_history(engine) as opened:
         yield opened
     engine.dispose()
@@ -94,20 +94,20 @@ def test_a_job_is_signed_saved_and_approved_by_another(tmp_path: Path) -> None:
 
 
 def test_only_a_job_that_has_not_ended_is_cancellable(history: History) -> None:
-    accounts = history.accounts
+    queries = history.jobs
     with pytest.raises(NotCancellable, match="has ended everywhere"):
-        check_cancellable(accounts, _JOB.id[:-1])
+        check_cancellable(queries, _JOB.id[:-1])
     with pytest.raises(NotCancellable, match="is not for ws-2"):
-        check_cancellable(accounts, _JOB.id, ["ws-2"])
+        check_cancellable(queries, _JOB.id, ["ws-2"])
     with pytest.raises(UnknownId):
-        check_cancellable(accounts, "no-such-job")
+        check_cancellable(queries, "no-such-job")
 
 
 def test_a_queued_job_is_cancellable_by_the_beginning_of_its_id(tmp_path: Path) -> None:
     engine = open_history(f"sqlite:///{tmp_path}/history.db")
-    fold(engine, [check_in("ws-1"), _JOB])
+    project(engine, [check_in("ws-1"), _JOB])
     with query_history(engine) as opened:
-        assert check_cancellable(opened.accounts, _JOB.id[:-1]) == _JOB.id
+        assert check_cancellable(opened.jobs, _JOB.id[:-1]) == _JOB.id
     engine.dispose()
 
 

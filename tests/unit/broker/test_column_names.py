@@ -7,9 +7,9 @@ from dataclasses import fields
 import pytest
 
 from broker.cli.table import Column
-from broker.history.queries import Event, FailureGroup, JobRow, Pair
+from broker.history.queries import Event, FailureGroup, JobRow, OutcomeRow
 from broker.results import jobs, show
-from broker.results.query_session import job_fields, pair_fields
+from broker.results.query_session import job_fields, outcome_fields
 from broker.results.report import csv_table
 from broker.schedules import views as schedule_views
 from broker.schedules.queries import next_occurrences
@@ -22,7 +22,7 @@ JOB = JobRow(
     expires_at=None, cancelled_at=None, cancel_offset=None, cancelled_by="", cancel_reason="",
     rerun_of=None, rollout=None, schedule=None, counts=Counter(),
 )  # fmt: skip
-PAIR = Pair(
+OUTCOME = OutcomeRow(
     workstation="ws-1", state="queued", at=None, agent="", reason="", until=None, exit_code=None,
     signal=None, duration=None, restart_required=None, line="",
 )  # fmt: skip
@@ -39,7 +39,7 @@ def names(of: type) -> set[str]:
     ("columns", "json"),
     [
         (jobs.COLUMNS, job_fields(JOB)),
-        (show.PAIR_COLUMNS, pair_fields(PAIR)),
+        (show.OUTCOME_COLUMNS, outcome_fields(OUTCOME)),
         (show.REPORT_COLUMNS, names(Event)),
         (show.FAILURE_COLUMNS, names(FailureGroup)),
         (schedule_views.LIST_COLUMNS, LISTED),
@@ -53,7 +53,7 @@ def test_a_column_has_the_name_of_its_field(
 
 
 def test_a_csv_has_the_names_of_the_fields() -> None:
-    assert set(csv_table.COLUMNS) <= set(pair_fields(PAIR))
+    assert set(csv_table.COLUMNS) <= set(outcome_fields(OUTCOME))
 
 
 def test_a_job_has_a_context_and_a_requirement() -> None:

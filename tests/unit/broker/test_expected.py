@@ -25,7 +25,7 @@ from broker.results.why.why import explain
 from schemas import CheckIn, Facts, Job, State, WallClock, maintenance_windows
 from schemas.policy import Host, InteractiveRules, Next, ServiceRules, Step
 from schemas.times import NEVER
-from tests.unit.broker.test_why import ADA, NOW, SERVICE, known, pair
+from tests.unit.broker.test_why import ADA, NOW, SERVICE, known, outcome
 
 T0 = NOW.timestamp()
 LINUX = Host(frozenset({"linux", "linux/x86_64"}))
@@ -122,7 +122,7 @@ def test_the_service_starts_its_jobs_when_why_says(
     fields: dict[str, Any], settings: Settings, received: int
 ) -> None:
     at = timedelta(seconds=received)
-    found = known(pair("received", at), settings.row(SERVICE), **fields)
+    found = known(outcome("received", at), settings.row(SERVICE), **fields)
     with clock(settings.zone):
         record = JobRecord(job_of(found), T0 + received)
         following = ServiceRules(settings.host, settings.takeover_grace).next(
@@ -136,7 +136,7 @@ def test_the_service_takes_over_when_why_says(
     fields: dict[str, Any], settings: Settings, received: int
 ) -> None:
     at = timedelta(seconds=received)
-    found = known(pair("received", at), settings.row(SERVICE), **fields)
+    found = known(outcome("received", at), settings.row(SERVICE), **fields)
     with clock(settings.zone):
         record = JobRecord(job_of(found), T0 + received)
         host = settings.host
@@ -170,7 +170,7 @@ def test_a_user_s_agent_runs_or_offers_a_job_when_why_says(
     events = [Event(T0 + at, str(State.OFFERED), ADA, "", None) for at in sorted(shown)]
     end = T0 + until if state is State.POSTPONED else None
     found = known(
-        pair(str(state), timedelta(0), agent=ADA, until=end),
+        outcome(str(state), timedelta(0), agent=ADA, until=end),
         *(settings.row(SERVICE), settings.row(ADA, pause=pause)),
         events=events,
         **fields,

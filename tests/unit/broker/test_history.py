@@ -14,11 +14,11 @@ from sqlalchemy import Engine, select, update
 from broker.history import reader
 from broker.history import schema as tables
 from broker.history.position import read_position
-from broker.history.projection.projection import Fold
-from broker.history.queries import STATES, JobRow, accounts
+from broker.history.projection.projection import Projection
+from broker.history.queries import STATES, JobRow, query_jobs
 from broker.history.reader import rebuild
 from broker.history.schema import open_history
-from broker.history.workstations import fleet
+from broker.history.workstations import query_fleet
 from broker.stream.entry import StreamEntry
 from schemas import (
     Cancellation,
@@ -61,17 +61,17 @@ def history(url: str) -> Iterator[Engine]:
     engine.dispose()
 
 
-def fold(engine: Engine, messages: Sequence[Message], first: int = 0, cut: int = 1000) -> None:
-    """Fold messages that stand in the stream from an offset on, some in a transaction."""
+def project(engine: Engine, messages: Sequence[Message], first: int = 0, cut: int = 1000) -> None:
+    """Project messages that stand in the stream from an offset on, some in a transaction."""
     entries = [
         StreamEntry(first + place, getattr(message, "kind"), "", message.body(), "guest")  # noqa: B009
         for place, message in enumerate(messages)
     ]
     for start in range(0, len(entries), cut):
         with engine.begin() as connection:
-            taken = Fold(connection)
-            taken.add(entries[start : start + cut])
-            taken.flush()
+            projection = Projection(connection)
+            projection.add(entries[start : start + cut])
+            projection.flush()
 
 
 def check_in(name: str, *groups: str, agent: str = "service", **more: Any) -> CheckIn:
@@ -109,8 +109,8 @@ def result(exit_code: int, error: str = "") -> Result:
 
 
 def states(engine: Engine, of: Job, at: datetime = NOW) -> dict[str, str]:
-    with accounts(engine, at.timestamp()) as asked:
-        return {pair.workstation: pair.state for pair in asked.pairs(of.id)}
+    with query_jobs(engine, at.timestamp()) as asked:
+        return {outcome.workstation: outcome.state for outcome in asked.outcomes(of.id)}
 
 
 def content(engine: Engine) -> dict[str, list[Any]]:
@@ -129,12 +129,12 @@ def test_each_workstation_is_in_exactly_one_state_and_they_add_up(history: Engin
     told += [state for state in State if state.final]
     told += [State.DECLINED]
     stories = [report(sent, name, state) for name, state in zip(names, told, strict=False)]
-    fold(history, [*(check_in(name) for name in names), sent, *stories])
-    with accounts(history, NOW.timestamp()) as asked:
+    project(history, [*(check_in(name) for name in names), sent, *stories])
+    with query_jobs(history, NOW.timestamp()) as asked:
         row = asked.find(sent.id)
-        pairs = asked.pairs(sent.id)
-    assert row.counts == Counter(pair.state for pair in pairs)
-    assert row.counts.total() == len({pair.workstation for pair in pairs}) == 21
+        outcomes = asked.outcomes(sent.id)
+    assert row.counts == Counter(outcome.state for outcome in outcomes)
+    assert row.counts.total() == len({outcome.workstation for outcome in outcomes}) == 21
     assert set(row.counts) <= set(STATES)
     expected = {name: str(state) for name, state in zip(names, told, strict=False)}
     silent = dict.fromkeys(names[len(told) :], "queued")
@@ -145,7 +145,7 @@ def test_who_never_reported_is_expired_or_cancelled_when_the_job_is(history: Eng
     expiring = job(everyone, expires_at=NOW + timedelta(hours=1))
     withdrawn = job(everyone)
     partly = job(everyone)
-    fold(
+    project(
         history,
         [
             check_in("on"),
@@ -162,16 +162,16 @@ def test_who_never_reported_is_expired_or_cancelled_when_the_job_is(history: Eng
     assert states(history, expiring, later) == {"on": "succeeded", "off": "expired"}
     assert states(history, withdrawn) == {"on": "started", "off": "cancelled"}
     assert states(history, partly) == {"on": "queued", "off": "queued"}
-    with accounts(history, later.timestamp()) as asked:
+    with query_jobs(history, later.timestamp()) as asked:
         row = asked.find(withdrawn.id)
-        found = asked.jobs(asked.has_state(["expired"]))
+        found = asked.rows(asked.has_state(["expired"]))
     assert (row.cancelled_by, row.cancel_reason) == ("ada@hq", "no")
     assert [each.id for each in found] == [expiring.id]
 
 
 def test_a_job_is_for_those_who_were_there_when_it_was_sent(history: Engine) -> None:
     before, after = job(group("lab")), job(group("lab"), workstation("ws-3"))
-    fold(
+    project(
         history,
         [
             *(check_in("ws-1", "lab"), check_in("ws-2", "office"), before),
@@ -202,19 +202,19 @@ def test_how_the_stream_is_cut_up_does_not_matter(history: Engine) -> None:
             state = chance.choice(list(State))
             about = report(chance.choice(sent), chance.choice(names), state, chance.random())
             messages.append(about)
-    fold(history, messages)
+    project(history, messages)
     whole = content(history)
     assert len(whole["outcomes"]) > 50
     for cut in (1, 7, 50):
         rebuild(history)
         assert not any(content(history).values())
-        fold(history, messages, cut=cut)
+        project(history, messages, cut=cut)
         assert content(history) == whole
 
 
 def test_a_final_state_is_final_whatever_the_clocks_say(history: Engine) -> None:
     sent = job(workstation("ws-1"))
-    fold(
+    project(
         history,
         [
             check_in("ws-1"),
@@ -224,37 +224,37 @@ def test_a_final_state_is_final_whatever_the_clocks_say(history: Engine) -> None
             report(sent, "ws-1", State.EXPIRED, 9000, id="of-another-make"),
         ],
     )
-    with accounts(history, NOW.timestamp()) as asked:
-        (pair,) = asked.pairs(sent.id)
+    with query_jobs(history, NOW.timestamp()) as asked:
+        (outcome,) = asked.outcomes(sent.id)
         (failure,) = asked.failures(sent.id)
         assert len(asked.events(sent.id, "ws-1")) == 3
         assert dict(asked.results(sent.id))["ws-1"].exit_code == 3
-    assert (pair.state, pair.exit_code, pair.line) == ("failed", 3, "E: no")
+    assert (outcome.state, outcome.exit_code, outcome.line) == ("failed", 3, "E: no")
     assert (failure.count, failure.example, failure.exit_code) == (1, "ws-1", 3)
 
 
 def test_a_report_of_another_job_with_the_id_changes_nothing(history: Engine) -> None:
     sent = job(workstation("ws-1"))
-    fold(history, [sent, report(sent, "ws-1", State.SUCCEEDED)])
-    fold(history, [report(sent, "ws-1", State.CONFLICT, 60)], first=9)
+    project(history, [sent, report(sent, "ws-1", State.SUCCEEDED)])
+    project(history, [report(sent, "ws-1", State.CONFLICT, 60)], first=9)
     assert states(history, sent) == {"ws-1": "succeeded"}
 
 
 def test_reports_of_a_job_that_is_not_known_make_it_known(history: Engine) -> None:
     lost = job(workstation("ws-1"))
-    fold(history, [report(lost, "ws-1", State.STARTED)])
+    project(history, [report(lost, "ws-1", State.STARTED)])
     assert states(history, lost) == {"ws-1": "started"}
-    with accounts(history) as asked:
+    with query_jobs(history) as asked:
         assert asked.body(lost.id) is None
-    fold(history, [lost], first=5)
-    with accounts(history) as asked:
+    project(history, [lost], first=5)
+    with query_jobs(history) as asked:
         assert asked.body(lost.id) == lost
         assert asked.find(lost.id[:20]).command == "true"
 
 
 def test_a_workstation_that_is_forgotten_is_unreachable_until_it_speaks(history: Engine) -> None:
     done, waits, runs = job(everyone), job(everyone), job(everyone)
-    fold(
+    project(
         history,
         [
             *(check_in("ws-1"), done, waits, runs),
@@ -265,10 +265,10 @@ def test_a_workstation_that_is_forgotten_is_unreachable_until_it_speaks(history:
     )
     found = [states(history, each)["ws-1"] for each in (done, waits, runs)]
     assert found == ["succeeded", "unreachable", "unreachable"]
-    with fleet(history) as asked:
+    with query_fleet(history) as asked:
         assert asked.workstations() == []
         assert asked.groups() == {}
-    fold(history, [report(runs, "ws-1", State.INTERRUPTED), check_in("ws-1")], first=20)
+    project(history, [report(runs, "ws-1", State.INTERRUPTED), check_in("ws-1")], first=20)
     assert states(history, runs)["ws-1"] == "interrupted"
     assert states(history, waits)["ws-1"] == "unreachable"
 
@@ -276,7 +276,7 @@ def test_a_workstation_that_is_forgotten_is_unreachable_until_it_speaks(history:
 def test_the_fleet_is_as_it_last_checked_in(history: Engine) -> None:
     facts = Facts(os="linux", arch="x86_64", release="debian-12", memory=2**33)
     waits = job(everyone)
-    fold(
+    project(
         history,
         [
             check_in("ws-1", "lab", facts=facts, program="0.1.0", windows="Sun 02:00-06:00"),
@@ -286,7 +286,7 @@ def test_the_fleet_is_as_it_last_checked_in(history: Engine) -> None:
             waits,
         ],
     )
-    with fleet(history, NOW.timestamp()) as asked:
+    with query_fleet(history, NOW.timestamp()) as asked:
         first, second = asked.workstations()
         assert (first.groups, second.groups) == (("lab",), ("hq",))  # the service's count
         assert [each.agent for each in first.agents] == ["service", "interactive-ada"]
@@ -307,11 +307,11 @@ def test_by_what_an_agent_decides_is_kept(history: Engine) -> None:
         "accept_offers": True,
     }
     times: dict[str, Any] = {"countdown": timedelta(minutes=30), "takeover_grace": timedelta(0)}
-    fold(history, [check_in("new", **told, **times), check_in("older"), check_in("oldest")])
+    project(history, [check_in("new", **told, **times), check_in("older"), check_in("oldest")])
     with history.begin() as connection:  # as it was kept before
         changed = update(tables.agents).where(tables.agents.c.workstation == "oldest")
         connection.execute(changed.values(windows="Mon 01:00-02:00"))
-    with fleet(history) as asked:
+    with query_fleet(history) as asked:
         rows = {row.name: row.agents[0] for row in asked.workstations()}
     new, older, oldest = rows["new"], rows["older"], rows["oldest"]
     assert (new.windows, new.zone, new.accept_offers) == tuple(told.values())
@@ -327,16 +327,16 @@ def test_by_what_an_agent_decides_is_kept(history: Engine) -> None:
 
 def test_ids_may_be_cut_short_where_that_is_clear(history: Engine) -> None:
     sent = [job(everyone, id=f"job-{letter}") for letter in "abc"]
-    fold(history, sent)
+    project(history, sent)
     from broker.history.queries import UnknownId
 
-    with accounts(history) as asked:
+    with query_jobs(history) as asked:
         assert asked.find("job-b").id == "job-b"
         with pytest.raises(UnknownId, match="several jobs"):
             asked.find("job-")
         with pytest.raises(UnknownId, match="no such job"):
             asked.find("jo%")
-        newest: list[JobRow] = asked.jobs(most=2)
+        newest: list[JobRow] = asked.rows(most=2)
         assert [row.id for row in newest] == ["job-c", "job-b"]
 
 
@@ -345,14 +345,14 @@ def test_what_cannot_be_read_is_passed_over(history: Engine) -> None:
     good = report(sent, "ws-1", State.SUCCEEDED).body()
     body = b"\n".join((b"{", json.dumps({"kind": "report"}).encode(), good))
     with history.begin() as connection:
-        taken = Fold(connection)
-        taken.add(
+        projection = Projection(connection)
+        projection.add(
             [
                 StreamEntry(0, "report", "", body, "guest"),
                 StreamEntry(1, "other", "", b"\xff", "guest"),
             ]
         )
-        taken.flush()
+        projection.flush()
     assert states(history, sent) == {"ws-1": "succeeded"}
 
 
@@ -391,10 +391,10 @@ def test_hostile_entries_cost_themselves_alone(history: Engine, body: bytes) -> 
 def test_answers_are_of_one_moment(url: str) -> None:
     ours, theirs = open_history(url), open_history(url)
     sent = job(workstation("ws-1"))
-    fold(ours, [check_in("ws-1"), sent])
-    with accounts(ours, NOW.timestamp()) as asked:
+    project(ours, [check_in("ws-1"), sent])
+    with query_jobs(ours, NOW.timestamp()) as asked:
         assert asked.counts([sent.id])[sent.id] == {"queued": 1}
-        fold(theirs, [report(sent, "ws-1", State.RECEIVED)], first=5)
+        project(theirs, [report(sent, "ws-1", State.RECEIVED)], first=5)
         assert asked.counts([sent.id])[sent.id] == {"queued": 1}
     assert states(ours, sent) == {"ws-1": "received"}
     ours.dispose()
@@ -403,7 +403,7 @@ def test_answers_are_of_one_moment(url: str) -> None:
 
 def test_who_is_left_out_is_told_at_once(history: Engine) -> None:
     sent = job(everyone, workstation("stranger"), excluded=(group("lab"), workstation("stranger")))
-    fold(history, [check_in("ws-1", "lab"), check_in("ws-2"), sent])
+    project(history, [check_in("ws-1", "lab"), check_in("ws-2"), sent])
     assert states(history, sent) == {
         "ws-1": "not_applicable",
         "ws-2": "queued",
@@ -414,16 +414,16 @@ def test_who_is_left_out_is_told_at_once(history: Engine) -> None:
 def test_what_was_started_after_a_departure_runs(history: Engine) -> None:
     sent = job(workstation("ws-1"))
     gone = WorkstationForgotten(workstation="ws-1", created_at=NOW)
-    fold(history, [check_in("ws-1"), sent, report(sent, "ws-1", State.RECEIVED), gone])
+    project(history, [check_in("ws-1"), sent, report(sent, "ws-1", State.RECEIVED), gone])
     assert states(history, sent) == {"ws-1": "unreachable"}
-    fold(history, [report(sent, "ws-1", State.STARTED, -9000)], first=9)
+    project(history, [report(sent, "ws-1", State.STARTED, -9000)], first=9)
     assert states(history, sent) == {"ws-1": "started"}
 
 
 def test_a_job_that_reached_nobody_is_no_job(history: Engine) -> None:
     sent, heard = job(workstation("ws-1")), job(workstation("ws-1"))
     unsent = [Cancellation(job_id=each.id, unsent=True, created_at=NOW) for each in (sent, heard)]
-    fold(history, [sent, heard, report(heard, "ws-1", State.RECEIVED), *unsent])
-    with accounts(history) as asked:
-        assert [row.id for row in asked.jobs()] == [heard.id]
-        assert asked.pairs(sent.id) == []
+    project(history, [sent, heard, report(heard, "ws-1", State.RECEIVED), *unsent])
+    with query_jobs(history) as asked:
+        assert [row.id for row in asked.rows()] == [heard.id]
+        assert asked.outcomes(sent.id) == []

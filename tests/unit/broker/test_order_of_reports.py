@@ -12,8 +12,8 @@ from hypothesis import strategies as st
 from sqlalchemy import Engine
 
 from broker import Progress
-from broker.history.projection.projection import Fold
-from broker.history.queries import accounts
+from broker.history.projection.projection import Projection
+from broker.history.queries import query_jobs
 from broker.history.reader import rebuild
 from broker.history.schema import open_history
 from broker.stream.entry import StreamEntry
@@ -75,14 +75,14 @@ def in_history(engine: Engine, told: Sequence[Report], cut: int) -> dict[str, Co
     ]
     for start in range(0, len(entries), cut):
         with engine.begin() as connection:
-            taken = Fold(connection)
-            taken.add(entries[start : start + cut])
-            taken.flush()
-    with accounts(engine, NOW.timestamp()) as asked:
+            projection = Projection(connection)
+            projection.add(entries[start : start + cut])
+            projection.flush()
+    with query_jobs(engine, NOW.timestamp()) as asked:
         return {
-            pair.workstation: (pair.state, pair.agent, pair.at, pair.reason)
-            for pair in asked.pairs(JOB.id)
-            if pair.agent  # else nothing was reported
+            outcome.workstation: (outcome.state, outcome.agent, outcome.at, outcome.reason)
+            for outcome in asked.outcomes(JOB.id)
+            if outcome.agent  # else nothing was reported
         }
 
 

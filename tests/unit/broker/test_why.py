@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from broker.history.queries import STATES, Event, JobRow, Pair
+from broker.history.queries import STATES, Event, JobRow, OutcomeRow
 from broker.history.workstations import AgentRow, WorkstationRow
 from broker.results.why.circumstances import Circumstances
 from broker.results.why.why import explain
@@ -67,13 +67,13 @@ def station(*agents: AgentRow, groups: tuple[str, ...] = ("lab",)) -> Workstatio
     return WorkstationRow("ws", first, first, "linux", "x86_64", "", "", 0, groups, agents)
 
 
-def pair(state: str, at: timedelta | None = -10 * MINUTE, **fields: Any) -> Pair:
+def outcome(state: str, at: timedelta | None = -10 * MINUTE, **fields: Any) -> OutcomeRow:
     given: dict[str, Any] = {
         "workstation": "ws", "state": state, "at": seconds(at), "agent": SERVICE, "reason": "",
         "until": None, "exit_code": None, "signal": None, "duration": None,
         "restart_required": None, "line": "",
     }  # fmt: skip
-    return Pair(**{**given, **fields})
+    return OutcomeRow(**{**given, **fields})
 
 
 def event(state: State, at: timedelta = -10 * MINUTE, by: str = SERVICE, reason: str = "") -> Event:
@@ -81,7 +81,11 @@ def event(state: State, at: timedelta = -10 * MINUTE, by: str = SERVICE, reason:
 
 
 def known(
-    of: Pair | None, *agents: AgentRow, station_: Any = ..., cancelled: Any = (), **fields: Any
+    of: OutcomeRow | None,
+    *agents: AgentRow,
+    station_: Any = ...,
+    cancelled: Any = (),
+    **fields: Any,
 ) -> Circumstances:
     """Return circumstances: what came of it, and who is there; fields are the job's."""
     events = fields.pop("events", ())
@@ -159,14 +163,14 @@ CASES: dict[str, tuple[Circumstances, str, str, timedelta | None]] = {
         None,
     ),
     "never checked in": (
-        known(pair("unreachable", None), station_=None, expires_at=HOUR),
+        known(outcome("unreachable", None), station_=None, expires_at=HOUR),
         "ws has never checked in",
         "the job is queued there, and begins once the service agent runs, at the latest at 2026-11-23 13:00",
         HOUR,
     ),
     "forgotten": (
         known(
-            pair("unreachable", agent="", reason="bob had the workstation forgotten"), station_=None
+            outcome("unreachable", agent="", reason="bob had the workstation forgotten"), station_=None
         ),
         "it cannot reach ws: bob had the workstation forgotten, at 2026-11-23 11:50 UTC (10 min ago)",
         "send it again",
@@ -174,7 +178,7 @@ CASES: dict[str, tuple[Circumstances, str, str, timedelta | None]] = {
     ),
     "forgotten, with the job": (
         known(
-            pair("unreachable", agent="service", reason="bob had the workstation forgotten"),
+            outcome("unreachable", agent="service", reason="bob had the workstation forgotten"),
             station_=None,
         ),
         "it cannot reach ws: bob had the workstation forgotten, at 2026-11-23 11:50 UTC (10 min ago)",
@@ -183,82 +187,82 @@ CASES: dict[str, tuple[Circumstances, str, str, timedelta | None]] = {
     ),
     # In the queue
     "queued, the agent up": (
-        known(pair("queued", None), UP, **BACKGROUND),
+        known(outcome("queued", None), UP, **BACKGROUND),
         "the service agent is up, but has not reported it as received",
         "within moments",
         None,
     ),
     "queued, the agent missing": (
-        known(pair("queued", None), agent(status="missing"), **BACKGROUND, expires_at=2 * HOUR),
+        known(outcome("queued", None), agent(status="missing"), **BACKGROUND, expires_at=2 * HOUR),
         "has been missing since 2026-11-23 11:00 UTC (1 h ago)",
         ("received when the agent is back, and starts then, unless it has expired by then, at"
         " 2026-11-23 14:00 UTC (in 2 h)"),
         2 * HOUR,
     ),
     "queued, the agent stopped": (
-        known(pair("queued", None), agent(status="stopped"), **BACKGROUND, mandatory_at=HOUR),
+        known(outcome("queued", None), agent(status="stopped"), **BACKGROUND, mandatory_at=HOUR),
         "the service agent was stopped at 2026-11-23 11:59 UTC (1 min ago)",
         "starts at 2026-11-23 13:00 UTC (in 1 h)",
         None,
     ),
     "queued, a user's": (
-        known(pair("queued", None), agent(status="stopped")),
+        known(outcome("queued", None), agent(status="stopped")),
         "is queued",
         "is offered to the users who are logged on",
         None,
     ),
     "queued, no agent ever": (
-        known(pair("queued", None), **BACKGROUND),
+        known(outcome("queued", None), **BACKGROUND),
         "the service agent has never checked in",
         "when the agent is back",
         None,
     ),
     "expired in the queue": (
-        known(pair("expired", None), agent(status="missing"), expires_at=-HOUR),
+        known(outcome("expired", None), agent(status="missing"), expires_at=-HOUR),
         "it expired at 2026-11-23 11:00 UTC (1 h ago), before ws received it",
         "never starts",
         None,
     ),
     "cancelled in the queue": (
-        known(pair("cancelled", None), UP, cancelled=[cancellation()]),
+        known(outcome("cancelled", None), UP, cancelled=[cancellation()]),
         "cancelled by bob@hq at 2026-11-23 11:00 UTC (1 h ago): not today, before ws received it",
         "never starts",
         None,
     ),
     "cancelled in the queue here alone": (
-        known(pair("queued", None), UP, cancelled=[cancellation("other"), cancellation("ws")]),
+        known(outcome("queued", None), UP, cancelled=[cancellation("other"), cancellation("ws")]),
         "which ws has not reported yet",
         "does not start",
         None,
     ),
     # The service's
     "its offer time is": (
-        known(pair("received"), UP, **BACKGROUND, offer_at=2 * HOUR + 5 * MINUTE),
+        known(outcome("received"), UP, **BACKGROUND, offer_at=2 * HOUR + 5 * MINUTE),
         "its offer time is 2026-11-23 14:05 UTC (in 2 h 5 min)",
         "the service agent starts it then.",
         2 * HOUR + 5 * MINUTE,
     ),
     "waits for its mandatory time": (
-        known(pair("received"), UP, **BACKGROUND, mandatory_at=HOUR, expires_at=2 * HOUR),
+        known(outcome("received"), UP, **BACKGROUND, mandatory_at=HOUR, expires_at=2 * HOUR),
         "its mandatory time is 2026-11-23 13:00 UTC (in 1 h)",
         "the service agent starts it then.",
         HOUR,
     ),
     "waits, and the agent is stopped": (
-        known(pair("received"), agent(status="stopped"), **BACKGROUND, mandatory_at=HOUR),
+        known(outcome("received"), agent(status="stopped"), **BACKGROUND, mandatory_at=HOUR),
         "; the service agent was stopped at",
         "starts it then, or when it is back",
         HOUR,
     ),
     "waits, and the agent is paused": (
-        known(pair("received"), agent(status="paused"), **BACKGROUND, mandatory_at=HOUR),
+        known(outcome("received"), agent(status="paused"), **BACKGROUND, mandatory_at=HOUR),
         "; the service agent is paused",
         "or when it is resumed",
         HOUR,
     ),
     "waits for a clock on the wall": (
         known(
-            pair("received"), UP, **BACKGROUND,
+            outcome("received"), UP, **BACKGROUND,
             mandatory_at=WallClock(local=datetime(2026, 11, 24, 2, 0)),  # noqa: DTZ001
         ),
         "its mandatory time is 2026-11-24 02:00 on its own clock",
@@ -267,7 +271,7 @@ CASES: dict[str, tuple[Circumstances, str, str, timedelta | None]] = {
     ),
     "waits, and keeps to windows": (
         known(
-            pair("received"), agent(windows="Sun 02:00-06:00"), **BACKGROUND,
+            outcome("received"), agent(windows="Sun 02:00-06:00"), **BACKGROUND,
             mandatory_at=HOUR, respects_windows=True,
         ),
         "its mandatory time is 2026-11-23 13:00 UTC (in 1 h)",
@@ -275,81 +279,81 @@ CASES: dict[str, tuple[Circumstances, str, str, timedelta | None]] = {
         None,
     ),
     "due, in turn": (
-        known(pair("received"), UP, **BACKGROUND),
+        known(outcome("received"), UP, **BACKGROUND),
         "due since 2026-11-23 11:50 UTC (10 min ago); the service agent has 2 running and 3 waiting jobs",
         "as soon as the agent has capacity",
         None,
     ),
     "due, and paused": (
-        known(pair("received"), agent(status="paused"), **BACKGROUND),
+        known(outcome("received"), agent(status="paused"), **BACKGROUND),
         "but the service agent is paused",
         "when the agent is resumed",
         None,
     ),
     "due, and missing": (
-        known(pair("received"), agent(status="missing"), **BACKGROUND),
+        known(outcome("received"), agent(status="missing"), **BACKGROUND),
         "but the service agent has been missing since",
         "when the agent is back",
         None,
     ),
     "due, and keeps to windows": (
-        known(pair("received"), agent(windows="sun 02:00-06:00"), **BACKGROUND,
+        known(outcome("received"), agent(windows="sun 02:00-06:00"), **BACKGROUND,
               respects_windows=True),
         "needs a maintenance window (sun 02:00-06:00) for its timeout of 1 h",
         "in the next such window",
         None,
     ),
     "keeps to windows, of which there are none": (
-        known(pair("received"), UP, **BACKGROUND, respects_windows=True),
+        known(outcome("received"), UP, **BACKGROUND, respects_windows=True),
         "it has been due since",
         "as soon as the agent has capacity",
         None,
     ),
     "expired, and not told": (
-        known(pair("received"), agent(status="missing"), **BACKGROUND, expires_at=-MINUTE),
+        known(outcome("received"), agent(status="missing"), **BACKGROUND, expires_at=-MINUTE),
         "it expired at 2026-11-23 11:59 UTC (1 min ago), which ws has not reported yet",
         "never starts",
         None,
     ),
     "cancelled, and not told": (
-        known(pair("received"), agent(status="missing"), cancelled=[cancellation()]),
+        known(outcome("received"), agent(status="missing"), cancelled=[cancellation()]),
         "cancelled by bob@hq at 2026-11-23 11:00 UTC (1 h ago): not today, which ws has not reported yet",
         "it does not start",
         None,
     ),
     # Users'
     "offer time not come": (
-        known(pair("received"), UP, USER, offer_at=HOUR),
+        known(outcome("received"), UP, USER, offer_at=HOUR),
         "its offer time is",
         "offered then to the users who are logged on",
         HOUR,
     ),
     "about to be offered": (
-        known(pair("received"), UP, USER),
+        known(outcome("received"), UP, USER),
         "ada's agent is up, but has not reported an offer",
         "it is offered to ada within moments",
         None,
     ),
     "about to be offered, and paused": (
-        known(pair("received"), UP, agent(ADA, "paused")),
+        known(outcome("received"), UP, agent(ADA, "paused")),
         "ada's agent is paused, but has not reported an offer",
         "it is offered to ada within moments",
         None,
     ),
     "optional, nobody logged on": (
-        known(pair("received"), UP, expires_at=HOUR),
+        known(outcome("received"), UP, expires_at=HOUR),
         "no user is known to be logged on",
         "offered when a user logs on; at 2026-11-23 13:00 UTC (in 1 h) the service agent reports it",
         HOUR,
     ),
     "needs a user, nobody logged on": (
-        known(pair("received"), UP, mandatory_at=-HOUR, user_input_required=True),
+        known(outcome("received"), UP, mandatory_at=-HOUR, user_input_required=True),
         "no user is known to be logged on, and it needs a user's input",
         "offered at the next logon",
         None,
     ),
     "mandatory, nobody logged on": (
-        known(pair("received"), UP, mandatory_at=HOUR),
+        known(outcome("received"), UP, mandatory_at=HOUR),
         "no user is known to be logged on",
         ("the service agent takes over at 2026-11-23 13:00 UTC (in 1 h), or a minute later, unless a"
         " user logs on"),
@@ -357,7 +361,7 @@ CASES: dict[str, tuple[Circumstances, str, str, timedelta | None]] = {
     ),
     "take-over, and keeps to windows": (
         known(
-            pair("received"), agent(windows="Sun 02:00-06:00"), mandatory_at=HOUR,
+            outcome("received"), agent(windows="Sun 02:00-06:00"), mandatory_at=HOUR,
             respects_windows=True,
         ),
         "no user is known to be logged on",
@@ -365,14 +369,14 @@ CASES: dict[str, tuple[Circumstances, str, str, timedelta | None]] = {
         None,
     ),
     "take-over due": (
-        known(pair("received"), UP, mandatory_at=-HOUR),
+        known(outcome("received"), UP, mandatory_at=-HOUR),
         "no user is known to be logged on",
         "takes over as soon as it has capacity",
         None,
     ),
     "take-over, received late": (
         known(
-            pair("received"), UP, mandatory_at=-HOUR,
+            outcome("received"), UP, mandatory_at=-HOUR,
             events=[event(State.RECEIVED, -timedelta(seconds=30))],
         ),
         "no user is known to be logged on",
@@ -380,32 +384,32 @@ CASES: dict[str, tuple[Circumstances, str, str, timedelta | None]] = {
         timedelta(seconds=30),
     ),
     "take-over, the service stopped": (
-        known(pair("received"), agent(status="stopped"), mandatory_at=-HOUR),
+        known(outcome("received"), agent(status="stopped"), mandatory_at=-HOUR),
         "and the service agent was stopped",
         "takes over after 2026-11-23 11:00 UTC (1 h ago), when it is back",
         None,
     ),
     "offered": (
-        known(pair("offered", agent=ADA), UP, USER, expires_at=HOUR),
+        known(outcome("offered", agent=ADA), UP, USER, expires_at=HOUR),
         "it was offered to ada at 2026-11-23 11:50 UTC (10 min ago), who has not decided",
         "runs only if ada runs it, unless it has expired by then, at 2026-11-23 13:00 UTC (in 1 h)",
         HOUR,
     ),
     "offered, mandatory": (
-        known(pair("offered", agent=ADA), UP, USER, mandatory_at=HOUR),
+        known(outcome("offered", agent=ADA), UP, USER, mandatory_at=HOUR),
         "who has not decided",
         "ada may run or postpone it; at 2026-11-23 13:00 UTC (in 1 h) it runs, with or without ada's consent",
         HOUR,
     ),
     "counts down": (
-        known(pair("offered", agent=ADA), UP, USER, mandatory_at=3 * MINUTE),
+        known(outcome("offered", agent=ADA), UP, USER, mandatory_at=3 * MINUTE),
         "who has not decided, and its countdown runs",
         "at 2026-11-23 12:03 UTC (in 3 min) it runs",
         3 * MINUTE,
     ),
     "counts down, shown late": (
         known(
-            pair("offered", -MINUTE, agent=ADA), UP, USER, mandatory_at=-HOUR,
+            outcome("offered", -MINUTE, agent=ADA), UP, USER, mandatory_at=-HOUR,
             events=[event(State.OFFERED, -MINUTE, ADA)],
         ),
         "and its countdown runs",
@@ -414,7 +418,7 @@ CASES: dict[str, tuple[Circumstances, str, str, timedelta | None]] = {
     ),
     "offered, and keeps to windows": (
         known(
-            pair("offered", agent=ADA), UP, agent(ADA, windows="Sun 02:00-06:00"),
+            outcome("offered", agent=ADA), UP, agent(ADA, windows="Sun 02:00-06:00"),
             mandatory_at=HOUR, respects_windows=True,
         ),
         "who has not decided",
@@ -424,7 +428,7 @@ CASES: dict[str, tuple[Circumstances, str, str, timedelta | None]] = {
     ),
     "accepted, and keeps to windows": (
         known(
-            pair("accepted", agent=ADA), UP, agent(ADA, windows="Sun 02:00-06:00"),
+            outcome("accepted", agent=ADA), UP, agent(ADA, windows="Sun 02:00-06:00"),
             respects_windows=True,
         ),
         "ada accepted it",
@@ -432,63 +436,63 @@ CASES: dict[str, tuple[Circumstances, str, str, timedelta | None]] = {
         None,
     ),
     "countdown over": (
-        known(pair("offered", agent=ADA), UP, USER, mandatory_at=-MINUTE),
+        known(outcome("offered", agent=ADA), UP, USER, mandatory_at=-MINUTE),
         "who has not decided",
         "its countdown is over",
         None,
     ),
     "offered, and logged off": (
-        known(pair("offered", agent=ADA), UP, agent(ADA, "stopped"), mandatory_at=HOUR),
+        known(outcome("offered", agent=ADA), UP, agent(ADA, "stopped"), mandatory_at=HOUR),
         "but ada's agent was stopped at",
         "the service agent takes over",
         HOUR + MINUTE,
     ),
     "offered, and paused": (
-        known(pair("offered", agent=ADA), UP, agent(ADA, "paused"), mandatory_at=HOUR),
+        known(outcome("offered", agent=ADA), UP, agent(ADA, "paused"), mandatory_at=HOUR),
         "but ada's agent is paused",
         "nothing until it is resumed",
         None,
     ),
     "postponed": (
-        known(pair("postponed", agent=ADA, until=seconds(HOUR)), UP, USER),
+        known(outcome("postponed", agent=ADA, until=seconds(HOUR)), UP, USER),
         "ada postponed it until 2026-11-23 13:00 UTC (in 1 h)",
         "offered again then; it runs only if ada runs it",
         HOUR,
     ),
     "postponed, mandatory": (
         known(
-            pair("postponed", agent=ADA, until=seconds(HOUR)), UP, USER, mandatory_at=2 * HOUR
+            outcome("postponed", agent=ADA, until=seconds(HOUR)), UP, USER, mandatory_at=2 * HOUR
         ),
         "ada postponed it until",
         "offered again then, and at 2026-11-23 14:00 UTC (in 2 h) it runs, with or without ada's consent",
         HOUR,
     ),
     "accepted": (
-        known(pair("accepted", agent=ADA), UP, USER),
+        known(outcome("accepted", agent=ADA), UP, USER),
         "ada accepted it at 2026-11-23 11:50",
         "ada's agent starts it as soon as it has capacity",
         None,
     ),
     "accepted, and logged off": (
-        known(pair("accepted", agent=ADA), UP, agent(ADA, "missing")),
+        known(outcome("accepted", agent=ADA), UP, agent(ADA, "missing")),
         "but ada's agent has been missing since",
         "offered when a user logs on",
         None,
     ),
     "declined": (
-        known(pair("declined", agent=ADA, reason="later"), UP, USER, expires_at=HOUR),
+        known(outcome("declined", agent=ADA, reason="later"), UP, USER, expires_at=HOUR),
         "ada declined it at 2026-11-23 11:50 UTC (10 min ago): later",
         "ada may still run it until it expires at 2026-11-23 13:00 UTC (in 1 h)",
         HOUR,
     ),
     "declined, and expired": (
-        known(pair("declined", agent=ADA), UP, USER, expires_at=-MINUTE),
+        known(outcome("declined", agent=ADA), UP, USER, expires_at=-MINUTE),
         "ada declined it",
         "it never starts",
         None,
     ),
     "declined, for ever": (
-        known(pair("declined", agent=ADA), UP, USER),
+        known(outcome("declined", agent=ADA), UP, USER),
         "ada declined it",
         "may still run it at any time",
         None,
@@ -496,7 +500,7 @@ CASES: dict[str, tuple[Circumstances, str, str, timedelta | None]] = {
     # By what the workstation's agents decide
     "counts down, for half an hour": (
         known(
-            pair("offered", -MINUTE, agent=ADA), UP, agent(ADA, countdown=1800.0),
+            outcome("offered", -MINUTE, agent=ADA), UP, agent(ADA, countdown=1800.0),
             mandatory_at=-HOUR, events=[event(State.OFFERED, -MINUTE, ADA)],
         ),
         "who has not decided, and its countdown runs",
@@ -505,7 +509,7 @@ CASES: dict[str, tuple[Circumstances, str, str, timedelta | None]] = {
     ),
     "shown again, since the clock was set back": (
         known(
-            pair("offered", -MINUTE, agent=ADA), UP, USER, mandatory_at=-HOUR,
+            outcome("offered", -MINUTE, agent=ADA), UP, USER, mandatory_at=-HOUR,
             events=[event(State.OFFERED, 20 * HOUR, ADA), event(State.OFFERED, -MINUTE, ADA)],
         ),
         "and its countdown runs",
@@ -514,7 +518,7 @@ CASES: dict[str, tuple[Circumstances, str, str, timedelta | None]] = {
     ),
     "shown by a clock that is ahead": (
         known(
-            pair("offered", 2 * MINUTE, agent=ADA), UP, USER, mandatory_at=-HOUR,
+            outcome("offered", 2 * MINUTE, agent=ADA), UP, USER, mandatory_at=-HOUR,
             events=[event(State.OFFERED, 2 * MINUTE, ADA)],
         ),
         "and its countdown runs",
@@ -523,7 +527,7 @@ CASES: dict[str, tuple[Circumstances, str, str, timedelta | None]] = {
     ),
     "overdue, the countdown not known": (
         known(
-            pair("offered", -MINUTE, agent=ADA), UP, agent(ADA, countdown=None),
+            outcome("offered", -MINUTE, agent=ADA), UP, agent(ADA, countdown=None),
             mandatory_at=-HOUR,
         ),
         "who has not decided, and its countdown runs",
@@ -531,7 +535,7 @@ CASES: dict[str, tuple[Circumstances, str, str, timedelta | None]] = {
         None,
     ),
     "mandatory later, the countdown not known": (
-        known(pair("offered", agent=ADA), UP, agent(ADA, countdown=None), mandatory_at=HOUR),
+        known(outcome("offered", agent=ADA), UP, agent(ADA, countdown=None), mandatory_at=HOUR),
         "who has not decided",
         ("it runs at 2026-11-23 13:00 UTC (in 1 h) or after its countdown, whichever is later,"
         " with or without ada's consent."),
@@ -539,7 +543,7 @@ CASES: dict[str, tuple[Circumstances, str, str, timedelta | None]] = {
     ),
     "postponed, the countdown not known": (
         known(
-            pair("postponed", agent=ADA, until=seconds(HOUR)), UP, agent(ADA, countdown=None),
+            outcome("postponed", agent=ADA, until=seconds(HOUR)), UP, agent(ADA, countdown=None),
             mandatory_at=2 * HOUR,
         ),
         "ada postponed it until",
@@ -548,7 +552,7 @@ CASES: dict[str, tuple[Circumstances, str, str, timedelta | None]] = {
     ),
     "postponed until now": (
         known(
-            pair("postponed", agent=ADA, until=seconds(-MINUTE)), UP, USER, mandatory_at=2 * HOUR
+            outcome("postponed", agent=ADA, until=seconds(-MINUTE)), UP, USER, mandatory_at=2 * HOUR
         ),
         "ada postponed it until",
         "ada may run or postpone it; at 2026-11-23 14:00 UTC (in 2 h) it runs",
@@ -556,7 +560,7 @@ CASES: dict[str, tuple[Circumstances, str, str, timedelta | None]] = {
     ),
     "expires before its countdown is over": (
         known(
-            pair("offered", -MINUTE, agent=ADA), UP, agent(ADA, countdown=1800.0),
+            outcome("offered", -MINUTE, agent=ADA), UP, agent(ADA, countdown=1800.0),
             mandatory_at=-HOUR, expires_at=10 * MINUTE,
         ),
         "who has not decided",
@@ -565,7 +569,7 @@ CASES: dict[str, tuple[Circumstances, str, str, timedelta | None]] = {
     ),
     "offered, paused, and expires": (
         known(
-            pair("offered", agent=ADA), UP, agent(ADA, "paused"), mandatory_at=HOUR,
+            outcome("offered", agent=ADA), UP, agent(ADA, "paused"), mandatory_at=HOUR,
             expires_at=2 * HOUR,
         ),
         "but ada's agent is paused",
@@ -573,32 +577,32 @@ CASES: dict[str, tuple[Circumstances, str, str, timedelta | None]] = {
         2 * HOUR,
     ),
     "offered to one who accepts all": (
-        known(pair("offered", agent=ADA), UP, agent(ADA, accept_offers=True)),
+        known(outcome("offered", agent=ADA), UP, agent(ADA, accept_offers=True)),
         "it was offered to ada",
         "ada's agent starts it as soon as it has capacity.",
         None,
     ),
     "take-over after a grace period of its own": (
-        known(pair("received"), agent(takeover_grace=600.0), mandatory_at=HOUR),
+        known(outcome("received"), agent(takeover_grace=600.0), mandatory_at=HOUR),
         "no user is known to be logged on",
         "takes over at 2026-11-23 13:00 UTC (in 1 h), or 10 min later, unless a user logs on",
         HOUR + 10 * MINUTE,
     ),
     "take-over at once": (
-        known(pair("received"), agent(takeover_grace=0.0), mandatory_at=HOUR),
+        known(outcome("received"), agent(takeover_grace=0.0), mandatory_at=HOUR),
         "no user is known to be logged on",
         "takes over at 2026-11-23 13:00 UTC (in 1 h), unless a user logs on",
         HOUR,
     ),
     "take-over, the grace period not known": (
-        known(pair("received"), agent(takeover_grace=None), mandatory_at=HOUR),
+        known(outcome("received"), agent(takeover_grace=None), mandatory_at=HOUR),
         "no user is known to be logged on",
         "takes over at 2026-11-23 13:00 UTC (in 1 h), or its grace period later, unless a user",
         None,
     ),
     "take-over, and expires before": (
         known(
-            pair("received"), agent(takeover_grace=600.0), mandatory_at=HOUR,
+            outcome("received"), agent(takeover_grace=600.0), mandatory_at=HOUR,
             expires_at=HOUR + MINUTE,
         ),
         "no user is known to be logged on",
@@ -607,7 +611,7 @@ CASES: dict[str, tuple[Circumstances, str, str, timedelta | None]] = {
     ),
     "waits for its window, whose time is known": (
         known(
-            pair("received"), agent(windows="Sun 02:00-06:00", zone="Europe/Berlin"), **BACKGROUND,
+            outcome("received"), agent(windows="Sun 02:00-06:00", zone="Europe/Berlin"), **BACKGROUND,
             mandatory_at=HOUR, respects_windows=True,
         ),
         "its mandatory time is 2026-11-23 13:00 UTC (in 1 h)",
@@ -617,7 +621,7 @@ CASES: dict[str, tuple[Circumstances, str, str, timedelta | None]] = {
     ),
     "due, and waits for its window, whose time is known": (
         known(
-            pair("received"), agent(windows="Mon 16:00-18:00", zone="Europe/Berlin"), **BACKGROUND,
+            outcome("received"), agent(windows="Mon 16:00-18:00", zone="Europe/Berlin"), **BACKGROUND,
             respects_windows=True,
         ),
         "needs a maintenance window (Mon 16:00-18:00) for its timeout of 1 h",
@@ -626,7 +630,7 @@ CASES: dict[str, tuple[Circumstances, str, str, timedelta | None]] = {
     ),
     "due, and its window is open": (
         known(
-            pair("received"), agent(windows="Mon 12:00-18:00", zone="Europe/Berlin"), **BACKGROUND,
+            outcome("received"), agent(windows="Mon 12:00-18:00", zone="Europe/Berlin"), **BACKGROUND,
             respects_windows=True,
         ),
         "it has been due since 2026-11-23 11:50 UTC (10 min ago); the service agent has 2 running",
@@ -635,7 +639,7 @@ CASES: dict[str, tuple[Circumstances, str, str, timedelta | None]] = {
     ),
     "expires before its window": (
         known(
-            pair("received"), agent(windows="Mon 16:00-18:00", zone="Europe/Berlin"), **BACKGROUND,
+            outcome("received"), agent(windows="Mon 16:00-18:00", zone="Europe/Berlin"), **BACKGROUND,
             respects_windows=True, expires_at=HOUR,
         ),
         "needs a maintenance window",
@@ -644,7 +648,7 @@ CASES: dict[str, tuple[Circumstances, str, str, timedelta | None]] = {
     ),
     "offered, and keeps to windows, whose time is known": (
         known(
-            pair("offered", agent=ADA), UP,
+            outcome("offered", agent=ADA), UP,
             agent(ADA, windows="Sun 02:00-06:00", zone="Europe/Berlin"),
             mandatory_at=HOUR, respects_windows=True,
         ),
@@ -655,7 +659,7 @@ CASES: dict[str, tuple[Circumstances, str, str, timedelta | None]] = {
     ),
     "waits for its clock on the wall": (
         known(
-            pair("received"), agent(zone="Europe/Berlin"), **BACKGROUND,
+            outcome("received"), agent(zone="Europe/Berlin"), **BACKGROUND,
             mandatory_at=WallClock(local=datetime(2026, 11, 24, 2, 0)),  # noqa: DTZ001
         ),
         "its mandatory time is 2026-11-24 02:00 on its own clock",
@@ -663,57 +667,57 @@ CASES: dict[str, tuple[Circumstances, str, str, timedelta | None]] = {
         timedelta(hours=13),
     ),
     "queued, and for another platform": (
-        known(pair("queued", None), agent(status="missing"), **BACKGROUND, platforms=["windows"]),
+        known(outcome("queued", None), agent(status="missing"), **BACKGROUND, platforms=["windows"]),
         "it cannot run on ws: runs on windows; this is linux/x86_64, which ws has not reported yet",
         "its agents report it as not applicable",
         None,
     ),
     # Runs
     "runs": (
-        known(pair("started"), UP, timeout=HOUR),
+        known(outcome("started"), UP, timeout=HOUR),
         "the service agent has been running it since 2026-11-23 11:50 UTC (10 min ago)",
         "or at its timeout at 2026-11-23 12:50 UTC (in 50 min)",
         50 * MINUTE,
     ),
     "runs again": (
-        known(pair("started", reason="again: the agent ended while it ran"), UP),
+        known(outcome("started", reason="again: the agent ended while it ran"), UP),
         "(10 min ago), again: the agent ended while it ran",
         "ends by itself",
         50 * MINUTE,
     ),
     "runs too long": (
-        known(pair("started"), UP, timeout=MINUTE),
+        known(outcome("started"), UP, timeout=MINUTE),
         "has been running it since",
         "its timeout was at 2026-11-23 11:51 UTC (9 min ago)",
         None,
     ),
     "cancelled, and still runs": (
-        known(pair("started"), UP, cancelled=[cancellation()]),
+        known(outcome("started"), UP, cancelled=[cancellation()]),
         "it was cancelled by bob@hq at 2026-11-23 11:00 UTC (1 h ago): not today, and still runs",
         "the service agent ends it",
         None,
     ),
     "runs, and its agent is gone": (
-        known(pair("started", -2 * HOUR), agent(status="missing")),
+        known(outcome("started", -2 * HOUR), agent(status="missing")),
         "whether it still runs is not known",
         "reports how it ended when it is back",
         None,
     ),
     "a user's, and logged off": (
-        known(pair("started", agent=ADA), UP, agent(ADA, "stopped")),
+        known(outcome("started", agent=ADA), UP, agent(ADA, "stopped")),
         "ada's agent was stopped at 2026-11-23 11:59 UTC (1 min ago): whether it still runs",
         "the service agent reports it as interrupted at 2026-11-23 12:09 UTC (in 9 min)",
         9 * MINUTE,
     ),
     "survives its agent": (
-        known(pair("started"), agent(status="stopped"), survives_agent=True),
+        known(outcome("started"), agent(status="stopped"), survives_agent=True),
         "whether it still runs is not known",
         "the command goes on without the service agent",
         None,
     ),
     "may run again": (
         known(
-            pair("started"), agent(status="stopped"), rerun_interrupted=True,
+            outcome("started"), agent(status="stopped"), rerun_interrupted=True,
             events=[event(State.STARTED)],
         ),
         "whether it still runs is not known",
@@ -722,7 +726,7 @@ CASES: dict[str, tuple[Circumstances, str, str, timedelta | None]] = {
     ),
     # Over
     "succeeded": (
-        known(pair("succeeded", exit_code=0, duration=125.0), UP),
+        known(outcome("succeeded", exit_code=0, duration=125.0), UP),
         ("the service agent ran it: it succeeded at 2026-11-23 11:50 UTC (10 min ago) with exit code 0"
         " after 2 min 5 s"),
         "it has ended there",
@@ -730,7 +734,7 @@ CASES: dict[str, tuple[Circumstances, str, str, timedelta | None]] = {
     ),
     "succeeded, by a user": (
         known(
-            pair("succeeded", exit_code=0, duration=0.2, agent=ADA), UP,
+            outcome("succeeded", exit_code=0, duration=0.2, agent=ADA), UP,
             events=[event(State.STARTED, by=ADA)],
         ),
         ("ada's agent ran it: it succeeded at 2026-11-23 11:50 UTC (10 min ago) with exit code 0 in"
@@ -739,14 +743,14 @@ CASES: dict[str, tuple[Circumstances, str, str, timedelta | None]] = {
         None,
     ),
     "succeeded, restart required": (
-        known(pair("succeeded", exit_code=3010, duration=1.0, restart_required=True), UP),
+        known(outcome("succeeded", exit_code=3010, duration=1.0, restart_required=True), UP),
         "with exit code 3010",
         "ws must be restarted",
         None,
     ),
     "failed": (
         known(
-            pair("failed", exit_code=7, duration=1.0, reason="exit code 7", line="no disk"), UP,
+            outcome("failed", exit_code=7, duration=1.0, reason="exit code 7", line="no disk"), UP,
             events=[event(State.STARTED)],
         ),
         "it failed at 2026-11-23 11:50 UTC (10 min ago) with exit code 7 after 1 s: no disk",
@@ -755,7 +759,7 @@ CASES: dict[str, tuple[Circumstances, str, str, timedelta | None]] = {
     ),
     "failed, by a signal": (
         known(
-            pair("failed", signal=9, duration=1.0, reason="ended by SIGKILL"), UP,
+            outcome("failed", signal=9, duration=1.0, reason="ended by SIGKILL"), UP,
             events=[event(State.STARTED)],
         ),
         "by signal 9 after 1 s, ended by SIGKILL",
@@ -763,20 +767,20 @@ CASES: dict[str, tuple[Circumstances, str, str, timedelta | None]] = {
         None,
     ),
     "could not be started": (
-        known(pair("failed", reason="no such program: x"), UP),
+        known(outcome("failed", reason="no such program: x"), UP),
         "the service agent could not start it at 2026-11-23 11:50 UTC (10 min ago): no such program: x",
         "not retried",
         None,
     ),
     "timed out": (
-        known(pair("timed_out", duration=60.0), UP, timeout=MINUTE),
+        known(outcome("timed_out", duration=60.0), UP, timeout=MINUTE),
         "ended it at 2026-11-23 11:50 UTC (10 min ago), at its timeout of 1 min",
         "not retried",
         None,
     ),
     "interrupted": (
         known(
-            pair("interrupted", reason="the agent ended while it ran"), UP,
+            outcome("interrupted", reason="the agent ended while it ran"), UP,
             rerun_interrupted=True, events=[event(State.STARTED)] * 5,
         ),
         ("interrupted at 2026-11-23 11:50 UTC (10 min ago): the agent ended while it ran; it was"
@@ -785,38 +789,38 @@ CASES: dict[str, tuple[Circumstances, str, str, timedelta | None]] = {
         None,
     ),
     "cancelled before its start": (
-        known(pair("cancelled", reason="not today."), UP, cancelled=[cancellation()]),
+        known(outcome("cancelled", reason="not today."), UP, cancelled=[cancellation()]),
         "by bob@hq at 2026-11-23 11:00 UTC (1 h ago): not today; it never started there, at",
         "it has ended there",
         None,
     ),
     "cancelled while it ran": (
-        known(pair("cancelled", duration=3.0), UP, cancelled=[cancellation()]),
+        known(outcome("cancelled", duration=3.0), UP, cancelled=[cancellation()]),
         "the service agent ended it, at",
         "it has ended there",
         None,
     ),
     "superseded": (
-        known(pair("cancelled", reason="superseded by job-2"), UP),
+        known(outcome("cancelled", reason="superseded by job-2"), UP),
         ("it was cancelled; it never started there, at 2026-11-23 11:50 UTC (10 min ago): superseded by"
         " job-2"),
         "it has ended there",
         None,
     ),
     "expired": (
-        known(pair("expired", reason="nobody ran it in time"), UP, expires_at=-HOUR),
+        known(outcome("expired", reason="nobody ran it in time"), UP, expires_at=-HOUR),
         "it expired at 2026-11-23 11:00 UTC (1 h ago): nobody ran it in time",
         "it has ended there",
         None,
     ),
     "not applicable": (
-        known(pair("not_applicable", reason="runs on windows; this is linux"), UP),
+        known(outcome("not_applicable", reason="runs on windows; this is linux"), UP),
         "cannot run on ws: runs on windows; this is linux",
         "it has ended there",
         None,
     ),
     "refused": (
-        known(pair("refused", reason="argv: is missing"), UP),
+        known(outcome("refused", reason="argv: is missing"), UP),
         "the service agent refused it at 2026-11-23 11:50 UTC (10 min ago): argv: is missing",
         "it has ended there",
         None,
@@ -831,11 +835,13 @@ def test_each_circumstance_is_explained(name: str) -> None:
     assert why.lower() in found.why.lower()
     assert following.lower() in found.next.lower()
     assert found.next_at == seconds(at)
-    assert found.state == (circumstances.pair.state if circumstances.pair else "not_addressed")
+    assert found.state == (
+        circumstances.outcome.state if circumstances.outcome else "not_addressed"
+    )
 
 
 def test_every_state_is_among_the_circumstances() -> None:
-    assert {found.pair.state for found, *_ in CASES.values() if found.pair} == set(STATES)
+    assert {found.outcome.state for found, *_ in CASES.values() if found.outcome} == set(STATES)
 
 
 def test_there_are_two_sentences_whatever_is_known() -> None:
@@ -863,7 +869,7 @@ def test_there_are_two_sentences_whatever_is_known() -> None:
         for fields, there, asked in itertools.product(jobs, stations, ([], [cancellation()])):
             for at in (-10 * MINUTE, None) if state in {"cancelled", "expired"} else (-MINUTE,):
                 by = SERVICE if fields["background"] else next(agents)
-                of = pair(state, at, agent=by) if state else None
+                of = outcome(state, at, agent=by) if state else None
                 full = known(of, station_=there, cancelled=asked, **fields)
                 for circumstances in (full, replace(full, body=None)):
                     found = explain(circumstances)
