@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 from agents.store.state_folder import StateError
 from broker.cli import setting_warnings
 from broker.cli.command_line import DONE, CommandError, Parser, UsageError, argument_errors, run
+from broker.cli.streams import prepare_streams
 from broker.settings import describe, load
 
 if TYPE_CHECKING:
@@ -30,6 +31,7 @@ if TYPE_CHECKING:
 
 def main() -> None:
     """Run the program."""
+    prepare_streams()
     sys.exit(command(sys.argv[1:]))
 
 

@@ -15,13 +15,13 @@ from aio_pika.exceptions import (
     ChannelNotFoundEntity,
     ConnectionClosed,
     DeliveryError,
-    ProbableAuthenticationError,
 )
 from aiormq.exceptions import ConnectionNotAllowed
 from yarl import URL
 
 from broker import tls
 from broker.amqp.channel import Channel
+from broker.amqp.connect_errors import failure_reason, refusal_reason
 from broker.amqp.frame_reader import Transport
 from broker.amqp.timeouts import timeout
 from broker.settings import BrokerSettings
@@ -78,12 +78,11 @@ class Backoff:
 
 
 @contextmanager
-def map_errors(doing: str, *, external: bool = False) -> Iterator[None]:
+def map_errors(doing: str) -> Iterator[None]:
     """Map the library's errors to `BrokerError` and its subclasses.
 
     Args:
         doing: the call, for the message.
-        external: whether the login is by certificate.
     """
     try:
         yield
@@ -92,10 +91,8 @@ def map_errors(doing: str, *, external: bool = False) -> Iterator[None]:
         if (task := asyncio.current_task()) and task.cancelling():
             raise
         raise Unreachable(f"{doing}: the connection was lost") from error
-    except (ProbableAuthenticationError, AuthenticationError, ConnectionNotAllowed) as error:
-        raise LoginRefused(
-            f"{doing}: the broker {_refusal_reason(error, external=external)}"
-        ) from error
+    except ConnectionNotAllowed as error:
+        raise LoginRefused(f"{doing}: {_text(error)}") from error
     except ChannelNotFoundEntity as error:
         # The queue's node is starting; or it was deleted, and connecting declares it again.
         raise Unreachable(f"{doing}: {_text(error)}") from error
@@ -108,19 +105,6 @@ def map_errors(doing: str, *, external: bool = False) -> Iterator[None]:
         if type(error) is not Exception and not isinstance(error, CONNECTION_EXCEPTIONS):
             raise
         raise Unreachable(f"{doing}: {_text(error)}") from error
-
-
-def _refusal_reason(error: BaseException, *, external: bool) -> str:
-    if isinstance(error, AuthenticationError):
-        if external:
-            return (
-                "supports no login by certificate: enable the plugin rabbitmq_auth_mechanism_ssl,"
-                " and list EXTERNAL in auth_mechanisms; or write a password in PCM_AMQP_URL"
-            )
-        return "supports no login by password: its auth_mechanisms have no PLAIN"
-    if external:
-        return "refused the login by certificate: it has no user of the name in PCM_TLS_CERT"
-    return "refused the login"
 
 
 def _text(error: BaseException) -> str:
@@ -181,9 +165,9 @@ async def connect(
         )
         try:
             try:
-                with map_errors(f"{_address(url)} as {url.user or 'guest'}", external=external):
+                with map_errors(_who(url)):
                     async with timeout(CALL_LIMIT):
-                        await _open(connection, url, settings)
+                        await _open(connection, url, settings, external=external)
             except Unreachable as failure:
                 failures.append(failure)
                 continue
@@ -207,14 +191,23 @@ def _ssl_context(url: URL, settings: BrokerSettings) -> ssl.SSLContext | None:
         raise Unreachable(f"PCM_{field.upper()}:{text}") from None
 
 
-async def _open(connection: AbstractConnection, url: URL, settings: BrokerSettings) -> None:
+async def _open(
+    connection: AbstractConnection, url: URL, settings: BrokerSettings, *, external: bool
+) -> None:
     try:
         await connection.connect()
     except (*CONNECTION_EXCEPTIONS, AuthenticationError) as error:
+        if why := refusal_reason(error, url, external=external):
+            raise LoginRefused(f"{_who(url)}: {why}") from error
         has_certificate = settings.tls_cert is not None
-        if why := tls.explain_failure(error, url, has_certificate=has_certificate):
-            raise Unreachable(f"{_address(url)}: {why}") from error
+        if why := failure_reason(error, url, has_certificate=has_certificate):
+            raise Unreachable(f"{_who(url)}: {why}") from error
         raise
+
+
+def _who(url: URL) -> str:
+    """Return the broker's address and the login, for messages."""
+    return f"{_address(url)} as {url.user or 'guest'}"
 
 
 def address_of(connection: AbstractConnection) -> str:

@@ -9,14 +9,23 @@ import asyncio
 import aiormq
 from aio_pika.abc import UnderlayConnection
 from aiormq.connection import FrameReceiver, ReceivedFrame
-from aiormq.exceptions import AMQPConnectionError, InvalidFrameError
+from aiormq.exceptions import (
+    AMQPConnectionError,
+    ConnectionClosed,
+    ConnectionNotAllowed,
+    InvalidFrameError,
+)
+from pamqp.base import Frame
+from pamqp.commands import Connection
 from pamqp.constants import FRAME_HEADER_SIZE
 from pamqp.exceptions import PAMQPException
+from pamqp.frame import FrameTypes
 from yarl import URL
 
 from broker.amqp.codec import decode_frame
 
 _END = 1
+_ACCESS_REFUSED, _NOT_ALLOWED = 403, 530
 
 
 class FrameReader(FrameReceiver):
@@ -57,8 +66,42 @@ async def _wait_for_frame(reader: asyncio.StreamReader) -> bytes:
         raise AMQPConnectionError(str(error)) from error
 
 
+class _Handshake(FrameReceiver):
+    """Reads the answers of the handshake; an answer that closes the connection is an error."""
+
+    def __init__(self, receiver: FrameReceiver) -> None:
+        super().__init__(receiver.reader)
+        self._receiver = receiver
+
+    async def get_frame(self) -> ReceivedFrame:
+        """Return the next frame.
+
+        Raises:
+            ConnectionNotAllowed: the broker refuses the virtual host.
+            ConnectionClosed: it closes the connection for another reason than the login.
+        """
+        received = await self._receiver.get_frame()
+        _, _, frame = received
+        if isinstance(frame, Connection.Close) and frame.reply_code != _ACCESS_REFUSED:
+            refused = frame.reply_code == _NOT_ALLOWED
+            kind = ConnectionNotAllowed if refused else ConnectionClosed
+            raise kind(frame.reply_code, frame.reply_text)
+        return received
+
+
 class _AmqpConnection(aiormq.Connection):
     """A connection whose reader loop takes its frames from a `FrameReader`."""
+
+    @staticmethod
+    async def _rpc(
+        request: Frame,
+        writer: asyncio.StreamWriter,
+        frame_receiver: FrameReceiver,
+        wait_response: bool = True,  # noqa: FBT001, FBT002 - the library's signature
+    ) -> FrameTypes | None:
+        # The library takes the refusal of a virtual host for an invalid frame.
+        answers = _Handshake(frame_receiver)
+        return await aiormq.Connection._rpc(request, writer, answers, wait_response)  # noqa: SLF001
 
     async def _Connection__reader(self, receiver: FrameReceiver) -> None:  # noqa: N802 - the loop
         # The handshake is over; only frames follow.

@@ -4,9 +4,10 @@ import argparse
 import errno
 import os
 import re
+import shlex
 import sys
 import textwrap
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any, NoReturn
 
@@ -87,12 +88,33 @@ class _Version(argparse.Action):
         parser.exit()
 
 
-class Parser(argparse.ArgumentParser):
-    """Parse arguments; report an error in one line and accept no abbreviated options."""
+class _Help(argparse._HelpAction):  # noqa: SLF001 - documented as the action "help"
+    """Print the help and exit, once all arguments are parsed."""
 
-    def __init__(self, **options: Any) -> None:
+    def __call__(self, parser: argparse.ArgumentParser, *_: object) -> None:
+        assert isinstance(parser, Parser)  # noqa: S101 - it alone has this action
+        parser.asks_for_help = True
+
+
+class Parser(argparse.ArgumentParser):
+    """Parse arguments; report an error in one line and accept no abbreviated options.
+
+    Attributes:
+        asks_for_help: whether -h or --help is among the arguments.
+    """
+
+    def __init__(self, *, add_help: bool = True, **options: Any) -> None:
         options.setdefault("formatter_class", HelpWithTables)
-        super().__init__(allow_abbrev=False, **options)
+        super().__init__(allow_abbrev=False, add_help=False, **options)
+        self.asks_for_help = False
+        if add_help:
+            self.add_argument(
+                "-h",
+                "--help",
+                action=_Help,
+                default=argparse.SUPPRESS,
+                help="show this help message and exit",
+            )
         # Otherwise argparse takes the value -1h for an option and names the wrong one.
         self._negative_number_matcher = re.compile(r"-\.?\d")
 
@@ -100,8 +122,26 @@ class Parser(argparse.ArgumentParser):
         """Add the option `--version`."""
         self.add_argument("--version", action=_Version, nargs=0, help="print the version and exit")
 
+    def parse_known_args(  # type: ignore[override]
+        self, args: Sequence[str] | None = None, namespace: argparse.Namespace | None = None
+    ) -> tuple[argparse.Namespace, list[str]]:
+        """Parse arguments; print the help if it is asked for, unless a command is in the way."""
+        parsed, unrecognized = super().parse_known_args(args, namespace)
+        if self.asks_for_help and not unrecognized:
+            self.error("")
+        if self.asks_for_help:
+            # -h is the command's, whose -- was forgotten: nothing was sent, which is an error.
+            self.asks_for_help = False
+            words = shlex.join(unrecognized)
+            remedy = ": put -- before the command" if self.get_default("takes_command") else ""
+            self.error(f"unrecognized arguments: {words}{remedy}")
+        return parsed, unrecognized
+
     def error(self, message: str) -> NoReturn:
-        """Print the error in one line and exit."""
+        """Print the error in one line, or the help if it is asked for, and exit."""
+        if self.asks_for_help:
+            self.print_help()
+            self.exit()
         self.exit(USAGE, f"{self.prog}: {message.removeprefix('argument ')}\n")
 
 
@@ -116,9 +156,6 @@ def run(program: str, work: Callable[[], int]) -> int:
         return error.status if isinstance(error, CommandError) else USAGE
     except KeyboardInterrupt:
         return 130
-    except BrokenPipeError:  # the reader of our output has closed it
-        sys.stderr.close()
-        return DONE
     except OSError as error:
         if error.errno != errno.ENOSPC:
             raise

@@ -9,6 +9,7 @@ from importlib import import_module
 
 from broker.cli.command_line import Parser, UsageError, run
 from broker.cli.setting_warnings import print_warnings
+from broker.cli.streams import prepare_streams
 from broker.log import silence_amqp_libraries
 
 COMMANDS = {
@@ -47,6 +48,7 @@ COMMANDS = {
 def main() -> None:
     """Run the program."""
     gc.set_threshold(20_000)  # a command keeps most of its objects until it ends
+    prepare_streams()
     status = command(sys.argv[1:])
     gc.freeze()  # no collection at exit
     sys.exit(status)

@@ -13,6 +13,7 @@ from broker.settings import WrongSetting
 if TYPE_CHECKING:
     from sqlalchemy import Engine
 
+    from broker.amqp.connection import BrokerError
     from broker.client.dispatcher import Dispatcher
     from broker.settings import HistorySettings
 
@@ -43,20 +44,28 @@ def run_async(work: Coroutine[Any, Any, int]) -> int:
 
     from pydantic import ValidationError
 
-    from broker.amqp.connection import BrokerError, Unreachable
+    from broker.amqp.connection import BrokerError
     from broker.client.follow import UnknownJob
     from schemas import explain
 
     try:
         return asyncio.run(work)
-    except Unreachable as error:
-        raise BrokerUnreachable(str(error)) from error
-    except (BrokerError, UnknownJob) as error:
+    except BrokerError as error:
+        raise as_command_error(error) from error
+    except UnknownJob as error:
         raise CommandError(str(error)) from error
     except ValidationError as error:
         raise UsageError(as_option(explain(error))) from error
     except ValueError as error:
         raise UsageError(str(error)) from error
+
+
+def as_command_error(error: "BrokerError") -> CommandError:
+    """Return the error of a command for the broker's; a refused login is not out of reach."""
+    from broker.amqp.connection import LoginRefused, Unreachable
+
+    is_unreachable = isinstance(error, Unreachable) and not isinstance(error, LoginRefused)
+    return (BrokerUnreachable if is_unreachable else CommandError)(str(error))
 
 
 def run_until_stopped(service: Coroutine[Any, Any, None]) -> None:
@@ -164,7 +173,7 @@ def _refresh(settings: "HistorySettings", engine: "Engine") -> None:
         asyncio.run(refresh(settings, engine))
     except BrokerError as error:
         if is_empty(engine):
-            raise BrokerUnreachable(str(error)) from error
+            raise as_command_error(error) from error
         print(f"pcm: the history may be out of date: {error}", file=sys.stderr)
 
 

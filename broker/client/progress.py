@@ -16,6 +16,7 @@ class Progress:
             `schemas.reports.report.furthest`).
         counts: the number of workstations in each state.
         expected: the workstations that the job names as targets.
+        unreported: those of them that have not reported it.
         caught_up: set when all entries were read that existed at the start of `follow`.
     """
 
@@ -31,7 +32,7 @@ class Progress:
         self._by_agent: dict[str, dict[str, Report]] = {}
         # Sets, as they are needed with each report.
         self._open: set[str] = set()
-        self._unreported: set[str] = set()
+        self.unreported: set[str] = set()
 
     def __repr__(self) -> str:
         states = ", ".join(f"{name}={report.state}" for name, report in self.workstations.items())
@@ -46,7 +47,7 @@ class Progress:
                 for target in record.targets
                 if target.name and target.scope == "workstation"
             )
-            self._unreported = set(self.expected - self.workstations.keys())
+            self.unreported = set(self.expected - self.workstations.keys())
         elif isinstance(record, Cancellation):
             if not record.workstations:  # else these workstations report it
                 self.cancellation = record
@@ -79,7 +80,7 @@ class Progress:
         self.counts[report.state] += 1
         if previous is not None:
             self.counts[previous.state] -= 1
-        self._unreported.discard(name)
+        self.unreported.discard(name)
         (self._open.discard if has_ended(report) else self._open.add)(name)
 
     @property
@@ -113,12 +114,12 @@ class Progress:
     @property
     def waiting(self) -> set[str]:
         """The known workstations where the job has not ended and still can."""
-        return set(self._open) if self.over else self._open | self._unreported
+        return set(self._open) if self.over else self._open | self.unreported
 
     @property
     def ended(self) -> bool:
         """Whether the job has ended on each known workstation."""
-        return not self._open and (self.over or (bool(self.workstations) and not self._unreported))
+        return not self._open and (self.over or (bool(self.workstations) and not self.unreported))
 
     @property
     def succeeded(self) -> bool:

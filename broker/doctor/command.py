@@ -6,7 +6,8 @@ from collections import Counter
 from dataclasses import asdict
 from typing import TYPE_CHECKING
 
-from broker.cli.command_line import DONE, FAILED, BrokerUnreachable, CommandError, Parser
+from broker.cli.command_line import DONE, FAILED, Parser
+from broker.cli.session import as_command_error
 from broker.cli.terminal import printable
 
 if TYPE_CHECKING:
@@ -32,15 +33,13 @@ def add_to(commands: "argparse._SubParsersAction[Parser]") -> None:
 
 
 def _doctor(arguments: argparse.Namespace) -> int:
-    from broker.amqp.connection import BrokerError, Unreachable
+    from broker.amqp.connection import BrokerError
     from broker.doctor.checks import CHECKS, diagnose
 
     try:
         findings = diagnose()
-    except Unreachable as error:
-        raise BrokerUnreachable(str(error)) from error
     except BrokerError as error:
-        raise CommandError(str(error)) from error
+        raise as_command_error(error) from error
     if arguments.json:
         rows = [asdict(finding) for finding in findings]
         print(json.dumps({"findings": rows, "checks": len(CHECKS)}, indent=2))

@@ -7,7 +7,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from broker.cli.command_line import BrokerUnreachable, CommandError, UsageError
+from broker.cli.command_line import CommandError, UsageError
+from broker.cli.session import as_command_error
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -27,14 +28,14 @@ class _Delivery(NamedTuple):
 @contextmanager
 def management_errors() -> Iterator[None]:
     """Map errors of the management API to one-line messages."""
-    from broker.amqp.connection import BrokerError, Unreachable
+    from broker.amqp.connection import BrokerError
     from broker.enrolment.workstation import NotEnrolled
 
     try:
         yield
-    except Unreachable as error:
-        raise BrokerUnreachable(str(error)) from error
-    except (BrokerError, NotEnrolled) as error:
+    except BrokerError as error:
+        raise as_command_error(error) from error
+    except NotEnrolled as error:
         raise CommandError(str(error)) from error
 
 

@@ -1,7 +1,7 @@
 """Jobs in files: JSON, YAML or TOML, one job or many, and all that is wrong in them by its line."""
 
 import sys
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from difflib import get_close_matches
 from pathlib import Path
 from typing import Any
@@ -13,7 +13,7 @@ from broker.jobs.marked import Node, Problem, Unreadable, read_text
 from schemas import Command, Job
 from schemas.errors import PcmError
 from schemas.message import cause
-from schemas.times import parse_moment
+from schemas.times import latest, parse_moment
 
 SIZE_LIMIT = 100_000_000
 """Bytes that a file may have."""
@@ -21,6 +21,7 @@ SIZE_LIMIT = 100_000_000
 _TIMES = ("offer_at", "mandatory_at", "expires_at")
 _TAGS = {"instant", "wall clock", "[key]"}  # pydantic's own, in the place of an error
 _LONGEST_VALUE = 80
+_ROUNDING = timedelta(minutes=1)
 _PLAIN = {
     "string_type": "is no text: put it in quotes",
     "too_short": "is empty",
@@ -83,6 +84,16 @@ def parse_jobs(body: bytes, name: str) -> list[Job]:
     return found.jobs
 
 
+def check_not_past(job: Job, now: datetime) -> None:
+    """Refuse a mandatory time in the past: the job would run at once everywhere.
+
+    Raises:
+        ValueError: it is in the past, by more than the rounding of times that people write.
+    """
+    if job.mandatory_at is not None and latest(job.mandatory_at) < now - _ROUNDING:
+        raise ValueError("mandatory_at: is in the past: write now to run it at once")
+
+
 def _decoded(body: bytes) -> str:
     if len(body) > SIZE_LIMIT:
         raise Unreadable(None, f"is over the limit of {SIZE_LIMIT // 1_000_000} MB")
@@ -134,6 +145,7 @@ class _Jobs:
         fields.setdefault("created_at", self._now)
         try:
             job = Job.model_validate(fields)
+            check_not_past(job, self._now)
             check_sendable(job)
         except ValidationError as error:
             for found in error.errors(include_url=False):

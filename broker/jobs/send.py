@@ -13,6 +13,7 @@ from broker.cli.session import with_dispatcher
 from broker.cli.terminal import printable
 from broker.jobs import saved, secrets
 from broker.jobs.dry_run import dry_run
+from broker.jobs.hints import print_offer_hint
 from broker.rollouts import send as waves
 from broker.watch import command as watch
 
@@ -94,6 +95,7 @@ def _send(arguments: argparse.Namespace) -> int:
             raise UsageError("--wait: a dry run sends nothing; leave out one of the two")
         return dry_run(jobs, arguments.waves or (), as_json=arguments.json)
     if in_waves:
+        print_offer_hint(jobs, "--mandatory-at T")
         return waves.begin(jobs, arguments)
 
     async def work(dispatcher: "Dispatcher") -> int:
@@ -102,13 +104,14 @@ def _send(arguments: argparse.Namespace) -> int:
         else:
             sent = [await dispatcher.dispatch_signed(signed)]
             _print_sent(sent[0], as_json=arguments.json)
+        print_offer_hint(sent, "--mandatory-at T")
         status = DONE if len(sent) == len(jobs) else FAILED
         if not arguments.wait:
             return status
         end = time.monotonic() + (arguments.give_up_after or 0)
         for job in sent:
             limit = arguments.give_up_after and end - time.monotonic()
-            watched = await _watch(dispatcher, job, as_json=arguments.json, limit=limit)
+            watched = await watch.watch(dispatcher, job.id, as_json=arguments.json, limit=limit)
             status = max(status, watched)
         return status
 
@@ -146,16 +149,6 @@ async def _send_all(dispatcher: "Dispatcher", jobs: "list[Job]", *, as_json: boo
     return sent
 
 
-async def _watch(
-    dispatcher: "Dispatcher", job: "Job", *, as_json: bool, limit: float | None
-) -> int:
-    from schemas import Context, Requirement
-
-    if (job.context, job.requirement) == (Context.FOREGROUND, Requirement.OPTIONAL):
-        print("pcm: the job is optional: it runs only where a user runs it", file=sys.stderr)
-    return await watch.watch(dispatcher, job.id, as_json=as_json, limit=limit)
-
-
 def _print_sent(job: "Job", *, as_json: bool) -> None:
     if as_json:
         from broker.amqp.topology import routing_keys
@@ -173,6 +166,7 @@ def read_job(arguments: argparse.Namespace) -> "Job":
     """
     from pydantic import ValidationError
 
+    from broker.jobs.job_file import check_not_past
     from schemas import Command, Job, explain
 
     if arguments.file is not None:
@@ -204,7 +198,7 @@ def read_job(arguments: argparse.Namespace) -> "Job":
                 platforms=arguments.platform,
             ),
         )
-        return Job(
+        job = Job(
             command=command,
             targets=_targets("--to", arguments.to),
             excluded=_targets("--not-to", arguments.not_to or []),
@@ -221,8 +215,12 @@ def read_job(arguments: argparse.Namespace) -> "Job":
                 supersedes=arguments.supersedes,
             ),
         )
+        check_not_past(job, now)
     except ValidationError as error:
         raise UsageError(as_option(explain(error))) from error
+    except ValueError as error:
+        raise UsageError(as_option(str(error))) from error
+    return job
 
 
 def _from_file(arguments: argparse.Namespace) -> "list[Job]":

@@ -15,6 +15,7 @@ from broker.cli.session import (
     with_dispatcher,
 )
 from broker.jobs import send
+from broker.jobs.hints import print_offer_hint
 from broker.schedules import views as schedule_views
 
 if TYPE_CHECKING:
@@ -121,6 +122,8 @@ def _add(arguments: argparse.Namespace) -> int:
                 file=sys.stderr,
             )
         _print_done(*schedule_views.added(schedule), under_way, as_json=arguments.json)
+        if schedule.mandatory_after is None:
+            print_offer_hint([schedule.job], "--mandatory-after D")
         return DONE
 
     return with_dispatcher(work)

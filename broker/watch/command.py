@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 from broker.cli.command_line import DONE, FAILED, Parser, UsageError
 from broker.cli.session import complete_id, name, seconds, with_dispatcher
-from broker.cli.terminal import printable
+from broker.cli.terminal import printable, printable_lines
 from broker.cli.time_formats import local
 from schemas.text import listed
 
@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 _MAX_END_LINES = 30  # workstations that have a line each at the end
 _MAX_GROUPS = 20
 _MAX_NAMES = 10
+_INDENT = "    "
 
 
 def options() -> Parser:
@@ -84,13 +85,14 @@ async def watch(
 
     from broker.amqp.timeouts import timeout
     from broker.client.progress import Progress
+    from broker.watch.missing import announce_missing
     from broker.watch.tally import WatchTally
 
     progress = Progress(job_id)
     tally = WatchTally(progress)
     gave_up = False
     try:
-        async with _display(tally, as_json=as_json) as view:
+        async with announce_missing(tally), _display(tally, as_json=as_json) as view:
             try:
                 async with timeout(limit):
                     async for report in dispatcher.follow(job_id, progress):
@@ -127,7 +129,7 @@ def _add(report: "Report", tally: "WatchTally", view: "View | None", *, as_json:
     if as_json:
         print(report.body().decode(), flush=True)
     elif view is None:
-        print(line(report), flush=True)
+        print(text(report), flush=True)
     elif failure is not None:
         view.print(failure)
 
@@ -145,20 +147,37 @@ def line(report: "Report") -> str:
         parts.append(f"until {local(report.until.timestamp())}")
     if report.reason and not (result and report.reason == f"exit code {result.exit_code}"):
         parts.append(report.reason)
-    if text := _first_line(report):
-        parts.append(text)
+    if output := _one_line(report):
+        parts.append(output)
     return printable("  ".join(parts).rstrip())
 
 
-def _first_line(report: "Report") -> str:
-    """Return the first line that a command wrote; dots mark that more follows."""
+def text(report: "Report") -> str:
+    """Format a report; the output of a command follows in lines of its own, if it is several."""
+    output = _output(report)
+    return "\n".join((line(report), *(f"{_INDENT}{row}".rstrip() for row in output)))
+
+
+def _output(report: "Report") -> list[str]:
+    """Return the lines that a command wrote; none if its only line stands beside the report."""
+    if report.result is None or _one_line(report):
+        return []
+    stdout, stderr = (
+        printable_lines(str(stream)).splitlines()
+        for stream in (report.result.stdout, report.result.stderr)
+    )
+    return [*stdout, *(["-- stderr", *stderr] if stderr else [])]
+
+
+def _one_line(report: "Report") -> str:
+    """Return the line that a command wrote; empty if it wrote none or several."""
     from schemas.reports.report import first_line
 
-    text, result = first_line(report), report.result
-    if result is None:
-        return text
-    lines = sum(len(str(stream).splitlines()) for stream in (result.stdout, result.stderr))
-    return f"{text} ..." if lines > 1 else text
+    if report.result is None:
+        return ""
+    streams = (report.result.stdout, report.result.stderr)
+    count = sum(len(str(stream).splitlines()) for stream in streams)
+    return first_line(report) if count == 1 else ""
 
 
 def _summarize(tally: "WatchTally", *, gave_up: bool) -> None:
@@ -180,7 +199,7 @@ def _print_ends(tally: "WatchTally") -> None:
     reports = tally.progress.workstations
     if len(reports) <= _MAX_END_LINES:
         for _, report in sorted(reports.items()):
-            print(line(report))
+            print(text(report))
         return
     failures = sorted(tally.failures.values(), key=lambda failure: -failure.count)
     for failure in failures[:_MAX_GROUPS]:

@@ -476,7 +476,7 @@ def test_what_goes_wrong_is_one_line_and_nothing_is_done(site: Site, ws: Worksta
     ("url", "status", "text"),
     [
         ("http://127.0.0.1:1", 3, "the broker is unreachable: GET /api/users at 127.0.0.1:1 as"),
-        ("http://guest:wrong@{}", 3, "the broker refused the login"),
+        ("http://guest:wrong@{}", 1, "the broker refused the login"),
         ("http://{plain}:secret@{}", 1, "Not management user"),
         ("https://guest:guest@{}", 3, "the broker is unreachable"),
         ("ftp://x", 2, "PCM_MANAGEMENT_URL: must be like https://USER:PASSWORD@HOST:15671"),

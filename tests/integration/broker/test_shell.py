@@ -1,0 +1,188 @@
+"""What a shell sees of `pcm`: exit statuses, streams that are closed, and what stderr says."""
+
+import json
+import subprocess
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from yarl import URL
+
+from schemas import Command, Job, workstation
+from tests.support.admin import Admin, ended
+from tests.support.programs import BIN, pcm
+from tests.support.rabbitmq import Broker
+from tests.support.waiting import LIMIT
+from tests.support.workstation import Workstation
+
+
+@pytest.fixture
+def admin(node: Broker, tmp_path: Path) -> Admin:
+    return Admin(node.url, tmp_path)
+
+
+def shell(admin: Admin, script: str) -> "subprocess.CompletedProcess[str]":
+    """Run a script of bash in which `pcm` is our program."""
+    return subprocess.run(
+        ["bash", "-c", script],
+        env={**admin.environment, "PATH": f"{BIN}:{admin.environment['PATH']}"},
+        capture_output=True,
+        text=True,
+        timeout=LIMIT,
+        check=False,
+    )
+
+
+async def test_the_status_is_the_jobs_though_the_reader_has_left(admin: Admin) -> None:
+    job = Job(command=Command(argv=("false",), background=True), targets=(workstation("ws-pipe"),))
+    await admin.tell([job])
+    await admin.tell([ended(job, "ws-pipe", 1)])
+    done = shell(
+        admin,
+        f"pcm watch {job.id} | true; echo ${{PIPESTATUS[0]}}\n"
+        f"pcm watch {job.id} 2>&1 | true; echo ${{PIPESTATUS[0]}}\n"
+        f"pcm watch {job.id} >&-; echo $?\n"
+        f"pcm watch {job.id} <&- >&- 2>&-; echo $?\n"
+        "pcm jobs | true; echo ${PIPESTATUS[0]}\n"
+        "pcm nonsense 2>&-; echo $?",
+    )
+    assert done.stdout.split() == ["1", "1", "1", "1", "0", "2"]
+    assert "Traceback" not in done.stderr
+
+
+def test_a_full_disk_is_told_and_no_success(admin: Admin) -> None:
+    done = shell(admin, "pcm jobs > /dev/full; echo $?")
+    assert done.stdout == "1\n"
+    assert done.stderr == "pcm: standard output: No space left on device\n"
+
+
+@pytest.fixture
+def forbidden_host(node: Broker) -> Iterator[str]:
+    """A virtual host in which the login has no permission."""
+    host = f"Forbidden-{node.port}"
+    node.ctl("add_vhost", host)
+    try:
+        yield host
+    finally:
+        node.ctl("delete_vhost", host)
+
+
+def test_a_refused_virtual_host_is_named(node: Broker, forbidden_host: str) -> None:
+    """And is not taken for a mix-up of TLS, nor for a broker that is out of reach."""
+    user = URL(node.url).user or "guest"
+    for host, why in (
+        (forbidden_host, f"the user {user} has no permission there"),
+        (forbidden_host.lower(), "it has none of this name, in which upper and lower case differ"),
+        ("missing", "it has none of this name"),
+    ):
+        url = str(URL(node.url).with_path(f"/{host}"))
+        done = pcm("send", "--to", "all", "--", "true", url=url)
+        assert done.returncode == 1
+        begin = f"pcm: 127.0.0.1:{node.port} as {user}: the broker refused the virtual host"
+        assert done.stderr.startswith(f"{begin} {host!r}: {why}"), done.stderr
+        assert done.stderr.count("\n") == 1
+
+
+@pytest.mark.parametrize(
+    ("url", "why"),
+    [
+        ("amqp://127.0.0.1:1/", "127.0.0.1:1 as guest: connection refused"),
+        ("amqp://localhost:1/", "localhost:1 as guest: connection refused"),
+        ("amqp://nowhere.invalid/", "nowhere.invalid:5672 as guest: the name of the host"),
+    ],
+)
+def test_a_connection_that_fails_names_the_setting(url: str, why: str) -> None:
+    done = pcm("send", "--to", "all", "--", "true", url=url)
+    assert done.returncode == 3
+    last = done.stderr.splitlines()[-1]
+    assert last.startswith(f"pcm: the broker is unreachable: {why}")
+    assert "PCM_AMQP_URL" in last
+
+
+async def test_an_offer_is_told_as_one(admin: Admin) -> None:
+    """`pcm send --to all -- uptime` prints an id, and nothing runs."""
+    await admin.declare("ws-offer")
+    to = ("send", "--to", "workstation:ws-offer")
+    done = admin.run(*to, "--", "uptime")
+    assert (done.returncode, done.stdout.count("\n")) == (0, 1)
+    assert done.stderr.startswith("pcm: this is an offer to users: without a user who accepts it")
+    assert "--background" in done.stderr
+    assert "--mandatory-at" in done.stderr
+    asking = admin.run(*to, "--user-input-required", "--", "uptime")
+    assert "--mandatory-at" in asking.stderr
+    assert "--background" not in asking.stderr
+    for options in (["--background"], ["--mandatory-at", "now"], ["--mandatory-at", "+1h"]):
+        assert admin.run(*to, *options, "--", "uptime").stderr == ""
+    jobs = [
+        {"command": {"argv": ["true"], "background": background}, "targets": ["all"]}
+        for background in (False, True)
+    ]
+    several = admin.run("send", "--file", "-", given=json.dumps(jobs))
+    assert several.stderr.startswith("pcm: 1 of 2 are offers to users")
+
+
+@pytest.mark.parametrize(
+    ("when", "is_past"),
+    [("2020-01-01T00:00Z", True), ("2020-01-01T00:00 local", True), ("+0s", False), ("now", False)],
+)
+def test_a_mandatory_time_in_the_past_is_refused(
+    tmp_path: Path, when: str, *, is_past: bool
+) -> None:
+    fields = {"command": {"argv": ["true"]}, "targets": ["all"], "mandatory_at": when}
+    file = tmp_path / "job.json"
+    file.write_text(json.dumps(fields))
+    checked = pcm("check", str(file))
+    assert checked.returncode == (2 if is_past else 0)
+    assert ("mandatory_at: is in the past: write now" in checked.stdout + checked.stderr) is is_past
+    if is_past:
+        done = pcm("send", "--to", "all", "--mandatory-at", when, "--", "true")
+        assert (done.returncode, done.stdout) == (2, "")
+        assert done.stderr.startswith("pcm: --mandatory-at: is in the past: write now")
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        ["send", "--to", "all", "df", "-h"],
+        ["send", "--to", "all", "df", "--help"],
+        ["schedule", "add", "x", "--repeat", "0 2 * * *", "df", "-h"],
+    ],
+)
+def test_a_help_option_behind_a_forgotten_separator_is_an_error(words: list[str]) -> None:
+    done = pcm(*words)
+    assert (done.returncode, done.stdout) == (2, "")
+    assert done.stderr.endswith("unrecognized arguments: df: put -- before the command\n")
+
+
+@pytest.mark.parametrize(
+    "words",
+    [["-h"], ["send", "-h"], ["send", "--to", "all", "-h"], ["rollout", "-h"], ["show", "-h"]],
+)
+def test_help_needs_no_other_argument(words: list[str]) -> None:
+    done = pcm(*words)
+    assert (done.returncode, done.stderr) == (0, "")
+    assert done.stdout.startswith("usage: pcm")
+
+
+async def test_waiting_names_whom_it_waits_for(admin: Admin) -> None:
+    await admin.declare("ws-off")
+    to = ("send", "--to", "workstation:ws-off", "--background", "--wait", "--give-up-after", "5s")
+    done = admin.run(*to, "--", "true")
+    assert done.returncode == 1
+    assert "pcm: waiting for ws-off, without a report yet" in done.stderr
+    terminal = admin.on_terminal(*to, "--", "true")
+    terminal.until(lambda text: "waits for ws-off, without a report yet" in text)
+    assert terminal.end() == 1
+
+
+def test_waiting_shows_the_whole_output(ws: Workstation) -> None:
+    ws.start("service")
+    script = "echo one; echo two; echo three >&2; exit 3"
+    done = ws.run(
+        "pcm", "send", "--to", str(ws.target), "--background", "--wait", "--shell", "--", script
+    )
+    assert done.returncode == 1
+    lines = done.stdout.splitlines()
+    where = next(at for at, line in enumerate(lines) if " failed " in line)
+    shown = ["    one", "    two", "    -- stderr", "    three"]
+    assert lines[where + 1 : where + 5] == shown
