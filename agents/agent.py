@@ -13,6 +13,7 @@ from typing import ClassVar
 from agents import facts
 from agents.changes import Changes
 from agents.claims.claims import Claims
+from agents.clock import Clock
 from agents.execution.sealing import Sealing
 from agents.identity import Identity
 from agents.inbox.consumer import Inbox
@@ -79,7 +80,7 @@ class Agent:
         self._tasks = BackgroundTasks()
         self.changes = Changes()
         self.open_jobs = OpenJobs(
-            self.identity, self._ledger, self._claims, self._outbox, self.changes
+            self.identity, self._ledger, self._claims, self._outbox, self.changes, Clock()
         )
         self._job_claims = JobClaims(settings, self.identity, self._claims, self.open_jobs)
         self._pause = PauseState(self.open_jobs, self.changes)
@@ -127,6 +128,7 @@ class Agent:
         self._heartbeat = Heartbeat(
             settings, self.identity, self.open_jobs, self._executor, self._pause, sealing.public
         )
+        self.open_jobs.on_clock_changed.append(self._heartbeat.clock_changed)
         self._session = BrokerSession(
             settings,
             self.identity,

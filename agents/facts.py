@@ -3,14 +3,11 @@
 import os
 import platform
 from functools import cache
-from pathlib import Path
 
 from agents import platforms
 from agents.settings import AgentSettings
 from schemas import Facts
 from schemas.times import find_zone
-
-_CLOCK = Path("/etc/localtime")
 
 
 @cache
@@ -35,12 +32,14 @@ def groups(settings: AgentSettings) -> tuple[str, ...]:
 
 def zone() -> str:
     """Return the name of this machine's time zone; an empty text if it is unknown."""
-    variable = os.environ.get("TZ")
-    if variable is None:
-        # Unknown if the file is a copy of a zone's file and not a link, as on some systems.
-        name = os.path.realpath(_CLOCK).partition("/zoneinfo/")[2] if _CLOCK.exists() else "UTC"
+    file = platforms.zone_file()
+    if file == platforms.ZONES:
+        name = "UTC"  # the variable is empty
+    elif file.is_relative_to(platforms.ZONES):
+        name = str(file.relative_to(platforms.ZONES))
     else:
-        name = variable.removeprefix(":") or "UTC"
+        # Unknown if the file is a copy of a zone's file and not a link, as on some systems.
+        name = os.path.realpath(file).partition("/zoneinfo/")[2] if file.exists() else "UTC"
     return name if find_zone(name) else ""
 
 

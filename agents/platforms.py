@@ -1,7 +1,9 @@
 """This machine's platforms, and the errors that mean it has run out of resources."""
 
 import errno
+import os
 import platform
+from pathlib import Path
 
 from schemas.orders.command import plain_machine
 
@@ -9,6 +11,9 @@ NO_FILES = frozenset({errno.EMFILE, errno.ENFILE, errno.ENOMEM})
 """Errors that mean that no file can be opened now."""
 NO_RESOURCES = NO_FILES | {errno.EAGAIN, errno.ENOSPC}
 """Errors that mean that no process can be started now."""
+
+LOCAL_ZONE = Path("/etc/localtime")
+ZONES = Path("/usr/share/zoneinfo")
 
 _SYSTEMS = {"darwin": "macos"}
 
@@ -22,6 +27,12 @@ def system() -> str:
 def machine() -> str:
     """Return this machine's architecture, such as x86_64."""
     return plain_machine(platform.machine())
+
+
+def zone_file() -> Path:
+    """Return the file of the local time zone; it need not exist."""
+    name = os.environ.get("TZ")
+    return LOCAL_ZONE if name is None else ZONES / name.removeprefix(":")
 
 
 def names() -> frozenset[str]:

@@ -86,6 +86,11 @@ def _spans(windows: Windows, first: date, zone: tzinfo | None) -> list[tuple[flo
     return spans
 
 
+def forget_local_windows() -> None:
+    """Forget the open times that were computed before this machine's zone changed."""
+    _spans.cache_clear()
+
+
 NO_WINDOWS = Windows()
 
 

@@ -16,6 +16,8 @@ from schemas.orders.job import Context, Job
 from schemas.reports.report import State
 from schemas.times import NEVER, Moment, WallClock, duration_text
 
+AFTER_SLEEP = "the machine slept"
+"""The reason of an offer that begins a whole countdown anew."""
 MAX_STARTS = 5
 """Limit of restarts, for a command that ends its own agent or machine each time."""
 
@@ -165,6 +167,14 @@ class ServiceRules:
         received_at = status.received_at if status.received_at <= now else 0
         return max(mandatory_at, received_at) + self.takeover_grace
 
+    def restarts_wait(self, status: JobStatus, now: float) -> bool:
+        """Whether the grace of a user's job begins anew, since the machine has slept."""
+        if status.job.context is Context.BACKGROUND or status.state is State.STARTED:
+            return False
+        return self._run_at(status, now) < now + self.takeover_grace and not _has_ended(
+            status, self.host, now
+        )
+
 
 @dataclass(frozen=True)
 class InteractiveRules:
@@ -198,6 +208,13 @@ class InteractiveRules:
             return _first(now, ending, Next(Step.ACCEPT, 0))
         countdown = self._countdown(status, now, claimed=claimed, paused=paused)
         return _first(now, ending, countdown, _again(status))
+
+    def restarts_wait(self, status: JobStatus, now: float) -> bool:
+        """Whether the countdown of a job begins anew, since the machine has slept."""
+        if status.mandatory_at is None or status.shown_at is None or not _is_undecided(status):
+            return False
+        due = max(status.mandatory_at, status.shown_at + self.countdown)
+        return due < now + self.countdown and not _has_ended(status, self.host, now)
 
     def _wanted(self, status: JobStatus, now: float, *, claimed: bool, paused: bool) -> Next:
         """Return when a job that is to be run at once may start."""
@@ -264,6 +281,15 @@ def _unless_ended(start: float, status: JobStatus, host: Host, now: float) -> fl
     """Return when a job starts; NEVER if it is closed before, or by then."""
     ending = _ending(status, host, now)
     return NEVER if ending is not None and ending.at <= max(start, now) else start
+
+
+def _has_ended(status: JobStatus, host: Host, now: float) -> bool:
+    ending = _ending(status, host, now)
+    return ending is not None and ending.at <= now
+
+
+def _is_undecided(status: JobStatus) -> bool:
+    return status.state in (State.OFFERED, State.POSTPONED)
 
 
 def _offer_at(status: JobStatus, now: float) -> float:

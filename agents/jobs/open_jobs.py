@@ -6,13 +6,13 @@ future where an action must follow only after the record is on the disk.
 
 import asyncio
 import heapq
-import math
 import time
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from agents.changes import Changes
 from agents.claims.claims import Claims
+from agents.clock import Clock, ClockChanges
 from agents.identity import Identity
 from agents.outbox import Outbox
 from agents.store.ledger import Ledger
@@ -25,8 +25,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
 _log = get_logger()
-_MAX_SLEEP = 10.0  # seconds; a clock change is noticed within this time
-_CLOCK_STEP = 1.0
+_MAX_SLEEP = 10.0  # seconds; a change of the clock is noticed within this time
 
 
 class OpenJobs:
@@ -39,6 +38,7 @@ class OpenJobs:
         claims: Claims,
         outbox: Outbox,
         changes: Changes,
+        clock: Clock,
     ) -> None:
         self._identity = identity
         self._ledger = ledger
@@ -51,7 +51,9 @@ class OpenJobs:
         self._busy: set[str] = set()
         self._due: list[tuple[float, str]] = []
         self._changed = asyncio.Event()
-        self._clock_offset = -math.inf  # wall clock minus monotonic clock
+        self._clock = clock
+        self.on_clock_changed: list[Callable[[ClockChanges], None]] = []
+        """Callbacks for changes of the clock; then all jobs are due."""
 
     def get(self, job_id: str) -> JobRecord | None:
         """Return a job's current record; None if it is not open."""
@@ -90,8 +92,8 @@ class OpenJobs:
     async def due(self) -> JobRecord:
         """Wait for the next due job."""
         while True:
+            self.look_at_clock()
             now = time.time()
-            self._check_clock(now - time.monotonic())
             while self._due and self._due[0][0] <= now:
                 _, job_id = heapq.heappop(self._due)
                 if job_id not in self._busy and (record := self._open.get(job_id)):
@@ -104,13 +106,13 @@ class OpenJobs:
             except TimeoutError:
                 pass
 
-    def _check_clock(self, offset: float) -> None:
-        """Make all jobs due if the clock was set back, since their due times depend on it."""
-        if offset < self._clock_offset - _CLOCK_STEP:
-            _log.warning("clock.set_back", seconds=round(self._clock_offset - offset))
+    def look_at_clock(self) -> None:
+        """Make all jobs due if the clock has changed, since their due times depend on it."""
+        if clock_changes := self._clock.look():
+            for callback in self.on_clock_changed:
+                callback(clock_changes)
             self.wake_all()
-            self._clock_offset = offset
-        self._clock_offset = max(self._clock_offset, offset)
+            self._changes.notify()
 
     def change(
         self, record: JobRecord, report: Report | None = None, **changes: Any

@@ -5,6 +5,7 @@ import time
 from typing import TYPE_CHECKING
 
 from agents.changes import Changes
+from agents.clock import ClockChanges
 from agents.execution.sealing import Sealing
 from agents.identity import Identity
 from agents.jobs.job_claims import JobClaims
@@ -15,7 +16,7 @@ from agents.store.transaction import JobRecord
 from agents.tasks import BackgroundTasks
 from broker.log import get_logger
 from schemas import Context, State
-from schemas.policy import Next, Rules, Step, order
+from schemas.policy import AFTER_SLEEP, Next, Rules, Step, order
 from schemas.times import NEVER
 
 if TYPE_CHECKING:
@@ -70,6 +71,7 @@ class Scheduler:
         """Ids of the jobs to start now, in the order of their times."""
         self.on_offered: list[Callable[[JobRecord], None]] = []
         """Callbacks for each job that is offered to the user."""
+        open_jobs.on_clock_changed.append(self._clock_changed)
 
     async def run(self) -> None:
         """Take steps until cancelled."""
@@ -109,6 +111,19 @@ class Scheduler:
                 self._claims.yield_to_holder(record)
         finally:
             self._open_jobs.release(record.job.id)
+
+    def _clock_changed(self, changes: ClockChanges) -> None:
+        """After sleep, begin countdowns and the service's grace anew: no time asleep counts."""
+        if not changes.slept:
+            return
+        now = time.time()
+        for record in self._open_jobs.all():
+            if not self._rules.restarts_wait(record, now):
+                continue
+            if self._rules.waits_since == "shown_at":
+                self._offer(record, now, AFTER_SLEEP)
+            else:
+                self._open_jobs.change(record, received_at=now)
 
     def _next(self, record: JobRecord) -> Next:
         claimed, now = self._claims.holds(record.job.id), time.time()
@@ -153,7 +168,8 @@ class Scheduler:
         if at < NEVER:
             self._open_jobs.wake(record.job.id, at)
 
-    def _offer(self, record: JobRecord, now: float) -> None:
+    def _offer(self, record: JobRecord, now: float, reason: str = "") -> None:
+        """Show a job to the user; `reason`: why its countdown begins anew, if it does."""
         if self._claims.is_decided(record):
             self._claims.yield_to_holder(record)
             return
@@ -161,9 +177,9 @@ class Scheduler:
         self._open_jobs.change(
             record,
             # The countdown starts at this time: `pcm why` computes its end from the report.
-            self._identity.report(record.job.id, State.OFFERED, at=now),
+            self._identity.report(record.job.id, State.OFFERED, reason, at=now),
             # In the future if the clock was set back; then the user gets a whole countdown.
-            shown_at=now if shown_at is None or shown_at > now else shown_at,
+            shown_at=now if reason or shown_at is None or shown_at > now else shown_at,
             until=None,
         )
         self.hold_back_later_jobs(self._open_jobs.get(record.job.id) or record)

@@ -36,6 +36,7 @@ class Workers:
         while True:
             _, job_id = await self._scheduler.ready.get()
             try:
+                self._open_jobs.look_at_clock()
                 record = self._open_jobs.get(job_id)
                 if record and self._scheduler.is_due(record) and not self._stopped:
                     await self._run(record)

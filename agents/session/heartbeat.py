@@ -11,6 +11,7 @@ from importlib.metadata import version
 from aio_pika.abc import AbstractConnection
 
 from agents import facts
+from agents.clock import ClockChanges
 from agents.identity import Identity
 from agents.jobs.executor import Executor
 from agents.jobs.open_jobs import OpenJobs
@@ -67,6 +68,11 @@ class Heartbeat:
                         await self._pause.changed.wait()
         finally:
             self._connection = self._publisher = None
+
+    def clock_changed(self, changes: ClockChanges) -> None:
+        """Check in if the zone has changed, since administrators compute local times by it."""
+        if changes.zone:
+            self._pause.changed.set()
 
     async def send_final(self) -> None:
         """Send the last check-in: the agent stops."""

@@ -84,8 +84,9 @@ ALTER TABLE ledger ADD COLUMN takeover_grace REAL NOT NULL DEFAULT 0;
 SCHEMA_VERSION = len(MIGRATIONS)
 _DELETE_BATCH = 20  # rows; larger deletions would delay jobs that are due
 
-_FIXED_COLUMNS = ("id", "digest", "body", "received_at", "supersedes", "created_at")
+_FIXED_COLUMNS = ("id", "digest", "body", "supersedes", "created_at")
 _MUTABLE_COLUMNS = (
+    "received_at",  # the start of the service's wait, which begins anew after sleep
     "state",
     "open",
     "shown_at",
@@ -102,7 +103,7 @@ _INSERT = (
     f" VALUES ({', '.join('?' * (len(_FIXED_COLUMNS) + len(_MUTABLE_COLUMNS)))})"
 )
 _UPDATE = f"UPDATE jobs SET {' = ?, '.join(_MUTABLE_COLUMNS)} = ? WHERE id = ?"  # noqa: S608 - our own
-_COLUMNS = ", ".join(("body", "received_at", *_MUTABLE_COLUMNS))
+_COLUMNS = ", ".join(("body", *_MUTABLE_COLUMNS))
 
 
 @dataclass(frozen=True)
@@ -134,6 +135,7 @@ class JobRecord(JobStatus):
 def _mutable_values(record: JobRecord) -> tuple[object, ...]:
     """Return the values of the mutable columns."""
     return (
+        record.received_at,
         record.state,
         record.open,
         record.shown_at,
@@ -236,7 +238,6 @@ class Transaction:
             job.id,
             digest or job.digest(),
             job.body(),
-            record.received_at,
             job.supersedes,
             job.created_at.timestamp(),
         )

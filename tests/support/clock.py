@@ -17,13 +17,20 @@ class Clock:
         self._ws = ws
         self._file = ws.folder / "clock"
         self._file.touch()
+        self._asleep = 0.0
         ws.environment["TEST_CLOCK"] = str(self._file)
         self.set(wrong_by)
 
     def set(self, wrong_by: float) -> None:
         """Have it jump."""
+        self._wrong_by = wrong_by
         with self._file.open("r+b", buffering=0) as file:
-            file.write(struct.pack("d", wrong_by))  # eight bytes: they change at once
+            file.write(struct.pack("dd", wrong_by, self._asleep))  # few bytes: they change at once
+
+    def sleep(self, seconds: float) -> None:
+        """Have the machine sleep, and wake."""
+        self._asleep += seconds
+        self.set(self._wrong_by + seconds)
 
     def start(self, kind: str, program: Program = PROGRAM, **settings: str) -> AgentProcess:
         """Start an agent that goes by it."""

@@ -99,8 +99,11 @@ class Workstation:
     def start(
         self, kind: str, *, connected: bool = True, program: Program = PCM_AGENT, **settings: str
     ) -> AgentProcess:
-        """Start an agent and wait until it consumes; settings without PCM_."""
-        extra = {f"PCM_{name.upper()}": value for name, value in settings.items()}
+        """Start an agent and wait until it consumes; settings without PCM_, and TZ."""
+        extra = {
+            name if name == "TZ" else f"PCM_{name.upper()}": value
+            for name, value in settings.items()
+        }
         agent = AgentProcess(
             kind,
             {**self.environment, **extra},

@@ -3,8 +3,9 @@
     python -m tests.support.wrong_clock service
     python -m tests.support.wrong_clock pcm schedule run
 
-The file that `TEST_CLOCK` names holds the seconds by which it is wrong, as a C double. Only
-`time.time` is, and what the scheduler takes for now: that is what they decide by.
+The file that `TEST_CLOCK` names holds the seconds by which it is wrong, and those that the machine
+has slept, as C doubles. Only `time.time` is wrong, and what the scheduler takes for now: that is
+what they decide by.
 """
 
 import os
@@ -19,11 +20,20 @@ from broker.schedules import scheduler
 
 _FILE = os.open(os.environ["TEST_CLOCK"], os.O_RDONLY)  # once: a test may use up all files
 _right = time.time
+_right_of = time.clock_gettime
+
+
+def _read() -> tuple[float, float]:
+    wrong_by, asleep = struct.unpack("dd", os.pread(_FILE, 16, 0))
+    return wrong_by, asleep
 
 
 def _wrong() -> float:
-    (wrong_by,) = struct.unpack("d", os.pread(_FILE, 8, 0))
-    return _right() + float(wrong_by)
+    return _right() + _read()[0]
+
+
+def _wrong_of(clock: int) -> float:
+    return _right_of(clock) + (_read()[1] if clock == time.CLOCK_BOOTTIME else 0.0)
 
 
 class _Wrong(datetime):
@@ -34,6 +44,7 @@ class _Wrong(datetime):
 
 if __name__ == "__main__":
     time.time = _wrong
+    time.clock_gettime = _wrong_of
     if sys.argv[1] == "pcm":
         vars(scheduler)["datetime"] = _Wrong
         del sys.argv[0]

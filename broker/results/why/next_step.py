@@ -10,7 +10,16 @@ from broker.history.workstations import AgentRow
 from broker.results.why.circumstances import SERVICE, Circumstances, Time
 from schemas import Command, Job, State, everyone, group, workstation
 from schemas.maintenance_windows import NO_WINDOWS, Windows, parse
-from schemas.policy import Host, InteractiveRules, JobStatus, Next, Rules, ServiceRules, Step
+from schemas.policy import (
+    AFTER_SLEEP,
+    Host,
+    InteractiveRules,
+    JobStatus,
+    Next,
+    Rules,
+    ServiceRules,
+    Step,
+)
 from schemas.times import NEVER, find_zone
 
 _TIMES: tuple[Time, ...] = ("offer_at", "mandatory_at", "expires_at")
@@ -146,9 +155,11 @@ def _received_at(c: Circumstances, agent: str) -> float:
 
 
 def _shown_at(c: Circumstances, agent: str, state: State) -> float | None:
-    """Return when a user was first shown the job; if the clock was set back, since then."""
-    offered = (State.OFFERED, agent)
-    shown = [event.at for event in c.events if (event.state, event.agent) == offered]
+    """Return when a user was first shown the job, by the last clock and since the last sleep."""
+    offered = [e for e in c.events if (e.state, e.agent) == (State.OFFERED, agent)]
+    if anew := [event.at for event in offered if event.reason == AFTER_SLEEP]:
+        return max(anew)
+    shown = [event.at for event in offered]
     if not shown and state is not State.RECEIVED and c.outcome is not None:
         return c.outcome.at or c.now
     return min(shown, default=None)

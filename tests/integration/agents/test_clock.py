@@ -8,13 +8,14 @@ from typing import Any
 
 import pytest
 
-from broker import Dispatcher
+from broker import Dispatcher, DispatcherSettings
 from broker.amqp.topology import AgentKind, queue_name
-from schemas import Job, State
+from schemas import Job, State, WallClock
 from tests.support.clock import LOOK_EVERY, Clock
 from tests.support.counted import an_offer_runs, counted, ended, no_traceback, now, past
 from tests.support.queues import until_queue
 from tests.support.rabbitmq import Broker
+from tests.support.steering import check_ins
 from tests.support.waiting import Gate, until_there, until_true
 from tests.support.workstation import Workstation
 
@@ -209,3 +210,84 @@ async def test_a_machine_that_slept_does_what_was_due_in_its_order(
     # What came while it slept is taken in after it: the others are on their way by then.
     assert [line for line in lines if line != "0"] == ["1", "2", "3"]
     no_traceback(service)
+
+
+@pytest.mark.parametrize("first", ["service", "interactive"])
+async def test_after_sleep_the_user_has_a_whole_countdown(
+    ws: Workstation, dispatcher: Dispatcher, tmp_path: Path, first: str
+) -> None:
+    """The machine sleeps through the mandatory time; either agent wakes first."""
+    clock, ran = Clock(ws), tmp_path / "ran"
+    options = {"missing_after": LOOK_EVERY, "concurrency": "1"}
+    agents = {
+        "service": clock.start("service", takeover_grace="10m", **options),
+        "interactive": clock.start("interactive", countdown="1h", **options),
+    }
+    job = await dispatcher.dispatch(counted(ws, ran, mandatory_at=now(hours=2)))
+    agents["service"].wait_for("job.received")
+    agents["interactive"].wait_for("job.offered")
+    for agent in agents.values():
+        agent.process.send_signal(signal.SIGSTOP)
+    clock.sleep(JUMP)
+    agents[first].process.send_signal(signal.SIGCONT)
+    agents[first].wait_for("clock.slept")
+    second = "interactive" if first == "service" else "service"
+    agents[second].process.send_signal(signal.SIGCONT)
+    agents[second].wait_for("clock.slept")
+    agents["interactive"].wait_for("job.offered", 2)
+    until_true((ws.state_dir / "claims" / job.id).exists)
+    clock.set(JUMP + 1800)  # the service's grace is over, and half of the countdown
+    await an_offer_runs(ws, dispatcher)
+    await past(ws, dispatcher, now(seconds=JUMP + 1800))
+    assert not ran.exists()
+    clock.set(JUMP + 3660)
+    assert (await ended(dispatcher, job)).agent == "interactive-ada"
+    assert ran.read_text() == "x\n"
+    no_traceback(*agents.values())
+
+
+async def test_after_sleep_the_services_grace_begins(
+    ws: Workstation, dispatcher: Dispatcher, tmp_path: Path
+) -> None:
+    """Nobody is logged on; a user may log on within the grace."""
+    clock, ran = Clock(ws), tmp_path / "ran"
+    service = clock.start("service", takeover_grace="1h", missing_after=LOOK_EVERY, concurrency="1")
+    job = await dispatcher.dispatch(counted(ws, ran, mandatory_at=now(hours=2)))
+    service.wait_for("job.received")
+    clock.sleep(JUMP)
+    service.wait_for("clock.slept")
+    await past(ws, dispatcher, now(seconds=JUMP))
+    assert not ran.exists()
+    clock.set(JUMP + 3660)
+    assert (await ended(dispatcher, job)).agent == "service"
+    assert ran.read_text() == "x\n"
+
+
+async def test_a_new_time_zone_counts_at_once(
+    ws: Workstation, dispatcher: Dispatcher, settings: DispatcherSettings, tmp_path: Path
+) -> None:
+    """For local times, for windows, and for administrators."""
+    link, zones = tmp_path / "localtime", Path("/usr/share/zoneinfo/Etc")
+    link.symlink_to(zones / "GMT+5")
+    hour_ago, in_an_hour = (f"{now(hours=hours):%H:%M}" for hours in (-1, 1))
+    async with check_ins(settings, ws) as heard:
+        service = ws.start(
+            "service", windows=f"daily {hour_ago}-{in_an_hour}", TZ=f":{link}", concurrency="1"
+        )
+        assert (await heard.next()).zone == "Etc/GMT+5"
+        local = WallClock(local=now(hours=-1).replace(tzinfo=None))
+        jobs = [
+            ws.job("true", background=True, mandatory_at=local),
+            ws.job("true", background=True, respects_windows=True, timeout=timedelta(minutes=1)),
+        ]
+        for job in jobs:
+            await dispatcher.dispatch(job)
+        await past(ws, dispatcher, now())
+        assert len(service.events("job.started")) == 1
+        other = tmp_path / "other"
+        other.symlink_to(zones / "GMT")
+        other.rename(link)
+        for job in jobs:
+            assert (await ended(dispatcher, job)).state is State.SUCCEEDED
+        while (await heard.next()).zone != "Etc/GMT":
+            pass

@@ -39,7 +39,7 @@ def test_groups_of_facts_are_names_whatever_the_facts_are(text: str) -> None:
         (":America/New_York", "America/New_York"),
         ("", "UTC"),  # as the C library has it
         ("CET-1CEST", ""),
-        ("/usr/share/zoneinfo/Europe/Berlin", ""),
+        (":/usr/share/zoneinfo/Europe/Berlin", "Europe/Berlin"),
     ],
 )
 def test_the_zone_is_that_of_the_environment(
@@ -52,7 +52,7 @@ def test_the_zone_is_that_of_the_environment(
 def test_the_zone_is_that_of_the_machine(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.delenv("TZ", raising=False)
     clock = tmp_path / "localtime"
-    monkeypatch.setattr(facts, "_CLOCK", clock)
+    monkeypatch.setattr(platforms, "LOCAL_ZONE", clock)
     assert facts.zone() == "UTC"
     clock.write_bytes(b"a copy of a file tells no name")
     assert facts.zone() == ""

@@ -329,3 +329,36 @@ def test_a_job_starts_when_the_listing_says(
             following = rules.next(shown_now, T0, claimed=True)
         runs_at = following.at if following.step is Step.RUN else NEVER
         assert rules.start(held, T0) == runs_at
+
+
+def test_after_sleep_a_countdown_that_would_be_cut_begins_anew() -> None:
+    """It ends at the mandatory time at the earliest, and is whole from the waking on."""
+    for now, mandatory_at, anew in ((0, 301, False), (0, 299, True), (900, 100, True)):
+        offered = entry(state=State.OFFERED, shown=-1000, mandatory_at=mandatory_at)
+        assert INTERACTIVE.restarts_wait(offered, T0 + now) is anew
+        shown = replace(offered, shown_at=T0 + now)
+        assert INTERACTIVE.deadline(shown, T0 + now) == T0 + max(mandatory_at, now + 300)
+    for record in (
+        entry(state=State.OFFERED, shown=-1000),
+        entry(state=State.ACCEPTED, shown=-1000, mandatory_at=100),
+        entry(state=State.STARTED, shown=-1000, mandatory_at=100),
+        entry(mandatory_at=100),
+        entry(state=State.OFFERED, shown=-1000, mandatory_at=100, cancelled=""),
+        entry(state=State.OFFERED, shown=-1000, mandatory_at=100, expires_at=500),
+    ):
+        assert not INTERACTIVE.restarts_wait(record, T0 + 900)
+
+
+def test_after_sleep_the_services_grace_begins_anew() -> None:
+    slept = entry(received=-1000, mandatory_at=100)
+    assert not SERVICE.restarts_wait(slept, T0 + 50)
+    assert SERVICE.restarts_wait(slept, T0 + 900)
+    waits = replace(slept, received_at=T0 + 900)
+    assert step(SERVICE.next(waits, T0 + 900, claimed=False)) == (Step.RUN, 960)
+    for record in (
+        entry(background=True, received=-1000, mandatory_at=100),
+        entry(received=-1000, mandatory_at=100, user_input_required=True),
+        entry(received=-1000),
+        entry(received=-1000, mandatory_at=100, expires_at=500),
+    ):
+        assert not SERVICE.restarts_wait(record, T0 + 900)

@@ -15,6 +15,7 @@ from broker.history.workstations import AgentRow, WorkstationRow
 from broker.results.why.circumstances import Circumstances
 from broker.results.why.why import explain
 from schemas import Cancellation, Command, Job, State, WallClock
+from schemas.policy import AFTER_SLEEP
 
 NOW = datetime(2026, 11, 23, 12, 0, tzinfo=UTC)
 HOUR, MINUTE = timedelta(hours=1), timedelta(minutes=1)
@@ -882,3 +883,18 @@ def test_there_are_two_sentences_whatever_is_known() -> None:
                         assert "None" not in sentence
                         assert "interactive-" not in sentence
                     assert found.next_at is None or found.next_at > NOW.timestamp(), found
+
+
+def test_after_sleep_the_countdown_begins_anew() -> None:
+    events = [
+        event(State.OFFERED, -5 * HOUR, ADA),
+        event(State.OFFERED, -MINUTE, ADA, AFTER_SLEEP),
+    ]
+    slept = known(
+        outcome("offered", -MINUTE, agent=ADA),
+        agent(),
+        agent(ADA),
+        mandatory_at=-2 * HOUR,
+        events=events,
+    )
+    assert explain(slept).next_at == seconds(4 * MINUTE)
