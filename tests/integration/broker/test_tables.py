@@ -169,7 +169,11 @@ async def test_watching_tells_each_thing_once_and_that_there_is_more(
     done = await asyncio.to_thread(admin.run, "watch", job.id)
     *lines, summary = done.stdout.splitlines()
     told = [line for line in lines if not line.startswith(" ")]
-    assert [line for line in lines if line not in told] == ["    -- stderr", "    oops", "    again"]
+    assert [line for line in lines if line not in told] == [
+        "    -- stderr",
+        "    oops",
+        "    again",
+    ]
     failed, succeeded, other = sorted(told)
     assert failed.split()[1:] == ["failed", "service", "exit", "3", "1.00s"]
     assert succeeded.endswith("exit 3010  1.00s  restart required  hello")
