@@ -21,7 +21,7 @@ from broker.amqp.topology import QueueType
 from broker.settings import BrokerSettings, OptionalPath
 from schemas.maintenance_windows import NO_WINDOWS, WindowsSetting
 from schemas.names import Name, User
-from schemas.reports.check_in import is_automatic
+from schemas.reports.check_in import MISSING_AFTER, is_automatic
 from schemas.times import Duration, duration_text
 
 _SYSTEM_STATE = Path("/var/lib/pcm")
@@ -124,7 +124,7 @@ class AgentSettings(BrokerSettings):
         description="how long ended jobs are kept; an unknown job that is older is refused",
     )
     missing_after: Grace = Field(
-        default=timedelta(minutes=10),
+        default=MISSING_AFTER,
         description="how long the service waits for a user's agent that ended during a command "
         "before it reports the job interrupted",
     )

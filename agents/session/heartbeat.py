@@ -121,6 +121,7 @@ class Heartbeat:
             countdown=settings.countdown,
             takeover_grace=settings.takeover_grace,
             accept_offers=settings.accept_offers,
+            missing_after=settings.missing_after,
             waiting=sum(record.state is not State.STARTED for record in self._open_jobs.all()),
             running=self._executor.count,
             interval=settings.check_in,

@@ -24,6 +24,23 @@ MIGRATIONS: dict[int, tuple[str, ...]] = {
         "CREATE INDEX rejected_digests ON rejected_entries (digest)",
         "CREATE INDEX unpublished ON rejected_entries (published)",
     ),
+    5: (
+        # All settings that determine an agent's decisions, as JSON; at first only the windows.
+        "ALTER TABLE agents RENAME COLUMN windows TO policy",
+        r"""UPDATE agents SET policy = CASE WHEN policy = '' THEN '{}' ELSE '{"windows":"'
+        || replace(replace(policy, '\', '\\'), '"', '\"') || '"}' END
+        WHERE substr(policy, 1, 1) <> '{'""",
+        # Of several final reports, the result of the one that counts is kept.
+        "ALTER TABLE results ADD COLUMN rank INTEGER DEFAULT '0' NOT NULL",
+        "ALTER TABLE results ADD COLUMN rank_at FLOAT DEFAULT '0' NOT NULL",
+        "ALTER TABLE results ADD COLUMN rank_offset BIGINT DEFAULT '0' NOT NULL",
+        *(
+            f"UPDATE results SET {column} = coalesce((SELECT outcomes.{column} FROM outcomes"  # noqa: S608 - our own
+            " WHERE outcomes.job_id = results.job_id"
+            " AND outcomes.workstation = results.workstation), 0)"
+            for column in ("rank", "rank_at", "rank_offset")
+        ),
+    ),
 }
 """The statements by the version that they produce from the previous one."""
 

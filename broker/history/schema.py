@@ -19,6 +19,7 @@ from sqlalchemy import (
     Connection,
     Double,
     Engine,
+    Float,
     Index,
     Integer,
     LargeBinary,
@@ -173,8 +174,14 @@ results = _table(
     _text("job_id", key=True),
     _text("workstation", key=True),
     Column("body", LargeBinary, nullable=False),
+    Column("rank", Integer, nullable=False, server_default="0"),
+    Column("rank_at", Float, nullable=False, server_default="0"),
+    Column("rank_offset", BigInteger, nullable=False, server_default="0"),
 )
-"""The result of each command that was started, with its output, as JSON."""
+"""The result of each command that was started, with its output, as JSON.
+
+The rank is that of its report, as in `outcomes`: the highest one counts.
+"""
 
 workstations = _table(
     "workstations",
@@ -192,7 +199,9 @@ workstations = _table(
 memberships = _table("memberships", _text("group", key=True), _text("workstation", key=True))
 Index("groups_of", memberships.c.workstation)
 
-POLICY = frozenset({"windows", "zone", "countdown", "takeover_grace", "accept_offers"})
+POLICY = frozenset(
+    {"windows", "zone", "countdown", "takeover_grace", "accept_offers", "missing_after"}
+)
 """The fields of a check-in that determine an agent's decisions; stored as one column."""
 
 agents = _table(
@@ -207,7 +216,7 @@ agents = _table(
     Column("at", Double, nullable=False),
     Column("interval", Double, nullable=False),
     _text("program"),
-    _text("windows"),  # POLICY as JSON; older check-ins: only the windows
+    _text("policy"),  # POLICY as JSON
     Column("waiting", Integer, nullable=False),
     Column("running", Integer, nullable=False),
     Column("signed_only", Boolean, nullable=False),

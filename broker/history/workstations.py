@@ -23,6 +23,7 @@ from broker.history.schema import (
     workstations,
 )
 from schemas import Job
+from schemas.reports.check_in import MISSING_AFTER
 
 MISSED_INTERVALS = 2.5
 """Intervals without a check-in after which an agent is missing."""
@@ -37,6 +38,7 @@ class AgentRow:
         countdown: before a mandatory job runs, in seconds; None if unknown.
         takeover_grace: before the service takes a job over, in seconds; None if unknown.
         accept_offers: whether it runs optional jobs without asking.
+        missing_after: before the service ends a job of a missing user's agent, in seconds.
     """
 
     workstation: str
@@ -46,9 +48,9 @@ class AgentRow:
     at: float
     interval: float
     program: str
-    windows: str
     waiting: int
     running: int
+    windows: str = ""
     paused_at: float | None = None
     paused_by: str = ""
     pause_reason: str = ""
@@ -58,6 +60,7 @@ class AgentRow:
     countdown: float | None = None
     takeover_grace: float | None = None
     accept_offers: bool = False
+    missing_after: float = MISSING_AFTER.total_seconds()
 
     def status(self, now: float) -> str:
         """Return `up`, `paused`, `stopped`, or `missing` (check-ins are overdue)."""
@@ -107,22 +110,16 @@ _COLUMNS = tuple(
 )
 
 
-_AGENT_COLUMNS = tuple(
-    agents.c[column.name]
-    for column in fields(AgentRow)
-    if column.name == "windows" or column.name not in POLICY
+_AGENT_COLUMNS = (
+    *(agents.c[column.name] for column in fields(AgentRow) if column.name not in POLICY),
+    agents.c.policy,
 )
 
 
 def _agent_row(columns: dict[str, Any]) -> AgentRow:
-    """Return an agent from its columns; `windows` contains its policy as JSON."""
-    try:
-        policy = json.loads(columns["windows"])
-    except ValueError:
-        policy = None
-    if not isinstance(policy, dict):  # an older check-in: only the windows
-        return AgentRow(**columns)
-    return AgentRow(**columns | {name: policy[name] for name in POLICY & policy.keys()})
+    """Return an agent from its columns; `policy` is JSON."""
+    policy: dict[str, Any] = json.loads(columns.pop("policy"), strict=False)
+    return AgentRow(**columns, **{name: policy[name] for name in POLICY & policy.keys()})
 
 
 class Fleet:

@@ -17,6 +17,9 @@ _AUTOMATIC = ("os-", "arch-", "release-")
 _IN_NO_NAME = re.compile(r"[^a-z0-9_-]")
 _LONGEST_NAME = 63
 
+MISSING_AFTER = timedelta(minutes=10)
+"""The default of an agent's setting; older agents do not report theirs."""
+
 
 class Facts(BaseModel):
     """What a workstation is; agents of one machine say the same."""
@@ -74,6 +77,11 @@ class CheckIn(Message):
     )
     accept_offers: bool = Field(
         default=False, description="whether it runs optional offers at once"
+    )
+    missing_after: Duration | None = Field(
+        default=None,
+        ge=timedelta(0),
+        description="how long its service waits for a user's agent that ended during a command",
     )
     waiting: int = Field(
         default=0, ge=0, lt=2**31, description="jobs that it has, and has not started"

@@ -197,6 +197,13 @@ class Report(Message):
         """The time of the event by the workstation's clock, in seconds since the epoch."""
         return self.at.timestamp()
 
+    @property
+    def checksum(self) -> int:
+        """See `report_checksum`."""
+        until = self.until.timestamp() if self.until else None
+        result = self.result if self.state.final else None
+        return report_checksum(self.agent, self.id, self.reason, until, result)
+
     @model_validator(mode="after")
     def _has_exit_code(self) -> Self:
         if self.state is State.SUCCEEDED and (self.result is None or self.result.exit_code is None):
@@ -204,9 +211,32 @@ class Report(Message):
         return self
 
 
+_CRC_BITS, _RESULT_BITS = 32, 27  # with the state, 63 bits: the history stores them
+
+
+def report_checksum(
+    agent: str, report_id: str, reason: str, until: float | None, result: Result | None = None
+) -> int:
+    """Return a checksum of a report's content: it orders reports of equal state and time.
+
+    The result counts only between reports that are otherwise equal.
+    """
+    value = zlib.crc32(f"{agent} {report_id} {reason} {until}".encode()) << _RESULT_BITS
+    if result is None:
+        return value
+    of_result = zlib.crc32(
+        f"{result.exit_code} {result.signal} {result.duration} {result.max_memory}"
+        f" {result.restart_required} {result.stdout.dropped} {result.stderr.dropped}".encode()
+    )
+    for output in (result.stdout, result.stderr):
+        of_result = zlib.crc32(output.tail, zlib.crc32(output.head, of_result))
+    return value + (of_result >> _CRC_BITS - _RESULT_BITS)
+
+
 class Rank(IntEnum):
     """The progress of a report in a job's life; see `furthest`."""
 
+    CONFLICT = 0  # about another job
     RECEIVED = 1
     ANSWERED = 2  # offered, postponed or declined: a user can change between them
     ACCEPTED = 3
@@ -218,21 +248,20 @@ class Rank(IntEnum):
 ANSWERS = (State.OFFERED, State.POSTPONED, State.DECLINED)
 _RANKS: dict[str, Rank] = {
     **dict.fromkeys(_FINAL, Rank.CLOSED),
+    State.CONFLICT: Rank.CONFLICT,
     State.RECEIVED: Rank.RECEIVED,
     **dict.fromkeys(ANSWERS, Rank.ANSWERED),
     State.ACCEPTED: Rank.ACCEPTED,
     State.STARTED: Rank.STARTED,
     **dict.fromkeys((State.SUCCEEDED, State.FAILED, State.TIMED_OUT, State.INTERRUPTED), Rank.RAN),
 }
-_TIES: dict[str, int] = {state: place << 32 for place, state in enumerate(State)}
+_TIES: dict[str, int] = {
+    state: place << _CRC_BITS + _RESULT_BITS for place, state in enumerate(State)
+}
 
 
 class Reported(Protocol):
     """The part of a report that decides whether it counts."""
-
-    @property
-    def id(self) -> str:
-        """The report's id."""
 
     @property
     def agent(self) -> str:
@@ -246,6 +275,10 @@ class Reported(Protocol):
     def timestamp(self) -> float:
         """The time of the event by the workstation's clock, in seconds since the epoch."""
 
+    @property
+    def checksum(self) -> int:
+        """See `report_checksum`."""
+
 
 _Reported = TypeVar("_Reported", bound=Reported)
 
@@ -254,13 +287,12 @@ def order(report: Reported) -> tuple[int, float, int]:
     """Return the sort key of an agent's reports of a job: the greatest one counts.
 
     It orders the reports of all agents of a workstation, too, except between answers: see
-    `furthest`. It consists of three numbers, since the history stores them. A CONFLICT has no
-    sort key.
+    `furthest`. It consists of three numbers, since the history stores them.
     """
     rank = _RANKS[report.state]
     time = report.timestamp
     # With equal times, the result must not depend on the order in which reports are read.
-    tie = _TIES[report.state] + zlib.crc32(f"{report.agent} {report.id}".encode())
+    tie = _TIES[report.state] + report.checksum
     return (rank, -time if rank >= Rank.CLOSED else time, tie)
 
 

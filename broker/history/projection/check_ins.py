@@ -77,7 +77,7 @@ def _agent(check_in: CheckIn) -> dict[str, Any]:
         "at": check_in.at.timestamp(),
         "interval": check_in.interval.total_seconds(),
         "program": check_in.program,
-        "windows": _policy(check_in),
+        "policy": _policy(check_in),
         "waiting": check_in.waiting,
         "running": check_in.running,
         "signed_only": check_in.signed_only,

@@ -25,7 +25,7 @@ from sqlalchemy import (
 )
 
 from broker.history.projection import check_ins, rejected
-from broker.history.projection.upserts import RANK, put, upsert
+from broker.history.projection.upserts import EARLIER, RANK, put, upsert
 from broker.history.schema import (
     agents,
     jobs,
@@ -48,7 +48,7 @@ from schemas import (
     WorkstationForgotten,
 )
 from schemas.orders.job import id_time
-from schemas.reports.report import ANSWERS, Rank, first_line, furthest, order
+from schemas.reports.report import ANSWERS, Rank, first_line, furthest, order, report_checksum
 from schemas.times import Moment, latest
 
 if TYPE_CHECKING:
@@ -87,8 +87,8 @@ Row = dict[str, Any]
 _QUEUED_OUTCOME: Row = {"state": QUEUED, "rank": _QUEUED_RANK, "rank_at": 0.0, "rank_offset": 0}
 
 
-class _Answer(NamedTuple):
-    """A stored report of an offer, or of a user's answer to it."""
+class _StoredReport(NamedTuple):
+    """A row of the table of reports."""
 
     job_id: str
     workstation: str
@@ -100,11 +100,27 @@ class _Answer(NamedTuple):
     until: float | None
     offset: int
 
+    @property
+    def key(self) -> tuple[str, str, str]:
+        """Its primary key."""
+        return (self.job_id, self.workstation, self.id)
 
-_ANSWER = (
-    *(reports.c[name] for name in ("job_id", "workstation", "id", "agent", "state", "at")),
-    *(reports.c[name] for name in ("reason", "until", "offset")),
+    @property
+    def checksum(self) -> int:
+        """See `report_checksum`; the table has no results."""
+        return report_checksum(self.agent, self.id, self.reason, self.until)
+
+    @classmethod
+    def of(cls, row: Row) -> "_StoredReport":
+        """Return a row that is to be inserted."""
+        return cls(*(row[name] for name in _REPORT))
+
+
+_REPORT = (
+    *("job_id", "workstation", "id", "agent", "state", "at"),
+    *("reason", "until", "offset"),
 )
+_REPORT_COLUMNS = tuple(reports.c[name] for name in _REPORT)
 
 
 class Projection:
@@ -152,9 +168,9 @@ class Projection:
         check_ins.write(self._connection, self._check_ins)
         self._upsert(jobs, self._jobs, _JOB)
         self._upsert(outcomes, self._expected)
-        self._upsert(jobs, list(self._stubs.values()))
-        self._upsert(reports, self._reports)
-        self._upsert(results, list(self._results.values()))
+        self._upsert(jobs, list(self._stubs.values()), EARLIER)
+        self._write_reports()
+        self._upsert(results, list(self._results.values()), ("body", *RANK))
         self._upsert(outcomes, list(self._best.values()), _OUTCOME)
         self._upsert(outcomes, self._answers(), _OUTCOME)
         if self._seen:
@@ -182,8 +198,11 @@ class Projection:
         }
         self._reports.append({**row, "id": report.id, "offset": offset})
         self._seen[workstation] = {"its_name": workstation, "its_at": at, "its_offset": offset}
-        if job_id not in self._stubs:
+        stub = self._stubs.get(job_id)
+        if stub is None:
             self._stubs[job_id] = _stub(report, offset)
+        elif at < stub["created_at"]:
+            stub["created_at"] = _made_at(report)
         if state is State.CONFLICT:
             return
         if state in ANSWERS:  # the outcome depends on the answers of all users
@@ -193,10 +212,34 @@ class Projection:
         known = self._best.get(key)
         if known is None or tuple(known[name] for name in RANK) < rank:
             result = _result_columns(report) if report.result or state.final else _NO_RESULT
-            self._best[key] = {**row, **dict(zip(RANK, rank, strict=True)), **result}
-        if report.result is not None and state.final and key not in self._results:
-            body = _body(report.result)
-            self._results[key] = {"job_id": job_id, "workstation": workstation, "body": body}
+            self._best[key] = {**row, **_rank(rank), **result}
+        if report.result is None or not state.final:
+            return
+        known = self._results.get(key)
+        if known is None or tuple(known[name] for name in RANK) < rank:
+            pair = {"job_id": job_id, "workstation": workstation}
+            self._results[key] = {**pair, **_rank(rank), "body": _body(report.result)}
+
+    def _write_reports(self) -> None:
+        """Insert the reports; of several with one id on a workstation, keep the one that counts."""
+        rows = self._reports
+        if put(self._connection, reports, rows) == len(rows):
+            return  # all were new, as nearly always
+        counting: dict[tuple[str, str, str], _StoredReport] = {}
+        for report in map(_StoredReport.of, rows):
+            known = counting.get(report.key)
+            if known is None or order(known) < order(report):
+                counting[report.key] = report
+        keys = list(counting)
+        for start in range(0, len(keys), _CHUNK):
+            of_key = tuple_(reports.c.job_id, reports.c.workstation, reports.c.id)
+            query = select(*_REPORT_COLUMNS).where(of_key.in_(keys[start : start + _CHUNK]))
+            for row in self._connection.execute(query).all():
+                stored = _StoredReport(*row)
+                if order(stored) >= order(counting[stored.key]):
+                    del counting[stored.key]
+        changed = [dict(zip(_REPORT, report, strict=True)) for report in counting.values()]
+        self._upsert(reports, changed, _REPORT[3:])
 
     def _answers(self) -> list[Row]:
         """Return the outcomes that follow from all stored answers of users."""
@@ -205,14 +248,14 @@ class Projection:
             for key in self._answered
             if key not in self._best or self._best[key]["rank"] < Rank.ANSWERED
         ]
-        found: dict[tuple[str, str], list[_Answer]] = defaultdict(list)
+        found: dict[tuple[str, str], list[_StoredReport]] = defaultdict(list)
         for start in range(0, len(keys), _CHUNK):
             of_jobs = tuple_(reports.c.job_id, reports.c.workstation)
-            query = select(*_ANSWER).where(
+            query = select(*_REPORT_COLUMNS).where(
                 of_jobs.in_(keys[start : start + _CHUNK]), reports.c.state.in_(ANSWERS)
             )
             for row in self._connection.execute(query):
-                answer = _Answer(*row)
+                answer = _StoredReport(*row)
                 found[answer.job_id, answer.workstation].append(answer)
         return [_outcome(answers) for answers in found.values()]
 
@@ -365,7 +408,11 @@ def addressed(job: Job) -> Select[str]:
     return select(found.c.name)
 
 
-def _outcome(answers: Sequence[_Answer]) -> Row:
+def _rank(place: tuple[int, float, int]) -> Row:
+    return dict(zip(RANK, place, strict=True))
+
+
+def _outcome(answers: Sequence[_StoredReport]) -> Row:
     """Return the outcome that follows from all answers about a job on a workstation."""
     last = furthest(answers)
     assert last is not None  # noqa: S101 - there is one, and none is a conflict
@@ -404,8 +451,12 @@ def _body(result: Result) -> bytes:
 
 def _stub(report: Report, offset: int) -> Row:
     """Return the row of a job of which only a report is known."""
-    made = id_time(report.job_id) or report.at
-    return {"id": report.job_id, "offset": offset, "created_at": made.timestamp()}
+    return {"id": report.job_id, "offset": offset, "created_at": _made_at(report)}
+
+
+def _made_at(report: Report) -> float:
+    """Return when a job was made; if its id does not tell, the time of its report."""
+    return (id_time(report.job_id) or report.at).timestamp()
 
 
 def _seconds(moment: Moment | None) -> float | None:

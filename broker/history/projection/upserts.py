@@ -8,10 +8,12 @@ from typing import Any
 from sqlalchemy import ColumnElement, Connection, Dialect, Table, tuple_
 from sqlalchemy.dialects import sqlite
 
-from broker.history.schema import jobs, outcomes
+from broker.history.schema import jobs, outcomes, results
 
 RANK = ("rank", "rank_at", "rank_offset")
-"""The columns of an outcome that order its reports; the highest one counts."""
+"""The columns of an outcome or a result that order its reports; the highest one counts."""
+EARLIER = ("created_at",)
+"""The column of a job of which there are reports alone: their earliest time."""
 
 _Values = Callable[[Mapping[str, Any]], tuple[Any, ...]]
 
@@ -37,7 +39,9 @@ def upsert(dialect: str, table: Table, changed: tuple[str, ...]) -> Any:
     where: ColumnElement[bool] | None = None
     if table is jobs:  # do not replace a job by a stub, or by a copy of it
         where = jobs.c.body.is_(None)
-    elif table is outcomes:  # only by a higher rank
+        if changed == EARLIER:
+            where &= new.created_at < jobs.c.created_at
+    elif table in (outcomes, results):  # only by a higher rank
         ours, theirs = (tuple_(*(of[name] for name in RANK)) for of in (table.c, new))
         where = ours < theirs
     return statement.on_conflict_do_update(
@@ -52,11 +56,16 @@ def put(
     table: Table,
     rows: Sequence[Mapping[str, Any]],
     changed: tuple[str, ...] = (),
-) -> None:
-    """Insert rows in their order; all have the same columns. See `upsert`."""
-    if rows:
-        text, values = _text(connection.dialect.name, table, changed, tuple(rows[0]))
-        connection.exec_driver_sql(text, list(map(values, rows)))
+) -> int:
+    """Insert rows in their order; all have the same columns. See `upsert`.
+
+    Returns:
+        How many were inserted or changed.
+    """
+    if not rows:
+        return 0
+    text, values = _text(connection.dialect.name, table, changed, tuple(rows[0]))
+    return connection.exec_driver_sql(text, list(map(values, rows))).rowcount
 
 
 @cache

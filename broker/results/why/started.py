@@ -11,8 +11,6 @@ from broker.results.why.circumstances import (
 from schemas import State
 from schemas.policy import MAX_STARTS
 
-_MISSING_AFTER = 600.0  # an agent's default setting; the history does not record the setting
-
 
 def explain_started(c: Circumstances, outcome: OutcomeRow) -> Explanation:
     """Explain a job whose command was started."""
@@ -54,9 +52,11 @@ def _agent_gone(c: Circumstances, outcome: OutcomeRow, since: float) -> Explanat
             f"if it was interrupted, {agent} starts it again when it is back, as start"
             f" {count + 1} of {MAX_STARTS} at most",
         )
-    if outcome.agent != SERVICE and c.is_connected(SERVICE):
-        at = since + _MISSING_AFTER
+    if outcome.agent != SERVICE and c.service is not None and c.is_connected(SERVICE):
+        at = _given_up_at(c, since, c.service.missing_after)
         when = f"at {c.at(at)}" if at > c.now else "soon"
+        if at > c.now and c.status(outcome.agent) == "missing":
+            when += " or later"  # it may have gone after its last check-in
         return Explanation(
             why,
             f"{agent} reports how it ended when it is back; if not, the service agent reports it as"
@@ -64,3 +64,10 @@ def _agent_gone(c: Circumstances, outcome: OutcomeRow, since: float) -> Explanat
             at if at > c.now else None,
         )
     return Explanation(why, f"{agent} reports how it ended when it is back")
+
+
+def _given_up_at(c: Circumstances, since: float, missing_after: float) -> float:
+    """Return when the service ends a job of an agent that has been away since a time."""
+    if c.body is not None and c.body.command.rerun_interrupted:
+        since = max(since, c.time("expires_at") or since)  # until then the agent may start it again
+    return since + missing_after

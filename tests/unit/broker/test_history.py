@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from sqlalchemy import Engine, select, update
+from sqlalchemy import Engine, select
 
 from broker.history import reader
 from broker.history import schema as tables
@@ -38,6 +38,7 @@ from schemas import (
     group,
     workstation,
 )
+from schemas.reports.check_in import MISSING_AFTER
 from schemas.reports.report import final_id
 from tests.support.postgresql import schema
 
@@ -306,23 +307,24 @@ def test_by_what_an_agent_decides_is_kept(history: Engine) -> None:
         "zone": "Europe/Berlin",
         "accept_offers": True,
     }
-    times: dict[str, Any] = {"countdown": timedelta(minutes=30), "takeover_grace": timedelta(0)}
-    project(history, [check_in("new", **told, **times), check_in("older"), check_in("oldest")])
-    with history.begin() as connection:  # as it was kept before
-        changed = update(tables.agents).where(tables.agents.c.workstation == "oldest")
-        connection.execute(changed.values(windows="Mon 01:00-02:00"))
+    times: dict[str, Any] = {
+        "countdown": timedelta(minutes=30),
+        "takeover_grace": timedelta(0),
+        "missing_after": timedelta(hours=2),
+    }
+    project(history, [check_in("new", **told, **times), check_in("older")])
     with query_fleet(history) as asked:
         rows = {row.name: row.agents[0] for row in asked.workstations()}
-    new, older, oldest = rows["new"], rows["older"], rows["oldest"]
+    new, older = rows["new"], rows["older"]
     assert (new.windows, new.zone, new.accept_offers) == tuple(told.values())
-    assert (new.countdown, new.takeover_grace) == (1800, 0)
+    assert (new.countdown, new.takeover_grace, new.missing_after) == (1800, 0, 7200)
     assert (older.windows, older.zone, older.countdown, older.takeover_grace) == (
         "",
         "",
         None,
         None,
     )
-    assert (oldest.windows, oldest.countdown) == ("Mon 01:00-02:00", None)
+    assert older.missing_after == MISSING_AFTER.total_seconds()  # the default of older agents
 
 
 def test_ids_may_be_cut_short_where_that_is_clear(history: Engine) -> None:

@@ -21,6 +21,7 @@ from broker.history import migrations
 from broker.history import schema as tables
 from broker.history.migrations import MIGRATIONS, OLDEST, SCHEMA_VERSION
 from broker.history.position import Position, is_empty, read_position, transact
+from broker.history.projection.upserts import RANK
 from broker.history.reader import Overtaken, store
 from broker.history.schema import (
     HistoryError,
@@ -31,6 +32,7 @@ from broker.history.schema import (
     prepare,
 )
 from broker.history.source import Source, check_source, known_source, record_source
+from broker.history.workstations import query_fleet
 from broker.stream.entry import StreamEntry
 from tests.support import programs
 from tests.support.postgresql import schema
@@ -53,15 +55,26 @@ def url(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[str]:
             yield made
 
 
+@pytest.fixture(params=[OLDEST, SCHEMA_VERSION - 1])
+def version(request: pytest.FixtureRequest) -> int:
+    """The oldest version that can be brought up to date, and the last one."""
+    return int(request.param)
+
+
 @pytest.fixture
-def former(url: str) -> str:
-    """A history of the oldest version, with data of all kinds in it."""
+def former(url: str, version: int) -> str:
+    """A history of an older version."""
+    return load(url, version)
+
+
+def load(url: str, version: int) -> str:
+    """Load a history of an older version, with data of all kinds in it."""
     if url.startswith("sqlite"):
-        dump = (HISTORIES / f"version_{OLDEST}.sqlite.sql").read_text()
+        dump = (HISTORIES / f"version_{version}.sqlite.sql").read_text()
         with closing(sqlite3.connect(url.removeprefix("sqlite:///"))) as connection:
             connection.executescript(dump)
     else:
-        dump = (HISTORIES / f"version_{OLDEST}.postgresql.sql").read_text()
+        dump = (HISTORIES / f"version_{version}.postgresql.sql").read_text()
         with psycopg.connect(url) as server:
             server.execute(dump.encode())
     return url
@@ -131,14 +144,38 @@ def refusal(engine: Engine) -> str:
     return line
 
 
+def migrated(before: Rows) -> Rows:
+    """Return the rows as the migrations leave them."""
+    before = renamed(before)
+    reading = [{"cluster": "", "virtual_host": "", **row} for row in before["reading"]]
+    reading[0]["version"] = SCHEMA_VERSION
+    ranks = {
+        (row["job_id"], row["workstation"]): {name: row[name] for name in RANK}
+        for row in before["outcomes"]
+    }
+    agents = []
+    for row in before["agents"]:
+        windows = row["windows"]
+        policy = json.dumps({"windows": windows} if windows else {}, separators=(",", ":"))
+        agents.append({**row, "policy": windows if windows.startswith("{") else policy})
+        del agents[-1]["windows"]
+    return {
+        **before,
+        "reading": reading,
+        "agents": sorted(agents, key=lambda row: (row["workstation"], row["agent"])),
+        "results": [
+            {**row, **ranks[row["job_id"], row["workstation"]]} for row in before["results"]
+        ],
+    }
+
+
 def test_all_rows_and_the_position_are_kept(former: str, raw: Engine) -> None:
-    before = renamed(rows(raw))
-    assert set(before) == {table.name for table in (tables.reading, *tables.CONTENT)}
+    before = rows(raw)
+    assert set(renamed(before)) == {table.name for table in (tables.reading, *tables.CONTENT)}
     assert all(before.values())  # none is empty
     open_history(former).dispose()
     (reading,) = before["reading"]
-    reading |= {"version": SCHEMA_VERSION, "cluster": "", "virtual_host": ""}
-    assert rows(raw) == before
+    assert rows(raw) == migrated(before)
     assert transact(raw, read_position) == Position(
         **{name: reading[name] for name in ("base", "next_offset", "last")}
     )
@@ -146,16 +183,16 @@ def test_all_rows_and_the_position_are_kept(former: str, raw: Engine) -> None:
 
 
 def test_its_tables_become_those_of_a_new_history(former: str, tmp_path: Path) -> None:
-    migrated = open_history(former)
+    current = open_history(former)
     if former.startswith("sqlite"):
         fresh = open_history(f"sqlite:///{tmp_path}/fresh.db")
-        assert layout(migrated) == layout(fresh)
+        assert layout(current) == layout(fresh)
     else:
         with schema() as empty:
             fresh = open_history(empty)
-            assert layout(migrated) == layout(fresh)
+            assert layout(current) == layout(fresh)
             fresh.dispose()
-    migrated.dispose()
+    current.dispose()
 
 
 def known(answer: Any, then: Any) -> Any:
@@ -201,9 +238,7 @@ def test_many_that_open_it_at_once_migrate_it_once(former: str, raw: Engine) -> 
     with ThreadPoolExecutor(many) as threads:
         for running in [threads.submit(opened) for _ in range(many)]:
             running.result()
-    after = rows(raw)
-    assert {**after, "reading": []} == {**renamed(before), "reading": []}
-    assert after["reading"][0]["version"] == SCHEMA_VERSION
+    assert rows(raw) == migrated(before)
 
 
 def test_many_that_make_it_at_once_make_it_once(url: str, raw: Engine) -> None:
@@ -239,11 +274,12 @@ def test_one_that_is_migrated_while_it_is_looked_at_is_not_taken_for_damaged(
 
 
 def test_a_migration_that_fails_changes_nothing(
-    former: str, raw: Engine, monkeypatch: pytest.MonkeyPatch
+    former: str, version: int, raw: Engine, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     before = rows(raw), layout(raw)
+    following = version + 1
     with monkeypatch.context() as patched:
-        patched.setitem(migrations.MIGRATIONS, OLDEST + 1, (*MIGRATIONS[OLDEST + 1], "nonsense"))
+        patched.setitem(migrations.MIGRATIONS, following, (*MIGRATIONS[following], "nonsense"))
         with pytest.raises(HistoryError, match="nonsense"):
             open_history(former)
     assert (rows(raw), layout(raw)) == before
@@ -273,13 +309,11 @@ def test_an_older_one_than_all_that_are_known_is_refused(former: str, raw: Engin
     ],
 )
 @pytest.mark.parametrize("age", ["new", "former"])
-def test_a_damaged_one_is_refused(
-    request: pytest.FixtureRequest, url: str, raw: Engine, age: str, damage: str, what: str
-) -> None:
+def test_a_damaged_one_is_refused(url: str, raw: Engine, age: str, damage: str, what: str) -> None:
     if age == "new":
         open_history(url).dispose()
     else:
-        request.getfixturevalue("former")
+        load(url, OLDEST)
     change(raw, damage)
     assert f" is damaged: {what}: restore it from a copy, or" in refusal(raw)
 
@@ -313,6 +347,18 @@ def test_a_program_that_is_older_than_the_tables_meanwhile_reads_no_further(
         transact(raw, store, place, [entry])
     with pytest.raises(UnusableHistory, match="install a newer"):
         transact(raw, read_position)
+
+
+def test_windows_of_an_older_program_are_kept_whatever_they_are(former: str, raw: Engine) -> None:
+    odd = 'daily "\\" \n{}'
+    with raw.begin() as connection:
+        update = text("UPDATE agents SET windows = :odd WHERE workstation = 'ws-queued'")
+        connection.execute(update, {"odd": odd})
+    engine = open_history(former)
+    with query_fleet(engine) as asked:
+        (row,) = asked.workstations(["ws-queued"])
+    assert row.agents[0].windows == odd
+    engine.dispose()
 
 
 def test_what_it_was_read_of_is_noted_once(former: str) -> None:

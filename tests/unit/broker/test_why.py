@@ -710,6 +710,32 @@ CASES: dict[str, tuple[Circumstances, str, str, timedelta | None]] = {
         "the service agent reports it as interrupted at 2026-11-23 12:09 UTC (in 9 min)",
         9 * MINUTE,
     ),
+    "a user's, and logged off, with a setting of its service": (
+        known(
+            outcome("started", agent=ADA), agent(missing_after=7200.0), agent(ADA, "stopped"),
+        ),
+        "whether it still runs is not known",
+        "the service agent reports it as interrupted at 2026-11-23 13:59 UTC (in 1 h 59 min).",
+        2 * HOUR - MINUTE,
+    ),
+    "a user's, and missing": (
+        known(
+            outcome("started", -2 * HOUR, agent=ADA), agent(missing_after=7200.0),
+            agent(ADA, "missing"),
+        ),
+        "ada's agent has been missing since 2026-11-23 11:00 UTC (1 h ago): whether it still runs",
+        "reports it as interrupted at 2026-11-23 13:00 UTC (in 1 h) or later",
+        HOUR,
+    ),
+    "a user's, which may run again until it expires": (
+        known(
+            outcome("started", agent=ADA), UP, agent(ADA, "stopped"), rerun_interrupted=True,
+            expires_at=HOUR, events=[event(State.STARTED)] * 5,
+        ),
+        "whether it still runs is not known",
+        "reports it as interrupted at 2026-11-23 13:10 UTC (in 1 h 10 min)",
+        HOUR + 10 * MINUTE,
+    ),
     "survives its agent": (
         known(outcome("started"), agent(status="stopped"), survives_agent=True),
         "whether it still runs is not known",
