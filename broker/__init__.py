@@ -44,15 +44,15 @@ if TYPE_CHECKING:
     from broker.history.workstations import AgentRow, Fleet, WorkstationRow
     from broker.jobs.cancel import NotCancellable, check_cancellable
     from broker.jobs.dry_run import Reach, reach
-    from broker.jobs.job_file import WrongJobFile, read_jobs
-    from broker.jobs.rerun_jobs import NothingToRerun, NotItsWorkstation, Rerun, rerun
-    from broker.jobs.signed_file import (
+    from broker.jobs.files.job_file import WrongJobFile, read_jobs
+    from broker.jobs.files.signed_file import (
         SignedAlready,
         approve_job,
         read_signed,
         sign_job,
         write_signed,
     )
+    from broker.jobs.rerun_jobs import NothingToRerun, NotItsWorkstation, Rerun, rerun
     from broker.results.report.content import ReportContent, read_report
     from broker.results.report.csv_table import report_csv
     from broker.results.report.files import write_report
@@ -144,9 +144,9 @@ _MODULES = {
     "broker.history.workstations": ("AgentRow", "Fleet", "WorkstationRow"),
     "broker.jobs.cancel": ("NotCancellable", "check_cancellable"),
     "broker.jobs.dry_run": ("Reach", "reach"),
-    "broker.jobs.job_file": ("WrongJobFile", "read_jobs"),
+    "broker.jobs.files.job_file": ("WrongJobFile", "read_jobs"),
     "broker.jobs.rerun_jobs": ("NotItsWorkstation", "NothingToRerun", "Rerun", "rerun"),
-    "broker.jobs.signed_file": (
+    "broker.jobs.files.signed_file": (
         "SignedAlready",
         "approve_job",
         "read_signed",

@@ -28,7 +28,7 @@ def add_to(commands: "argparse._SubParsersAction[Parser]") -> None:
 
 
 def _run(arguments: argparse.Namespace) -> int:
-    from broker.jobs.signed_file import (
+    from broker.jobs.files.signed_file import (
         SignedAlready,
         add_signature,
         job_of,
@@ -56,7 +56,7 @@ def _run(arguments: argparse.Namespace) -> int:
 
 
 def _read(path: Path) -> "SignedJob":
-    from broker.jobs.signed_file import read_signed
+    from broker.jobs.files.signed_file import read_signed
 
     signed = read_signed(path)
     if signed is None:

@@ -10,7 +10,7 @@ from broker.cli.command_line import DONE, USAGE, Parser
 from schemas.text import counted
 
 if TYPE_CHECKING:
-    from broker.jobs.job_file import WrongJobFile
+    from broker.jobs.files.job_file import WrongJobFile
     from schemas import Job
 
 
@@ -32,9 +32,9 @@ def _run(arguments: argparse.Namespace) -> int:
 
 
 def _check(file: str, *, as_json: bool) -> int:
-    from broker.jobs.job_file import WrongJobFile, read_jobs
-    from broker.jobs.marked import Problem
-    from broker.jobs.signed_file import job_of, read_signed
+    from broker.jobs.files.job_file import WrongJobFile, read_jobs
+    from broker.jobs.files.problems import Problem
+    from broker.jobs.files.signed_file import job_of, read_signed
 
     try:
         # A pipe can be read only once.

@@ -27,7 +27,7 @@ def file_errors(option: str, path: Path) -> Iterator[None]:
     Raises:
         UsageError: the file cannot be read or written, or holds no valid job.
     """
-    from broker.jobs.job_file import WrongJobFile
+    from broker.jobs.files.job_file import WrongJobFile
 
     try:
         yield
@@ -42,7 +42,7 @@ def read_from_option(arguments: argparse.Namespace) -> "SignedJob | None":
     # A pipe can be read only once.
     if arguments.file is None or not (path := Path(arguments.file)).is_file():
         return None
-    from broker.jobs.signed_file import read_signed
+    from broker.jobs.files.signed_file import read_signed
 
     with file_errors("--file: ", path):
         signed = read_signed(path)
@@ -54,7 +54,7 @@ def read_from_option(arguments: argparse.Namespace) -> "SignedJob | None":
 
 def job_of(arguments: argparse.Namespace, signed: "SignedJob") -> "Job":
     """Return the job of `--file` that was signed."""
-    from broker.jobs import signed_file
+    from broker.jobs.files import signed_file
 
     path = Path(arguments.file)
     with file_errors("--file: ", path):
@@ -63,7 +63,7 @@ def job_of(arguments: argparse.Namespace, signed: "SignedJob") -> "Job":
 
 def save(jobs: "list[Job]", arguments: argparse.Namespace) -> int:
     """Write a job to a file with our signature; other signers add theirs."""
-    from broker.jobs.signed_file import sign_job, write_signed
+    from broker.jobs.files.signed_file import sign_job, write_signed
 
     path = arguments.save
     for option in ("wait", "dry_run", "waves"):

@@ -166,7 +166,7 @@ def read_job(arguments: argparse.Namespace) -> "Job":
     """
     from pydantic import ValidationError
 
-    from broker.jobs.job_file import check_not_past
+    from broker.jobs.files.job_file import check_not_past
     from schemas import Command, Job, explain
 
     if arguments.file is not None:
@@ -224,7 +224,7 @@ def read_job(arguments: argparse.Namespace) -> "Job":
 
 
 def _from_file(arguments: argparse.Namespace) -> "list[Job]":
-    from broker.jobs.job_file import WrongJobFile, read_jobs
+    from broker.jobs.files.job_file import WrongJobFile, read_jobs
 
     _check_file_alone(arguments)
     try:

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from broker.cli import main as cli
-from broker.jobs.signed_file import write_signed
+from broker.jobs.files.signed_file import write_signed
 from broker.signing.signer import make_key
 from schemas import Command, Job, SignedJob, everyone
 from tests.support.programs import ROOT

@@ -9,7 +9,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from broker import WrongJobFile, read_jobs
-from broker.jobs.job_file import SIZE_LIMIT, parse_jobs
+from broker.jobs.files import formats
+from broker.jobs.files.job_file import SIZE_LIMIT, parse_jobs
 from schemas import Command, Job, WallClock, everyone, group
 
 PLAIN = '{"command": {"argv": ["true"]}, "targets": ["all"]}'
@@ -211,7 +212,57 @@ def test_aliases_are_no_bomb() -> None:
 
 def test_a_file_of_more_than_it_may_have_is_refused() -> None:
     (told,) = errors(b" " * (SIZE_LIMIT + 1), "jobs.json")
-    assert told == "jobs.json: is over the limit of 100 MB"
+    assert told == "jobs.json: is over the limit of 20 MB"
+
+
+@pytest.mark.parametrize(
+    ("text", "name", "told"),
+    [
+        ("---\n" * 300_000, "jobs.yaml", ": is over the limit of 1 MB; write it as JSON"),
+        (
+            "a = 1\n" * 200_000,
+            "jobs.toml",
+            ": is over the limit of 1 MB; write it as JSON",
+        ),
+        (
+            "---\n" * 1000,
+            "jobs.yaml",
+            ":334: has too many values for YAML; write it as JSON",
+        ),
+        (
+            "- 1\n" * 1000,
+            "jobs.yaml",
+            ":998: has too many values for YAML; write it as JSON",
+        ),
+        ("a = {" + "b." * 6000 + "c=1}", "jobs.toml", ":1: has more than 5,000 dots"),
+        ("\na" + " . a" * 6000, "jobs.toml", ":2: has more than 5,000 dots"),
+    ],
+)
+def test_what_would_be_read_for_minutes_is_refused(
+    text: str, name: str, told: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(formats, "_MAX_EVENTS", 1000)
+    assert errors(text, name) == [name + told]
+
+
+@pytest.mark.parametrize("name", SUFFIXES)
+def test_a_file_full_of_errors_tells_the_first(name: str) -> None:
+    text = "[[jobs]]\ncommand.argv = ['a']\n" * 1500 if name.endswith("toml") else "[%s]"
+    told = errors(text.replace("%s", ",\n".join(["{}"] * 1500)), name)
+    assert len(told) == 1001
+    assert told[0] == f"{name}: has 1,000 errors or more"
+
+
+def test_lines_of_json_are_found() -> None:
+    """Also where JSON is no YAML: then an error has its path alone."""
+    text = '[\n\t{"targets": ["all"],\n\t "command": {"argv": ["%s"], "x": 1}},\n\t5\n]'
+    for char, line, last in (("\\/", ":3", ":4"), ("\\ud83d\\ude00", ":3", ":4"), ("\x7f", "", "")):
+        assert errors(text.replace("%s", char), "x.json") == [
+            f"x.json{line}: [0].command.x: no such field",
+            f"x.json{last}: [1]: is no job: write a mapping with command and targets",
+        ]
+    twice = text.replace("%s", "\x7f").replace('"x"', '"argv"')
+    assert errors(twice, "x.json") == ["x.json: argv: is there twice in one mapping"]
 
 
 def test_lines_of_toml_are_found_in_tables_and_after_long_strings() -> None:

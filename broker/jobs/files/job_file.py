@@ -1,6 +1,8 @@
 """Jobs in files: JSON, YAML or TOML, one job or many, and all that is wrong in them by its line."""
 
 import sys
+from collections.abc import Iterator
+from contextlib import suppress
 from datetime import UTC, datetime, timedelta
 from difflib import get_close_matches
 from pathlib import Path
@@ -9,19 +11,21 @@ from typing import Any
 from pydantic import ValidationError
 
 from broker.client.publishing import check_sendable
-from broker.jobs.marked import Node, Problem, Unreadable, read_text
+from broker.jobs.files.formats import Content, read_text
+from broker.jobs.files.problems import Place, Problem, Unreadable, path_of
 from schemas import Command, Job
 from schemas.errors import PcmError
 from schemas.message import cause
 from schemas.times import latest, parse_moment
 
-SIZE_LIMIT = 100_000_000
-"""Bytes that a file may have."""
+SIZE_LIMIT = 20_000_000
+"""Bytes that a file may have; YAML and TOML have a lower limit."""
 
 _TIMES = ("offer_at", "mandatory_at", "expires_at")
 _TAGS = {"instant", "wall clock", "[key]"}  # pydantic's own, in the place of an error
 _LONGEST_VALUE = 80
 _ROUNDING = timedelta(minutes=1)
+_MAX_PROBLEMS = 1000
 _PLAIN = {
     "string_type": "is no text: put it in quotes",
     "too_short": "is empty",
@@ -71,12 +75,12 @@ def parse_jobs(body: bytes, name: str) -> list[Job]:
         WrongJobFile: something in it is wrong; it names all of it.
     """
     try:
-        documents, problems = read_text(_decoded(body), Path(name).suffix.lower())
+        content = read_text(_decoded(body), Path(name).suffix.lower())
     except Unreadable as error:
         raise WrongJobFile(name, [Problem(error.line, "", str(error))]) from None
-    found = _Jobs(problems, datetime.now(UTC))
-    for document in documents:
-        found.take(document)
+    found = _Jobs(content, datetime.now(UTC))
+    found.take_all()
+    problems = found.problems()
     if not (found.jobs or problems):
         problems.append(Problem(None, "", "has no jobs: write one, or jobs: [...]"))
     if problems:
@@ -104,62 +108,81 @@ def _decoded(body: bytes) -> str:
         raise Unreadable(line, "is not UTF-8: save it as UTF-8") from None
 
 
+class _TooManyProblems(Exception):
+    """Further ones are not looked for."""
+
+
 class _Jobs:
     """Takes in documents, and keeps the jobs in them and what is wrong with them."""
 
-    def __init__(self, problems: list[Problem], now: datetime) -> None:
+    def __init__(self, content: Content, now: datetime) -> None:
         self.jobs: list[Job] = []
-        self._problems = problems
+        self._content = content
         self._now = now
-        self._ids: dict[str, int] = {}
+        self._wrong: list[tuple[Place, str, str]] = []  # where, the missing field, what is wrong
+        self._ids: dict[str, Place] = {}
 
-    def take(self, document: Node) -> None:
-        """Take in a document: a job, a list of jobs, or a mapping with such a list."""
-        for node in self._nodes(document):
-            if isinstance(node.value, dict):
-                self._take_job(node)
-            else:
-                self._wrong(node, "is no job: write a mapping with command and targets")
+    def take_all(self) -> None:
+        """Take in each document: a job, a list of jobs, or a mapping with such a list."""
+        with suppress(_TooManyProblems):
+            for number, document in enumerate(self._content.documents):
+                for place, value in self._nodes((number,), document):
+                    if isinstance(value, dict):
+                        self._take_job(place, value)
+                    else:
+                        self._add(place, "is no job: write a mapping with command and targets")
 
-    def _nodes(self, document: Node) -> list[Node]:
-        value = document.value
+    def problems(self) -> list[Problem]:
+        """Return what is wrong, with its lines."""
+        lines = self._content.find_lines([place for place, _, _ in self._wrong])
+        problems = [
+            Problem(lines.get(place), path_of((*place, *filter(None, [missing]))), text)
+            for place, missing, text in self._wrong
+        ]
+        if len(problems) >= _MAX_PROBLEMS:
+            problems.append(Problem(None, "", f"has {_MAX_PROBLEMS:,} errors or more"))
+        return self._content.problems[:_MAX_PROBLEMS] + problems
+
+    def _nodes(self, place: Place, value: Any) -> Iterator[tuple[Place, Any]]:
         if value is None:  # as between two --- in YAML
-            return []
+            return
         if isinstance(value, dict) and "jobs" in value:
-            for name, node in value.items():
+            for name in value:
                 if name != "jobs":
-                    self._wrong(node, "no such field beside jobs; write it into each job")
-            document = value["jobs"]
-            if not isinstance(document.value, list):
-                self._wrong(document, "is no list of jobs")
-                return []
-        return document.value if isinstance(document.value, list) else [document]
+                    self._add((*place, name), "no such field beside jobs; write it into each job")
+            place, value = (*place, "jobs"), value["jobs"]
+            if not isinstance(value, list):
+                self._add(place, "is no list of jobs")
+                return
+        if isinstance(value, list):
+            yield from (((*place, number), item) for number, item in enumerate(value))
+        else:
+            yield place, value
 
-    def _take_job(self, node: Node) -> None:
-        known = len(self._problems)
-        self._check_id(node)
-        fields = node.plain()
+    def _take_job(self, place: Place, given: dict[str, Any]) -> None:
+        known = len(self._wrong)
+        self._check_id(place, given)
+        fields = {"created_at": self._now, **given}
         for name in _TIMES:
             if fields.get(name) is not None:
-                self._read_time(node.value[name], fields)
-        fields.setdefault("created_at", self._now)
+                self._read_time((*place, name), fields)
         try:
             job = Job.model_validate(fields)
             check_not_past(job, self._now)
             check_sendable(job)
         except ValidationError as error:
             for found in error.errors(include_url=False):
-                self._explain(node, found)
+                self._explain(place, given, found)
         except ValueError as error:
-            self._add(node, str(error))
+            self._add_to_field(place, given, str(error))
         else:
-            if len(self._problems) == known:
+            if len(self._wrong) == known:
                 self.jobs.append(job)
 
-    def _read_time(self, node: Node, fields: dict[str, Any]) -> None:
+    def _read_time(self, place: Place, fields: dict[str, Any]) -> None:
         """Replace the text of a time by what it says."""
-        name = node.path.rpartition(".")[2]
-        given = node.value
+        name = str(place[-1])
+        given = fields[name]
         try:
             if isinstance(given, str):
                 fields[name] = parse_moment(given, self._now)
@@ -168,60 +191,60 @@ class _Jobs:
                     f"{given!r} is no time: write 2026-11-30T02:00Z, +10m or now"
                 )
         except (ValueError, OverflowError) as error:
-            self._wrong(node, str(error))
+            self._add(place, str(error))
             fields.pop(name)
 
-    def _check_id(self, node: Node) -> None:
-        given = node.value.get("id")
-        if given is None or not isinstance(given.value, str):
+    def _check_id(self, place: Place, given: dict[str, Any]) -> None:
+        if not isinstance(given.get("id"), str):
             return
-        name = given.value.lower()
+        name, place = given["id"].lower(), (*place, "id")
         if name in self._ids:
             first = self._ids[name]
-            self._wrong(given, f"{name!r} is the id of the job in line {first}, too")
-        self._ids.setdefault(name, given.line)
+            line = self._content.find_lines([first]).get(first)
+            where = f"line {line}" if line else path_of(first)
+            self._add(place, f"{name!r} is the id of the job in {where}, too")
+        self._ids.setdefault(name, place)
 
-    def _explain(self, job: Node, found: Any) -> None:
+    def _explain(self, job: Place, given: dict[str, Any], found: Any) -> None:
         """Say what pydantic found, at the place where it stands."""
-        node, missing = _find(job, [part for part in found["loc"] if part not in _TAGS])
+        inside, value, missing = _find(given, [part for part in found["loc"] if part not in _TAGS])
+        place = (*job, *inside)
         match found["type"]:
             case "missing":
-                self._problems.append(Problem(node.line, node.under(missing), "is missing"))
+                self._add(place, "is missing", missing)
             case "extra_forbidden":
                 name = str(found["loc"][-1])
-                self._wrong(node, _no_such_field(name, at_top=len(found["loc"]) == 1))
-            case "too_short" if node.value:
+                self._add(place, _no_such_field(name, at_top=len(found["loc"]) == 1))
+            case "too_short" if value:
                 pass  # what is in it is wrong, and told
             case kind if kind in _PLAIN:
-                shown = (
-                    ""
-                    if isinstance(node.value, dict | list)
-                    else f"{repr(node.value)[:_LONGEST_VALUE]} "
-                )
-                self._wrong(node, shown + _PLAIN[kind])
+                shown = "" if isinstance(value, dict | list) else f"{repr(value)[:_LONGEST_VALUE]} "
+                self._add(place, shown + _PLAIN[kind])
             case _:
-                self._add(node, cause(found))
+                self._add_to_field(place, value, cause(found))
 
-    def _add(self, node: Node, text: str) -> None:
+    def _add_to_field(self, place: Place, value: Any, text: str) -> None:
         """Add a problem whose text may begin with the field that it is about."""
         name, colon, rest = text.partition(": ")
-        if colon and isinstance(node.value, dict) and name in node.value:
-            self._wrong(node.value[name], rest)
+        if colon and isinstance(value, dict) and name in value:
+            self._add((*place, name), rest)
         else:
-            self._wrong(node, text)
+            self._add(place, text)
 
-    def _wrong(self, node: Node, text: str) -> None:
-        self._problems.append(Problem(node.line, node.path, text))
+    def _add(self, place: Place, text: str, missing: str = "") -> None:
+        if len(self._wrong) == _MAX_PROBLEMS:
+            raise _TooManyProblems
+        self._wrong.append((place, missing, text))
 
 
-def _find(node: Node, place: list[Any]) -> tuple[Node, str]:
-    """Return the node at a place, or the last on the way, and the name that is not in it."""
-    for part in place:
+def _find(value: Any, place: list[Any]) -> tuple[Place, Any, str]:
+    """Return the longest part of a place that exists, its value, and the name that is not in it."""
+    for count, part in enumerate(place):
         try:
-            node = node.value[part]
+            value = value[part]
         except (LookupError, TypeError):
-            return node, str(part)
-    return node, ""
+            return tuple(place[:count]), value, str(part)
+    return tuple(place), value, ""
 
 
 def _no_such_field(name: str, *, at_top: bool) -> str:
