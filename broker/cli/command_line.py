@@ -33,6 +33,10 @@ class UsageError(CommandError):
     status = USAGE
 
 
+class NoSuchJob(CommandError):
+    """The stream has no record of a job with this id."""
+
+
 class BrokerUnreachable(CommandError):
     """The broker is unreachable; the text gives the reason."""
 

@@ -6,7 +6,13 @@ from collections.abc import Awaitable, Callable, Coroutine, Iterator
 from contextlib import ExitStack, contextmanager
 from typing import TYPE_CHECKING, Any
 
-from broker.cli.command_line import BrokerUnreachable, CommandError, UsageError, argument_errors
+from broker.cli.command_line import (
+    BrokerUnreachable,
+    CommandError,
+    NoSuchJob,
+    UsageError,
+    argument_errors,
+)
 from broker.cli.options import as_option
 from broker.settings import WrongSetting
 
@@ -53,7 +59,7 @@ def run_async(work: Coroutine[Any, Any, int]) -> int:
     except BrokerError as error:
         raise as_command_error(error) from error
     except UnknownJob as error:
-        raise CommandError(str(error)) from error
+        raise NoSuchJob(str(error)) from error
     except ValidationError as error:
         raise UsageError(as_option(explain(error))) from error
     except ValueError as error:

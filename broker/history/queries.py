@@ -23,6 +23,7 @@ from sqlalchemy import (
 )
 
 from broker.history.projection.projection import QUEUED, UNREACHABLE
+from broker.history.rollout_rows import rollout_row
 from broker.history.schema import (
     gaps,
     jobs,
@@ -36,8 +37,9 @@ from broker.history.schema import (
     workstations,
 )
 from broker.stream.entry import read_records
-from schemas import Job, Result, State
+from schemas import Job, Result, Rollout, State
 from schemas.errors import PcmError
+from schemas.text import listed
 
 if TYPE_CHECKING:
     from broker.stream.entry import Record
@@ -66,6 +68,8 @@ _SORT_KEYS = {
 _RESULT = TypeAdapter(Result)
 _CHUNK = 500
 _ROWS_AT_ONCE = 100
+_MAX_MATCHES = 10  # ids in a message
+_ROLLOUT = "rollout"  # the kind of the records with plans
 
 
 @dataclass(frozen=True)
@@ -92,6 +96,11 @@ class JobRow:
     schedule: str | None
     counts: Counter[str]
     restart_required: int = 0
+
+    @property
+    def is_rollout(self) -> bool:
+        """Whether it is a rollout, and not the job of a wave."""
+        return self.id == self.rollout
 
     @property
     def open(self) -> int:
@@ -171,6 +180,7 @@ class JobQueries:
     def __init__(self, connection: Connection, now: float | None = None) -> None:
         self._connection = connection
         self.now = time.time() if now is None else now
+        self._ids_of: dict[str, list[str]] = {}
 
     # Jobs
 
@@ -241,31 +251,83 @@ class JobQueries:
     def find(self, job_id: str) -> JobRow:
         """Return the job with an id, or with the only id with this beginning.
 
+        A rollout is found by its id as one job, on the workstations of its sent waves.
+
         Raises:
             UnknownId: no job matches, or more than one.
         """
         if exact := self.rows(jobs.c.id == job_id):
             return exact[0]
-        found = self.rows(jobs.c.id.startswith(job_id, autoescape=True), most=2)
-        if len(found) == 1:
-            return found[0]
+        found = self._beginning(job_id)
+        if job_id in found or len(found) == 1:
+            found_id = job_id if job_id in found else found[0]
+            if plan := self.plan(found_id):
+                return rollout_row(plan, self.rows(jobs.c.rollout == plan.id))
+            return self.rows(jobs.c.id == found_id)[0]
         raise UnknownId(
-            f"{job_id}: matches several jobs"
+            f"{job_id}: matches several: {listed(found, _MAX_MATCHES)}"
             if found
             else f"{job_id}: no such job was sent, according to the history",
             several=bool(found),
         )
 
+    def _beginning(self, text: str) -> list[str]:
+        """Return the ids of jobs and rollouts with a beginning, without those rollouts' waves."""
+        plans = set(
+            self._connection.scalars(
+                select(records.c.subject).where(
+                    records.c.kind == _ROLLOUT, records.c.subject.startswith(text, autoescape=True)
+                )
+            )
+        )
+        rows = self._connection.execute(
+            select(jobs.c.id, jobs.c.rollout).where(jobs.c.id.startswith(text, autoescape=True))
+        )
+        return sorted(plans | {row.id for row in rows if row.rollout not in plans}, reverse=True)
+
+    def plan(self, rollout_id: str) -> Rollout | None:
+        """Return the plan of a rollout; None if no rollout has this id."""
+        plans = self.records(_ROLLOUT, rollout_id)
+        return next((plan for plan in plans if isinstance(plan, Rollout)), None)
+
+    def wave(self, rollout_id: str, workstation: str) -> JobRow | None:
+        """Return the job of the wave with a workstation; None if it was not sent."""
+        in_waves = outcomes.c.job_id.in_(self._ids(rollout_id))
+        query = select(outcomes.c.job_id).where(in_waves, outcomes.c.workstation == workstation)
+        return next(iter(self.rows(jobs.c.id.in_(query))), None)
+
+    def _ids(self, job_id: str) -> list[str]:
+        """Return the id of a job; of a rollout, those of its waves."""
+        if job_id not in self._ids_of:
+            known = exists().where(jobs.c.id == job_id)
+            waves = select(jobs.c.id).where(jobs.c.rollout == job_id)
+            is_job = self._connection.scalar(select(known))
+            self._ids_of[job_id] = [job_id] if is_job else [*self._connection.scalars(waves)]
+        return self._ids_of[job_id]
+
     def body(self, job_id: str) -> Job | None:
-        """Return a job as it was sent; None if only its reports are known."""
+        """Return a job as it was sent; None if only its reports are known.
+
+        Of a rollout, return the job of its plan.
+        """
         body = self._connection.scalar(select(jobs.c.body).where(jobs.c.id == job_id))
-        return None if body is None else Job.read(body, tolerant=True)
+        if body is None:
+            plan = self.plan(job_id)
+            return plan.job if plan else None
+        return Job.read(body, tolerant=True)
 
     def recorded(self, job_id: str) -> tuple[bytes, str]:
-        """Return a job's original bytes and its header of signatures."""
-        query = select(jobs.c.body, jobs.c.signatures).where(jobs.c.id == job_id)
-        row = self._connection.execute(query).one_or_none()
-        return (row.body or b"", row.signatures) if row else (b"", "")
+        """Return the original bytes of a job or of a rollout's plan, and their signatures."""
+        of_job = select(jobs.c.body, jobs.c.signatures).where(jobs.c.id == job_id)
+        of_plan = (
+            select(records.c.body, records.c.signatures)
+            .where(records.c.kind == _ROLLOUT, records.c.subject == job_id)
+            .order_by(records.c.offset)
+        )
+        for query in (of_job, of_plan):
+            if row := self._connection.execute(query).first():
+                return (row.body or b"", row.signatures)
+        return (b"", "")
 
     def has_state(
         self, states: Sequence[str], workstation: str | None = None
@@ -360,7 +422,7 @@ class JobQueries:
         state = self._state().label("state")
         columns = [state if name == "state" else outcomes.c[name] for name in _OUTCOME_COLUMNS]
         sort_key = case(_SORT_KEYS, value=state, else_=99)
-        query = _joined(select(*columns)).where(outcomes.c.job_id == job_id)
+        query = _joined(select(*columns)).where(outcomes.c.job_id.in_(self._ids(job_id)))
         if states is not None:
             query = query.where(state.in_(states))
         if names is not None:
@@ -383,7 +445,7 @@ class JobQueries:
         count = func.count()
         query = (
             _joined(select(*group, count, func.min(columns.workstation)))
-            .where(columns.job_id == job_id, columns.state.in_((*FAILURES, QUEUED)))
+            .where(columns.job_id.in_(self._ids(job_id)), columns.state.in_((*FAILURES, QUEUED)))
             .where(state.in_(FAILURES))
             .group_by(*group)
             .order_by(count.desc(), line)
@@ -395,7 +457,7 @@ class JobQueries:
         """Return the reports of a job on a workstation, in the order of the stream."""
         query = (
             select(*(reports.c[field.name] for field in fields(Event)))
-            .where(reports.c.job_id == job_id, reports.c.workstation == workstation)
+            .where(reports.c.job_id.in_(self._ids(job_id)), reports.c.workstation == workstation)
             .order_by(reports.c.offset, reports.c.at)
         )
         return [Event(*row) for row in self._connection.execute(query)]
@@ -404,7 +466,8 @@ class JobQueries:
         self, job_id: str, names: Sequence[str] | None = None
     ) -> Iterator[tuple[str, Result]]:
         """Yield the result of a job on each workstation where it started, in order of name."""
-        query = select(results.c.workstation, results.c.body).where(results.c.job_id == job_id)
+        of_job = results.c.job_id.in_(self._ids(job_id))
+        query = select(results.c.workstation, results.c.body).where(of_job)
         if names is not None:
             query = query.where(results.c.workstation.in_(names))
         # In parts: the output of commands can be large.

@@ -7,11 +7,12 @@ from typing import TYPE_CHECKING
 
 from broker.cli.command_line import DONE, CommandError, Parser
 from broker.cli.session import name, optional_history_engine, with_dispatcher
+from broker.rollouts.command import abort
 from schemas.errors import PcmError
 
 if TYPE_CHECKING:
     from broker.client.dispatcher import Dispatcher
-    from broker.history.queries import JobQueries
+    from broker.history.queries import JobQueries, JobRow
 
 
 class NotCancellable(PcmError):
@@ -48,7 +49,7 @@ def add_to(commands: "argparse._SubParsersAction[Parser]") -> None:
         "cancel",
         help="cancel a job",
         description="Cancels a job. Where it has not started, it never starts. Where it runs, its"
-        " command is ended.",
+        " command is ended. The id of a rollout aborts it, as pcm rollout abort does.",
     )
     cancel.add_argument("job", metavar="JOB", type=name, help="the job's id, or its beginning")
     cancel.add_argument(
@@ -65,39 +66,63 @@ def add_to(commands: "argparse._SubParsersAction[Parser]") -> None:
 
 
 def _run(arguments: argparse.Namespace) -> int:
-    job = _cancellable_id(arguments)
+    found = _cancellable(arguments)
+    if isinstance(found, str):
+        return abort(found, arguments.reason, as_json=arguments.json)
 
     async def work(dispatcher: "Dispatcher") -> int:
-        await dispatcher.cancel(job, arguments.reason, arguments.workstation)
-        if arguments.json:
-            where = {"workstations": arguments.workstation} if arguments.workstation else {}
-            print(json.dumps({"job": job, "cancelled": True, **where}))
-        else:
-            where_text = " on " + ", ".join(arguments.workstation) if arguments.workstation else ""
-            print(f"{job}: cancelled{where_text}; pcm watch {job} shows where it has ended")
+        for job, workstations in found.items():
+            await dispatcher.cancel(job, arguments.reason, workstations)
+            _print_cancelled(job, workstations, as_json=arguments.json)
         return DONE
 
     return with_dispatcher(work)
 
 
-def _cancellable_id(arguments: argparse.Namespace) -> str:
-    """Return the complete id of the job.
+def _print_cancelled(job: str, workstations: "list[str]", *, as_json: bool) -> None:
+    if as_json:
+        where = {"workstations": workstations} if workstations else {}
+        print(json.dumps({"job": job, "cancelled": True, **where}))
+    else:
+        where_text = " on " + ", ".join(workstations) if workstations else ""
+        print(f"{job}: cancelled{where_text}; pcm watch {job} shows where it has ended")
+
+
+def _cancellable(arguments: argparse.Namespace) -> str | dict[str, list[str]]:
+    """Return the id of the rollout to abort, or the jobs to cancel, each with its workstations.
 
     Raises:
         CommandError: it has ended, or is not for one of the workstations, by the history.
     """
     from broker.history.queries import UnknownId, query_jobs
 
-    job: str = arguments.job
+    job, workstations = arguments.job, arguments.workstation
     with optional_history_engine() as engine:
         if engine is None:
-            return job
+            return {job: workstations}
         try:
             with query_jobs(engine) as queries:
-                return check_cancellable(queries, job, arguments.workstation)
+                row = queries.find(job)
+                if not row.is_rollout:
+                    return {check_cancellable(queries, job, workstations): workstations}
+                return _in_waves(queries, row, workstations) if workstations else row.id
         except NotCancellable as error:
             raise CommandError(str(error)) from error
         except UnknownId as error:
             if error.several:
                 raise CommandError(str(error)) from error
-            return job  # the stream may have it
+            return {job: workstations}  # the stream may have it
+
+
+def _in_waves(
+    queries: "JobQueries", rollout: "JobRow", workstations: "list[str]"
+) -> dict[str, list[str]]:
+    """Return the jobs of a rollout's waves that workstations are in, each with those of them."""
+    waves: dict[str, list[str]] = {}
+    for one in workstations:
+        if (wave := queries.wave(rollout.id, one)) is None:
+            raise NotCancellable(f"{rollout.id}: no wave with {one} was sent; nothing was sent")
+        waves.setdefault(wave.id, []).append(one)
+    for job, names in waves.items():
+        check_cancellable(queries, job, names)
+    return waves

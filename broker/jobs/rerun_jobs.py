@@ -90,7 +90,7 @@ def rerun(
     able, left_out = _split_by_secrets(job, names)
     now = datetime.now(UTC)
     new = new_job(job, able, now)
-    recorded = Recorded(job, *queries.recorded(job_id))
+    recorded = Recorded(queries.plan(job_id) or job, *queries.recorded(job_id))
     settings = settings or load(DispatcherSettings)
     check_resignable(recorded, new, settings, now, queries.groups(able))
     return Rerun(new, left_out)

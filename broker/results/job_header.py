@@ -42,7 +42,8 @@ def job_header(queries: "JobQueries", row: "JobRow") -> list[tuple[str, str]]:
         ("created at", moment(row.created_at, queries.now)),
         *_times(row, body, queries.now),
         ("rerun of", row.rerun_of or ""),
-        ("rollout", row.rollout or ""),
+        ("rollout", "" if row.is_rollout else row.rollout or ""),
+        ("waves", f"pcm rollout show {row.id} shows them" if row.is_rollout else ""),
         ("schedule", row.schedule or ""),
         *(("cancelled", _cancellation_text(one, queries.now)) for one in cancellations),
     ]

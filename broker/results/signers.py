@@ -39,7 +39,7 @@ def signers(queries: "JobQueries", job_id: str) -> list[SignerVerdict]:
     Raises:
         WrongSetting: the folder of trusted keys cannot be used.
     """
-    from schemas import InvalidMessage, Job
+    from schemas import InvalidMessage
     from schemas.orders.signature import read_signatures
 
     body, header = queries.recorded(job_id)
@@ -49,7 +49,8 @@ def signers(queries: "JobQueries", job_id: str) -> list[SignerVerdict]:
         return [SignerVerdict("unknown", "unreadable", verified=False, reason=str(error))]
     if not signatures:
         return []
-    job = Job.read(body, tolerant=True)
+    job = queries.body(job_id)
+    assert job is not None  # noqa: S101 - it is signed
     names = [target.name for target in job.targets if target.scope == "workstation" and target.name]
     return verified(job, body, signatures, queries.groups(names))
 

@@ -82,7 +82,7 @@ async def run_and_print(
         raise
     if not arguments.json and (hint := views.hint(plan, state)):
         print(hint, flush=True)
-    return _status(state)
+    return exit_status(state)
 
 
 def _print_not_running(plan: "Rollout") -> None:
@@ -101,11 +101,16 @@ def _list(arguments: argparse.Namespace) -> int:
 
 
 def _show(arguments: argparse.Namespace) -> int:
-    views.print_one(_find(arguments.id), as_json=arguments.json)
+    views.print_one(find(arguments.id), as_json=arguments.json)
     return DONE
 
 
-def _find(rollout_id: str) -> "RolloutProgress":
+def find(rollout_id: str) -> "RolloutProgress":
+    """Return the progress of a rollout.
+
+    Raises:
+        CommandError: no rollout has this id, or several ids begin so.
+    """
     from broker.history.history import query_history
     from broker.rollouts.progress import UnknownRollout, find_rollout
 
@@ -116,7 +121,8 @@ def _find(rollout_id: str) -> "RolloutProgress":
         raise CommandError(str(error)) from error
 
 
-def _status(state: "RolloutState") -> int:
+def exit_status(state: "RolloutState") -> int:
+    """Return the exit status of a rollout that has ended or has stopped."""
     # A rollout that was not applicable anywhere has failed.
     ran = state.counts["succeeded"] or state.failures
     return DONE if state.state == "finished" and not state.exceeded and ran else FAILED
@@ -126,7 +132,7 @@ def _resume(arguments: argparse.Namespace) -> int:
     from broker.rollouts.control import RolloutError, resume_rollout
     from broker.signing.resign_policy import SigningRefused
 
-    plan = _find(arguments.id).plan
+    plan = find(arguments.id).plan
     print_state = views.StatePrinter(plan, as_json=arguments.json)
 
     async def work(dispatcher: "Dispatcher") -> int:
@@ -147,7 +153,7 @@ def _resume(arguments: argparse.Namespace) -> int:
 def _pause(arguments: argparse.Namespace) -> int:
     from broker.rollouts.control import RolloutError, pause_rollout
 
-    plan = _find(arguments.id).plan
+    plan = find(arguments.id).plan
 
     async def work(dispatcher: "Dispatcher") -> int:
         await pause_rollout(dispatcher, plan.id, arguments.reason)
@@ -166,13 +172,18 @@ def _pause(arguments: argparse.Namespace) -> int:
 
 
 def _abort(arguments: argparse.Namespace) -> int:
+    return abort(arguments.id, arguments.reason, as_json=arguments.json)
+
+
+def abort(rollout_id: str, reason: str, *, as_json: bool) -> int:
+    """Abort a rollout, and print its state."""
     from broker.rollouts.control import RolloutError, abort_rollout
 
-    plan = _find(arguments.id).plan
-    print_state = views.StatePrinter(plan, as_json=arguments.json)
+    plan = find(rollout_id).plan
+    print_state = views.StatePrinter(plan, as_json=as_json)
 
     async def work(dispatcher: "Dispatcher") -> int:
-        await abort_rollout(dispatcher, plan.id, arguments.reason, print_state)
+        await abort_rollout(dispatcher, plan.id, reason, print_state)
         return DONE
 
     try:

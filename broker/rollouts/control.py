@@ -177,6 +177,29 @@ async def resume_rollout(
         return await runner.run()
 
 
+async def follow_rollout(
+    dispatcher: Dispatcher,
+    rollout_id: str,
+    on_state: OnState | None = None,
+    settings: HistorySettings | None = None,
+) -> RolloutState:
+    """Follow a rollout that another program runs, until it has ended or has stopped.
+
+    Args:
+        dispatcher: is connected to the rollout's broker.
+        rollout_id: its id, or the beginning of its id.
+        on_state: is called with the state about once a second.
+        settings: the history's settings; default: from the environment, with the dispatcher's
+            broker.
+
+    Raises:
+        UnknownRollout: no rollout has this id, or several ids begin so.
+        BrokerError, HistoryError: as `start_rollout` does.
+    """
+    async with _find(dispatcher, rollout_id, settings, on_state) as (_, runner, _progress):
+        return await runner.run(acts=False)
+
+
 async def pause_rollout(
     dispatcher: Dispatcher,
     rollout_id: str,

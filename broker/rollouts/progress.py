@@ -15,10 +15,12 @@ from broker.rollouts.state import RolloutState, WaveTally, rollout_state
 from broker.signing.resign_policy import Recorded
 from schemas import Rollout, RolloutOrder, WaveEnded, WaveSent
 from schemas.errors import PcmError
+from schemas.text import listed
 
 if TYPE_CHECKING:
     from broker.stream.entry import Record
 
+_SHOWN = 10  # ids in a message
 _Kind = TypeVar("_Kind", bound="Record")
 _RolloutRecord = TypeVar("_RolloutRecord", RolloutOrder, WaveSent, WaveEnded)
 
@@ -89,7 +91,7 @@ def _find_plan(plans: Iterable[Rollout], rollout_id: str) -> Rollout:
     if len(matches) == 1:
         return matches[0]
     raise UnknownRollout(
-        f"{rollout_id}: matches several rollouts"
+        f"{rollout_id}: matches several rollouts: {listed([plan.id for plan in matches], _SHOWN)}"
         if matches
         else f"{rollout_id}: no such rollout in the history"
     )

@@ -51,8 +51,11 @@ class RolloutRunner:
         await self._dispatcher.record(order)
         self._last_record = order
 
-    async def run(self) -> RolloutState:
-        """Run the rollout until it has ended or has stopped; return its state."""
+    async def run(self, *, acts: bool = True) -> RolloutState:
+        """Run the rollout until it has ended or has stopped; return its state.
+
+        `acts`: whether to do what is due; otherwise another program does it.
+        """
         while True:
             progress = await self._load_progress()
             # Decide nothing before the history has our own last record.
@@ -61,7 +64,7 @@ class RolloutRunner:
                 self._on_state(state)
                 if not state.is_active:
                     return state
-                if await self._act(state):
+                if acts and await self._act(state):
                     continue
             await asyncio.sleep(_POLL_INTERVAL)
 

@@ -5,7 +5,7 @@ import sys
 from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING
 
-from broker.cli.command_line import DONE, FAILED, Parser, UsageError
+from broker.cli.command_line import DONE, FAILED, NoSuchJob, Parser, UsageError
 from broker.cli.session import complete_id, name, seconds, with_dispatcher
 from broker.cli.terminal import printable, printable_lines
 from broker.cli.time_formats import local
@@ -57,7 +57,8 @@ def add_to(commands: "argparse._SubParsersAction[Parser]") -> None:
         " that it names. A terminal shows the number of workstations in each state, how fast the"
         " job ends, and each kind of failure once. Elsewhere each report is printed on a line."
         " Workstations that are off, where the job is still queued, are counted at the end, but"
-        " not waited for. Ctrl-C ends the watching, not the job.",
+        " not waited for. Ctrl-C ends the watching, not the job. Of a rollout each change of its"
+        " state is printed.",
         parents=[options()],
     )
     command.add_argument("job", metavar="JOB", type=name, help="the job's id, or its beginning")
@@ -66,11 +67,19 @@ def add_to(commands: "argparse._SubParsersAction[Parser]") -> None:
 
 def _run(arguments: argparse.Namespace) -> int:
     job = complete_id(arguments.job)
-    return with_dispatcher(
-        lambda dispatcher: watch(
-            dispatcher, job, as_json=arguments.json, limit=arguments.give_up_after
+    try:
+        return with_dispatcher(
+            lambda dispatcher: watch(
+                dispatcher, job, as_json=arguments.json, limit=arguments.give_up_after
+            )
         )
-    )
+    except NoSuchJob:
+        from broker.watch.rollout import watch_rollout
+
+        status = watch_rollout(job, as_json=arguments.json, limit=arguments.give_up_after)
+        if status is None:
+            raise
+        return status
 
 
 async def watch(

@@ -24,6 +24,11 @@ from schemas.text import listed
 NOT_ADDRESSED = "not_addressed"
 """The state of a job on a workstation that it is not for."""
 
+NOT_SENT = "not_sent"
+"""The state of a rollout on a workstation to whose wave it was not sent."""
+
+_NO_WAVE = "{} is in a wave of the rollout that was not sent."
+_WAVE_COMES = "It is sent with that wave, if the rollout goes on: pcm rollout show {}."
 _LEFT_OUT = "left out: "
 _MAX_TARGETS = 5
 _OVER = "Nothing more happens: it has ended there"
@@ -54,6 +59,11 @@ def why(history: History, job_id: str, workstation: str) -> Why:
     """
     queries = history.jobs
     row = queries.find(job_id)
+    if row.is_rollout:
+        wave = queries.wave(row.id, workstation)
+        if wave is None and f"workstation:{workstation}" in row.targets.split():
+            return Why(NOT_SENT, _NO_WAVE.format(workstation), _WAVE_COMES.format(row.id), None)
+        row = wave or row
     return explain(
         Circumstances(
             job=row,

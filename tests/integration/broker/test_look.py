@@ -385,11 +385,13 @@ async def test_the_history_answers_without_the_broker(told: Told) -> None:
 
 async def test_an_id_that_is_not_one_job_s_is_told(told: Told) -> None:
     one = told.job("a", id=told.name("same-1"))
-    await told.tell(one, told.job("a", id=told.name("same-2")))
+    other = told.job("a", id=told.name("same-2"))
+    await told.tell(one, other)
     for command in ("show", "output"):
         done = told.pcm(command, told.name("same"))
         assert (done.returncode, done.stdout) == (1, "")
-        assert done.stderr == f"pcm: {told.name('same')}: matches several jobs\n"
+        both = f"{other.id}, {one.id}"
+        assert done.stderr == f"pcm: {told.name('same')}: matches several: {both}\n"
     assert told.pcm("show", one.id).returncode == 0
 
 

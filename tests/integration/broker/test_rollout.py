@@ -403,3 +403,58 @@ def test_an_unknown_rollout(admin: Administrator) -> None:
             1,
             "pcm: nobodys: no such rollout in the history\n",
         )
+
+
+def test_its_id_works_where_a_jobs_does(
+    three: Fleet, admin: Administrator, ran: Path, tmp_path: Path
+) -> None:
+    done = admin.pcm(*send(three, ran, script='echo "hello from $PCM_WORKSTATION"'))
+    rollout_id = done.stdout.splitlines()[0]
+    shown = admin.pcm("show", rollout_id)
+    assert (shown.returncode, shown.stderr) == (0, "")
+    assert f"pcm rollout show {rollout_id} shows them" in shown.stdout
+    assert all(
+        f"hello from {name}" in admin.pcm("output", rollout_id).stdout for name in once(three)
+    )
+    for name in three.names:
+        one = admin.pcm("output", rollout_id, name, "--stdout")
+        assert one.stdout == f"hello from {name}\n"
+        assert "succeeded" in admin.pcm("why", rollout_id, name).stdout
+        assert f"{name}: succeeded" in admin.pcm("show", rollout_id, "--workstation", name).stdout
+    assert admin.pcm("report", rollout_id, "--csv", "-").stdout.count("succeeded") == 3
+    assert admin.pcm("report", rollout_id, "--html", str(tmp_path / "x.html")).returncode == 0
+    watched = admin.pcm("watch", rollout_id)
+    assert (watched.returncode, watched.stdout) == (0, "wave 2 of 2; finished; 3 succeeded\n")
+    refused = admin.pcm("cancel", rollout_id)
+    assert (refused.returncode, refused.stderr) == (1, "pcm: it is finished already\n")
+    again = admin.pcm("rerun", rollout_id, "--state", "succeeded", "--workstation", three.names[0])
+    assert (again.returncode, again.stderr) == (0, "")
+
+
+def test_watched_and_cancelled_by_its_id(three: Fleet, admin: Administrator, ran: Path) -> None:
+    driver = admin.begin(*send(three, ran, script="exec sleep 60"))
+    assert driver.stdout is not None
+    rollout_id = driver.stdout.readline().strip()
+    line_of(driver, ["1 started"])
+    watcher = admin.begin("watch", rollout_id)
+    line_of(watcher, ["1 started"])
+    (first, *_), *_ = [wave["workstations"] for wave in admin.rollout(rollout_id)["plan"]]
+    (later, *_) = admin.rollout(rollout_id)["plan"][1]["workstations"]
+    assert "was not sent" in admin.pcm("why", rollout_id, later).stdout
+    there = admin.pcm("cancel", rollout_id, "--workstation", later)
+    assert (there.returncode, "no wave with" in there.stderr) == (1, True)
+    there = admin.pcm("cancel", rollout_id, "--workstation", first)
+    assert there.stdout.startswith(f"{rollout_id}-w1: cancelled on {first}; ")
+    assert admin.pcm("cancel", rollout_id).returncode in {0, 1}  # the driver may send the rest
+    for process in (driver, watcher):
+        process.communicate(timeout=LIMIT)
+        assert process.returncode == 1
+
+
+def test_several_matches_are_listed(three: Fleet, admin: Administrator, ran: Path) -> None:
+    ids = [admin.pcm(*send(three, ran)).stdout.splitlines()[0] for _ in range(2)]
+    for words in (["show"], ["output"], ["watch"], ["cancel"], ["rollout", "show"]):
+        done = admin.pcm(*words, "20")
+        assert done.returncode == 1
+        assert "20: matches several" in done.stderr
+        assert all(rollout_id in done.stderr for rollout_id in ids), done.stderr
