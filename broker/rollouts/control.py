@@ -11,7 +11,7 @@ from sqlalchemy import Engine
 from broker.client.dispatcher import Dispatcher
 from broker.history.schema import open_history
 from broker.rollouts.progress import RolloutProgress, find_plan, load_progress, recorded_plan
-from broker.rollouts.runner import RolloutRunner, refresh
+from broker.rollouts.runner import RolloutRunner, refresh_patiently
 from broker.rollouts.state import RolloutState
 from broker.rollouts.waves import WaveSize, WrongWaves, divide, read_waves, shuffled
 from broker.settings import HistorySettings, load
@@ -125,8 +125,10 @@ async def start_rollout(
         BrokerError: the broker could not be reached in time, or refuses.
         HistoryError: the database cannot be used.
     """
-    await dispatcher.record(plan)
-    return await run_rollout(dispatcher, plan, on_state, settings)
+    async with _open_history(dispatcher, settings) as (engine, loaded):  # else nothing is recorded
+        await dispatcher.record(plan)
+        runner = RolloutRunner(dispatcher, loaded, engine, plan, on_state or _ignore)
+        return await runner.run()
 
 
 async def run_rollout(
@@ -292,10 +294,15 @@ def _stop_order(
 async def _open_history(
     dispatcher: Dispatcher, settings: HistorySettings | None
 ) -> AsyncIterator[tuple[Engine, HistorySettings]]:
-    # The history is of one broker: the dispatcher's settings take precedence.
+    """Open the refreshed history; the dispatcher's settings take precedence.
+
+    Raises:
+        WrongHistory: it was read from another broker.
+    """
     settings = settings or load(HistorySettings, **dispatcher.settings.model_dump())
     engine = await asyncio.to_thread(open_history, settings.history_url)
     try:
+        await refresh_patiently(settings, engine)
         yield engine, settings
     finally:
         engine.dispose()
@@ -308,9 +315,8 @@ async def _find(
     settings: HistorySettings | None,
     on_state: OnState | None = None,
 ) -> AsyncIterator[tuple[Engine, RolloutRunner, RolloutProgress]]:
-    """Refresh the history, and read a rollout from it."""
+    """Read a rollout from the history."""
     async with _open_history(dispatcher, settings) as (engine, loaded):
-        await refresh(loaded, engine)
         plan = await asyncio.to_thread(find_plan, engine, rollout_id)
         runner = RolloutRunner(dispatcher, loaded, engine, plan, on_state or _ignore)
         yield engine, runner, await asyncio.to_thread(load_progress, engine, plan)

@@ -13,7 +13,7 @@ from sqlalchemy import Engine
 
 from broker.amqp.connection import LoginRefused, Unreachable
 from broker.client.dispatcher import Dispatcher
-from broker.history.collector import catch_up
+from broker.history.collector import refresh
 from broker.history.position import is_collected
 from broker.history.queries import query_jobs
 from broker.rollouts.progress import RolloutProgress, load_progress
@@ -105,22 +105,23 @@ class RolloutRunner:
         await self._dispatcher.cancel(job.id, reason, job=job)
 
     async def _load_progress(self) -> RolloutProgress:
-        await refresh(self.settings, self._engine)
+        # Every second: with a collector, no connection is opened.
+        if not await asyncio.to_thread(is_collected, self._engine):
+            await refresh_patiently(self.settings, self._engine)
         return await asyncio.to_thread(load_progress, self._engine, self._plan)
 
 
-async def refresh(settings: HistorySettings, engine: Engine) -> None:
-    """Without a collector, read the stream's new entries; retry for the `patience` setting.
-
-    A runner calls it every second; with a collector it opens no connection.
+async def refresh_patiently(settings: HistorySettings, engine: Engine) -> None:
+    """Refresh the history; retry for the `patience` setting.
 
     Raises:
         BrokerError: the broker could not be reached in time, or refuses.
+        HistoryError: the database cannot be used, or was read from another broker.
     """
     deadline = time.monotonic() + settings.patience.total_seconds()
-    while not await asyncio.to_thread(is_collected, engine):
+    while True:
         try:
-            await catch_up(settings, engine)
+            await refresh(settings, engine)
         except LoginRefused:
             raise
         except Unreachable:

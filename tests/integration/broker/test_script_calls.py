@@ -1,12 +1,15 @@
 """Calls for scripts, where they do more than the commands that use them."""
 
+import time
 from pathlib import Path
 
 import pytest
+from sqlalchemy import update
 
 from broker import (
     Dispatcher,
     DoctorSettings,
+    HistoryError,
     HistorySettings,
     RolloutError,
     RolloutState,
@@ -23,6 +26,9 @@ from broker import (
     resume_rollout,
     start_rollout,
 )
+from broker.history.position import transact
+from broker.history.schema import open_history, reading
+from broker.history.source import Source, record_source
 from tests.support.programs import NOWHERE
 from tests.support.workstation import Workstation
 
@@ -74,6 +80,26 @@ async def test_settings_that_are_given_count(
     assert state.counts == {"succeeded": 1}
     assert (tmp_path / "other.db").exists()
     assert not (tmp_path / "history.db").exists()
+
+
+async def test_a_rollout_is_refused_with_the_history_of_another_broker(
+    dispatcher: Dispatcher, ws: Workstation, tmp_path: Path
+) -> None:
+    """Also where a collector keeps it up to date; nothing is recorded at this broker."""
+    engine = open_history(f"sqlite:///{tmp_path}/history.db")
+    transact(engine, record_source, Source("rabbit@there", "/"))
+    with engine.begin() as connection:
+        connection.execute(update(reading).values(collector="there", collected_at=time.time()))
+    engine.dispose()
+    plan = plan_rollout(ws.job("true", background=True), [ws.name], "1")
+    for refused in (start_rollout(dispatcher, plan), abort_rollout(dispatcher, plan.id)):
+        with pytest.raises(HistoryError, match="was read from virtual host / of rabbit@there"):
+            await refused
+    own = HistorySettings(
+        history_url=f"sqlite:///{tmp_path}/own.db", amqp_url=dispatcher.settings.amqp_url
+    )
+    with pytest.raises(UnknownRollout):  # nothing was recorded
+        await pause_rollout(dispatcher, plan.id, settings=own)
 
 
 async def test_workstations_without_a_queue_are_told_apart(
