@@ -314,6 +314,25 @@ def _first(now: float, ending: Next | None, *steps: Next | None) -> Next:
     return min((step for step in (ending, *steps) if step), key=lambda step: step.at)
 
 
+def held_back_since(
+    since: float, due: float, wait: float, earlier: Iterable[tuple[float, float]]
+) -> float:
+    """Return since when an overdue job waits, if jobs that are due earlier came after it.
+
+    It is what `overtaking` leads to in the end, for programs that know only when each job came.
+
+    Args:
+        since: when the job came: was received by the service, or shown to the user.
+        due: its mandatory time.
+        wait: the user's countdown; 0 for the service.
+        earlier: the mandatory time of each other job, and when it came.
+    """
+    if since + wait <= due:
+        return since
+    came_later = (came for its_due, came in earlier if its_due < due and came + wait > its_due)
+    return max([since, *came_later])
+
+
 def _overtaking(
     status: _Status,
     others: Iterable[_Status],

@@ -14,6 +14,7 @@ from sqlalchemy import (
     Connection,
     Engine,
     Select,
+    and_,
     case,
     exists,
     func,
@@ -37,7 +38,7 @@ from broker.history.schema import (
     workstations,
 )
 from broker.stream.entry import read_records
-from schemas import Job, Result, Rollout, State
+from schemas import Context, Job, Result, Rollout, State
 from schemas.errors import PcmError
 from schemas.text import listed
 
@@ -461,6 +462,41 @@ class JobQueries:
             .order_by(reports.c.offset, reports.c.at)
         )
         return [Event(*row) for row in self._connection.execute(query)]
+
+    def due_before(
+        self, workstation: str, mandatory_at: float
+    ) -> dict[str, list[tuple[float, float]]]:
+        """Return by agent the users' jobs of a workstation that are due before a time.
+
+        For each job its mandatory time, and when the service first received it, or when a user's
+        agent first offered it.
+        """
+        is_service = reports.c.agent == "service"
+        query = (
+            select(reports.c.agent, jobs.c.mandatory_at, func.min(reports.c.at))
+            .select_from(outcomes)
+            .join(jobs, jobs.c.id == outcomes.c.job_id)
+            .join(
+                reports,
+                and_(
+                    reports.c.job_id == outcomes.c.job_id,
+                    reports.c.workstation == outcomes.c.workstation,
+                ),
+            )
+            .where(outcomes.c.workstation == workstation)
+            .where(jobs.c.context == str(Context.FOREGROUND), jobs.c.mandatory_at < mandatory_at)
+            .where(
+                or_(
+                    and_(is_service, reports.c.state == str(State.RECEIVED)),
+                    and_(~is_service, reports.c.state == str(State.OFFERED)),
+                )
+            )
+            .group_by(reports.c.agent, jobs.c.id, jobs.c.mandatory_at)
+        )
+        found: dict[str, list[tuple[float, float]]] = {}
+        for agent, due, came in self._connection.execute(query):
+            found.setdefault(agent, []).append((due, came))
+        return found
 
     def results(
         self, job_id: str, names: Sequence[str] | None = None

@@ -94,6 +94,12 @@ class WorkstationRow:
     running: int = field(default=0, compare=False)
 
     @property
+    def platforms(self) -> frozenset[str]:
+        """Its platforms, in the words of commands; empty if it has not reported its system."""
+        system, machine = self.os.lower(), self.arch.lower()
+        return frozenset({system, f"{system}/{machine}"}) if system else frozenset()
+
+    @property
     def service(self) -> AgentRow | None:
         """The service agent; None until it has checked in."""
         return next((row for row in self.agents if row.agent == "service"), None)

@@ -105,13 +105,9 @@ def _wave_sizes(plan: Reach, waves: "str | Sequence[WaveSize]") -> tuple[int, ..
 
 
 def _can_run(job: "Job", row: "WorkstationRow") -> bool:
-    """Whether a workstation has one of the command's platforms, or has not reported its own.
-
-    Names are compared as agents compare them.
-    """
-    system, machine = row.os.lower(), row.arch.lower()
-    platforms = job.command.platforms
-    return not (platforms and system) or bool(platforms & {system, f"{system}/{machine}"})
+    """Whether a workstation has one of the command's platforms, or has not reported its own."""
+    wanted, known = job.command.platforms, row.platforms
+    return not (wanted and known) or bool(wanted & known)
 
 
 def _as_json(job: "Job", plan: Reach) -> dict[str, Any]:

@@ -1,7 +1,7 @@
 """The facts about a job on a workstation, as of one instant, from which `pcm why` explains it."""
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from datetime import tzinfo
 from typing import Literal, NamedTuple
 
@@ -47,6 +47,7 @@ class Circumstances:
         events: the workstation's reports of the job, in order.
         cancellations: the job's cancellations, in order.
         now: the current time.
+        due_before: see `JobQueries.due_before`; empty unless it is a user's mandatory job.
     """
 
     job: JobRow
@@ -57,6 +58,7 @@ class Circumstances:
     events: Sequence[Event]
     cancellations: Sequence[Cancellation]
     now: float
+    due_before: Mapping[str, Sequence[tuple[float, float]]] = field(default_factory=dict)
 
     @property
     def background(self) -> bool:

@@ -19,6 +19,7 @@ from schemas.policy import (
     Rules,
     ServiceRules,
     Step,
+    held_back_since,
 )
 from schemas.times import NEVER, find_zone
 
@@ -58,6 +59,9 @@ def service_step(c: Circumstances, *, paused: bool = False) -> NextStep:
     grace = row.takeover_grace if row else None
     rules = ServiceRules(_host(c, row), grace or 0.0)
     status, now = _status(c, SERVICE), _clock(c, SERVICE)
+    if not c.background:
+        since = _held_back_since(c, SERVICE, status.received_at, 0)
+        status = replace(status, received_at=since)
     step = rules.next(status, now, claimed=False, paused=paused)
     due = replace(rules, host=_always_open(rules)).next(status, now, claimed=False)
     delay_known = c.background or grace is not None
@@ -76,6 +80,9 @@ def user_step(c: Circumstances, agent: str, *, paused: bool = False) -> NextStep
         _host(c, row), countdown or 0.0, accept_offers=row is not None and row.accept_offers
     )
     status, now = _status(c, agent), _clock(c, agent)
+    if status.shown_at is not None:
+        since = _held_back_since(c, agent, status.shown_at, rules.countdown)
+        status = replace(status, shown_at=since)
     step = rules.next(status, now, claimed=True, paused=paused)
     unclaimed = rules.next(status, now, claimed=False)
     return NextStep(
@@ -86,6 +93,12 @@ def user_step(c: Circumstances, agent: str, *, paused: bool = False) -> NextStep
         and unclaimed.at <= now
         and _windows_known(c, row),
     )
+
+
+def _held_back_since(c: Circumstances, agent: str, since: float, wait: float) -> float:
+    """Return since when an agent has the job wait, also for jobs that are due earlier."""
+    due = c.time("mandatory_at")
+    return since if due is None else held_back_since(since, due, wait, c.due_before.get(agent, ()))
 
 
 def _is_exact(c: Circumstances, row: AgentRow | None, step: Next, *, delay_known: bool) -> bool:
@@ -107,9 +120,9 @@ def _always_open(rules: Rules) -> Host:
 def _host(c: Circumstances, row: AgentRow | None) -> Host:
     """Return the workstation's host; facts that are not known must not exclude the job."""
     station = c.station
-    platforms = c.body.command.platforms if c.body else frozenset()
-    if station is not None and station.os:
-        platforms = frozenset({station.os, f"{station.os}/{station.arch}"})
+    platforms = station.platforms if station else frozenset()
+    if not platforms and c.body is not None:
+        platforms = c.body.command.platforms
     groups = map(group, station.groups if station else ())
     targets = frozenset({everyone, workstation(c.workstation), *groups})
     zone = find_zone(row.zone) if row else None

@@ -18,7 +18,7 @@ from broker.results.why.circumstances import (
 from broker.results.why.next_step import user_step
 from broker.results.why.not_started import explain_not_started
 from broker.results.why.started import explain_started
-from schemas import Cancellation, State, Target
+from schemas import Cancellation, Context, State, Target
 from schemas.text import listed
 
 NOT_ADDRESSED = "not_addressed"
@@ -78,6 +78,11 @@ def why(history: History, job_id: str, workstation: str) -> Why:
                 if isinstance(record, Cancellation)
             ],
             now=queries.now,
+            due_before=(
+                {}
+                if row.mandatory_at is None or row.context == Context.BACKGROUND
+                else queries.due_before(workstation, row.mandatory_at)
+            ),
         )
     )
 

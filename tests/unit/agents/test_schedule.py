@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from agents.store.transaction import JobRecord
 from schemas import Command, Job, State, everyone
-from schemas.policy import Host, InteractiveRules, Next, ServiceRules, Step, order
+from schemas.policy import Host, InteractiveRules, Next, ServiceRules, Step, held_back_since, order
 from schemas.times import NEVER
 
 START = datetime(2026, 11, 30, 12, tzinfo=UTC)
@@ -279,6 +279,12 @@ def test_overdue_jobs_run_in_the_order_of_their_mandatory_times(
         }
         in_order = sorted(waiting, key=lambda one: starts[one.job.id])
         assert in_order == sorted(waiting, key=lambda one: one.mandatory_at or 0)
+        # From what each came alone, `pcm why` tells the same.
+        since = rules.waits_since
+        wait = rules.countdown if isinstance(rules, InteractiveRules) else 0
+        known = [(one.mandatory_at or 0, getattr(one, since)) for one in came]
+        for one, (due, raw) in zip(waiting, known, strict=True):
+            assert getattr(one, since) == held_back_since(raw, due, wait, known)
 
 
 @pytest.mark.parametrize(

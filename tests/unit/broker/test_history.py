@@ -327,6 +327,33 @@ def test_by_what_an_agent_decides_is_kept(history: Engine) -> None:
     assert older.missing_after == MISSING_AFTER.total_seconds()  # the default of older agents
 
 
+def test_what_is_due_before_a_job_is_known_by_agent(history: Engine) -> None:
+    def due(after: int, **more: Any) -> Job:
+        command = Command(argv=("true",), **more)
+        mandatory_at = NOW + timedelta(seconds=after)
+        target = (workstation("ws-1"), workstation("ws-2"))
+        return Job(command=command, targets=target, created_at=NOW, mandatory_at=mandatory_at)
+
+    first, second, later, hidden = due(10), due(20), due(30), due(10, background=True)
+    ada: dict[str, Any] = {"agent": "interactive-ada"}
+    told = [
+        report(first, "ws-1", State.RECEIVED, 40),
+        *(report(first, "ws-1", State.OFFERED, after).model_copy(update=ada) for after in (60, 50)),
+        report(second, "ws-1", State.RECEIVED, 45),
+        report(second, "ws-2", State.RECEIVED, 46),
+        report(later, "ws-1", State.RECEIVED, 47),
+        report(hidden, "ws-1", State.RECEIVED, 48),
+    ]
+    project(history, [first, second, later, hidden, *told])
+    start = NOW.timestamp()
+    with query_jobs(history) as asked:
+        found = asked.due_before("ws-1", start + 30)
+    assert {agent: sorted(rows) for agent, rows in found.items()} == {
+        "service": [(start + 10, start + 40), (start + 20, start + 45)],
+        "interactive-ada": [(start + 10, start + 50)],
+    }
+
+
 def test_ids_may_be_cut_short_where_that_is_clear(history: Engine) -> None:
     sent = [job(everyone, id=f"job-{letter}") for letter in "abc"]
     project(history, sent)

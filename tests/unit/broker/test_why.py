@@ -89,7 +89,7 @@ def known(
     **fields: Any,
 ) -> Circumstances:
     """Return circumstances: what came of it, and who is there; fields are the job's."""
-    events = fields.pop("events", ())
+    events, due_before = fields.pop("events", ()), fields.pop("due_before", {})
     row_fields = {name: fields.pop(name) for name in ("cancelled_at",) if name in fields}
     command = {name: fields.pop(name) for name in list(fields) if name in Command.model_fields}
     for name in ("offer_at", "mandatory_at", "expires_at"):
@@ -108,7 +108,7 @@ def known(
         cancel_reason="", rerun_of=None, rollout=None, schedule=None, counts=Counter(),
     )  # fmt: skip
     there = station(*agents) if station_ is ... else station_
-    return Circumstances(row, job, "ws", of, there, events, cancelled, NOW.timestamp())
+    return Circumstances(row, job, "ws", of, there, events, cancelled, NOW.timestamp(), due_before)
 
 
 def _time(moment: Any) -> float | None:
@@ -328,6 +328,26 @@ CASES: dict[str, tuple[Circumstances, str, str, timedelta | None]] = {
         "its offer time is",
         "offered then to the users who are logged on",
         HOUR,
+    ),
+    "overdue, and one that is due earlier was offered later": (
+        known(
+            outcome("offered", -3 * MINUTE, agent=ADA), UP, USER,
+            mandatory_at=-HOUR, events=[event(State.OFFERED, -3 * MINUTE, by=ADA)],
+            due_before={ADA: [(seconds(-2 * HOUR), seconds(-MINUTE))]},
+        ),
+        "it was offered to ada at 2026-11-23 11:57 UTC (3 min ago)",
+        "at 2026-11-23 12:04 UTC (in 4 min) it runs",
+        4 * MINUTE,
+    ),
+    "overdue, and one that is due earlier was received later": (
+        known(
+            outcome("received", -MINUTE), agent(takeover_grace=600.0), mandatory_at=-HOUR,
+            events=[event(State.RECEIVED, -5 * MINUTE)],
+            due_before={SERVICE: [(seconds(-2 * HOUR), seconds(-3 * MINUTE))]},
+        ),
+        "no user is known to be logged on",
+        "the service agent takes over at 2026-11-23 12:07 UTC (in 7 min)",
+        7 * MINUTE,
     ),
     "about to be offered": (
         known(outcome("received"), UP, USER),
