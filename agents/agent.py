@@ -13,6 +13,7 @@ from typing import ClassVar
 from agents import facts
 from agents.changes import Changes
 from agents.claims.claims import Claims
+from agents.claims.standings import Standings
 from agents.clock import Clock
 from agents.execution.sealing import Sealing
 from agents.identity import Identity
@@ -82,7 +83,10 @@ class Agent:
         self.open_jobs = OpenJobs(
             self.identity, self._ledger, self._claims, self._outbox, self.changes, Clock()
         )
-        self._job_claims = JobClaims(settings, self.identity, self._claims, self.open_jobs)
+        self._standings = Standings(state_dir, self.identity)
+        self._job_claims = JobClaims(
+            settings, self.identity, self._claims, self.open_jobs, self._standings
+        )
         self._pause = PauseState(self.open_jobs, self.changes)
         self._executor = Executor(
             settings, self.identity, self.open_jobs, self._outbox, self.directory / "runs", sealing

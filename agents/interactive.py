@@ -6,6 +6,7 @@ from contextlib import suppress
 from typing import Any
 
 from agents.agent import Agent
+from agents.claims.standings import Standing
 from agents.jobs.host import this_host
 from agents.settings import AgentSettings
 from agents.store.transaction import Transaction
@@ -17,9 +18,11 @@ from agents.user.user_actions import UserActions
 from agents.user.view_stream import ViewStream
 from broker.amqp.timeouts import timeout
 from broker.amqp.topology import AgentKind
+from schemas import Requirement, State
 from schemas.policy import InteractiveRules
 
 _STORE_LIMIT = 5.0
+_PAUSE = 0.1  # seconds for which changes are collected
 
 
 class InteractiveAgent(Agent):
@@ -61,6 +64,28 @@ class InteractiveAgent(Agent):
         async with asyncio.TaskGroup() as tasks:
             tasks.create_task(control.serve(self.directory, self._answer))
             tasks.create_task(self._reminders.run())
+            tasks.create_task(self._publish_standings())
+
+    async def _publish_standings(self) -> None:
+        """Tell the other users' agents how each mandatory job stands in this session."""
+        while True:
+            number, now = self.changes.number, time.time()
+            self._standings.publish(
+                {
+                    record.job.id: Standing(
+                        self._rules.start(record, now),
+                        record.state is State.ACCEPTED,
+                        record.state is State.ACCEPTED or record.postponements > 0,
+                        record.shown_at,
+                    )
+                    for record in self.open_jobs.all()
+                    if record.job.requirement is Requirement.MANDATORY
+                    and record.shown_at is not None
+                    and record.state is not State.STARTED
+                }
+            )
+            await self.changes.wait_beyond(number)
+            await asyncio.sleep(_PAUSE)
 
     def _shutdown_grace(self) -> float:
         return 0.0  # the user logs off, so the user's commands end

@@ -31,6 +31,7 @@ from agents.claims.claim_file import (
     overwrite,
     read,
 )
+from agents.claims.standings import PREFIX
 from agents.store.state_folder import claims_directory, set_aside, shared_directory, sync_directory
 from broker.log import get_logger
 from schemas import State
@@ -179,6 +180,8 @@ class Claims:
         except OSError:  # no file descriptor is left; the next call tries again
             return
         for path in paths:
+            if path.name.startswith(PREFIX):
+                continue
             try:
                 status = path.stat(follow_symlinks=False)
                 # The sticky bit of the folder forbids removing other users' files.

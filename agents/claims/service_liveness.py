@@ -26,17 +26,24 @@ def announce(state_dir: Path) -> int | None:
     path = state_dir / _NAME
     try:
         file = _open_or_create(path)
-        for _ in range(_ATTEMPTS):
-            with suppress(BlockingIOError):  # another agent tests the lock for a moment
-                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                return file
-            time.sleep(_PAUSE)
+        if lock_exclusively(file):
+            return file
         os.close(file)
         reason = "another process holds its lock"
     except OSError as error:
         reason = error.strerror or str(error)
     _log.warning("service.unannounced", path=str(path), reason=reason)
     return None
+
+
+def lock_exclusively(file: int) -> bool:
+    """Lock a file that other agents may be testing for a moment; return whether it is locked."""
+    for _ in range(_ATTEMPTS):
+        with suppress(BlockingIOError):
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            return True
+        time.sleep(_PAUSE)
+    return False
 
 
 def is_up(state_dir: Path) -> bool:

@@ -4,6 +4,7 @@ import time
 
 from agents.claims.claim_file import UNKNOWN, ClaimRecord
 from agents.claims.claims import Claims
+from agents.claims.standings import Standings
 from agents.identity import Identity
 from agents.jobs.open_jobs import OpenJobs
 from agents.jobs.takeover import Takeover
@@ -20,6 +21,7 @@ _NOT_STARTED = frozenset(
     and state not in (State.SUCCEEDED, State.FAILED, State.TIMED_OUT, State.INTERRUPTED)
 )
 _RETRY = 1.0
+_GIVE_WAY = 10.0  # seconds; the other agent may be frozen
 _THREADS = 4
 
 
@@ -27,12 +29,19 @@ class JobClaims:
     """Takes and decides claims; background jobs need none, only the service agent has them."""
 
     def __init__(
-        self, settings: AgentSettings, identity: Identity, claims: Claims, open_jobs: OpenJobs
+        self,
+        settings: AgentSettings,
+        identity: Identity,
+        claims: Claims,
+        open_jobs: OpenJobs,
+        standings: Standings,
     ) -> None:
         self._settings = settings
         self._identity = identity
         self._claims = claims
         self._open_jobs = open_jobs
+        self._standings = standings
+        self._gave_way: dict[str, float] = {}  # monotonic time of the first time, by job id
         self._takeover = Takeover(settings, claims)
         self._threads = ThreadPool(_THREADS, "claims")  # a claim is a file; the disk may be slow
         self._retry_at: dict[str, float] = {}  # monotonic time by job id
@@ -42,8 +51,24 @@ class JobClaims:
         return self._claims.holds(job_id)
 
     def take(self, job_id: str) -> bool:
-        """Take the job's claim, if it is free."""
-        return self._claims.take(job_id)
+        """Take the job's claim, if it is free and not to be left to another user's agent."""
+        return not self._prefers_other(job_id) and self._claims.take(job_id)
+
+    def give_way(self, record: JobRecord) -> bool:
+        """Release a claim that another user's agent is to have; return whether it is released."""
+        job_id = record.job.id
+        if not self._claims.holds(job_id) or not self._prefers_other(job_id):
+            return False
+        self._claims.release(job_id)
+        self._retry(record, _RETRY)
+        return True
+
+    def _prefers_other(self, job_id: str) -> bool:
+        """Whether the job is due in another session that comes first; for some seconds only."""
+        if not self._standings.prefers_other(job_id, time.time()):
+            return False
+        now = time.monotonic()
+        return now - self._gave_way.setdefault(job_id, now) < _GIVE_WAY
 
     def is_decided(self, record: JobRecord) -> bool:
         """Whether an agent has decided the job."""
@@ -63,6 +88,14 @@ class JobClaims:
         if record.job.context is Context.BACKGROUND:
             return True
         job_id = record.job.id
+        if state is State.STARTED:
+            if self._prefers_other(job_id):
+                self._claims.release(job_id)
+                return False
+            if self._identity.kind is AgentKind.SERVICE and await self._threads.submit(
+                lambda: self._takeover.awaits_handover(job_id)
+            ):
+                return False
         if await self._threads.submit(lambda: self._claims.decide(job_id, state)):
             return True
         if self._identity.kind is not AgentKind.SERVICE:
@@ -92,14 +125,16 @@ class JobClaims:
     async def forget(self, before: float) -> None:
         """Remove the claims of jobs that ended before a time in seconds since the epoch."""
         await self._threads.submit(lambda: self._claims.forget(before))
-        for job_id in self._retry_at.keys() | self._takeover.known():
+        for job_id in self._retry_at.keys() | self._gave_way.keys() | self._takeover.known():
             if self._open_jobs.get(job_id) is None:
                 self._retry_at.pop(job_id, None)
+                self._gave_way.pop(job_id, None)
                 self._takeover.forget(job_id)
 
     def close(self) -> None:
-        """End the threads."""
+        """End the threads, and withdraw the standings."""
         self._threads.close()
+        self._standings.close()
 
     def _ends_unreadable(self, decision: ClaimRecord) -> bool:
         """Whether a claim is unreadable and this agent, the service agent, ends its job."""

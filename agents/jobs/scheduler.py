@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
 _log = get_logger()
+_LOOK_EVERY = 1.0  # seconds between two looks at other sessions during a countdown
 
 
 class Scheduler:
@@ -160,6 +161,10 @@ class Scheduler:
 
     def _wait(self, record: JobRecord, now: float, at: float) -> None:
         """Schedule the next check of a job; foreground jobs earlier, other agents may end them."""
+        if self._claims.give_way(record):
+            return
+        if self._claims.holds(record.job.id):
+            at = min(at, now + _LOOK_EVERY)  # its user, or another, may decide
         if record.job.context is Context.FOREGROUND:
             at = min(at, now + max(1.0, self._settings.missing_after.total_seconds()))
             if self._claims.is_decided_elsewhere(record):

@@ -15,6 +15,7 @@ from schemas import State
 from schemas.policy import MAX_STARTS
 
 _MAX_PAUSE = 60.0
+_HANDOVER = 3.0  # seconds; longer than another user's agent waits before it tries again
 _MARGIN = 60.0  # extra seconds for processes that end slowly and for a busy machine
 
 
@@ -25,8 +26,10 @@ class Takeover:
         self._settings = settings
         self._claims = claims
         self._undecided: dict[str, float] = {}  # monotonic time of the first wait, by job id
+        self._free: dict[str, float] = {}
         self._running: dict[str, float] = {}
         self._orphaned: dict[str, float] = {}
+        self._waits = (self._undecided, self._free, self._running, self._orphaned)
 
     @property
     def pause(self) -> float:
@@ -48,6 +51,18 @@ class Takeover:
         limit = self._settings.countdown.total_seconds() + self._missing_after
         overdue = _seconds_since_first(self._undecided, job_id) >= limit
         return overdue and self._claims.force(job_id, None, state)
+
+    def awaits_handover(self, job_id: str) -> bool:
+        """Whether a claim that was held is free only now: another user's agent may take it."""
+        if job_id not in self._undecided:
+            return False
+        if not self._claims.take(job_id):
+            self._free.pop(job_id, None)
+            return False
+        if _seconds_since_first(self._free, job_id) >= _HANDOVER:
+            return False
+        self._claims.release(job_id)
+        return True
 
     def conclude(self, record: JobRecord, decision: ClaimRecord) -> str:
         """Conclude a job that another agent started, if that agent ended or exceeded its limit.
@@ -74,12 +89,12 @@ class Takeover:
 
     def forget(self, job_id: str) -> None:
         """Forget a job that has ended."""
-        for waits in (self._undecided, self._running, self._orphaned):
+        for waits in self._waits:
             waits.pop(job_id, None)
 
     def known(self) -> set[str]:
         """Return the ids of all jobs with a wait."""
-        return {*self._undecided, *self._running, *self._orphaned}
+        return set().union(*self._waits)
 
 
 def _seconds_since_first(waits: dict[str, float], job_id: str) -> float:

@@ -1,7 +1,7 @@
 """The state directory that a workstation's agents share, and each agent's private folder in it.
 
 STATE_DIR/            every user may add files
-    claims/           one file for each claimed foreground job
+    claims/           one file for each claimed foreground job, one for each interactive agent
     service/          a private folder for each agent: ledger, lock, control socket
     interactive-ada/
 

@@ -65,6 +65,41 @@ async def test_login_names_of_any_letters(ws: Workstation, dispatcher: Dispatche
     assert agents_of(reports, State.SUCCEEDED) == {f"interactive-{users[-1]}"}
 
 
+@pytest.mark.parametrize("answer", ["nothing", "postpone", "run"])
+async def test_whose_session_runs_a_mandatory_job(
+    ws: Workstation, dispatcher: Dispatcher, answer: str
+) -> None:
+    """Of two users, that of the one who has answered; else of the one who was shown it first.
+
+    The first has the claim, since its countdown began. Who says run does not wait for its end.
+    """
+    clock = Clock(ws)
+    others = [
+        clock.start("service", takeover_grace="0s"),
+        clock.start("interactive", user="ben", countdown="10m"),
+    ]
+    ada = clock.start("interactive", countdown="10m")
+    for other in others:
+        other.process.send_signal(signal.SIGSTOP)
+    job = await dispatcher.dispatch(ws.job("true", mandatory_at=now()))
+    ada.wait_for("job.offered")
+    until_true((ws.state_dir / "claims" / job.id).exists)
+    for other in others:
+        other.process.send_signal(signal.SIGCONT)
+    others[1].wait_for("job.offered")
+    others[0].wait_for("job.received")
+    if answer != "nothing":
+        until = ("--until", "+5m") if answer == "postpone" else ()
+        said = ws.run("pcm-agent", answer, job.id, *until, user="ben")
+        assert said.returncode == 0, said.stderr
+    if answer != "run":
+        clock.set(11 * 60)
+    user = "ada" if answer == "nothing" else "ben"
+    reports = await follow(dispatcher, job)
+    assert agents_of(reports, State.STARTED) == {f"interactive-{user}"}
+    assert final(reports).state is State.SUCCEEDED
+
+
 async def test_a_user_runs_an_offer(ws: Workstation, dispatcher: Dispatcher) -> None:
     """Q149683: optional foreground jobs run only if the user says so."""
     ws.start("service")
