@@ -34,12 +34,12 @@ MIGRATIONS: dict[int, tuple[str, ...]] = {
         "ALTER TABLE results ADD COLUMN rank INTEGER DEFAULT '0' NOT NULL",
         "ALTER TABLE results ADD COLUMN rank_at FLOAT DEFAULT '0' NOT NULL",
         "ALTER TABLE results ADD COLUMN rank_offset BIGINT DEFAULT '0' NOT NULL",
-        *(
-            f"UPDATE results SET {column} = coalesce((SELECT outcomes.{column} FROM outcomes"  # noqa: S608 - our own
-            " WHERE outcomes.job_id = results.job_id"
-            " AND outcomes.workstation = results.workstation), 0)"
-            for column in ("rank", "rank_at", "rank_offset")
-        ),
+        # One statement, since it writes each row with its output again.
+        """UPDATE results SET (rank, rank_at, rank_offset) =
+        (SELECT o.rank, o.rank_at, o.rank_offset FROM outcomes AS o
+        WHERE o.job_id = results.job_id AND o.workstation = results.workstation)
+        WHERE EXISTS (SELECT 1 FROM outcomes AS o
+        WHERE o.job_id = results.job_id AND o.workstation = results.workstation)""",
     ),
 }
 """The statements by the version that they produce from the previous one."""
