@@ -70,7 +70,7 @@ def keep_bytes(node: Node) -> None:
     about = "background job of no output; it is published twice, and reported three times"
     Comparison(
         "footprint-bytes",
-        f"Bytes for each of {JOBS} jobs that are sent one by one, and run",
+        f"Bytes for each of {JOBS} jobs that are sent one by one and run",
         "bytes",
         [Series(name, found, about) for name, found in figures.items()],
         more_is_better=False,

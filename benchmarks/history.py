@@ -184,8 +184,8 @@ def _ask(settings: HistorySettings) -> None:
     with query_jobs(engine) as asked:
         newest = asked.rows(most=1)[0].id
         questions: dict[str, Callable[[], object]] = {
-            "ours: 50 jobs with their tallies": lambda: asked.rows(most=50),
-            "ours: the jobs that failed somewhere": lambda: asked.rows(asked.has_state(["failed"])),
+            "ours: 50 jobs with their counts": lambda: asked.rows(most=50),
+            "ours: jobs with a failure": lambda: asked.rows(asked.has_state(["failed"])),
             "ours: a job's failures, grouped": lambda: asked.failures(newest),
             "ours: a job's first 50 workstations": lambda: asked.outcomes(newest, most=50),
             "ours: all workstations of a job": lambda: asked.outcomes(newest),
@@ -220,7 +220,7 @@ def _ask(settings: HistorySettings) -> None:
         collector.wait()
     about = f"SQLite; {JOBS} jobs on {WORKSTATIONS:,} workstations"
     series = [Series(name, found, about) for name, found in figures.items()]
-    title = "Questions to the history; of a program, with its start"
+    title = "Queries of the history; of a program, including its start"
     Comparison("history-questions", title, "ms", series, more_is_better=False).keep()
 
 

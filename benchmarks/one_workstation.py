@@ -43,7 +43,7 @@ _GUARANTEES = (
 
 _DURABLE = "durable queue, persistent messages"
 _TOLD = "output captured and returned"
-_UNTOLD = "no results without a further server: output thrown away, a file counts what has ended"
+_UNTOLD = "no results without a further server: output discarded, a file counts what has ended"
 _CELERY = ("celery", "kombu", "amqp")
 _ASYNCIO = "by asyncio, stock loop"
 _PREFORK = ("celery", "-A", "benchmarks.peers.with_celery", "worker", "-c", f"{AT_ONCE}")
@@ -104,7 +104,7 @@ PEERS = (
         "FastStream, no results",
         "with_faststream",
         f"{_DURABLE} (classic), confirmed; acks late; {AT_ONCE} prefetched; {_ASYNCIO};"
-        " output thrown away, a file counts what has ended",
+        " output discarded, a file counts what has ended",
         ("faststream", "aio-pika"),
         _FASTSTREAM,
         {"PEER_UNTOLD": "1"},
@@ -236,17 +236,17 @@ def spawn_loop() -> float:
 
 def main() -> None:
     """Measure all sides alternately, and store the comparison."""
-    null = "output thrown away"
+    null = "output discarded"
     about = {
         "ours": f"quorum queue; {_GUARANTEES}",
         "ours, classic queue": "the same on a classic queue, version 2",
-        "ours, received before, due at once": "from when they are due: sending is not counted",
+        "ours, received earlier, due together": "from when they are due: sending is not counted",
     }
     ways: dict[str, Callable[[], float]] = {}
     with Node() as node, tempfile.TemporaryDirectory() as folder:
         ways["ours"] = partial(ours, node, "quorum", end_to_end)
         ways["ours, classic queue"] = partial(ours, node, "classic", end_to_end)
-        ways["ours, received before, due at once"] = partial(ours, node, "quorum", due_together)
+        ways["ours, received earlier, due together"] = partial(ours, node, "quorum", due_together)
         for peer in there(PEERS):
             about[peer.name] = peer.described
             ways[peer.name] = partial(commands, peer, node.url, AT_ONCE, COMMANDS)

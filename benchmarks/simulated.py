@@ -328,7 +328,7 @@ def keep(found: dict[int, Figures]) -> None:
         dispatch += [
             Series("ours, warm", [job.dispatched for job in warm], about, size),
             Series(
-                "ours, warm, the workstations held",
+                "ours, warm, workstations stopped",
                 [job.apart for job in warm],
                 f"as if they were on other machines; {about}",
                 size,
@@ -399,7 +399,7 @@ def keep(found: dict[int, Figures]) -> None:
         ),
         Comparison(
             "simulated-idle",
-            "A fleet that is asked nothing, CPU time",
+            "An idle fleet, CPU time",
             "% of a core",
             idle,
             more_is_better=False,

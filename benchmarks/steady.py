@@ -216,7 +216,7 @@ def keep(rate: float, taken: list[list[dict[str, float]]], waits: list[list[floa
         found = [[percentile(window, share) * 1000] for window in waits]
         latency += over_time(f"ours: {name}", about, found)
     for name, title, unit, series in (
-        ("steady-sizes", "What agent and broker take, over time", "MiB", sizes),
+        ("steady-sizes", "Memory and disk of agent and broker over time", "MiB", sizes),
         ("steady-latency", "From a job's dispatch to the start of its command", "ms", latency),
     ):
         Comparison(name, title, unit, series, more_is_better=False, axis="min").keep()

@@ -194,10 +194,15 @@ class Waiting:
         """Measure all sides alternately, and store the comparisons."""
         took = in_turns({side.name: partial(self.measure, side) for side in sides})
         for name, title, unit, figures in (
-            ("resident", "Resident memory of a worker that waits", "MiB", self.resident),
-            ("proportional", "The same, of what is shared a part", "MiB", self.proportional),
-            ("ready", "From its start until it is ready", "s", took),
-            ("wake-ups", "Wake-ups while it waits", "a minute", self.wake_ups),
+            ("resident", "Resident memory (RSS) of an idle worker", "MiB", self.resident),
+            (
+                "proportional",
+                "Proportional memory (PSS) of an idle worker",
+                "MiB",
+                self.proportional,
+            ),
+            ("ready", "Start-up time of a worker", "s", took),
+            ("wake-ups", "Wake-ups of an idle worker", "a minute", self.wake_ups),
         ):
             series = [Series(side.name, figures[side.name], side.described) for side in sides]
             Comparison(

@@ -109,7 +109,7 @@ def parse(text: str) -> Windows:
 def _window(text: str) -> MaintenanceWindow:
     match = _WINDOW.fullmatch(text)
     if match is None:
-        raise ValueError(f"{text!r} is no maintenance window: {_EXAMPLES}")
+        raise ValueError(f"{text!r} is not a maintenance window: {_EXAMPLES}")
     begin, end = _minutes(match["begin"], text), _minutes(match["end"], text)
     if begin in {end, _DAY_MINUTES}:
         raise ValueError(f"{text!r} is empty: {_EXAMPLES}")
@@ -129,7 +129,7 @@ def _days(first: str | None, last: str | None) -> frozenset[int]:
 def _minutes(clock: str, text: str) -> int:
     hours, minutes = map(int, clock.split(":"))
     if minutes >= 60 or hours * 60 + minutes > _DAY_MINUTES:  # noqa: PLR2004 - of an hour
-        raise ValueError(f"{text!r}: {clock} is no time of day: {_EXAMPLES}")
+        raise ValueError(f"{text!r}: {clock} is not a time of day: {_EXAMPLES}")
     return hours * 60 + minutes
 
 

@@ -149,7 +149,7 @@ class Target(BaseModel):
             return {"scope": scope}
         if scope in {"group", "workstation"}:
             return {"scope": scope, "name": check_name(name)}
-        raise ValueError(f"{value!r} is no target: use all, group:NAME or workstation:NAME")
+        raise ValueError(f"{value!r} is not a target: use all, group:NAME or workstation:NAME")
 
     @model_validator(mode="after")
     def _named(self) -> Self:

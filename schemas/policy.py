@@ -1,7 +1,7 @@
-"""What an agent does next with a job: a pure function of the job, its circumstances and the time.
+"""The policy of agents: the next step of a job, as a pure function of job, circumstances and time.
 
-The table of the domain, as code. Agents decide by it, and `pcm why` says by it what they will do.
-Nothing here reads a clock or a file. Times are seconds since the epoch.
+Agents decide by it, and `pcm why` explains by it. Nothing here reads a clock or a file. Times are
+seconds since the epoch.
 """
 
 from collections.abc import Callable, Iterable
@@ -23,13 +23,13 @@ MAX_STARTS = 5
 
 
 class Step(Enum):
-    """What an agent does next with a job."""
+    """The steps of a job at an agent."""
 
     OFFER = "offer"  # show it to the user
-    ACCEPT = "accept"  # the user said once and for all that offers are welcome
-    COUNT_DOWN = "count down"  # take the claim; it runs at the end, wanted or not
+    ACCEPT = "accept"  # without asking: PCM_ACCEPT_OFFERS is set
+    COUNT_DOWN = "count down"  # take the claim; the job runs at the end of the countdown
     RUN = "run"
-    CLOSE = "close"  # it will not be started: `Next.state` says why
+    CLOSE = "close"  # end the job in the state `Next.state` without starting it
 
 
 @dataclass(frozen=True)
@@ -44,10 +44,10 @@ class Next:
 
 @dataclass(frozen=True)
 class JobStatus:
-    """A job, and what became of it so far at one agent.
+    """A job and its status at one agent.
 
     Attributes:
-        state: the last thing that the agent reported of it.
+        state: the last state that the agent reported.
         shown_at: when it was first offered to the user.
         until: when a postponement ends.
         cancelled: why it was cancelled or superseded; None if it was not.
@@ -62,17 +62,17 @@ class JobStatus:
 
     @property
     def offer_at(self) -> float:
-        """When the job may first be seen."""
+        """The time from which users may see the job."""
         return _seconds(self.job.offer_at, self.received_at)
 
     @property
     def mandatory_at(self) -> float | None:
-        """When it runs, wanted or not; None for an optional job."""
+        """The time at which it runs without consent; None for an optional job."""
         return None if self.job.mandatory_at is None else _seconds(self.job.mandatory_at, 0)
 
     @property
     def expires_at(self) -> float:
-        """When it is too late to start it."""
+        """The time from which it is not started any more."""
         return _seconds(self.job.expires_at, NEVER)
 
 
@@ -84,14 +84,14 @@ def _seconds(moment: Moment | None, default: float) -> float:
 
 @dataclass(frozen=True)
 class Host:
-    """A workstation, as far as it decides whether and when a job starts.
+    """The properties of a workstation that decide whether and when a job starts.
 
     Attributes:
-        platforms: what its commands can be made for.
-        targets: all targets that mean it.
+        platforms: the platforms of its commands.
+        targets: all targets that include it.
         windows: its maintenance windows.
         as_others: whether commands can be run as another user.
-        zone: of its clock; None for that of this machine.
+        zone: its time zone; None: that of this machine.
     """
 
     platforms: frozenset[str]
@@ -101,7 +101,7 @@ class Host:
     zone: tzinfo | None = None
 
     def not_applicable_reason(self, job: Job, now: float) -> str:
-        """Return why a job cannot be run here, whatever the time; nothing if it can."""
+        """Return why a job can never run here; empty if it can."""
         wanted = job.command.platforms
         if wanted and not wanted & self.platforms:
             return f"runs on {', '.join(sorted(wanted))}; this is {max(self.platforms, key=len)}"
@@ -118,7 +118,7 @@ class Host:
         return ""
 
     def start(self, job: Job, at: float, now: float) -> float:
-        """Return when a job that is due at a time may start: then, or in a later window."""
+        """Return when a due job may start: at its due time, or in a later window."""
         if not job.respects_windows or at == NEVER:
             return at
         due = max(at, now)
@@ -131,18 +131,18 @@ _Status = TypeVar("_Status", bound=JobStatus)
 
 @dataclass(frozen=True)
 class ServiceRules:
-    """What the service agent does: background jobs at their time, others where no user did."""
+    """The service agent's policy: run background jobs, and mandatory jobs that no user ran."""
 
     host: Host
     takeover_grace: float
     waits_since: ClassVar[str] = "received_at"
 
     def overtaking(self, status: _Status, others: Iterable[_Status]) -> list[_Status]:
-        """Return the overdue jobs whose grace would end before that of one due earlier."""
+        """Return the overdue jobs whose grace would end before that of a job due earlier."""
         return _overtaking(status, others, lambda one: one.received_at, 0)
 
     def next(self, status: JobStatus, now: float, *, claimed: bool, paused: bool = False) -> Next:  # noqa: ARG002 - as the other's
-        """Return the next step of an open job, and its time; nothing is run while `paused`."""
+        """Return the next step of an open job; while `paused`, nothing is run."""
         run_at = NEVER if paused else self._start(status, now)
         return _first(now, _ending(status, self.host, now), Next(Step.RUN, run_at))
 
@@ -155,15 +155,15 @@ class ServiceRules:
 
     def _run_at(self, status: JobStatus, now: float) -> float:
         if status.state is State.STARTED:
-            return 0  # it was interrupted, and is to be started again
+            return 0  # it was interrupted, and is started again
         job = status.job
         mandatory_at = status.mandatory_at
         if job.context is Context.BACKGROUND:
             return _offer_at(status, now) if mandatory_at is None else mandatory_at
         if mandatory_at is None or job.command.user_input_required:
             return NEVER
-        # Counted from the receipt where that came later: a user's agent gets its chance first.
-        # A receipt in the future is of a clock that was set back since: it tells nothing.
+        # From the receipt if that is later, so that a user's agent can run the job first. A receipt
+        # in the future is ignored: the clock was set back since.
         received_at = status.received_at if status.received_at <= now else 0
         return max(mandatory_at, received_at) + self.takeover_grace
 
@@ -178,7 +178,7 @@ class ServiceRules:
 
 @dataclass(frozen=True)
 class InteractiveRules:
-    """What the interactive agent does: offers jobs, and runs what the user or the time says."""
+    """The interactive agent's policy: offer jobs, and run accepted and due mandatory ones."""
 
     host: Host
     countdown: float
@@ -186,22 +186,22 @@ class InteractiveRules:
     waits_since: ClassVar[str] = "shown_at"
 
     def overtaking(self, status: _Status, others: Iterable[_Status]) -> list[_Status]:
-        """Return the overdue jobs whose countdown would end before that of one due earlier."""
+        """Return the overdue jobs whose countdown would end before that of a job due earlier."""
         return _overtaking(status, others, lambda one: one.shown_at, self.countdown)
 
     def next(self, status: JobStatus, now: float, *, claimed: bool, paused: bool = False) -> Next:
-        """Return the next step of an open job, and its time.
+        """Return the next step of an open job.
 
         Args:
-            status: of the job, as it is now.
+            status: the job's current status.
             now: seconds since the epoch.
             claimed: whether this agent holds the job's claim.
-            paused: whether nothing is run now.
+            paused: whether the agent starts no jobs.
         """
         ending = _ending(status, self.host, now)
-        if status.state in (State.ACCEPTED, State.STARTED):  # started: to be started again
+        if status.state in (State.ACCEPTED, State.STARTED):  # started: it is started again
             return _first(now, ending, self._wanted(status, now, claimed=claimed, paused=paused))
-        # Shown in the future: the clock was set back since, and it is shown anew.
+        # Shown in the future: the clock was set back since, so it is shown again.
         if status.shown_at is None or status.shown_at > now:
             return _first(now, ending, Next(Step.OFFER, _offer_at(status, now)))
         if self.accept_offers and status.state is State.OFFERED:
@@ -217,10 +217,10 @@ class InteractiveRules:
         return due < now + self.countdown and not _has_ended(status, self.host, now)
 
     def _wanted(self, status: JobStatus, now: float, *, claimed: bool, paused: bool) -> Next:
-        """Return when a job that is to be run at once may start."""
+        """Return the step of an accepted job: run it now, or in the next window."""
         start = NEVER if paused else self._start(status, now)
         if start > now and status.state is State.ACCEPTED and not claimed:
-            return Next(Step.COUNT_DOWN, 0)  # the service must not come first
+            return Next(Step.COUNT_DOWN, 0)  # otherwise the service agent could take it over
         return Next(Step.RUN, start)
 
     def _countdown(self, status: JobStatus, now: float, *, claimed: bool, paused: bool) -> Next:
@@ -242,10 +242,10 @@ class InteractiveRules:
         return self.deadline(status, now) - self.countdown
 
     def deadline(self, status: JobStatus, now: float) -> float:
-        """Return when a mandatory job runs, whatever the user says; NEVER for an optional one.
+        """Return when a mandatory job runs; NEVER for an optional one.
 
-        At its mandatory time; but from its first being shown, the user has a whole countdown. A
-        job that respects windows runs in the first one from then on.
+        It runs at its mandatory time, but not before the end of a whole countdown that begins when
+        it is first shown; if it respects windows, in the first window from then on.
         """
         if status.mandatory_at is None:
             return NEVER
@@ -257,17 +257,17 @@ class InteractiveRules:
 
 
 Rules = ServiceRules | InteractiveRules
-"""What an agent goes by."""
+"""The policy of an agent of either kind."""
 
 
 def order(status: JobStatus) -> tuple[float, float, str]:
-    """Return the sort key in which jobs that are due are run: by mandatory time."""
+    """Return the sort key of due jobs: the mandatory time first."""
     at = status.offer_at if status.mandatory_at is None else status.mandatory_at
     return (at, status.received_at, status.job.id)
 
 
 def _ending(status: JobStatus, host: Host, now: float) -> Next | None:
-    """Return why a job is never started here, and from when on; None if nothing says so."""
+    """Return the step that ends the job without a start; None if there is none."""
     if status.cancelled is not None:
         return Next(Step.CLOSE, 0, State.CANCELLED, status.cancelled or "cancelled")
     if reason := host.not_applicable_reason(status.job, now):
@@ -293,22 +293,22 @@ def _is_undecided(status: JobStatus) -> bool:
 
 
 def _offer_at(status: JobStatus, now: float) -> float:
-    """Return when a job may first be seen, which without a time of its own is at its receipt.
+    """Return when a job may be offered: at its offer time, or else at its receipt.
 
-    A receipt in the future is of a clock that was set back since: it tells nothing.
+    A receipt in the future is ignored: the clock was set back since.
     """
     return status.offer_at if status.job.offer_at is not None or status.offer_at <= now else 0
 
 
 def _again(status: JobStatus) -> Next | None:
-    """Return when a postponed job is offered again."""
+    """Return the next offer of a postponed job."""
     if status.state is State.POSTPONED and status.until is not None:
         return Next(Step.OFFER, status.until)
     return None
 
 
 def _first(now: float, ending: Next | None, *steps: Next | None) -> Next:
-    """Return the ending if its time has come, else what comes first."""
+    """Return the ending if it is due, otherwise the earliest step."""
     if ending is not None and ending.at <= now:
         return ending
     return min((step for step in (ending, *steps) if step), key=lambda step: step.at)
@@ -339,10 +339,10 @@ def _overtaking(
     since: Callable[[JobStatus], float | None],
     wait: float,
 ) -> list[_Status]:
-    """Return the overdue jobs that would run before another one, though they are due after it.
+    """Return the overdue jobs that would run before another one, but are due after it.
 
-    Each waits from `since` on for a while. One that came later, with an earlier mandatory time,
-    must not come last: overdue jobs run in the order of their mandatory times (Q173388).
+    Each waits for `wait` seconds from `since`. Overdue jobs run in the order of their mandatory
+    times (Q173388), also if one with an earlier time is received later.
     """
 
     def is_overdue(one: JobStatus) -> bool:

@@ -42,7 +42,7 @@ def parse_duration(value: Any) -> Any:
         parts = _DURATION.findall(value) if len(value) <= _MAX_TEXT_LENGTH else []
         if "".join(number + unit for number, unit in parts) != value or not parts:
             raise ValueError(
-                f"{value[:_MAX_TEXT_LENGTH]!r} is no duration: write 30s, 5m, 2h or 1h30m"
+                f"{value[:_MAX_TEXT_LENGTH]!r} is not a duration: write 30s, 5m, 2h or 1h30m"
             )
         value = sum(float(number) * _SECONDS[unit] for number, unit in parts)
     if isinstance(value, (int, float)) and not isinstance(value, bool):
@@ -50,7 +50,7 @@ def parse_duration(value: Any) -> Any:
             raise ValueError("is not a supported duration")
         return timedelta(seconds=value)
     if isinstance(value, bool):
-        raise ValueError("is no duration: write 30s, or a number of seconds")  # noqa: TRY004
+        raise ValueError("is not a duration: write 30s, or a number of seconds")  # noqa: TRY004
     return value
 
 
@@ -193,7 +193,8 @@ def parse_moment(text: str, now: datetime) -> datetime | WallClock:
         moment = datetime.fromisoformat(stamp)
     except ValueError:
         raise ValueError(
-            f"{text!r} is no time: write 2026-11-30T02:00Z, +10m, now, or '2026-11-30T02:00 local'"
+            f"{text!r} is not a time: write 2026-11-30T02:00Z, +10m, now,"
+            " or '2026-11-30T02:00 local'"
         ) from None
     if (stamp == text) == (moment.tzinfo is None):
         raise ValueError(

@@ -24,7 +24,7 @@ from schemas.errors import PcmError
 
 
 class LeftRunning(PcmError):
-    """The agent ends, and the command goes on because its job says `survives_agent`."""
+    """The agent ends, and the command continues because its job says `survives_agent`."""
 
 
 @dataclass(frozen=True)

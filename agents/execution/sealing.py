@@ -1,6 +1,6 @@
-"""The key pair of an agent for secrets: made once, sent in each check-in, used at starts.
+"""The key pair of an agent, and the decryption of secrets that are sealed for it.
 
-Opened secrets are put into the environment of the command that starts, and nowhere else.
+Decrypted secrets are put only into the environment of the command that starts.
 """
 
 import base64
@@ -28,16 +28,16 @@ class CannotOpen(PcmError):
 
 
 class Sealing:
-    """Opens the secrets that were sealed for one agent."""
+    """Decrypts the secrets that are sealed for one agent."""
 
     def __init__(self, directory: Path, login: str) -> None:
-        """Read the key from an agent's folder, or make a new one.
+        """Read the key from an agent's folder, or create one.
 
         Raises:
             StateError: the folder cannot be used.
         """
         self._login = login
-        key = _load_or_make(directory)
+        key = _load_or_create(directory)
         self._box = SealedBox(key)
         self.public = base64.b64encode(bytes(key.public_key)).decode()
         """The public key, in base64."""
@@ -53,14 +53,14 @@ class Sealing:
             return {}
         sealed = secrets.keys.get(self._login)
         if sealed is None:
-            raise CannotOpen(f"its secrets are not sealed for {self._login}; send it anew")
+            raise CannotOpen(f"its secrets are not sealed for {self._login}; send it again")
         try:
             values = json.loads(SecretBox(self._box.decrypt(sealed)).decrypt(secrets.sealed))
         except (CryptoError, ValueError):
-            text = f"its secrets cannot be opened by the key that {self._login} has; send it anew"
+            text = f"its secrets cannot be opened by the key that {self._login} has; send it again"
             raise CannotOpen(text) from None
         if not isinstance(values, dict) or set(values) != set(secrets.names):
-            raise CannotOpen("the names of its secrets do not match; send it anew")
+            raise CannotOpen("the names of its secrets do not match; send it again")
         return {name: str(value) for name, value in values.items()}
 
     def objection(self, command: Command) -> str:
@@ -72,7 +72,7 @@ class Sealing:
         return ""
 
 
-def _load_or_make(directory: Path) -> PrivateKey:
+def _load_or_create(directory: Path) -> PrivateKey:
     path = directory / _NAME
     try:
         if (key := _read(path)) is not None:
@@ -81,13 +81,13 @@ def _load_or_make(directory: Path) -> PrivateKey:
             # Jobs that are sealed for the damaged key end as failed, with the reason.
             path.rename(path.with_suffix(".damaged"))
             _log.error("sealing_key.damaged", path=str(path))
-        return _make(path)
+        return _create(path)
     except OSError as error:
         raise StateError(f"PCM_STATE_DIR: {path}: {error.strerror}") from error
 
 
 def _read(path: Path) -> bytes | None:
-    """Return the key in a file; None where the file is missing or damaged."""
+    """Return the key in a file; None if the file is missing or damaged."""
     try:
         file = os.open(path, _OPEN_FLAGS)
     except FileNotFoundError:
@@ -104,8 +104,8 @@ def _read(path: Path) -> bytes | None:
     return key if len(key) == PrivateKey.SIZE else None
 
 
-def _make(path: Path) -> PrivateKey:
-    """Make a key, and sync it to disk before it is used."""
+def _create(path: Path) -> PrivateKey:
+    """Create a key, and sync it to disk before it is used."""
     key = PrivateKey.generate()
     new = path.with_suffix(".new")
     new.unlink(missing_ok=True)

@@ -1,4 +1,4 @@
-"""What the agents of a state directory hold and did, for people and as JSON."""
+"""List the open and the ended jobs of a state directory's agents, as text and as JSON."""
 
 import os
 import shutil
@@ -46,65 +46,67 @@ _HISTORY = (
 
 
 def pending(state_dir: Path) -> list[Row]:
-    """Return the jobs that are not ended here, a row for each agent that holds one."""
+    """Return the open jobs, a row for each agent that has one."""
     found = [
-        (entry, agent)
-        for agent, entry in _entries(state_dir)
-        if entry.open and not _elsewhere(state_dir, agent, entry)
+        (record, agent)
+        for agent, record in _records(state_dir)
+        if record.open and not _decided_elsewhere(state_dir, agent, record)
     ]
-    lives = _lives(state_dir)
+    metadata = _metadata(state_dir)
     return [
         {
-            "job": entry.job.id,
-            "name": entry.job.title,
-            "context": str(entry.job.context),
-            "requirement": str(entry.job.requirement),
+            "job": record.job.id,
+            "name": record.job.title,
+            "context": str(record.job.context),
+            "requirement": str(record.job.requirement),
             "agent": agent,
-            "state": str(entry.state),
-            "offer_at": _time(entry.offer_at),
-            "mandatory_at": _time(entry.mandatory_at),
-            "expires_at": _time(entry.expires_at),
-            "starts_at": _time(_starts_at(agent, entry, lives[agent])),
-            "postponed_until": _time(entry.until),
-            "paused": lives[agent].paused,
-            "sender": entry.job.sender,
-            "command": str(entry.job.command),
-            "run_as": entry.job.command.run_as,
+            "state": str(record.state),
+            "offer_at": _time(record.offer_at),
+            "mandatory_at": _time(record.mandatory_at),
+            "expires_at": _time(record.expires_at),
+            "starts_at": _time(_starts_at(agent, record, metadata[agent])),
+            "postponed_until": _time(record.until),
+            "paused": metadata[agent].paused,
+            "sender": record.job.sender,
+            "command": str(record.job.command),
+            "run_as": record.job.command.run_as,
         }
-        for entry, agent in sorted(found, key=lambda pair: (order(pair[0]), pair[1]))
+        for record, agent in sorted(found, key=lambda pair: (order(pair[0]), pair[1]))
     ]
 
 
 def pauses(state_dir: Path) -> dict[str, Pause]:
-    """Return what was said to the agents that are paused, by their names."""
+    """Return the pauses of the paused agents, by name."""
     return {
-        agent: life.pause for agent, life in _lives(state_dir).items() if life.pause and life.paused
+        agent: metadata.pause
+        for agent, metadata in _metadata(state_dir).items()
+        if metadata.pause and metadata.paused
     }
 
 
 def history(state_dir: Path) -> list[Row]:
-    """Return the jobs that ended here, the newest last."""
-    ended = [(entry.final, entry, agent) for agent, entry in _entries(state_dir) if entry.final]
+    """Return the jobs that ended here, the oldest first."""
+    ended = [(record.final, record, agent) for agent, record in _records(state_dir) if record.final]
     return [
         {
-            "job": entry.job.id,
-            "name": entry.job.title,
+            "job": record.job.id,
+            "name": record.job.title,
             "agent": agent,
             "state": str(final.state),
             "at": _time(final.at.timestamp()),
             "exit_code": final.result.exit_code if final.result else None,
             "duration": final.result.duration.total_seconds() if final.result else None,
             "reason": final.reason,
-            "run_as": entry.job.command.run_as,
+            "run_as": record.job.command.run_as,
             "stdout": str(final.result.stdout) if final.result else "",
             "stderr": str(final.result.stderr) if final.result else "",
         }
-        for final, entry, agent in sorted(ended, key=lambda row: row[0].at)
+        for final, record, agent in sorted(ended, key=lambda row: row[0].at)
     ]
 
 
 def show_pauses(pauses: dict[str, Pause]) -> None:
-    """Print for people who is paused, a line for each."""
+    """Print a line for each paused agent."""
     for agent, pause in pauses.items():
         since = local(pause.created_at.timestamp())
         reason = f": {pause.reason}" if pause.reason else ""
@@ -112,7 +114,7 @@ def show_pauses(pauses: dict[str, Pause]) -> None:
 
 
 def show(what: str, rows: list[Row]) -> None:
-    """Print rows as a table for people."""
+    """Print rows as a table."""
     if not rows:
         print("nothing is pending" if what == "pending" else "nothing has ended here")
         return
@@ -123,13 +125,13 @@ def show(what: str, rows: list[Row]) -> None:
     print("\n".join(lines(columns, cells, room)))
 
 
-def _entries(state_dir: Path) -> list[tuple[str, JobRecord]]:
-    """Return the entries of all ledgers here that may be read, each with its agent's name."""
-    return [(_agent(path), entry) for path in _ledgers(state_dir) for entry in ledger.read(path)]
+def _records(state_dir: Path) -> list[tuple[str, JobRecord]]:
+    """Return the records of all readable ledgers, each with its agent's name."""
+    return [(_agent(path), record) for path in _ledgers(state_dir) for record in ledger.read(path)]
 
 
-def _lives(state_dir: Path) -> dict[str, LedgerMetadata]:
-    """Return the stories of all ledgers here that may be read, by their agents' names."""
+def _metadata(state_dir: Path) -> dict[str, LedgerMetadata]:
+    """Return the metadata of all readable ledgers, by agent name."""
     return {_agent(path): ledger.read_metadata(path) for path in _ledgers(state_dir)}
 
 
@@ -140,7 +142,7 @@ def _agent(path: Path) -> str:
 
 
 def _ledgers(state_dir: Path) -> list[Path]:
-    """Return the ledgers here that may be read."""
+    """Return the ledgers that this user owns."""
     found: list[Path] = []
     hidden: list[Path] = []
     if not state_dir.is_dir():
@@ -150,7 +152,7 @@ def _ledgers(state_dir: Path) -> list[Path]:
             continue
         try:
             path = folder / "ledger.db"
-            if folder.lstat().st_uid != os.geteuid():  # what they put there is not ours to open
+            if folder.lstat().st_uid != os.geteuid():  # do not open other users' files
                 hidden.append(folder)
             elif path.is_file():
                 found.append(path)
@@ -161,23 +163,23 @@ def _ledgers(state_dir: Path) -> list[Path]:
     return found
 
 
-def _starts_at(agent: str, entry: JobRecord, life: LedgerMetadata) -> float | None:
+def _starts_at(agent: str, record: JobRecord, metadata: LedgerMetadata) -> float | None:
     """Return when an agent starts a job by itself; None if it does not, or starts it now."""
-    if life.paused or entry.state is State.STARTED:
+    if metadata.paused or record.state is State.STARTED:
         return None
-    now, host = time.time(), Host(platforms.names(), windows=parse(life.windows))
+    now, host = time.time(), Host(platforms.names(), windows=parse(metadata.windows))
     rules: Rules = (
-        ServiceRules(host, life.takeover_grace)
+        ServiceRules(host, metadata.takeover_grace)
         if agent == AgentKind.SERVICE
-        else InteractiveRules(host, life.countdown)
+        else InteractiveRules(host, metadata.countdown)
     )
-    start = rules.start(entry, now)
+    start = rules.start(record, now)
     return start if start > now else None
 
 
-def _elsewhere(state_dir: Path, agent: str, entry: JobRecord) -> bool:
-    """Whether another agent of the workstation has the job, as this one will see in time."""
-    decided = decision(state_dir, entry.job.id)
+def _decided_elsewhere(state_dir: Path, agent: str, record: JobRecord) -> bool:
+    """Whether another agent of the workstation has decided the job; this one will notice it."""
+    decided = decision(state_dir, record.job.id)
     return decided is not None and agent_word(decided.agent) != agent_word(agent)
 
 
@@ -186,7 +188,7 @@ def _time(seconds: float | None) -> str | None:
         return None
     try:
         return datetime.fromtimestamp(seconds, UTC).isoformat(timespec="seconds")
-    except (ValueError, OverflowError, OSError):  # no time at all: the record is damaged
+    except (ValueError, OverflowError, OSError):  # not a time: the record is damaged
         return None
 
 

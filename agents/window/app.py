@@ -369,7 +369,7 @@ class Window(App[None]):
 def _help() -> list[tuple[str, str]]:
     return [
         ("r", "run the selected job now"),
-        ("p", "postpone it; a required job still runs at its deadline"),
+        ("p", "postpone it; a mandatory job still runs at its deadline"),
         ("m", "set a reminder; nothing else changes"),
         ("x", "decline an optional job, with a reason"),
         ("d or Enter", "show the details of the job"),
@@ -380,6 +380,6 @@ def _help() -> list[tuple[str, str]]:
         ("t", "switch between light and dark"),
         ("Escape", "close a dialog without an answer"),
         ("q", "close this window"),
-        ("\u25cf", "required: runs automatically at its deadline"),
+        ("\u25cf", "mandatory: runs automatically at its deadline"),
         ("\u25cb", "optional: runs only if you start it"),
     ]

@@ -24,7 +24,7 @@ class OfferRow:
     name: str
     sender: str
     comment: str
-    kind: str
+    requirement: str
     time_left: str
     bar: str
     expires: str
@@ -62,7 +62,7 @@ def offer_row(offer: Offer, now: float, since: float, remind_at: float = 0.0) ->
         name=offer.name,
         sender=offer.sender,
         comment=offer.comment,
-        kind=kind(offer),
+        requirement=requirement(offer),
         time_left=time_left(offer, now, remind_at),
         bar=progress_bar(offer, now, since),
         expires=clock(offer.expires_at, now) if offer.expires_at else "never",
@@ -71,12 +71,12 @@ def offer_row(offer: Offer, now: float, since: float, remind_at: float = 0.0) ->
     )
 
 
-def kind(offer: Offer) -> str:
+def requirement(offer: Offer) -> str:
     """Return an offer's requirement, or its state if the user has decided."""
     sign = "\N{BLACK CIRCLE}" if offer.mandatory else "\N{WHITE CIRCLE}"
     if offer.state in ("postponed", "declined", "accepted"):
         return f"{sign} {offer.state}"
-    return f"{sign} {'required' if offer.mandatory else 'optional'}"
+    return f"{sign} {'mandatory' if offer.mandatory else 'optional'}"
 
 
 def time_left(offer: Offer, now: float, remind_at: float = 0.0) -> str:
@@ -279,7 +279,7 @@ def offer_facts(offer: Offer, now: float, remind_at: float = 0.0) -> list[tuple[
     return [
         ("Comment", offer.comment or "(no comment)"),
         ("Sender", offer.sender),
-        ("Kind", kind(offer)),
+        ("Requirement", requirement(offer)),
         ("Next", next_steps(offer, now, remind_at)),
         ("Expires", clock(offer.expires_at, now) if offer.expires_at else "never"),
         ("Time limit", duration(offer.timeout)),

@@ -4,7 +4,7 @@ import asyncio
 
 from broker.history.collector import Collector
 from broker.history.schema import engine_of
-from broker.schedules.scheduler import Scheduler
+from broker.schedules.scheduler import ScheduleRunner
 from broker.settings import HistorySettings, load
 
 
@@ -24,7 +24,7 @@ async def run_collector(settings: HistorySettings | None = None) -> None:
     settings = settings or load(HistorySettings)
     engine = engine_of(settings.history_url)
     collector = Collector(settings, engine)
-    scheduler = Scheduler(settings, engine, collected=True)
+    scheduler = ScheduleRunner(settings, engine, collected=True)
     try:
         await asyncio.gather(collector.run(), scheduler.run())
     finally:

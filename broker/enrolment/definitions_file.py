@@ -37,7 +37,7 @@ class DefinitionsFile:
         try:
             self._content: Definitions = json.loads(path.read_text()) if path.exists() else {}
         except ValueError as error:
-            raise WrongDefinitions(f"{path} is no JSON: {error}") from error
+            raise WrongDefinitions(f"{path} is not valid JSON: {error}") from error
         if not isinstance(self._content, dict) or not all(map(self._is_section, SECTIONS)):
             raise WrongDefinitions(f"{path} holds something other than definitions")
 

@@ -112,7 +112,7 @@ def _path(credentials: str | None, agent: "AgentLogin", *, alone: bool) -> Path 
             raise CommandError(f"--credentials: {path}: {error.strerror}") from error
         return path / f"{agent.login}.env"
     if not alone:
-        raise UsageError(f"--credentials: {path} is no folder, and there are several agents")
+        raise UsageError(f"--credentials: {path} is not a folder, and there are several agents")
     return path
 
 

@@ -355,7 +355,7 @@ class JobQueries:
         return self._connection.scalar(query) is not None
 
     def groups(self, names: Sequence[str]) -> dict[str, list[str]]:
-        """Return the groups of workstations, as their check-ins tell."""
+        """Return the groups of workstations, by their last check-ins."""
         groups: dict[str, list[str]] = {}
         for start in range(0, len(names), _CHUNK):
             query = select(memberships.c.workstation, memberships.c.group).where(

@@ -60,7 +60,7 @@ def _read(path: Path) -> "SignedJob":
 
     signed = read_signed(path)
     if signed is None:
-        raise UsageError(f"{path}: is no job saved by pcm send --save")
+        raise UsageError(f"{path}: is not a job saved by pcm send --save")
     return signed
 
 

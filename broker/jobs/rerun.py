@@ -68,7 +68,9 @@ def _states(arguments: argparse.Namespace) -> tuple[str, ...]:
     from schemas import State
 
     if unknown := [state for state in arguments.state if state not in STATES]:
-        raise UsageError(f"--state: {unknown[0]!r} is no state: use {', '.join(map(str, STATES))}")
+        raise UsageError(
+            f"--state: {unknown[0]!r} is not a state: use {', '.join(map(str, STATES))}"
+        )
     states = [*arguments.state, *(failures() if arguments.failed else ())]
     states += [State.EXPIRED] if arguments.expired else []
     return tuple(states)

@@ -67,7 +67,7 @@ def add_options(parser: Parser) -> None:
     add("--restart-exit", metavar="N,N", help="for success with restart (default: none)")
     add("--user-input-required", action="store_true", help="never run without a user")
     add("--user-may-stop", action="store_true", help="a user may stop it while it runs")
-    add("--survives-agent", action="store_true", help="goes on when its agent ends or restarts")
+    add("--survives-agent", action="store_true", help="continues when its agent ends or restarts")
     add("--rerun-interrupted", action="store_true", help="may start again after a crash")
     add("--respects-windows", action="store_true", help="starts in maintenance windows only")
     add("--supersedes", metavar="KEY", help="replaces older jobs of this key not yet started")

@@ -72,7 +72,7 @@ def _state_or_group(word: str) -> tuple[str, ...]:
     if word in STATES:
         return (word,)
     raise argparse.ArgumentTypeError(
-        f"{word!r} is no state: write one of {', '.join((*groups, *STATES))}"
+        f"{word!r} is not a state: write one of {', '.join((*groups, *STATES))}"
     )
 
 

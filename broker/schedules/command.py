@@ -37,7 +37,7 @@ def add_to(commands: "argparse._SubParsersAction[Parser]") -> None:
     remove = actions.add_parser(
         "remove",
         help="remove a schedule",
-        description="Removes a schedule: no further occurrence is sent. Jobs that were sent go on.",
+        description="Removes a schedule: no further occurrence is sent. Sent jobs continue.",
     )
     remove.add_argument("schedule", metavar="NAME", type=name)
     remove.add_argument("--json", action="store_true", help="print JSON")
@@ -172,7 +172,7 @@ def _remove(arguments: argparse.Namespace) -> int:
 def _print_done(
     fields: dict[str, Any], text: str, under_way: "list[Occurrence]", *, as_json: bool
 ) -> None:
-    """Print what was done, and the occurrences that were already sent and go on."""
+    """Print what was done, and the occurrences that were already sent and continue."""
     if as_json:
         print(json.dumps({**fields, "under_way": [occurrence.id for occurrence in under_way]}))
         return

@@ -86,7 +86,7 @@ def next_occurrences(
 def occurrences_under_way(history: History, schedule: Schedule) -> list[Occurrence]:
     """Return the future occurrences that were already sent.
 
-    They go on after their schedule is replaced or removed; `Dispatcher.cancel` cancels them.
+    They continue after their schedule is replaced or removed; `Dispatcher.cancel` cancels them.
     """
     now = datetime.now(UTC)
     future = {

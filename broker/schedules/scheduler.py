@@ -52,12 +52,12 @@ async def run_scheduler(settings: HistorySettings | None = None) -> None:
     settings = settings or load(HistorySettings)
     engine = engine_of(settings.history_url)
     try:
-        await Scheduler(settings, engine).run()
+        await ScheduleRunner(settings, engine).run()
     finally:
         engine.dispose()
 
 
-class Scheduler:
+class ScheduleRunner:
     """Sends the due occurrences of all schedules.
 
     Args:
@@ -93,10 +93,10 @@ class Scheduler:
             except UnusableHistory:
                 raise
             except (BrokerError, HistoryError, WrongSetting) as failure:
-                self._log_state("scheduler.waits", str(failure))
+                self._log_state("scheduler.retrying", str(failure))
                 await asyncio.sleep(backoff.failed())
             else:
-                self._log_state("scheduler.keeps_up")
+                self._log_state("scheduler.up_to_date")
                 backoff.reset()
                 await asyncio.sleep(_MINUTE - time.time() % _MINUTE + _WAKE_UP_DELAY)
 

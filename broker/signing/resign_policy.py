@@ -76,7 +76,7 @@ class ResignPolicy:
         if not self._has_key:
             return ""
         if self._approvals and isinstance(order, Job):
-            return f"a job needs {1 + self._approvals} signatures (PCM_APPROVALS); send it anew"
+            return f"a job needs {1 + self._approvals} signatures (PCM_APPROVALS); send it again"
         try:
             signatures = read_signatures(recorded.signatures)
         except InvalidMessage as error:

@@ -109,7 +109,7 @@ async def watch(
             except TimeoutError:
                 gave_up = True
     except asyncio.CancelledError:
-        print(f"pcm: the job goes on; to follow it again: pcm watch {job_id}", file=sys.stderr)
+        print(f"pcm: the job continues; to follow it again: pcm watch {job_id}", file=sys.stderr)
         raise
     if not as_json:
         _summarize(tally, gave_up=gave_up)

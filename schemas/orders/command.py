@@ -43,7 +43,7 @@ def _check_platform(text: str) -> str:
     known = get_args(System)
     if system not in known or (slash and not machine.replace("_", "").isalnum()):
         raise ValueError(
-            f"{text!r} is no platform: use {', '.join(known)}, or such as linux/x86_64"
+            f"{text!r} is not a platform: use {', '.join(known)}, or such as linux/x86_64"
         )
     return f"{system}/{plain_machine(machine)}" if slash else system
 
@@ -55,7 +55,7 @@ def _check_login(text: str) -> str:
         or text.startswith("-")
         or _NOT_IN_LOGIN.search(text)
     ):
-        raise ValueError(f"{text!r} is no user's name")
+        raise ValueError(f"{text!r} is not a user name")
     return text
 
 

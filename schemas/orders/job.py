@@ -206,7 +206,7 @@ class Job(Message):
 
 
 class Cancellation(Message):
-    """Withdraws a job: where it has not started it never starts; where it runs it is ended."""
+    """An order to cancel a job: it does not start any more, and is stopped where it runs."""
 
     kind: Literal["cancellation"] = "cancellation"
     job_id: JobId

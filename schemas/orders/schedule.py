@@ -57,7 +57,7 @@ def _check_cron(text: str) -> str:
 def _check_zone(name: str) -> str:
     if find_zone(name) is None:
         shown = name if len(name) <= MAX_ZONE_LENGTH else f"{name[:MAX_ZONE_LENGTH]}..."
-        raise ValueError(f"{shown!r} is no time zone: write such as Europe/Berlin or UTC")
+        raise ValueError(f"{shown!r} is not a time zone: write such as Europe/Berlin or UTC")
     return name
 
 

@@ -79,7 +79,7 @@ def read_signatures(header: Any) -> Signatures:
     if header in (None, ""):
         return ()
     if not isinstance(header, str) or len(header) > LONGEST_HEADER:
-        raise InvalidMessage(f"{HEADER}: is no list of signatures")
+        raise InvalidMessage(f"{HEADER}: is not a list of signatures")
     try:
         return _SIGNATURES.validate_json(header)
     except ValidationError as error:

@@ -1,4 +1,4 @@
-"""The orders about a workstation itself: its pause, and its end."""
+"""The orders to pause and to forget a workstation."""
 
 from datetime import UTC, datetime
 from typing import Literal
@@ -12,18 +12,18 @@ from schemas.times import Instant
 
 
 class Pause(Message):
-    """A workstation's agents start nothing more, until they are told to go on."""
+    """An order to pause or resume a workstation: while paused, its agents start no jobs."""
 
     kind: Literal["pause"] = "pause"
     workstation: Name
-    paused: bool = Field(description="no: they go on")
+    paused: bool = Field(description="no: the agents resume")
     reason: Text = Field(default="", max_length=1000)
     sender: Text = Field(default_factory=whoami, max_length=200)
     created_at: Instant = Field(default_factory=lambda: datetime.now(UTC))
 
 
 class WorkstationForgotten(Message):
-    """A workstation is gone for good: its queues were deleted, and with them what waited there."""
+    """A workstation was removed, and its queues were deleted with the jobs in them."""
 
     kind: Literal["departure"] = "departure"
     workstation: Name

@@ -12,7 +12,7 @@ from schemas.times import Instant
 
 
 class RejectedRecord(Message):
-    """A stream message was not published by its alleged author; it is in the dead letters now."""
+    """The record that the history rejected a message and published it as a dead letter."""
 
     kind: Literal["forgery"] = "forgery"
     digest: Annotated[str, Field(pattern=r"^[0-9a-f]{32}$")]

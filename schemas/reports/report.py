@@ -31,7 +31,7 @@ class State(StrEnum):
     """The state of a job in a report, in the order of a job's life; the last ones are final."""
 
     RECEIVED = "received"
-    CONFLICT = "conflict"  # other content under the id of an accepted job; that job goes on
+    CONFLICT = "conflict"  # other content under the id of an accepted job; that job continues
     OFFERED = "offered"
     POSTPONED = "postponed"
     DECLINED = "declined"
@@ -167,7 +167,7 @@ INTERACTIVE = "interactive-"
 def _check_agent(name: str) -> str:
     user = name.removeprefix(INTERACTIVE)
     if name != SERVICE and (user == name or not check_user(user)):
-        raise ValueError(f"{name!r} is no agent: use {SERVICE}, or {INTERACTIVE}USER")
+        raise ValueError(f"{name!r} is not an agent: use {SERVICE}, or {INTERACTIVE}USER")
     return name
 
 

@@ -301,7 +301,7 @@ async def test_further_keys_are_checked_or_tell_their_login(
 
 @pytest.mark.parametrize("attacker", ATTACKERS)
 @pytest.mark.parametrize("queue", [SERVICE.queue, ELSEWHERE.queue, BOB.queue, REPORTS, DEAD])
-async def test_how_much_waits_is_told_to_those_with_a_right(
+async def test_how_much_waits_is_reported_to_those_with_a_right(
     site: Site, logins: dict[str, Settings], queue: str, attacker: str
 ) -> None:
     """A passive declare tells the number of messages, and no more; once it needed no right at all.

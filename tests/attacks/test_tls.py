@@ -148,7 +148,7 @@ def test_a_certificate_is_a_login(place: Place) -> None:
         ("nobody", "it has no user of the name in PCM_TLS_CERT", 1),
     ],
 )
-def test_a_certificate_that_is_not_taken_is_told(
+def test_a_certificate_that_is_not_taken_is_reported(
     place: Place, who: str, says: str, status: int
 ) -> None:
     cert, key = getattr(place, who)
@@ -159,7 +159,7 @@ def test_a_certificate_that_is_not_taken_is_told(
 
 
 @pytest.mark.full
-def test_a_broker_that_takes_no_certificates_is_told(place: Place) -> None:
+def test_a_broker_that_takes_no_certificates_is_reported(place: Place) -> None:
     set_to = "application:set_env(rabbit, auth_mechanisms, [{}])."
     place.node.ctl("eval", set_to.format("'PLAIN'"))
     try:
@@ -187,7 +187,9 @@ def test_tls_where_there_is_none_and_none_where_there_is(place: Place) -> None:
 
 
 @pytest.mark.full
-def test_files_that_cannot_be_used_are_told_by_their_setting(place: Place, tmp_path: Path) -> None:
+def test_files_that_cannot_be_used_are_reported_by_their_setting(
+    place: Place, tmp_path: Path
+) -> None:
     cert, key = place.client
     missing, text = tmp_path / "missing.pem", tmp_path / "text.pem"
     text.write_text("no certificate")

@@ -15,7 +15,7 @@ import pytest
 from broker import Dispatcher, DispatcherSettings
 from broker.amqp import topology
 from schemas import State
-from tests.support.faults import counting, held, ran_once, succeeded_once, told_once, works
+from tests.support.faults import counting, held, logged_once, ran_once, succeeded_once, works
 from tests.support.proxy import Proxy
 from tests.support.rabbitmq import Node, free_port
 from tests.support.steering import check_ins
@@ -80,7 +80,7 @@ async def test_the_broker_stops_and_starts_again(
     await succeeded_once(settings, [running, later])
     ran_once(ran, [1, 2])
     for agent in (service, interactive):
-        told_once(agent)
+        logged_once(agent)
 
 
 async def test_connections_cut_in_the_middle_of_frames(
@@ -100,7 +100,7 @@ async def test_connections_cut_in_the_middle_of_frames(
         await succeeded_once(settings, jobs)
         ran_once(ran, range(120))
         await works(ws, dispatcher)
-        told_once(service)
+        logged_once(service)
 
 
 async def test_the_broker_freezes(
@@ -126,7 +126,7 @@ async def test_the_broker_freezes(
     await works(ws, dispatcher)
     await succeeded_once(settings, [job])
     ran_once(ran, [1])
-    told_once(service)
+    logged_once(service)
 
 
 @contextmanager
@@ -266,7 +266,7 @@ async def test_channels_go_behind_our_back(
     await works(ws, dispatcher)
     await succeeded_once(settings, [job])
     ran_once(ran, [1])
-    told_once(service)
+    logged_once(service)
 
 
 async def test_the_queue_is_deleted(
@@ -286,7 +286,7 @@ async def test_the_queue_is_deleted(
     await works(ws, dispatcher)
     await succeeded_once(settings, [job])
     ran_once(ran, [1])
-    told_once(service)
+    logged_once(service)
 
 
 async def test_the_broker_closes_the_channel_of_a_slow_consumer(
@@ -310,7 +310,7 @@ async def test_the_broker_closes_the_channel_of_a_slow_consumer(
     await works(ws, dispatcher)
     await succeeded_once(settings, jobs)
     ran_once(ran, range(3))
-    told_once(service)
+    logged_once(service)
 
 
 async def test_the_password_is_changed_and_changed_back(
@@ -336,7 +336,7 @@ async def test_the_password_is_changed_and_changed_back(
             await works(ws, dispatcher)
         await succeeded_once(settings, [job])
         ran_once(ran, [1])
-        told_once(service)
+        logged_once(service)
         refused = [
             event
             for event in service.events("broker.lost")
@@ -388,7 +388,7 @@ async def test_the_first_of_two_brokers_falls_silent(
         await works(ws, dispatcher)
         await succeeded_once(settings, [job])
         ran_once(ran, [1])
-        told_once(service)
+        logged_once(service)
 
 
 async def test_all_brokers_are_tried_and_named(ws: Workstation) -> None:
@@ -437,7 +437,7 @@ async def test_the_topology_is_deleted(
         await follow(dispatcher, offer)
     ran_once(ran, [1])
     for agent in (service, interactive):
-        told_once(agent)
+        logged_once(agent)
 
 
 def _bound(node: Node, ws: Workstation) -> bool:

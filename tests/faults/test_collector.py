@@ -191,7 +191,7 @@ async def test_a_second_collector_stands_by_and_takes_over(
         assert len(second.events("collector.standby")) == 1
 
 
-async def test_what_a_collector_keeps_is_told_without_a_broker(
+async def test_what_a_collector_keeps_is_reported_without_a_broker(
     settings: HistorySettings, tmp_path: Path
 ) -> None:
     (job,) = await publish(settings, 1)
@@ -298,7 +298,7 @@ async def test_a_database_server_that_is_away_is_waited_for(
                 assert len(reasons) == len(set(reasons)) <= 3
 
 
-async def test_what_the_stream_dropped_before_it_was_read_is_told(
+async def test_what_the_stream_dropped_before_it_was_read_is_reported(
     settings: HistorySettings, history: Engine
 ) -> None:
     await _new_stream(
@@ -445,7 +445,7 @@ def test_a_database_that_cannot_be_used_is_one_line_that_names_it(
         assert "PCM_HISTORY_URL" in done.stderr
 
 
-def test_what_is_no_database_is_told_with_the_remedy(node: Broker, tmp_path: Path) -> None:
+def test_what_is_no_database_is_reported_with_the_remedy(node: Broker, tmp_path: Path) -> None:
     path = tmp_path / "history.db"
     path.write_bytes(os.urandom(8192))
     done = pcm(

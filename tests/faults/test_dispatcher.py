@@ -163,7 +163,7 @@ async def test_a_frozen_broker_is_given_up(ws: Workstation, node: Node) -> None:
             assert final(await follow(follower, job)).state is State.CANCELLED
 
 
-async def test_following_ends_when_told_to_though_the_broker_is_frozen(
+async def test_following_ends_on_request_though_the_broker_is_frozen(
     ws: Workstation, node: Node
 ) -> None:
     """Whoever stops waiting is not kept: not by an answer that does not come."""
@@ -197,7 +197,7 @@ async def test_the_first_of_two_brokers_is_silent(ws: Workstation, node: Node, r
     ran_once(ran, [1])
 
 
-async def test_a_queue_that_is_deleted_is_told_by_name(
+async def test_a_queue_that_is_deleted_is_reported_by_name(
     ws: Workstation, dispatcher: Dispatcher, node: Node
 ) -> None:
     """Without its exchange and queue, a job has nowhere to go until the agent is back."""

@@ -8,7 +8,7 @@ import pytest
 
 from broker import Dispatcher, DispatcherSettings
 from schemas import State
-from tests.support.faults import counting, held, ran_once, told_once
+from tests.support.faults import counting, held, logged_once, ran_once
 from tests.support.proxy import Proxy
 from tests.support.rabbitmq import Node, own_nodes
 from tests.support.waiting import LIMIT, Gate, until
@@ -37,7 +37,7 @@ async def test_without_a_broker_the_agent_waits_works_and_reports_later(
     try:
         service = ws.start("service", connected=False, concurrency="1")
         await until(lambda: proxy.accepted >= 3)
-        told_once(service)
+        logged_once(service)
         node.start()
         service.wait_for("broker.connected")
         async with Dispatcher.connect(settings) as dispatcher:

@@ -162,7 +162,7 @@ def test_a_key_outlives_its_agent_and_a_damaged_one_is_set_aside(ws: Workstation
     assert "sealing.key: must be a regular file of this user" in done.stderr
 
 
-def test_nothing_is_sent_where_a_workstation_has_told_no_key(ws: Workstation, secret: Path) -> None:
+def test_nothing_is_sent_where_a_workstation_has_sent_no_key(ws: Workstation, secret: Path) -> None:
     ws.start("service")
     mark = f"for {ws.name}"
     to = ("--to", str(ws.target), "--to", "workstation:nobody-there")
@@ -196,7 +196,9 @@ def test_nothing_is_sent_where_a_workstation_has_told_no_key(ws: Workstation, se
         ("TOKEN=env:NO_SUCH", "there is no variable 'NO_SUCH'"),
     ],
 )
-def test_a_wrong_option_is_told_without_the_value(ws: Workstation, option: str, said: str) -> None:
+def test_a_wrong_option_is_reported_without_the_value(
+    ws: Workstation, option: str, said: str
+) -> None:
     done = ws.run("pcm", "send", "--to", "all", "--secret", option, "--", "true")
     assert done.returncode == 2
     assert said in done.stderr

@@ -17,7 +17,7 @@ from tests.support.workstation import AgentProcess, Workstation, final, follow
 _REASONS = 4  # lost; then, as a broker comes up: reset, refused, not there yet
 
 
-def told_once(agent: AgentProcess) -> None:
+def logged_once(agent: AgentProcess) -> None:
     """Each reason of an outage is told once in it, and they are few: no loop."""
     outage: list[str] = []
     for event in agent.events():

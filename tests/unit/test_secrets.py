@@ -34,7 +34,7 @@ def _known(folder: Path, count: int) -> Engine:
     return engine
 
 
-def test_how_many_workstations_fit_is_told(tmp_path: Path) -> None:
+def test_how_many_workstations_fit_is_reported(tmp_path: Path) -> None:
     """The keys stand in the message, and that has a limit."""
     engine = _known(tmp_path, 400)
     command = Command(argv=("true", *["x" * 100_000] * 10), background=True)

@@ -25,7 +25,7 @@ _MAX_EVENTS = 150_000  # of a YAML text: some 6,000 jobs
 
 @dataclass
 class Content:
-    """The documents of a text, the lines of their values, and the keys that are there twice."""
+    """The documents of a text, the lines of their values, and the duplicate keys."""
 
     documents: list[Any]
     lines: Mapping[Place, int] = field(default_factory=dict)
@@ -73,20 +73,20 @@ def _from_json(text: str) -> Content:
     try:
         value = json.loads(text, parse_constant=_no_number, object_pairs_hook=mapping)
     except json.JSONDecodeError as error:
-        raise Unreadable(error.lineno, f"is no JSON: {error.msg}") from None
+        raise Unreadable(error.lineno, f"is not valid JSON: {error.msg}") from None
     except RecursionError:
         raise Unreadable(None, TOO_DEEP) from None
     except ValueError as error:
-        raise Unreadable(None, f"is no JSON: {error}") from None
+        raise Unreadable(None, f"is not valid JSON: {error}") from None
     if twice:
         with suppress(Unreadable):
             return _from_yaml(text)
-        raise Unreadable(None, f"{twice}: is there twice in one mapping")
+        raise Unreadable(None, f"{twice}: is twice in one mapping")
     return Content([value], json=text)
 
 
 def _no_number(text: str) -> NoReturn:
-    raise ValueError(f"{text} is no number")
+    raise ValueError(f"{text} is not a number")
 
 
 def _json_lines(text: str, wanted: set[Place]) -> dict[Place, int]:
@@ -151,7 +151,9 @@ class _Builder:
         line = event.start_mark.line + 1
         match event:
             case events.AliasEvent():
-                raise Unreadable(line, f"*{event.anchor}: aliases are not taken; write it out")
+                raise Unreadable(
+                    line, f"*{event.anchor}: aliases are not supported; write the value again"
+                )
             case events.MappingStartEvent():
                 self._begin({}, line)
             case events.SequenceStartEvent():
@@ -194,7 +196,7 @@ class _Builder:
         parent.key = None
         place = (*parent.place, name)
         if name in parent.value:
-            text = f"is there twice: in line {self.lines[place]}, too"
+            text = f"is a duplicate: it is in line {self.lines[place]}, too"
             self.problems.append(Problem(line, path_of(place), text))
         else:
             parent.value[name] = value
@@ -212,18 +214,20 @@ def _scalar(yaml: Any, event: Any) -> Any:
     if tag in _AS_IT_STANDS:
         return event.value
     if tag not in {f"{_YAML}{kind}" for kind in ("null", "bool", "int", "float")}:
-        raise Unreadable(line, f"{tag}: such tags are not taken")
+        raise Unreadable(line, f"{tag}: this tag is not supported")
     try:
         return yaml.constructor.construct_object(ScalarNode(tag=tag, value=event.value))
     except (ValueError, LookupError, OverflowError):
         kind = tag.removeprefix(_YAML)
-        raise Unreadable(line, f"{event.value!r} is no {kind}; put text in quotes") from None
+        raise Unreadable(
+            line, f"{event.value!r} is not a valid {kind}; put text in quotes"
+        ) from None
 
 
 def _no_yaml(error: Exception) -> Unreadable:
     problem: Any = getattr(error, "problem", None) or "it has characters that may not be there"
     mark: Any = getattr(error, "problem_mark", None)
-    return Unreadable(mark.line + 1 if mark else None, f"is no YAML: {problem}")
+    return Unreadable(mark.line + 1 if mark else None, f"is not valid YAML: {problem}")
 
 
 def _from_toml(text: str) -> Content:
@@ -233,11 +237,11 @@ def _from_toml(text: str) -> Content:
     except tomllib.TOMLDecodeError as error:
         what, _, where = str(error).partition(" (at ")
         line = re.match(r"line (\d+)", where)
-        raise Unreadable(int(line[1]) if line else None, f"is no TOML: {what}") from None
+        raise Unreadable(int(line[1]) if line else None, f"is not valid TOML: {what}") from None
     except RecursionError:
         raise Unreadable(None, TOO_DEEP) from None
     except ValueError as error:
-        raise Unreadable(None, f"is no TOML: {error}") from None
+        raise Unreadable(None, f"is not valid TOML: {error}") from None
     return Content([_with_texts(value)], {(0,): 1, **lines})
 
 

@@ -1,4 +1,4 @@
-"""Jobs in files: JSON, YAML or TOML, one job or many, and all that is wrong in them by its line."""
+"""Read the jobs of a file in JSON, YAML or TOML; report every error with its line."""
 
 import sys
 from collections.abc import Iterator
@@ -19,29 +19,29 @@ from schemas.message import cause
 from schemas.times import latest, parse_moment
 
 SIZE_LIMIT = 20_000_000
-"""Bytes that a file may have; YAML and TOML have a lower limit."""
+"""The maximum size of a file in bytes; YAML and TOML have a lower limit."""
 
 _TIMES = ("offer_at", "mandatory_at", "expires_at")
-_TAGS = {"instant", "wall clock", "[key]"}  # pydantic's own, in the place of an error
+_TAGS = {"instant", "wall clock", "[key]"}  # added by pydantic to the location of an error
 _LONGEST_VALUE = 80
 _ROUNDING = timedelta(minutes=1)
 _MAX_PROBLEMS = 1000
 _PLAIN = {
-    "string_type": "is no text: put it in quotes",
+    "string_type": "is not a string: put it in quotes",
     "too_short": "is empty",
     "string_unicode": "is not UTF-8",
-    "tuple_type": "is no list: write it in [ ]",
-    "frozen_set_type": "is no list: write it in [ ]",
-    "dict_type": "is no mapping: write { NAME: VALUE }",
-    "model_type": "is no mapping: write { FIELD: VALUE }",
-    "model_attributes_type": "is no mapping: write { FIELD: VALUE }",
+    "tuple_type": "is not a list: write it in [ ]",
+    "frozen_set_type": "is not a list: write it in [ ]",
+    "dict_type": "is not a mapping: write { NAME: VALUE }",
+    "model_type": "is not a mapping: write { FIELD: VALUE }",
+    "model_attributes_type": "is not a mapping: write { FIELD: VALUE }",
     "bool_type": "is neither true nor false",
     "bool_parsing": "is neither true nor false",
 }
 
 
 class WrongJobFile(PcmError, ValueError):
-    """A file of jobs is wrong; each line of the text names file, line, field and what to write."""
+    """A file of jobs is wrong; each line of the text names the file, line, field and remedy."""
 
     def __init__(self, name: str, problems: list[Problem]) -> None:
         self.name = name
@@ -56,11 +56,11 @@ class WrongJobFile(PcmError, ValueError):
 def read_jobs(file: str | Path) -> list[Job]:
     """Return the jobs of a file; `-` is standard input.
 
-    Times such as `+10m` and `now` are all told from one instant: that of the reading.
+    Times such as `+10m` and `now` are relative to one instant: the time of the call.
 
     Raises:
-        WrongJobFile: something in it is wrong; it names all of it.
-        OSError: it cannot be read.
+        WrongJobFile: the file is wrong; it names every error.
+        OSError: the file cannot be read.
     """
     if str(file) == "-":
         return parse_jobs(sys.stdin.buffer.read(SIZE_LIMIT + 1), "stdin")
@@ -69,10 +69,10 @@ def read_jobs(file: str | Path) -> list[Job]:
 
 
 def parse_jobs(body: bytes, name: str) -> list[Job]:
-    """Return the jobs in the content of a file, whose name says by its suffix what it is.
+    """Return the jobs in the content of a file; the suffix of its name determines the format.
 
     Raises:
-        WrongJobFile: something in it is wrong; it names all of it.
+        WrongJobFile: the content is wrong; it names every error.
     """
     try:
         content = read_text(_decoded(body), Path(name).suffix.lower())
@@ -113,7 +113,7 @@ class _TooManyProblems(Exception):
 
 
 class _Jobs:
-    """Takes in documents, and keeps the jobs in them and what is wrong with them."""
+    """Collects the jobs of documents, and the errors in them."""
 
     def __init__(self, content: Content, now: datetime) -> None:
         self.jobs: list[Job] = []
@@ -123,17 +123,17 @@ class _Jobs:
         self._ids: dict[str, Place] = {}
 
     def take_all(self) -> None:
-        """Take in each document: a job, a list of jobs, or a mapping with such a list."""
+        """Read each document: a job, a list of jobs, or a mapping with such a list."""
         with suppress(_TooManyProblems):
             for number, document in enumerate(self._content.documents):
                 for place, value in self._nodes((number,), document):
                     if isinstance(value, dict):
                         self._take_job(place, value)
                     else:
-                        self._add(place, "is no job: write a mapping with command and targets")
+                        self._add(place, "is not a job: write a mapping with command and targets")
 
     def problems(self) -> list[Problem]:
-        """Return what is wrong, with its lines."""
+        """Return the errors with their lines."""
         lines = self._content.find_lines([place for place, _, _ in self._wrong])
         problems = [
             Problem(lines.get(place), path_of((*place, *filter(None, [missing]))), text)
@@ -152,7 +152,7 @@ class _Jobs:
                     self._add((*place, name), "no such field beside jobs; write it into each job")
             place, value = (*place, "jobs"), value["jobs"]
             if not isinstance(value, list):
-                self._add(place, "is no list of jobs")
+                self._add(place, "is not a list of jobs")
                 return
         if isinstance(value, list):
             yield from (((*place, number), item) for number, item in enumerate(value))
@@ -180,15 +180,15 @@ class _Jobs:
                 self.jobs.append(job)
 
     def _read_time(self, place: Place, fields: dict[str, Any]) -> None:
-        """Replace the text of a time by what it says."""
+        """Replace the text of a time by the time."""
         name = str(place[-1])
         given = fields[name]
         try:
             if isinstance(given, str):
                 fields[name] = parse_moment(given, self._now)
             elif not isinstance(given, dict):
-                raise ValueError(  # noqa: TRY301, TRY004 - told like the rest
-                    f"{given!r} is no time: write 2026-11-30T02:00Z, +10m or now"
+                raise ValueError(  # noqa: TRY301, TRY004 - reported like the others
+                    f"{given!r} is not a time: write 2026-11-30T02:00Z, +10m or now"
                 )
         except (ValueError, OverflowError) as error:
             self._add(place, str(error))
@@ -206,7 +206,7 @@ class _Jobs:
         self._ids.setdefault(name, place)
 
     def _explain(self, job: Place, given: dict[str, Any], found: Any) -> None:
-        """Say what pydantic found, at the place where it stands."""
+        """Report an error of pydantic at the place of its value."""
         inside, value, missing = _find(given, [part for part in found["loc"] if part not in _TAGS])
         place = (*job, *inside)
         match found["type"]:
@@ -216,7 +216,7 @@ class _Jobs:
                 name = str(found["loc"][-1])
                 self._add(place, _no_such_field(name, at_top=len(found["loc"]) == 1))
             case "too_short" if value:
-                pass  # what is in it is wrong, and told
+                pass  # its items are wrong, and reported
             case kind if kind in _PLAIN:
                 shown = "" if isinstance(value, dict | list) else f"{repr(value)[:_LONGEST_VALUE]} "
                 self._add(place, shown + _PLAIN[kind])

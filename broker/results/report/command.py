@@ -72,7 +72,7 @@ def _writable_file(option: str, text: str) -> Path:
         if text in {"", "-"} or file.is_dir():
             raise UsageError(f"{option}: {text!r}: name a file")
         if file.exists() and not file.is_file():
-            raise UsageError(f"{option}: {text}: is no regular file")
+            raise UsageError(f"{option}: {text}: is not a regular file")
         if not file.parent.is_dir():
             raise UsageError(f"{option}: {text}: there is no folder {file.parent}")
     except OSError as error:

@@ -43,7 +43,7 @@ def _agent_gone(c: Circumstances, outcome: OutcomeRow, since: float) -> Explanat
     )
     if c.body is not None and c.body.command.survives_agent:
         return Explanation(
-            why, f"the command goes on without {agent}, which resumes it when it is back"
+            why, f"the command continues without {agent}, which resumes it when it is back"
         )
     count = sum(event.state == State.STARTED for event in c.events)
     if c.body is not None and c.body.command.rerun_interrupted and count < MAX_STARTS:

@@ -429,7 +429,7 @@ async def test_sigterm_lets_a_service_command_finish(
     assert final(await follow(dispatcher, job)).state is State.SUCCEEDED
 
 
-async def test_an_agent_told_to_stop_while_it_connects_ends(
+async def test_an_agent_stopped_while_it_connects_ends(
     ws: Workstation, node: Broker, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The library may swallow a cancellation: where wait_for's result comes at the same time."""

@@ -162,7 +162,7 @@ async def test_the_service_and_a_pause_are_seen(
         window.until(lambda snapshot: snapshot["service"] == "up")
 
 
-def test_a_broker_that_is_away_or_refuses_is_told(ws: Workstation) -> None:
+def test_a_broker_that_is_away_or_refuses_is_reported(ws: Workstation) -> None:
     ws.start("interactive", connected=False, amqp_url="amqp://127.0.0.1:1/").wait_for("broker.lost")
     with watching(ws) as window:
         assert window.next()["broker"] == "unreachable"

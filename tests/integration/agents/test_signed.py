@@ -108,7 +108,7 @@ async def test_no_forged_or_replayed_job_is_run(
             "not of this message",
             {"body": altered.body().replace(b"touch", b"chmod")},
         ),
-        (job(), (), "is no list of signatures", {"signatures": ["ada"]}),
+        (job(), (), "is not a list of signatures", {"signatures": ["ada"]}),
         (
             elsewhere,
             (ada,),

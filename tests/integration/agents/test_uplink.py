@@ -22,7 +22,7 @@ async def test_a_lost_connection_costs_nothing(
     assert len(service.events("broker.lost")) == 1
 
 
-def test_a_refused_login_is_told_once_and_not_repeated(ws: Workstation) -> None:
+def test_a_refused_login_is_reported_once_and_not_repeated(ws: Workstation) -> None:
     """Q230242: repeated wrong logins lock accounts."""
     url = ws.environment["PCM_AMQP_URL"].replace("guest:guest", "guest:wrong")
     service = ws.start("service", connected=False, amqp_url=url)

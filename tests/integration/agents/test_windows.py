@@ -13,12 +13,12 @@ from tests.support.workstation import Workstation, final, follow
 @pytest.mark.parametrize(
     ("text", "problem"),
     [
-        ("Sun", "'Sun' is no maintenance window"),
-        ("Sun 2:00-6:00", "'Sun 2:00-6:00' is no maintenance window"),
-        ("Sonntag 02:00-06:00", "is no maintenance window"),
-        ("Sun 02:00-06:00,", "'' is no maintenance window"),
-        ("Sun 02:00-06:60", "06:60 is no time of day"),
-        ("Sun 25:00-26:00", "25:00 is no time of day"),
+        ("Sun", "'Sun' is not a maintenance window"),
+        ("Sun 2:00-6:00", "'Sun 2:00-6:00' is not a maintenance window"),
+        ("Sonntag 02:00-06:00", "is not a maintenance window"),
+        ("Sun 02:00-06:00,", "'' is not a maintenance window"),
+        ("Sun 02:00-06:60", "06:60 is not a time of day"),
+        ("Sun 25:00-26:00", "25:00 is not a time of day"),
         ("Sun 02:00-02:00", "is empty"),
         ("Sun 24:00-02:00", "is empty"),
     ],

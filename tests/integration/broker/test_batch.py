@@ -28,7 +28,9 @@ def job(target: str = "batch", **fields: object) -> Job:
     )
 
 
-async def test_all_are_stored_and_told_in_their_order(dispatcher: Dispatcher, node: Broker) -> None:
+async def test_all_are_stored_and_reported_in_their_order(
+    dispatcher: Dispatcher, node: Broker
+) -> None:
     await declare(node, "batch")
     jobs = [job() for _ in range(300)]
     sent = [sent async for sent in dispatcher.dispatch_all(jobs, in_flight=50)]
@@ -36,7 +38,7 @@ async def test_all_are_stored_and_told_in_their_order(dispatcher: Dispatcher, no
     assert sorted(await drain(node, "batch")) == sorted(job.id for job in jobs)
 
 
-async def test_what_cannot_be_sent_is_told_and_keeps_no_other(
+async def test_what_cannot_be_sent_is_reported_and_keeps_no_other(
     dispatcher: Dispatcher, node: Broker
 ) -> None:
     await declare(node, "batch")
@@ -59,7 +61,7 @@ async def test_what_cannot_be_sent_is_told_and_keeps_no_other(
     assert progress.cancellation is not None
 
 
-async def test_the_same_job_twice_is_told_twice(dispatcher: Dispatcher, node: Broker) -> None:
+async def test_the_same_job_twice_is_reported_twice(dispatcher: Dispatcher, node: Broker) -> None:
     """The broker names what it returns by its id: neither is taken for the other."""
     await declare(node, "batch")
     nowhere, good = job("nowhere"), job()
@@ -95,7 +97,9 @@ async def _numbered(items: AsyncIterator[object]) -> AsyncIterator[tuple[int, ob
         number += 1
 
 
-async def test_each_is_told_before_the_next_is_there(dispatcher: Dispatcher, node: Broker) -> None:
+async def test_each_is_reported_before_the_next_is_there(
+    dispatcher: Dispatcher, node: Broker
+) -> None:
     """Of jobs that come slowly, none waits for the next one."""
     await declare(node, "batch")
     told = asyncio.Event()

@@ -49,18 +49,18 @@ def test_what_a_file_holds_needs_no_broker(good: str) -> None:
     ]
 
 
-def test_all_errors_of_all_files_are_told(good: str, wrong: str) -> None:
+def test_all_errors_of_all_files_are_reported(good: str, wrong: str) -> None:
     done = pcm("check", wrong, good, "/no/such/file", "-", given="{")
     assert done.returncode == 2
     assert done.stdout.startswith(f"{good}: 2 jobs\n")
     first, second, absent, stdin = done.stderr.splitlines()
-    assert first.startswith(f"{wrong}:1: [0].command.timeout: 'long' is no duration: write 30s")
-    assert second.startswith(f"{wrong}:2: [0].targets[0]: 'al' is no target: use all")
+    assert first.startswith(f"{wrong}:1: [0].command.timeout: 'long' is not a duration: write 30s")
+    assert second.startswith(f"{wrong}:2: [0].targets[0]: 'al' is not a target: use all")
     assert absent == "/no/such/file: No such file or directory"
-    assert stdin.startswith("stdin:1: is no JSON")
+    assert stdin.startswith("stdin:1: is not valid JSON")
 
 
-def test_what_no_system_takes_is_told_here_and_not_by_each_workstation() -> None:
+def test_what_no_system_takes_is_reported_here_and_not_by_each_workstation() -> None:
     jobs = [
         {"command": command, "targets": ["all"]}
         for command in (

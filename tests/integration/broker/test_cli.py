@@ -58,8 +58,8 @@ def test_bad_input_is_one_line_that_names_it(words: list[str], named: str) -> No
 @pytest.mark.parametrize(
     ("text", "named"),
     [
-        ("no job", "stdin:1: is no job"),
-        ("{", "stdin:1: is no JSON"),
+        ("no job", "stdin:1: is not a job"),
+        ("{", "stdin:1: is not valid JSON"),
         ("[]", "stdin: has no jobs"),
         ('{"command": {"argv": ["x"]}}', "targets"),
         ('{"command": {"argv": ["x"], "backgruond": true}, "targets": ["all"]}', "backgruond"),
@@ -126,7 +126,7 @@ def _with_settings(folder: Path, mode: int = 0o600, **variables: str) -> list[st
     return done.stderr.splitlines()
 
 
-def test_a_setting_without_effect_is_told_in_one_line(tmp_path: Path) -> None:
+def test_a_setting_without_effect_is_reported_in_one_line(tmp_path: Path) -> None:
     """A wrong name with the nearest right one; a file that is not read, or read by others."""
     file = tmp_path / ".env"
     file.write_text(f"PCM_AMQP_URL={NOWHERE}\nPCM_WORKSTATON=ws-1\n")
@@ -152,7 +152,7 @@ def test_a_setting_without_effect_is_told_in_one_line(tmp_path: Path) -> None:
 
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="gives a file to another user")
-def test_a_file_of_settings_of_another_user_is_told(tmp_path: Path) -> None:
+def test_a_file_of_settings_of_another_user_is_reported(tmp_path: Path) -> None:
     file = tmp_path / ".env"
     file.write_text(f"PCM_AMQP_URL={NOWHERE}\n")
     os.chown(file, 1, -1)
@@ -170,7 +170,7 @@ def test_no_broker_is_exit_status_3_and_tells_no_password() -> None:
     assert "secret" not in done.stderr
 
 
-def test_a_wrong_password_is_told_at_once(node: Broker) -> None:
+def test_a_wrong_password_is_reported_at_once(node: Broker) -> None:
     """Q230242: and is not tried again and again."""
     done = pcm(
         "send", "--to", "all", "--", "true", url=node.url.replace("guest:guest", "guest:wrong")

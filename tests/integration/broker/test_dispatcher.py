@@ -187,7 +187,7 @@ async def test_a_broker_that_takes_its_time_is_asked_once(
 
 
 @pytest.mark.full
-async def test_a_queue_that_stores_nothing_is_told_in_time(
+async def test_a_queue_that_stores_nothing_is_reported_in_time(
     node: Broker, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     await declare(node, "never")
@@ -304,7 +304,7 @@ def test_the_examples_work(ws: Workstation, name: str) -> None:
 
 @pytest.mark.full
 @pytest.mark.parametrize("name", ["inventory", "cleanup", "ask_users", "demo"])
-def test_the_examples_help_and_send_nothing_unless_told(ws: Workstation, name: str) -> None:
+def test_the_examples_help_and_send_nothing_unless_asked(ws: Workstation, name: str) -> None:
     """There is no broker here: whatever were sent would end with status 1."""
     wrong: dict[str, list[tuple[list[str], str]]] = {
         "inventory": [([], "--to"), (["--to", "x"], "no target"), (["--to", "all", "x"], "x")],

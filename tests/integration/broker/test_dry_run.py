@@ -49,7 +49,7 @@ async def test_it_tells_whom_a_job_would_reach_and_sends_nothing(admin: Admin) -
     assert await depth(admin, "dr-1") == 0
 
 
-async def test_those_of_another_platform_are_told_apart(admin: Admin) -> None:
+async def test_those_of_another_platform_are_distinguished(admin: Admin) -> None:
     machines = {
         "dp-64": Facts(os="linux", arch="x86_64"),
         "dp-arm": Facts(os="linux", arch="aarch64"),
@@ -64,7 +64,7 @@ async def test_those_of_another_platform_are_told_apart(admin: Admin) -> None:
     assert found["reached"] == sorted(machines.keys() - {"dp-arm"})
 
 
-async def test_those_left_out_are_told_of_a_file(admin: Admin) -> None:
+async def test_those_left_out_are_reported_of_a_file(admin: Admin) -> None:
     await admin.tell([check_in(f"de-{number}", "de") for number in range(4)])
     job = Job(
         command=Command(argv=("true",), background=True),
@@ -80,7 +80,7 @@ async def test_those_left_out_are_told_of_a_file(admin: Admin) -> None:
     assert found["routing_keys"] == ["background.optional.group.de"]
 
 
-async def test_of_a_file_of_several_jobs_each_is_told(admin: Admin) -> None:
+async def test_of_a_file_of_several_jobs_each_is_reported(admin: Admin) -> None:
     await admin.tell([check_in("ds-1", "ds")])
     jobs = [
         Job(command=Command(argv=("true",)), targets=(group(name),), name=name)
@@ -138,7 +138,7 @@ def test_a_wrong_option_is_named(admin: Admin, words: list[str], named: str) -> 
     assert named in done.stderr
 
 
-def test_what_is_too_large_to_be_sent_is_told(admin: Admin) -> None:
+def test_what_is_too_large_to_be_sent_is_reported(admin: Admin) -> None:
     command = Command(argv=("echo", *["x" * 100_000] * 11))
     body = Job(command=command, targets=(group("any"),)).body().decode()
     done = admin.run("send", "--dry-run", "--file", "-", given=body)

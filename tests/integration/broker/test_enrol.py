@@ -274,7 +274,7 @@ async def test_rotating_loses_no_job(site: Site, ws: Workstation, dispatcher: Di
     assert sorted(ran(ws)) == ["one", "running", "three", "two"]
 
 
-async def test_a_queue_that_is_missing_is_told_and_not_made(
+async def test_a_queue_that_is_missing_is_reported_and_not_made(
     site: Site, ws: Workstation, dispatcher: Dispatcher
 ) -> None:
     """Nor is it bound again where an administrator took its bindings."""
@@ -449,7 +449,7 @@ def test_what_goes_wrong_is_one_line_and_nothing_is_done(site: Site, ws: Worksta
         ("--credentials", nowhere): (1, f"--credentials: {nowhere}: No such file or directory"),
         ("--credentials", str(file), "--user", "ada"): (
             2,
-            f"--credentials: {file} is no folder, and there are several agents",
+            f"--credentials: {file} is not a folder, and there are several agents",
         ),
         ("--definitions", str(file)): (
             2,

@@ -134,7 +134,7 @@ async def test_show_tells_one_workstation_s_story(told: Told) -> None:
     assert f"pcm why {job.id} nowhere explains it" in other.stderr
 
 
-async def test_what_nobody_reported_is_told_by_the_job_itself(told: Told) -> None:
+async def test_what_nobody_reported_is_reported_by_the_job_itself(told: Told) -> None:
     """Also as a failure, if it expired."""
     expired = told.job(
         "a", background=True, created_at=NOW - timedelta(hours=2),
@@ -161,7 +161,7 @@ async def test_what_nobody_reported_is_told_by_the_job_itself(told: Told) -> Non
     assert "bob@hq" in here
 
 
-async def test_a_forgotten_workstation_is_told(told: Told) -> None:
+async def test_a_forgotten_workstation_is_reported(told: Told) -> None:
     job = told.job("a")
     await told.tell(
         told.check_in("a"), job, WorkstationForgotten(workstation=told.name("a"), sender="x@y")
@@ -354,7 +354,7 @@ async def test_a_fleet_of_ten_thousand_does_not_flood(told: Told) -> None:
     assert told.pcm("output", job.id, "--all").stdout.count("== ") == 9_990
 
 
-async def test_what_is_missing_from_the_history_is_told(told: Told) -> None:
+async def test_what_is_missing_from_the_history_is_reported(told: Told) -> None:
     from sqlalchemy import create_engine, insert
 
     from broker.history.schema import gaps
@@ -383,7 +383,7 @@ async def test_the_history_answers_without_the_broker(told: Told) -> None:
     assert done.stderr.startswith("pcm: the history may be out of date: ")
 
 
-async def test_an_id_that_is_not_one_job_s_is_told(told: Told) -> None:
+async def test_an_id_that_is_not_one_job_s_is_reported(told: Told) -> None:
     one = told.job("a", id=told.name("same-1"))
     other = told.job("a", id=told.name("same-2"))
     await told.tell(one, other)
@@ -395,7 +395,7 @@ async def test_an_id_that_is_not_one_job_s_is_told(told: Told) -> None:
     assert told.pcm("show", one.id).returncode == 0
 
 
-def test_what_a_real_agent_did_is_told(ws: Workstation, tmp_path: Path) -> None:
+def test_what_a_real_agent_did_is_reported(ws: Workstation, tmp_path: Path) -> None:
     ws.start("service")
     to = ["--to", str(ws.target), "--background"]
     sent = ws.run("pcm", "send", *to, "--wait", "--shell", "--", "echo fine; echo odd >&2; exit 7")

@@ -185,7 +185,7 @@ async def test_what_cannot_be_sent_again(node: Broker, admin: Administrator) -> 
     strange = admin.pcm("rerun", job.id, "--workstation", "rerun-y")
     assert (strange.returncode, "--workstation: rerun-y" in strange.stderr) == (1, True)
     wrong = admin.pcm("rerun", job.id, "--state", "broken")
-    assert (wrong.returncode, "--state: 'broken' is no state: use" in wrong.stderr) == (2, True)
+    assert (wrong.returncode, "--state: 'broken' is not a state: use" in wrong.stderr) == (2, True)
     unknown = admin.pcm("rerun", "no-such-job")
     assert (unknown.returncode, "no such job was sent" in unknown.stderr) == (1, True)
     engine = open_history(admin.history_url)

@@ -11,7 +11,7 @@ import pytest
 
 from broker import Dispatcher
 from broker.history.schema import open_history
-from broker.schedules.scheduler import Scheduler
+from broker.schedules.scheduler import ScheduleRunner
 from broker.settings import HistorySettings
 from schemas import Schedule
 from tests.support import programs
@@ -180,7 +180,7 @@ async def test_the_last_occurrence_and_its_tally(
     (first,) = pcm.json("next", pcm.name, "--count", "1")
     settings = HistorySettings(amqp_url=(node.url,), history_url=pcm.url)
     engine = open_history(pcm.url)
-    await Scheduler(settings, engine).send_due(datetime.fromisoformat(first["instant"]))
+    await ScheduleRunner(settings, engine).send_due(datetime.fromisoformat(first["instant"]))
     engine.dispose()
     last = pcm.row()["last"]
     assert (last["job"], last["counts"].keys() <= {"received", "queued"}) == (first["job"], True)
@@ -192,7 +192,7 @@ async def test_the_last_occurrence_and_its_tally(
     assert f"{first['job']}  1 succeeded" in pcm("show", pcm.name).stdout
 
 
-async def test_what_is_under_way_is_told_when_its_schedule_ends(
+async def test_what_is_under_way_is_reported_when_its_schedule_ends(
     pcm: Administrator, ws: Workstation, node: Broker
 ) -> None:
     ws.start("service")
@@ -208,7 +208,7 @@ async def test_what_is_under_way_is_told_when_its_schedule_ends(
     async with Dispatcher.connect(settings) as dispatcher:
         await dispatcher.record(schedule)
     engine = open_history(pcm.url)
-    await Scheduler(settings, engine).send_due(now)
+    await ScheduleRunner(settings, engine).send_due(now)
     engine.dispose()
     (coming,) = pcm.json("next", pcm.name, "--count", "1")
     removed = pcm("remove", pcm.name)

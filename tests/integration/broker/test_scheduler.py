@@ -22,7 +22,7 @@ from broker.history.collector import Collector, catch_up
 from broker.history.queries import query_jobs
 from broker.history.schema import jobs, open_history
 from broker.schedules.queries import changed_since, in_force, next_offset, sent
-from broker.schedules.scheduler import Scheduler
+from broker.schedules.scheduler import ScheduleRunner
 from broker.settings import HistorySettings
 from schemas import Command, Job, Schedule, ScheduleRemoval, State, group, workstation
 from schemas.orders.schedule import Occurrence
@@ -68,8 +68,8 @@ def history(ours: HistorySettings) -> Iterator[Engine]:
 
 
 @pytest.fixture
-def scheduler(ours: HistorySettings, history: Engine) -> Scheduler:
-    return Scheduler(ours, history)
+def scheduler(ours: HistorySettings, history: Engine) -> ScheduleRunner:
+    return ScheduleRunner(ours, history)
 
 
 @pytest.fixture
@@ -132,14 +132,19 @@ async def test_a_schedule_over_the_size_limit_is_refused(dispatcher: Dispatcher)
 
 
 async def test_an_occurrence_is_sent_once_whoever_looks(
-    node: Broker, scheduler: Scheduler, ours: HistorySettings, queue: str, add: Add, tmp_path: Path
+    node: Broker,
+    scheduler: ScheduleRunner,
+    ours: HistorySettings,
+    queue: str,
+    add: Add,
+    tmp_path: Path,
 ) -> None:
     of = await add(make(workstation(queue), mandatory_after=60))
     await scheduler.send_due(NOON + MINUTE)
     await scheduler.send_due(NOON + MINUTE * 2)
     elsewhere = ours.model_copy(update={"history_url": f"sqlite:///{tmp_path}/another.db"})
     engine = open_history(elsewhere.history_url)
-    await Scheduler(elsewhere, engine).send_due(NOON + MINUTE * 30)
+    await ScheduleRunner(elsewhere, engine).send_due(NOON + MINUTE * 30)
     assert await drain(node, queue) == [id_of(of, NOON)]
     with query_jobs(engine) as known:
         (row,) = known.rows(jobs.c.schedule == of.name)
@@ -152,7 +157,7 @@ async def test_two_at_the_same_time_send_one_job(
     node: Broker, ours: HistorySettings, queue: str, add: Add, history: Engine
 ) -> None:
     of = await add(make(workstation(queue)))
-    both = [Scheduler(ours, history), Scheduler(ours, history)]
+    both = [ScheduleRunner(ours, history), ScheduleRunner(ours, history)]
     await asyncio.gather(*(each.send_due(NOON + MINUTE) for each in both))
     assert set(await drain(node, queue)) == {id_of(of, NOON)}
     await catch_up(ours, history)
@@ -161,7 +166,7 @@ async def test_two_at_the_same_time_send_one_job(
 
 
 async def test_after_a_downtime_the_last_missed_is_sent_late_or_none(
-    node: Broker, scheduler: Scheduler, queue: str, add: Add
+    node: Broker, scheduler: ScheduleRunner, queue: str, add: Add
 ) -> None:
     of = await add(make(workstation(queue)))
     await add(make(workstation(queue), missed="skip"))
@@ -172,7 +177,7 @@ async def test_after_a_downtime_the_last_missed_is_sent_late_or_none(
 
 
 async def test_one_that_has_expired_is_not_sent(
-    node: Broker, scheduler: Scheduler, queue: str, add: Add
+    node: Broker, scheduler: ScheduleRunner, queue: str, add: Add
 ) -> None:
     of = await add(make(workstation(queue), expires_after=600))
     with capture_logs() as told:
@@ -183,8 +188,8 @@ async def test_one_that_has_expired_is_not_sent(
     assert [event["event"] for event in skipped] == ["occurrence.skipped"]
 
 
-async def test_who_cannot_be_reached_is_told_of_and_tried_at_the_next_occurrence(
-    node: Broker, scheduler: Scheduler, queue: str, add: Add
+async def test_who_cannot_be_reached_is_reported_of_and_tried_at_the_next_occurrence(
+    node: Broker, scheduler: ScheduleRunner, queue: str, add: Add
 ) -> None:
     nowhere = f"nowhere-{os.getpid()}"
     lost = await add(make(workstation(nowhere)))
@@ -207,7 +212,7 @@ async def test_who_cannot_be_reached_is_told_of_and_tried_at_the_next_occurrence
 
 
 async def test_a_change_counts_from_when_it_was_made(
-    node: Broker, scheduler: Scheduler, queue: str, add: Add, dispatcher: Dispatcher
+    node: Broker, scheduler: ScheduleRunner, queue: str, add: Add, dispatcher: Dispatcher
 ) -> None:
     former = await add(make(workstation(queue)))
     changed = NOON + MINUTE * 50
@@ -224,18 +229,23 @@ async def test_a_change_counts_from_when_it_was_made(
 
 
 async def test_a_clock_that_is_set_doubles_nothing(
-    node: Broker, scheduler: Scheduler, ours: HistorySettings, queue: str, add: Add, history: Engine
+    node: Broker,
+    scheduler: ScheduleRunner,
+    ours: HistorySettings,
+    queue: str,
+    add: Add,
+    history: Engine,
 ) -> None:
     of = await add(make(workstation(queue)))
     for hours in (0, 2, 1, 0, 2, 1, -1):
         await scheduler.send_due(NOON + HOUR * hours)
-        await Scheduler(ours, history).send_due(NOON + HOUR * hours)
+        await ScheduleRunner(ours, history).send_due(NOON + HOUR * hours)
     expected = [id_of(of, NOON + HOUR * hours) for hours in (0, 2, 1, -1)]
     assert await drain(node, queue) == expected
 
 
 async def test_what_was_sent_long_ago_is_not_sent_anew(
-    node: Broker, scheduler: Scheduler, queue: str, add: Add
+    node: Broker, scheduler: ScheduleRunner, queue: str, add: Add
 ) -> None:
     """A workstation that joins later does not get it."""
     monthly = f"0 12 {NOON.day} * *"
@@ -249,7 +259,12 @@ async def test_what_was_sent_long_ago_is_not_sent_anew(
 
 
 async def test_while_a_collector_is_at_work_the_history_is_left_to_it(
-    node: Broker, scheduler: Scheduler, ours: HistorySettings, queue: str, add: Add, history: Engine
+    node: Broker,
+    scheduler: ScheduleRunner,
+    ours: HistorySettings,
+    queue: str,
+    add: Add,
+    history: Engine,
 ) -> None:
     of = await add(make(workstation(queue)))
     collector = Collector(ours, history)
@@ -258,13 +273,13 @@ async def test_while_a_collector_is_at_work_the_history_is_left_to_it(
         await until(lambda: "collector.up_to_date" in names(told))
         await scheduler.send_due(NOON)
         await until(lambda: bool(sent(history, [id_of(of, NOON)])))
-    await Scheduler(ours, history).send_due(NOON)
+    await ScheduleRunner(ours, history).send_due(NOON)
     work.cancel()
     await asyncio.wait({work})
     assert await drain(node, queue) == [id_of(of, NOON)]
 
 
-async def test_broker_and_database_away_are_told_once_and_waited_for(
+async def test_broker_and_database_away_are_reported_once_and_waited_for(
     node: Broker, queue: str, add: Add, tmp_path: Path
 ) -> None:
     of = await add(
@@ -281,8 +296,8 @@ async def test_broker_and_database_away_are_told_once_and_waited_for(
     folder.mkdir(parents=True)  # a folder in the place of the file
     engine = open_lazily(settings.history_url)
     with capture_logs() as told:
-        work = asyncio.create_task(Scheduler(settings, engine).run())
-        await until(lambda: "scheduler.waits" in names(told))
+        work = asyncio.create_task(ScheduleRunner(settings, engine).run())
+        await until(lambda: "scheduler.retrying" in names(told))
         folder.rmdir()
         await until((tmp_path / "away" / "history.db").is_file)
         tried: list[asyncio.StreamWriter] = []
@@ -296,11 +311,11 @@ async def test_broker_and_database_away_are_told_once_and_waited_for(
         assert not work.done()
         nobody.close()
         way = await asyncio.start_server(forwarding(node.port), "127.0.0.1", port)
-        await until(lambda: "scheduler.keeps_up" in names(told))
+        await until(lambda: "scheduler.up_to_date" in names(told))
         work.cancel()
         await asyncio.wait({work})
         way.close()
-    assert names(told).count("scheduler.waits") == 1
+    assert names(told).count("scheduler.retrying") == 1
     engine.dispose()
     midnight = datetime.now(UTC).replace(hour=0, minute=0, second=0, microsecond=0)
     assert await drain(node, queue) == [id_of(of, midnight)]
@@ -393,7 +408,7 @@ async def test_killed_in_the_middle_another_one_sends_it(
     first = Service(ws, "struck", struck(point, text.format(ws=ws.name)))
     assert first.process.wait(LIMIT) == -signal.SIGKILL
     second = Service(ws, "second")
-    second.wait_for("scheduler.keeps_up")
+    second.wait_for("scheduler.up_to_date")
     assert second.end() == 0
     job = Occurrence(of, at.replace(tzinfo=None)).job()
     reports = await follow(dispatcher, job)
@@ -410,7 +425,7 @@ async def test_a_collector_sends_what_is_due_as_well(
     service = Service(ws, "collect", (BIN / "pcm",), "collect")
     service.wait_for("occurrence.sent")
     assert service.end() == 0
-    reasons = {event["reason"] for event in service.events("scheduler.waits")}
+    reasons = {event["reason"] for event in service.events("scheduler.retrying")}
     assert reasons <= {"the collector has not caught up"}  # its tables were new
     assert await drain(node, queue) == [id_of(of, at)]
 
@@ -434,7 +449,7 @@ def test_two_services_and_a_kill_over_the_minute(ws: Workstation) -> None:
     both = [Service(ws, name, (*PROGRAM, "pcm", "schedule")) for name in ("one", "two")]
     try:
         for service in both:
-            service.wait_for("scheduler.keeps_up")
+            service.wait_for("scheduler.up_to_date")
         while time.time() + wrong_by < boundary:
             time.sleep(0.001)
         both[0].end(signal.SIGKILL)

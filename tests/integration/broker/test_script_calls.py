@@ -102,7 +102,7 @@ async def test_a_rollout_is_refused_with_the_history_of_another_broker(
         await pause_rollout(dispatcher, plan.id, settings=own)
 
 
-async def test_workstations_without_a_queue_are_told_apart(
+async def test_workstations_without_a_queue_are_distinguished(
     dispatcher: Dispatcher, ws: Workstation
 ) -> None:
     ws.start("service")

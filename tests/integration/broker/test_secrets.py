@@ -97,7 +97,7 @@ def files_with_the_secret(folder: Path) -> list[Path]:
         ("amqp://guest:{}@{}:99999/", 2),
     ],
 )
-def test_no_wrong_address_is_told_with_its_password(
+def test_no_wrong_address_is_reported_with_its_password(
     node: Broker, tmp_path: Path, wrong: str, status: int
 ) -> None:
     address = f"127.0.0.1:{node.port}"
@@ -138,7 +138,7 @@ def test_no_agent_tells_the_password_with_which_it_does_not_get_in(
         "sqlite://ada:{}@/pcm",
     ],
 )
-def test_no_wrong_database_is_told_with_its_password(
+def test_no_wrong_database_is_reported_with_its_password(
     node: Broker, tmp_path: Path, wrong: str
 ) -> None:
     ws = Workstation("ws", node.url, tmp_path)

@@ -11,7 +11,7 @@ from broker import Dispatcher, DispatcherSettings
 from broker.amqp.connection import connect
 from broker.amqp.publisher import Publisher
 from broker.history.schema import open_history
-from broker.schedules.scheduler import Scheduler
+from broker.schedules.scheduler import ScheduleRunner
 from broker.settings import HistorySettings
 from broker.signing.signer import Signer
 from broker.stream import stream
@@ -69,7 +69,7 @@ def test_keys_are_made_and_never_overwritten(admin: Admin, tmp_path: Path) -> No
     assert (path.read_text(), (tmp_path / "ada.pub").read_text()) == (private, public)
     wrong = admin.run("keygen", "bob", "--out", str(tmp_path / "bob.key"), "--target", "lab")
     assert wrong.returncode == 2
-    assert wrong.stderr.startswith("pcm: --target: 'lab' is no target")
+    assert wrong.stderr.startswith("pcm: --target: 'lab' is not a target")
     assert not (tmp_path / "bob.key").exists()
 
 
@@ -125,13 +125,13 @@ async def test_a_job_is_saved_approved_and_sent_as_it_was_signed(
 @pytest.mark.parametrize(
     ("content", "said"),
     [
-        ("no json", "is no job saved by pcm send --save"),
+        ("no json", "is not a job saved by pcm send --save"),
         ('{"kind": "signed_job"}', "text: Field required"),
         ('{"kind": "signed_job", "text": "{}"}', "command: Field required"),
         (None, "No such file"),
     ],
 )
-def test_what_cannot_be_approved_is_told_in_a_line(
+def test_what_cannot_be_approved_is_reported_in_a_line(
     admin: Admin, keys: Keys, tmp_path: Path, content: str | None, said: str
 ) -> None:
     keys.make("ada")
@@ -194,7 +194,7 @@ async def test_what_others_recorded_is_not_signed_for_them(
     )
     engine = open_history(history.history_url)
     try:
-        await Scheduler(history, engine).send_due(now)
+        await ScheduleRunner(history, engine).send_due(now)
     finally:
         engine.dispose()
     jobs = json.loads(admin.run("jobs", "--json").stdout)
@@ -304,7 +304,7 @@ async def test_a_schedule_is_sent_only_for_whom_its_key_may_order(
     engine = open_history(history.history_url)
     try:
         with capture_logs() as logged:
-            await Scheduler(history, engine).send_due(signers.now)
+            await ScheduleRunner(history, engine).send_due(signers.now)
     finally:
         engine.dispose()
     words = {schedule.name: word for word, schedule in schedules.items()}

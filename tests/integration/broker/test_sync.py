@@ -83,7 +83,7 @@ def test_errors_are_the_same(dispatcher: SyncDispatcher, ws: Workstation) -> Non
     assert isinstance(error, Unroutable)
 
 
-def test_a_broker_that_is_not_there_is_told_and_leaves_no_thread(node: Broker) -> None:
+def test_a_broker_that_is_not_there_is_reported_and_leaves_no_thread(node: Broker) -> None:
     away = DispatcherSettings(amqp_url=("amqp://127.0.0.1:1/",), patience=timedelta(seconds=0.5))
     told: list[str] = []
     with pytest.raises(Unreachable), SyncDispatcher(away, told.append):
@@ -95,7 +95,7 @@ def test_a_broker_that_is_not_there_is_told_and_leaves_no_thread(node: Broker) -
     assert not threads()
 
 
-def test_each_of_many_is_told_before_the_next_is_there(
+def test_each_of_many_is_reported_before_the_next_is_there(
     dispatcher: SyncDispatcher, ws: Workstation
 ) -> None:
     service = ws.start("service")
@@ -132,7 +132,7 @@ def test_many_that_end_in_an_error_or_early_leave_nothing_behind(
     assert dispatcher.wait(job.id, LIMIT).succeeded
 
 
-def test_who_sends_many_is_told_that_the_broker_is_lost_or_that_it_is_closed(
+def test_who_sends_many_is_reported_that_the_broker_is_lost_or_that_it_is_closed(
     settings: DispatcherSettings, node: Broker
 ) -> None:
     endless = (nowhere() for _ in itertools.count())
@@ -187,7 +187,7 @@ async def test_it_works_where_a_loop_runs_already(settings: DispatcherSettings) 
         dispatcher.wait("no-such-job")
 
 
-def test_who_still_waits_when_it_is_closed_is_told(
+def test_who_still_waits_when_it_is_closed_is_reported(
     settings: DispatcherSettings, ws: Workstation
 ) -> None:
     ws.start("service")

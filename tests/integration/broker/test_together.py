@@ -44,7 +44,7 @@ async def recorded(settings: DispatcherSettings, jobs: list[Job]) -> list[Stream
     ]
 
 
-async def test_what_comes_back_is_told_of_that_message(
+async def test_what_comes_back_is_reported_of_that_message(
     settings: DispatcherSettings, node: Broker
 ) -> None:
     await declare(node, "together")
@@ -73,7 +73,7 @@ async def test_bodies_of_any_size_go_out_and_come_in(settings: DispatcherSetting
     assert [entry.body for entry in entries if entry.kind == "size"][-len(bodies) :] == bodies
 
 
-async def test_what_ends_the_channel_is_told_to_all(settings: DispatcherSettings) -> None:
+async def test_what_ends_the_channel_is_reported_to_all(settings: DispatcherSettings) -> None:
     async with Dispatcher.connect(settings), connect(settings, "test") as connection:
         publisher = await Publisher.open(connection)
         wrong = publisher.outgoing("pcm.no-such-exchange", "x", b"", kind="probe")

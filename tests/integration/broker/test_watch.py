@@ -155,7 +155,7 @@ async def test_ctrl_c_ends_the_watching_and_says_so(admin: Admin) -> None:
     terminal.interrupt()
     assert terminal.end() == 130
     assert terminal.screen.shown == [
-        f"pcm: the job goes on; to follow it again: pcm watch {job.id}"
+        f"pcm: the job continues; to follow it again: pcm watch {job.id}"
     ]
     piped = admin.start("watch", job.id, "--json")
     assert piped.stdout is not None

@@ -50,11 +50,11 @@ def _nested(depth: int) -> bytes:
 _LATE = struct.pack(">Q", 2**62)
 ODD = {
     "a time of the year 146140482": (1 << 6, _LATE),
-    "a type that is no UTF-8": (1 << 5, b"\x02\xff\xfe"),
-    "a content type that is no UTF-8": (1 << 15, b"\x02\xff\xfe"),
+    "a type that is not UTF-8": (1 << 5, b"\x02\xff\xfe"),
+    "a content type that is not UTF-8": (1 << 15, b"\x02\xff\xfe"),
     "a header's time": _headers(b"\x01aT" + _LATE),
-    "a header's name that is no UTF-8": _headers(b"\x02\xff\xfet\x01"),
-    "a header's text that is no UTF-8": _headers(b"\x01aS\x00\x00\x00\x02\xff\xfe"),
+    "a header's name that is not UTF-8": _headers(b"\x02\xff\xfet\x01"),
+    "a header's text that is not UTF-8": _headers(b"\x01aS\x00\x00\x00\x02\xff\xfe"),
     "a header of lists in lists": _headers(_nested(5000)),
 }
 odd = pytest.mark.parametrize("properties", ODD.values(), ids=ODD)

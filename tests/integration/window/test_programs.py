@@ -110,7 +110,7 @@ def test_a_window_needs_a_terminal(ws: Workstation) -> None:
 
 
 @pytest.mark.parametrize("command", ["window", "interactive"])
-def test_a_wrong_address_is_told_in_a_line(command: str, ws: Workstation) -> None:
+def test_a_wrong_address_is_reported_in_a_line(command: str, ws: Workstation) -> None:
     told = ws.run("pcm-agent", command, "--web", "nowhere")
     assert told.returncode == 2
     assert told.stderr == (

@@ -111,7 +111,7 @@ def test_an_accepted_job_starts_in_the_window(tmp_path: Path) -> None:
         (ADA, {"state": State.OFFERED, "shown_at": NOW}),
     ],
 )
-def test_no_start_is_told_where_there_is_none(
+def test_no_start_is_reported_where_there_is_none(
     tmp_path: Path, agent: str, fields: dict[str, Any]
 ) -> None:
     assert starts_at(tmp_path, agent, **fields) is None

@@ -142,7 +142,7 @@ _FILE_HARMS: dict[str, tuple[Callable[[Path], Any], str]] = {
 
 
 @pytest.mark.parametrize(("harm", "reason"), _FILE_HARMS.values(), ids=_FILE_HARMS)
-def test_a_file_that_is_broken_or_unsafe_is_told_and_trusted_for_nothing(
+def test_a_file_that_is_broken_or_unsafe_is_reported_and_trusted_for_nothing(
     keys: AgentKeys, harm: Callable[[Path], Any], reason: str
 ) -> None:
     if os.geteuid():

@@ -58,14 +58,14 @@ async def test_frames_that_come_in_pieces_are_read_alike(size: int) -> None:
 @pytest.mark.parametrize(
     "broken", [EMPTY, marshal(ContentBody(b"x"), 3)[:-1] + b"?"], ids=["empty", "no end"]
 )
-async def test_a_broken_frame_is_told(broken: bytes) -> None:
+async def test_a_broken_frame_is_reported(broken: bytes) -> None:
     reader = asyncio.StreamReader()
     reader.feed_data(marshal(ContentBody(b"good"), 3) + broken)
     with pytest.raises(InvalidFrameError):
         await read(reader, 2)
 
 
-async def test_a_frame_that_does_not_come_to_its_end_is_told() -> None:
+async def test_a_frame_that_does_not_come_to_its_end_is_reported() -> None:
     reader = asyncio.StreamReader()
     reader.feed_data(marshal(ContentBody(b"good"), 3) + WIRE[:10])
     reader.feed_eof()

@@ -59,7 +59,7 @@ def test_the_reference_has_each_setting_of_the_help(program: str) -> None:
 
 
 @pytest.mark.parametrize("program", ["pcm", "pcm-agent"])
-def test_the_version_is_told(program: str) -> None:
+def test_the_version_is_reported(program: str) -> None:
     done = subprocess.run(
         [BIN / program, "--version"], capture_output=True, text=True, timeout=LIMIT, check=True
     )
@@ -83,7 +83,7 @@ def test_the_version_is_told(program: str) -> None:
         ),
         (
             ["send", "--to", "all", "--expires-at", "-1h", "--", "x"],
-            "--expires-at: '-1h' is no time: write 2026-11-30T02:00Z, +10m, now, or '2026-11-30T02:00 local'",
+            "--expires-at: '-1h' is not a time: write 2026-11-30T02:00Z, +10m, now, or '2026-11-30T02:00 local'",
         ),
         (
             ["send", "--to", "all", "--mandatory-at", "2040-01-01T00:00 local", "--expires-at",
@@ -92,7 +92,7 @@ def test_the_version_is_told(program: str) -> None:
         ),
     ],
 )  # fmt: skip
-def test_what_is_wrong_is_told_in_the_words_of_the_command_line(
+def test_what_is_wrong_is_reported_in_the_words_of_the_command_line(
     words: list[str], told: str
 ) -> None:
     done = pcm(*words)

@@ -430,7 +430,7 @@ def test_answers_are_of_one_moment(url: str) -> None:
     theirs.dispose()
 
 
-def test_who_is_left_out_is_told_at_once(history: Engine) -> None:
+def test_who_is_left_out_is_reported_at_once(history: Engine) -> None:
     sent = job(everyone, workstation("stranger"), excluded=(group("lab"), workstation("stranger")))
     project(history, [check_in("ws-1", "lab"), check_in("ws-2"), sent])
     assert states(history, sent) == {

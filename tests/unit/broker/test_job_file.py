@@ -17,8 +17,9 @@ PLAIN = '{"command": {"argv": ["true"]}, "targets": ["all"]}'
 LARGE = PLAIN.replace('"true"', ", ".join(['"true"', *['"' + "x" * 100_000 + '"'] * 11]))
 SUFFIXES = ["jobs.json", "jobs.yaml", "jobs.toml", "stdin"]
 
-NO_TARGET = "is no target: use all, group:NAME or workstation:NAME"
-NO_TIME = "is no time: write 2026-11-30T02:00Z, +10m, now, or '2026-11-30T02:00 local'"
+NO_TARGET = "is not a target: use all, group:NAME or workstation:NAME"
+NO_TIME = "is not a time: write 2026-11-30T02:00Z, +10m, now, or '2026-11-30T02:00 local'"
+NO_DURATION = "'long' is not a duration: write 30s, 5m, 2h or 1h30m"
 YAML = """\
 jobs:
 - name: Office update
@@ -104,7 +105,7 @@ def test_one_job_is_no_list(tmp_path: Path) -> None:
     assert read_jobs(file) == [job]
 
 
-def test_times_are_told_from_one_instant() -> None:
+def test_times_are_reported_from_one_instant() -> None:
     jobs = parse_jobs(
         b"- {command: {argv: [a]}, targets: [all], mandatory_at: now, expires_at: +1h}\n"
         b"- {command: {argv: [a]}, targets: [all], offer_at: +10m, mandatory_at: +1h}\n",
@@ -126,7 +127,7 @@ def test_a_toml_time_is_a_time() -> None:
     assert wrong.startswith("job.toml:2: mandatory_at: '2026-12-01T02:00:00': give either a zone")
 
 
-def test_all_that_is_wrong_is_told_by_its_line() -> None:
+def test_all_that_is_wrong_is_reported_by_its_line() -> None:
     text = """\
 jobs:
 - name: one
@@ -152,9 +153,9 @@ jobs:
 extra: 1
 """
     assert errors(text) == [
-        "jobs.yaml:4: jobs[0].command.argv[1]: 5 is no text: put it in quotes",
-        "jobs.yaml:5: jobs[0].command.timeout: 'long' is no duration: write 30s, 5m, 2h or 1h30m",
-        "jobs.yaml:6: jobs[0].targets: 'all' is no list: write it in [ ]",
+        "jobs.yaml:4: jobs[0].command.argv[1]: 5 is not a string: put it in quotes",
+        f"jobs.yaml:5: jobs[0].command.timeout: {NO_DURATION}",
+        "jobs.yaml:6: jobs[0].targets: 'all' is not a list: write it in [ ]",
         "jobs.yaml:7: jobs[0].background: no such field here; it belongs into command",
         "jobs.yaml:9: jobs[1].command.envronment: no such field; do you mean environment?",
         f"jobs.yaml:10: jobs[1].targets[1]: 'grup:x' {NO_TARGET}",
@@ -162,10 +163,10 @@ extra: 1
         "jobs.yaml:12: jobs[2].id: 'a' is the id of the job in line 8, too",
         "jobs.yaml:15: jobs[2].mandatory_at: must be after offer_at",
         "jobs.yaml:17: jobs[3].command: is missing",
-        "jobs.yaml:18: jobs[4]: is no job: write a mapping with command and targets",
-        "jobs.yaml:19: jobs[5].command.timeout: is there twice: in line 19, too",
+        "jobs.yaml:18: jobs[4]: is not a job: write a mapping with command and targets",
+        "jobs.yaml:19: jobs[5].command.timeout: is a duplicate: it is in line 19, too",
         "jobs.yaml:19: jobs[5].command.background: 'perhaps' is neither true nor false",
-        "jobs.yaml:21: jobs[5].expires_at: 5 is no time: write 2026-11-30T02:00Z, +10m or now",
+        "jobs.yaml:21: jobs[5].expires_at: 5 is not a time: write 2026-11-30T02:00Z, +10m or now",
         "jobs.yaml:22: extra: no such field beside jobs; write it into each job",
     ]
 
@@ -173,21 +174,25 @@ extra: 1
 @pytest.mark.parametrize(
     ("text", "name", "told"),
     [
-        ("", "jobs.json", "jobs.json:1: is no JSON: Expecting value"),
+        ("", "jobs.json", "jobs.json:1: is not valid JSON: Expecting value"),
         ("", "jobs.yaml", "jobs.yaml: has no jobs: write one, or jobs: [...]"),
         ("# nothing\n", "jobs.toml", "jobs.toml:1: command: is missing"),
         ("jobs: []\n", "jobs.yaml", "jobs.yaml: has no jobs: write one, or jobs: [...]"),
         ("targets: []", "jobs.yaml", "jobs.yaml:1: targets: is empty"),
-        ("jobs: {}\n", "jobs.yaml", "jobs.yaml:1: jobs: is no list of jobs"),
-        ("just text", "stdin", "stdin:1: is no job: write a mapping with command and targets"),
+        ("jobs: {}\n", "jobs.yaml", "jobs.yaml:1: jobs: is not a list of jobs"),
+        ("just text", "stdin", "stdin:1: is not a job: write a mapping with command and targets"),
         (b"a: 1\nb: \xff\n", "jobs.yaml", "jobs.yaml:2: is not UTF-8: save it as UTF-8"),
-        ("[\n{}", "stdin", "stdin:2: is no JSON: Expecting ',' delimiter"),
-        ("a:\n\tb: 1\n", "jobs.yaml", "jobs.yaml:2: is no YAML: found character '\\t' that"),
-        ("a = 1\nb = \n", "jobs.toml", "jobs.toml:2: is no TOML: Invalid value"),
-        ("a = 1\na = 2\n", "jobs.toml", "jobs.toml:2: is no TOML: Cannot overwrite a value"),
-        ('{"id": "a",\n"id": 2}', "jobs.json", "jobs.json:2: id: is there twice: in line 1, too"),
-        ('{"id": NaN}', "jobs.json", "jobs.json: is no JSON: NaN is no number"),
-        ("a: &x [1]\nb: [*x, *x]\n", "jobs.yaml", "jobs.yaml:2: *x: aliases are not taken"),
+        ("[\n{}", "stdin", "stdin:2: is not valid JSON: Expecting ',' delimiter"),
+        ("a:\n\tb: 1\n", "jobs.yaml", "jobs.yaml:2: is not valid YAML: found character '\\t' that"),
+        ("a = 1\nb = \n", "jobs.toml", "jobs.toml:2: is not valid TOML: Invalid value"),
+        ("a = 1\na = 2\n", "jobs.toml", "jobs.toml:2: is not valid TOML: Cannot overwrite a value"),
+        (
+            '{"id": "a",\n"id": 2}',
+            "jobs.json",
+            "jobs.json:2: id: is a duplicate: it is in line 1, too",
+        ),
+        ('{"id": NaN}', "jobs.json", "jobs.json: is not valid JSON: NaN is not a number"),
+        ("a: &x [1]\nb: [*x, *x]\n", "jobs.yaml", "jobs.yaml:2: *x: aliases are not supported"),
         ("a: !!python/name:os.system\n", "jobs.yaml", "jobs.yaml:1: tag:yaml.org,2002:python/name"),
         ("? [a]\n: 1\n", "jobs.yaml", "jobs.yaml:1: a key must be plain text"),
         ("[" * 100_000, "jobs.json", "jobs.json: is nested more than 20 levels deep"),
@@ -195,11 +200,13 @@ extra: 1
         ("- " * 100_000, "jobs.yaml", "jobs.yaml:1: is nested more than 20 levels deep"),
         ("a = " + "[" * 100_000, "jobs.toml", "jobs.toml: is nested more than 20 levels deep"),
         ("a." * 100_000 + "b=1", "jobs.toml", "jobs.toml:1: is nested more than 20 levels deep"),
-        ("9" * 5000, "jobs.json", "jobs.json: is no JSON: Exceeds the limit"),
+        ("9" * 5000, "jobs.json", "jobs.json: is not valid JSON: Exceeds the limit"),
         (LARGE, "stdin", "stdin:1: job: 11"),
     ],
 )
-def test_what_is_no_file_of_jobs_is_told_in_a_line(text: str | bytes, name: str, told: str) -> None:
+def test_what_is_no_file_of_jobs_is_reported_in_a_line(
+    text: str | bytes, name: str, told: str
+) -> None:
     assert any(line.startswith(told) for line in errors(text, name))
 
 
@@ -207,7 +214,7 @@ def test_aliases_are_no_bomb() -> None:
     lines = ["a0: &a0 [x, x]"]
     lines += [f"a{n}: &a{n} [*a{n - 1}, *a{n - 1}]" for n in range(1, 60)]
     (told,) = errors("\n".join(lines))
-    assert "aliases are not taken" in told
+    assert "aliases are not supported" in told
 
 
 def test_a_file_of_more_than_it_may_have_is_refused() -> None:
@@ -254,15 +261,15 @@ def test_a_file_full_of_errors_tells_the_first(name: str) -> None:
 
 
 def test_lines_of_json_are_found() -> None:
-    """Also where JSON is no YAML: then an error has its path alone."""
+    """Also where JSON is not valid YAML: then an error has its path alone."""
     text = '[\n\t{"targets": ["all"],\n\t "command": {"argv": ["%s"], "x": 1}},\n\t5\n]'
     for char, line, last in (("\\/", ":3", ":4"), ("\\ud83d\\ude00", ":3", ":4"), ("\x7f", "", "")):
         assert errors(text.replace("%s", char), "x.json") == [
             f"x.json{line}: [0].command.x: no such field",
-            f"x.json{last}: [1]: is no job: write a mapping with command and targets",
+            f"x.json{last}: [1]: is not a job: write a mapping with command and targets",
         ]
     twice = text.replace("%s", "\x7f").replace('"x"', '"argv"')
-    assert errors(twice, "x.json") == ["x.json: argv: is there twice in one mapping"]
+    assert errors(twice, "x.json") == ["x.json: argv: is twice in one mapping"]
 
 
 def test_lines_of_toml_are_found_in_tables_and_after_long_strings() -> None:

@@ -759,7 +759,7 @@ CASES: dict[str, tuple[Circumstances, str, str, timedelta | None]] = {
     "survives its agent": (
         known(outcome("started"), agent(status="stopped"), survives_agent=True),
         "whether it still runs is not known",
-        "the command goes on without the service agent",
+        "the command continues without the service agent",
         None,
     ),
     "may run again": (

@@ -119,7 +119,7 @@ def test_each_workstation_is_in_one_wave(parts: set[int], total: int) -> None:
     assert all(waves)
 
 
-def test_the_order_is_fair_and_can_be_told_again() -> None:
+def test_the_order_is_fair_and_is_repeatable() -> None:
     names = [f"w{number}" for number in range(50)]
     one = shuffled(names, "rollout-1")
     assert shuffled(reversed(names), "rollout-1") == one

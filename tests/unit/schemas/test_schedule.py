@@ -64,7 +64,7 @@ def instants(repeat: str, zone: str, day: str, hours: int = 24) -> list[str]:
         ({"repeat": "0 0 30 2 *"}, "repeat: '0 0 30 2 *': Bad day"),
         ({"repeat": "0 0 * * ²L"}, "repeat"),
         ({"repeat": "0 0 * * " + "9" * 5000}, "repeat"),
-        ({"zone": "Berlin"}, "zone: 'Berlin' is no time zone"),
+        ({"zone": "Berlin"}, "zone: 'Berlin' is not a time zone"),
         ({"zone": ""}, "zone"),
         ({"zone": "Europe"}, "zone"),
         ({"zone": "../../etc/passwd"}, "zone"),

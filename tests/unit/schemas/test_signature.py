@@ -108,7 +108,7 @@ def test_a_key_orders_what_it_may(
     [
         ({"key": "short"}, "key: is not 32 bytes in base64"),
         ({"key": KEY, "target": ["all"]}, "target: no such field"),
-        ({"key": KEY, "targets": ["lab"]}, "is no target"),
+        ({"key": KEY, "targets": ["lab"]}, "is not a target"),
         ({"key": KEY, "variables": ["A"]}, "variables"),
         ({"key": KEY, "not_before": NOW, "not_after": NOW}, "not_after: must be after"),
     ],

@@ -54,7 +54,7 @@ def test_a_time_as_a_user_writes_it(text: str, after: float) -> None:
 
 
 @pytest.mark.parametrize("text", ["", "soon", "25:00", "99"])
-def test_what_is_no_time_is_told(text: str) -> None:
+def test_what_is_no_time_is_reported(text: str) -> None:
     with pytest.raises(ValueError, match="Enter a time such as"):
         times.parse(text, NOW)
 

@@ -1,9 +1,10 @@
-"""The main states look as they did when somebody last looked at them.
+"""The main states look as in the stored pictures, and as in the pictures of the documents.
 
-PCM_REWRITE=1 writes the pictures anew: look at what changed before you keep it.
+PCM_REWRITE=1 writes the pictures again: look at what changed before you keep it.
 """
 
 import os
+import re
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -15,6 +16,7 @@ from tests.support.looking import Clock, looking
 from tests.support.standin import StandIn
 
 _GOLDEN = Path(__file__).with_name("golden")
+_DOCUMENTS = Path(__file__).parents[3] / "docs" / "howto"
 _SIZES = ((80, 24), (140, 40))
 _STATES = {
     "offers": ((), "Office update", "q Close"),
@@ -47,7 +49,22 @@ async def test_the_window_looks_as_before(
         await window.press(*keys)
         for text in seen:
             shown = await window.until(text)
+        drawn = window.app.export_screenshot()
     picture = _GOLDEN / f"{state}-{size[0]}x{size[1]}.txt"
+    documented = _DOCUMENTS / f"window-{state}.svg"
+    is_documented = documented.exists() and size == _SIZES[0]
     if os.environ.get("PCM_REWRITE"):
         picture.write_text(shown)
+        if is_documented:
+            documented.write_text(_without_web_fonts(drawn))
     assert shown == picture.read_text()
+    if is_documented:
+        assert _texts(drawn) == _texts(documented.read_text())
+
+
+def _without_web_fonts(svg: str) -> str:
+    return re.sub(r"@font-face \{[^}]*\}\s*", "", svg).replace("Fira Code, ", "")
+
+
+def _texts(svg: str) -> list[str]:
+    return re.findall(r">([^<>]+)</text>", svg)
