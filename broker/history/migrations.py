@@ -41,6 +41,10 @@ MIGRATIONS: dict[int, tuple[str, ...]] = {
         WHERE EXISTS (SELECT 1 FROM outcomes AS o
         WHERE o.job_id = results.job_id AND o.workstation = results.workstation)""",
     ),
+    6: (  # what becomes of the jobs in an agent's queue
+        "ALTER TABLE agents ADD COLUMN revoked_at FLOAT",
+        "ALTER TABLE agents ADD COLUMN queue_new_at FLOAT",
+    ),
 }
 """The statements by the version that they produce from the previous one."""
 
