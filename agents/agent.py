@@ -15,8 +15,6 @@ from agents.changes import Changes
 from agents.claims.claims import Claims
 from agents.claims.standings import Standings
 from agents.clock import Clock
-from agents.execution.processes.cgroup import remove_empty
-from agents.execution.processes.subreaper import reap_orphans
 from agents.execution.sealing import Sealing
 from agents.identity import Identity
 from agents.inbox.consumer import Inbox
@@ -30,9 +28,11 @@ from agents.jobs.open_jobs import OpenJobs
 from agents.jobs.pause import PauseState
 from agents.jobs.scheduler import Scheduler
 from agents.jobs.workers import Workers
+from agents.machine import identify
 from agents.outbox import Outbox
 from agents.session.broker_session import BrokerSession
 from agents.session.heartbeat import Heartbeat
+from agents.session.standby import Standby
 from agents.settings import AgentSettings
 from agents.store.ledger import Ledger
 from agents.store.state_folder import (
@@ -131,8 +131,15 @@ class Agent:
             self._pause,
             caught_up,
         )
+        machine = identify(self.directory)
         self._heartbeat = Heartbeat(
-            settings, self.identity, self.open_jobs, self._executor, self._pause, sealing.public
+            settings,
+            self.identity,
+            self.open_jobs,
+            self._executor,
+            self._pause,
+            sealing.public,
+            machine,
         )
         self.open_jobs.on_clock_changed.append(self._heartbeat.clock_changed)
         self._session = BrokerSession(
@@ -144,6 +151,7 @@ class Agent:
             self._outbox,
             self._heartbeat,
             recovery,
+            Standby(self.identity, machine, self._outbox, self._heartbeat),
         )
         self._stopping = asyncio.Event()
         self._stops_now = False
@@ -163,12 +171,7 @@ class Agent:
                 session = tasks.create_task(self._session.run())
                 components = [
                     tasks.create_task(work)
-                    for work in (
-                        self._scheduler.run(),
-                        self._serve(),
-                        self._clean_up(),
-                        reap_orphans(),
-                    )
+                    for work in (self._scheduler.run(), self._serve(), self._clean_up())
                 ]
                 workers = tasks.create_task(self._workers.run(self._settings.concurrency))
                 paused = self._pause.paused or None
@@ -229,7 +232,6 @@ class Agent:
         settings = self._settings
         retention = settings.keep.total_seconds()
         while True:
-            remove_empty(self._settings.workstation)
             now = time.time()
             mark = partial(
                 Transaction.mark_running,

@@ -9,7 +9,6 @@ from typing import NamedTuple
 
 from aio_pika.abc import AbstractConnection
 from aiormq.abc import AbstractChannel
-from aiormq.exceptions import ChannelAccessRefused
 
 from agents.claims.claims import Claims
 from agents.identity import Identity
@@ -54,16 +53,6 @@ class _Channels(NamedTuple):
     connection: AbstractConnection
     publisher: Publisher
     channel: AbstractChannel
-
-
-async def _count_queued(connection: AbstractConnection, queue: str) -> int:
-    """Return the number of messages in a queue; 0 if this login may not read it."""
-    try:
-        async with connection.channel() as channel:
-            declared = await channel.declare_queue(queue, passive=True)
-            return declared.declaration_result.message_count or 0
-    except ChannelAccessRefused:
-        return 0
 
 
 class Inbox:
@@ -123,8 +112,10 @@ class Inbox:
         name = topology.queue_name(identity.kind, identity.workstation, identity.user)
         with map_errors(f"consuming {name}"):
             async with timeout(CALL_LIMIT):
-                queued = await _count_queued(connection, name)
-            consumer = await consume(connection, name, deliveries, _PREFETCH)
+                counts = await topology.count(connection, name)
+            if counts and counts.consumers:  # since the session has looked
+                raise Unreachable(f"consuming {name}: it has another consumer")
+            consumer = await consume(connection, name, deliveries, _PREFETCH, exclusive=True)
         self._made_at = (await self._ledger.commit(Transaction.metadata)).made_at
         consuming()
         self._dead_letters = DeadLetterPublisher(
@@ -137,7 +128,7 @@ class Inbox:
             deliveries.put_nowait(None)
 
         try:
-            self._set_backlog(queued)
+            self._set_backlog(counts.messages if counts else 0)
             async with asyncio.TaskGroup() as tasks:
                 others = [tasks.create_task(self._dead_letters.run(publisher, consumer.underlay))]
                 others.append(tasks.create_task(stop()))

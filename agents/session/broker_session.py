@@ -17,6 +17,7 @@ from agents.inbox.consumer import Inbox
 from agents.inbox.recovery import Recovery
 from agents.outbox import Outbox
 from agents.session.heartbeat import Heartbeat
+from agents.session.standby import Standby
 from agents.settings import AgentSettings
 from agents.store.ledger import Ledger
 from broker.amqp import topology
@@ -31,6 +32,7 @@ from broker.amqp.connection import (
     blocked,
     connect,
     map_errors,
+    watch,
 )
 from broker.amqp.publisher import Publisher
 from broker.amqp.timeouts import timeout
@@ -42,12 +44,15 @@ _STABLE_AFTER = 30.0  # seconds
 _FAILURES_AFTER_CONNECT = 2  # the back-off is not fully reset: the session may fail again
 
 
-ConnectionStatus = Literal["connected", "unreachable", "refused"]
+ConnectionStatus = Literal["connected", "unreachable", "refused", "taken"]
 
 
 @dataclass(frozen=True)
 class ConnectionState:
-    """The state of the connection to the broker, and its begin; `refused`: the login failed."""
+    """The state of the connection to the broker, and its begin.
+
+    `refused`: the login failed; `taken`: another machine has the agent's queue.
+    """
 
     state: ConnectionStatus
     since: float
@@ -66,6 +71,7 @@ class BrokerSession:
         outbox: Outbox,
         heartbeat: Heartbeat,
         recovery: Recovery,
+        standby: Standby,
     ) -> None:
         self._settings = settings
         self._identity = identity
@@ -75,6 +81,7 @@ class BrokerSession:
         self._outbox = outbox
         self._heartbeat = heartbeat
         self._recovery = recovery
+        self._standby = standby
         self._stopping = asyncio.Event()
         self._logged: set[str] = set()
         self._backoff = Backoff()
@@ -95,7 +102,7 @@ class BrokerSession:
         """Stay connected until cancelled; reconnect with back-off."""
         loop = asyncio.get_running_loop()
         while True:
-            began = loop.time()
+            began, pause = loop.time(), 0.0
             try:
                 await self._run_session()
             except* BrokerError as group:
@@ -132,23 +139,28 @@ class BrokerSession:
             self._last_broker = address_of(connection)
             if not self._settings.enrolled:
                 await topology.ensure(connection)
-                with map_errors("declaring the agent's queue"):
-                    async with timeout(CALL_LIMIT):
-                        await self._bind(connection)
             publisher = await Publisher.open(
                 connection, waits=True, declares=not self._settings.enrolled
             )
+            if await self._standby.is_taken(connection):
+                await self._standby.wait(connection, publisher, lambda: self._set_status("taken"))
+                return
+            if not self._settings.enrolled:
+                with map_errors("declaring the agent's queue"):
+                    async with timeout(CALL_LIMIT):
+                        await self._bind(connection)
             is_consuming = asyncio.Event()
 
             def consuming() -> None:
                 self._logged.clear()
+                self._standby.reset()
                 self._set_status("connected")
                 self._backoff.reset(_FAILURES_AFTER_CONNECT)
                 _log.info("broker.connected", broker=address_of(connection))
                 is_consuming.set()
 
             async with asyncio.TaskGroup() as tasks:
-                tasks.create_task(_watch_connection(connection))
+                tasks.create_task(watch(connection))
                 await self._recovery.recover(connection, publisher)
                 tasks.create_task(self._inbox.run(connection, publisher, self._stopping, consuming))
                 tasks.create_task(self._watch_consumer(connection))
@@ -221,11 +233,6 @@ class BrokerSession:
                 return
             if not declared.declaration_result.consumer_count and not self._stopping.is_set():
                 raise Unreachable(f"consuming {queue.name}: the broker has no consumer for it")
-
-
-async def _watch_connection(connection: AbstractConnection) -> None:
-    await connection.closed()
-    raise Unreachable("the connection was lost")
 
 
 def _first_error(group: BaseExceptionGroup[BrokerError]) -> BrokerError:

@@ -18,12 +18,13 @@ from agents.jobs.open_jobs import OpenJobs
 from agents.jobs.pause import PauseState
 from agents.settings import AgentSettings
 from broker.amqp import topology
-from broker.amqp.connection import Blocked, BrokerError, Refused, blocked
+from broker.amqp.connection import Blocked, BrokerError, Refused, blocked, local_address_of
 from broker.amqp.publisher import Publisher
 from broker.amqp.timeouts import timeout
 from broker.log import get_logger
 from broker.stream import stream
 from schemas import CheckIn, State
+from schemas.reports.check_in import Machine
 
 _log = get_logger()
 _RETRY = 30.0
@@ -40,8 +41,11 @@ class Heartbeat:
         executor: Executor,
         pause: PauseState,
         sealing_key: str,
+        machine: Machine,
     ) -> None:
         self._sealing_key = sealing_key
+        self._machine = machine
+        self._standby = False
         self._settings = settings
         self._identity = identity
         self._open_jobs = open_jobs
@@ -54,8 +58,14 @@ class Heartbeat:
         # A separate channel: a refused publish closes the channel, and reports must not be lost.
         self._publisher: Publisher | None = None
 
-    async def run(self, connection: AbstractConnection) -> None:
-        """Check in now, at each change, and periodically, until cancelled."""
+    async def run(self, connection: AbstractConnection, *, standby: bool = False) -> None:
+        """Check in now, at each change, and periodically, until cancelled.
+
+        Args:
+            connection: to the broker.
+            standby: whether another machine has the agent's queue.
+        """
+        self._standby = standby
         interval = self._settings.check_in.total_seconds()
         self._connection = connection
         try:
@@ -92,7 +102,7 @@ class Heartbeat:
             await stream.append(
                 self._publisher,
                 topology.report_key("check_in", self._identity.workstation, self._identity.name),
-                self._check_in(up=up).body(),
+                self._check_in(up=up, address=local_address_of(connection)).body(),
                 kind="check_in",
             )
         except Blocked:
@@ -106,7 +116,7 @@ class Heartbeat:
         self._is_logged = False
         return True
 
-    def _check_in(self, *, up: bool) -> CheckIn:
+    def _check_in(self, *, up: bool, address: str) -> CheckIn:
         settings = self._settings
         return CheckIn(
             workstation=self._identity.workstation,
@@ -115,6 +125,8 @@ class Heartbeat:
             pause=self._pause.message if self._pause.paused else None,
             groups=facts.groups(settings),
             facts=facts.gather(),
+            machine=self._machine.model_copy(update={"address": address}),
+            standby=self._standby,
             program=self._program,
             windows=str(settings.windows),
             zone=facts.zone(),

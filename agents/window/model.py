@@ -259,6 +259,7 @@ def status_messages(snapshot: Snapshot | None, now: float) -> list[str]:
         "refused": (
             "The server has refused the login since {time}; jobs on this computer continue."
         ),
+        "taken": "Another computer of this name receives the jobs since {time}.",
     }
     messages: list[str] = []
     if text := connection_texts.get(snapshot.broker):

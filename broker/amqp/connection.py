@@ -5,6 +5,7 @@ import random
 import ssl
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager, contextmanager
+from typing import Any
 
 import aio_pika
 from aio_pika.abc import AbstractConnection, UnderlayConnection
@@ -227,6 +228,28 @@ async def _close(connection: AbstractConnection) -> None:
         # The connection is lost. Close it again, for the library: else it starts a close when the
         # object is deleted, and Python warns of a coroutine that is not awaited.
         await connection.close()
+
+
+async def watch(connection: AbstractConnection) -> None:
+    """Wait until a connection is lost.
+
+    Raises:
+        Unreachable: it was lost.
+    """
+    await connection.closed()
+    raise Unreachable("the connection was lost")
+
+
+def local_address_of(connection: AbstractConnection) -> str:
+    """Return this machine's address on a connection; an empty text if it is lost."""
+    transport: Any = connection.transport
+    return transport.connection.local_address if transport else ""
+
+
+def heartbeat_of(connection: AbstractConnection) -> float:
+    """Return the seconds between two heartbeats, as agreed with the broker; 0: there are none."""
+    tune: Any = underlay(connection).connection.connection_tune
+    return float(tune.heartbeat)
 
 
 async def blocked(connection: AbstractConnection) -> bool:

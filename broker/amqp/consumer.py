@@ -93,6 +93,8 @@ async def consume(
     arrived: asyncio.Queue[Delivery | None],
     prefetch: int,
     arguments: FieldTable | None = None,
+    *,
+    exclusive: bool = False,
 ) -> Consumer:
     """Consume a queue on a new channel.
 
@@ -102,6 +104,7 @@ async def consume(
         arrived: receives each delivery; None when the consumer is lost.
         prefetch: the maximum number of unacknowledged deliveries.
         arguments: the consumer's arguments, such as a stream's offset.
+        exclusive: whether a classic queue refuses other consumers, and this one if it has another.
     """
     async with timeout(CALL_LIMIT):
         channel = connection.channel()
@@ -111,7 +114,9 @@ async def consume(
         underlay.on_consumer_cancel_callbacks.add(lambda *_: arrived.put_nowait(None))
         await channel.set_qos(prefetch_count=prefetch)
         DeliveryAssembler(underlay, arrived.put_nowait)
-        consumed = await underlay.basic_consume(queue, _ignore, arguments=arguments)
+        consumed = await underlay.basic_consume(
+            queue, _ignore, exclusive=exclusive, arguments=arguments
+        )
     return Consumer(channel, underlay, consumed.consumer_tag or "")
 
 

@@ -92,6 +92,9 @@ class _Handshake(FrameReceiver):
 class _AmqpConnection(aiormq.Connection):
     """A connection whose reader loop takes its frames from a `FrameReader`."""
 
+    local_address = ""
+    """This machine's address on the connection."""
+
     @staticmethod
     async def _rpc(
         request: Frame,
@@ -105,6 +108,8 @@ class _AmqpConnection(aiormq.Connection):
 
     async def _Connection__reader(self, receiver: FrameReceiver) -> None:  # noqa: N802 - the loop
         # The handshake is over; only frames follow.
+        transport = receiver.reader._transport  # type: ignore[attr-defined] # noqa: SLF001
+        self.local_address, *_ = transport.get_extra_info("sockname")
         await super()._Connection__reader(FrameReader(receiver.reader))  # type: ignore[misc]
 
 

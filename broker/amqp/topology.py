@@ -13,6 +13,7 @@ from typing import Literal, NamedTuple
 from aio_pika import ExchangeType
 from aio_pika.abc import AbstractChannel, AbstractConnection, AbstractQueue
 from aio_pika.exceptions import ChannelNotFoundEntity
+from aiormq.exceptions import ChannelAccessRefused
 from pamqp.common import FieldValue
 
 from broker.amqp.connection import CALL_LIMIT, connect, map_errors
@@ -69,7 +70,6 @@ STREAM_KEYS = (
             "job",
             "cancellation",
             "departure",
-            "revocation",
             "rollout",
             "rollout_order",
             "wave_sent",
@@ -281,6 +281,8 @@ def agent_queue(
         arguments["x-expires"] = expires_ms
     if queue_type == "quorum":
         arguments["x-delivery-limit"] = 20  # RabbitMQ 4's default, set for 3.10
+        # A quorum queue ignores the flag "exclusive" of a consumer.
+        arguments["x-single-active-consumer"] = True
     else:
         arguments["x-queue-version"] = 2
     return Queue(
@@ -288,6 +290,28 @@ def agent_queue(
         arguments,
         bindings=tuple((JOBS, key) for key in binding_keys(kind, workstation_name, groups)),
     )
+
+
+class QueueCounts(NamedTuple):
+    """The numbers of a queue's ready messages and of its consumers.
+
+    Of a queue with a single active consumer, a quorum queue counts that one alone, and none if its
+    node is down.
+    """
+
+    messages: int
+    consumers: int
+
+
+async def count(connection: AbstractConnection, queue: str) -> QueueCounts | None:
+    """Return the counts of a queue; None if it is missing, or this login may not read it."""
+    try:
+        async with connection.channel() as channel:
+            declared = await channel.declare_queue(queue, passive=True)
+    except (ChannelAccessRefused, ChannelNotFoundEntity):
+        return None
+    counts = declared.declaration_result
+    return QueueCounts(counts.message_count or 0, counts.consumer_count or 0)
 
 
 async def declare_queue(

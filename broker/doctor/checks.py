@@ -18,6 +18,7 @@ CHECKS: tuple[Check, ...] = (
     server.descriptors,
     server.alarms,
     server.clocks,
+    server.machines,
     server.unsigned,
     server.policies,
     logins.guest,

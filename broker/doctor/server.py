@@ -8,6 +8,7 @@ from broker.amqp.topology import AgentKind
 from broker.doctor.finding import Finding, Severity, named
 from broker.doctor.snapshot import BrokerSnapshot, Row
 from broker.enrolment.rights import AgentLogin
+from broker.history.machines import duplicated
 from broker.history.workstations import MISSED_INTERVALS
 
 _OLDEST = (3, 10)
@@ -205,6 +206,23 @@ def clocks(snapshot: BrokerSnapshot) -> Iterator[Finding]:
         )
         remedy = "set their clocks by NTP: jobs run too late, or expire"
         yield Finding(Severity.WILL_BREAK, "clocks", text, remedy)
+
+
+def machines(snapshot: BrokerSnapshot) -> Iterator[Finding]:
+    """Each workstation's name belongs to one machine."""
+    for row in snapshot.fleet or ():
+        for agent in duplicated(row.machines):
+            each = [
+                f"{machine} {'receives nothing' if machine.standby else 'receives the jobs'}"
+                for machine in row.machines
+                if machine.agent == agent
+            ]
+            yield Finding(
+                Severity.WILL_BREAK,
+                "machines",
+                f"several machines are named {row.name}: {'; '.join(each)}",
+                "give each its own PCM_WORKSTATION",
+            )
 
 
 def _consuming(snapshot: BrokerSnapshot) -> set[str]:

@@ -41,9 +41,15 @@ MIGRATIONS: dict[int, tuple[str, ...]] = {
         WHERE EXISTS (SELECT 1 FROM outcomes AS o
         WHERE o.job_id = results.job_id AND o.workstation = results.workstation)""",
     ),
-    6: (  # what becomes of the jobs in an agent's queue
-        "ALTER TABLE agents ADD COLUMN revoked_at FLOAT",
-        "ALTER TABLE agents ADD COLUMN queue_new_at FLOAT",
+    6: (  # the machines behind the names of workstations
+        (
+            "CREATE TABLE machines (workstation TEXT NOT NULL, agent TEXT NOT NULL,"
+            " machine TEXT NOT NULL, boot TEXT NOT NULL, standby BOOLEAN NOT NULL,"
+            " host TEXT DEFAULT '' NOT NULL, address TEXT DEFAULT '' NOT NULL,"
+            " first_offset BIGINT NOT NULL, last_offset BIGINT NOT NULL,"
+            " at BIGINT NOT NULL, interval BIGINT NOT NULL,"
+            " up BOOLEAN NOT NULL, PRIMARY KEY (workstation, agent, machine, boot, standby))"
+        ),
     ),
 }
 """The statements by the version that they produce from the previous one."""

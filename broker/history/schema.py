@@ -221,9 +221,24 @@ agents = _table(
     Column("running", Integer, nullable=False),
     Column("signed_only", Boolean, nullable=False),
     _text("sealing_key"),
-    Column("revoked_at", Float),  # its login was deleted; it has not checked in since
-    Column("queue_new_at", Float),  # its queue was last made anew: jobs in the former one are lost
 )
+
+machines = _table(
+    "machines",
+    _text("workstation", key=True),
+    _text("agent", key=True),
+    _text("machine", key=True),
+    _text("boot", key=True),
+    Column("standby", Boolean, primary_key=True, nullable=False),
+    _text("host"),
+    _text("address"),
+    Column("first_offset", BigInteger, nullable=False),
+    Column("last_offset", BigInteger, nullable=False),
+    Column("at", BigInteger, nullable=False),
+    Column("interval", BigInteger, nullable=False),
+    Column("up", Boolean, nullable=False),
+)
+"""The machines on which agents checked in; two with one name must be noticed."""
 
 records = _table(
     "records",

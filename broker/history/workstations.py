@@ -10,6 +10,7 @@ from typing import Any
 
 from sqlalchemy import Connection, Engine, func, or_, select
 
+from broker.history.machines import MachineRow, current, read_machines
 from broker.history.projection.projection import QUEUED, addressed
 from broker.history.queries import RUNNING, WAITING
 from broker.history.schema import (
@@ -38,8 +39,6 @@ class AgentRow:
         countdown: before a mandatory job runs, in seconds; None if unknown.
         takeover_grace: before the service takes a job over, in seconds; None if unknown.
         accept_offers: whether it runs optional jobs without asking.
-        revoked_at: when its login was deleted.
-        queue_new_at: when its queue was last made anew; None if unknown.
         missing_after: before the service ends a job of a missing user's agent, in seconds.
     """
 
@@ -58,8 +57,6 @@ class AgentRow:
     pause_reason: str = ""
     signed_only: bool = False
     sealing_key: str = ""
-    revoked_at: float | None = None
-    queue_new_at: float | None = None
     zone: str = ""
     countdown: float | None = None
     takeover_grace: float | None = None
@@ -67,9 +64,7 @@ class AgentRow:
     missing_after: float = MISSING_AFTER.total_seconds()
 
     def status(self, now: float) -> str:
-        """Return `up`, `paused`, `stopped`, `missing` (check-ins are overdue), or `revoked`."""
-        if self.revoked_at is not None:
-            return "revoked"
+        """Return `up`, `paused`, `stopped`, or `missing` (check-ins are overdue)."""
         if not self.up:
             return "stopped"
         if now - self.at > MISSED_INTERVALS * self.interval:
@@ -84,6 +79,7 @@ class WorkstationRow:
     Attributes:
         waiting: the number of its jobs that have not started.
         running: the number of its jobs that are running.
+        machines: the machine of each agent, and others that have its name.
     """
 
     name: str
@@ -98,6 +94,7 @@ class WorkstationRow:
     agents: tuple[AgentRow, ...] = ()
     waiting: int = field(default=0, compare=False)
     running: int = field(default=0, compare=False)
+    machines: tuple[MachineRow, ...] = field(default=(), compare=False)
 
     @property
     def platforms(self) -> frozenset[str]:
@@ -118,7 +115,7 @@ class WorkstationRow:
 _COLUMNS = tuple(
     workstations.c[column.name]
     for column in fields(WorkstationRow)
-    if column.name not in {"groups", "agents", "waiting", "running"}
+    if column.name not in {"groups", "agents", "waiting", "running", "machines"}
 )
 
 
@@ -153,6 +150,7 @@ class Fleet:
             query = query.where(workstations.c.name.in_(members))
         rows = self._connection.execute(query).all()
         groups, agents_of, open_jobs = self._groups(), self._agents(), self._open_jobs()
+        machines = read_machines(self._connection)
         return [
             WorkstationRow(
                 **row._mapping,  # noqa: SLF001 - public in SQLAlchemy
@@ -160,6 +158,7 @@ class Fleet:
                 agents=tuple(agents_of.get(row.name, ())),
                 waiting=open_jobs[row.name, False],
                 running=open_jobs[row.name, True],
+                machines=tuple(current(machines.get(row.name, ()), self.now, MISSED_INTERVALS)),
             )
             for row in rows
         ]

@@ -11,7 +11,6 @@ from schemas.errors import PcmError
 
 if TYPE_CHECKING:
     from schemas import (
-        AgentsRevoked,
         RejectedRecord,
         Rollout,
         RolloutOrder,
@@ -28,7 +27,6 @@ if TYPE_CHECKING:
         | Report
         | CheckIn
         | WorkstationForgotten
-        | AgentsRevoked
         | Rollout
         | RolloutOrder
         | WaveEnded
@@ -45,7 +43,6 @@ _KINDS = {
     "report": "Report",
     "check_in": "CheckIn",
     "departure": "WorkstationForgotten",
-    "revocation": "AgentsRevoked",
     "rollout": "Rollout",
     "rollout_order": "RolloutOrder",
     "wave_sent": "WaveSent",
@@ -150,8 +147,3 @@ class StreamEntry(NamedTuple):
                         yield record
                 elif isinstance(record, Cancellation | Report) and record.job_id == job_id:
                     yield record
-
-    def removals(self) -> "Iterator[WorkstationForgotten | AgentsRevoked]":
-        """Yield the workstations that no job reaches from this entry on."""
-        if self.kind in {"departure", "revocation"}:
-            yield from self.records()  # type: ignore[misc] # of these kinds

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from broker.cli.command_line import DONE, CommandError, Parser
 from broker.cli.session import history_engine, name
-from broker.cli.terminal import Cell, Column, print_table
+from broker.cli.terminal import Cell, Column, print_table, printable
 from broker.cli.time_formats import age, iso, local
 
 if TYPE_CHECKING:
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from broker.history.workstations import AgentRow, Fleet, WorkstationRow
 
 _MAX_ROWS = 100  # on a terminal
-_STATUSES = ("up", "paused", "stopped", "missing", "revoked")
+_STATUSES = ("up", "paused", "stopped", "missing")
 _COLUMNS = (
     Column("workstation", least=16),
     Column("status"),
@@ -42,9 +42,10 @@ def add_to(commands: "argparse._SubParsersAction[Parser]") -> None:
         help="list workstations",
         description="Lists workstations as their agents last checked in. The status is that of"
         " the service agent: up; paused (starts no job until pcm resume); stopped (reported at"
-        " its exit); missing (did not check in on time); revoked (its login was deleted). WAITING"
-        " and RUNNING count the workstation's jobs that have not started, or have started and not"
-        " ended. Automatic groups, such as os-linux, are listed only with --json.",
+        " its exit); missing (did not check in on time). WAITING and RUNNING count the"
+        " workstation's jobs that have not started, or have started and not ended. Automatic"
+        " groups, such as os-linux, are listed only with --json. If several machines have one name,"
+        " they are listed below the table: the first receives the jobs, the others nothing.",
     )
     add = workstations.add_argument
     add("name", metavar="NAME", nargs="*", type=name, help="only these (default: all)")
@@ -95,6 +96,21 @@ def _print(rows: "Sequence[WorkstationRow]", now: float, *, show_all: bool) -> N
     print_table(_COLUMNS, [_cells(row, now) for row in shown])
     if hidden := len(rows) - len(shown):
         print(f"... and {hidden} more; --all shows them, --status and --group filter")
+    for row in shown:
+        _print_machines(row, now)
+
+
+def _print_machines(row: "WorkstationRow", now: float) -> None:
+    """Print the machines of a name, if there are several."""
+    from broker.history.machines import duplicated
+
+    for agent in duplicated(row.machines):
+        print(f"{row.name}: several machines have this name; give each its own PCM_WORKSTATION:")
+        for machine in row.machines:
+            if machine.agent == agent:
+                receives = "receives nothing" if machine.standby else "receives jobs"
+                seen = age(machine.at, now)
+                print(f"  {printable(str(machine))}: {agent} {receives}, seen {seen}")
 
 
 def _cells(row: "WorkstationRow", now: float) -> list[object]:
@@ -151,6 +167,18 @@ def _fields(row: "WorkstationRow", now: float) -> dict[str, Any]:
                 else None,
             }
             for agent in row.agents
+        ],
+        "machines": [
+            {
+                "agent": machine.agent,
+                "machine": machine.machine,
+                "boot": machine.boot,
+                "host": machine.host,
+                "address": machine.address,
+                "standby": machine.standby,
+                "checked_in": iso(machine.at),
+            }
+            for machine in row.machines
         ],
         "groups": row.groups,
         "os": row.os,

@@ -43,6 +43,24 @@ class Facts(BaseModel):
         )
 
 
+class Machine(BaseModel):
+    """Which machine an agent runs on: two machines must not have the same workstation's name.
+
+    A clone has the id of its original; the boot and the address tell them apart.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    id: Text = Field(
+        default="",
+        max_length=64,
+        description="a hash of the machine's id and of one in the agent's state folder",
+    )
+    boot: Text = Field(default="", max_length=64, description="a hash of the id of its boot")
+    host: Text = Field(default="", max_length=253, description="its host name")
+    address: Text = Field(default="", max_length=64, description="its address, towards the broker")
+
+
 def is_automatic(group: str) -> bool:
     """Whether a group follows from facts, so that settings cannot contain it."""
     return group.startswith(_AUTOMATIC)
@@ -61,6 +79,13 @@ class CheckIn(Message):
         default=(), description="the groups of the workstation, including those from facts"
     )
     facts: Facts = Facts()
+    machine: Machine | None = Field(
+        default=None, description="which machine it is; missing: an older agent"
+    )
+    standby: bool = Field(
+        default=False,
+        description="whether it receives nothing, since another machine has its queue",
+    )
     program: Text = Field(default="", description="the version of the agent's program")
     windows: Text = Field(default="", description="the maintenance windows of the settings")
     zone: Text = Field(
@@ -84,11 +109,6 @@ class CheckIn(Message):
         default=None,
         ge=timedelta(0),
         description="how long its service waits for a user's agent that ended during a command",
-    )
-    queue_new_at: Instant | None = Field(
-        default=None,
-        description="when its queue was last made anew: jobs in the former one are lost; null where"
-        " that is not known",
     )
     waiting: int = Field(
         default=0, ge=0, lt=2**31, description="number of open jobs that have not started"

@@ -32,6 +32,7 @@ class Proxy:
         self.cuts = 0
         """How often `cut_after` came to its end."""
         self._frozen = False
+        self._is_still = threading.Event()
         self._far: set[socket.socket] = set()
         self._holds_answers = False
         self._left: int | None = None
@@ -84,7 +85,9 @@ class Proxy:
 
     def freeze(self) -> None:
         """Forward nothing more, and close nothing; new connections are made, and get no answer."""
+        self._is_still.clear()
         self._frozen = True
+        self._is_still.wait(_SEND_LIMIT)
 
     def thaw(self) -> None:
         """Forward again."""
@@ -104,6 +107,7 @@ class Proxy:
     def _run(self) -> None:
         while not self._ended:
             if self._frozen:
+                self._is_still.set()
                 time.sleep(_LOOK_EVERY)
                 continue
             for key, _ in self._selector.select(_LOOK_EVERY):

@@ -3,6 +3,7 @@
 import asyncio
 
 import aio_pika
+from aio_pika.abc import AbstractChannel, AbstractIncomingMessage
 
 from tests.support.rabbitmq import Broker
 from tests.support.waiting import LIMIT
@@ -19,6 +20,23 @@ async def until_queue(
             if ready in (None, found.message_count) and consumers in (None, found.consumer_count):
                 return
             await asyncio.sleep(0.05)
+
+
+async def take_all(
+    channel: AbstractChannel, queue: str, *, no_ack: bool = True
+) -> list[AbstractIncomingMessage]:
+    """Take all messages of a queue; one with a single active consumer cannot be asked for one."""
+    found: list[AbstractIncomingMessage] = []
+    await channel.default_exchange.publish(aio_pika.Message(b"", type="end of test"), queue)
+    declared = await channel.get_queue(queue)
+    async with asyncio.timeout(LIMIT), declared.iterator(no_ack=no_ack) as messages:
+        async for message in messages:
+            if message.type == "end of test":
+                if not no_ack:
+                    await message.ack()
+                break
+            found.append(message)
+    return found
 
 
 async def until_held(node: Broker, count: int) -> None:

@@ -6,18 +6,28 @@ from typing import Any
 from sqlalchemy import Connection, bindparam, delete, select
 
 from broker.history.projection.upserts import put
-from broker.history.schema import POLICY, agents, memberships, workstations
+from broker.history.schema import POLICY, agents, machines, memberships, workstations
 from schemas import CheckIn
 
 _SERVICE = "service"
 _SERVICE_AGENT = select(agents.c.agent).where(
     agents.c.workstation == bindparam("its_name"), agents.c.agent == _SERVICE
 )
+_MACHINES_KEPT = 7 * 86400  # seconds
+_MACHINE_KEY = ("workstation", "agent", "machine", "boot", "standby", "first_offset")
+_DELETE_MACHINES = delete(machines).where(
+    machines.c.workstation == bindparam("its_name"), machines.c.at < bindparam("before")
+)
 _DELETE_GROUPS = delete(memberships).where(memberships.c.workstation == bindparam("its_name"))
 
 
 def write(connection: Connection, check_ins: Sequence[tuple[CheckIn, int]]) -> None:
-    """Write check-ins, each with its offset, in the order of the stream."""
+    """Write check-ins, each with its offset, in the order of the stream.
+
+    Of a machine that receives nothing, since another one has its name, only the machine is written.
+    """
+    _write_machines(connection, check_ins)
+    check_ins = [(check_in, offset) for check_in, offset in check_ins if not check_in.standby]
     facts = [(check_in, offset, check_in.facts.model_dump()) for check_in, offset in check_ins]
     if not facts:
         return
@@ -59,6 +69,35 @@ def _groups(connection: Connection, check_ins: Sequence[CheckIn]) -> dict[str, S
     return groups
 
 
+def _write_machines(connection: Connection, check_ins: Sequence[tuple[CheckIn, int]]) -> None:
+    rows: list[dict[str, Any]] = [
+        {
+            "workstation": check_in.workstation,
+            "agent": check_in.agent,
+            "machine": check_in.machine.id,
+            "boot": check_in.machine.boot,
+            "standby": check_in.standby,
+            "host": check_in.machine.host,
+            "address": check_in.machine.address,
+            "first_offset": offset,
+            "last_offset": offset,
+            "at": int(check_in.at.timestamp()),
+            "interval": int(check_in.interval.total_seconds()),
+            "up": check_in.up,
+        }
+        for check_in, offset in check_ins
+        if check_in.machine is not None
+    ]
+    if not rows:
+        return
+    put(connection, machines, rows, tuple(name for name in rows[0] if name not in _MACHINE_KEY))
+    newest = {row["workstation"]: row["at"] for row in rows}
+    connection.execute(
+        _DELETE_MACHINES,
+        [{"its_name": name, "before": at - _MACHINES_KEPT} for name, at in newest.items()],
+    )
+
+
 def _policy(check_in: CheckIn) -> str:
     """Return the fields that determine an agent's decisions, as JSON."""
     return check_in.model_dump_json(include=set(POLICY), exclude_none=True)
@@ -82,6 +121,4 @@ def _agent(check_in: CheckIn) -> dict[str, Any]:
         "running": check_in.running,
         "signed_only": check_in.signed_only,
         "sealing_key": check_in.sealing_key or "",
-        "revoked_at": None,
-        "queue_new_at": check_in.queue_new_at and check_in.queue_new_at.timestamp(),
     }

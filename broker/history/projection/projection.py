@@ -29,6 +29,7 @@ from broker.history.projection.upserts import EARLIER, RANK, put, upsert
 from broker.history.schema import (
     agents,
     jobs,
+    machines,
     memberships,
     outcomes,
     records,
@@ -38,7 +39,6 @@ from broker.history.schema import (
 )
 from broker.stream.entry import EntryRejected, StreamEntry
 from schemas import (
-    AgentsRevoked,
     Cancellation,
     CheckIn,
     Job,
@@ -59,7 +59,6 @@ QUEUED = "queued"
 UNREACHABLE = "unreachable"
 
 _QUEUED_RANK = 0
-_SERVICE = "service"
 # Higher than any report before a start: only later reports of a start replace it.
 _FORGOTTEN_RANK, _FORGOTTEN_RANK_AT = Rank.ACCEPTED, 1e300
 _CHUNK = 500  # outcomes in a query
@@ -144,7 +143,6 @@ class Projection:
             Report: self._report,
             CheckIn: self._check_in,
             WorkstationForgotten: self._workstation_forgotten,
-            AgentsRevoked: self._agents_revoked,
             Cancellation: self._cancellation,
             RejectedRecord: self._rejected_record,
         }
@@ -378,37 +376,23 @@ class Projection:
         """Delete a workstation; jobs in its queues will never reach it."""
         self.flush()
         name = record.workstation
-        for column in (workstations.c.name, memberships.c.workstation, agents.c.workstation):
+        for column in (
+            workstations.c.name,
+            memberships.c.workstation,
+            agents.c.workstation,
+            machines.c.workstation,
+        ):
             self._connection.execute(delete(column.table).where(column == name))
-        reason = f"{record.sender} had the workstation forgotten"
-        self._set_unreachable(record, offset, Rank.STARTED, reason)
-
-    def _agents_revoked(self, record: AgentsRevoked, offset: int) -> None:
-        """Mark agents as revoked; jobs in the service agent's queue will never reach it."""
-        self.flush()
-        self._connection.execute(
-            update(agents)
-            .where(agents.c.workstation == record.workstation, agents.c.agent.in_(record.agents))
-            .values(revoked_at=record.created_at.timestamp())
-        )
-        if record.is_unreachable:
-            reason = f"{record.sender} had the service agent's login revoked"
-            self._set_unreachable(record, offset, _QUEUED_RANK, reason)
-
-    def _set_unreachable(
-        self, record: WorkstationForgotten | AgentsRevoked, offset: int, most: int, reason: str
-    ) -> None:
-        """Set the outcomes up to a rank that a workstation can no longer change."""
         self._connection.execute(
             update(outcomes)
-            .where(outcomes.c.workstation == record.workstation, outcomes.c.rank <= most)
+            .where(outcomes.c.workstation == name, outcomes.c.rank <= Rank.STARTED)
             .values(
                 state=UNREACHABLE,
                 rank=_FORGOTTEN_RANK,
                 rank_at=_FORGOTTEN_RANK_AT,
                 rank_offset=offset,
                 at=record.created_at.timestamp(),
-                reason=reason,
+                reason=f"{record.sender} had the workstation forgotten",
             )
         )
 
@@ -419,18 +403,15 @@ class Projection:
 def addressed(job: Job) -> Select[str]:
     """Return the query for the known workstations that a job's targets reach."""
     scopes = {target.scope for target in job.targets}
-    revoked = select(agents.c.workstation).where(
-        agents.c.agent == _SERVICE, agents.c.revoked_at.is_not(None)
-    )
     if "all" in scopes:
-        return select(workstations.c.name).where(workstations.c.name.not_in(revoked))
+        return select(workstations.c.name)
     groups = [target.name for target in job.targets if target.scope == "group"]
     names = [target.name for target in job.targets if target.scope == "workstation"]
     found = union(
         select(memberships.c.workstation.label("name")).where(memberships.c.group.in_(groups)),
         select(workstations.c.name).where(workstations.c.name.in_(names)),
     ).subquery()
-    return select(found.c.name).where(found.c.name.not_in(revoked))
+    return select(found.c.name)
 
 
 def _rank(place: tuple[int, float, int]) -> Row:

@@ -21,7 +21,7 @@ from broker.dead_letters.letters import DeadLetters, UnknownLetter
 from broker.dead_letters.resending import NotRequeued
 from schemas import Job, State
 from tests.support.programs import BIN
-from tests.support.queues import until_held, until_queue
+from tests.support.queues import take_all, until_held, until_queue
 from tests.support.rabbitmq import Broker, Node
 from tests.support.terminal import OnTerminal
 from tests.support.waiting import LIMIT
@@ -69,10 +69,8 @@ async def poison(
 async def fetch(ws: Workstation, channel: AbstractChannel) -> AbstractIncomingMessage:
     """Return the next message for the service agent; who consumed before may hold it a while."""
     queue = await channel.get_queue(topology.queue_name(AgentKind.SERVICE, ws.name))
-    async with asyncio.timeout(LIMIT):
-        while (message := await queue.get(fail=False)) is None:  # noqa: ASYNC110 - the broker tells nobody
-            await asyncio.sleep(0.02)
-    return message
+    async with asyncio.timeout(LIMIT), queue.iterator() as messages:
+        return await anext(messages)
 
 
 async def give_up(ws: Workstation, channel: AbstractChannel, count: int = 1) -> None:
@@ -283,8 +281,7 @@ async def test_letters_of_one_message_are_sent_again_once(
     assert {message.body for message in bodies} == {job.body(), b"[]"}
     for message in bodies:
         await message.ack()
-    queue = await channel.get_queue(topology.queue_name(AgentKind.SERVICE, ws.name))
-    assert await queue.get(fail=False) is None
+    assert await take_all(channel, topology.queue_name(AgentKind.SERVICE, ws.name)) == []
     assert ws.run("pcm", "dead", "drop", left["id"]).returncode == 0
 
 

@@ -19,6 +19,7 @@ from broker.amqp import topology
 from broker.amqp.management import Management
 from broker.amqp.topology import AgentKind
 from broker.settings import BrokerSettings
+from schemas.reports.check_in import Machine
 from tests.support import programs
 from tests.support.admin import Admin, check_in
 from tests.support.programs import BIN
@@ -410,6 +411,10 @@ async def test_clocks_and_dead_letters(patient: Patient) -> None:
             check_in(late, at=now - timedelta(hours=3), interval=60),
         ]
     )
+    for standby, host in ((False, "web.site1"), (True, "web.site2")):
+        machine = Machine(id=host, boot=host, host=host, address="10.0.0.1")
+        twice = check_in(f"twice-{patient.number}", machine=machine, standby=standby)
+        await patient.admin.tell([twice])
     await patient.admin.declare(late)
     connection = await aio_pika.connect(patient.url)
     async with connection, connection.channel() as channel:
@@ -421,6 +426,9 @@ async def test_clocks_and_dead_letters(patient: Patient) -> None:
     assert f"ahead of this machine's: {early}" in texts(found, "clocks")
     assert late in texts(found, "clocks")
     assert "the broker's clock" not in texts(found, "clocks")
+    several = texts(found, "machines")
+    assert f"several machines are named twice-{patient.number}: web.site1 (10.0.0.1, " in several
+    assert "receives the jobs; web.site2 (10.0.0.1, machine web.site2) receives nothing" in several
     assert "dead letters: 1" in texts(found, "dead-letters")
     assert late not in texts(found, "abandoned")
 

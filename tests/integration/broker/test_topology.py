@@ -6,7 +6,7 @@ from broker.amqp import topology
 from broker.amqp.connection import connect
 from broker.amqp.topology import AgentKind
 from broker.settings import BrokerSettings
-from tests.support.queues import until_queue
+from tests.support.queues import take_all, until_queue
 from tests.support.rabbitmq import Broker
 
 
@@ -25,10 +25,7 @@ async def test_the_broker_routes_as_the_table_says(node: Broker) -> None:
                     key = f"{route.words}.{scope}"
                     await exchange.publish(aio_pika.Message(key.encode()), key)
             for kind, found in queues.items():
-                got = set()
-                while message := await found.get(fail=False):
-                    await message.ack()
-                    got.add(message.body.decode())
+                got = {message.body.decode() for message in await take_all(channel, found.name)}
                 assert got == {
                     f"{route.words}.{scope}"
                     for route in topology.ROUTES
@@ -62,9 +59,9 @@ async def test_expired_messages_are_no_dead_letters_and_rejected_ones_are(node: 
             key = "background.optional.workstation.dying"
             await exchange.publish(aio_pika.Message(b"old", expiration=0.001), key)
             await until_queue(node, queue.name, ready=0)
-            assert await dying.get(fail=False) is None
+            assert await take_all(channel, queue.name) == []
             await exchange.publish(aio_pika.Message(b"bad"), key)
-            message = await dying.get()
+            (message,) = await take_all(channel, queue.name, no_ack=False)
             await message.reject(requeue=False)
             while (letter := await dead.get(fail=False)) is None:
                 pass

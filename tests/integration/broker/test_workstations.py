@@ -12,7 +12,9 @@ import pytest
 from broker.amqp import topology
 from broker.amqp.topology import AgentKind
 from schemas import Command, Job, Pause, State, group, workstation
+from schemas.reports.check_in import Machine
 from tests.support.admin import Admin, check_in, report
+from tests.support.queues import take_all
 from tests.support.rabbitmq import Broker
 from tests.support.waiting import LIMIT
 from tests.support.workstation import Workstation
@@ -44,9 +46,8 @@ async def taken(admin: Admin, queue: str) -> list[Pause]:
     """Take the orders from a queue."""
     connection = await aio_pika.connect(admin.url)
     async with connection, connection.channel() as channel:
-        declared = await channel.get_queue(queue)
         found = []
-        while message := await declared.get(fail=False, no_ack=True):
+        for message in await take_all(channel, queue):
             if message.type != "probe":
                 assert message.type == "pause"
                 found.append(Pause.read(message.body))
@@ -95,6 +96,30 @@ async def test_workstations_are_listed_as_they_checked_in(admin: Admin) -> None:
         "service, ada, bob (stopped)  wl      linux/x86_64/debian-12  1.2.3          0        1"
         in line
     )
+
+
+async def test_machines_with_one_name_are_shown(admin: Admin) -> None:
+    """With what tells them apart; the check-ins of the second change nothing of the first."""
+    await admin.tell([check_in("wm-1", "lab", machine=_machine("a", host="web.site1"))])
+    assert "several machines" not in admin.run("workstations", "wm-1").stdout
+    second = _machine("b", host="web.site2", address="10.0.0.2")
+    await admin.tell([check_in("wm-1", "library", machine=second, standby=True)])
+    shown = admin.run("workstations", "wm-1").stdout
+    assert "wm-1: several machines have this name; give each its own PCM_WORKSTATION:" in shown
+    assert "web.site1 (10.0.0.1, machine aaaaaaaaaaaa): service receives jobs" in shown
+    assert "web.site2 (10.0.0.2, machine bbbbbbbbbbbb): service receives nothing" in shown
+    (row,) = rows(admin, "workstations", "wm-1")
+    assert row["groups"] == ["lab"]
+    machines = row["machines"]
+    assert isinstance(machines, list)
+    assert [(one["machine"][0], one["standby"]) for one in machines] == [("a", False), ("b", True)]
+    await admin.tell([check_in("wm-1", machine=second, standby=True, up=False)])
+    assert "several machines" not in admin.run("workstations", "wm-1").stdout
+
+
+def _machine(letter: str, **fields: str) -> Machine:
+    given = {"id": letter * 32, "boot": letter * 32, "address": "10.0.0.1", **fields}
+    return Machine.model_validate(given)
 
 
 async def test_a_workstation_or_group_that_nobody_knows_is_named(admin: Admin) -> None:
