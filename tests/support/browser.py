@@ -20,6 +20,7 @@ _TOKEN = re.compile(
     r"\x1b\[([0-9;?$]*)([A-Za-z])|\x1b[P\]][^\x07\x1b]*(?:\x07|\x1b\\)?|(.)", re.DOTALL
 )
 _BINARY = 2
+_AGAIN = 5.0  # seconds
 
 
 class Grid:
@@ -29,6 +30,12 @@ class Grid:
         self.columns, self.rows = 80, 24
         self._cells: dict[tuple[int, int], str] = {}
         self._row = self._column = 0
+
+    def resize(self, columns: int, rows: int) -> None:
+        """Take another size; all is drawn anew."""
+        if (columns, rows) != (self.columns, self.rows):
+            self.columns, self.rows = columns, rows
+            self._cells.clear()
 
     def feed(self, text: str) -> None:
         """Take in what is written."""
@@ -65,9 +72,9 @@ class Browser:
         await self._do("Network.enable")
         await self._do("Page.navigate", url=url)
 
-    async def until(self, text: str) -> str:
+    async def until(self, text: str, limit: float = LIMIT) -> str:
         """Wait until its terminal shows a text; return all that it shows."""
-        deadline = time.monotonic() + LIMIT
+        deadline = time.monotonic() + limit
         while text not in (shown := "\n".join(self.grid.lines)):
             assert time.monotonic() < deadline, shown
             await self._do("Runtime.evaluate", expression="1")
@@ -87,10 +94,31 @@ class Browser:
                 "Input.dispatchMouseEvent", type=kind, x=x, y=y, button="left", clickCount=1
             )
 
-    async def press(self, key: str) -> None:
-        """Press a key that writes something."""
+    async def press(self, key: str, shown: str) -> None:
+        """Press a key that writes something until its text is shown.
+
+        On a busy machine the first key after the page was opened can be lost.
+        """
+        await self._until_true("document.activeElement.tagName == 'TEXTAREA'")
+        deadline = time.monotonic() + LIMIT
+        while True:
+            await self._press(key)
+            try:
+                await self.until(shown, _AGAIN)
+            except AssertionError:
+                if time.monotonic() > deadline:
+                    raise
+            else:
+                return
+
+    async def _press(self, key: str) -> None:
         await self._do("Input.dispatchKeyEvent", type="keyDown", key=key, text=key)
         await self._do("Input.dispatchKeyEvent", type="keyUp", key=key)
+
+    async def _until_true(self, expression: str) -> None:
+        deadline = time.monotonic() + LIMIT
+        while not (await self._do("Runtime.evaluate", expression=expression))["result"]["value"]:
+            assert time.monotonic() < deadline, expression
 
     async def picture(self) -> bytes:
         """Return what it looks like, as PNG."""
@@ -114,7 +142,7 @@ class Browser:
         elif told.get("method") == "Network.webSocketFrameSent" and frame["opcode"] != _BINARY:
             kind, *data = json.loads(frame["payloadData"])
             if kind == "resize":
-                self.grid.columns, self.grid.rows = data[0]["width"], data[0]["height"]
+                self.grid.resize(data[0]["width"], data[0]["height"])
 
 
 @contextmanager

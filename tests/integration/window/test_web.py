@@ -42,10 +42,8 @@ async def test_in_a_browser_a_user_sees_an_offer_runs_it_and_sees_what_comes_of_
         async with page() as browser:
             await browser.open(url)
             await browser.until("No offers.")
-            await browser.press("3")  # no click was needed for that
-            await browser.until("No job has ended yet.")
-            await browser.press("1")
-            await browser.until("No offers.")
+            await browser.press("3", "No job has ended yet.")  # no click was needed for that
+            await browser.press("1", "No offers.")
             await dispatcher.dispatch(job)
             await browser.until("Greeting")
             await browser.click_on("Run now")
