@@ -15,6 +15,8 @@ from agents.changes import Changes
 from agents.claims.claims import Claims
 from agents.claims.standings import Standings
 from agents.clock import Clock
+from agents.execution.processes.cgroup import remove_empty
+from agents.execution.processes.subreaper import reap_orphans
 from agents.execution.sealing import Sealing
 from agents.identity import Identity
 from agents.inbox.consumer import Inbox
@@ -171,7 +173,12 @@ class Agent:
                 session = tasks.create_task(self._session.run())
                 components = [
                     tasks.create_task(work)
-                    for work in (self._scheduler.run(), self._serve(), self._clean_up())
+                    for work in (
+                        self._scheduler.run(),
+                        self._serve(),
+                        self._clean_up(),
+                        reap_orphans(),
+                    )
                 ]
                 workers = tasks.create_task(self._workers.run(self._settings.concurrency))
                 paused = self._pause.paused or None
@@ -232,6 +239,7 @@ class Agent:
         settings = self._settings
         retention = settings.keep.total_seconds()
         while True:
+            remove_empty(self._settings.workstation)
             now = time.time()
             mark = partial(
                 Transaction.mark_running,

@@ -28,6 +28,8 @@ if TYPE_CHECKING:
     from agents.window.start import WindowOptions
     from broker.amqp.topology import AgentKind
 
+_MAY_BE_IGNORED = (signal.SIGINT, signal.SIGHUP)
+
 
 def main() -> None:
     """Run the program."""
@@ -154,11 +156,14 @@ def _run_agent(
     for text in setting_warnings.warnings():
         log.get_logger().warning("settings.warning", reason=text)
 
+    # By nohup and by a shell's background jobs: they do not stop it, and its commands get them.
+    ignored = [number for number in _MAY_BE_IGNORED if signal.getsignal(number) is signal.SIG_IGN]
+
     async def run_until_stopped() -> None:
         agent = _agent(kind, settings)
         loop = asyncio.get_running_loop()
-        for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
-            loop.add_signal_handler(number, agent.stop)
+        for number in (signal.SIGTERM, *_MAY_BE_IGNORED):
+            loop.add_signal_handler(number, int if number in ignored else agent.stop)
         await work(agent)
 
     set_up_process(settings.concurrency)

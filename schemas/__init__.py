@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from schemas.orders.secrets import Secrets
     from schemas.orders.signature import Signature, SignedJob
     from schemas.orders.trusted_key import TrustedKey
-    from schemas.orders.workstation import Pause, WorkstationForgotten
+    from schemas.orders.workstation import AgentsRevoked, Pause, WorkstationForgotten
     from schemas.reports.check_in import CheckIn, Facts
     from schemas.reports.rejected_record import RejectedRecord
     from schemas.reports.report import Output, Report, Result, State
@@ -30,7 +30,7 @@ _MODULES = {
     "schemas.orders.secrets": ("Secrets",),
     "schemas.orders.signature": ("Signature", "SignedJob"),
     "schemas.orders.trusted_key": ("TrustedKey",),
-    "schemas.orders.workstation": ("Pause", "WorkstationForgotten"),
+    "schemas.orders.workstation": ("AgentsRevoked", "Pause", "WorkstationForgotten"),
     "schemas.reports.check_in": ("CheckIn", "Facts"),
     "schemas.reports.rejected_record": ("RejectedRecord",),
     "schemas.reports.report": ("Output", "Report", "Result", "State"),
@@ -38,6 +38,7 @@ _MODULES = {
 }
 
 __all__ = [
+    "AgentsRevoked",
     "Cancellation",
     "CheckIn",
     "Command",

@@ -16,9 +16,10 @@ from pathlib import Path
 
 from agents.execution.environment import command_environment
 from agents.execution.live_output import LiveOutput
-from agents.execution.orphans import JOB_VARIABLE, WORKSTATION_VARIABLE, OrphanedProcess
 from agents.execution.process import AdoptedProcess, Process, RunningProcess
-from agents.execution.spawn import may_block, user_of
+from agents.execution.processes.orphans import OrphanedProcess
+from agents.execution.spawn import JOB_VARIABLE, WORKSTATION_VARIABLE, may_block, user_of
+from agents.execution.spool import is_spooled
 from schemas import Command, Result, State
 from schemas.errors import PcmError
 
@@ -56,7 +57,7 @@ class CommandRun:
         output_limit: bytes kept of each of stdout and stderr.
         stop_grace: seconds between SIGTERM and SIGKILL.
         environment: the environment to which the command's own variables are added.
-        spool: the folder for the output of a command that survives its agent.
+        spool: the folder for output that is written without the agent, too.
         on_long_run: is called with the process identity once the command has run for a while.
         adopt: the process that an earlier run of the agent left, and its age in seconds.
         live: receives the output while the command runs.
@@ -84,7 +85,7 @@ class CommandRun:
         """When the command was started, or is about to be started."""
 
     def stop(self, state: State, reason: str) -> None:
-        """End the command: SIGTERM to its group, SIGKILL after the grace period."""
+        """End the command: SIGTERM to all its processes, SIGKILL after the grace period."""
         self._request_stop(_StopRequest(state, reason))
 
     def quit(self, reason: str) -> None:
@@ -101,7 +102,7 @@ class CommandRun:
     def kill(self) -> None:
         """End the command immediately, with SIGKILL; not one that survives its agent."""
         if self._process is not None and not self.command.survives_agent:
-            self._process.signal(signal.SIGKILL)
+            self._process.kill()
 
     async def complete(self) -> Outcome:
         """Run the command to its end; kill it if this call is cancelled.
@@ -121,7 +122,7 @@ class CommandRun:
             except OSError as error:
                 if self.adopt is not None:
                     raise  # the executor tries again
-                process.signal(signal.SIGKILL)
+                process.kill()
                 text = f"its end could not be observed: {error.strerror}"
                 return Outcome(State.FAILED, None, text)
             except asyncio.CancelledError:
@@ -150,7 +151,7 @@ class CommandRun:
             base = command_environment(session=False, other=user)
         job_variables = {JOB_VARIABLE: self.job_id, WORKSTATION_VARIABLE: self.workstation}
         variables = {**base, **own, **job_variables}
-        spool = self.spool if self.command.survives_agent else None
+        spool = self.spool if is_spooled(self.command) else None
         on_output = self.live.write if self.live else None
         return Process(
             self.command, variables, self.output_limit, spool, self.on_long_run, on_output, user
@@ -161,7 +162,7 @@ class CommandRun:
         if not starting.cancelled() and not starting.exception():
             with closing(starting.result()) as process:
                 if not self.command.survives_agent:
-                    process.signal(signal.SIGKILL)
+                    process.kill()
 
     async def _run_to_end(self, process: RunningProcess) -> Outcome:
         process.watch()
@@ -175,13 +176,18 @@ class CommandRun:
                 raise LeftRunning
             process.signal(signal.SIGTERM)
             if not await process.wait(time.monotonic() + self.stop_grace):
-                process.signal(signal.SIGKILL)
+                process.kill()
                 await process.wait(math.inf)
         duration = time.monotonic() - process.started_at
         code, peak = process.reap()
         if code is None or code < 0:  # the stop may have ended it before `wait` saw the request
             stop = stop or self._stop
-        left_behind = await process.end_group(self.stop_grace)
+        if self.command.leaves_processes and not stop:
+            process.leave_rest()
+            self._process = None  # nothing kills it any more
+            left_behind = False
+        else:
+            left_behind = await process.end_rest(self.stop_grace)
         stdout, stderr = await process.outputs()
         result = Result(
             exit_code=code if code is not None and code >= 0 else None,

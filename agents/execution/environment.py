@@ -11,6 +11,8 @@ import signal
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
+from agents.execution.processes.subreaper import become_subreaper
+
 PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 UMASK = 0o022
 _LOCALE = ("LANG", "LANGUAGE", "LC_", "TZ")  # names; a prefix ends with _
@@ -108,7 +110,11 @@ def default_cwd(variables: Mapping[str, str]) -> str:
 
 
 def set_up_process(concurrency: int) -> None:
-    """Set this process's umask, signals and limit of open files, however it was started."""
+    """Set this process's umask, signals and limit of open files, however it was started.
+
+    It becomes the parent of its commands' orphans.
+    """
+    become_subreaper()
     os.umask(0o077)
     # With SIGCHLD ignored, exit codes would be lost; commands inherit the other ignored signals.
     for number in signal.valid_signals() - _UNCHANGED_SIGNALS:

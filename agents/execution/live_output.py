@@ -6,7 +6,6 @@ byte on. A reader that is too slow gets the number of bytes that it missed.
 
 import asyncio
 import codecs
-import os
 from collections import deque
 from collections.abc import AsyncGenerator, Iterator
 from contextlib import suppress
@@ -14,7 +13,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from agents.execution.output import SPOOL_FILES
+from agents.execution.output import STREAMS
+from agents.execution.spool import read_spool, spool_end
 from broker.amqp.timeouts import timeout
 from schemas import Output, Result
 
@@ -59,7 +59,7 @@ class LiveOutput:
     def __init__(self, spool: Path | None = None) -> None:
         """Create an empty buffer; read the files in `spool` if the command writes there."""
         self._spool = spool
-        self._offsets = dict.fromkeys(SPOOL_FILES, 0)
+        self._offsets = dict.fromkeys(STREAMS, 0)
         self._pieces: deque[_Piece] = deque()
         self._begin = 0
         self._end = 0
@@ -128,16 +128,14 @@ class LiveOutput:
         """Read the new bytes of the spool files."""
         if self._spool is None or self._closed:
             return
-        for stream in SPOOL_FILES:
-            with suppress(OSError), (self._spool / stream).open("rb") as file:
-                unread = os.fstat(file.fileno()).st_size - self._offsets[stream]
-                skipped = unread - _MAX_BYTES // 2
-                if skipped > 0:
-                    self._skip(skipped)
-                    self._offsets[stream] += skipped
-                file.seek(self._offsets[stream])
-                data = file.read(_MAX_BYTES)
-                self._offsets[stream] += len(data)
+        for stream in STREAMS:
+            with suppress(OSError):
+                end = spool_end(self._spool, stream)
+                start = max(self._offsets[stream], end - _MAX_BYTES // 2)
+                begin, data = read_spool(self._spool, stream, start, _MAX_BYTES)
+                if begin > self._offsets[stream]:
+                    self._skip(begin - self._offsets[stream])
+                self._offsets[stream] = begin + len(data)
                 self.write(stream, data)
 
     def _skip(self, count: int) -> None:
@@ -172,7 +170,7 @@ async def follow(live: LiveOutput) -> Stream:
 
 
 def _decoders() -> dict[str, codecs.IncrementalDecoder]:
-    return {name: codecs.getincrementaldecoder("utf-8")("replace") for name in SPOOL_FILES}
+    return {name: codecs.getincrementaldecoder("utf-8")("replace") for name in STREAMS}
 
 
 def stored(result: Result | None) -> Iterator[Line]:

@@ -4,22 +4,16 @@ import asyncio
 import os
 import sys
 import termios
-import time
 from collections.abc import Callable
-from contextlib import suppress
 from fcntl import ioctl
-from pathlib import Path
 
-from agents.platforms import NO_FILES
 from schemas import Output
 
 _CHUNK = 64 * 1024  # bytes a read, so that much output does not block the event loop
 _SMALL = 4096
 _GATHER = 0.005  # seconds for which small pieces are collected
-_OPEN_LIMIT = 10.0
-_POLL = 0.02
-SPOOL_FILES = ("stdout", "stderr")
-"""The files in the spool folder of a command that survives its agent."""
+STREAMS = ("stdout", "stderr")
+"""The names of a command's outputs."""
 
 
 class Capture:
@@ -101,8 +95,7 @@ class PipeReader:
 
     def drain(self) -> None:
         """Read the available bytes; do not wait for processes that still hold the pipe."""
-        available = int.from_bytes(ioctl(self._file, termios.FIONREAD, bytes(4)), sys.byteorder)
-        if available:
+        if available := unread(self._file):
             self._capture.write(os.read(self._file, available))
 
     def _read(self, loop: asyncio.AbstractEventLoop) -> None:
@@ -115,31 +108,6 @@ class PipeReader:
                 self._timer = loop.call_later(_GATHER, self.open)
 
 
-async def spooled(spool: Path, limit: int) -> tuple[Output, Output]:
-    """Return the output in a command's spool folder: stdout and stderr."""
-    stdout, stderr = [await _file_output(spool / name, limit) for name in SPOOL_FILES]
-    return stdout, stderr
-
-
-async def _file_output(path: Path, limit: int) -> Output:
-    capture = Capture(limit)
-    deadline = time.monotonic() + _OPEN_LIMIT
-    while not _openable(path) and time.monotonic() < deadline:  # noqa: ASYNC110 - there is no event
-        await asyncio.sleep(_POLL)
-    with suppress(OSError), path.open("rb") as file:
-        size = os.fstat(file.fileno()).st_size
-        capture.write(file.read(limit))
-        if size > 2 * limit:
-            capture.skip(size - 2 * limit)
-            file.seek(size - limit)
-        capture.write(file.read(limit))
-    return capture.output()
-
-
-def _openable(path: Path) -> bool:
-    """Return False while the limit of open files is reached."""
-    try:
-        path.open("rb").close()
-    except OSError as error:
-        return error.errno not in NO_FILES
-    return True
+def unread(pipe: int) -> int:
+    """Return the number of bytes in a pipe."""
+    return int.from_bytes(ioctl(pipe, termios.FIONREAD, bytes(4)), sys.byteorder)

@@ -6,7 +6,6 @@ The event loop waits for its output, its end (a pidfd) and a stop. Needs Linux: 
 import asyncio
 import os
 import resource
-import signal
 import time
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
@@ -15,15 +14,11 @@ from functools import partial
 from pathlib import Path
 
 from agents.execution.environment import UserAccount
-from agents.execution.orphans import (
-    OrphanedProcess,
-    alive,
-    process_identity,
-    signal_group,
-    wait_or_kill,
-)
-from agents.execution.output import SPOOL_FILES, Capture, PipeReader, spooled
-from agents.execution.spawn import CannotStart, start
+from agents.execution.output import STREAMS, Capture, PipeReader
+from agents.execution.processes.orphans import OrphanedProcess, process_identity
+from agents.execution.processes.process_tree import OwnProcessTree, ProcessTree
+from agents.execution.spawn import JOB_VARIABLE, WORKSTATION_VARIABLE, CannotStart, start
+from agents.execution.spool import open_spool, spooled
 from schemas import Command, Output
 
 _SAMPLES = (0.005, 0.05, 0.5)  # seconds after the start at which its memory is read
@@ -35,10 +30,12 @@ class RunningProcess(ABC):
 
     Attributes:
         started_at: when it was started, by time.monotonic(), which is the loop's clock.
+        tree: it, and all that it started.
     """
 
-    def __init__(self, started_at: float) -> None:
+    def __init__(self, started_at: float, tree: ProcessTree) -> None:
         self.started_at = started_at
+        self.tree = tree
         self._pidfd: int | None = None
         self._loop: asyncio.AbstractEventLoop | None = None  # while it watches the pidfd
         self._waiter: asyncio.Future[None] | None = None
@@ -85,9 +82,13 @@ class RunningProcess(ABC):
         if self._pidfd is not None:
             os.close(self._pidfd)
 
-    @abstractmethod
-    def signal(self, number: int) -> bool:
-        """Signal its process groups; return whether one exists."""
+    def signal(self, number: int) -> None:
+        """Signal all its processes."""
+        self.tree.signal(number)
+
+    def kill(self) -> None:
+        """Kill all its processes, also those that fork meanwhile."""
+        self.tree.kill()
 
     @abstractmethod
     def reap(self) -> tuple[int | None, int]:
@@ -96,9 +97,13 @@ class RunningProcess(ABC):
         The exit code is None where it is unknown: only a parent gets it.
         """
 
-    @abstractmethod
-    async def end_group(self, grace: float) -> bool:
-        """End the processes that it left in its groups; return whether there were any."""
+    async def end_rest(self, grace: float) -> bool:
+        """End the processes that it left; return whether there were any."""
+        return await self.tree.end(grace)
+
+    def leave_rest(self) -> None:
+        """Leave the processes that it left, for good."""
+        self.tree.leave()
 
     @abstractmethod
     async def outputs(self) -> tuple[Output, Output]:
@@ -135,6 +140,7 @@ class Process(RunningProcess):
         """
         self._agent_peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
         self._on_long_run = on_long_run
+        self._leaves_processes = command.leaves_processes
         self._limit = output_limit
         self._spool = spool
         with ExitStack() as ours, ExitStack() as theirs:
@@ -142,14 +148,16 @@ class Process(RunningProcess):
             if user is not None:
                 for write_end in write_ends:  # the command can open its /dev/stdout
                     os.fchown(write_end, user.uid, user.gid)
-            super().__init__(time.monotonic())  # before: it can have ended when Popen returns
-            self._popen = start(command, user, variables, write_ends)
+            tree = OwnProcessTree(variables[WORKSTATION_VARIABLE], variables[JOB_VARIABLE])
+            super().__init__(time.monotonic(), tree)  # it can have ended when Popen returns
+            ours.callback(tree.close)
+            self._popen = start(command, user, variables, write_ends, tree)
             self._files = ours.pop_all()
         self._pid = self._popen.pid
         self._pidfd = self._open_pidfd()
         self._sampled_at = self.started_at
         self._peak = 0
-        stdout, stderr = (on_output and partial(on_output, stream) for stream in SPOOL_FILES)
+        stdout, stderr = (on_output and partial(on_output, stream) for stream in STREAMS)
         self._captures = Capture(output_limit, stdout), Capture(output_limit, stderr)
         self._readers = [
             PipeReader(pipe, capture, self._sample_again)
@@ -161,7 +169,7 @@ class Process(RunningProcess):
         try:
             return os.pidfd_open(self._pid)
         except OSError as error:  # no file left; it runs already, so it must not be started again
-            signal_group(self._pid, signal.SIGKILL)
+            self.kill()
             self._popen.wait()
             self._files.close()
             text = "it was killed after its start: the agent had no file descriptor left for it"
@@ -170,6 +178,8 @@ class Process(RunningProcess):
     def watch(self) -> None:
         """Watch the process; its pipes only if it does not end within 5 ms."""
         super().watch()
+        if self._leaves_processes:  # only its first process tells whether it ended by itself
+            self._record_identity()
         self._schedule_sample(0)
 
     def _unwatch(self) -> None:
@@ -189,6 +199,8 @@ class Process(RunningProcess):
         """Return its stdout and stderr."""
         if self._spool is not None:
             return await spooled(self._spool, self._limit)
+        for reader in self._readers:
+            reader.drain()  # a process that was left can still hold the pipe: it is not waited for
         stdout, stderr = self._captures
         return stdout.output(), stderr.output()
 
@@ -204,8 +216,11 @@ class Process(RunningProcess):
         if number + 1 < len(_SAMPLES):
             self._schedule_sample(number + 1)
         else:
-            self._on_long_run(process_identity(self._pid))
+            self._record_identity()
         self._sample_again()
+
+    def _record_identity(self) -> None:
+        self._on_long_run(process_identity(self._pid))
 
     def _sample_again(self) -> None:
         """Read its peak memory, at most once in `_SAMPLE_PAUSE`."""
@@ -213,10 +228,6 @@ class Process(RunningProcess):
         if self._loop is not None and now >= self._sampled_at + _SAMPLE_PAUSE:
             self._sampled_at = now
             self._peak = max(self._peak, _peak_memory(self._pid))
-
-    def signal(self, number: int) -> bool:
-        """Signal its process group; return whether it exists."""
-        return signal_group(self._pid, number)
 
     def reap(self) -> tuple[int, int]:
         """Return its exit code (negative: the signal that ended it) and its peak memory."""
@@ -227,20 +238,13 @@ class Process(RunningProcess):
         peak = usage.ru_maxrss * 1024
         return code, peak if peak > self._agent_peak else self._peak
 
-    async def end_group(self, grace: float) -> bool:
-        """End the processes that it left in its group; return whether there were any.
-
-        Then read the rest of the output. A process that left the group and still holds the pipe
-        (a daemon) is not waited for.
-        """
-        left_behind = self.signal(signal.SIGTERM)
-        if left_behind:
-            for reader in self._readers:  # not open if the process ended within 5 ms
-                reader.open()
-            await wait_or_kill([self._pid], grace)
-        for reader in self._readers:
-            reader.drain()
-        return left_behind
+    async def end_rest(self, grace: float) -> bool:
+        """End the processes that it left; return whether there were any."""
+        if not self.tree.may_be_alive():
+            return False
+        for reader in self._readers:  # not open if the process ended within 5 ms
+            reader.open()
+        return await super().end_rest(grace)
 
 
 class AdoptedProcess(RunningProcess):
@@ -252,26 +256,14 @@ class AdoptedProcess(RunningProcess):
         Raises:
             OSError: the limit of open files is reached.
         """
-        super().__init__(time.monotonic() - age)
+        super().__init__(time.monotonic() - age, orphan.tree)
         self._pidfd = orphan.open_pidfd()
-        self._orphan = orphan
         self._spool = spool
         self._limit = output_limit
-
-    def signal(self, number: int) -> bool:
-        """Signal its process groups; return whether one exists."""
-        return sum(signal_group(group, number) for group in self._orphan.groups) > 0
 
     def reap(self) -> tuple[None, int]:
         """Return None: its exit code is unknown."""
         return None, 0
-
-    async def end_group(self, grace: float) -> bool:
-        """End the processes that it left in its groups; return whether there were any."""
-        left_behind = any(map(alive, self._orphan.groups))
-        if left_behind:
-            await self._orphan.end(grace)
-        return left_behind
 
     async def outputs(self) -> tuple[Output, Output]:
         """Return its stdout and stderr."""
@@ -283,13 +275,13 @@ def _open_output(
 ) -> tuple[list[int], list[int]]:
     """Return the read ends (none with a spool folder) and the write ends of stdout and stderr."""
     if spool is not None:
-        spool.mkdir(mode=0o700, parents=True, exist_ok=True)
-        return [], [
-            theirs.enter_context((spool / name).open("wb")).fileno() for name in SPOOL_FILES
-        ]
+        write_ends = open_spool(spool)
+        for write_end in write_ends:
+            theirs.callback(os.close, write_end)
+        return [], write_ends
     pipes: list[int] = []
-    write_ends: list[int] = []
-    for _ in SPOOL_FILES:
+    write_ends = []
+    for _ in STREAMS:
         read_end, write_end = os.pipe()
         ours.callback(os.close, read_end)
         theirs.callback(os.close, write_end)

@@ -8,12 +8,11 @@ import json
 import os
 import select
 import shutil
-import subprocess
 import sys
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from agents.execution.environment import (
     INITIAL_FILE_LIMIT,
@@ -24,15 +23,22 @@ from agents.execution.environment import (
     default_cwd,
     restore_file_limit,
 )
-from agents.execution.orphans import JOB_VARIABLE, signal_group
+from agents.execution.processes.process_tree import OwnProcessTree
 from agents.platforms import NO_RESOURCES
 from schemas import Command
 from schemas.errors import PcmError
+
+if TYPE_CHECKING:
+    import subprocess
 
 _SETUID_EXEC = Path(__file__).with_name("setuid_exec.py")
 _SETUID_EXEC_LIMIT = 60.0  # seconds
 _REPORT_BYTES = 64 * 1024
 _FOLDER_VARIABLES = frozenset({"PATH", "HOME"})  # a start accesses their folders
+JOB_VARIABLE = "PCM_JOB_ID"
+"""The environment variable with the job's id."""
+WORKSTATION_VARIABLE = "PCM_WORKSTATION"
+"""The environment variable with the workstation's name."""
 _STDIN = os.open(os.devnull, os.O_RDONLY | os.O_CLOEXEC)
 
 
@@ -80,8 +86,9 @@ def start(
     user: UserAccount | None,
     variables: Mapping[str, str],
     output_fds: Sequence[int],
+    tree: OwnProcessTree,
 ) -> "subprocess.Popen[bytes]":
-    """Start a command; `output_fds` are its stdout and stderr.
+    """Start a command in its process tree; `output_fds` are its stdout and stderr.
 
     Raises:
         CannotStart: there is no such program or folder, or it may not be run.
@@ -90,11 +97,12 @@ def start(
     argv = ("/bin/sh", "-c", *command.argv) if command.shell else command.argv
     program = _program(argv[0], variables)
     if user is not None:
-        return _start_as(user, argv, program, command.cwd, variables, output_fds)
+        return _start_as(user, argv, program, command.cwd, variables, output_fds, tree)
     if command.cwd is not None and not os.path.isdir(command.cwd):  # noqa: PTH112 - Path's raises where access is denied
         raise CannotStart(f"cwd: {command.cwd} is not a folder here")
     try:
         popen = _popen(
+            tree,
             argv,
             output_fds,
             executable=program,
@@ -111,10 +119,10 @@ def start(
 
 
 def _popen(
-    argv: Sequence[str], output_fds: Sequence[int], **options: Any
+    tree: OwnProcessTree, argv: Sequence[str], output_fds: Sequence[int], **options: Any
 ) -> "subprocess.Popen[bytes]":
     # Its own session: it has no terminal from which a hidden prompt could read.
-    return subprocess.Popen(  # noqa: S603 - the purpose
+    return tree.spawn(
         argv,
         stdin=_STDIN,
         stdout=output_fds[0],
@@ -131,6 +139,7 @@ def _start_as(
     cwd: str | None,
     variables: Mapping[str, str],
     output_fds: Sequence[int],
+    tree: OwnProcessTree,
 ) -> "subprocess.Popen[bytes]":
     """Start a program that drops root's privileges before it accesses the command's files.
 
@@ -157,16 +166,17 @@ def _start_as(
             os.lseek(request_fd, 0, os.SEEK_SET)
             passed_fds = (request_fd, report_write_end)
             popen = _popen(
+                tree,
                 [sys.executable, "-I", "-S", str(_SETUID_EXEC), *map(str, passed_fds)],
                 output_fds,
                 pass_fds=passed_fds,
                 cwd="/",
-                env={JOB_VARIABLE: variables[JOB_VARIABLE]},  # identifies it after a crash
+                env={},
             )
         finally:
             os.close(report_write_end)
         try:
-            _await_start(popen, report, argv[0])
+            _await_start(popen, report, argv[0], tree)
         finally:
             os.close(report)
     finally:
@@ -174,11 +184,13 @@ def _start_as(
     return popen
 
 
-def _await_start(popen: "subprocess.Popen[bytes]", report: int, name: str) -> None:
+def _await_start(
+    popen: "subprocess.Popen[bytes]", report: int, name: str, tree: OwnProcessTree
+) -> None:
     poll = select.poll()
     poll.register(report, select.POLLIN)
     if not poll.poll(_SETUID_EXEC_LIMIT * 1000):  # that user can have stopped it
-        signal_group(popen.pid, 9)
+        tree.kill()
         popen.wait()
         raise CannotStart(f"{name}: did not start within {_SETUID_EXEC_LIMIT:g} s")
     if not (failure := os.read(report, _REPORT_BYTES)):

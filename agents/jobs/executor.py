@@ -12,10 +12,10 @@ from pathlib import Path
 from agents.execution.command_run import CommandRun, LeftRunning, Outcome
 from agents.execution.environment import command_environment
 from agents.execution.live_output import LiveOutput
-from agents.execution.orphans import OrphanedProcess, find
-from agents.execution.output import spooled
+from agents.execution.processes.orphans import OrphanedProcess, find
 from agents.execution.sealing import CannotOpen, Sealing
 from agents.execution.spawn import CannotStart, owners_of
+from agents.execution.spool import is_spooled, spooled
 from agents.identity import Identity
 from agents.jobs.open_jobs import OpenJobs
 from agents.outbox import Outbox
@@ -86,7 +86,7 @@ class Executor:
         if self._identity.kind is not AgentKind.INTERACTIVE:
             return None
         spool = self._spools / record.job.id
-        return LiveOutput(spool if record.job.command.survives_agent else None)
+        return LiveOutput(spool if is_spooled(record.job.command) else None)
 
     async def drain(self, grace: float) -> None:
         """Let commands run for `grace` seconds, then stop them; return when all have ended."""
@@ -180,11 +180,13 @@ class Executor:
             with self.register(record, (orphan, orphan.age())) as run:
                 await self._run_to_end(job_id, run)
             return
-        grace = self._settings.stop_grace.total_seconds()
-        had_processes = await orphan.end(grace)
+        reason = _ENDED
+        # If its first process has ended, the rest is what the job wants to leave.
+        is_left = orphan.process is None and record.job.command.leaves_processes
+        if not is_left and await orphan.tree.end(self._settings.stop_grace.total_seconds()):
+            reason += "; its remaining processes were stopped"
         output = await self._spooled_output(record)
         if record := self._open_jobs.get(job_id) or record:
-            reason = _ENDED + ("; its remaining processes were stopped" * had_processes)
             self._end(record, Outcome(State.INTERRUPTED, output, reason))
 
     async def _find_orphan(self, record: JobRecord) -> OrphanedProcess:
@@ -193,7 +195,8 @@ class Executor:
         while True:
             try:
                 owners = owners_of(record.job.command)
-                return await asyncio.to_thread(find, record.job.id, record.process, owners)
+                search = partial(find, self._settings.workstation, record.job.id, record.process)
+                return await asyncio.to_thread(search, owners)
             except (OSError, RuntimeError) as problem:
                 if not is_logged:
                     _log.warning("job.held_back", job=record.job.id, reason=str(problem))
@@ -244,5 +247,5 @@ class Executor:
             self._open_jobs.change(record, process="")
             return
         self._open_jobs.end(record, outcome.state, outcome.reason, outcome.result)
-        if record.job.command.survives_agent:
+        if is_spooled(record.job.command):
             shutil.rmtree(self._spools / record.job.id, ignore_errors=True)

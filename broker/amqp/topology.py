@@ -70,6 +70,7 @@ STREAM_KEYS = (
             "job",
             "cancellation",
             "departure",
+            "revocation",
             "rollout",
             "rollout_order",
             "wave_sent",

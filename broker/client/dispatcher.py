@@ -280,6 +280,8 @@ class Dispatcher:
                         budget.reset()
                         if entry.is_end_marker(marker):
                             progress.caught_up.set()
+                        for removal in entry.removals():
+                            progress.remove(removal)
                         for record in entry.of_job(job_id):
                             if progress.add(record) and isinstance(record, Report):
                                 yield record

@@ -4,7 +4,7 @@ import asyncio
 from collections import Counter
 from datetime import UTC, datetime
 
-from schemas import Cancellation, Job, Report, State
+from schemas import AgentsRevoked, Cancellation, Job, Report, State, WorkstationForgotten
 from schemas.reports.report import furthest
 
 
@@ -17,6 +17,8 @@ class Progress:
         counts: the number of workstations in each state.
         expected: the workstations that the job names as targets.
         unreported: those of them that have not reported it.
+        unreachable: the workstations whose reports cannot come any more: they were forgotten or
+            revoked before the job ended there.
         caught_up: set when all entries were read that existed at the start of `follow`.
     """
 
@@ -33,6 +35,7 @@ class Progress:
         # Sets, as they are needed with each report.
         self._open: set[str] = set()
         self.unreported: set[str] = set()
+        self.unreachable: set[str] = set()
 
     def __repr__(self) -> str:
         states = ", ".join(f"{name}={report.state}" for name, report in self.workstations.items())
@@ -59,6 +62,16 @@ class Progress:
             return self._count(record) or is_new
         return False
 
+    def remove(self, removal: WorkstationForgotten | AgentsRevoked) -> None:
+        """Stop waiting for a workstation that was forgotten or revoked after the job was sent."""
+        name = removal.workstation
+        is_removed = isinstance(removal, WorkstationForgotten) or removal.is_unreachable
+        if self.job is None or not is_removed or name not in self.unreported | self._open:
+            return
+        self.unreachable.add(name)
+        self.unreported.discard(name)
+        self._open.discard(name)
+
     def _count(self, report: Report) -> bool:
         """Add a report; return whether it now counts for its workstation."""
         name = report.workstation
@@ -81,6 +94,7 @@ class Progress:
         if previous is not None:
             self.counts[previous.state] -= 1
         self.unreported.discard(name)
+        self.unreachable.discard(name)
         (self._open.discard if has_ended(report) else self._open.add)(name)
 
     @property
@@ -119,7 +133,9 @@ class Progress:
     @property
     def ended(self) -> bool:
         """Whether the job has ended on each known workstation."""
-        return not self._open and (self.over or (bool(self.workstations) and not self.unreported))
+        return not self._open and (
+            self.over or (bool(self.workstations or self.unreachable) and not self.unreported)
+        )
 
     @property
     def succeeded(self) -> bool:
@@ -127,6 +143,7 @@ class Progress:
         states = (+self.counts).keys()
         return (
             self.ended
+            and not self.unreachable
             and State.SUCCEEDED in states
             and states <= {State.SUCCEEDED, State.NOT_APPLICABLE}
         )

@@ -57,7 +57,7 @@ def add_to(commands: "argparse._SubParsersAction[Parser]") -> None:
         help="delete the logins and queues of a workstation's agents",
         description="Deletes the broker users of a workstation's agents, closes their"
         " connections, and deletes their queues with the queued jobs. The history still lists the"
-        " workstation: pcm forget removes it.",
+        " workstation, as revoked: pcm forget removes it.",
     )
     revoke.add_argument("--yes", action="store_true", help="do not ask for confirmation")
     revoke.set_defaults(run=_revoke)

@@ -5,19 +5,29 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
+from broker.amqp import topology
+from broker.amqp.connection import BrokerError, connect
 from broker.amqp.management import Management
+from broker.amqp.publisher import Publisher
 from broker.amqp.topology import QueueType
 from broker.enrolment.credentials import settings_of, urls_of
 from broker.enrolment.definitions_file import DefinitionsFile
 from broker.enrolment.enrolment import Enrolment
 from broker.enrolment.rights import AgentLogin, agents_of, unique_sorted
+from broker.run_in_thread import run_in_thread
 from broker.settings import ManagementSettings, load
+from broker.stream import stream
+from schemas import AgentsRevoked
 from schemas.errors import PcmError
 from schemas.names import check_name, check_user
 
 
 class NotEnrolled(PcmError):
     """A workstation has no such enrolled agent; nothing was done."""
+
+
+class NotRecorded(BrokerError):
+    """Agents were revoked, but the history cannot know it."""
 
 
 class Credentials(NamedTuple):
@@ -137,7 +147,7 @@ def revoke(
 ) -> list[AgentLogin]:
     """Delete the logins of a workstation's agents, and their queues with the queued jobs.
 
-    The history still lists the workstation, until `Dispatcher.forget`.
+    The history still lists the workstation, as revoked, until `Dispatcher.forget`.
 
     Args:
         workstation: its name.
@@ -149,6 +159,7 @@ def revoke(
 
     Raises:
         NotEnrolled: an agent is not enrolled; nothing was done.
+        NotRecorded: it was done, but there is no record of it in the stream.
         ValueError: a name is invalid.
         BrokerError: the management API is unreachable, or refuses.
     """
@@ -172,8 +183,24 @@ def agents_with_login(
 def revoke_agents(
     agents: Iterable[AgentLogin], *, settings: ManagementSettings | None = None
 ) -> None:
-    """Delete the logins and queues of agents; see `revoke`."""
-    _enrolment(settings or load(ManagementSettings)).revoke(agents)
+    """Delete the logins and queues of agents of a workstation; see `revoke`."""
+    settings, agents = settings or load(ManagementSettings), list(agents)
+    _enrolment(settings).revoke(agents)
+    try:
+        run_in_thread(_record_revocation(agents, settings))
+    except BrokerError as error:
+        raise NotRecorded(f"revoked, but not recorded: {error}; pcm forget records it") from error
+
+
+async def _record_revocation(agents: Sequence[AgentLogin], settings: ManagementSettings) -> None:
+    workstation = agents[0].workstation
+    revoked = AgentsRevoked(workstation=workstation, agents=tuple(agent.name for agent in agents))
+    async with connect(settings, f"pcm {revoked.sender}") as connection:
+        await topology.ensure(connection)
+        publisher = await Publisher.open(connection)
+        await stream.append(
+            publisher, f"{revoked.kind}.{workstation}", revoked.body(), kind=revoked.kind
+        )
 
 
 def _new_passwords(agents: Iterable[AgentLogin]) -> dict[str, str]:

@@ -41,7 +41,11 @@ MIGRATIONS: dict[int, tuple[str, ...]] = {
         WHERE EXISTS (SELECT 1 FROM outcomes AS o
         WHERE o.job_id = results.job_id AND o.workstation = results.workstation)""",
     ),
-    6: (  # the machines behind the names of workstations
+    6: (  # what becomes of the jobs in an agent's queue
+        "ALTER TABLE agents ADD COLUMN revoked_at FLOAT",
+        "ALTER TABLE agents ADD COLUMN queue_new_at FLOAT",
+    ),
+    7: (  # the machines behind the names of workstations
         (
             "CREATE TABLE machines (workstation TEXT NOT NULL, agent TEXT NOT NULL,"
             " machine TEXT NOT NULL, boot TEXT NOT NULL, standby BOOLEAN NOT NULL,"

@@ -221,6 +221,8 @@ agents = _table(
     Column("running", Integer, nullable=False),
     Column("signed_only", Boolean, nullable=False),
     _text("sealing_key"),
+    Column("revoked_at", Float),  # its login was deleted; it has not checked in since
+    Column("queue_new_at", Float),  # its queue was last made anew: jobs in the former one are lost
 )
 
 machines = _table(

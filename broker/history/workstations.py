@@ -39,6 +39,8 @@ class AgentRow:
         countdown: before a mandatory job runs, in seconds; None if unknown.
         takeover_grace: before the service takes a job over, in seconds; None if unknown.
         accept_offers: whether it runs optional jobs without asking.
+        revoked_at: when its login was deleted.
+        queue_new_at: when its queue was last made anew; None if unknown.
         missing_after: before the service ends a job of a missing user's agent, in seconds.
     """
 
@@ -57,6 +59,8 @@ class AgentRow:
     pause_reason: str = ""
     signed_only: bool = False
     sealing_key: str = ""
+    revoked_at: float | None = None
+    queue_new_at: float | None = None
     zone: str = ""
     countdown: float | None = None
     takeover_grace: float | None = None
@@ -64,7 +68,9 @@ class AgentRow:
     missing_after: float = MISSING_AFTER.total_seconds()
 
     def status(self, now: float) -> str:
-        """Return `up`, `paused`, `stopped`, or `missing` (check-ins are overdue)."""
+        """Return `up`, `paused`, `stopped`, `missing` (check-ins are overdue), or `revoked`."""
+        if self.revoked_at is not None:
+            return "revoked"
         if not self.up:
             return "stopped"
         if now - self.at > MISSED_INTERVALS * self.interval:

@@ -27,6 +27,7 @@ class Reach:
         reached: would receive the job and could run it.
         excluded: are among the targets, but excluded.
         not_applicable: would report it as not applicable, for their platform.
+        revoked: are among the targets, but the login of their service agent was revoked.
         unknown: targets of which no workstation has checked in; without a queue, nothing is sent.
         waves: the number of workstations in each wave; empty without waves.
     """
@@ -34,6 +35,7 @@ class Reach:
     reached: list[str]
     excluded: list[str]
     not_applicable: list[str]
+    revoked: list[str]
     unknown: list[str]
     waves: tuple[int, ...] = ()
 
@@ -81,12 +83,14 @@ def reach(job: "Job", known: "Fleet", waves: "str | Sequence[WaveSize]" = ()) ->
     reached = known.reached(job)
     with_excluded = known.reached(job.model_copy(update={"excluded": ()}))
     rows = {row.name: row for row in known.workstations()}
+    revoked = {name for name, row in rows.items() if row.status(known.now) == "revoked"}
     not_applicable = {name for name in reached if not _can_run(job, rows[name])}
     known_names = {"workstation": rows.keys(), "group": known.groups().keys()}
     plan = Reach(
         reached=[name for name in reached if name not in not_applicable],
         excluded=sorted(set(with_excluded) - set(reached)),
         not_applicable=sorted(not_applicable),
+        revoked=sorted(name for name in revoked if _is_target(job, rows[name])),
         unknown=[
             str(target)
             for target in job.targets
@@ -94,6 +98,14 @@ def reach(job: "Job", known: "Fleet", waves: "str | Sequence[WaveSize]" = ()) ->
         ],
     )
     return replace(plan, waves=_wave_sizes(plan, waves)) if waves else plan
+
+
+def _is_target(job: "Job", row: "WorkstationRow") -> bool:
+    """Whether a workstation is among a job's targets."""
+    from schemas import everyone, group, workstation
+
+    targets = {everyone, workstation(row.name), *map(group, row.groups)}
+    return not targets.isdisjoint(job.targets)
 
 
 def _wave_sizes(plan: Reach, waves: "str | Sequence[WaveSize]") -> tuple[int, ...]:
@@ -119,6 +131,7 @@ def _as_json(job: "Job", plan: Reach) -> dict[str, Any]:
         "reached": plan.reached,
         "excluded": plan.excluded,
         "not_applicable": plan.not_applicable,
+        "revoked": plan.revoked,
         "unknown_targets": plan.unknown,
         "waves": plan.waves,
         "times": job.model_dump(mode="json", include={"offer_at", "mandatory_at", "expires_at"}),
@@ -133,6 +146,7 @@ def _lines(job: "Job", plan: Reach) -> Iterator[str]:
     yield from _row("reached", plan.reached)
     yield from _row("not applicable", plan.not_applicable)
     yield from _row("excluded", plan.excluded)
+    yield from _row("revoked", plan.revoked)
     yield from _row("unknown targets", plan.unknown)
     if plan.unknown:
         yield f"{'':<16}(if no queue is bound for one of these, pcm send sends nothing)"

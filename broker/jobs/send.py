@@ -68,6 +68,7 @@ def add_options(parser: Parser) -> None:
     add("--user-input-required", action="store_true", help="never run without a user")
     add("--user-may-stop", action="store_true", help="a user may stop it while it runs")
     add("--survives-agent", action="store_true", help="continues when its agent ends or restarts")
+    add("--leaves-processes", action="store_true", help="what it leaves running is never ended")
     add("--rerun-interrupted", action="store_true", help="may start again after a crash")
     add("--respects-windows", action="store_true", help="starts in maintenance windows only")
     add("--supersedes", metavar="KEY", help="replaces older jobs of this key not yet started")
@@ -187,6 +188,7 @@ def read_job(arguments: argparse.Namespace) -> "Job":
             user_input_required=arguments.user_input_required,
             user_may_stop=arguments.user_may_stop,
             survives_agent=arguments.survives_agent,
+            leaves_processes=arguments.leaves_processes,
             rerun_interrupted=arguments.rerun_interrupted,
             environment=dict(map(_variable, arguments.env or [])),
             **_without_none(

@@ -71,6 +71,7 @@ def _command_fields(body: "Job | None") -> Iterator[tuple[str, str]]:
         "needs user input": command.user_input_required,
         "may be stopped by the user": command.user_may_stop,
         "survives its agent": command.survives_agent,
+        "leaves processes running": command.leaves_processes,
         "may start again after a crash": command.rerun_interrupted,
         "respects maintenance windows": body.respects_windows,
     }

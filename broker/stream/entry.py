@@ -11,6 +11,7 @@ from schemas.errors import PcmError
 
 if TYPE_CHECKING:
     from schemas import (
+        AgentsRevoked,
         RejectedRecord,
         Rollout,
         RolloutOrder,
@@ -27,6 +28,7 @@ if TYPE_CHECKING:
         | Report
         | CheckIn
         | WorkstationForgotten
+        | AgentsRevoked
         | Rollout
         | RolloutOrder
         | WaveEnded
@@ -43,6 +45,7 @@ _KINDS = {
     "report": "Report",
     "check_in": "CheckIn",
     "departure": "WorkstationForgotten",
+    "revocation": "AgentsRevoked",
     "rollout": "Rollout",
     "rollout_order": "RolloutOrder",
     "wave_sent": "WaveSent",
@@ -147,3 +150,8 @@ class StreamEntry(NamedTuple):
                         yield record
                 elif isinstance(record, Cancellation | Report) and record.job_id == job_id:
                     yield record
+
+    def removals(self) -> "Iterator[WorkstationForgotten | AgentsRevoked]":
+        """Yield the workstations that no job reaches from this entry on."""
+        if self.kind in {"departure", "revocation"}:
+            yield from self.records()  # type: ignore[misc] # of these kinds

@@ -197,6 +197,9 @@ def _summarize(tally: "WatchTally", *, gave_up: bool) -> None:
         names = listed(sorted(progress.waiting), _MAX_NAMES)
         print(f"gave up waiting for {names or 'the first workstation'}")
     print(f"{progress.job_id}: {tally}")
+    if progress.unreachable:
+        names = listed(sorted(progress.unreachable), _MAX_NAMES)
+        print(f"forgotten or revoked before it ended there: {names}")
     queued = frozenset() if progress.over else tally.queued
     if queued:
         print(f"still queued for {listed(sorted(queued), _MAX_NAMES)};")

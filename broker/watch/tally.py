@@ -53,6 +53,8 @@ class WatchTally:
             parts[0] += f" ({self.restarts} restart required)"  # successes are first
         if queued := len(self.queued):
             parts.append(f"{queued} queued")
+        if unreachable := len(self.progress.unreachable):
+            parts.append(f"{unreachable} unreachable")
         return ", ".join(parts) or "no workstation has received it yet"
 
     def add(self, report: Report) -> Failure | None:
@@ -111,7 +113,7 @@ class WatchTally:
         expected = progress.expected
         if not progress.over:
             expected |= self.queued_in_history
-        return expected - progress.workstations.keys()
+        return expected - progress.workstations.keys() - progress.unreachable
 
     @property
     def rate(self) -> float:

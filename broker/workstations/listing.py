@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from broker.history.workstations import AgentRow, Fleet, WorkstationRow
 
 _MAX_ROWS = 100  # on a terminal
-_STATUSES = ("up", "paused", "stopped", "missing")
+_STATUSES = ("up", "paused", "stopped", "missing", "revoked")
 _COLUMNS = (
     Column("workstation", least=16),
     Column("status"),
@@ -42,10 +42,11 @@ def add_to(commands: "argparse._SubParsersAction[Parser]") -> None:
         help="list workstations",
         description="Lists workstations as their agents last checked in. The status is that of"
         " the service agent: up; paused (starts no job until pcm resume); stopped (reported at"
-        " its exit); missing (did not check in on time). WAITING and RUNNING count the"
-        " workstation's jobs that have not started, or have started and not ended. Automatic"
-        " groups, such as os-linux, are listed only with --json. If several machines have one name,"
-        " they are listed below the table: the first receives the jobs, the others nothing.",
+        " its exit); missing (did not check in on time); revoked (its login was deleted). WAITING"
+        " and RUNNING count the workstation's jobs that have not started, or have started and not"
+        " ended. Automatic groups, such as os-linux, are listed only with --json. If several"
+        " machines have one name, they are listed below the table: the first receives the jobs, the"
+        " others nothing.",
     )
     add = workstations.add_argument
     add("name", metavar="NAME", nargs="*", type=name, help="only these (default: all)")

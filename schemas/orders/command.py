@@ -102,6 +102,11 @@ class Command(BaseModel):
         default=False,
         description="keeps running when its agent ends; the agent's next start waits for it",
     )
+    leaves_processes: bool = Field(
+        default=False,
+        description="what it leaves running when it ends by itself is never touched, such as a"
+        " service; default: it is ended, and reported",
+    )
     rerun_interrupted: bool = Field(
         default=False,
         description="is started again after its agent or the machine ended while it ran; at most"

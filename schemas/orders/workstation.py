@@ -1,4 +1,4 @@
-"""The orders to pause and to forget a workstation."""
+"""Orders about a workstation: its pause, its end, and the end of its agents' logins."""
 
 from datetime import UTC, datetime
 from typing import Literal
@@ -29,3 +29,18 @@ class WorkstationForgotten(Message):
     workstation: Name
     sender: Text = Field(default_factory=whoami, max_length=200)
     created_at: Instant = Field(default_factory=lambda: datetime.now(UTC))
+
+
+class AgentsRevoked(Message):
+    """The logins of a workstation's agents were deleted, and their queues with the queued jobs."""
+
+    kind: Literal["revocation"] = "revocation"
+    workstation: Name
+    agents: tuple[Name, ...] = Field(description="such as service or interactive-ada")
+    sender: Text = Field(default_factory=whoami, max_length=200)
+    created_at: Instant = Field(default_factory=lambda: datetime.now(UTC))
+
+    @property
+    def is_unreachable(self) -> bool:
+        """Whether no job reaches the workstation any more."""
+        return "service" in self.agents

@@ -110,6 +110,11 @@ class CheckIn(Message):
         ge=timedelta(0),
         description="how long its service waits for a user's agent that ended during a command",
     )
+    queue_new_at: Instant | None = Field(
+        default=None,
+        description="when its queue was last made anew: jobs in the former one are lost; null where"
+        " that is not known",
+    )
     waiting: int = Field(
         default=0, ge=0, lt=2**31, description="number of open jobs that have not started"
     )

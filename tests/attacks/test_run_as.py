@@ -6,6 +6,7 @@ import json
 import os
 import pwd
 import re
+import shutil
 import signal
 import subprocess
 import sys
@@ -18,13 +19,16 @@ from pydantic import ValidationError
 
 from agents.execution.command_run import CommandRun, Outcome
 from agents.execution.environment import command_environment
-from agents.execution.orphans import alive, find
+from agents.execution.processes.orphans import find, process_identity
+from agents.execution.processes.process_tree import job_mark
 from agents.execution.spawn import CannotStart
 from broker import Dispatcher
 from schemas import Command, State
+from schemas.orders.job import new_job_id
 from tests.support import other
 from tests.support.counted import counted, ended, no_traceback
-from tests.support.waiting import until_there
+from tests.support.processes import alive, with_argument
+from tests.support.waiting import until_there, until_true
 from tests.support.workstation import PCM_AGENT, Program, Workstation
 
 USER = pwd.getpwuid(other.UID).pw_name
@@ -32,8 +36,9 @@ USER = pwd.getpwuid(other.UID).pw_name
 
 def run(*argv: str, run_as: str = USER, **fields: Any) -> Outcome:
     command = Command(argv=argv, background=True, run_as=run_as, **fields)
+    job_id = new_job_id()  # its processes are known by it
     made = CommandRun(
-        command, "job-1", "ws-1", 65536, 0.5, command_environment(session=False), Path("no-spool")
+        command, job_id, "ws-1", 65536, 0.5, command_environment(session=False), Path("no-spool")
     )
     gc.collect()  # what earlier tests left open is closed now
     before = {file.name for file in Path("/proc/self/fd").iterdir()}
@@ -100,7 +105,7 @@ def test_its_variables_and_folder_are_that_users() -> None:
     lines = said(run("env")).splitlines()
     for name, value in (("HOME", account.pw_dir), ("USER", USER), ("LOGNAME", USER)):
         assert f"{name}={value}" in lines
-    assert "PCM_JOB_ID=job-1" in lines
+    assert any(line.startswith("PCM_JOB_ID=") for line in lines)
     home = account.pw_dir if Path(account.pw_dir).is_dir() else "/"
     assert said(run("pwd")) == f"{home}\n"
     assert said(run("umask", shell=True)) == "0022\n"
@@ -155,7 +160,7 @@ def test_it_is_ended_with_all_it_started() -> None:
     assert ended.state is State.TIMED_OUT
 
 
-@other.needs_sight
+@other.needs_root
 async def test_what_survives_its_agent_is_found_again_and_ended(
     ws: Workstation, dispatcher: Dispatcher, tmp_path: Path
 ) -> None:
@@ -182,22 +187,61 @@ async def test_what_survives_its_agent_is_found_again_and_ended(
     no_traceback(again)
 
 
-NAMED = """
-os.setpgid(0, 0)
+MARKED = """
+import resource
+if os.fork():
+    os._exit(0)
+os.setsid()
+resource.setrlimit(10, (int(a[0]), int(a[0])))
 code = "import os, time; os.write(1, b'ready' + bytes([10])); time.sleep(600)"
-os.execve(sys.executable, ["python3", "-c", code], {"PCM_JOB_ID": a[0]})
+os.execve(sys.executable, ["python3", "-c", code, a[0]], {"PCM_JOB_ID": a[1]})
 """
 
 
-@other.needs_sight
-def test_a_process_that_another_user_names_after_a_job_is_not_taken_for_its_command() -> None:
-    with other.doing(NAMED, "job-of-root") as impostor:
-        found = find("job-of-root", "", {0})
-        assert (found.groups, found.process) == (frozenset({impostor.pid}), None)
-        assert find("job-of-root", "", {0, other.UID}).process == impostor.pid
+@other.needs_root
+def test_a_process_that_another_user_marks_as_a_jobs_is_not_taken_for_its_command() -> None:
+    job_id = new_job_id()
+    mark = str(job_mark("ws-1", job_id))
+    with other.doing(MARKED, mark, job_id):
+        (impostor,) = with_argument(mark)
+        try:
+            found = find("ws-1", job_id, "", {0})
+            assert (set(found.tree.processes()), found.process) == ({impostor}, None)
+            assert find("ws-1", job_id, "", {0, other.UID}).process == impostor
+            elsewhere = find("ws-2", job_id, "", {0, other.UID})
+            assert (elsewhere.tree.processes(), elsewhere.process) == ({}, None)
+        finally:
+            os.kill(impostor, signal.SIGKILL)
 
 
-@other.needs_sight
+@other.needs_root
+@pytest.mark.parametrize("recorded", [False, True])
+def test_another_users_setuid_process_is_not_taken_for_a_jobs_command(
+    tmp_path: Path, *, recorded: bool
+) -> None:
+    """It has root's rights: who started it counts. With an identity on record, that counts."""
+    sleep = other.opened(tmp_path) / "sleep"
+    shutil.copy("/bin/sleep", sleep)
+    sleep.chmod(0o4755)
+    job_id = new_job_id()
+    mark = job_mark("ws-1", job_id)
+    seconds = f"89.{mark}"
+    user = ("setpriv", f"--reuid={other.UID}", f"--regid={other.UID}", "--clear-groups")
+    limit = ("prlimit", f"--locks={mark}:{mark}")
+    subprocess.run([*user, *limit, "setsid", "-f", sleep, seconds], check=True)
+    until_true(lambda: with_argument(seconds))
+    (impostor,) = with_argument(seconds)
+    try:
+        status = Path(f"/proc/{impostor}/status").read_text()
+        assert re.search(rf"Uid:\t{other.UID}\t0\t0\t0", status)
+        identity = f"{process_identity(os.getpid())}0" if recorded else ""
+        found = find("ws-1", job_id, identity, {0})
+        assert (set(found.tree.processes()), found.process) == ({impostor}, None)
+    finally:
+        os.kill(impostor, signal.SIGKILL)
+
+
+@other.needs_root
 async def test_what_a_dead_agent_left_of_another_users_command_is_ended(
     ws: Workstation, dispatcher: Dispatcher, tmp_path: Path
 ) -> None:

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from agents.execution.orphans import JOB_VARIABLE
+from agents.execution.spawn import JOB_VARIABLE
 from broker import Dispatcher, DispatcherSettings, Unreachable
 from broker.amqp.connection import connect
 from broker.amqp.publisher import Publisher

@@ -1,21 +1,24 @@
 """Agents that are killed with what they run, and commands that outlive their agent."""
 
 import os
+import secrets
 import signal
 import sqlite3
 import subprocess
-from contextlib import closing
+from contextlib import closing, suppress
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from agents.execution.orphans import alive, process_identity
+from agents.execution.processes.orphans import process_identity
+from agents.execution.spool import spool_end
 from broker import Dispatcher
 from schemas import Job, State
 from tests.support.counted import counted, ended, no_traceback
-from tests.support.waiting import LIMIT, until_there
+from tests.support.processes import alive, with_argument
+from tests.support.waiting import LIMIT, until_there, until_true
 from tests.support.workstation import Workstation
 
 
@@ -217,3 +220,86 @@ async def test_a_users_survivor_goes_on_after_log_off(
     assert ran.read_text() == "x\n"
     assert not spools(ws, "interactive-ada")
     no_traceback(service, interactive, third)
+
+
+@pytest.mark.full
+async def test_the_output_of_a_survivor_has_a_limit_on_the_disk(
+    ws: Workstation, dispatcher: Dispatcher, tmp_path: Path
+) -> None:
+    """Also while no agent is there; head and tail of it are reported."""
+    service = ws.start("service")
+    ran = tmp_path / "ran"
+    job = await dispatcher.dispatch(survivor(ws, ran, "echo first; exec yes"))
+    spool = ws.state_dir / "service" / "runs" / job.id
+    size = 20 * 1024 * 1024
+    until_true(lambda: spool_end(spool, "stdout") > size)
+    service.end(signal.SIGKILL)
+    until_true(lambda: spool_end(spool, "stdout") > 2 * size)
+    with suppress(FileNotFoundError):  # one is removed meanwhile
+        assert sum(file.stat().st_size for file in spool.iterdir()) < 8 * 1024 * 1024
+    ws.start("service").wait_for("job.found")
+    await dispatcher.cancel(job.id, "enough")
+    report = await ended(dispatcher, job)
+    assert report.state is State.CANCELLED
+    assert report.result is not None
+    output = report.result.stdout
+    assert output.head.startswith(b"first\ny\n")
+    assert output.tail.endswith(b"y\n")
+    assert len(output.head) + len(output.tail) == 64 * 1024
+    assert output.dropped > 2 * size - 64 * 1024
+    assert not spools(ws)
+
+
+async def test_what_a_job_leaves_is_not_touched_by_an_agent_that_ends_or_crashes(
+    ws: Workstation, dispatcher: Dispatcher, tmp_path: Path
+) -> None:
+    service = ws.start("service")
+    seconds = f"81.{secrets.randbelow(10**9)}"
+    script = f"setsid sleep {seconds} & nohup sleep {seconds} &"
+    job = counted(ws, tmp_path / "ran", script, background=True, leaves_processes=True)
+    try:
+        report = await ended(dispatcher, await dispatcher.dispatch(job))
+        assert (report.state, report.reason) == (State.SUCCEEDED, "")
+        service.end(signal.SIGKILL)
+        again = ws.start("service")
+        after = await dispatcher.dispatch(ws.job("true", background=True))
+        assert (await ended(dispatcher, after)).state is State.SUCCEEDED
+        assert again.end() == 0
+        assert len(with_argument(seconds)) == 2
+    finally:
+        for pid in with_argument(seconds):
+            os.kill(pid, signal.SIGKILL)
+
+
+@pytest.mark.full
+@pytest.mark.parametrize("by_itself", [True, False], ids=["ended", "running"])
+async def test_a_crash_touches_only_a_command_that_still_runs(
+    ws: Workstation, dispatcher: Dispatcher, tmp_path: Path, *, by_itself: bool
+) -> None:
+    """Its first process tells: what it left is not touched, and what it was about to leave is."""
+    service = ws.start("service")
+    seconds, pid = f"81.{secrets.randbelow(10**9)}", tmp_path / "pid"
+    script = f"setsid sleep {seconds} & echo $$ > {pid}; sleep 81.9"
+    job = counted(ws, tmp_path / "ran", script, background=True, leaves_processes=True)
+    await dispatcher.dispatch(job)
+    try:
+        leader = group_of(pid)
+        until_true(lambda: recorded(ws))
+        service.process.send_signal(signal.SIGSTOP)
+        if by_itself:
+            os.kill(leader, signal.SIGKILL)
+        service.end(signal.SIGKILL)
+        ws.start("service")
+        report = await ended(dispatcher, job)
+        assert report.state is State.INTERRUPTED
+        assert report.reason.endswith("were stopped") != by_itself
+        assert len(with_argument(seconds)) == int(by_itself)
+    finally:
+        for found in with_argument(seconds):
+            os.kill(found, signal.SIGKILL)
+
+
+def recorded(ws: Workstation) -> bool:
+    """Return whether the service's ledger has the identity of a command's first process."""
+    with closing(sqlite3.connect(ws.state_dir / "service" / "ledger.db")) as database:
+        return bool(database.execute("SELECT 1 FROM jobs WHERE process != ''").fetchone())

@@ -17,7 +17,6 @@ import aio_pika
 import pytest
 from yarl import URL
 
-from agents.execution.orphans import alive
 from broker import Dispatcher, DispatcherSettings
 from broker.amqp import topology
 from schemas import Report, State, TrustedKey
@@ -25,6 +24,7 @@ from tests.support import other, programs
 from tests.support.admin import check_in
 from tests.support.counted import no_traceback
 from tests.support.keys import Keys
+from tests.support.processes import alive
 from tests.support.site import Settings, Site
 from tests.support.waiting import LIMIT, until_there
 from tests.support.workstation import (

@@ -16,13 +16,14 @@ from broker.amqp.publisher import Publisher
 from broker.amqp.topology import AgentKind
 from broker.settings import BrokerSettings
 from broker.stream import stream
-from schemas import CheckIn, Facts, Job, Report, Result, State, WorkstationForgotten
+from schemas import AgentsRevoked, CheckIn, Facts, Job, Report, Result, State, WorkstationForgotten
 from tests.support import programs
 from tests.support.collected import collected
 from tests.support.programs import BIN
 from tests.support.terminal import OnTerminal
 
 _WRITERS = 200
+Told = Job | Report | CheckIn | WorkstationForgotten | AgentsRevoked
 LINUX = Facts(os="linux", arch="x86_64", release="debian-12")
 
 
@@ -70,7 +71,7 @@ class Admin:
         extra = {f"PCM_{name.upper()}": value for name, value in settings.items()}
         return OnTerminal([BIN / "pcm", *words], {**self.environment, **extra})
 
-    async def tell(self, records: Iterable[Job | Report | CheckIn | WorkstationForgotten]) -> None:
+    async def tell(self, records: Iterable[Told]) -> None:
         """Append to the stream, in no order if they are many."""
         left = iter(records)
         async with connect(BrokerSettings(amqp_url=(self.url,)), "test") as connection:
@@ -101,11 +102,13 @@ class Admin:
                 await topology.declare_queue(channel, queue)
 
 
-def _key(record: Job | Report | CheckIn | WorkstationForgotten) -> str:
+def _key(record: Told) -> str:
     if isinstance(record, Job):
         return f"job.{record.id}"
     if isinstance(record, WorkstationForgotten):
         return f"departure.{record.workstation}"
+    if isinstance(record, AgentsRevoked):
+        return f"revocation.{record.workstation}"
     state = record.state if isinstance(record, Report) else "check_in"
     return topology.report_key(state, record.workstation, record.agent)
 

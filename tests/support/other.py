@@ -1,7 +1,6 @@
 """Another user of the machine, who means no good: code that runs with their rights alone."""
 
 import os
-import re
 import shutil
 import subprocess
 import sys
@@ -17,11 +16,6 @@ from tests.support.waiting import LIMIT
 UID = 65534
 _PYTHON = shutil.which("python3", path=PATH) or sys.executable
 needs_root = pytest.mark.skipif(os.geteuid() != 0, reason="needs root, to be two users")
-_RIGHTS = re.search(r"CapEff:\s*(\w+)", Path("/proc/self/status").read_text())
-needs_sight = pytest.mark.skipif(
-    _RIGHTS is None or not int(_RIGHTS[1], 16) >> 19 & 1,
-    reason="needs root with CAP_SYS_PTRACE, which many containers lack",
-)
 
 
 def _start(code: str, words: "tuple[str | Path, ...]") -> "subprocess.Popen[str]":

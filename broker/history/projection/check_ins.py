@@ -121,4 +121,6 @@ def _agent(check_in: CheckIn) -> dict[str, Any]:
         "running": check_in.running,
         "signed_only": check_in.signed_only,
         "sealing_key": check_in.sealing_key or "",
+        "revoked_at": None,
+        "queue_new_at": check_in.queue_new_at and check_in.queue_new_at.timestamp(),
     }

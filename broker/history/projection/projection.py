@@ -39,6 +39,7 @@ from broker.history.schema import (
 )
 from broker.stream.entry import EntryRejected, StreamEntry
 from schemas import (
+    AgentsRevoked,
     Cancellation,
     CheckIn,
     Job,
@@ -59,6 +60,7 @@ QUEUED = "queued"
 UNREACHABLE = "unreachable"
 
 _QUEUED_RANK = 0
+_SERVICE = "service"
 # Higher than any report before a start: only later reports of a start replace it.
 _FORGOTTEN_RANK, _FORGOTTEN_RANK_AT = Rank.ACCEPTED, 1e300
 _CHUNK = 500  # outcomes in a query
@@ -143,6 +145,7 @@ class Projection:
             Report: self._report,
             CheckIn: self._check_in,
             WorkstationForgotten: self._workstation_forgotten,
+            AgentsRevoked: self._agents_revoked,
             Cancellation: self._cancellation,
             RejectedRecord: self._rejected_record,
         }
@@ -383,16 +386,35 @@ class Projection:
             machines.c.workstation,
         ):
             self._connection.execute(delete(column.table).where(column == name))
+        reason = f"{record.sender} had the workstation forgotten"
+        self._set_unreachable(record, offset, Rank.STARTED, reason)
+
+    def _agents_revoked(self, record: AgentsRevoked, offset: int) -> None:
+        """Mark agents as revoked; jobs in the service agent's queue will never reach it."""
+        self.flush()
+        self._connection.execute(
+            update(agents)
+            .where(agents.c.workstation == record.workstation, agents.c.agent.in_(record.agents))
+            .values(revoked_at=record.created_at.timestamp())
+        )
+        if record.is_unreachable:
+            reason = f"{record.sender} had the service agent's login revoked"
+            self._set_unreachable(record, offset, _QUEUED_RANK, reason)
+
+    def _set_unreachable(
+        self, record: WorkstationForgotten | AgentsRevoked, offset: int, most: int, reason: str
+    ) -> None:
+        """Set the outcomes up to a rank that a workstation can no longer change."""
         self._connection.execute(
             update(outcomes)
-            .where(outcomes.c.workstation == name, outcomes.c.rank <= Rank.STARTED)
+            .where(outcomes.c.workstation == record.workstation, outcomes.c.rank <= most)
             .values(
                 state=UNREACHABLE,
                 rank=_FORGOTTEN_RANK,
                 rank_at=_FORGOTTEN_RANK_AT,
                 rank_offset=offset,
                 at=record.created_at.timestamp(),
-                reason=f"{record.sender} had the workstation forgotten",
+                reason=reason,
             )
         )
 
@@ -403,15 +425,18 @@ class Projection:
 def addressed(job: Job) -> Select[str]:
     """Return the query for the known workstations that a job's targets reach."""
     scopes = {target.scope for target in job.targets}
+    revoked = select(agents.c.workstation).where(
+        agents.c.agent == _SERVICE, agents.c.revoked_at.is_not(None)
+    )
     if "all" in scopes:
-        return select(workstations.c.name)
+        return select(workstations.c.name).where(workstations.c.name.not_in(revoked))
     groups = [target.name for target in job.targets if target.scope == "group"]
     names = [target.name for target in job.targets if target.scope == "workstation"]
     found = union(
         select(memberships.c.workstation.label("name")).where(memberships.c.group.in_(groups)),
         select(workstations.c.name).where(workstations.c.name.in_(names)),
     ).subquery()
-    return select(found.c.name)
+    return select(found.c.name).where(found.c.name.not_in(revoked))
 
 
 def _rank(place: tuple[int, float, int]) -> Row:

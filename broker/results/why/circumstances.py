@@ -113,7 +113,7 @@ class Circumstances:
         return next((row for row in agents if row.agent == name), None)
 
     def status(self, name: str) -> str:
-        """Return an agent's status: `up`, `paused`, `stopped`, `missing` or `unknown`."""
+        """Return an agent's status as of its row; `unknown` without a check-in."""
         row = self.agent(name)
         return row.status(self.now) if row else "unknown"
 
@@ -129,6 +129,8 @@ class Circumstances:
         match row.status(self.now):
             case "stopped":
                 return f"{agent} was stopped at {self.at(row.at)}"
+            case "revoked" if row.revoked_at is not None:
+                return f"{agent}'s login was revoked at {self.at(row.revoked_at)}"
             case "missing":
                 return f"{agent} has been missing since {self.at(row.at)}"
             case "paused" if row.paused_at is not None:

@@ -60,9 +60,10 @@ fcntl.ioctl(slave, termios.TIOCSCTTY, 0)
 os.set_inheritable(master, True)
 os.umask(0o077)
 os.nice(3)
-for number in (signal.SIGINT, signal.SIGQUIT, signal.SIGUSR1, signal.SIGTTIN, signal.SIGCHLD):
+unignorable = {signal.SIGKILL, signal.SIGSTOP}
+for number in signal.valid_signals() - unignorable:
     signal.signal(number, signal.SIG_IGN)
-signal.pthread_sigmask(signal.SIG_BLOCK, (signal.SIGUSR2, signal.SIGALRM))
+signal.pthread_sigmask(signal.SIG_BLOCK, signal.valid_signals())
 hard = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
 resource.setrlimit(resource.RLIMIT_NOFILE, (int(sys.argv[1]), hard))
 resource.setrlimit(resource.RLIMIT_CORE, (4096, resource.getrlimit(resource.RLIMIT_CORE)[1]))
@@ -95,11 +96,13 @@ async def test_nothing_reaches_a_command_by_chance(
     background = kind == "service"
     usual = 1500
     program = (sys.executable, "-c", BADLY, str(usual), BIN / "pcm-agent")
-    ws.start(kind, program=program, accept_offers="true")
+    agent = ws.start(kind, program=program, accept_offers="true")
     busy = tmp_path / "busy"
     sleeper = ws.job(f"echo $$ > {busy}; exec sleep 83.1", shell=True, background=background)
     await dispatcher.dispatch(sleeper)
     until_there(busy)  # whose pipes must not be seen either
+    for number in (signal.SIGHUP, signal.SIGINT):  # as by nohup: it goes on
+        agent.process.send_signal(number)
     report = await ended(dispatcher, await dispatcher.dispatch(look(ws, background=background)))
     await dispatcher.cancel(sleeper.id)
     assert report.state is State.SUCCEEDED, report
@@ -129,6 +132,7 @@ async def test_nothing_reaches_a_command_by_chance(
     assert found["core_limit"][0] == 4096
     assert found["nice"] == os.nice(0) + 3
     assert found["oom"] == OOM
+    assert not agent.events("agent.stopping")
 
 
 def test_an_agent_logs_a_setting_without_effect(ws: Workstation) -> None:

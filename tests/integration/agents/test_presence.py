@@ -31,7 +31,12 @@ async def test_an_agent_checks_in_and_says_when_it_leaves(
 ) -> None:
     async with check_ins(settings, ws) as heard:
         service = ws.start(
-            "service", groups="lab", windows="daily 00:00-24:00", check_in="2s", countdown="30m"
+            "service",
+            groups="lab",
+            windows="daily 00:00-24:00",
+            check_in="2s",
+            countdown="30m",
+            missing_after="2h",
         )
         first = await heard.next()
         assert (first.up, first.paused, first.waiting, first.running) == (True, False, 0, 0)
@@ -43,6 +48,7 @@ async def test_an_agent_checks_in_and_says_when_it_leaves(
             timedelta(minutes=30),
             timedelta(seconds=1),
         )
+        assert first.missing_after == timedelta(hours=2)
         assert not first.accept_offers
         assert first.interval == timedelta(seconds=2)
         await dispatcher.dispatch(ws.job("sleep", "30", background=True))

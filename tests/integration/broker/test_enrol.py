@@ -228,6 +228,8 @@ async def test_revoking_closes_connections_and_deletes_users_and_queues(
     job = await dispatcher.dispatch(ws.job("true", background=True))
     assert final(await follow(dispatcher, job)).state is State.SUCCEEDED
     assert site.asked("revoke", ws.name, "--yes")["revoked"] == [f"service@{ws.name}"]
+    (row,) = site.asked("workstations", ws.name)
+    assert row["status"] == "revoked"
     eventually(
         lambda: [e for e in service.events("broker.lost") if "refused the login" in e["reason"]]
     )

@@ -7,7 +7,17 @@ from pathlib import Path
 
 import pytest
 
-from schemas import Command, Job, Output, Report, State, group, workstation
+from schemas import (
+    AgentsRevoked,
+    Command,
+    Job,
+    Output,
+    Report,
+    State,
+    WorkstationForgotten,
+    group,
+    workstation,
+)
 from tests.support.admin import Admin, check_in, ended, report
 from tests.support.rabbitmq import Broker
 from tests.support.waiting import LIMIT
@@ -193,3 +203,23 @@ async def test_a_job_that_names_all_needs_no_history(admin: Admin) -> None:
     summary = f"{job.id}: 1 succeeded, 1 queued"
     assert done.stdout.splitlines()[1:3] == ["gave up waiting for wa-2", summary]
     assert not admin.has_asked
+
+
+async def test_who_is_forgotten_or_revoked_is_not_waited_for(admin: Admin) -> None:
+    members = [f"wg-{letter}" for letter in "abc"]
+    sent = Job(
+        command=Command(argv=("true",), background=True), targets=tuple(map(workstation, members))
+    )
+    for name in members:  # what was before the job says nothing of it
+        await admin.tell([WorkstationForgotten(workstation=name)])
+    await admin.tell([sent])
+    await admin.tell([ended(sent, members[0])])
+    await admin.tell([WorkstationForgotten(workstation=members[1])])
+    await admin.tell([AgentsRevoked(workstation=members[2], agents=("interactive-ada",))])
+    process = admin.start("watch", sent.id)
+    await admin.tell([AgentsRevoked(workstation=members[2], agents=("service",))])
+    out, _ = process.communicate(timeout=LIMIT)
+    assert process.returncode == 1
+    *_, summary, gone = out.decode().splitlines()
+    assert summary == f"{sent.id}: 1 succeeded, 2 unreachable"
+    assert gone == f"forgotten or revoked before it ended there: {', '.join(members[1:])}"

@@ -19,8 +19,10 @@ from broker.history.queries import STATES, JobRow, query_jobs
 from broker.history.reader import rebuild
 from broker.history.schema import open_history
 from broker.history.workstations import query_fleet
+from broker.jobs.dry_run import reach
 from broker.stream.entry import StreamEntry
 from schemas import (
+    AgentsRevoked,
     Cancellation,
     CheckIn,
     Command,
@@ -274,6 +276,34 @@ def test_a_workstation_that_is_forgotten_is_unreachable_until_it_speaks(history:
     assert states(history, waits)["ws-1"] == "unreachable"
 
 
+def test_a_revoked_workstation_is_reached_by_nothing_until_it_checks_in(history: Engine) -> None:
+    waits, received, later = job(everyone), job(everyone), job(everyone)
+    only_user = AgentsRevoked(workstation="ws-1", agents=("interactive-ada",), sender="ada@hq")
+    both = only_user.model_copy(update={"agents": ("service", "interactive-ada")})
+    project(
+        history,
+        [
+            *(check_in("ws-1", "lab"), check_in("ws-1", agent="interactive-ada")),
+            *(waits, received, report(received, "ws-1", State.RECEIVED), only_user),
+        ],
+    )
+    assert [states(history, each)["ws-1"] for each in (waits, received)] == ["queued", "received"]
+    project(history, [both, later], first=20)
+    # What its agents have received, they still run.
+    found = [states(history, each).get("ws-1") for each in (waits, received, later)]
+    assert found == ["unreachable", "received", None]
+    with query_fleet(history, NOW.timestamp()) as asked:
+        (row,) = asked.workstations()
+        assert (row.status(asked.now), row.agents[1].status(asked.now)) == ("revoked", "revoked")
+        assert asked.reached(job(everyone)) == asked.reached(job(group("lab"))) == []
+        plan = reach(job(group("lab")), asked)
+        assert (plan.reached, plan.revoked, plan.unknown) == ([], ["ws-1"], [])
+    project(history, [check_in("ws-1", "lab")], first=30)
+    with query_fleet(history, NOW.timestamp()) as asked:
+        assert asked.reached(job(everyone)) == ["ws-1"]
+        assert asked.workstations()[0].status(asked.now) == "up"
+
+
 def test_the_fleet_is_as_it_last_checked_in(history: Engine) -> None:
     facts = Facts(os="linux", arch="x86_64", release="debian-12", memory=2**33)
     waits = job(everyone)
@@ -361,7 +391,7 @@ def test_ids_may_be_cut_short_where_that_is_clear(history: Engine) -> None:
 
     with query_jobs(history) as asked:
         assert asked.find("job-b").id == "job-b"
-        with pytest.raises(UnknownId, match="several jobs"):
+        with pytest.raises(UnknownId, match="matches several: job-c, job-b, job-a"):
             asked.find("job-")
         with pytest.raises(UnknownId, match="no such job"):
             asked.find("jo%")

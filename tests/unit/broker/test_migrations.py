@@ -158,10 +158,12 @@ def migrated(before: Rows) -> Rows:
     }
     agents = []
     for row in before["agents"]:
-        windows = row["windows"]
+        agents.append({**row, "revoked_at": None, "queue_new_at": None})
+        if "policy" in row:
+            continue
+        windows = agents[-1].pop("windows")
         policy = json.dumps({"windows": windows} if windows else {}, separators=(",", ":"))
-        agents.append({**row, "policy": windows if windows.startswith("{") else policy})
-        del agents[-1]["windows"]
+        agents[-1]["policy"] = windows if windows.startswith("{") else policy
     return {
         **before,
         "reading": reading,
@@ -354,6 +356,8 @@ def test_a_program_that_is_older_than_the_tables_meanwhile_reads_no_further(
 
 def test_windows_of_an_older_program_are_kept_whatever_they_are(former: str, raw: Engine) -> None:
     odd = 'daily "\\" \n{}'
+    if "policy" in rows(raw)["agents"][0]:
+        pytest.skip("it keeps them as JSON")
     with raw.begin() as connection:
         update = text("UPDATE agents SET windows = :odd WHERE workstation = 'ws-queued'")
         connection.execute(update, {"odd": odd})

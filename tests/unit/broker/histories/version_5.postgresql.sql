@@ -308,3 +308,14 @@ CREATE INDEX of_workstation ON outcomes USING btree (workstation, state);
 CREATE INDEX rejected_digests ON rejected_entries USING btree (digest);
 CREATE INDEX states ON outcomes USING btree (job_id, state);
 CREATE INDEX unpublished ON rejected_entries USING btree (published);
+ALTER TABLE agents RENAME COLUMN windows TO policy;
+UPDATE agents SET policy = CASE WHEN policy = '' THEN '{}' ELSE '{"windows":"'
+        || replace(replace(policy, '\', '\\'), '"', '\"') || '"}' END
+        WHERE substr(policy, 1, 1) <> '{';
+ALTER TABLE results ADD COLUMN rank INTEGER DEFAULT '0' NOT NULL;
+ALTER TABLE results ADD COLUMN rank_at FLOAT DEFAULT '0' NOT NULL;
+ALTER TABLE results ADD COLUMN rank_offset BIGINT DEFAULT '0' NOT NULL;
+UPDATE results SET rank = coalesce((SELECT outcomes.rank FROM outcomes WHERE outcomes.job_id = results.job_id AND outcomes.workstation = results.workstation), 0);
+UPDATE results SET rank_at = coalesce((SELECT outcomes.rank_at FROM outcomes WHERE outcomes.job_id = results.job_id AND outcomes.workstation = results.workstation), 0);
+UPDATE results SET rank_offset = coalesce((SELECT outcomes.rank_offset FROM outcomes WHERE outcomes.job_id = results.job_id AND outcomes.workstation = results.workstation), 0);
+UPDATE reading SET version = 5;
