@@ -2,6 +2,7 @@
 # make test    set up everything, and run the tests for every change
 # make test-all    run all tests
 # make bench   run the benchmarks; the long-run benchmark takes MINUTES (10)
+# make flame   record process PID for SECONDS (30) as docs/performance/flame-NAME.svg
 # make chaos   inject faults at random for MINUTES (3), by SEED (any)
 # make fuzz    fuzz all readers of untrusted bytes for MINUTES (3)
 # make reference   write docs/reference from the code
@@ -15,10 +16,11 @@ STAMP  := $(VENV)/.ready
 PEERS  := $(BENCH)/.ready
 SALT   := .bench-salt
 MINUTES ?= 3
+SECONDS ?= 30
 # Tests mostly wait, so run more of them in parallel than there are processors.
 PYTEST := $(VENV)/bin/pytest -n 6 --dist loadgroup --no-loadscope-reorder
 
-.PHONY: demo test test-all test-rest check bench chaos fuzz reference lock clean rabbitmq
+.PHONY: demo test test-all test-rest check bench flame chaos fuzz reference lock clean rabbitmq
 .DELETE_ON_ERROR:
 
 demo: $(STAMP) rabbitmq
@@ -53,6 +55,9 @@ bench: $(STAMP) $(PEERS) $(SALT)/.ready rabbitmq
 	@$(VENV)/bin/python -m benchmarks.footprint
 	@$(VENV)/bin/python -m benchmarks.steady
 	@$(BENCH)/bin/python -m benchmarks.charts
+
+flame: $(PEERS)
+	$(BENCH)/bin/py-spy record --duration $(SECONDS) --pid $(PID) --output docs/performance/flame-$(NAME).svg
 
 chaos: $(STAMP) rabbitmq
 	@$(VENV)/bin/python -m tests.chaos --minutes $(MINUTES) $(if $(SEED),--seed $(SEED))
