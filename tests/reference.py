@@ -101,6 +101,11 @@ def _subparsers(parser: argparse.ArgumentParser) -> "argparse._SubParsersAction[
     return next((one for one in parser._actions if isinstance(one, subparsers)), None)  # noqa: SLF001
 
 
+def _commands(parser: argparse.ArgumentParser) -> dict[str, argparse.ArgumentParser]:
+    found = _subparsers(parser)
+    return dict(found.choices) if found else {}
+
+
 def _command(parser: argparse.ArgumentParser, name: str, level: int) -> Iterator[str]:
     """Yield the lines of a command's section, and of the commands in it."""
     yield from (f"{'#' * level} {name}", "")
@@ -111,23 +116,24 @@ def _command(parser: argparse.ArgumentParser, name: str, level: int) -> Iterator
         yield from (*rows, "")
     if lines := _epilog(parser):
         yield from (*lines, "")
-    if commands := _subparsers(parser):
-        for word, command in commands.choices.items():
-            yield from _command(command, f"{name} {word}", level + 1)
+    for word, command in _commands(parser).items():
+        yield from _command(command, f"{name} {word}", level + 1)
 
 
-def _program(parser: argparse.ArgumentParser, others: str) -> str:
-    """Return the page of a program."""
-    commands = _subparsers(parser)
-    assert commands is not None
+def _program(
+    parser: argparse.ArgumentParser, commands: dict[str, argparse.ArgumentParser], others: str
+) -> str:
+    """Return the page of a program with these commands."""
+    subparsers = _subparsers(parser)
+    assert subparsers is not None
     lines = [f"# {parser.prog}", "", _NOTE, "", parser.description or "", ""]
     rows = [
         (f"[`{parser.prog} {one.dest}`](#{parser.prog}-{one.dest})", _cell(one.help or ""))
-        for one in commands._choices_actions  # noqa: SLF001
+        for one in subparsers._choices_actions  # noqa: SLF001
     ]
     lines += [*_table(("command", "what it does"), rows), ""]
     lines += [f"Each command has `--help`. {others}", ""]
-    for word, command in commands.choices.items():
+    for word, command in commands.items():
         lines += _command(command, f"{parser.prog} {word}", 2)
     return "\n".join(lines).rstrip() + "\n"
 
@@ -158,9 +164,12 @@ def pages() -> dict[str, str]:
         *_settings("Of agents", AgentSettings, leave_out=both),
         *_settings("Of pcm and scripts", HistorySettings, ManagementSettings, leave_out=both),
     ]
+    settings_apply = "[Settings](settings.md) apply to all."
+    pcm = {name: _commands(pcm_cli.command_parser(name))[name] for name in pcm_cli.COMMANDS}
+    agent = agent_cli._parser()  # noqa: SLF001
     return {
-        "pcm.md": _program(pcm_cli._parser([]), f"{_EXIT} [Settings](settings.md) apply to all."),  # noqa: SLF001
-        "pcm-agent.md": _program(agent_cli._parser(), "[Settings](settings.md) apply to all."),  # noqa: SLF001
+        "pcm.md": _program(pcm_cli.overview(), pcm, f"{_EXIT} {settings_apply}"),
+        "pcm-agent.md": _program(agent, _commands(agent), settings_apply),
         "settings.md": "\n".join(settings).rstrip() + "\n",
     }
 

@@ -6,6 +6,10 @@ from pathlib import Path
 
 from broker.cli.command_line import DONE, CommandError, Parser, UsageError
 from broker.cli.session import name
+from broker.signing.key_files import UnsafeFile
+from broker.signing.key_pair import WrongKey, create_key_pair
+from schemas import WallClock
+from schemas.times import parse_moment
 
 # Options with another name than their field.
 _OPTIONS = {"path": "out", "targets": "target", "variables": "variable", "commands": "command"}
@@ -15,7 +19,6 @@ def add_to(commands: "argparse._SubParsersAction[Parser]") -> None:
     """Add the command to a program's commands."""
     keygen = commands.add_parser(
         "keygen",
-        help="create a key pair for signing jobs",
         description="Creates the private key FILE for signing (PCM_SIGNING_KEY=FILE), and in the"
         " same folder the public key NAME.pub for folders of trusted keys (PCM_TRUSTED_KEYS). The"
         " options restrict what the key may order. They are stored in NAME.pub; each folder's copy"
@@ -47,9 +50,6 @@ def add_to(commands: "argparse._SubParsersAction[Parser]") -> None:
 
 
 def _run(arguments: argparse.Namespace) -> int:
-    from broker.signing.key_files import UnsafeFile
-    from broker.signing.key_pair import WrongKey, create_key_pair
-
     try:
         pair = create_key_pair(
             arguments.name,
@@ -75,9 +75,6 @@ def _run(arguments: argparse.Namespace) -> int:
 
 
 def _moment(option: str, text: str | None) -> datetime | None:
-    from schemas import WallClock
-    from schemas.times import parse_moment
-
     if text is None:
         return None
     try:

@@ -4,45 +4,49 @@ import argparse
 import gc
 import shlex
 import sys
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from importlib import import_module
 
 from broker.cli.command_line import Parser, UsageError, run
 from broker.cli.setting_warnings import print_warnings
 from broker.cli.streams import prepare_streams
 from broker.log import silence_amqp_libraries
+from broker.settings import HistorySettings, ManagementSettings, describe
 
 COMMANDS = {
-    "send": "broker.jobs.send",
-    "check": "broker.jobs.check",
-    "watch": "broker.watch.command",
-    "jobs": "broker.results.jobs",
-    "show": "broker.results.show",
-    "output": "broker.results.output",
-    "why": "broker.results.why.command",
-    "report": "broker.results.report.command",
-    "cancel": "broker.jobs.cancel",
-    "rerun": "broker.jobs.rerun",
-    "rollout": "broker.rollouts.command",
-    "schedule": "broker.schedules.command",
-    "workstations": "broker.workstations.listing",
-    "groups": "broker.workstations.listing",
-    "pause": "broker.workstations.orders",
-    "resume": "broker.workstations.orders",
-    "forget": "broker.workstations.orders",
-    "enrol": "broker.enrolment.command",
-    "rotate": "broker.enrolment.command",
-    "revoke": "broker.enrolment.command",
-    "collect": "broker.collect.command",
-    "history": "broker.collect.command",
-    "dead": "broker.dead_letters.command",
-    "doctor": "broker.doctor.command",
-    "topology": "broker.cli.topology",
-    "schema": "broker.cli.topology",
-    "keygen": "broker.cli.keygen",
-    "approve": "broker.jobs.approve",
+    "send": ("broker.jobs.send", "send a command as a job"),
+    "check": ("broker.jobs.check", "validate job files"),
+    "watch": ("broker.watch.command", "follow a job until it has ended everywhere"),
+    "jobs": ("broker.results.jobs", "list the jobs and their states"),
+    "show": ("broker.results.show", "show a job and its state on each workstation"),
+    "output": ("broker.results.output", "print the output of a job's commands"),
+    "why": ("broker.results.why.command", "explain a job's state on a workstation"),
+    "report": ("broker.results.report.command", "write a job's results as an HTML page or as CSV"),
+    "cancel": ("broker.jobs.cancel", "cancel a job"),
+    "rerun": ("broker.jobs.rerun", "send a job's command again where it failed"),
+    "rollout": ("broker.rollouts.command", "list, show, pause, resume or abort rollouts"),
+    "schedule": ("broker.schedules.command", "manage repeating jobs"),
+    "workstations": ("broker.workstations.listing", "list workstations"),
+    "groups": ("broker.workstations.listing", "list groups, or the members of a group"),
+    "pause": ("broker.workstations.orders", "pause workstations"),
+    "resume": ("broker.workstations.orders", "resume paused workstations"),
+    "forget": ("broker.workstations.orders", "forget removed workstations"),
+    "enrol": ("broker.enrolment.command", "create logins and queues for a workstation's agents"),
+    "rotate": ("broker.enrolment.command", "set new passwords for a workstation's agents"),
+    "revoke": (
+        "broker.enrolment.command",
+        "delete the logins and queues of a workstation's agents",
+    ),
+    "collect": ("broker.collect.command", "keep the history up to date, as a service"),
+    "history": ("broker.collect.command", "show the state of the history, or rebuild it"),
+    "dead": ("broker.dead_letters.command", "list, show, requeue or drop dead letters"),
+    "doctor": ("broker.doctor.command", "check the broker and this machine"),
+    "topology": ("broker.cli.topology", "show the routing table, or declare the central queues"),
+    "schema": ("broker.cli.topology", "print the JSON Schema of every message"),
+    "keygen": ("broker.cli.keygen", "create a key pair for signing jobs"),
+    "approve": ("broker.jobs.approve", "add a signature to a saved job"),
 }
-"""The commands in the order of the help, each with its module, which defines `add_to`."""
+"""The commands in the order of the help: their modules, which define `add_to`, and what they do."""
 
 
 def main() -> None:
@@ -57,9 +61,13 @@ def main() -> None:
 def command(words: Sequence[str]) -> int:
     """Run a command line; return its exit status."""
     silence_amqp_libraries()
+    if not words or words[0] not in COMMANDS:
+        parser = overview()
+        parser.parse_args(words[:1])
+        parser.error("COMMAND: give one; pcm --help lists them")
     # Words after "--" are a command, even if they look like options.
     separator = words.index("--") if "--" in words else len(words)
-    arguments, unrecognized = _parser(words).parse_known_args(words[:separator])
+    arguments, unrecognized = command_parser(words[0]).parse_known_args(words[:separator])
     arguments.argv = list(words[separator + 1 :])
 
     def work() -> int:
@@ -82,23 +90,16 @@ def _unrecognized_text(arguments: argparse.Namespace, words: list[str]) -> str:
     return f"{arguments.command}: unrecognized arguments: {text}"
 
 
-def _parser(words: Sequence[str]) -> Parser:
-    """Return the parser of a command line; load only the module of the command that it names."""
-    if words and words[0] in COMMANDS:
-        parser = Parser(prog="pcm")
-        modules: Iterable[str] = (COMMANDS[words[0]],)
-    else:
-        parser = _parser_with_help()
-        modules = dict.fromkeys(COMMANDS.values())
-    commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
-    for module in modules:
-        import_module(module).add_to(commands)
+def command_parser(name: str) -> Parser:
+    """Return the parser of a command; load only its module."""
+    parser = Parser(prog="pcm")
+    module, _ = COMMANDS[name]
+    import_module(module).add_to(parser.add_subparsers(dest="command"))
     return parser
 
 
-def _parser_with_help() -> Parser:
-    from broker.settings import HistorySettings, ManagementSettings, describe
-
+def overview() -> Parser:
+    """Return the parser of `pcm --help`, which knows the commands without their modules."""
     parser = Parser(
         prog="pcm",
         description="Sends commands to the workstations of a fleet and shows their results.",
@@ -106,4 +107,7 @@ def _parser_with_help() -> Parser:
         + "\n\nexit status: 0 done; 1 failed; 2 wrong usage; 3 the broker is unreachable",
     )
     parser.add_version()
+    commands = parser.add_subparsers(metavar="COMMAND")
+    for name, (_, text) in COMMANDS.items():
+        commands.add_parser(name, help=text)
     return parser

@@ -1,10 +1,14 @@
 """Open the dispatcher or the history for a command; map their errors to one-line messages."""
 
+import asyncio
 import re
+import signal
 import sys
 from collections.abc import Awaitable, Callable, Coroutine, Iterator
 from contextlib import ExitStack, contextmanager
 from typing import TYPE_CHECKING, Any
+
+from pydantic import ValidationError
 
 from broker.cli.command_line import (
     BrokerUnreachable,
@@ -14,22 +18,22 @@ from broker.cli.command_line import (
     argument_errors,
 )
 from broker.cli.options import as_option
-from broker.settings import WrongSetting
+from broker.settings import DispatcherSettings, HistorySettings, WrongSetting, load
+from schemas import explain
+from schemas.names import check_name, check_text, check_user
+from schemas.times import parse_duration
 
 if TYPE_CHECKING:
     from sqlalchemy import Engine
 
     from broker.amqp.connection import BrokerError
     from broker.client.dispatcher import Dispatcher
-    from broker.settings import HistorySettings
-
 _COMPLETE_ID = re.compile(r"\d{8}-\d{6}-[0-9a-z]{10}")
 
 
 def with_dispatcher(work: "Callable[[Dispatcher], Awaitable[int]]") -> int:
     """Run a command's work with a connected dispatcher; return the exit status."""
     from broker.client.dispatcher import Dispatcher
-    from broker.settings import DispatcherSettings, load
 
     settings = load(DispatcherSettings)
 
@@ -46,13 +50,8 @@ def run_async(work: Coroutine[Any, Any, int]) -> int:
     Raises:
         CommandError: the broker refused it or is unreachable, or the input is invalid.
     """
-    import asyncio
-
-    from pydantic import ValidationError
-
     from broker.amqp.connection import BrokerError
     from broker.client.follow import UnknownJob
-    from schemas import explain
 
     try:
         return asyncio.run(work)
@@ -76,8 +75,6 @@ def as_command_error(error: "BrokerError") -> CommandError:
 
 def run_until_stopped(service: Coroutine[Any, Any, None]) -> None:
     """Run a service until SIGTERM or SIGINT."""
-    import asyncio
-    import signal
 
     async def run() -> None:
         task = asyncio.create_task(service)
@@ -97,32 +94,24 @@ def print_retry(reason: str) -> None:
 
 def seconds(text: str) -> float:
     """Parse a duration given as an option."""
-    from schemas.times import parse_duration
-
     with argument_errors():
         return float(parse_duration(text).total_seconds())
 
 
 def valid_text(text: str) -> str:
     """Check text given as an option; a shell can pass any bytes."""
-    from schemas.names import check_text
-
     with argument_errors():
         return check_text(text)
 
 
 def name(text: str) -> str:
     """Check a workstation's name or a job's id given as an argument."""
-    from schemas.names import check_name
-
     with argument_errors():
         return check_name(text)
 
 
 def user(text: str) -> str:
     """Check a login name given as an option."""
-    from schemas.names import check_user
-
     with argument_errors():
         return check_user(text)
 
@@ -156,7 +145,6 @@ def history_engine() -> "Iterator[Engine]":
         WrongSetting: its URL is wrong, or it is the history of another broker.
     """
     from broker.history.schema import open_history
-    from broker.settings import HistorySettings, load
 
     settings = load(HistorySettings)
     with history_errors():
@@ -169,8 +157,6 @@ def history_engine() -> "Iterator[Engine]":
 
 
 def _refresh(settings: "HistorySettings", engine: "Engine") -> None:
-    import asyncio
-
     from broker.amqp.connection import BrokerError
     from broker.history.collector import refresh
     from broker.history.position import is_empty

@@ -3,15 +3,16 @@
 import argparse
 import json
 
+from broker.amqp import topology
 from broker.cli.command_line import DONE, Parser
 from broker.cli.session import run_async
+from schemas.json_schema import message_schema
 
 
 def add_to(commands: "argparse._SubParsersAction[Parser]") -> None:
     """Add the commands to a program's commands."""
     topology = commands.add_parser(
         "topology",
-        help="show the routing table, or declare the central queues",
         description="Shows which agents the jobs of each routing key reach, or declares the"
         " exchanges and the queues that belong to no agent.",
     )
@@ -20,15 +21,12 @@ def add_to(commands: "argparse._SubParsersAction[Parser]") -> None:
     topology.set_defaults(run=_topology)
     schema = commands.add_parser(
         "schema",
-        help="print the JSON Schema of every message",
         description="Prints the JSON Schema of every message.",
     )
     schema.set_defaults(run=_schema)
 
 
 def _topology(arguments: argparse.Namespace) -> int:
-    from broker.amqp import topology
-
     if arguments.what == "apply":
         return run_async(_apply(as_json=arguments.json))
     rows = [(route.words, sorted(map(str, route.bound))) for route in topology.ROUTES]
@@ -42,8 +40,6 @@ def _topology(arguments: argparse.Namespace) -> int:
 
 
 async def _apply(*, as_json: bool) -> int:
-    from broker.amqp import topology
-
     await topology.apply_topology()
     names = [exchange.name for exchange in topology.EXCHANGES]
     queues = [queue.name for queue in topology.central_queues()]
@@ -55,7 +51,5 @@ async def _apply(*, as_json: bool) -> int:
 
 
 def _schema(_arguments: argparse.Namespace) -> int:
-    from schemas.json_schema import message_schema
-
     print(json.dumps(message_schema(), indent=2))
     return DONE

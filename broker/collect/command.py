@@ -2,11 +2,17 @@
 
 import argparse
 import json
+from dataclasses import asdict
 from typing import TYPE_CHECKING
 
+from broker import log
 from broker.cli.command_line import DONE, Parser, UsageError
 from broker.cli.session import history_errors, run_async, run_until_stopped
 from broker.cli.time_formats import iso, local
+from broker.collect.rebuild import JobsWouldBeLost, rebuild_history
+from broker.collect.service import run_collector
+from broker.history.source import Source
+from broker.history.status import history_status
 
 if TYPE_CHECKING:
     from broker.history.status import HistoryStatus
@@ -16,7 +22,6 @@ def add_to(commands: "argparse._SubParsersAction[Parser]") -> None:
     """Add the commands to a program's commands."""
     collect = commands.add_parser(
         "collect",
-        help="keep the history up to date, as a service",
         description="Reads reports into the history as they arrive, and sends the due jobs of"
         " schedules, until SIGTERM. Without a collector, each command that queries the history"
         " reads the new reports first. Of several collectors one is active; the others are on"
@@ -25,7 +30,6 @@ def add_to(commands: "argparse._SubParsersAction[Parser]") -> None:
     collect.set_defaults(run=_collect)
     actions = commands.add_parser(
         "history",
-        help="show the state of the history, or rebuild it",
         description="The history is a database, read from the stream pcm.reports. It keeps jobs"
         " longer than the stream.",
     ).add_subparsers(dest="action", required=True, metavar="status|rebuild")
@@ -54,9 +58,6 @@ def add_to(commands: "argparse._SubParsersAction[Parser]") -> None:
 
 
 def _collect(_arguments: argparse.Namespace) -> int:
-    from broker import log
-    from broker.collect.service import run_collector
-
     log.configure(program="collect")
     with history_errors():
         run_until_stopped(run_collector())
@@ -64,10 +65,6 @@ def _collect(_arguments: argparse.Namespace) -> int:
 
 
 def _status(arguments: argparse.Namespace) -> int:
-    from dataclasses import asdict
-
-    from broker.history.status import history_status
-
     with history_errors():
         state = history_status()
     if arguments.json:
@@ -78,8 +75,6 @@ def _status(arguments: argparse.Namespace) -> int:
 
 
 def _print(state: "HistoryStatus") -> None:
-    from broker.history.source import Source
-
     source = Source(state.cluster, state.virtual_host)
     rows = {
         "database": state.database,
@@ -99,8 +94,6 @@ def _print(state: "HistoryStatus") -> None:
 
 
 def _rebuild(arguments: argparse.Namespace) -> int:
-    from broker.collect.rebuild import JobsWouldBeLost, rebuild_history
-
     async def rebuild() -> int:
         state = await rebuild_history(lose_jobs=arguments.yes)
         print(f"rebuilt: {state.jobs:,} jobs, {state.reports:,} reports")

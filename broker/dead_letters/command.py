@@ -14,14 +14,14 @@ from broker.cli.confirm import confirm, require_terminal
 from broker.cli.session import run_async
 from broker.cli.terminal import Cell, Column, print_table, printable, printable_lines
 from broker.cli.time_formats import age, local
+from broker.dead_letters.letters import MAX_LETTERS, DeadLetters, UnknownLetter
+from broker.settings import BrokerSettings, load
 from schemas.text import listed
 
 if TYPE_CHECKING:
     from collections.abc import Collection
 
     from broker.dead_letters.letter import Letter
-    from broker.dead_letters.letters import DeadLetters
-
 _BODY_LIMIT = 8192  # characters of a body that are printed as text
 _COLUMNS = (
     Column("id"),
@@ -38,7 +38,6 @@ def add_to(commands: "argparse._SubParsersAction[Parser]") -> None:
     """Add the command to a program's commands."""
     actions = commands.add_parser(
         "dead",
-        help="list, show, requeue or drop dead letters",
         description="Messages that an agent could not read, or that the broker could not deliver,"
         " stay in the queue pcm.dead until an administrator requeues or drops them. list and show"
         " change nothing. An ID can be shortened.",
@@ -77,8 +76,6 @@ def _dead(arguments: argparse.Namespace) -> int:
     if what == "drop" and arguments.yes and not arguments.all:
         raise UsageError("dead drop: --yes is for --all; IDs need no confirmation")
 
-    from broker.dead_letters.letters import UnknownLetter
-
     try:
         if what == "drop" and arguments.all and not arguments.yes:
             return _drop_if_agreed(arguments)
@@ -96,9 +93,6 @@ def _drop_if_agreed(arguments: argparse.Namespace) -> int:
     ids: set[str] = set()
 
     async def read_ids() -> int:
-        from broker.dead_letters.letters import DeadLetters
-        from broker.settings import BrokerSettings, load
-
         async with DeadLetters.open(load(BrokerSettings)) as letters:
             ids.update(letter.id for letter in letters)
         return DONE
@@ -110,9 +104,6 @@ def _drop_if_agreed(arguments: argparse.Namespace) -> int:
 
 
 async def _do(arguments: argparse.Namespace, confirmed: "Collection[str] | None" = None) -> int:
-    from broker.dead_letters.letters import MAX_LETTERS, DeadLetters
-    from broker.settings import BrokerSettings, load
-
     ids = tuple(getattr(arguments, "id", ()))
     # Keep as little as possible in memory: there can be many letters.
     needs_content = arguments.action in {"show", "requeue"}

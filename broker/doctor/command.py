@@ -6,9 +6,11 @@ from collections import Counter
 from dataclasses import asdict
 from typing import TYPE_CHECKING
 
+from broker.amqp.connection import BrokerError
 from broker.cli.command_line import DONE, FAILED, Parser
 from broker.cli.session import as_command_error
 from broker.cli.terminal import printable
+from broker.doctor.checks import CHECKS, diagnose
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -20,7 +22,6 @@ def add_to(commands: "argparse._SubParsersAction[Parser]") -> None:
     """Add the command to a program's commands."""
     doctor = commands.add_parser(
         "doctor",
-        help="check the broker and this machine",
         description="Checks the running broker and this machine, changes nothing, and prints what"
         " is unsafe, what will break, and hints, each with its remedy. Most checks need"
         " RabbitMQ's management API (PCM_MANAGEMENT_URL), and a login with the tag"
@@ -33,9 +34,6 @@ def add_to(commands: "argparse._SubParsersAction[Parser]") -> None:
 
 
 def _doctor(arguments: argparse.Namespace) -> int:
-    from broker.amqp.connection import BrokerError
-    from broker.doctor.checks import CHECKS, diagnose
-
     try:
         findings = diagnose()
     except BrokerError as error:

@@ -7,14 +7,15 @@ from pathlib import Path
 from broker.cli.command_line import DONE, FAILED, CommandError, Parser, UsageError
 from broker.cli.confirm import confirm, require_terminal
 from broker.cli.session import name, user, valid_text
+from broker.enrolment.definitions_file import WrongDefinitions
 from broker.enrolment.delivery import brokers_of, delivered, management_errors
+from broker.enrolment.workstation import agents_with_login, enrol, revoke_agents, rotate
 
 
 def add_to(commands: "argparse._SubParsersAction[Parser]") -> None:
     """Add the commands to a program's commands."""
     enrol = commands.add_parser(
         "enrol",
-        help="create logins and queues for a workstation's agents",
         description="Creates a broker user, a queue and its bindings for the service agent of a"
         " workstation and for the interactive agent of each named user, and prints the settings"
         " of the agents. Such an agent can read its own queue and report in its own name; it"
@@ -46,7 +47,6 @@ def add_to(commands: "argparse._SubParsersAction[Parser]") -> None:
     enrol.set_defaults(run=_enrol)
     rotate = commands.add_parser(
         "rotate",
-        help="set new passwords for a workstation's agents",
         description="Sets new passwords for the enrolled agents of a workstation, prints their"
         " settings, and closes the connections made with the old passwords. Queued jobs stay, and"
         " running jobs continue. Restart the agents with the new settings.",
@@ -54,7 +54,6 @@ def add_to(commands: "argparse._SubParsersAction[Parser]") -> None:
     rotate.set_defaults(run=_rotate)
     revoke = commands.add_parser(
         "revoke",
-        help="delete the logins and queues of a workstation's agents",
         description="Deletes the broker users of a workstation's agents, closes their"
         " connections, and deletes their queues with the queued jobs. The history still lists the"
         " workstation, as revoked: pcm forget removes it.",
@@ -92,9 +91,6 @@ def add_to(commands: "argparse._SubParsersAction[Parser]") -> None:
 
 
 def _enrol(arguments: argparse.Namespace) -> int:
-    from broker.enrolment.definitions_file import WrongDefinitions
-    from broker.enrolment.workstation import enrol
-
     try:
         with delivered(arguments) as prepare:
             enrol(
@@ -116,8 +112,6 @@ def _enrol(arguments: argparse.Namespace) -> int:
 
 
 def _rotate(arguments: argparse.Namespace) -> int:
-    from broker.enrolment.workstation import rotate
-
     with delivered(arguments) as prepare:
         rotate(
             arguments.workstation, arguments.user, brokers=brokers_of(arguments), prepare=prepare
@@ -126,8 +120,6 @@ def _rotate(arguments: argparse.Namespace) -> int:
 
 
 def _revoke(arguments: argparse.Namespace) -> int:
-    from broker.enrolment.workstation import agents_with_login, revoke_agents
-
     if not arguments.yes:
         require_terminal("revoke")
     with management_errors():

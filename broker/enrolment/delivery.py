@@ -7,8 +7,15 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+from pydantic import ValidationError
+
+from broker.amqp.connection import BrokerError
 from broker.cli.command_line import CommandError, UsageError
 from broker.cli.session import as_command_error
+from broker.enrolment.credentials import SecretFile, settings_of, text_of, urls_in
+from broker.enrolment.workstation import NotEnrolled
+from broker.settings import BrokerSettings
+from schemas import explain
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -28,9 +35,6 @@ class _Delivery(NamedTuple):
 @contextmanager
 def management_errors() -> Iterator[None]:
     """Map errors of the management API to one-line messages."""
-    from broker.amqp.connection import BrokerError
-    from broker.enrolment.workstation import NotEnrolled
-
     try:
         yield
     except BrokerError as error:
@@ -47,8 +51,6 @@ def delivered(
 
     It writes temporary files: if they cannot be written, the broker is not changed.
     """
-    from broker.enrolment.credentials import SecretFile, text_of
-
     deliveries: list[_Delivery] = []
     files: list[SecretFile] = []
 
@@ -77,8 +79,6 @@ def delivered(
 
 def _settings(credentials: "Credentials", path: Path | None) -> dict[str, str] | None:
     """Return the settings of an agent; with an unchanged password, that of the existing file."""
-    from broker.enrolment.credentials import settings_of, urls_in
-
     if credentials.settings is not None:
         return dict(credentials.settings)
     urls = path and urls_in(path, credentials.agent)
@@ -87,11 +87,6 @@ def _settings(credentials: "Credentials", path: Path | None) -> dict[str, str] |
 
 def brokers_of(arguments: argparse.Namespace) -> tuple[str, ...] | None:
     """Return the broker's URLs for the agents, without logins; None without --broker."""
-    from pydantic import ValidationError
-
-    from broker.settings import BrokerSettings
-    from schemas import explain
-
     if arguments.broker is None:
         return None
     try:
@@ -142,8 +137,6 @@ def _as_json(delivery: _Delivery) -> dict[str, Any]:
 
 
 def _print_one(delivery: _Delivery) -> None:
-    from broker.enrolment.credentials import text_of
-
     agent, settings, groups = delivery.credentials
     status = f"{agent.login}: " + ("keeps its password" if settings is None else "new")
     if delivery.settings and delivery.path:

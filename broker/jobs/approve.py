@@ -7,7 +7,16 @@ from typing import TYPE_CHECKING
 from broker.cli.command_line import DONE, FAILED, CommandError, Parser, UsageError
 from broker.cli.confirm import confirm, require_terminal
 from broker.cli.terminal import printable
+from broker.jobs.files.signed_file import (
+    SignedAlready,
+    add_signature,
+    job_of,
+    load_signer,
+    read_signed,
+    write_signed,
+)
 from broker.jobs.saved import file_errors
+from broker.results.signers import verified
 
 if TYPE_CHECKING:
     from schemas import Job, SignedJob
@@ -17,7 +26,6 @@ def add_to(commands: "argparse._SubParsersAction[Parser]") -> None:
     """Add the command to a program's commands."""
     approve = commands.add_parser(
         "approve",
-        help="add a signature to a saved job",
         description="Shows a job that pcm send --save wrote to FILE, asks for confirmation, and"
         " adds the signature of PCM_SIGNING_KEY. pcm send --file FILE sends the job with all its"
         " signatures.",
@@ -28,14 +36,6 @@ def add_to(commands: "argparse._SubParsersAction[Parser]") -> None:
 
 
 def _run(arguments: argparse.Namespace) -> int:
-    from broker.jobs.files.signed_file import (
-        SignedAlready,
-        add_signature,
-        job_of,
-        load_signer,
-        write_signed,
-    )
-
     path = arguments.file
     signer = load_signer()
     if not arguments.yes:
@@ -56,8 +56,6 @@ def _run(arguments: argparse.Namespace) -> int:
 
 
 def _read(path: Path) -> "SignedJob":
-    from broker.jobs.files.signed_file import read_signed
-
     signed = read_signed(path)
     if signed is None:
         raise UsageError(f"{path}: is not a job saved by pcm send --save")
@@ -66,8 +64,6 @@ def _read(path: Path) -> "SignedJob":
 
 def _show(job: "Job", signed: "SignedJob") -> None:
     """Print the fields of a job that its signer has to check."""
-    from broker.results.signers import verified
-
     signers = ", ".join(map(str, verified(job, signed.job_body, signed.signatures)))
     fields = job.model_dump(mode="json", exclude_defaults=True, exclude={"command", "version"})
     command = job.command.model_dump(

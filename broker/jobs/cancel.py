@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 from broker.cli.command_line import DONE, CommandError, Parser
 from broker.cli.session import name, optional_history_engine, with_dispatcher
+from broker.history.queries import RUNNING, WAITING, UnknownId, query_jobs
 from broker.rollouts.command import abort
 from schemas.errors import PcmError
 
@@ -31,8 +32,6 @@ def check_cancellable(queries: "JobQueries", job_id: str, workstations: Sequence
         UnknownId: no job has this id, or several ids begin so.
         NotCancellable: the job has ended there, or is not for one of the workstations.
     """
-    from broker.history.queries import RUNNING, WAITING
-
     job_id = queries.find(job_id).id
     outcomes = queries.outcomes(job_id, names=workstations or None)
     if not_addressed := sorted(set(workstations) - {outcome.workstation for outcome in outcomes}):
@@ -47,7 +46,6 @@ def add_to(commands: "argparse._SubParsersAction[Parser]") -> None:
     """Add the command to a program's commands."""
     cancel = commands.add_parser(
         "cancel",
-        help="cancel a job",
         description="Cancels a job. Where it has not started, it never starts. Where it runs, its"
         " command is ended. The id of a rollout aborts it, as pcm rollout abort does.",
     )
@@ -94,8 +92,6 @@ def _cancellable(arguments: argparse.Namespace) -> str | dict[str, list[str]]:
     Raises:
         CommandError: it has ended, or is not for one of the workstations, by the history.
     """
-    from broker.history.queries import UnknownId, query_jobs
-
     job, workstations = arguments.job, arguments.workstation
     with optional_history_engine() as engine:
         if engine is None:

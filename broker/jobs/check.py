@@ -7,10 +7,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from broker.cli.command_line import DONE, USAGE, Parser
+from broker.jobs.files.job_file import WrongJobFile, read_jobs
+from broker.jobs.files.problems import Problem
+from broker.jobs.files.signed_file import job_of, read_signed
 from schemas.text import counted
 
 if TYPE_CHECKING:
-    from broker.jobs.files.job_file import WrongJobFile
     from schemas import Job
 
 
@@ -18,7 +20,6 @@ def add_to(commands: "argparse._SubParsersAction[Parser]") -> None:
     """Add the command to a program's commands."""
     check = commands.add_parser(
         "check",
-        help="validate job files",
         description="Reads job files as pcm send --file does and prints their jobs, or all their"
         " errors. Sends nothing.",
     )
@@ -32,10 +33,6 @@ def _run(arguments: argparse.Namespace) -> int:
 
 
 def _check(file: str, *, as_json: bool) -> int:
-    from broker.jobs.files.job_file import WrongJobFile, read_jobs
-    from broker.jobs.files.problems import Problem
-    from broker.jobs.files.signed_file import job_of, read_signed
-
     try:
         # A pipe can be read only once.
         signed = read_signed(path) if (path := Path(file)).is_file() else None

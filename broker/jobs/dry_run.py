@@ -5,9 +5,14 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
+from broker.amqp.topology import routing_keys
 from broker.cli.command_line import DONE, FAILED, UsageError
 from broker.cli.session import history_engine
 from broker.cli.terminal import printable
+from broker.client.publishing import check_sendable
+from broker.history.workstations import query_fleet
+from broker.rollouts.waves import divide, read_waves
+from schemas import WallClock
 from schemas.text import counted, listed
 
 if TYPE_CHECKING:
@@ -46,9 +51,6 @@ def dry_run(jobs: "Sequence[Job]", waves: "Sequence[WaveSize]", *, as_json: bool
     Raises:
         UsageError: a job cannot be sent, or not in these waves.
     """
-    from broker.client.publishing import check_sendable
-    from broker.history.workstations import query_fleet
-
     try:
         for job in jobs:
             check_sendable(job)
@@ -109,8 +111,6 @@ def _is_target(job: "Job", row: "WorkstationRow") -> bool:
 
 
 def _wave_sizes(plan: Reach, waves: "str | Sequence[WaveSize]") -> tuple[int, ...]:
-    from broker.rollouts.waves import divide, read_waves
-
     items = read_waves(waves) if isinstance(waves, str) else waves
     names = plan.reached + plan.not_applicable  # both are sent the job
     return tuple(map(len, divide(names, items))) if names else ()
@@ -123,8 +123,6 @@ def _can_run(job: "Job", row: "WorkstationRow") -> bool:
 
 
 def _as_json(job: "Job", plan: Reach) -> dict[str, Any]:
-    from broker.amqp.topology import routing_keys
-
     return {
         "job": job.id,
         "routing_keys": routing_keys(job),
@@ -139,8 +137,6 @@ def _as_json(job: "Job", plan: Reach) -> dict[str, Any]:
 
 
 def _lines(job: "Job", plan: Reach) -> Iterator[str]:
-    from broker.amqp.topology import routing_keys
-
     count = len(plan.reached)
     yield f"{job.title}: would reach {counted(count, 'workstation')}, of those that checked in"
     yield from _row("reached", plan.reached)
@@ -168,8 +164,6 @@ def _row(label: str, names: Sequence[str]) -> Iterator[str]:
 
 
 def _when(moment: "Moment | None", otherwise: str) -> str:
-    from schemas import WallClock
-
     if moment is None:
         return otherwise
     if isinstance(moment, WallClock):

@@ -3,6 +3,8 @@
 import sys
 from typing import TYPE_CHECKING
 
+from schemas import Context, Requirement
+
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
@@ -20,8 +22,6 @@ def print_offer_hint(jobs: "Sequence[Job]", mandatory: str) -> None:
 
 def offer_hint(jobs: "Sequence[Job]", mandatory: str) -> str:
     """Return what happens to the jobs that are offers, and other options; empty without offers."""
-    from schemas import Context, Requirement
-
     offers = [
         job
         for job in jobs

@@ -1,13 +1,18 @@
 """`pcm rerun`: send a job's command again where it failed."""
 
 import argparse
+import json
 import sys
 from typing import TYPE_CHECKING
 
 from broker.cli.command_line import DONE, CommandError, Parser, UsageError
 from broker.cli.session import history_engine, name, with_dispatcher
+from broker.history.queries import STATES, UnknownId, query_jobs
+from broker.jobs.rerun_jobs import NothingToRerun, NotItsWorkstation, failures, rerun
 from broker.rollouts import views as rollout_views
+from broker.signing.resign_policy import SigningRefused
 from broker.watch import command as watch
+from schemas import State
 from schemas.text import counted
 
 if TYPE_CHECKING:
@@ -21,7 +26,6 @@ def add_to(commands: "argparse._SubParsersAction[Parser]") -> None:
     """Add the command to a program's commands."""
     rerun = commands.add_parser(
         "rerun",
-        help="send a job's command again where it failed",
         description="Sends a job's command again, as a new job for the selected workstations, and"
         " prints the new job's id. A mandatory time that has passed becomes now. An expiry that"
         " has passed becomes as long from now as it was from the job's sending.",
@@ -63,10 +67,6 @@ def _run(arguments: argparse.Namespace) -> int:
 
 def _states(arguments: argparse.Namespace) -> tuple[str, ...]:
     """Return the states that options select; none: the defaults of `rerun`."""
-    from broker.history.queries import STATES
-    from broker.jobs.rerun_jobs import failures
-    from schemas import State
-
     if unknown := [state for state in arguments.state if state not in STATES]:
         raise UsageError(
             f"--state: {unknown[0]!r} is not a state: use {', '.join(map(str, STATES))}"
@@ -77,11 +77,6 @@ def _states(arguments: argparse.Namespace) -> tuple[str, ...]:
 
 
 def _new_job(engine: "Engine", arguments: argparse.Namespace, states: tuple[str, ...]) -> "Job":
-    from broker.history.queries import UnknownId, query_jobs
-    from broker.jobs.rerun_jobs import NothingToRerun, NotItsWorkstation, rerun
-    from broker.signing.resign_policy import SigningRefused
-    from schemas import State
-
     try:
         with query_jobs(engine) as queries:
             new, left_out = rerun(queries, arguments.job, states, arguments.workstation)
@@ -116,8 +111,6 @@ async def _send(dispatcher: "Dispatcher", new: "Job", arguments: argparse.Namesp
 
 
 def _print_sent(job: "Job", *, as_json: bool) -> None:
-    import json
-
     if as_json:
         fields = {"job": job.id, "rerun_of": job.rerun_of, "workstations": len(job.targets)}
         print(json.dumps(fields), flush=True)

@@ -4,7 +4,9 @@ from collections.abc import Iterable, Sequence
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+from broker.history.queries import FAILURES, STATES
 from broker.settings import DispatcherSettings, load
+from broker.signing.resign_policy import Recorded, check_resignable
 from schemas import Job, State, WallClock, workstation
 from schemas.errors import PcmError
 from schemas.orders.job import new_job_id, whoami
@@ -70,9 +72,6 @@ def rerun(
         SigningRefused: it would be signed here, but the keys that signed the original may not
             order it now.
     """
-    from broker.history.queries import STATES
-    from broker.signing.resign_policy import Recorded, check_resignable
-
     wanted = list(dict.fromkeys(workstations))
     allowed = states or (_but_refused(STATES) if wanted else failures())
     job_id = queries.find(job_id).id
@@ -98,8 +97,6 @@ def rerun(
 
 def failures() -> tuple[str, ...]:
     """Return the states of a failure; what an agent has refused is sent again only if asked for."""
-    from broker.history.queries import FAILURES
-
     return _but_refused(FAILURES)
 
 

@@ -6,8 +6,12 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from pydantic import ValidationError
+
 from broker.cli.command_line import Parser, UsageError
 from broker.cli.session import history_engine
+from schemas import explain
+from schemas.orders.secrets import check_variable
 
 if TYPE_CHECKING:
     from schemas import Job
@@ -32,8 +36,6 @@ def read_secrets(options: Iterable[str]) -> dict[str, str]:
     Raises:
         UsageError: one is invalid; the text never contains a value.
     """
-    from schemas.orders.secrets import check_variable
-
     values: dict[str, str] = {}
     for option in options:
         name, equals, source = option.partition("=")
@@ -86,11 +88,8 @@ def sealed(jobs: "list[Job]", values: dict[str, str]) -> "list[Job]":
         UsageError: the values cannot be sealed for all of them.
         CommandError: the history cannot be used.
     """
-    from pydantic import ValidationError
-
     from broker.history.workstations import query_fleet
     from broker.signing.sealing import CannotSeal, seal
-    from schemas import explain
 
     with history_engine() as engine, query_fleet(engine) as known:
         try:

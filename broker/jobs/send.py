@@ -7,19 +7,25 @@ import time
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
+from pydantic import ValidationError
+
+from broker.amqp.connection import Unreachable
+from broker.amqp.topology import routing_keys
 from broker.cli.command_line import DONE, FAILED, Parser, UsageError
 from broker.cli.options import as_option
 from broker.cli.session import with_dispatcher
 from broker.cli.terminal import printable
 from broker.jobs import saved, secrets
-from broker.jobs.dry_run import dry_run
 from broker.jobs.hints import print_offer_hint
-from broker.rollouts import send as waves
+from broker.jobs.mandatory_time import check_not_past
+from broker.rollouts import options as waves
 from broker.watch import command as watch
+from schemas import Command, Job, Target, explain
+from schemas.times import parse_moment
 
 if TYPE_CHECKING:
     from broker.client.dispatcher import Dispatcher
-    from schemas import Job, SignedJob, Target
+    from schemas import SignedJob
 
 # The options that --file allows.
 _WITH_FILE = {"command", "file", "wait", "dry_run", "json", "give_up_after", "run", "takes_command"}
@@ -30,7 +36,6 @@ def add_to(commands: "argparse._SubParsersAction[Parser]") -> None:
     """Add the command to a program's commands."""
     send = commands.add_parser(
         "send",
-        help="send a command as a job",
         description="Sends a command as a job, or all jobs of a file, and prints their ids, one a"
         " line. A time T is ISO 8601 with a zone, +10m, now, or 'YYYY-MM-DDTHH:MM local' for each"
         " workstation's clock. A duration D is such as 30s, 5m, 1h30m.",
@@ -94,10 +99,14 @@ def _send(arguments: argparse.Namespace) -> int:
     if arguments.dry_run:
         if arguments.wait:
             raise UsageError("--wait: a dry run sends nothing; leave out one of the two")
+        from broker.jobs.dry_run import dry_run
+
         return dry_run(jobs, arguments.waves or (), as_json=arguments.json)
     if in_waves:
         print_offer_hint(jobs, "--mandatory-at T")
-        return waves.begin(jobs, arguments)
+        from broker.rollouts.send import send_in_waves
+
+        return send_in_waves(jobs, arguments)
 
     async def work(dispatcher: "Dispatcher") -> int:
         if signed is None:
@@ -131,8 +140,6 @@ def _jobs(arguments: argparse.Namespace, signed: "SignedJob | None") -> "list[Jo
 
 async def _send_all(dispatcher: "Dispatcher", jobs: "list[Job]", *, as_json: bool) -> "list[Job]":
     """Send jobs; print each; return those that were sent."""
-    from broker.amqp.connection import Unreachable
-
     sent: list[Job] = []
     try:
         async for job, error in dispatcher.dispatch_all(jobs):
@@ -152,8 +159,6 @@ async def _send_all(dispatcher: "Dispatcher", jobs: "list[Job]", *, as_json: boo
 
 def _print_sent(job: "Job", *, as_json: bool) -> None:
     if as_json:
-        from broker.amqp.topology import routing_keys
-
         print(json.dumps({"job": job.id, "routing_keys": routing_keys(job)}), flush=True)
     else:
         print(job.id, flush=True)
@@ -165,11 +170,6 @@ def read_job(arguments: argparse.Namespace) -> "Job":
     Raises:
         UsageError: an option is invalid; the text names it.
     """
-    from pydantic import ValidationError
-
-    from broker.jobs.files.job_file import check_not_past
-    from schemas import Command, Job, explain
-
     if arguments.file is not None:
         jobs = _from_file(arguments)
         if len(jobs) > 1:
@@ -245,10 +245,6 @@ def _check_file_alone(arguments: argparse.Namespace) -> None:
 
 
 def _targets(option: str, texts: list[str]) -> "tuple[Target, ...]":
-    from pydantic import ValidationError
-
-    from schemas import Target, explain
-
     try:
         return tuple(map(Target.parse, texts))
     except ValidationError as error:
@@ -276,8 +272,6 @@ def _codes(option: str, text: str | None) -> frozenset[int] | None:
 
 
 def _moment(option: str, text: str | None, now: datetime) -> Any:
-    from schemas.times import parse_moment
-
     if text is None:
         return None
     try:

@@ -5,19 +5,18 @@ from typing import TYPE_CHECKING, Any
 
 from broker.cli.time_formats import moment, span
 from broker.results.signers import signatures_text
+from schemas import Cancellation, WallClock
 from schemas.text import counted, listed
 
 if TYPE_CHECKING:
     from broker.history.queries import JobQueries, JobRow
-    from schemas import Cancellation, Job
+    from schemas import Job
 
 _MAX_TARGETS = 10
 
 
 def job_header(queries: "JobQueries", row: "JobRow") -> list[tuple[str, str]]:
     """Return a job's description, a label and a text for each line."""
-    from schemas import Cancellation
-
     cancellations = [
         record
         for record in queries.records("cancellation", row.id)
@@ -86,8 +85,6 @@ def _postponement_text(body: "Job") -> str:
 
 
 def _times(row: "JobRow", body: "Job | None", now: float) -> Iterator[tuple[str, str]]:
-    from schemas import WallClock
-
     for name in ("offer_at", "mandatory_at", "expires_at"):
         given: Any = getattr(body, name, None)
         at: float | None = getattr(row, name)

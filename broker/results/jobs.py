@@ -3,10 +3,12 @@
 import argparse
 import json
 import sys
+import time
+from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
 from broker.cli.command_line import DONE, CommandError, Parser
-from broker.cli.session import name, valid_text
+from broker.cli.session import name, seconds, valid_text
 from broker.cli.terminal import Cell, Column, print_table
 from broker.cli.time_formats import age, local, relative
 from broker.results.query_session import (
@@ -17,6 +19,7 @@ from broker.results.query_session import (
     selected_states,
     state_text,
 )
+from schemas.times import parse_moment
 
 if TYPE_CHECKING:
     from broker.history.queries import JobQueries, JobRow
@@ -38,7 +41,6 @@ def add_to(commands: "argparse._SubParsersAction[Parser]") -> None:
     """Add the command to a program's commands."""
     jobs = commands.add_parser(
         "jobs",
-        help="list the jobs and their states",
         description="Lists jobs, the newest first, with the number of workstations in each state."
         " Several options narrow the list together.",
         epilog="examples:\n"
@@ -153,12 +155,6 @@ def _cells(row: "JobRow", now: float) -> tuple[Any, ...]:
 
 def _since(text: str) -> float:
     """Parse an instant, or a duration before now."""
-    import time
-    from datetime import UTC, datetime
-
-    from broker.cli.session import seconds
-    from schemas.times import parse_moment
-
     if text[:1].isdigit() and "-" not in text:
         return time.time() - seconds(text)
     try:

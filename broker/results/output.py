@@ -26,7 +26,6 @@ def add_to(commands: "argparse._SubParsersAction[Parser]") -> None:
     """Add the command to a program's commands."""
     output = commands.add_parser(
         "output",
-        help="print the output of a job's commands",
         description="Prints the output of a job's commands, with a header line for each"
         " workstation. On a terminal, control characters are escaped. With one workstation and"
         " --stdout or --stderr, a file or pipe receives the exact bytes.",

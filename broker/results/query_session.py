@@ -10,6 +10,8 @@ from typing import TYPE_CHECKING, Any
 from broker.cli.command_line import CommandError
 from broker.cli.session import history_engine
 from broker.cli.time_formats import iso
+from broker.history.history import query_history
+from broker.history.queries import FAILURES, RUNNING, STATES, WAITING, UnknownId
 
 if TYPE_CHECKING:
     from broker.history.history import History
@@ -27,9 +29,6 @@ def query_session() -> "Iterator[History]":
     Raises:
         CommandError: the history cannot be read, or it does not have the job.
     """
-    from broker.history.history import query_history
-    from broker.history.queries import UnknownId
-
     with history_engine() as engine, query_history(engine) as history:
         _print_gaps(history.jobs.gaps())
         try:
@@ -59,8 +58,6 @@ def add_state_option(parser: argparse.ArgumentParser, what: str) -> None:
 
 def _state_or_group(word: str) -> tuple[str, ...]:
     """Parse a state or a group of states."""
-    from broker.history.queries import FAILURES, RUNNING, STATES, WAITING
-
     groups = {
         "waiting": WAITING,
         "running": RUNNING,
@@ -88,8 +85,6 @@ def state_text(state: str, *, restart_required: bool | None = False) -> str:
 
 def counts_text(counts: Mapping[str, int], restart_required: int = 0) -> str:
     """Return the number of workstations in each state, in one line; ended states first."""
-    from broker.history.queries import RUNNING, STATES, WAITING
-
     not_ended = (*RUNNING, *WAITING)
     states = [*(state for state in STATES if state not in not_ended), *not_ended]
     parts = [f"{counts[state]:,} {state_text(state)}" for state in states if counts.get(state)]
@@ -113,8 +108,6 @@ def shares(counts: Sequence[int]) -> list[str]:
 
 def ordered(counts: Counter[str]) -> list[tuple[str, int]]:
     """Return the states that occur, with their counts, in the order of display."""
-    from broker.history.queries import STATES
-
     return [(state, counts[state]) for state in STATES if counts[state]]
 
 

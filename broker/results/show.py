@@ -56,7 +56,6 @@ def add_to(commands: "argparse._SubParsersAction[Parser]") -> None:
     """Add the command to a program's commands."""
     show = commands.add_parser(
         "show",
-        help="show a job and its state on each workstation",
         description="Shows a job, the number of workstations in each state, its failures grouped,"
         " and a row for each workstation, started and failed ones first.",
         epilog="see also: pcm output (the output of its commands), pcm why (explains one"

@@ -3,6 +3,12 @@
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, NamedTuple
 
+from broker.settings import HistorySettings, load
+from broker.signing.authority import objection_for
+from broker.signing.resign_policy import keyring_of
+from schemas import InvalidMessage
+from schemas.orders.signature import read_signatures
+
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
@@ -39,9 +45,6 @@ def signers(queries: "JobQueries", job_id: str) -> list[SignerVerdict]:
     Raises:
         WrongSetting: the folder of trusted keys cannot be used.
     """
-    from schemas import InvalidMessage
-    from schemas.orders.signature import read_signatures
-
     body, header = queries.recorded(job_id)
     try:
         signatures = read_signatures(header)
@@ -57,8 +60,6 @@ def signers(queries: "JobQueries", job_id: str) -> list[SignerVerdict]:
 
 def signatures_text(queries: "JobQueries", job_id: str) -> str:
     """Return who signed a job; empty for an unsigned job if no trusted keys are set."""
-    from broker.settings import HistorySettings, load
-
     if verdicts := signers(queries, job_id):
         return ", ".join(map(str, verdicts))
     return "none" if load(HistorySettings).trusted_keys else ""
@@ -77,9 +78,6 @@ def verified(
     Raises:
         WrongSetting: the folder of trusted keys cannot be used.
     """
-    from broker.settings import HistorySettings, load
-    from broker.signing.resign_policy import keyring_of
-
     keyring = keyring_of(load(HistorySettings).trusted_keys)
     if keyring is None:
         return [SignerVerdict(signature.name, signature.key, None) for signature in signatures]
@@ -91,8 +89,6 @@ def verified(
 def _with_authority(
     verdict: "Verdict", job: "Job", groups: "Mapping[str, list[str]] | None"
 ) -> SignerVerdict:
-    from broker.signing.authority import objection_for
-
     signature = verdict.signature
     if verdict.key is None:
         return SignerVerdict(signature.name, signature.key, verified=False, reason=verdict.reason)

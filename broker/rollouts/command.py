@@ -1,12 +1,21 @@
 """`pcm rollout`: list, show, pause, resume and abort rollouts."""
 
 import argparse
+import asyncio
 import sys
 from typing import TYPE_CHECKING
 
-from broker.cli.command_line import DONE, FAILED, CommandError, Parser, argument_errors
+from broker.amqp.connection import BrokerError
+from broker.amqp.timeouts import timeout
+from broker.cli.command_line import DONE, FAILED, CommandError, Parser
 from broker.cli.session import history_engine, history_errors, name, with_dispatcher
+from broker.history.history import query_history
+from broker.history.schema import HistoryError
 from broker.rollouts import views
+from broker.rollouts.control import RolloutError, abort_rollout, pause_rollout, resume_rollout
+from broker.rollouts.options import LIMIT_HELP, limit
+from broker.rollouts.progress import UnknownRollout, find_rollout, list_rollouts
+from broker.signing.resign_policy import SigningRefused
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable
@@ -16,14 +25,11 @@ if TYPE_CHECKING:
     from broker.rollouts.state import RolloutState
     from schemas import Rollout
 
-LIMIT_HELP = "maximum number of failures: a count, or 5%% of the workstations sent to so far"
-
 
 def add_to(commands: "argparse._SubParsersAction[Parser]") -> None:
     """Add the command to a program's commands."""
     actions = commands.add_parser(
         "rollout",
-        help="list, show, pause, resume or abort rollouts",
         description="A rollout is a job that pcm send --waves sends in waves. Any administrator's"
         " machine can continue it; several can run it at the same time.",
     ).add_subparsers(dest="action", required=True, metavar="list|show|pause|resume|abort")
@@ -65,12 +71,6 @@ async def run_and_print(
     running: "Awaitable[RolloutState]", plan: "Rollout", arguments: argparse.Namespace
 ) -> int:
     """Wait while a rollout runs, and print how to continue it; return the exit status."""
-    import asyncio
-
-    from broker.amqp.connection import BrokerError
-    from broker.amqp.timeouts import timeout
-    from broker.history.schema import HistoryError
-
     try:
         async with timeout(getattr(arguments, "give_up_after", None)):
             state = await running
@@ -91,9 +91,6 @@ def _print_not_running(plan: "Rollout") -> None:
 
 
 def _list(arguments: argparse.Namespace) -> int:
-    from broker.history.history import query_history
-    from broker.rollouts.progress import list_rollouts
-
     with history_engine() as engine, query_history(engine) as history:
         rollouts = list_rollouts(history)
     views.print_list(rollouts, as_json=arguments.json)
@@ -111,9 +108,6 @@ def find(rollout_id: str) -> "RolloutProgress":
     Raises:
         CommandError: no rollout has this id, or several ids begin so.
     """
-    from broker.history.history import query_history
-    from broker.rollouts.progress import UnknownRollout, find_rollout
-
     try:
         with history_engine() as engine, query_history(engine) as history:
             return find_rollout(history, rollout_id)
@@ -129,9 +123,6 @@ def exit_status(state: "RolloutState") -> int:
 
 
 def _resume(arguments: argparse.Namespace) -> int:
-    from broker.rollouts.control import RolloutError, resume_rollout
-    from broker.signing.resign_policy import SigningRefused
-
     plan = find(arguments.id).plan
     print_state = views.StatePrinter(plan, as_json=arguments.json)
 
@@ -151,8 +142,6 @@ def _resume(arguments: argparse.Namespace) -> int:
 
 
 def _pause(arguments: argparse.Namespace) -> int:
-    from broker.rollouts.control import RolloutError, pause_rollout
-
     plan = find(arguments.id).plan
 
     async def work(dispatcher: "Dispatcher") -> int:
@@ -177,8 +166,6 @@ def _abort(arguments: argparse.Namespace) -> int:
 
 def abort(rollout_id: str, reason: str, *, as_json: bool) -> int:
     """Abort a rollout, and print its state."""
-    from broker.rollouts.control import RolloutError, abort_rollout
-
     plan = find(rollout_id).plan
     print_state = views.StatePrinter(plan, as_json=as_json)
 
@@ -191,11 +178,3 @@ def abort(rollout_id: str, reason: str, *, as_json: bool) -> int:
             return with_dispatcher(work)
     except RolloutError as error:
         raise CommandError(str(error)) from error
-
-
-def limit(text: str) -> str:
-    """Read a maximum number of failures."""
-    from schemas.orders.rollout import check_limit
-
-    with argument_errors():
-        return check_limit(text)

@@ -5,6 +5,9 @@ import json
 import sys
 from typing import TYPE_CHECKING, Any
 
+from pydantic import ValidationError
+
+from broker import log
 from broker.cli.command_line import DONE, Parser, UsageError
 from broker.cli.options import as_option
 from broker.cli.session import (
@@ -14,13 +17,21 @@ from broker.cli.session import (
     run_until_stopped,
     with_dispatcher,
 )
+from broker.history.history import query_history
 from broker.jobs import send
 from broker.jobs.hints import print_offer_hint
 from broker.schedules import views as schedule_views
+from broker.schedules.queries import (
+    ScheduleExists,
+    check_new_schedule,
+    list_schedules,
+    occurrences_under_way,
+)
+from broker.schedules.scheduler import run_scheduler
+from schemas import Schedule, explain
 
 if TYPE_CHECKING:
     from broker.client.dispatcher import Dispatcher
-    from schemas import Schedule
     from schemas.orders.schedule import Occurrence
 
 
@@ -28,7 +39,6 @@ def add_to(commands: "argparse._SubParsersAction[Parser]") -> None:
     """Add the command to a program's commands."""
     actions = commands.add_parser(
         "schedule",
-        help="manage repeating jobs",
         description="A schedule is a job that repeats. Each occurrence is sent as a job of its own,"
         " by pcm schedule run or by pcm collect.",
     ).add_subparsers(dest="action", required=True, metavar="add|list|show|next|remove|run")
@@ -96,14 +106,6 @@ def _add_add_command(actions: "argparse._SubParsersAction[Parser]") -> None:
 
 
 def _add(arguments: argparse.Namespace) -> int:
-    from broker.history.history import query_history
-    from broker.schedules.queries import (
-        ScheduleExists,
-        check_new_schedule,
-        list_schedules,
-        occurrences_under_way,
-    )
-
     schedule = _read(arguments)
     with history_engine() as engine, query_history(engine) as history:
         try:
@@ -130,10 +132,6 @@ def _add(arguments: argparse.Namespace) -> int:
 
 
 def _read(arguments: argparse.Namespace) -> "Schedule":
-    from pydantic import ValidationError
-
-    from schemas import Schedule, explain
-
     if not arguments.argv:
         raise UsageError("schedule add: give a command after --")
     times = {key: getattr(arguments, key) for key in ("mandatory_after", "expires_after")}
@@ -153,9 +151,6 @@ def _read(arguments: argparse.Namespace) -> "Schedule":
 
 
 def _remove(arguments: argparse.Namespace) -> int:
-    from broker.history.history import query_history
-    from broker.schedules.queries import occurrences_under_way
-
     with history_engine() as engine, query_history(engine) as history:
         schedule = schedule_views.find(history, arguments.schedule)
         under_way = occurrences_under_way(history, schedule)
@@ -186,9 +181,6 @@ def _print_done(
 
 
 def _run(_arguments: argparse.Namespace) -> int:
-    from broker import log
-    from broker.schedules.scheduler import run_scheduler
-
     log.configure(program="schedule")
     with history_errors():
         run_until_stopped(run_scheduler())

@@ -5,12 +5,24 @@ import json
 import sys
 from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Any
+from zoneinfo import ZoneInfo
 
 from broker.cli.command_line import DONE, CommandError, Parser
 from broker.cli.session import history_engine, name
 from broker.cli.terminal import Column, print_table, printable
 from broker.cli.time_formats import local
+from broker.history.history import query_history
+from broker.history.position import is_collected
 from broker.results.query_session import counts_text
+from broker.schedules.queries import (
+    UnknownSchedule,
+    find_schedule,
+    list_schedules,
+    next_occurrences,
+    occurrences_sent,
+)
+from schemas import WallClock
+from schemas.times import duration_text
 
 if TYPE_CHECKING:
     from broker.history.history import History
@@ -80,8 +92,6 @@ def local_time(occurrence: "Occurrence") -> str:
 
 
 def _local_time(time: datetime, zone: str | None) -> str:
-    from zoneinfo import ZoneInfo
-
     if time.tzinfo is None:
         return f"{time:{_MINUTES}} local"
     return f"{time.astimezone(ZoneInfo(zone or 'UTC')):{_MINUTES}} {zone or 'UTC'}"
@@ -89,8 +99,6 @@ def _local_time(time: datetime, zone: str | None) -> str:
 
 def added(schedule: "Schedule") -> tuple[dict[str, Any], str]:
     """Describe a schedule that was added: as JSON fields, and as text."""
-    from broker.schedules.queries import next_occurrences
-
     first = next(iter(next_occurrences(schedule, now=schedule.created_at)), None)
     when = f"first on {local_time(first)}" if first else "never"
     text = f"{schedule.name}: {schedule.explain()}, {_zone_text(schedule)}; {when}"
@@ -102,10 +110,6 @@ def _zone_text(schedule: "Schedule") -> str:
 
 
 def _list(arguments: argparse.Namespace) -> int:
-    from broker.history.history import query_history
-    from broker.history.position import is_collected
-    from broker.schedules.queries import list_schedules, next_occurrences
-
     with history_engine() as engine, query_history(engine) as history:
         found = [
             (schedule, next(iter(next_occurrences(schedule)), None), _sent(history, schedule, 1))
@@ -145,9 +149,6 @@ def _list(arguments: argparse.Namespace) -> int:
 
 
 def _show(arguments: argparse.Namespace) -> int:
-    from broker.history.history import query_history
-    from broker.schedules.queries import next_occurrences
-
     with history_engine() as engine, query_history(engine) as history:
         schedule = find(history, arguments.schedule)
         sent = _sent(history, schedule, _MAX_SENT)
@@ -169,8 +170,6 @@ def _show(arguments: argparse.Namespace) -> int:
 
 
 def _labelled(schedule: "Schedule") -> dict[str, str]:
-    from schemas.times import duration_text
-
     def after(value: timedelta | None) -> str:
         return "never" if value is None else f"{duration_text(value)} after its time"
 
@@ -191,9 +190,6 @@ def _labelled(schedule: "Schedule") -> dict[str, str]:
 
 
 def _next(arguments: argparse.Namespace) -> int:
-    from broker.history.history import query_history
-    from broker.schedules.queries import list_schedules, next_occurrences
-
     with history_engine() as engine, query_history(engine) as history:
         schedules = (
             list(list_schedules(history).values())
@@ -230,8 +226,6 @@ def find(history: "History", schedule: str) -> "Schedule":
     Raises:
         CommandError: there is no such schedule.
     """
-    from broker.schedules.queries import UnknownSchedule, find_schedule
-
     try:
         return find_schedule(history, schedule)
     except UnknownSchedule as error:
@@ -240,8 +234,6 @@ def find(history: "History", schedule: str) -> "Schedule":
 
 def _sent(history: "History", schedule: "Schedule", most: int) -> list[dict[str, Any]]:
     """Return the last occurrences that were sent."""
-    from broker.schedules.queries import occurrences_sent
-
     return [
         {
             "job": row.id,
@@ -254,8 +246,6 @@ def _sent(history: "History", schedule: "Schedule", most: int) -> list[dict[str,
 
 def _sent_time(queries: "JobQueries", row: "JobRow", zone: str | None) -> str:
     """Format the time of an occurrence that was sent."""
-    from schemas import WallClock
-
     job = queries.body(row.id)
     at = None if job is None else job.offer_at
     if isinstance(at, WallClock):

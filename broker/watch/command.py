@@ -1,14 +1,21 @@
 """`pcm watch`: follow a job, live on a terminal, elsewhere one line a report, or as JSON."""
 
 import argparse
+import asyncio
 import sys
 from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING
 
+from broker.amqp.timeouts import timeout
 from broker.cli.command_line import DONE, FAILED, NoSuchJob, Parser, UsageError
 from broker.cli.session import complete_id, name, seconds, with_dispatcher
 from broker.cli.terminal import printable, printable_lines
 from broker.cli.time_formats import local
+from broker.client.progress import Progress
+from broker.watch.expected import read_queued
+from broker.watch.missing import announce_missing
+from broker.watch.tally import WatchTally
+from schemas.reports.report import first_line
 from schemas.text import listed
 
 if TYPE_CHECKING:
@@ -16,7 +23,6 @@ if TYPE_CHECKING:
 
     from broker.client.dispatcher import Dispatcher
     from broker.watch.live import View
-    from broker.watch.tally import WatchTally
     from schemas import Report
 
 _MAX_END_LINES = 30  # workstations that have a line each at the end
@@ -52,7 +58,6 @@ def add_to(commands: "argparse._SubParsersAction[Parser]") -> None:
     """Add the command to a program's commands."""
     command = commands.add_parser(
         "watch",
-        help="follow a job until it has ended everywhere",
         description="Follows a job until it has ended on every workstation that received it or"
         " that it names. A terminal shows the number of workstations in each state, how fast the"
         " job ends, and each kind of failure once. Elsewhere each report is printed on a line."
@@ -74,7 +79,7 @@ def _run(arguments: argparse.Namespace) -> int:
             )
         )
     except NoSuchJob:
-        from broker.watch.rollout import watch_rollout
+        from broker.watch.rollout import watch_rollout  # pcm send watches jobs alone
 
         status = watch_rollout(job, as_json=arguments.json, limit=arguments.give_up_after)
         if status is None:
@@ -90,13 +95,6 @@ async def watch(
     Returns:
         The exit status: whether the job succeeded everywhere.
     """
-    import asyncio
-
-    from broker.amqp.timeouts import timeout
-    from broker.client.progress import Progress
-    from broker.watch.missing import announce_missing
-    from broker.watch.tally import WatchTally
-
     progress = Progress(job_id)
     tally = WatchTally(progress)
     gave_up = False
@@ -119,8 +117,6 @@ async def watch(
 @asynccontextmanager
 async def _display(tally: "WatchTally", *, as_json: bool) -> "AsyncIterator[View | None]":
     """Show the live view on a terminal; yield None elsewhere."""
-    from broker.watch.expected import read_queued
-
     if as_json:
         yield None
     elif not sys.stdout.isatty():
@@ -180,8 +176,6 @@ def _output(report: "Report") -> list[str]:
 
 def _one_line(report: "Report") -> str:
     """Return the line that a command wrote; empty if it wrote none or several."""
-    from schemas.reports.report import first_line
-
     if report.result is None:
         return ""
     streams = (report.result.stdout, report.result.stderr)

@@ -6,6 +6,8 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager, suppress
 from typing import TYPE_CHECKING
 
+from broker.amqp.connection import BrokerError
+from broker.settings import HistorySettings, WrongSetting, load
 from broker.watch.tally import WatchTally
 
 if TYPE_CHECKING:
@@ -37,9 +39,7 @@ async def _read(tally: WatchTally) -> None:
     if progress.closed:  # the job names its workstations
         return
 
-    from broker.amqp.connection import BrokerError
     from broker.history.schema import HistoryError
-    from broker.settings import WrongSetting
 
     try:
         tally.queued_in_history = await _queued(progress.job_id)
@@ -51,7 +51,6 @@ async def _queued(job_id: str) -> frozenset[str]:
     """Return the workstations where the job is queued, according to the up-to-date history."""
     from broker.history.collector import refresh
     from broker.history.schema import open_history
-    from broker.settings import HistorySettings, load
 
     settings = load(HistorySettings)
     engine = await asyncio.to_thread(open_history, settings.history_url)

@@ -3,10 +3,13 @@
 import sys
 from typing import TYPE_CHECKING
 
+from broker.amqp.timeouts import timeout
 from broker.cli.command_line import FAILED
 from broker.cli.session import history_errors, optional_history_engine, with_dispatcher
 from broker.rollouts import views
 from broker.rollouts.command import exit_status
+from broker.rollouts.control import follow_rollout
+from broker.rollouts.progress import UnknownRollout, find_plan
 
 if TYPE_CHECKING:
     from broker.client.dispatcher import Dispatcher
@@ -18,10 +21,6 @@ def watch_rollout(rollout_id: str, *, as_json: bool, limit: float | None) -> int
     Returns:
         The exit status; None if the history has no rollout of this id.
     """
-    from broker.amqp.timeouts import timeout
-    from broker.rollouts.control import follow_rollout
-    from broker.rollouts.progress import UnknownRollout, find_plan
-
     with optional_history_engine() as engine:
         try:
             plan = find_plan(engine, rollout_id) if engine else None

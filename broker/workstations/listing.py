@@ -9,6 +9,8 @@ from broker.cli.command_line import DONE, CommandError, Parser
 from broker.cli.session import history_engine, name
 from broker.cli.terminal import Cell, Column, print_table, printable
 from broker.cli.time_formats import age, iso, local
+from broker.history.workstations import query_fleet
+from schemas.reports.check_in import is_automatic
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -39,7 +41,6 @@ def add_to(commands: "argparse._SubParsersAction[Parser]") -> None:
     """Add the commands to a program's commands."""
     workstations = commands.add_parser(
         "workstations",
-        help="list workstations",
         description="Lists workstations as their agents last checked in. The status is that of"
         " the service agent: up; paused (starts no job until pcm resume); stopped (reported at"
         " its exit); missing (did not check in on time); revoked (its login was deleted). WAITING"
@@ -57,7 +58,6 @@ def add_to(commands: "argparse._SubParsersAction[Parser]") -> None:
     workstations.set_defaults(run=_workstations)
     groups = commands.add_parser(
         "groups",
-        help="list groups, or the members of a group",
         description="Lists groups, or the members of a group. Automatic groups, such as os-linux,"
         " are derived from the platform.",
     )
@@ -67,8 +67,6 @@ def add_to(commands: "argparse._SubParsersAction[Parser]") -> None:
 
 
 def _workstations(arguments: argparse.Namespace) -> int:
-    from broker.history.workstations import query_fleet
-
     with history_engine() as engine, query_fleet(engine) as known:
         now = known.now
         rows = _filter(known, arguments)
@@ -115,8 +113,6 @@ def _print_machines(row: "WorkstationRow", now: float) -> None:
 
 
 def _cells(row: "WorkstationRow", now: float) -> list[object]:
-    from schemas.reports.check_in import is_automatic
-
     groups = [group for group in row.groups if not is_automatic(group)]
     platform = "/".join(part for part in (row.os, row.arch, row.release) if part)
     return [
@@ -194,8 +190,6 @@ def _fields(row: "WorkstationRow", now: float) -> dict[str, Any]:
 
 
 def _groups(arguments: argparse.Namespace) -> int:
-    from broker.history.workstations import query_fleet
-
     with history_engine() as engine, query_fleet(engine) as known:
         groups = known.groups()
     if arguments.group is not None:
@@ -225,6 +219,4 @@ def _members(groups: dict[str, list[str]], group: str, *, as_json: bool) -> int:
 
 
 def _is_automatic(group: str) -> bool:
-    from schemas.reports.check_in import is_automatic
-
     return is_automatic(group)

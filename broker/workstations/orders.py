@@ -7,6 +7,8 @@ from typing import TYPE_CHECKING
 from broker.cli.command_line import DONE, FAILED, CommandError, Parser
 from broker.cli.confirm import confirm, require_terminal
 from broker.cli.session import history_engine, name, with_dispatcher
+from broker.client.fleet_orders import NotForgettable
+from broker.history.workstations import query_fleet
 from schemas.text import listed
 
 if TYPE_CHECKING:
@@ -19,7 +21,6 @@ def add_to(commands: "argparse._SubParsersAction[Parser]") -> None:
     """Add the commands to a program's commands."""
     pause = commands.add_parser(
         "pause",
-        help="pause workstations",
         description="Pauses workstations: they start no job until pcm resume; running jobs"
         " continue. A workstation that is off pauses when it is on again. pcm workstations shows"
         " which workstations are paused. If a name is unknown, nothing is sent.",
@@ -28,13 +29,11 @@ def add_to(commands: "argparse._SubParsersAction[Parser]") -> None:
     pause.set_defaults(run=_pause)
     resume = commands.add_parser(
         "resume",
-        help="resume paused workstations",
         description="Resumes paused workstations; others ignore it.",
     )
     resume.set_defaults(run=_pause)
     forget = commands.add_parser(
         "forget",
-        help="forget removed workstations",
         description="Deletes the queues of removed workstations with the queued jobs, and removes"
         " the workstations from the history: queued jobs become unreachable. A workstation whose"
         " agent is up is not forgotten: stop its agents first. The queues of interactive agents"
@@ -69,9 +68,6 @@ def _pause(arguments: argparse.Namespace) -> int:
 
 
 def _forget(arguments: argparse.Namespace) -> int:
-    from broker.client.fleet_orders import NotForgettable
-    from broker.history.workstations import query_fleet
-
     names = list(dict.fromkeys(arguments.workstation))
     if not arguments.yes:
         require_terminal("forget")

@@ -3,7 +3,7 @@
 import sys
 from collections.abc import Iterator
 from contextlib import suppress
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, datetime
 from difflib import get_close_matches
 from pathlib import Path
 from typing import Any
@@ -13,10 +13,11 @@ from pydantic import ValidationError
 from broker.client.publishing import check_sendable
 from broker.jobs.files.formats import Content, read_text
 from broker.jobs.files.problems import Place, Problem, Unreadable, path_of
+from broker.jobs.mandatory_time import check_not_past
 from schemas import Command, Job
 from schemas.errors import PcmError
 from schemas.message import cause
-from schemas.times import latest, parse_moment
+from schemas.times import parse_moment
 
 SIZE_LIMIT = 20_000_000
 """The maximum size of a file in bytes; YAML and TOML have a lower limit."""
@@ -24,7 +25,6 @@ SIZE_LIMIT = 20_000_000
 _TIMES = ("offer_at", "mandatory_at", "expires_at")
 _TAGS = {"instant", "wall clock", "[key]"}  # added by pydantic to the location of an error
 _LONGEST_VALUE = 80
-_ROUNDING = timedelta(minutes=1)
 _MAX_PROBLEMS = 1000
 _PLAIN = {
     "string_type": "is not a string: put it in quotes",
@@ -88,16 +88,6 @@ def parse_jobs(body: bytes, name: str) -> list[Job]:
     return found.jobs
 
 
-def check_not_past(job: Job, now: datetime) -> None:
-    """Refuse a mandatory time in the past: the job would run at once everywhere.
-
-    Raises:
-        ValueError: it is in the past, by more than the rounding of times that people write.
-    """
-    if job.mandatory_at is not None and latest(job.mandatory_at) < now - _ROUNDING:
-        raise ValueError("mandatory_at: is in the past: write now to run it at once")
-
-
 def _decoded(body: bytes) -> str:
     if len(body) > SIZE_LIMIT:
         raise Unreadable(None, f"is over the limit of {SIZE_LIMIT // 1_000_000} MB")
@@ -108,7 +98,7 @@ def _decoded(body: bytes) -> str:
         raise Unreadable(line, "is not UTF-8: save it as UTF-8") from None
 
 
-class _TooManyProblems(Exception):
+class _TooManyProblems(PcmError):
     """Further ones are not looked for."""
 
 

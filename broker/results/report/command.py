@@ -1,19 +1,22 @@
 """`pcm report`: write a job's results as an HTML page or as CSV."""
 
 import argparse
+import json
 import sys
 from pathlib import Path
 
 from broker.cli.command_line import DONE, CommandError, Parser, UsageError
 from broker.cli.session import name
 from broker.results.query_session import query_session
+from broker.results.report.content import read_report
+from broker.results.report.csv_table import report_csv
+from broker.results.report.files import write_report
 
 
 def add_to(commands: "argparse._SubParsersAction[Parser]") -> None:
     """Add the command to a program's commands."""
     report = commands.add_parser(
         "report",
-        help="write a job's results as an HTML page or as CSV",
         description="Writes a job's results as an HTML page in one file that needs no network, or"
         " as CSV with a row for each workstation. Give at least one of the two. Files are replaced"
         " atomically.",
@@ -44,10 +47,6 @@ def _run(arguments: argparse.Namespace) -> int:
         raise UsageError("--csv: is the file of --html; name another one")
     if csv == "-" and arguments.json:
         raise UsageError("--json: not with --csv -; name a file for the CSV")
-
-    from broker.results.report.content import read_report
-    from broker.results.report.csv_table import report_csv
-    from broker.results.report.files import write_report
 
     with query_session() as history:
         content = read_report(history, arguments.job)
@@ -82,8 +81,6 @@ def _writable_file(option: str, text: str) -> Path:
 
 def _print_files(job: str, files: dict[str, Path], *, as_json: bool) -> None:
     if as_json:
-        import json
-
         print(json.dumps({"job": job} | {key[2:]: str(file) for key, file in files.items()}))
     else:
         for file in files.values():

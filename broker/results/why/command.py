@@ -8,13 +8,13 @@ from broker.cli.session import name
 from broker.cli.terminal import printable
 from broker.cli.time_formats import iso
 from broker.results.query_session import query_session
+from broker.results.why.why import why
 
 
 def add_to(commands: "argparse._SubParsersAction[Parser]") -> None:
     """Add the command to a program's commands."""
     why = commands.add_parser(
         "why",
-        help="explain a job's state on a workstation",
         description="Explains in two sentences a job's state on a workstation, and what happens"
         " there next. Times are computed with the settings that the workstation's agents reported"
         " when they checked in.",
@@ -26,8 +26,6 @@ def add_to(commands: "argparse._SubParsersAction[Parser]") -> None:
 
 
 def _run(arguments: argparse.Namespace) -> int:
-    from broker.results.why.why import why
-
     with query_session() as history:
         job = history.jobs.find(arguments.job).id
         explained = why(history, job, arguments.workstation)
