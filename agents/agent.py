@@ -14,7 +14,6 @@ from agents import facts
 from agents.changes import Changes
 from agents.claims.claims import Claims
 from agents.claims.standings import Standings
-from agents.clock import Clock
 from agents.execution.processes.cgroup import remove_empty
 from agents.execution.processes.subreaper import reap_orphans
 from agents.execution.sealing import Sealing
@@ -24,6 +23,7 @@ from agents.inbox.recovery import Recovery
 from agents.inbox.trust import Trust
 from agents.jobs.admission import Admission
 from agents.jobs.cancellation import Cancellations
+from agents.jobs.clock import Clock
 from agents.jobs.executor import Executor
 from agents.jobs.job_claims import JobClaims
 from agents.jobs.open_jobs import OpenJobs
@@ -75,7 +75,7 @@ class Agent:
         check_state_directory(state_dir, service=self.kind is AgentKind.SERVICE)
         self.directory = private_directory(state_dir / agent_word(self.identity.name))
         self._lock = lock_directory(self.directory)
-        sealing = Sealing(self.directory, f"{self.identity.name}@{settings.workstation}")
+        self._sealing = Sealing(self.directory, f"{self.identity.name}@{settings.workstation}")
         caught_up = asyncio.Event()
         caught_up.set()
 
@@ -93,7 +93,12 @@ class Agent:
         )
         self._pause = PauseState(self.open_jobs, self.changes)
         self._executor = Executor(
-            settings, self.identity, self.open_jobs, self._outbox, self.directory / "runs", sealing
+            settings,
+            self.identity,
+            self.open_jobs,
+            self._outbox,
+            self.directory / "runs",
+            self._sealing,
         )
         self._scheduler = Scheduler(
             settings,
@@ -102,7 +107,7 @@ class Agent:
             self.open_jobs,
             self._job_claims,
             self._pause,
-            sealing,
+            self._sealing,
             self.changes,
             self._tasks,
             caught_up,
@@ -120,7 +125,7 @@ class Agent:
             self._tasks,
         )
         recovery = Recovery(self.identity, settings, self._ledger, trust, self._admission)
-        inbox = Inbox(
+        self._inbox = Inbox(
             self.identity,
             settings,
             self._ledger,
@@ -140,7 +145,7 @@ class Agent:
             self.open_jobs,
             self._executor,
             self._pause,
-            sealing.public,
+            self._sealing.public,
             machine,
         )
         self.open_jobs.on_clock_changed.append(self._heartbeat.clock_changed)
@@ -149,7 +154,7 @@ class Agent:
             self.identity,
             self._ledger,
             self.changes,
-            inbox,
+            self._inbox,
             self._outbox,
             self._heartbeat,
             recovery,

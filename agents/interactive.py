@@ -3,6 +3,7 @@
 import asyncio
 import time
 from contextlib import suppress
+from functools import partial
 from typing import Any
 
 from agents.agent import Agent
@@ -10,7 +11,7 @@ from agents.claims.standings import Standing
 from agents.jobs.host import this_host
 from agents.settings import AgentSettings
 from agents.store.transaction import Transaction
-from agents.user import control, views
+from agents.user import control, handover, views
 from agents.user.control import Answer, text_of
 from agents.user.recent_jobs import MAX_ROWS, RecentJobs
 from agents.user.reminders import Reminders
@@ -65,6 +66,8 @@ class InteractiveAgent(Agent):
             tasks.create_task(control.serve(self.directory, self._answer))
             tasks.create_task(self._reminders.run())
             tasks.create_task(self._publish_standings())
+            accept = partial(self._inbox.accept_handed_over, objection=self._sealing.objection)
+            tasks.create_task(handover.receive(self._settings.state_dir, accept))
 
     async def _publish_standings(self) -> None:
         """Tell the other users' agents how each mandatory job stands in this session."""

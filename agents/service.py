@@ -4,6 +4,7 @@ from agents.agent import Agent
 from agents.claims import service_liveness
 from agents.jobs.host import this_host
 from agents.settings import AgentSettings
+from agents.user.handover import ForegroundJobs
 from broker.amqp.topology import AgentKind
 from schemas.policy import ServiceRules
 
@@ -17,3 +18,9 @@ class ServiceAgent(Agent):
         rules = ServiceRules(this_host(settings), settings.takeover_grace.total_seconds())
         super().__init__(settings, rules)
         self._liveness_lock = service_liveness.announce(settings.state_dir)
+        self._foreground_jobs = ForegroundJobs(
+            settings.state_dir, self._ledger, self._claims, self.open_jobs, self.changes
+        )
+
+    async def _serve(self) -> None:
+        await self._foreground_jobs.serve()

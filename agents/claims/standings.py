@@ -95,6 +95,10 @@ class Standings:
             for user_id, other in self._others(job_id)
         )
 
+    def is_shown(self, job_id: str) -> bool:
+        """Whether another agent that runs has shown a mandatory job to its user."""
+        return bool(self._others(job_id))
+
     def _others(self, job_id: str) -> list[tuple[int, Standing]]:
         """Return the other running agents' standings of a job, with their users' ids."""
         found = []

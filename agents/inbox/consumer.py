@@ -22,14 +22,15 @@ from agents.jobs.pause import PauseState
 from agents.outbox import Outbox
 from agents.settings import AgentSettings
 from agents.store.ledger import Ledger
-from agents.store.transaction import DuplicateReason, JobRecord, Transaction
+from agents.store.transaction import DuplicateReason, JobRecord, Original, Transaction
 from broker.amqp import topology
 from broker.amqp.connection import CALL_LIMIT, Unreachable, blocked, map_errors
 from broker.amqp.consumer import Delivery, consume
 from broker.amqp.publisher import Publisher
 from broker.amqp.timeouts import timeout
+from broker.amqp.topology import AgentKind
 from broker.log import get_logger
-from schemas import Cancellation, Context, Job, Pause, State
+from schemas import Cancellation, Command, Context, InvalidMessage, Job, Pause, State
 from schemas.orders.signature import HEADER
 from schemas.times import duration_text
 
@@ -197,8 +198,9 @@ class Inbox:
         ]
         if orders:
             former = await self._former_records(orders, channels)
+            originals = self._originals(read)
             future = self._ledger.commit(
-                lambda transaction: self._store(transaction, orders, former)
+                lambda transaction: self._store(transaction, orders, former, originals)
             )
             future.add_done_callback(self._accept_stored)
             # Stored jobs are accepted even if the connection is lost meanwhile.
@@ -213,6 +215,47 @@ class Inbox:
                 for delivery in deliveries:
                     if delivery.tag not in rejected_tags:
                         await channels.channel.basic_ack(delivery.tag)
+
+    def _originals(self, read: list[tuple[Delivery, Order]]) -> dict[str, Original]:
+        """Return the foreground jobs, which a service agent hands to users who log on later."""
+        if self._identity.kind is not AgentKind.SERVICE:
+            return {}
+        found = {}
+        for delivery, order in read:
+            if isinstance(order, Job) and order.context is Context.FOREGROUND:
+                header = delivery.headers.get(HEADER)
+                signatures = header if isinstance(header, str) else None
+                found[order.id] = Original(delivery.body, signatures)
+        return found
+
+    async def accept_handed_over(
+        self, original: Original, objection: Callable[[Command], str]
+    ) -> None:
+        """Store a job that the service agent hands over; it is checked like one of the queue.
+
+        `objection` returns why this agent cannot open a command's secrets, which were sealed for
+        the agents that had checked in: such a job is left to those.
+        """
+        if self._trust is not None:
+            self._trust.refresh()
+        try:
+            key = topology.routing_keys(Job.read(original.body, tolerant=True))[0]
+            job = read_order(original.body, key, self._identity, self._trust, original.signatures)
+        except (InvalidMessage, UnreadableMessage) as error:
+            _log.warning("job.not_handed_over", reason=str(error)[:_MAX_REASON])
+            return
+        if not isinstance(job, Job) or await self._stale([job]):
+            return
+        if reason := objection(job.command):
+            _log.info("job.not_handed_over", job=job.id, reason=reason)
+            return
+
+        def store(transaction: Transaction) -> list[_Stored]:
+            return [] if transaction.knows(job.id) else self._store(transaction, [job], {}, {})
+
+        future = self._ledger.commit(store)
+        future.add_done_callback(self._accept_stored)
+        await asyncio.shield(future)
 
     def _accept_stored(self, future: "asyncio.Future[list[_Stored]]") -> None:
         if future.cancelled() or future.exception() is not None:
@@ -303,7 +346,11 @@ class Inbox:
         return True
 
     def _store(
-        self, transaction: Transaction, orders: list[Order], former: dict[str, JobRecord]
+        self,
+        transaction: Transaction,
+        orders: list[Order],
+        former: dict[str, JobRecord],
+        originals: dict[str, Original],
     ) -> list[_Stored]:
         now = time.time()
         stored: list[_Stored] = []
@@ -321,6 +368,8 @@ class Inbox:
             result = transaction.accept(order, now, self._oldest_acceptable(order, now))
             if isinstance(result, JobRecord):
                 transaction.add_report(report(order.id, State.RECEIVED))
+                if original := originals.get(order.id):
+                    transaction.keep_original(order.id, original)
                 stored.append(result)
             elif result is DuplicateReason.CONFLICT:
                 reason = "another job with this id was received and refused"

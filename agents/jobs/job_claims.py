@@ -93,7 +93,7 @@ class JobClaims:
                 self._claims.release(job_id)
                 return False
             if self._identity.kind is AgentKind.SERVICE and await self._threads.submit(
-                lambda: self._takeover.awaits_handover(job_id)
+                lambda: self._standings.is_shown(job_id) and self._takeover.awaits_handover(job_id)
             ):
                 return False
         if await self._threads.submit(lambda: self._claims.decide(job_id, state)):

@@ -12,8 +12,8 @@ from typing import TYPE_CHECKING, Any
 
 from agents.changes import Changes
 from agents.claims.claims import Claims
-from agents.clock import Clock, ClockChanges
 from agents.identity import Identity
+from agents.jobs.clock import Clock, ClockChanges
 from agents.outbox import Outbox
 from agents.store.ledger import Ledger
 from agents.store.transaction import JobRecord, Transaction

@@ -5,9 +5,9 @@ import time
 from typing import TYPE_CHECKING
 
 from agents.changes import Changes
-from agents.clock import ClockChanges
 from agents.execution.sealing import Sealing
 from agents.identity import Identity
+from agents.jobs.clock import ClockChanges
 from agents.jobs.job_claims import JobClaims
 from agents.jobs.open_jobs import OpenJobs
 from agents.jobs.pause import PauseState

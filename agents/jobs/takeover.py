@@ -15,7 +15,7 @@ from schemas import State
 from schemas.policy import MAX_STARTS
 
 _MAX_PAUSE = 60.0
-_HANDOVER = 3.0  # seconds; longer than another user's agent waits before it tries again
+_HANDOVER = 10.0  # seconds; another user's agent tries again after one
 _MARGIN = 60.0  # extra seconds for processes that end slowly and for a busy machine
 
 

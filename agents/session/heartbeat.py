@@ -11,8 +11,8 @@ from importlib.metadata import version
 from aio_pika.abc import AbstractConnection
 
 from agents import facts
-from agents.clock import ClockChanges
 from agents.identity import Identity
+from agents.jobs.clock import ClockChanges
 from agents.jobs.executor import Executor
 from agents.jobs.open_jobs import OpenJobs
 from agents.jobs.pause import PauseState

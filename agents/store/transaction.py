@@ -8,9 +8,9 @@ from collections.abc import Iterable, Iterator
 from contextlib import suppress
 from dataclasses import dataclass
 from enum import Enum
-from typing import Any
+from typing import Any, NamedTuple
 
-from schemas import Job, Pause, Report, State
+from schemas import Context, Job, Pause, Report, State
 from schemas.policy import JobStatus
 
 MIGRATIONS = (
@@ -78,6 +78,14 @@ ALTER TABLE jobs ADD COLUMN postponements INTEGER NOT NULL DEFAULT 0;
     """
 ALTER TABLE ledger ADD COLUMN countdown REAL NOT NULL DEFAULT 0;
 ALTER TABLE ledger ADD COLUMN takeover_grace REAL NOT NULL DEFAULT 0;
+""",
+    # The open foreground jobs of a service agent as they were received.
+    """
+CREATE TABLE originals (
+    job_id TEXT PRIMARY KEY,
+    body BLOB NOT NULL,
+    signatures TEXT
+) STRICT;
 """,
 )
 """Each script migrates a ledger to the next version; the first one creates it."""
@@ -155,6 +163,13 @@ class DuplicateReason(Enum):
     SAME = "it was accepted before"
     CONFLICT = "another job has its id"
     TOO_OLD = "it is older than the ledger's retention"
+
+
+class Original(NamedTuple):
+    """The body of a message, and its header of signatures."""
+
+    body: bytes
+    signatures: str | None
 
 
 @dataclass(frozen=True)
@@ -246,6 +261,18 @@ class Transaction:
     def save(self, record: JobRecord) -> None:
         """Write a record's current state."""
         self._database.execute(_UPDATE, (*_mutable_values(record), record.job.id))
+        if not record.open and record.job.context is Context.FOREGROUND:
+            self._database.execute("DELETE FROM originals WHERE job_id = ?", (record.job.id,))
+
+    def keep_original(self, job_id: str, original: Original) -> None:
+        """Store an open job as it was received, to hand it to another agent."""
+        query = "INSERT INTO originals VALUES (?, ?, ?) ON CONFLICT DO NOTHING"
+        self._database.execute(query, (job_id, *original))
+
+    def original(self, job_id: str) -> Original | None:
+        """Return an open job as it was received; None if it is not stored."""
+        row = self._fetch_one("SELECT body, signatures FROM originals WHERE job_id = ?", job_id)
+        return Original(*row) if row else None
 
     def open_records(self) -> list[JobRecord]:
         """Return the open jobs."""

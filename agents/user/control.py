@@ -1,26 +1,28 @@
-"""The control socket of the interactive agent: a request is a line of JSON, and so is its reply.
+"""The sockets of agents: a request is a line of JSON, and so is its reply.
 
-A request to watch is answered by a stream of lines, until the stream ends or the client leaves.
+Some requests are answered by a stream of lines, until the stream ends or the client leaves.
 
-The socket is in the agent's own folder, so that only its user can connect.
+The control socket of an interactive agent is in its own folder, so that only its user can connect.
 """
 
 import asyncio
 import json
 import os
 import socket
+import stat
 import struct
+from collections import Counter
 from collections.abc import AsyncGenerator, Awaitable, Callable
 from contextlib import aclosing, suppress
 from pathlib import Path
 from typing import Any
 
-from agents.store.state_folder import StateError, open_own_directory
+from agents.store.state_folder import StateError, open_own_directory, set_aside
 from broker.amqp.timeouts import timeout
 from schemas.errors import PcmError
 from schemas.names import check_text
 
-_SOCKET = "control.sock"
+CONTROL_SOCKET = "control.sock"
 _LINE_LIMIT = 64 * 1024
 _LIMIT = 10.0
 _REASON_LENGTH = 1000
@@ -35,37 +37,57 @@ class RequestRejected(PcmError):
     """The agent rejects a request; the text says why."""
 
 
-async def serve(directory: Path, answer: Callable[[Request], Awaitable[Answer]]) -> None:
+async def serve(
+    directory: Path,
+    answer: Callable[[Request], Awaitable[Answer]],
+    name: str = CONTROL_SOCKET,
+    connections: int | None = None,
+) -> None:
     """Serve requests until cancelled.
 
-    `answer` returns the text or the stream for a request, or raises RequestRejected.
+    Args:
+        directory: the folder of the socket.
+        answer: returns the text or the stream for a request, or raises RequestRejected.
+        name: the name of the socket.
+        connections: how many each user of the machine may have; None: only this agent's user.
+
+    Raises:
+        OSError: the socket cannot be made.
     """
     tasks: set[asyncio.Task[None]] = set()
+    counts: Counter[int] = Counter()
 
     async def serve_client(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         task = asyncio.current_task()
         if task is not None:
             tasks.add(task)
             task.add_done_callback(tasks.discard)
+        user_id = _peer_of(writer)
+        counts[user_id] += 1
         try:
-            await _serve_client(reader, writer, answer)
+            if connections is None or counts[user_id] <= connections:
+                await _serve_client(reader, writer, answer, is_shared=connections is not None)
         except (OSError, TimeoutError, ValueError):
             pass  # the client has disconnected
         except asyncio.CancelledError:
             pass  # the agent stops: its clients see the end of the stream
         finally:
             writer.close()
+            counts[user_id] -= 1
 
-    with suppress(FileNotFoundError):
-        (directory / _SOCKET).unlink()
+    _remove(directory / name)
     folder = os.open(directory, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
     try:
         # A socket's path has 108 bytes at most; the folder's can be longer, so use its descriptor.
-        path = f"/proc/self/fd/{folder}/{_SOCKET}"
+        path = f"/proc/self/fd/{folder}/{name}"
         listener = socket.socket(socket.AF_UNIX)
-        listener.bind(path)
-        (directory / _SOCKET).chmod(0o600)
-        server = await asyncio.start_unix_server(serve_client, sock=listener, limit=_LINE_LIMIT)
+        try:
+            listener.bind(path)
+            (directory / name).chmod(0o600 if connections is None else 0o666)
+            server = await asyncio.start_unix_server(serve_client, sock=listener, limit=_LINE_LIMIT)
+        except BaseException:  # also cancelled
+            listener.close()
+            raise
         try:
             # Not serve_forever(): since Python 3.12.1, its cancellation waits for the clients.
             await asyncio.Event().wait()
@@ -75,20 +97,33 @@ async def serve(directory: Path, answer: Callable[[Request], Awaitable[Answer]])
                 task.cancel()
             await asyncio.gather(*tasks, return_exceptions=True)
             with suppress(FileNotFoundError):
-                (directory / _SOCKET).unlink()
+                (directory / name).unlink()
     finally:
         os.close(folder)
+
+
+def _remove(path: Path) -> None:
+    """Remove the socket of a former run; set aside anything else."""
+    with suppress(FileNotFoundError):
+        status = path.lstat()
+        if stat.S_ISSOCK(status.st_mode) and status.st_uid == os.geteuid():
+            path.unlink()
+        else:
+            set_aside(path)
 
 
 async def _serve_client(
     reader: asyncio.StreamReader,
     writer: asyncio.StreamWriter,
     answer: Callable[[Request], Awaitable[Answer]],
+    *,
+    is_shared: bool,
 ) -> None:
     async with timeout(_LIMIT):
         try:
             line = await reader.readline()  # first: closing with unread data can lose the reply
-            _check_peer(writer)
+            if not is_shared:
+                _check_peer(writer)
             reply = await answer(_read(line))
         except (RequestRejected, StateError, ValueError, KeyError, TypeError) as error:
             reply = ""
@@ -103,11 +138,19 @@ async def _serve_client(
 
 def _check_peer(writer: asyncio.StreamWriter) -> None:
     """Reject another user, even if the modes of the folder or the socket were changed."""
-    peer = writer.get_extra_info("socket")
-    credentials = peer.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, _PEER.size)
-    _, uid, _ = _PEER.unpack(credentials)
-    if uid != os.geteuid():
+    if _peer_of(writer) != os.geteuid():
         raise RequestRejected("this agent serves another user")
+
+
+def _peer_of(writer: asyncio.StreamWriter) -> int:
+    return peer_of(writer.get_extra_info("socket"))
+
+
+def peer_of(connection: Any) -> int:
+    """Return the id of the user whose process is at the other end of a connection."""
+    credentials = connection.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, _PEER.size)
+    _, user_id, _ = _PEER.unpack(credentials)
+    return int(user_id)
 
 
 def _read(line: bytes) -> Request:
@@ -193,7 +236,7 @@ def ask(directory: Path, request: dict[str, Any]) -> str:
     try:
         with socket.socket(socket.AF_UNIX) as connection:
             connection.settimeout(_LIMIT)
-            connection.connect(f"/proc/self/fd/{folder}/{_SOCKET}")
+            connection.connect(f"/proc/self/fd/{folder}/{CONTROL_SOCKET}")
             connection.sendall(json.dumps(request).encode() + b"\n")
             with connection.makefile("rb") as reader:
                 reply = json.loads(reader.readline(_LINE_LIMIT))

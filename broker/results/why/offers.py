@@ -69,10 +69,19 @@ def _decision(c: Circumstances, outcome: OutcomeRow, user: str) -> str:
 
 
 def _about_to_offer(c: Circumstances) -> Explanation:
-    agent = c.users[0]
+    agents = [row.agent for row in c.users]
+    having = [agent for agent in agents if c.first(State.RECEIVED, agent)]
+    agent = (having or agents)[0]
+    if having or c.is_connected(SERVICE):  # the service agent hands it over
+        return Explanation(
+            f"{c.workstation} received it; {c.status_text(agent)}, but has not reported an offer",
+            f"it is offered to {user_name(agent)} within moments{c.unless_expired()}",
+        )
     return Explanation(
-        f"{c.workstation} received it; {c.status_text(agent.agent)}, but has not reported an offer",
-        f"it is offered to {user_name(agent.agent)} within moments{c.unless_expired()}",
+        f"{c.workstation} received it; {c.status_text(agent)}, but has not received it itself, and"
+        f" {c.status_text(SERVICE)}",
+        "it is offered when the service agent, which hands over what was sent before, is running"
+        f"{c.unless_expired()}",
     )
 
 

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from agents.clock import Clock
+from agents.jobs.clock import Clock
 from schemas.maintenance_windows import parse
 from schemas.times import at_wall
 

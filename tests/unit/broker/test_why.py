@@ -355,6 +355,29 @@ CASES: dict[str, tuple[Circumstances, str, str, timedelta | None]] = {
         "it is offered to ada within moments",
         None,
     ),
+    "a later user, to whom the service hands it over": (
+        known(outcome("received"), UP, USER, events=[event(State.RECEIVED)]),
+        "ada's agent is up, but has not reported an offer",
+        "it is offered to ada within moments",
+        None,
+    ),
+    "a later user, and no service": (
+        known(
+            outcome("received"), agent(status="stopped"), USER, events=[event(State.RECEIVED)]
+        ),
+        "ada's agent is up, but has not received it itself, and the service agent was stopped",
+        "it is offered when the service agent, which hands over what was sent before, is running",
+        None,
+    ),
+    "an earlier user, and no service": (
+        known(
+            outcome("received"), agent(status="stopped"), USER, agent("interactive-ben"),
+            events=[event(State.RECEIVED), event(State.RECEIVED, by="interactive-ben")],
+        ),
+        "ben's agent is up, but has not reported an offer",
+        "it is offered to ben within moments",
+        None,
+    ),
     "about to be offered, and paused": (
         known(outcome("received"), UP, agent(ADA, "paused")),
         "ada's agent is paused, but has not reported an offer",
