@@ -34,6 +34,7 @@ from broker.log import get_logger
 from broker.stream import stream
 from broker.stream.entry import StreamEntry
 from schemas import Cancellation, Context, Job, Report, State, workstation
+from schemas.reports.reporters import Reporters
 
 if TYPE_CHECKING:
     from broker.stream.entry import Record
@@ -50,9 +51,17 @@ class _JobHistory:
     cancelled: str | None = None
     reports: list[Report] = field(default_factory=list)
 
-    @property
-    def final(self) -> Report | None:
-        return next((report for report in self.reports if report.state.final), None)
+    def final(self, job: Job) -> Report | None:
+        """Return the final report of an agent that can have the job."""
+        reporters = Reporters.of(job)
+        return next(
+            (
+                report
+                for report in self.reports
+                if report.state.final and not reporters.objection(report.workstation, report.agent)
+            ),
+            None,
+        )
 
     def has_report(self, agent: str, state: State | None = None) -> bool:
         """Whether an agent reported the job, in a given state or in any."""
@@ -206,7 +215,7 @@ class Recovery:
     def _former_record(self, job: Job, history: _JobHistory) -> JobRecord | None:
         """Return the record of a job that ended or started here; None if it did neither."""
         now = time.time()
-        if final := history.final:
+        if final := history.final(job):
             return JobRecord(
                 job, now, final.state, open=False, changed_at=now, final=final, starts=1
             )

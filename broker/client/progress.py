@@ -6,10 +6,13 @@ from datetime import UTC, datetime
 
 from schemas import AgentsRevoked, Cancellation, Job, Report, State, WorkstationForgotten
 from schemas.reports.report import furthest
+from schemas.reports.reporters import Reporters
 
 
 class Progress:
     """A job's state on each workstation, from its records in any order, with repetitions.
+
+    Reports of agents that cannot have the job do not count (see `schemas.reports.reporters`).
 
     Attributes:
         workstations: for each workstation the report that counts (see
@@ -31,6 +34,7 @@ class Progress:
         self.expected: frozenset[str] = frozenset()
         self.caught_up = asyncio.Event()
         self._seen: set[tuple[str, str]] = set()
+        self._reporters: Reporters | None = None
         self._by_agent: dict[str, dict[str, Report]] = {}
         # Sets, as they are needed with each report.
         self._open: set[str] = set()
@@ -44,17 +48,12 @@ class Progress:
     def add(self, record: Job | Cancellation | Report) -> bool:
         """Add a record; return whether it is a new report, or the one that counts."""
         if isinstance(record, Job):
-            self.job = record
-            self.expected = frozenset(
-                target.name
-                for target in record.targets
-                if target.name and target.scope == "workstation"
-            )
-            self.unreported = set(self.expected - self.workstations.keys())
+            if self.job is None:
+                self._set_job(record)
         elif isinstance(record, Cancellation):
             if not record.workstations:  # else these workstations report it
                 self.cancellation = record
-        else:
+        elif not (self._reporters and self._reporters.objection(record.workstation, record.agent)):
             # By workstation, too: an id must not suppress another workstation's report.
             seen = (record.workstation, record.id)
             is_new = seen not in self._seen
@@ -71,6 +70,31 @@ class Progress:
         self.unreachable.add(name)
         self.unreported.discard(name)
         self._open.discard(name)
+
+    def _set_job(self, job: Job) -> None:
+        """Set the job, and drop the reports of agents that cannot have it."""
+        self.job = job
+        self._reporters = Reporters.of(job)
+        self.expected = frozenset(
+            target.name for target in job.targets if target.name and target.scope == "workstation"
+        )
+        for name, by_agent in list(self._by_agent.items()):
+            for agent in list(by_agent):
+                if self._reporters.objection(name, agent):
+                    del by_agent[agent]
+            self._recount(name, furthest(by_agent.values()))
+        self.unreported = set(self.expected - self.workstations.keys())
+
+    def _recount(self, name: str, counting: Report | None) -> None:
+        previous = self.workstations.get(name)
+        if counting is previous:
+            return
+        if counting is not None:
+            self._replace(previous, counting)
+        elif previous is not None:
+            del self.workstations[name]
+            self.counts[previous.state] -= 1
+            self._open.discard(name)
 
     def _count(self, report: Report) -> bool:
         """Add a report; return whether it now counts for its workstation."""

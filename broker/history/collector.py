@@ -29,6 +29,7 @@ from broker.history.reader import Overtaken, Reader
 from broker.history.schema import (
     HistoryError,
     UnusableHistory,
+    early,
     jobs,
     outcomes,
     prepare,
@@ -214,7 +215,7 @@ def _delete_expired(connection: Connection, retention: float) -> None:
         return
     connection.execute(update(reading).values(cleaned_at=now))
     expired = select(jobs.c.id).where(jobs.c.created_at < now - retention)
-    for table in (outcomes, reports, results):
+    for table in (outcomes, reports, results, early):
         connection.execute(delete(table).where(table.c.job_id.in_(expired)))
     connection.execute(delete(jobs).where(jobs.c.created_at < now - retention))
     rejected.delete_old(connection)

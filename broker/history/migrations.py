@@ -55,6 +55,14 @@ MIGRATIONS: dict[int, tuple[str, ...]] = {
             " up BOOLEAN NOT NULL, PRIMARY KEY (workstation, agent, machine, boot, standby))"
         ),
     ),
+    8: (  # reports count only from agents that can have the job
+        (
+            "CREATE TABLE early (job_id TEXT NOT NULL, workstation TEXT NOT NULL,"
+            ' agent TEXT NOT NULL, id TEXT NOT NULL, "offset" BIGINT NOT NULL,'
+            " login TEXT DEFAULT '' NOT NULL, routing_key TEXT DEFAULT '' NOT NULL,"
+            " body TEXT DEFAULT '' NOT NULL, PRIMARY KEY (job_id, workstation, agent, id))"
+        ),
+    ),
 }
 """The statements by the version that they produce from the previous one."""
 

@@ -255,6 +255,19 @@ records = _table(
 """
 Index("asked", records.c.kind, records.c.subject)
 
+early = _table(
+    "early",
+    _text("job_id", key=True),
+    _text("workstation", key=True),
+    _text("agent", key=True),
+    _text("id", key=True),
+    Column("offset", BigInteger, nullable=False),
+    _text("login"),
+    _text("routing_key"),
+    _text("body"),
+)
+"""Reports that were read before their job: whether they count is known when it comes."""
+
 rejected_entries = _table(
     "rejected_entries",
     Column("offset", BigInteger, primary_key=True, autoincrement=False),

@@ -196,6 +196,53 @@ async def test_what_another_tells_of_a_workstation_counts_nowhere(
     assert made_up.id in admin.run("dead", "show", job_letter["id"]).stdout
 
 
+@pytest.mark.full
+async def test_a_report_counts_only_from_an_agent_that_can_have_the_job(
+    site: Site, dispatcher: Dispatcher, agent: AbstractConnection, admin: Admin
+) -> None:
+    """A user's login says nothing of a background job, a workstation nothing of others' jobs."""
+    own, others = (
+        new_job().model_copy(update={"id": f"{word}-{os.getpid()}", "targets": targets})
+        for word, targets in (
+            ("own", (workstation(HERE),)),
+            ("others", (workstation(VICTIM),)),
+        )
+    )
+    await admin.tell([check_in(HERE), check_in(VICTIM)])
+    await admin.tell([own, others])
+    settings = BrokerSettings(amqp_url=(site.url_of("interactive-ada@ws-1"),))
+    by_ada = ended(own, HERE).model_copy(update={"agent": "interactive-ada"})
+    async with connect(settings, "a user") as connection:
+        publisher = await Publisher.open(connection)
+        await publisher.publish(
+            "pcm.reports", key("succeeded", "interactive-ada"), by_ada.body(), kind="report"
+        )
+    by_service = await Publisher.open(agent)
+    await by_service.publish(
+        "pcm.reports", key("succeeded"), ended(others, HERE).body(), kind="report"
+    )
+
+    def shown(job: Job) -> list[tuple[str, str]]:
+        rows = json.loads(admin.run("show", job.id, "--json").stdout)["workstations"]
+        return [(row["workstation"], row["state"]) for row in rows]
+
+    assert (shown(own), shown(others)) == ([(HERE, "queued")], [(VICTIM, "queued")])
+    why = (f"interactive-ada of {HERE} cannot have a background job", f"it is not for {HERE}")
+    assert {row["reason"] for row in letters(admin)} == {
+        f"forged: succeeded of {job.id} was reported: {reason}; it counts nowhere"
+        for job, reason in zip((own, others), why, strict=True)
+    }
+    # What the service then says is what watch waits for, and its exit status.
+    await by_service.publish(
+        "pcm.reports", key("failed"), ended(own, HERE, 1).body(), kind="report"
+    )
+    watched = await asyncio.to_thread(admin.run, "watch", own.id)
+    assert (watched.returncode, "succeeded" in watched.stdout) == (1, False)
+    assert shown(own) == [(HERE, "failed")]
+    waited = await dispatcher.wait(own.id)
+    assert (waited.succeeded, waited.counts) == (False, {State.FAILED: 1})
+
+
 async def test_each_forgery_is_one_letter_whoever_reads_the_stream_and_how_often(
     agent: AbstractConnection, dispatcher: Dispatcher, admin: Admin, tmp_path: Path
 ) -> None:

@@ -7,6 +7,7 @@ for forgotten workstations, the offset in the stream matters.
 
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Sequence
+from itertools import islice
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from pydantic import TypeAdapter
@@ -25,9 +26,11 @@ from sqlalchemy import (
 )
 
 from broker.history.projection import check_ins, rejected
+from broker.history.projection.early import early_row, take_back
 from broker.history.projection.upserts import EARLIER, RANK, put, upsert
 from broker.history.schema import (
     agents,
+    early,
     jobs,
     machines,
     memberships,
@@ -51,6 +54,7 @@ from schemas import (
 )
 from schemas.orders.job import id_time
 from schemas.reports.report import ANSWERS, Rank, first_line, furthest, order, report_checksum
+from schemas.reports.reporters import Reporters
 from schemas.times import Moment, latest
 
 if TYPE_CHECKING:
@@ -64,6 +68,7 @@ _SERVICE = "service"
 # Higher than any report before a start: only later reports of a start replace it.
 _FORGOTTEN_RANK, _FORGOTTEN_RANK_AT = Rank.ACCEPTED, 1e300
 _CHUNK = 500  # outcomes in a query
+_ENTRIES = 200  # whose jobs are looked up together
 
 
 def _names(table: Table) -> list[str]:
@@ -141,8 +146,11 @@ class Projection:
         self._seen: dict[str, Row] = {}
         self._check_ins: list[tuple[CheckIn, int]] = []
         self._stubs: dict[str, Row] = {}
+        self._early: list[Row] = []
+        self._rejected: set[int] = set()
+        self._reporters: dict[str, Reporters | None] = {}
+        """Who can have a job; None while only reports of it were read."""
         self._writers: dict[type[Record], Callable[[Any, int], None]] = {
-            Report: self._report,
             CheckIn: self._check_in,
             WorkstationForgotten: self._workstation_forgotten,
             AgentsRevoked: self._agents_revoked,
@@ -152,16 +160,25 @@ class Projection:
 
     def add(self, entries: Iterable[StreamEntry]) -> None:
         """Project entries."""
+        left = iter(entries)
+        while some := list(islice(left, _ENTRIES)):
+            self._add(some)
+
+    def _add(self, entries: list[StreamEntry]) -> None:
+        read: list[tuple[StreamEntry, list[Record]]] = []
         for entry in entries:
             try:
-                found = entry.read()
+                read.append((entry, entry.read()))
             except EntryRejected as error:
                 rejected.record(self._connection, entry, str(error))
-                continue
+        self._look_up_jobs(record for _, found in read for record in found)
+        for entry, found in read:
             for record in found:
                 kind = type(record)
                 if isinstance(record, Job):
                     self._job(record, entry)
+                elif isinstance(record, Report):
+                    self._report_of(record, entry)
                 elif writer := self._writers.get(kind):
                     writer(record, entry.offset)
                 if kind not in _NOT_IN_RECORDS:
@@ -173,6 +190,7 @@ class Projection:
         self._upsert(jobs, self._jobs, _JOB)
         self._upsert(outcomes, self._expected)
         self._upsert(jobs, list(self._stubs.values()), EARLIER)
+        self._upsert(early, self._early)
         self._write_reports()
         self._upsert(results, list(self._results.values()), ("body", *RANK))
         self._upsert(outcomes, list(self._best.values()), _OUTCOME)
@@ -180,12 +198,55 @@ class Projection:
         if self._seen:
             self._connection.execute(_SEEN, list(self._seen.values()))
         for buffer in (
-            self._check_ins, self._jobs, self._expected,
-            self._stubs, self._reports, self._results, self._best, self._answered, self._seen,
+            self._check_ins, self._jobs, self._expected, self._stubs, self._early,
+            self._reports, self._results, self._best, self._answered, self._seen,
         ):  # fmt: skip
             buffer.clear()
 
     # Reports
+
+    def _look_up_jobs(self, read: "Iterable[Record]") -> None:
+        """Read who can have the jobs that records are about, as far as the jobs are known."""
+        ids = {
+            record.job_id if isinstance(record, Report) else record.id
+            for record in read
+            if isinstance(record, Report | Job)
+        }
+        unknown = list(ids - self._reporters.keys())
+        for start in range(0, len(unknown), _CHUNK):
+            query = select(jobs.c.id, jobs.c.context, jobs.c.targets, jobs.c.body.is_(None))
+            query = query.where(jobs.c.id.in_(unknown[start : start + _CHUNK]))
+            for job_id, context, targets, is_stub in self._connection.execute(query):
+                self._reporters[job_id] = None if is_stub else Reporters.parse(context, targets)
+
+    def _report_of(self, report: Report, entry: StreamEntry) -> None:
+        """Take in a report if its agent can have the job, or may have it: the job is not read."""
+        reporters = self._reporters.setdefault(report.job_id, None)
+        if reporters is None:
+            self._early.append(early_row(report, entry))
+        elif reason := reporters.objection(report.workstation, report.agent):
+            self._reject(report, entry, reason)
+            return
+        self._report(report, entry.offset)
+
+    def _learn(self, job: Job) -> None:
+        """Learn who can have a job; weigh the reports again that were read before it."""
+        if self._reporters.get(job.id) is not None:
+            return
+        reporters = Reporters.of(job)
+        was_reported = job.id in self._reporters
+        self._reporters[job.id] = reporters
+        if was_reported:
+            self.flush()
+            for report, entry in take_back(self._connection, job.id, reporters):
+                self._report_of(report, entry)
+
+    def _reject(self, report: Report, entry: StreamEntry, reason: str) -> None:
+        """Note a report that does not count; of an entry with several, the first."""
+        if entry.offset not in self._rejected:
+            self._rejected.add(entry.offset)
+            told = f"{report.state} of {report.job_id} was reported: {reason}"
+            rejected.record(self._connection, entry._replace(body=report.body()), told)
 
     def _report(self, report: Report, offset: int) -> None:
         job_id, workstation, state = report.job_id, report.workstation, report.state
@@ -266,6 +327,7 @@ class Projection:
     # Orders of administrators
 
     def _job(self, job: Job, entry: StreamEntry) -> None:
+        self._learn(job)
         signed = entry.signatures and len(entry.body.splitlines()) == 1
         row = {
             "id": job.id,

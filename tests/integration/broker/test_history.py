@@ -15,6 +15,7 @@ from broker.amqp.connection import connect
 from broker.amqp.publisher import Publisher
 from broker.history import schema as tables
 from broker.history.collector import catch_up
+from broker.history.projection.upserts import RANK
 from broker.history.queries import query_jobs
 from broker.history.schema import engine_of, open_history
 from broker.settings import HistorySettings
@@ -195,6 +196,9 @@ async def test_one_of_the_former_version_is_read_on_where_it_was(here: Broker, u
             "ALTER TABLE rejected_entries RENAME TO forgeries",
             "CREATE INDEX digests ON forgeries (digest)",
             "CREATE INDEX untold ON forgeries (told)",
+            "ALTER TABLE agents RENAME COLUMN policy TO windows",
+            *(f"ALTER TABLE results DROP COLUMN {name}" for name in RANK),
+            "DROP TABLE early",
             "UPDATE reading SET version = 2",
         ):
             connection.execute(text(statement))

@@ -98,7 +98,7 @@ def rows(engine: Engine) -> Rows:
     return found
 
 
-_NEW_TABLES = ("machines",)
+_NEW_TABLES = ("early", "machines")
 
 
 def renamed(before: Rows) -> Rows:

@@ -10,17 +10,17 @@ from typing import Any
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from sqlalchemy import Engine, select
+from sqlalchemy import Engine, func, select
 
 from broker import Progress
 from broker.history import schema as tables
 from broker.history.projection.projection import Projection
 from broker.history.queries import query_jobs
 from broker.history.reader import rebuild
-from broker.history.schema import open_history
+from broker.history.schema import open_history, rejected_entries, reports
 from broker.stream.entry import StreamEntry
 from broker.watch.tally import WatchTally
-from schemas import Command, Job, Output, Report, Result, State, workstation
+from schemas import Command, Job, Output, Report, Result, State, everyone, workstation
 from schemas.reports.report import ANSWERS, Rank, final_id
 from tests.support.postgresql import schema
 
@@ -83,11 +83,15 @@ Counted = tuple[str, str, float | None, str]
 
 
 def in_history(
-    engine: Engine, told: Sequence[Report], cut: int, job: Job | None = JOB
+    engine: Engine,
+    told: Sequence[Report],
+    cut: int,
+    job: Job | None = JOB,
+    job_at: int = 0,
 ) -> dict[str, Counted]:
     """Return what counts on each workstation after a history has read reports in an order."""
     rebuild(engine)
-    records: list[Job | Report] = [*([job] if job else []), *told]
+    records: list[Job | Report] = [*told[:job_at], *([job] if job else []), *told[job_at:]]
     entries = [
         StreamEntry(place, one.kind, "", one.body(), "guest") for place, one in enumerate(records)
     ]
@@ -252,6 +256,62 @@ def test_an_old_offer_counts_again_when_the_user_of_a_newer_one_declines(tmp_pat
     engine = open_history(f"sqlite:///{tmp_path}/history.db")
     assert in_history(engine, told, 1) == {"ws-1": expected}
     engine.dispose()
+
+
+BACKGROUND = JOB.model_copy(update={"command": Command(argv=("true",), background=True)})
+FOR_ONE = JOB.model_copy(update={"targets": (workstation("ws-1"),)})
+FOR_ALL = JOB.model_copy(update={"targets": (everyone, workstation("ws-1"))})
+CAN_HAVE = [
+    (BACKGROUND, {(name, "service") for name in NAMES}),
+    (FOR_ONE, {("ws-1", agent) for agent in AGENTS}),
+    (FOR_ALL, {(name, agent) for name in NAMES for agent in AGENTS}),
+]
+
+
+def test_only_agents_that_can_have_the_job_count_also_if_they_report_before_it_is_known(
+    tmp_path_factory: pytest.TempPathFactory,
+) -> None:
+    engine = open_history(f"sqlite:///{tmp_path_factory.mktemp('history')}/history.db")
+
+    @settings(max_examples=30)
+    @given(data=st.data())
+    def check(data: st.DataObject) -> None:
+        job, reporters = data.draw(st.sampled_from(CAN_HAVE))
+        shared = data.draw(st.booleans())
+        told = [
+            with_an_id(one, number, shared=shared) for number, one in enumerate(data.draw(STORIES))
+        ]
+        genuine = [one for one in told if (one.workstation, one.agent) in reporters]
+        expected = in_history(engine, genuine, 1000, FOR_ALL)
+        for _ in range(2):
+            order = data.draw(st.permutations(told))
+            place = data.draw(st.integers(0, len(told)))
+            cut = data.draw(st.integers(1, 12))
+            assert in_history(engine, order, cut, job, place) == expected
+            with engine.connect() as connection:
+                rejected = connection.scalar(select(func.count()).select_from(rejected_entries))
+                kept = connection.scalar(select(func.count()).select_from(reports))
+            assert rejected == len(told) - len(genuine)
+            assert kept == len({(one.workstation, one.id) for one in genuine})
+            progress = Progress(job.id)
+            records: list[Job | Report] = [*order[:place], job, *order[place:]]
+            for record in records:
+                progress.add(record)
+            assert in_progress(progress) == expected
+            now = [one.state for one in progress.workstations.values()]
+            assert sorted((+progress.counts).elements()) == sorted(now)
+
+    try:
+        check()
+    finally:
+        engine.dispose()
+
+
+def test_what_an_interactive_agent_says_of_a_background_job_ends_no_waiting() -> None:
+    progress = Progress(JOB.id)
+    progress.add(BACKGROUND)
+    assert not progress.add(report(State.SUCCEEDED, agent="interactive-ada"))
+    assert (progress.ended, progress.succeeded, progress.waiting) == (False, False, set(NAMES))
 
 
 @pytest.mark.parametrize("clock", [-3600, 3600])
