@@ -61,9 +61,9 @@ def _keys(job: Job, fleet: "Fleet") -> dict[str, str]:
     for name in names:
         runners = [agent for agent in rows[name] if _can_run(agent, job)]
         if not runners:
-            without_key.append(name)
+            without_key.append(f"{name} (service)")
         for agent in runners:
-            if agent.sealing_key:
+            if _is_usable(agent.sealing_key):
                 keys[f"{agent.agent}@{name}"] = agent.sealing_key
             else:
                 without_key.append(f"{name} ({agent.agent})")
@@ -72,6 +72,19 @@ def _keys(job: Job, fleet: "Fleet") -> dict[str, str]:
             f"secrets: {listed(without_key, _SHOWN)}: no key is known; has the agent checked in?"
         )
     return keys
+
+
+def _is_usable(key: str) -> bool:
+    """Whether values can be sealed for a key; older histories may have useless ones."""
+    from pydantic import TypeAdapter, ValidationError
+
+    from schemas.orders.signature import SealingKey
+
+    try:
+        TypeAdapter(SealingKey).validate_python(key)
+    except ValidationError:
+        return False
+    return True
 
 
 def _can_run(agent: "AgentRow", job: Job) -> bool:

@@ -38,6 +38,29 @@ def _base64_of(size: int) -> AfterValidator:
 PublicKey = Annotated[str, _base64_of(_KEY_BYTES)]
 """A public key, in base64."""
 
+# Points of low order: everyone can compute what is encrypted for them, so libsodium refuses them.
+_PRIME = 2**255 - 19
+_LOW_ORDER = frozenset(
+    {
+        0,
+        1,
+        _PRIME - 1,
+        325606250916557431795983626356110631294008115727848805560023387167927233504,
+        39382357235489614581723060781553021112529911719440698176882885853963445705823,
+    }
+)
+
+
+def _is_usable(text: str) -> str:
+    point = int.from_bytes(base64.b64decode(text), "little") % 2**255  # the highest bit is ignored
+    if point % _PRIME in _LOW_ORDER:
+        raise ValueError("is no key that secrets can be sealed for")
+    return text
+
+
+SealingKey = Annotated[PublicKey, AfterValidator(_is_usable)]
+"""A public key for secrets, in base64."""
+
 
 def key_id(key: bytes) -> str:
     """Return the id of a public key, as signatures contain it."""

@@ -2,13 +2,13 @@
 
 import re
 from datetime import UTC, datetime, timedelta
-from typing import Literal
+from typing import Annotated, Literal
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, FailFast, Field
 
 from schemas.message import Message
 from schemas.names import Name, Text
-from schemas.orders.signature import PublicKey
+from schemas.orders.signature import SealingKey
 from schemas.orders.workstation import Pause
 from schemas.reports.report import AgentName
 from schemas.times import Duration, Instant
@@ -75,7 +75,7 @@ class CheckIn(Message):
     at: Instant = Field(default_factory=lambda: datetime.now(UTC))
     up: bool = Field(default=True, description="no: the agent has stopped")
     pause: Pause | None = Field(default=None, description="the pause in force, if there is one")
-    groups: tuple[Name, ...] = Field(
+    groups: Annotated[tuple[Name, ...], FailFast()] = Field(
         default=(), description="the groups of the workstation, including those from facts"
     )
     facts: Facts = Facts()
@@ -123,7 +123,7 @@ class CheckIn(Message):
     signed_only: bool = Field(
         default=False, description="whether the agent requires signatures by trusted keys"
     )
-    sealing_key: PublicKey | None = Field(
+    sealing_key: SealingKey | None = Field(
         default=None, description="the public key to seal secrets for this agent"
     )
 

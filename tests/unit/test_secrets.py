@@ -5,16 +5,18 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 import pytest
-from nacl.public import PrivateKey
-from sqlalchemy import Engine
+from nacl.exceptions import CryptoError
+from nacl.public import PrivateKey, PublicKey, SealedBox
+from pydantic import ValidationError
+from sqlalchemy import Engine, update
 
 from broker.history.projection.projection import Projection
-from broker.history.schema import open_history
+from broker.history.schema import agents, open_history
 from broker.history.workstations import query_fleet
 from broker.jobs.rerun_jobs import new_job as rerun_of
 from broker.signing.sealing import CannotSeal, seal
 from broker.stream.entry import StreamEntry
-from schemas import Command, Job, Rollout, group
+from schemas import CheckIn, Command, InvalidMessage, Job, Rollout, group
 from schemas.message import BODY_LIMIT
 from tests.support.admin import check_in
 
@@ -55,6 +57,50 @@ def test_how_many_workstations_fit_is_reported(tmp_path: Path) -> None:
     with query_fleet(engine) as known:
         assert len(seal(job, {"TOKEN": VALUE}, known).body()) <= BODY_LIMIT
     engine.dispose()
+
+
+def test_a_useless_key_is_refused_when_read_and_a_missing_one_is_told(tmp_path: Path) -> None:
+    """Also one that an older program has read into the history."""
+    genuine = check_in("ws-000", sealing_key=base64.b64encode(bytes([9, *bytes(31)])).decode())
+    useless = base64.b64encode(bytes(32)).decode()
+    said = genuine.body().replace(str(genuine.sealing_key).encode(), useless.encode())
+    assert useless.encode() in said
+    with pytest.raises(InvalidMessage, match="sealing_key: is no key that secrets"):
+        CheckIn.read(said, tolerant=True)
+    engine = _known(tmp_path, 2)
+    with engine.begin() as connection:
+        connection.execute(
+            update(agents).where(agents.c.workstation == "ws-000").values(sealing_key=useless)
+        )
+    job = Job(command=Command(argv=("true",), background=True), targets=(group("lab"),))
+    with (
+        query_fleet(engine) as known,
+        pytest.raises(CannotSeal, match=r"^secrets: ws-000 \(service\): no key is known"),
+    ):
+        seal(job, {"TOKEN": VALUE}, known)
+    engine.dispose()
+
+
+@pytest.mark.parametrize(
+    "point",
+    [
+        0,
+        1,
+        2**255 - 20,  # and the same again with what libsodium ignores or reduces
+        2**255 - 19,
+        2**255 - 18,
+        2**255 + 1,
+        2**256 - 20,
+        325606250916557431795983626356110631294008115727848805560023387167927233504,
+        39382357235489614581723060781553021112529911719440698176882885853963445705823,
+    ],
+)
+def test_a_key_is_useless_exactly_if_nothing_can_be_sealed_for_it(point: int) -> None:
+    raw = (point % 2**256).to_bytes(32, "little")
+    with pytest.raises(CryptoError):
+        SealedBox(PublicKey(raw)).encrypt(b"x")
+    with pytest.raises(ValidationError, match="is no key"):
+        check_in("ws", sealing_key=base64.b64encode(raw).decode())
 
 
 def _with_token(job: Job) -> Job:
