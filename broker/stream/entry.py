@@ -8,6 +8,7 @@ import schemas
 from broker.amqp import topology
 from schemas import Cancellation, CheckIn, InvalidMessage, Job, Report
 from schemas.errors import PcmError
+from schemas.message import BODY_LIMIT
 
 if TYPE_CHECKING:
     from schemas import (
@@ -55,21 +56,47 @@ _KINDS = {
     "forgery": "RejectedRecord",
 }
 _END_MARKER = "mark"
+# Twice the greatest PCM_OUTPUT_LIMIT, where each byte is escaped by six, and some more.
+_REPORT_LIMIT = 16 * 1024 * 1024
+_CHECK_IN_LIMIT = 256 * 1024
+_MAX_LINES = 2000  # an agent sends 500 reports together
+_MAX_UNREADABLE = 10
 
 
 class EntryRejected(PcmError):
-    """An entry was not published by the agent that it names; the message says why."""
+    """An entry is over a limit, or was not published by the agent that it names; with the reason.
+
+    All programs that read the stream ignore it.
+    """
 
 
 def read_records(kind: str, body: bytes) -> Iterator["Record"]:
     """Yield the records of a body, one a line; skip lines that cannot be read."""
+    return (record for record in _read_lines(kind, body) if record is not None)
+
+
+def _read_lines(kind: str, body: bytes) -> "Iterator[Record | None]":
+    """Yield the record of each line; None for a line that cannot be read."""
     if kind in _KINDS:
         message: type[Record] = getattr(schemas, _KINDS[kind])
         for line in body.splitlines():
             try:
                 yield message.read(line, tolerant=True)
             except InvalidMessage:
-                continue
+                yield None
+
+
+def _check_limits(kind: str, body: bytes) -> None:
+    """Check the size of a body before it is parsed: that takes time.
+
+    Raises:
+        EntryRejected: it has too many bytes or lines.
+    """
+    limit = {"report": _REPORT_LIMIT, "check_in": _CHECK_IN_LIMIT}.get(kind, BODY_LIMIT)
+    if len(body) > limit:
+        raise EntryRejected(f"{len(body):,} bytes are over the limit of {limit:,} for a {kind}")
+    if (lines := body.count(b"\n") + body.count(b"\r")) > _MAX_LINES:
+        raise EntryRejected(f"{lines:,} lines are over the limit of {_MAX_LINES:,}")
 
 
 class StreamEntry(NamedTuple):
@@ -89,23 +116,33 @@ class StreamEntry(NamedTuple):
     signatures: str = ""
 
     def read(self) -> "list[Record]":
-        """Return the entry's records; skip those that cannot be read.
+        """Return the entry's records; skip a few lines that cannot be read.
 
-        The login of an enrolled agent may publish only that agent's reports and check-ins, under
-        their routing keys. All other logins are trusted.
+        It takes time in proportion to the size, at the rate of genuine entries. The login of an
+        enrolled agent may publish only that agent's reports and check-ins, under their routing
+        keys. All other logins are trusted.
 
         Raises:
-            EntryRejected: there is no `user_id`, or that login may not publish the records.
+            EntryRejected: there is no `user_id`, that login may not publish the records, or the
+                entry has too many bytes, lines, or unreadable lines.
         """
         if not self.user_id:
             raise EntryRejected("it has no user_id")
         agent = topology.agent_of_login(self.user_id)
-        if agent is None:
-            return list(read_records(self.kind, self.body))
-        records: list[Record] = []
-        if self.kind not in {"report", "check_in"}:
+        if agent is not None and self.kind not in {"report", "check_in"}:
             raise EntryRejected(f"{self.user_id} published a {self.kind or 'message of no kind'}")
-        for record in read_records(self.kind, self.body):
+        _check_limits(self.kind, self.body)
+        records: list[Record] = []
+        unreadable = 0
+        for record in _read_lines(self.kind, self.body):
+            if record is None:
+                unreadable += 1
+                if unreadable > _MAX_UNREADABLE:
+                    raise EntryRejected(f"more than {_MAX_UNREADABLE} of its lines are unreadable")
+                continue
+            if agent is None:
+                records.append(record)
+                continue
             assert isinstance(record, Report | CheckIn)  # noqa: S101 - for the type checker
             if not agent.is_named(record.workstation, record.agent):
                 other = f"{record.agent} of {record.workstation}"
