@@ -168,8 +168,20 @@ def _print_none() -> int:
 
 def _print_table(letters: "list[Letter]") -> None:
     now = time.time()
-    rows = [(_fields(letter) | {"at": _at(letter.at, now)}).values() for letter in letters]
-    print_table(_COLUMNS, rows)
+    print_table(_COLUMNS, [_cells(letter, now) for letter in letters])
+
+
+def _cells(letter: "Letter", now: float) -> "Collection[object]":
+    cells = _fields(letter) | {"at": _at(letter.at, now), "workstation": _workstation(letter)}
+    del cells["verified"]
+    return cells.values()
+
+
+def _workstation(letter: "Letter") -> str:
+    """Return the workstation, and whether it is only what the letter itself says."""
+    if letter.verified or not letter.workstation:
+        return letter.workstation
+    return f"{letter.workstation} (unverified)"
 
 
 def _at(at: datetime | None, now: float) -> Cell | None:
@@ -182,6 +194,7 @@ def _fields(letter: "Letter") -> dict[str, Any]:
         "at": letter.at.isoformat() if letter.at else None,
         "workstation": letter.workstation,
         "agent": letter.agent,
+        "verified": letter.verified,
         "job": letter.job_id or None,
         "count": letter.count,
         "reason": letter.reason,
@@ -189,7 +202,7 @@ def _fields(letter: "Letter") -> dict[str, Any]:
 
 
 def _summary(letter: "Letter") -> str:
-    parts = (letter.workstation, letter.agent, letter.job_id, letter.reason)
+    parts = (_workstation(letter), letter.agent, letter.job_id, letter.reason)
     return printable("  ".join(part for part in parts if part))
 
 
@@ -206,7 +219,7 @@ def _show(letter: "Letter", *, as_json: bool) -> int:
         ("at", _local(letter.at)),
         ("reason", letter.reason),
         ("queue", letter.queue),
-        ("workstation", letter.workstation),
+        ("workstation", _workstation(letter)),
         ("agent", letter.agent),
         ("job", letter.job_id),
         ("kind", letter.kind),

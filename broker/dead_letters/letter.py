@@ -49,6 +49,7 @@ class Letter:
     queue: str  # that the broker dead-lettered it from
     size: int
     login: str = ""  # of its publisher, verified by the broker
+    verified: bool = False  # whether it has a login: else anyone names any workstation
     count: int = 1
     headers: HeadersType = field(default_factory=dict, repr=False)
     body: bytes | None = field(default=None, repr=False)
@@ -83,12 +84,15 @@ def read_letter(message: AbstractIncomingMessage) -> Letter:
         queue=queue,
         size=len(message.body),
         login=login,
+        verified=bool(login),
     )
 
 
 def _id(message: AbstractIncomingMessage) -> str:
     parts = [_text(message.headers.get(name)).encode() for name in _ORIGIN]
     parts += [(message.type or "").encode(), message.body]
+    if not message.user_id:  # no copy of one that proves its sender
+        parts.append(b"unverified")
     seed = b"".join(hashlib.sha256(part).digest() for part in parts)
     return hashlib.sha256(seed).hexdigest()[:_ID_DIGITS]
 

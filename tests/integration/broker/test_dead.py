@@ -210,6 +210,12 @@ async def test_copies_of_a_letter_are_one(ws: Workstation, channel: AbstractChan
     await put(channel, b"other", agent="service", **where)
     found = rows(ws, 3)
     assert sorted(row["count"] for row in found) == [1, 1, 3]
+    # None has a login: whoever put them there may have named any workstation.
+    assert [row["verified"] for row in found] == [False] * 3
+    listed = ws.run("pcm", "dead", "list").stdout
+    shown = ws.run("pcm", "dead", "show", found[0]["id"]).stdout
+    assert listed.count(f"{ws.name} (unverified)") == 3
+    assert f"workstation   {ws.name} (unverified)\n" in shown
     assert {row["id"] for row in rows(ws, 3)} == {row["id"] for row in found}
     assert ws.run("pcm", "dead", "drop", *(row["id"] for row in found)).returncode == 0
     assert rows(ws, 0) == []
