@@ -342,7 +342,9 @@ class Inbox:
             return is_new
         if not order.concerns(self._identity.workstation):
             return False
-        transaction.remember_cancellation(order.job_id, order.reason, now)
+        # By a clock ahead of ours, its job may be as well.
+        received_at = max(now, order.created_at.timestamp())
+        transaction.remember_cancellation(order.job_id, order.reason, received_at)
         return True
 
     def _store(

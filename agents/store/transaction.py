@@ -378,11 +378,14 @@ class Transaction:
         )
 
     def delete_ended(self, before: float) -> bool:
-        """Delete some of the rows that ended before a time; return whether any were deleted."""
+        """Delete some of the rows that ended before a time; return whether any were deleted.
+
+        A job of a clock ahead of ours is kept longer: as long as its age would let it be accepted.
+        """
         conditions = (
-            ("jobs", "NOT open AND changed_at < ?"),
-            ("cancellations", "received_at < ?"),
-            ("refusals", "received_at < ?"),
+            ("jobs", "NOT open AND changed_at < ?1 AND created_at < ?1"),
+            ("cancellations", "received_at < ?1"),
+            ("refusals", "received_at < ?1"),
         )
         cursors = (
             self._database.execute(

@@ -9,6 +9,7 @@ import sys
 from collections.abc import AsyncIterator
 from contextlib import closing
 from dataclasses import replace
+from datetime import UTC, datetime
 from itertools import pairwise
 from pathlib import Path
 
@@ -140,7 +141,9 @@ def limit(transaction: Transaction, pages: int) -> None:
 
 async def test_what_ended_long_ago_is_dropped_bit_by_bit(book: Ledger) -> None:
     """So that a job that is due need not wait for all of it."""
-    jobs = [make_job() for _ in range(50)]
+    jobs = [make_job(created_at=datetime.fromtimestamp(1, UTC)) for _ in range(50)]
+    # The clock of its sender was ahead: published again, it would not be too old.
+    jobs[2] = make_job(created_at=datetime.fromtimestamp(6, UTC))
 
     def fill(transaction: Transaction) -> None:
         for number, job in enumerate(jobs):
@@ -152,7 +155,13 @@ async def test_what_ended_long_ago_is_dropped_bit_by_bit(book: Ledger) -> None:
     left = [len(jobs)]
     while await book.commit(lambda transaction: transaction.delete_ended(5.0)):
         left.append(len(ledger.read(book.path)))
-    assert {entry.job.id for entry in ledger.read(book.path)} == {job.id for job in jobs[:2]}
+    assert {entry.job.id for entry in ledger.read(book.path)} == {job.id for job in jobs[:3]}
+    again = await book.commit(lambda transaction: transaction.accept(jobs[2], 10.0, 5.0))
+    assert again is DuplicateReason.SAME
+    while await book.commit(lambda transaction: transaction.delete_ended(7.0)):
+        pass
+    gone = await book.commit(lambda transaction: transaction.accept(jobs[2], 12.0, 7.0))
+    assert gone is DuplicateReason.TOO_OLD
     assert max(before - after for before, after in pairwise(left)) < len(jobs) // 2
 
 
