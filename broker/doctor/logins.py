@@ -13,6 +13,7 @@ from broker.doctor.topology import groups_of
 from broker.enrolment.rights import AgentLogin, permissions, topic_permissions
 
 _COPIES_CHECKED = (4, 0, 3)  # the first version that checks the keys in CC and BCC
+_PUBLIC_LOGINS = ("guest", "pcm")  # RabbitMQ's, and compose.yaml's
 _SPECIAL = re.compile(r"[.^$*+?{}()|\[\]\\]")
 _ANY_JOB = "background.mandatory.all"
 _DEFAULT_EXCHANGE = "amq.default"
@@ -77,28 +78,36 @@ def allows(pattern: str, name: str) -> bool:
 
 
 def guest(snapshot: BrokerSnapshot) -> Iterator[Finding]:
-    """The name and the default password of guest are public."""
+    """The names and passwords of RabbitMQ's and of our compose.yaml's first user are public."""
     users = snapshot.managed.users if snapshot.managed else None
     if users is None:
-        own = ((url.user or "guest", url.password or "guest") for url in snapshot.urls)
-        exists = ("guest", "guest") in own
+        own = {(url.user or "guest", url.password or "guest") for url in snapshot.urls}
+        found = [name for name in _PUBLIC_LOGINS if (name, name) in own]
     else:
-        exists = any(map(_is_guest, users))
-    if not exists:
-        return
-    yield Finding(
-        Severity.UNSAFE,
-        "guest",
-        "the user guest exists with its default password",
-        "create your own administrator, then rabbitmqctl delete_user guest",
-    )
+        found = [str(user["name"]) for user in users if _has_public_password(user)]
+    for name in found:
+        remedies = {
+            "guest": "create your own administrator, then rabbitmqctl delete_user guest",
+            "pcm": "set PCM_BROKER_PASSWORD for new brokers; here: rabbitmqctl change_password pcm",
+        }
+        yield Finding(
+            Severity.UNSAFE,
+            "guest",
+            f"the user {name} exists with its default password",
+            remedies[name],
+        )
 
 
-def _is_guest(user: Row) -> bool:
-    if user["name"] != "guest" or user.get("hashing_algorithm") != "rabbit_password_hashing_sha256":
+def _has_public_password(user: Row) -> bool:
+    """Whether a user of a public name has its default password, which is the same."""
+    name = str(user["name"])
+    if (
+        name not in _PUBLIC_LOGINS
+        or user.get("hashing_algorithm") != "rabbit_password_hashing_sha256"
+    ):
         return False
     salted = base64.b64decode(user.get("password_hash") or "")
-    return salted[4:] == hashlib.sha256(salted[:4] + b"guest").digest()
+    return salted[4:] == hashlib.sha256(salted[:4] + name.encode()).digest()
 
 
 def topic_rows(snapshot: BrokerSnapshot) -> Iterator[Finding]:

@@ -8,6 +8,7 @@ from pathlib import Path
 from schemas.errors import PcmError
 
 _LIMIT = 65_536
+_MAX_LINKS = 40  # as the kernel's
 _READ_FLAGS = os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK
 
 
@@ -52,13 +53,33 @@ def check_folder(path: Path) -> None:
         if not stat.S_ISDIR(status.st_mode):
             raise UnsafeFile(f"{path}: is not a folder")
         _check_owner(path, status)
-        for parent in path.absolute().resolve().parents:
-            parent_status = parent.stat()
-            # In a sticky folder, such as /tmp, others cannot replace our files.
-            if not parent_status.st_mode & stat.S_ISVTX:
-                _check_owner(parent, parent_status)
+        _check_way(path)
     except OSError as error:
         raise UnsafeFile(_reason(path, error)) from error
+
+
+def _check_way(path: Path) -> None:
+    """Check that only this user and root can change the folders and links that lead to a path."""
+    here, *names = path.absolute().parts
+    folder, links = Path(here), 0
+    while names:
+        folder_status = folder.lstat()
+        # In a sticky folder, such as /tmp, others cannot replace our files.
+        if not folder_status.st_mode & stat.S_ISVTX:
+            _check_owner(folder, folder_status)
+        found = folder / names.pop(0)
+        status = found.lstat()
+        if not stat.S_ISLNK(status.st_mode):
+            folder = folder.parent if found.name == ".." else found
+            continue
+        if status.st_uid not in (0, os.geteuid()):
+            raise UnsafeFile(f"{found}: is a link of another user (uid {status.st_uid})")
+        links += 1
+        if links > _MAX_LINKS:
+            raise UnsafeFile(f"{found}: {os.strerror(errno.ELOOP)}")
+        target = found.readlink()
+        folder = Path(target.anchor) if target.is_absolute() else folder
+        names[:0] = target.parts[1:] if target.is_absolute() else target.parts
 
 
 def _check_owner(path: Path, status: os.stat_result) -> None:

@@ -41,6 +41,7 @@ class Keyring:
 
         check_folder(folder)
         keys: dict[str, TrustedKey] = {}
+        files: dict[str, list[Path]] = {}
         problems = []
         for path in key_files(folder):
             try:
@@ -50,10 +51,12 @@ class Keyring:
             except InvalidMessage as error:
                 problems.append(f"{path}: is not a public key of pcm keygen: {error}")
             else:
-                if key.id in keys:  # else a second file could widen the key's limits
-                    problems.append(f"{path}: another file has the same key")
-                else:
-                    keys[key.id] = key
+                keys[key.id] = key
+                files.setdefault(key.id, []).append(path)
+        for key_id, (first, *others) in files.items():
+            if others:  # their limits may differ: neither is trusted
+                problems.append(f"{others[0]}: has the same key as {first}; remove one of them")
+                del keys[key_id]
         return cls(keys.values(), problems)
 
     def verify(self, message: "Signable", body: bytes, signatures: Signatures) -> Iterator[Verdict]:

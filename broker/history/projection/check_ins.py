@@ -1,6 +1,8 @@
 """Project check-ins onto the tables of workstations, agents and groups."""
 
 from collections.abc import Sequence
+from itertools import groupby
+from operator import itemgetter
 from typing import Any
 
 from sqlalchemy import Connection, bindparam, delete, select
@@ -31,6 +33,7 @@ def write(connection: Connection, check_ins: Sequence[tuple[CheckIn, int]]) -> N
     facts = [(check_in, offset, check_in.facts.model_dump()) for check_in, offset in check_ins]
     if not facts:
         return
+    speakers = _speakers(connection, check_ins)
     seen = [
         {
             "name": check_in.workstation,
@@ -41,32 +44,41 @@ def write(connection: Connection, check_ins: Sequence[tuple[CheckIn, int]]) -> N
         }
         for check_in, offset, known in facts
     ]
-    put(connection, workstations, seen, ("seen_at", "seen_offset", *facts[0][2]))
-    groups = _groups(connection, [check_in for check_in, _ in check_ins])
+    changed = ("seen_at", "seen_offset", *facts[0][2])
+    # In the order of the stream: a user's agent can come before the service's first check-in.
+    for speaks, group in groupby(zip(speakers, seen, strict=True), key=itemgetter(0)):
+        put(connection, workstations, [row for _, row in group], changed if speaks else ())
+    groups = {
+        check_in.workstation: check_in.groups
+        for speaks, (check_in, _) in zip(speakers, check_ins, strict=True)
+        if speaks
+    }
     if groups:
         connection.execute(_DELETE_GROUPS, [{"its_name": name} for name in groups])
     members = [{"group": group, "workstation": name} for name in groups for group in groups[name]]
     put(connection, memberships, members)
     rows = [_agent(check_in) for check_in, _ in check_ins]
-    changed = tuple(name for name in rows[0] if name not in {"workstation", "agent"})
-    put(connection, agents, rows, changed)
+    columns = tuple(name for name in rows[0] if name not in {"workstation", "agent"})
+    put(connection, agents, rows, columns)
 
 
-def _groups(connection: Connection, check_ins: Sequence[CheckIn]) -> dict[str, Sequence[str]]:
-    """Return workstations' groups, from the service agent's check-ins if there are any."""
-    groups: dict[str, Sequence[str]] = {}
+def _speakers(connection: Connection, check_ins: Sequence[tuple[CheckIn, int]]) -> list[bool]:
+    """Return which check-ins tell of the whole workstation: its groups, platform and last sign.
+
+    Those of the service agent; until it has ever checked in, those of a user's agent, too.
+    """
+    speakers = []
     with_service: set[str] = set()
-    for check_in in check_ins:
+    for check_in, _ in check_ins:
         name = check_in.workstation
         if check_in.agent == _SERVICE:
             with_service.add(name)
-        elif (
-            name in with_service
-            or connection.scalar(_SERVICE_AGENT, {"its_name": name}) is not None
-        ):
-            continue
-        groups[name] = check_in.groups
-    return groups
+        is_alone = (
+            name not in with_service
+            and connection.scalar(_SERVICE_AGENT, {"its_name": name}) is None
+        )
+        speakers.append(check_in.agent == _SERVICE or is_alone)
+    return speakers
 
 
 def _write_machines(connection: Connection, check_ins: Sequence[tuple[CheckIn, int]]) -> None:

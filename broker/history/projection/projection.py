@@ -53,7 +53,15 @@ from schemas import (
     WorkstationForgotten,
 )
 from schemas.orders.job import id_time
-from schemas.reports.report import ANSWERS, Rank, first_line, furthest, order, report_checksum
+from schemas.reports.report import (
+    ANSWERS,
+    SERVICE,
+    Rank,
+    first_line,
+    furthest,
+    order,
+    report_checksum,
+)
 from schemas.reports.reporters import Reporters
 from schemas.times import Moment, latest
 
@@ -262,7 +270,8 @@ class Projection:
             "until": report.until.timestamp() if report.until else None,
         }
         self._reports.append({**row, "id": report.id, "offset": offset})
-        self._seen[workstation] = {"its_name": workstation, "its_at": at, "its_offset": offset}
+        if report.agent == SERVICE:  # a user's agent does not tell when the workstation was there
+            self._seen[workstation] = {"its_name": workstation, "its_at": at, "its_offset": offset}
         stub = self._stubs.get(job_id)
         if stub is None:
             self._stubs[job_id] = _stub(report, offset)

@@ -12,7 +12,10 @@ COLUMNS = (
     "workstation", "state", "at", "agent", "exit_code", "signal", "duration", "restart_required",
     "until", "reason", "line",
 )  # fmt: skip
-_FORMULA = ("=", "+", "-", "@", "\t", "\r", "\n")
+# A spreadsheet may take these as separators, too, also within quotes that are in mid-cell for it.
+# The last four are full-width characters, which some languages' versions read like the others.
+_SIGNS = "=+\\-@\uff1d\uff0b\uff0d\uff20"
+_FORMULA = re.compile(rf"\A(?=[\t\r\n{_SIGNS}])|(?<=[;|\t\r\n])(?=\s*[{_SIGNS}])")
 
 
 def report_csv(content: ReportContent) -> str:
@@ -31,8 +34,8 @@ def _values(outcome: OutcomeRow) -> list[object]:
 
 
 def _cell(value: object) -> str:
-    """Format a cell; quote what a spreadsheet would take for a formula."""
+    """Format a cell; quote each part that a spreadsheet could take for a formula."""
     if isinstance(value, float):  # without an exponent
         return re.sub(r"(\.\d+?)0+$", r"\1", f"{value:.6f}")
     text = "" if value is None else str(value).replace("\0", "")
-    return f"'{text}" if text.startswith(_FORMULA) else text
+    return _FORMULA.sub("'", text)

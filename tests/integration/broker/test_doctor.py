@@ -281,6 +281,13 @@ def test_the_user_guest(patient: Patient) -> None:
         assert severities(patient.examined(), "guest") == {"unsafe"}
     finally:
         patient.management.delete("users", "guest")
+    try:  # the login of compose.yaml
+        patient.management.put("users", "pcm", body={"password": "another", "tags": ""})
+        assert "guest" not in patient.examined()
+        patient.management.put("users", "pcm", body={"password": "pcm", "tags": ""})
+        assert "the user pcm exists with its default password" in str(patient.examined())
+    finally:
+        patient.management.delete("users", "pcm")
 
 
 @pytest.mark.full

@@ -184,8 +184,9 @@ async def test_the_sheet_has_a_row_a_workstation_and_no_formulas(
     failed = by_name["failed"]
     assert (failed["exit_code"], failed["duration"], failed["line"]) == ("7", "2.0", "no disk")
     assert datetime.fromisoformat(failed["at"]).utcoffset() == timedelta(0)
-    formula = told.job("a", "b", "c", "d", "e")
-    starts = dict(zip("abcde", ("=1+1", "+1", "-1", "@x", 'fine, "quoted"'), strict=True))
+    formula = told.job(*"abcdefgh")
+    texts = ("=1+1", "+1", "-1", "@x", 'fine, "quoted"', "x;=H(A1)", "a\tb\t-1;c", "a - b\n=1")
+    starts = dict(zip("abcdefgh", texts, strict=True))
     await told.tell(
         formula,
         *(told.report(formula, word, S.REFUSED, reason=text) for word, text in starts.items()),
@@ -198,6 +199,9 @@ async def test_the_sheet_has_a_row_a_workstation_and_no_formulas(
         "'-1",
         "'@x",
         'fine, "quoted"',
+        "x;'=H(A1)",
+        "a\tb\t'-1;c",
+        "a - b\n'=1",
     ]
 
 

@@ -107,9 +107,57 @@ def test_two_different_people_sign_where_one_has_to_approve(keys: AgentKeys) -> 
     )
     shutil.copy(keys.path("ada"), keys.path("zoe"))
     assert "may order only group:office" in _objection(trust, job, (by_ada, bob.sign(job)))
+    keys.path("zoe").unlink()
     cancellation = Cancellation(job_id=job.id)
     header = write_signatures((ada.sign(cancellation),))
     trust.check(cancellation, cancellation.body(), header, datetime.now(UTC))
+
+
+def test_of_two_files_of_one_key_none_is_trusted(keys: AgentKeys) -> None:
+    """Else the alphabet would decide which limits it has."""
+    ada, bob = keys.trust("ada", targets=(group("office"),)), keys.trust("bob")
+    wide = TrustedKey(name="a-second", key=ada.public_text)
+    keys.path("a-second").write_bytes(wide.body())
+    with capture_logs() as told:
+        trust = keys.open()
+    job = _job()
+    assert "is not trusted" in _objection(trust, job, (ada.sign(job),))
+    assert _objection(trust, job, (bob.sign(job),)) == ""
+    (problem,) = [event["reason"] for event in told if event["event"] == "key.unusable"]
+    assert str(keys.path("ada")) in problem
+    assert f"has the same key as {keys.path('a-second')}" in problem
+    keys.path("a-second").unlink()
+    assert "may order only group:office" in _objection(trust, job, (ada.sign(job),))
+
+
+def test_a_folder_is_not_reached_through_a_link_of_another_user(keys: AgentKeys) -> None:
+    """They could lead it elsewhere."""
+    if os.geteuid():
+        pytest.skip("needs root to make links of others")
+    keys.trust("ada")
+    site = keys.folder.parent
+    for name, target in (("own", site), ("relative", Path("own")), ("theirs", site)):
+        (site / name).symlink_to(target)
+    os.chown(site / "theirs", NOBODY, 0, follow_symlinks=False)
+    for way in ("own", "relative", f"own/../{site.name}"):
+        keys.open(trusted_keys=site / way / keys.folder.name)
+    around = site / "around"
+    around.symlink_to(site / "theirs")
+    loop = site / "loop"
+    loop.symlink_to(loop)
+    for way, reason in (
+        ("theirs", "theirs: is a link of another user"),
+        ("around", "theirs: is a link of another user"),
+        ("loop", "Too many levels of symbolic links"),
+    ):
+        with pytest.raises(WrongSetting, match=f"PCM_TRUSTED_KEYS: .*{reason}"):
+            keys.open(trusted_keys=site / way / keys.folder.name)
+    their = site / "folder"
+    their.mkdir()
+    (their / "way").symlink_to(site)
+    os.chown(their, NOBODY, 0)
+    with pytest.raises(WrongSetting, match="folder: belongs to neither root nor this user"):
+        keys.open(trusted_keys=their / "way" / keys.folder.name)
 
 
 def test_keys_come_and_go_without_a_restart(keys: AgentKeys) -> None:

@@ -5,6 +5,7 @@ import random
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from datetime import UTC, datetime, timedelta
+from itertools import permutations
 from pathlib import Path
 from typing import Any
 
@@ -329,6 +330,33 @@ def test_the_fleet_is_as_it_last_checked_in(history: Engine) -> None:
         assert asked.reached(job(group("hq"), workstation("ws-1"))) == ["ws-1", "ws-2"]
         assert asked.reached(job(everyone, excluded=(group("lab"),))) == ["ws-2"]
         assert [row.name for row in asked.workstations(group="lab")] == ["ws-1"]
+
+
+def test_a_users_agent_does_not_speak_for_the_whole_workstation(history: Engine) -> None:
+    """Neither by check-ins nor by reports, in any order, once its service has spoken."""
+    linux, windows = (
+        Facts(os=name, arch="x86_64", release="r", memory=1) for name in ("linux", "windows")
+    )
+    by_service = check_in("ws-1", "lab", facts=linux)
+    by_user = check_in("ws-1", "hq", agent="interactive-ada", facts=windows)
+    late = NOW + timedelta(days=1000)
+    by_user = by_user.model_copy(update={"at": late})
+    sent = job(everyone).model_copy(update={"command": Command(argv=("true",))})
+    said = report(sent, "ws-1", State.OFFERED).model_copy(
+        update={"agent": "interactive-ada", "at": late}
+    )
+    for cut in (1, 10):
+        for order in permutations((by_user, by_service, sent, said)):
+            rebuild(history)
+            project(history, [*order, by_user], cut=cut)
+            with query_fleet(history, NOW.timestamp()) as asked:
+                (row,) = asked.workstations()
+            assert (row.os, row.groups, row.seen_at) == ("linux", ("lab",), NOW.timestamp())
+    rebuild(history)
+    project(history, [by_user])  # there is no service
+    with query_fleet(history, NOW.timestamp()) as asked:
+        (row,) = asked.workstations()
+    assert (row.os, row.groups, row.seen_at) == ("windows", ("hq",), late.timestamp())
 
 
 def test_by_what_an_agent_decides_is_kept(history: Engine) -> None:
