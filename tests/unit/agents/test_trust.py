@@ -148,7 +148,7 @@ def test_a_folder_is_not_reached_through_a_link_of_another_user(keys: AgentKeys)
     for way, reason in (
         ("theirs", "theirs: is a link of another user"),
         ("around", "theirs: is a link of another user"),
-        ("loop", "Too many levels of symbolic links"),
+        ("loop", "is a link"),
     ):
         with pytest.raises(WrongSetting, match=f"PCM_TRUSTED_KEYS: .*{reason}"):
             keys.open(trusted_keys=site / way / keys.folder.name)
