@@ -199,6 +199,7 @@ async def test_one_of_the_former_version_is_read_on_where_it_was(here: Broker, u
             "ALTER TABLE agents RENAME COLUMN policy TO windows",
             *(f"ALTER TABLE results DROP COLUMN {name}" for name in RANK),
             "DROP TABLE early",
+            "DROP TABLE machines",
             "UPDATE reading SET version = 2",
         ):
             connection.execute(text(statement))
