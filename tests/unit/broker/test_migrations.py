@@ -55,7 +55,7 @@ def url(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[str]:
             yield made
 
 
-@pytest.fixture(params=[OLDEST, 4])  # of these there are dumps
+@pytest.fixture(params=[OLDEST, 5])  # of these there are dumps
 def version(request: pytest.FixtureRequest) -> int:
     """The oldest version that can be brought up to date, and the last one."""
     return int(request.param)
