@@ -149,6 +149,7 @@ class Process(RunningProcess):
                 for write_end in write_ends:  # the command can open its /dev/stdout
                     os.fchown(write_end, user.uid, user.gid)
             tree = OwnProcessTree(variables[WORKSTATION_VARIABLE], variables[JOB_VARIABLE])
+            self._own_tree = tree
             super().__init__(time.monotonic(), tree)  # it can have ended when Popen returns
             ours.callback(tree.close)
             self._popen = start(command, user, variables, write_ends, tree)
@@ -176,7 +177,7 @@ class Process(RunningProcess):
             raise CannotStart(text) from error
 
     def watch(self) -> None:
-        """Watch the process; its pipes only if it does not end within 5 ms."""
+        """Watch the process; its pipes, and in a cgroup, only if it does not end within 5 ms."""
         super().watch()
         if self._leaves_processes:  # only its first process tells whether it ended by itself
             self._record_identity()
@@ -211,6 +212,7 @@ class Process(RunningProcess):
 
     def _sample(self, number: int) -> None:
         if number == 0:
+            self._own_tree.enclose()
             for reader in self._readers:
                 reader.open()
         if number + 1 < len(_SAMPLES):

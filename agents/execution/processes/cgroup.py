@@ -85,7 +85,11 @@ class Cgroup:
     def add(self, pid: int) -> bool:
         """Move a process into the cgroup; return whether that was possible."""
         try:
-            (self._path / "cgroup.procs").write_text(str(pid))
+            file = os.open(self._path / "cgroup.procs", os.O_WRONLY | os.O_CLOEXEC)
+            try:
+                os.write(file, str(pid).encode())
+            finally:
+                os.close(file)
         except ProcessLookupError:  # it has ended
             return True
         except OSError:

@@ -57,6 +57,16 @@ def process_entry(pid: int) -> ProcessEntry:
     return ProcessEntry(fields[0], int(fields[1]), int(fields[3]), int(fields[19]))
 
 
+def descendants_of(pid: int) -> Iterator[int]:
+    """Yield the living descendants of a process, parents first, without those of ended ones."""
+    with unless_ended():
+        for task in os.listdir(f"/proc/{pid}/task"):  # noqa: PTH208 - faster
+            with open(f"/proc/{pid}/task/{task}/children") as file:  # noqa: PTH123 - faster
+                for child in map(int, file.read().split()):
+                    yield child
+                    yield from descendants_of(child)
+
+
 def mark_of(pid: int) -> int | None:
     """Return the mark of a process; None if it has none.
 

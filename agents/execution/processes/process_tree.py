@@ -23,6 +23,7 @@ from agents.execution.processes.cgroup import Cgroup, cgroup_name, name_in
 from agents.execution.processes.process_table import (
     RLIMIT_LOCKS,
     ProcessEntry,
+    descendants_of,
     mark_of,
     process_entry,
     process_table,
@@ -143,26 +144,36 @@ class OwnProcessTree(ProcessTree):
     """The processes of a command that this agent starts: they are its descendants."""
 
     def __init__(self, workstation: str, job_id: str) -> None:
-        """Prepare the start of a command: `spawn`, and `close` at its end."""
+        """Prepare the start of a command: `spawn`, `enclose` if it runs on, `close` at its end."""
         super().__init__(workstation, job_id)
-        self._cgroup = Cgroup.create(self._name)
+        self._cgroup: Cgroup | None = None
         _running.add(self._mark)
 
     def spawn(self, argv: Sequence[str], **options: Any) -> "subprocess.Popen[bytes]":
-        """Start the first process, with the mark, and move it into the cgroup.
-
-        What it forks before it is in the cgroup has the mark nevertheless.
-        """
+        """Start the first process, with the mark."""
         with subreaper.SPAWN_LOCK, _own_mark(self._mark):
             popen = subprocess.Popen(argv, **options)  # noqa: S603 - the purpose
             subreaper.register(popen.pid)
         self._leader = popen.pid
         with suppress(OSError):  # it has ended, or has executed a setuid program
             resource.prlimit(popen.pid, RLIMIT_LOCKS, (self._mark, self._mark))
-        if self._cgroup is not None and not self._cgroup.add(popen.pid):
-            self._cgroup.remove()
-            self._cgroup = None
         return popen
+
+    def enclose(self) -> None:
+        """Move the processes into a cgroup of their own, if one can be made.
+
+        It costs as much as the start of a short command, which does not need it.
+        """
+        cgroup = Cgroup.create(self._name)
+        if cgroup is None:
+            return
+        if cgroup.add(self._leader):
+            self._cgroup = cgroup
+            with suppress(OSError):  # the limit of open files is reached
+                for pid in descendants_of(self._leader):
+                    cgroup.add(pid)
+        else:
+            cgroup.remove()
 
     def close(self) -> None:
         """Forget the processes: all have ended, or they are left."""

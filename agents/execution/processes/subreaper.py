@@ -10,6 +10,7 @@ import ctypes
 import os
 import threading
 from contextlib import suppress
+from functools import cache
 
 from agents.execution.processes.process_table import process_entry, process_table, unless_ended
 
@@ -34,6 +35,7 @@ def is_subreaper() -> bool:
     return os.getpid() == 1 or (not failed and answer.value == 1)
 
 
+@cache
 def _libc() -> ctypes.CDLL:
     return ctypes.CDLL(None, use_errno=True)
 
