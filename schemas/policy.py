@@ -14,6 +14,7 @@ from schemas.maintenance_windows import NO_WINDOWS, Windows
 from schemas.names import Target
 from schemas.orders.job import Context, Job
 from schemas.reports.report import State
+from schemas.text import listed
 from schemas.times import NEVER, Moment, WallClock, duration_text
 
 AFTER_SLEEP = "the machine slept"
@@ -88,7 +89,7 @@ class Host:
 
     Attributes:
         platforms: the platforms of its commands.
-        targets: all targets that include it.
+        targets: all targets that include it; none: unknown.
         windows: its maintenance windows.
         as_others: whether commands can be run as another user.
         zone: its time zone; None: that of this machine.
@@ -102,6 +103,9 @@ class Host:
 
     def not_applicable_reason(self, job: Job, now: float) -> str:
         """Return why a job can never run here; empty if it can."""
+        if self.targets and self.targets.isdisjoint(job.targets):
+            names = listed(sorted(map(str, job.targets)), _NAMED)
+            return f"is for {names}, and not for this workstation"
         wanted = job.command.platforms
         if wanted and not wanted & self.platforms:
             return f"runs on {', '.join(sorted(wanted))}; this is {max(self.platforms, key=len)}"
@@ -126,6 +130,7 @@ class Host:
         return at if start == due else start
 
 
+_NAMED = 3
 _Status = TypeVar("_Status", bound=JobStatus)
 
 

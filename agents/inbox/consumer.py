@@ -18,13 +18,14 @@ from agents.inbox.recovery import Recovery
 from agents.inbox.trust import Trust
 from agents.jobs.admission import Admission
 from agents.jobs.cancellation import Cancellations
+from agents.jobs.host import targets
 from agents.jobs.pause import PauseState
 from agents.outbox import Outbox
 from agents.settings import AgentSettings
 from agents.store.ledger import Ledger
 from agents.store.transaction import DuplicateReason, JobRecord, Original, Transaction
 from broker.amqp import topology
-from broker.amqp.connection import CALL_LIMIT, Unreachable, blocked, map_errors
+from broker.amqp.connection import CALL_LIMIT, Refused, Unreachable, blocked, map_errors
 from broker.amqp.consumer import Delivery, consume
 from broker.amqp.publisher import Publisher
 from broker.amqp.timeouts import timeout
@@ -39,6 +40,7 @@ _PREFETCH = 500
 _BACKLOG_PAUSE = 1.0  # seconds without a delivery after which the backlog counts as received
 _log = get_logger()
 _MAX_REASON = 1000
+_MAX_UNBOUND = 100  # targets of a job
 _SUSPECT_COUNT = 2  # redeliveries; an ordinary connection loss causes one
 
 
@@ -86,6 +88,8 @@ class Inbox:
         self._ledger = ledger
         self._claims = claims
         self._recovery = recovery
+        self._targets = targets(settings)
+        self._binds = not settings.enrolled
         self._trust = trust
         self._outbox = outbox
         self._admission = admission
@@ -215,6 +219,40 @@ class Inbox:
                 for delivery in deliveries:
                     if delivery.tag not in rejected_tags:
                         await channels.channel.basic_ack(delivery.tag)
+        await self._remove_bindings(orders, channels.connection)
+
+    async def _remove_bindings(self, orders: list[Order], connection: AbstractConnection) -> None:
+        """Remove the bindings that brought jobs for other targets, such as groups that it left.
+
+        An agent with a new ledger does not know what it has bound. An enrolled agent may not
+        unbind: `pcm doctor` finds its bindings.
+        """
+        jobs = [order for order in orders if isinstance(order, Job)]
+        others = {
+            target
+            for job in jobs
+            if self._targets.isdisjoint(job.targets)
+            for target in job.targets[:_MAX_UNBOUND]
+        }
+        if not others or not self._binds:
+            return
+        identity = self._identity
+        name = topology.queue_name(identity.kind, identity.workstation, identity.user)
+        keys = topology.target_keys(identity.kind, others)
+        try:
+            with map_errors(f"removing bindings of {name}"):
+                async with timeout(CALL_LIMIT), connection.channel() as channel:
+                    queue = await channel.get_queue(name, ensure=False)
+                    for key in keys:
+                        await queue.unbind(topology.JOBS, key)
+        except Refused as error:
+            _log.warning("bindings.obsolete", reason=str(error))
+            return
+        _log.warning(
+            "bindings.removed",
+            targets=sorted(map(str, others)),
+            reason="they brought jobs that are not for this workstation",
+        )
 
     def _originals(self, read: list[tuple[Delivery, Order]]) -> dict[str, Original]:
         """Return the foreground jobs, which a service agent hands to users who log on later."""

@@ -4,7 +4,7 @@ All bindings derive from the table `ROUTES`, as do permissions, `pcm topology sh
 """
 
 import re
-from collections.abc import Iterable, Iterator
+from collections.abc import Collection, Iterable, Iterator
 from dataclasses import dataclass, field
 from enum import StrEnum
 from functools import lru_cache
@@ -185,8 +185,13 @@ def queue_name(kind: AgentKind, workstation_name: str, user: str = "") -> str:
 
 def binding_keys(kind: AgentKind, workstation_name: str, groups: Iterable[str]) -> list[str]:
     """Return the binding keys of an agent's queue at the jobs exchange."""
-    scopes = [everyone, *(group(name) for name in groups), workstation(workstation_name)]
-    return [f"{words}.{_scope(scope)}" for words in _patterns(kind) for scope in scopes]
+    targets = [everyone, *(group(name) for name in groups), workstation(workstation_name)]
+    return target_keys(kind, targets)
+
+
+def target_keys(kind: AgentKind, targets: Collection[Target]) -> list[str]:
+    """Return the binding keys by which an agent's queue receives the jobs for targets."""
+    return [f"{words}.{_scope(target)}" for words in _patterns(kind) for target in targets]
 
 
 def _patterns(kind: AgentKind) -> Iterator[str]:

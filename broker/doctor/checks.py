@@ -36,6 +36,7 @@ CHECKS: tuple[Check, ...] = (
     layout.listeners,
     layout.background,
     layout.bindings,
+    layout.groups,
     layout.dead_letter_exchanges,
     layout.dead_letters,
     layout.abandoned,

@@ -143,6 +143,31 @@ def bindings(snapshot: BrokerSnapshot) -> Iterator[Finding]:
         )
 
 
+def groups(snapshot: BrokerSnapshot) -> Iterator[Finding]:
+    """An agent's queue is bound to the groups that its agent is in, by its last check-in."""
+    known = {row.name: row for row in snapshot.fleet or () if row.service}
+    for agent, keys in _keys_of_agents(snapshot):
+        if not keys or (row := known.get(agent.workstation)) is None:
+            continue
+        bound, checked_in = set(topology.groups_in(keys)), set(row.groups)
+        remedy = (
+            f"pcm enrol {agent.workstation} with its groups, and PCM_GROUPS there; an agent that is"
+            " not enrolled mends it at its start"
+        )
+        if obsolete := bound - checked_in:
+            text = (
+                f"{agent.queue} is bound to groups that its agent is not in: {named(obsolete)}; the"
+                " agent does not run their jobs"
+            )
+            yield Finding(Severity.WILL_BREAK, "groups", text, remedy)
+        if absent := checked_in - bound:
+            text = (
+                f"{agent.queue} is not bound to groups that its agent is in: {named(absent)}; their"
+                " jobs do not reach it"
+            )
+            yield Finding(Severity.WILL_BREAK, "groups", text, remedy)
+
+
 def queue_types(snapshot: BrokerSnapshot) -> Iterator[Finding]:
     """Agents' queues are quorum queues, or classic queues outside of a cluster.
 

@@ -88,6 +88,24 @@ def ran(ws: Workstation) -> list[str]:
     return (ws.folder / "ran").read_text().split()
 
 
+async def test_a_group_that_the_agent_is_not_in_is_told(
+    site: Site, ws: Workstation, dispatcher: Dispatcher
+) -> None:
+    """It may not unbind its queue, but runs nothing that is not for it."""
+    agents = site.enrol(ws.name, "--group", f"lab-{ws.name}")
+    service = start(ws, "service", {**agents["service"], "PCM_GROUPS": ""})
+    job = append(ws, "ran").model_copy(update={"targets": (group(f"lab-{ws.name}"),)})
+    reports = await follow(dispatcher, await dispatcher.dispatch(job))
+    assert final(reports).state is State.NOT_APPLICABLE
+    assert not (ws.folder / "ran").exists()
+    assert not service.events("bindings.removed")
+
+    def is_found() -> bool:
+        return f"not in: lab-{ws.name}; the agent does not run" in site.pcm("doctor").stdout
+
+    assert eventually(is_found)
+
+
 @pytest.mark.full
 async def test_jobs_of_all_four_kinds(site: Site, ws: Workstation, dispatcher: Dispatcher) -> None:
     """The rule holds as ever, and nothing is logged that went wrong."""
@@ -162,7 +180,7 @@ async def test_login_names_of_any_letters(
 async def test_again_keeps_the_password_and_changes_the_groups(
     site: Site, ws: Workstation, dispatcher: Dispatcher
 ) -> None:
-    """Who is not named is kept, in the groups that are named now; nobody has to start again."""
+    """Who is not named is kept, in the groups that are named now."""
     lab, office = f"lab-{ws.name}", f"office-{ws.name}"
     file = ws.folder / "service.env"
     site.asked("enrol", ws.name, "--group", lab, "--credentials", str(file))
@@ -178,6 +196,8 @@ async def test_again_keeps_the_password_and_changes_the_groups(
     assert list(added) == ["interactive-ada"]
     site.enrol(ws.name, "--group", office, "--credentials", f"{ws.folder}/")
     user = start(ws, "interactive", added["interactive-ada"], accept_offers="true")
+    assert service.end() == 0
+    service = start(ws, "service", {**settings, "PCM_GROUPS": office})
     with pytest.raises(Unroutable):
         await dispatcher.dispatch(to(append(ws, "nobody"), group(lab)))
     for background in (True, False):

@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from agents.store.transaction import JobRecord
-from schemas import Command, Job, State, everyone
+from schemas import Command, Job, State, everyone, group
 from schemas.policy import Host, InteractiveRules, Next, ServiceRules, Step, held_back_since, order
 from schemas.times import NEVER
 
@@ -368,3 +368,11 @@ def test_after_sleep_the_services_grace_begins_anew() -> None:
         entry(received=-1000, mandatory_at=100, expires_at=500),
     ):
         assert not SERVICE.restarts_wait(record, T0 + 900)
+
+
+def test_a_job_for_others_is_not_applicable() -> None:
+    """Whatever binding brought it."""
+    job = entry(background=True)
+    for targets, step in (({group("lab")}, Step.CLOSE), ({everyone, group("lab")}, Step.RUN)):
+        rules = ServiceRules(replace(LINUX, targets=frozenset(targets)), takeover_grace=60)
+        assert rules.next(job, T0, claimed=False).step is step
