@@ -246,7 +246,7 @@ class Rank(IntEnum):
 
 
 ANSWERS = (State.OFFERED, State.POSTPONED, State.DECLINED)
-_RANKS: dict[str, Rank] = {
+_RANK_OF: dict[str, Rank] = {
     **dict.fromkeys(_FINAL, Rank.CLOSED),
     State.CONFLICT: Rank.CONFLICT,
     State.RECEIVED: Rank.RECEIVED,
@@ -255,6 +255,8 @@ _RANKS: dict[str, Rank] = {
     State.STARTED: Rank.STARTED,
     **dict.fromkeys((State.SUCCEEDED, State.FAILED, State.TIMED_OUT, State.INTERRUPTED), Rank.RAN),
 }
+# Plain numbers: rows with members of an enumeration are tracked by the garbage collector.
+_RANKS = {state: int(rank) for state, rank in _RANK_OF.items()}
 _TIES: dict[str, int] = {
     state: place << _CRC_BITS + _RESULT_BITS for place, state in enumerate(State)
 }
