@@ -149,6 +149,8 @@ class Process(RunningProcess):
                 for write_end in write_ends:  # the command can open its /dev/stdout
                     os.fchown(write_end, user.uid, user.gid)
             tree = OwnProcessTree(variables[WORKSTATION_VARIABLE], variables[JOB_VARIABLE])
+            if command.survives_agent:
+                tree.leave()  # whatever else ends while the agent ends
             self._own_tree = tree
             super().__init__(time.monotonic(), tree)  # it can have ended when Popen returns
             ours.callback(tree.close)

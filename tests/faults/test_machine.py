@@ -303,3 +303,29 @@ def recorded(ws: Workstation) -> bool:
     """Return whether the service's ledger has the identity of a command's first process."""
     with closing(sqlite3.connect(ws.state_dir / "service" / "ledger.db")) as database:
         return bool(database.execute("SELECT 1 FROM jobs WHERE process != ''").fetchone())
+
+
+@pytest.mark.full
+async def test_a_survivor_keeps_its_orphans_while_its_agent_ends_others(
+    ws: Workstation, dispatcher: Dispatcher, tmp_path: Path
+) -> None:
+    service = ws.start("service", drain="1s")
+    seconds, pid = f"81.{secrets.randbelow(10**9)}", tmp_path / "pid"
+    script = f"setsid -f sleep {seconds}; echo $$ > {pid}; sleep 81.9; sleep 81.9"
+    job = await dispatcher.dispatch(survivor(ws, tmp_path / "ran", script))
+    other = ws.job(
+        f"trap '' TERM; setsid -f true; echo > {tmp_path / 'other'}; sleep 81.8; sleep 81.8",
+        shell=True,
+        background=True,
+    )
+    await dispatcher.dispatch(other)
+    until_there(pid)
+    until_there(tmp_path / "other")
+    assert service.end() == 0
+    assert with_argument(seconds)
+    ws.start("service").wait_for("job.found")
+    assert (await ended(dispatcher, other)).state is State.INTERRUPTED
+    assert with_argument(seconds)
+    await dispatcher.cancel(job.id, "enough")
+    assert (await ended(dispatcher, job)).state is State.CANCELLED
+    assert not with_argument(seconds)

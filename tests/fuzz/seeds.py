@@ -52,6 +52,7 @@ _ASKED: tuple[dict[str, Any], ...] = (
             platforms=frozenset({"linux/x86_64"}),
             background=True,
             survives_agent=True,
+            leaves_processes=True,
         ),
         "mandatory_at": WallClock(local=datetime(2026, 12, 1, 2)),  # noqa: DTZ001
         "expires_at": WallClock(local=datetime(2026, 12, 2, 2)),  # noqa: DTZ001

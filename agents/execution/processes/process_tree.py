@@ -64,7 +64,7 @@ class ProcessTree(ABC):
         """
 
     def leave(self) -> None:
-        """Leave the processes that still run, for good."""
+        """Let the processes be: no other command's end ends them."""
         _left.add(self._mark)
 
     def signal(self, number: int) -> None:

