@@ -25,6 +25,7 @@ from broker.log import get_logger
 _log = get_logger()
 PREFIX = ".standing."
 _READ_LIMIT = 256 * 1024
+_UNREADABLE = (ValueError, TypeError, LookupError, RecursionError, OverflowError)
 _LOGIND_USERS = Path("/run/systemd/users")
 
 
@@ -105,7 +106,7 @@ class Standings:
         with suppress(OSError), os.scandir(self._directory) as entries:
             for entry in entries:
                 if entry.name.startswith(PREFIX) and entry.name != self._path.name:
-                    with suppress(OSError, ValueError, TypeError, LookupError, RecursionError):
+                    with suppress(OSError, *_UNREADABLE):
                         found.append(_read(entry.path, job_id))
         return found
 

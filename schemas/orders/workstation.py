@@ -36,7 +36,9 @@ class AgentsRevoked(Message):
 
     kind: Literal["revocation"] = "revocation"
     workstation: Name
-    agents: tuple[Name, ...] = Field(description="such as service or interactive-ada")
+    agents: tuple[Text, ...] = Field(
+        description="such as service or interactive-ada; a very long name is shortened"
+    )
     sender: Text = Field(default_factory=whoami, max_length=200)
     created_at: Instant = Field(default_factory=lambda: datetime.now(UTC))
 

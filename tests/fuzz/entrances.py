@@ -23,6 +23,7 @@ from sqlalchemy.exc import DataError
 
 import schemas
 from agents.claims.claim_file import decision
+from agents.claims.standings import Standing, Standings
 from agents.identity import Identity
 from agents.inbox.consumer import _delivery_count
 from agents.inbox.messages import UnreadableMessage, job_id_of, read_order
@@ -57,7 +58,7 @@ from schemas import (
     WallClock,
 )
 from schemas import maintenance_windows as windows
-from schemas.names import Target, check_name, check_text
+from schemas.names import Target, check_name, check_text, check_user, user_of_word, user_word
 from schemas.orders.command import Platform
 from schemas.orders.rollout import check_limit
 from schemas.orders.schedule import _check_cron, _check_zone
@@ -335,7 +336,26 @@ def _target(text: str) -> None:
     assert Target.parse(str(target)) == target
 
 
+def _user(text: str) -> None:
+    word = user_word(check_user(text))
+    assert user_of_word(word) == (word if "::" in word else text)
+
+
+def _word(text: str) -> None:
+    user = user_of_word(text)
+    assert user is None or user_word(user) == text
+
+
 # What other users of the machine can write
+
+
+def _standing(data: bytes) -> None:
+    ada, ben = (Standings(_folder(), Identity(AgentKind.INTERACTIVE, "ws", u)) for u in "ab")
+    ada.publish({"job": Standing(due_at=0, accepted=False, answered=False, shown_at=0)})
+    next((_folder() / "claims").glob("*interactive-b")).write_bytes(data)
+    assert ada.prefers_other("job", 0) in {True, False}
+    ada.close()
+    ben.close()
 
 
 def _claim(data: bytes) -> None:
@@ -396,6 +416,8 @@ ENTRANCES = (
             ("windows", _windows, seeds.WINDOWS),
             ("name", check_name, (b"ws-042", b"A_b")),
             ("text", check_text, (b"text",)),
+            ("user", _user, (b"ada", b"Ada.Lovelace@example.com", b"EXAMPLE\\ada")),
+            ("user's word", _word, (b"ada:2elovelace", b"ada", b"x::00")),
             ("target", _target, (b"all", b"group:lab", b"workstation:ws-1")),
             ("platform", _PLATFORM.validate_python, (b"linux", b"linux/AMD64")),
             ("waves", read_waves, (b"1,10%,50%,100%", b"3")),
@@ -410,6 +432,7 @@ ENTRANCES = (
     Entrance(".env", _env_file, seeds.ENV_FILES, (WrongSetting,)),
     Entrance("secrets", _secrets, seeds.SECRETS, (WrongSetting,)),
     Entrance("claim", _claim, seeds.CLAIMS),
+    Entrance("standing", _standing, (b'{"job": [1.0, true, true, 0.5]}',)),
     Entrance("request", _request, seeds.REQUESTS, (RequestRejected,)),
 )
 """Add a line here for whatever else reads bytes of others."""

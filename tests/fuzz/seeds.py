@@ -10,6 +10,7 @@ from pamqp import encode
 
 from broker.signing.signer import Signer
 from schemas import (
+    AgentsRevoked,
     Cancellation,
     CheckIn,
     Command,
@@ -109,6 +110,9 @@ MESSAGES: dict[type[Message], tuple[bytes, ...]] = {
         )
     ),
     WorkstationForgotten: _bodies(WorkstationForgotten(workstation=WS, **_MADE)),
+    AgentsRevoked: _bodies(
+        AgentsRevoked(workstation=WS, agents=("service", "interactive-ada.lovelace"), **_MADE)
+    ),
     Rollout: _bodies(
         Rollout(id="o", job=_PLAN, waves=((WS,), ("ws-2", "ws-3")), max_failures="5%", **_MADE)
     ),

@@ -25,6 +25,7 @@ from sqlalchemy import (
     update,
 )
 
+from broker.amqp.topology import agent_word
 from broker.history.projection import check_ins, rejected
 from broker.history.projection.early import early_row, take_back
 from broker.history.projection.upserts import EARLIER, RANK, put, upsert
@@ -463,9 +464,13 @@ class Projection:
     def _agents_revoked(self, record: AgentsRevoked, offset: int) -> None:
         """Mark agents as revoked; jobs in the service agent's queue will never reach it."""
         self.flush()
+        words = set(map(agent_word, record.agents))
+        of_workstation = agents.c.workstation == record.workstation
+        known = self._connection.scalars(select(agents.c.agent).where(of_workstation))
+        revoked = [agent for agent in known if agent_word(agent) in words]
         self._connection.execute(
             update(agents)
-            .where(agents.c.workstation == record.workstation, agents.c.agent.in_(record.agents))
+            .where(of_workstation, agents.c.agent.in_(revoked))
             .values(revoked_at=record.created_at.timestamp())
         )
         if record.is_unreachable:

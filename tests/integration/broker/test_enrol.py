@@ -175,6 +175,8 @@ async def test_login_names_of_any_letters(
     assert done.returncode == 0, done.stderr
     done = site.pcm("revoke", ws.name, "--yes")
     assert done.returncode == 0, done.stderr
+    (row,) = site.asked("workstations", ws.name)
+    assert {agent["status"] for agent in row["agents"]} == {"revoked"}
 
 
 async def test_again_keeps_the_password_and_changes_the_groups(

@@ -66,7 +66,17 @@ def test_the_user_at_the_screen(tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
 def test_what_is_no_standing_of_an_agent_counts_nothing(tmp_path: Path) -> None:
     ada, folder, user_id = of(tmp_path, "ada"), claims_directory(tmp_path), os.geteuid()
     ada.publish({"job": NOTHING})
-    texts = ("", "[", "[" * 5000, "{}", '{"job": 1}', '{"job": ["x", true, true, 0]}', "null")
+    too_great = f'{{"job": [1{"0" * 400}, true, true, 0]}}'
+    texts = (
+        "",
+        "[",
+        "[" * 5000,
+        "{}",
+        '{"job": 1}',
+        '{"job": ["x", true, true, 0]}',
+        "null",
+        too_great,
+    )
     for number, text in enumerate(texts):
         ben = of(tmp_path, f"ben-{number}")
         (folder / f"{PREFIX}{user_id}.interactive-ben-{number}").write_text(text)
