@@ -46,7 +46,7 @@ from agents.store.state_folder import (
 from agents.store.transaction import Transaction
 from agents.tasks import BackgroundTasks
 from broker.amqp.timeouts import timeout
-from broker.amqp.topology import AgentKind, agent_word
+from broker.amqp.topology import AgentKind, agent_word, queue_name
 from broker.log import get_logger
 from schemas.policy import Rules
 
@@ -174,6 +174,7 @@ class Agent:
         """Run until stopped."""
         try:
             async with self._tasks.group as tasks:
+                await self._check_name()
                 self._restore()
                 session = tasks.create_task(self._session.run())
                 components = [
@@ -204,6 +205,27 @@ class Agent:
             self._ledger.close()
             self._claims.close()
             _log.info("agent.stopped")
+
+    async def _check_name(self) -> None:
+        """Report the jobs of a former name of this workstation under that name."""
+        identity = self.identity
+        rename = partial(
+            Transaction.rename,
+            workstation=identity.workstation,
+            reports=not self._settings.enrolled,
+        )
+        former = await self._ledger.commit(rename)
+        identity.former_names.update(await self._ledger.commit(Transaction.former_names))
+        if not former:
+            return
+        queue = queue_name(identity.kind, former, identity.user)
+        _log.warning(
+            "workstation.renamed",
+            former=former,
+            queue=queue,
+            reason=f"{former} is named {identity.workstation} now; jobs in {queue} do not reach it:"
+            f" if no other machine is named {former}, pcm forget {former}",
+        )
 
     def _restore(self) -> None:
         """Restore the pause and the open jobs from the ledger."""

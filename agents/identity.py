@@ -1,6 +1,6 @@
 """The identity of an agent, and the reports that it makes."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from functools import cached_property
 
@@ -17,6 +17,8 @@ class Identity:
     kind: AgentKind
     workstation: str
     user: str = ""
+    former_names: dict[str, str] = field(default_factory=dict, compare=False)
+    """The former names of the workstation under which jobs were received, by job id."""
 
     @cached_property
     def name(self) -> str:
@@ -34,10 +36,11 @@ class Identity:
         at: float | None = None,
     ) -> Report:
         """Return a report of this agent; `at`, in seconds since the epoch, defaults to now."""
+        workstation = self.former_names.get(job_id, self.workstation)
         return Report(
-            id=final_id(job_id, self.workstation) if state.final else new_report_id(),
+            id=final_id(job_id, workstation) if state.final else new_report_id(),
             job_id=job_id,
-            workstation=self.workstation,
+            workstation=workstation,
             agent=self.name,
             state=state,
             reason=reason,

@@ -87,6 +87,14 @@ CREATE TABLE originals (
     signatures TEXT
 ) STRICT;
 """,
+    # The name of the workstation, and the jobs that were received under a former name.
+    """
+ALTER TABLE ledger ADD COLUMN workstation TEXT NOT NULL DEFAULT '';
+CREATE TABLE former_names (
+    job_id TEXT PRIMARY KEY,
+    workstation TEXT NOT NULL
+) STRICT;
+""",
 )
 """Each script migrates a ledger to the next version; the first one creates it."""
 SCHEMA_VERSION = len(MIGRATIONS)
@@ -360,6 +368,39 @@ class Transaction:
         query = "SELECT made_at, seen_at, damage, windows, countdown, takeover_grace FROM ledger"
         made_at, seen_at, damage, windows, countdown, takeover_grace = self._fetch_one(query)
         return LedgerMetadata(made_at, seen_at, damage, windows, countdown, takeover_grace, pause)
+
+    def rename(self, workstation: str, *, reports: bool) -> str:
+        """Store the workstation's name; return the former one, or an empty text if it is the same.
+
+        Args:
+            workstation: the name.
+            reports: whether this agent may report under the former name, as it then does for the
+                open jobs. Otherwise they are closed, and unsent reports are deleted.
+        """
+        (former,) = self._fetch_one("SELECT workstation FROM ledger")
+        if not former:  # an older ledger has it only in its bindings
+            names = (key.partition(".workstation.")[2] for key in self.bindings())
+            former = next(filter(None, names), "")
+        self._database.execute("UPDATE ledger SET workstation = ?", (workstation,))
+        self._database.execute(
+            "DELETE FROM former_names WHERE job_id NOT IN (SELECT id FROM jobs WHERE open)"
+        )
+        if former in ("", workstation):
+            return ""
+        self.set_bindings(())  # of another queue
+        if reports:
+            self._database.execute(
+                "INSERT INTO former_names SELECT id, ? FROM jobs WHERE open ON CONFLICT DO NOTHING",
+                (former,),
+            )
+        else:
+            self._database.execute("UPDATE jobs SET open = 0 WHERE open")
+            self._database.execute("DELETE FROM outbox")
+        return str(former)
+
+    def former_names(self) -> dict[str, str]:
+        """Return the former names of the workstation under which jobs were received, by job id."""
+        return dict(self._database.execute("SELECT job_id, workstation FROM former_names"))
 
     def mark_repaired(self, made_at: float = 0.0) -> None:
         """Record that the damage is repaired, for jobs created since `made_at`."""

@@ -19,6 +19,7 @@ CHECKS: tuple[Check, ...] = (
     server.alarms,
     server.clocks,
     server.machines,
+    server.renamed,
     server.unsigned,
     server.policies,
     logins.guest,

@@ -225,6 +225,19 @@ def machines(snapshot: BrokerSnapshot) -> Iterator[Finding]:
             )
 
 
+def renamed(snapshot: BrokerSnapshot) -> Iterator[Finding]:
+    """No machine has left queues under a former name."""
+    for row in snapshot.fleet or ():
+        for former in row.former_names:
+            yield Finding(
+                Severity.WILL_BREAK,
+                "renamed",
+                f"the machine {row.name} was named {former}: jobs for {former} wait in queues that"
+                " no agent consumes",
+                f"pcm forget {former}",
+            )
+
+
 def _consuming(snapshot: BrokerSnapshot) -> set[str]:
     """Return the workstations whose service agent is connected."""
     agents = (

@@ -71,6 +71,27 @@ def current(rows: Iterable[MachineRow], now: float, missed: float) -> list[Machi
     return found
 
 
+def former_names(rows: Iterable[MachineRow]) -> dict[str, list[str]]:
+    """Return the former names of workstations that were renamed, and still have their old name.
+
+    A name that another machine has now is not one.
+    """
+    holders = sorted((row for row in rows if not row.standby), key=attrgetter("last_offset"))
+    machine_of = {row.workstation: row.machine for row in holders}  # the last one
+    spans: dict[str, dict[str, tuple[int, int]]] = {}  # of each machine under each name
+    for row in holders:
+        names = spans.setdefault(row.machine, {})
+        first, _ = names.get(row.workstation, (row.first_offset, 0))
+        names[row.workstation] = (min(first, row.first_offset), row.last_offset)
+    found: dict[str, set[str]] = {}
+    for machine, names in spans.items():
+        *former, (newest, (first, _)) = sorted(names.items(), key=lambda item: item[1][1])
+        for name, (_, last) in former:
+            if last < first and machine_of[name] == machine:
+                found.setdefault(newest, set()).add(name)
+    return {name: sorted(names) for name, names in found.items()}
+
+
 def duplicated(rows: Sequence[MachineRow]) -> list[str]:
     """Return the agents that several machines have."""
     agents = [row.agent for row in rows]

@@ -10,7 +10,7 @@ from typing import Any
 
 from sqlalchemy import Connection, Engine, func, or_, select
 
-from broker.history.machines import MachineRow, current, read_machines
+from broker.history.machines import MachineRow, current, former_names, read_machines
 from broker.history.projection.projection import QUEUED, addressed
 from broker.history.queries import RUNNING, WAITING
 from broker.history.schema import (
@@ -86,6 +86,7 @@ class WorkstationRow:
         waiting: the number of its jobs that have not started.
         running: the number of its jobs that are running.
         machines: the machine of each agent, and others that have its name.
+        former_names: the names that the machine had before, which are not forgotten yet.
     """
 
     name: str
@@ -101,6 +102,7 @@ class WorkstationRow:
     waiting: int = field(default=0, compare=False)
     running: int = field(default=0, compare=False)
     machines: tuple[MachineRow, ...] = field(default=(), compare=False)
+    former_names: tuple[str, ...] = field(default=(), compare=False)
 
     @property
     def platforms(self) -> frozenset[str]:
@@ -121,7 +123,7 @@ class WorkstationRow:
 _COLUMNS = tuple(
     workstations.c[column.name]
     for column in fields(WorkstationRow)
-    if column.name not in {"groups", "agents", "waiting", "running", "machines"}
+    if column.name not in {"groups", "agents", "waiting", "running", "machines", "former_names"}
 )
 
 
@@ -157,6 +159,7 @@ class Fleet:
         rows = self._connection.execute(query).all()
         groups, agents_of, open_jobs = self._groups(), self._agents(), self._open_jobs()
         machines = read_machines(self._connection)
+        renamed = former_names(row for found in machines.values() for row in found)
         return [
             WorkstationRow(
                 **row._mapping,  # noqa: SLF001 - public in SQLAlchemy
@@ -165,6 +168,7 @@ class Fleet:
                 waiting=open_jobs[row.name, False],
                 running=open_jobs[row.name, True],
                 machines=tuple(current(machines.get(row.name, ()), self.now, MISSED_INTERVALS)),
+                former_names=tuple(renamed.get(row.name, ())),
             )
             for row in rows
         ]

@@ -103,6 +103,8 @@ def _print_machines(row: "WorkstationRow", now: float) -> None:
     """Print the machines of a name, if there are several."""
     from broker.history.machines import duplicated
 
+    for former in row.former_names:
+        print(f"{row.name}: was named {former}; pcm forget {former} deletes the former queues")
     for agent in duplicated(row.machines):
         print(f"{row.name}: several machines have this name; give each its own PCM_WORKSTATION:")
         for machine in row.machines:
@@ -177,6 +179,7 @@ def _fields(row: "WorkstationRow", now: float) -> dict[str, Any]:
             }
             for machine in row.machines
         ],
+        "former_names": row.former_names,
         "groups": row.groups,
         "os": row.os,
         "arch": row.arch,

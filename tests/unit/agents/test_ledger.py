@@ -22,6 +22,8 @@ from agents.store.transaction import DuplicateReason, JobRecord, Transaction
 from schemas import Command, Job, Report, State, everyone
 from tests.support.waiting import LIMIT, until
 
+_OLD_KEY = "*.*.workstation.old"
+
 
 def make_job(**fields: object) -> Job:
     return Job(command=Command(argv=("true",)), targets=(everyone,), **fields)  # type: ignore[arg-type]
@@ -197,3 +199,33 @@ def test_what_was_committed_survives_kill_9(tmp_path: Path) -> None:
         told += process.stdout.read().split()
     kept = {entry.job.id for entry in ledger.read(path)}
     assert set(told) <= kept
+
+
+async def test_jobs_of_a_former_name_keep_it(book: Ledger) -> None:
+    """An older ledger has the name in its bindings alone."""
+
+    def rename(name: str, *, reports: bool = True) -> "asyncio.Future[str]":
+        return book.commit(lambda transaction: transaction.rename(name, reports=reports))
+
+    job = make_job()
+    await book.commit(lambda transaction: transaction.accept(job, 1.0))
+    await book.commit(lambda transaction: transaction.set_bindings(["*.*.all", _OLD_KEY]))
+    assert await rename("new") == "old"
+    assert await book.commit(Transaction.bindings) == set()
+    assert await rename("new") == ""
+    assert await book.commit(Transaction.former_names) == {job.id: "old"}
+    assert await rename("newest") == "new"
+    assert await book.commit(Transaction.former_names) == {job.id: "old"}
+
+
+async def test_an_agent_that_may_not_report_under_its_former_name_closes_its_jobs(
+    book: Ledger,
+) -> None:
+    job = make_job()
+    await book.commit(lambda transaction: transaction.rename("old", reports=False))
+    await book.commit(lambda transaction: transaction.accept(job, 1.0))
+    await book.commit(lambda transaction: transaction.add_report(make_report(job)))
+    assert await book.commit(lambda transaction: transaction.rename("new", reports=False)) == "old"
+    assert await book.commit(Transaction.open_records) == []
+    assert await book.commit(lambda transaction: transaction.pending_reports(1)) == []
+    assert await book.commit(lambda transaction: transaction.knows(job.id))

@@ -1,8 +1,9 @@
 """Which machines have one workstation's name, by their check-ins."""
 
+from dataclasses import replace
 from typing import Any
 
-from broker.history.machines import MachineRow, current, duplicated
+from broker.history.machines import MachineRow, current, duplicated, former_names
 
 NOW = 1_000_000
 
@@ -58,3 +59,17 @@ def test_those_that_have_the_queue_in_turn_are_told() -> None:
         row("day", 5, 6, boot="tue"),
     ) == ["day", "night"]
     assert names(row("a", 1, 8, boot="one"), row("a", 5, 9, boot="clone")) == ["a", "a"]
+
+
+def test_a_former_name_is_told_until_it_is_forgotten_or_another_machine_has_it() -> None:
+    old, new = (
+        replace(row("a", 1, 5), workstation="old"),
+        replace(row("a", 6, 9), workstation="new"),
+    )
+    assert former_names([old, new, replace(row("b", 1, 9), workstation="other")]) == {
+        "new": ["old"]
+    }
+    assert former_names([new]) == {}
+    assert former_names([old, new, replace(row("b", 7, 8), workstation="old")]) == {}
+    clones = replace(row("a", 3, 8), workstation="clone"), replace(row("a", 1, 9), workstation="ws")
+    assert former_names(clones) == {}
