@@ -191,7 +191,9 @@ def store(connection: Connection, position: Position, entries: list[StreamEntry]
     """
     new = position.after(entries[-1])
     _move(connection, position, new)
-    if (first := entries[0].offset) > position.next_offset:
+    # RabbitMQ begins a segment of the stream with an entry of its own, which is no message. The
+    # stream drops whole segments, never a single message.
+    if (first := entries[0].offset) > position.next_offset + 1:
         why = "the stream had dropped it, by age or size, before it was read"
         _log.warning("history.gap", first=position.next_offset, next=first)
         _record_gap(connection, position.base + position.next_offset, position.base + first, why)
