@@ -72,7 +72,7 @@ def _tags(user: Row) -> tuple[str, ...]:
 def allows(pattern: str, name: str) -> bool:
     """Whether a pattern matches a name as in RabbitMQ; true if we cannot evaluate it."""
     try:
-        return re.search(pattern or "^$", name) is not None
+        return re.search((pattern or "^$").replace(r"\z", r"\Z"), name) is not None
     except re.error:
         return True
 
@@ -249,7 +249,7 @@ def enrolled(snapshot: BrokerSnapshot) -> Iterator[Finding]:
 
 
 def _alternatives(pattern: str) -> frozenset[str]:
-    return frozenset(pattern.removeprefix("^(").removesuffix(")$").split("|"))
+    return frozenset(pattern.removeprefix("^(").removesuffix(r")\z").split("|"))
 
 
 def agents_as_others(snapshot: BrokerSnapshot) -> Iterator[Finding]:

@@ -1,11 +1,11 @@
 """Checks of the broker: its version, limits, clock and encryption."""
 
 import ipaddress
-import re
 from collections.abc import Iterator
 
 from broker.amqp.topology import AgentKind
 from broker.doctor.finding import Finding, Severity, named
+from broker.doctor.logins import allows
 from broker.doctor.snapshot import BrokerSnapshot, Row
 from broker.enrolment.rights import AgentLogin
 from broker.history.machines import duplicated
@@ -270,7 +270,7 @@ def policies(snapshot: BrokerSnapshot) -> Iterator[Finding]:
     """A policy can drop or redirect messages of our queues, whatever their arguments are."""
     for policy in snapshot.managed.policies if snapshot.managed else ():
         definition: Row = policy["definition"]
-        if not any(_matches(policy["pattern"], name) for name in _OUR_NAMES):
+        if not any(allows(policy["pattern"], name) for name in _OUR_NAMES):
             continue
         where = f"the policy {policy['name']} ({policy['pattern']})"
         remedy = f"rabbitmqctl clear_policy -p {snapshot.virtual_host} {policy['name']}"
@@ -281,10 +281,3 @@ def policies(snapshot: BrokerSnapshot) -> Iterator[Finding]:
         if isinstance(timeout, int) and timeout < _MIN_CONSUMER_TIMEOUT:
             text = f"{where} requeues jobs that an agent has not acknowledged in {timeout} ms"
             yield Finding(Severity.WILL_BREAK, "policies", text, remedy)
-
-
-def _matches(pattern: str, name: str) -> bool:
-    try:
-        return re.search(pattern, name) is not None
-    except re.error:
-        return True

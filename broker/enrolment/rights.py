@@ -15,7 +15,7 @@ from broker.amqp import topology
 from broker.amqp.topology import AgentIdentity, AgentKind
 from schemas.names import user_of_word, user_word
 
-NOTHING = "^$"
+NOTHING = r"^\z"  # not $, which in RabbitMQ also matches before a line end
 
 
 @dataclass(frozen=True)
@@ -103,7 +103,7 @@ def topic_permissions(agent: AgentLogin, groups: Iterable[str]) -> dict[str, dic
     own = topology.report_key("", agent.workstation, agent.name)
     keys = topology.binding_keys(agent.kind, agent.workstation, groups)
     return {
-        topology.REPORTS: {"write": f"^[a-z_]+{re.escape(own)}$", "read": NOTHING},
+        topology.REPORTS: {"write": rf"^[a-z_]+{re.escape(own)}\z", "read": NOTHING},
         topology.JOBS: {"write": NOTHING, "read": _only(*keys)},
     }
 
@@ -111,4 +111,4 @@ def topic_permissions(agent: AgentLogin, groups: Iterable[str]) -> dict[str, dic
 def _only(*names: str) -> str:
     """Return the pattern that matches only these names."""
     escaped = "|".join(map(re.escape, names))
-    return f"^({escaped})$" if len(names) > 1 else f"^{escaped}$"
+    return rf"^({escaped})\z" if len(names) > 1 else rf"^{escaped}\z"

@@ -243,6 +243,7 @@ ATTACKS: dict[str, Attack] = {
     "check in as another workstation": publish(REPORTS, f"check_in.{OTHER}.service"),
     "report of a longer name": publish(REPORTS, "succeeded.OWN2"),
     "report of a longer key": publish(REPORTS, "succeeded.OWN.more"),
+    "report of a key with a line end": publish(REPORTS, "succeeded.OWN\n"),
     "report of a key in front": publish(REPORTS, "more.succeeded.OWN"),
     "report with a wildcard": publish(REPORTS, f"succeeded.{HERE}.*"),
     "report with a pattern": publish(REPORTS, "succeeded..*.service"),

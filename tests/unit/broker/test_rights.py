@@ -19,8 +19,8 @@ AGENTS = st.one_of(
 
 
 def allows(pattern: str, name: str) -> bool:
-    """Whether RabbitMQ finds a pattern in a name."""
-    return re.search(pattern, name) is not None
+    """Whether RabbitMQ finds a pattern in a name; Python's \\Z is its \\z."""
+    return re.search(pattern.replace(r"\z", r"\Z"), name) is not None
 
 
 @given(AGENTS, AGENTS)
@@ -31,13 +31,16 @@ def test_no_other_agents_queue_or_reports(own: AgentLogin, other: AgentLogin) ->
     assert allows(rights["read"], own.queue)
     assert not allows(rights["read"], other.queue)
     assert allows(rights["write"], REPORTS)
-    for name in (own.queue, other.queue, JOBS, topology.DEAD, "amq.default", ""):
+    for name in (own.queue, other.queue, JOBS, topology.DEAD, "amq.default", "", f"{REPORTS}\n"):
         assert not allows(rights["write"], name)
+    assert not allows(rights["read"], f"{own.queue}\n")
+    assert not allows(rights["configure"], "\n")
     for state in (*State, "check_in", "dead"):
         mine = topology.report_key(state, own.workstation, own.name)
         theirs = topology.report_key(state, other.workstation, other.name)
         assert allows(topics[REPORTS]["write"], mine)
         assert not allows(topics[REPORTS]["write"], theirs)
+        assert not allows(topics[REPORTS]["write"], f"{mine}\n")
 
 
 @given(AGENTS, st.sets(NAMES, max_size=3), NAMES, st.sampled_from(AgentKind))
@@ -47,6 +50,7 @@ def test_keys_of_ones_own_and_no_others(
     pattern = topic_permissions(own, sorted(groups))[JOBS]["read"]
     mine = binding_keys(own.kind, own.workstation, groups)
     assert all(allows(pattern, key) for key in mine)
+    assert not any(allows(pattern, f"{key}\n") for key in mine)
     for key in (*binding_keys(kind, stranger, [stranger]), "#", "*.#", "*.*.*.*", "background.#"):
         assert allows(pattern, key) is (key in mine)
 
