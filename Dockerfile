@@ -1,5 +1,7 @@
 # One image for all programs: pcm-agent for workstations, pcm for administrators.
-FROM python:3.13-slim AS python
+# To pin the base image: --build-arg PYTHON=python:3.13-slim@sha256:DIGEST
+ARG PYTHON=python:3.13-slim
+FROM ${PYTHON} AS python
 ENV PIP_DISABLE_PIP_VERSION_CHECK=1 PIP_NO_CACHE_DIR=1 PIP_ROOT_USER_ACTION=ignore
 
 # The project as a wheel, built with the locked tools.
@@ -19,7 +21,7 @@ RUN python -m pip --python /opt/pcm/bin/python install --quiet --require-hashes 
 COPY --from=wheel /wheels /wheels
 RUN python -m pip --python /opt/pcm/bin/python install --quiet --no-deps --no-index /wheels/*.whl
 
-FROM python:3.13-slim
+FROM ${PYTHON}
 LABEL org.opencontainers.image.title="Package Command Manager" \
       org.opencontainers.image.licenses="Apache-2.0"
 # One user for the service agent, one for interactive agents. The state directory has the mode of

@@ -92,7 +92,7 @@ rabbitmq:
 	@./setup.sh rabbitmq
 
 lock: $(STAMP)
-	$(VENV)/bin/python -m pip install --quiet 'uv>=0.9'
+	$(VENV)/bin/python -m pip install --quiet --require-hashes -r tests/uv.lock
 	$(VENV)/bin/uv pip compile --quiet --universal --python-version 3.11 --upgrade --generate-hashes \
 		--no-emit-index-url --no-emit-find-links --no-header --extra postgresql --extra web \
 		pyproject.toml -o requirements.lock
@@ -105,6 +105,8 @@ lock: $(STAMP)
 	$(VENV)/bin/uv pip compile --quiet --universal --python-version 3.11 --upgrade --generate-hashes \
 		--no-emit-index-url --no-emit-find-links --no-header \
 		--group bench-salt -o benchmarks/requirements-salt.lock
+	echo uv | $(VENV)/bin/uv pip compile --quiet --universal --python-version 3.11 --upgrade \
+		--generate-hashes --no-emit-index-url --no-emit-find-links --no-header - -o tests/uv.lock
 
 clean:
 	rm -rf $(VENV) $(BENCH) $(SALT) .fuzz .mypy_cache .pytest_cache .ruff_cache .import_linter_cache \

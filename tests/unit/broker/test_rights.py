@@ -19,7 +19,7 @@ AGENTS = st.one_of(
 
 
 def allows(pattern: str, name: str) -> bool:
-    """Whether RabbitMQ finds a pattern in a name; Python's \\Z is its \\z."""
+    """Whether RabbitMQ finds a pattern in a name; Python writes the end of the text differently."""
     return re.search(pattern.replace(r"\z", r"\Z"), name) is not None
 
 
