@@ -9,8 +9,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from schemas import State
-from tests.chaos.verdict import Evidence, Figure, Finding
+from tests.chaos.verdict import Figure, Finding
 
 if TYPE_CHECKING:
     from tests.chaos.run import Run
@@ -49,7 +48,6 @@ def table(run: "Run", findings: list[Finding]) -> str:
         ("executions", starts),
         *((f"ended {state}", count) for state, count in sorted(ends.items())),
         ("expired before any agent saw it", unseen),
-        ("ended by another workstation's agent", _ended_by_others(evidence)),
         *((figure, forbidden[figure]) for figure in Figure),
     ]
     return "\n".join(f"{name:<48}{value:>8}" for name, value in rows)
@@ -101,15 +99,6 @@ def story(run: "Run", finding: Finding) -> str:
         if first <= at <= last or finding.job_id in text
     ]
     return "\n".join(lines)
-
-
-def _ended_by_others(evidence: Evidence) -> int:
-    """Count the commands that a signal ended, though they ended by themselves for their agent."""
-    return sum(
-        report.state is State.FAILED and report.result is not None and bool(report.result.signal)
-        for reports in evidence.reports().values()
-        for report in reports
-    )
 
 
 def events_of(log: Path) -> Iterator[dict[str, Any]]:

@@ -21,7 +21,6 @@ _LATE = 2.0  # seconds between the last look at the clock and the start, on a bu
 _EARLY = 0.1
 _RAN = {State.SUCCEEDED, State.FAILED, State.TIMED_OUT}
 _MAY_HAVE_RUN = _RAN | {State.INTERRUPTED, State.CANCELLED}
-_REMAINS_ENDED = "its remaining processes were stopped"
 
 
 class Figure(StrEnum):
@@ -144,7 +143,6 @@ def judge(evidence: Evidence) -> list[Finding]:
 
 def _of_pairs(evidence: Evidence) -> Iterator[Finding]:
     reports = evidence.reports()
-    neighbours = _ended_by_neighbours(reports)
     asked = {(sent.job.id, name) for sent in evidence.sent.values() for name in sent.workstations}
     told = {pair for pair in reports if pair[0] in evidence.sent}
     for pair in sorted(asked | told | evidence.lines.keys()):
@@ -152,36 +150,15 @@ def _of_pairs(evidence: Evidence) -> Iterator[Finding]:
         if sent is None or pair not in asked:
             yield Finding(Figure.DISAGREE, "nobody asked for it there", *pair)
             continue
-        case = _Case(
-            pair,
-            sent,
-            reports.get(pair, []),
-            evidence.lines.get(pair, []),
-            neighbour=any(job == pair[0] and name != pair[1] for job, name in neighbours),
-        )
+        case = _Case(pair, sent, reports.get(pair, []), evidence.lines.get(pair, []))
         for figure, text in case.findings(evidence):
             yield Finding(figure, text, *pair)
-
-
-def _ended_by_neighbours(reports: dict[Pair, list[Report]]) -> set[Pair]:
-    """Return where an agent, started again, ended what it took for the remains of its job.
-
-    All workstations of a run share one machine, and processes are known by the job's id alone:
-    what the same job's command was doing for another workstation is ended along with them.
-    """
-    return {
-        pair
-        for pair, told in reports.items()
-        if any(_REMAINS_ENDED in report.reason for report in told)
-    }
 
 
 class _Case:
     """One job on one workstation."""
 
-    def __init__(
-        self, pair: Pair, sent: Sent, reports: list[Report], lines: list[Line], *, neighbour: bool
-    ) -> None:
+    def __init__(self, pair: Pair, sent: Sent, reports: list[Report], lines: list[Line]) -> None:
         self._pair = pair
         self._sent = sent
         self._job = sent.job
@@ -190,7 +167,6 @@ class _Case:
         self._finals = [report for report in reports if report.state.final]
         self._starts = [line for line in lines if line.what == "start"]
         self._ends = [line for line in lines if line.what == "end"]
-        self._neighbour = neighbour
 
     def findings(self, evidence: Evidence) -> Iterator[tuple[Figure, str]]:
         """Yield what is forbidden about it."""
@@ -266,8 +242,7 @@ class _Case:
         if result is None:
             yield f"{state} without a result"
         elif result.exit_code is None:
-            if not self._neighbour:
-                yield f"ended by signal {result.signal}, which nobody sent"
+            yield f"ended by signal {result.signal}, which nobody sent"
         elif codes != [result.exit_code]:
             yield f"exit code {result.exit_code} reported, the file says {codes}"
         elif (state is State.SUCCEEDED) != (result.exit_code == 0):

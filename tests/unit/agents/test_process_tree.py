@@ -91,6 +91,7 @@ def number() -> Iterator[str]:
     yield text
     for pid in with_argument(text):
         os.kill(pid, signal.SIGKILL)
+    cgroup.remove_empty("ws-1")
 
 
 def leaving(tmp_path: Path, way: str, number: str, after: str = "") -> str:
