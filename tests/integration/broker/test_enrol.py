@@ -107,6 +107,28 @@ async def test_a_group_that_the_agent_is_not_in_is_told(
 
 
 @pytest.mark.full
+async def test_a_second_machine_with_the_same_login_receives_nothing(
+    site: Site, ws: Workstation, dispatcher: Dispatcher
+) -> None:
+    """The broker drops a silent connection after three heartbeats: until then nothing is told."""
+    settings = {**site.enrol(ws.name)["service"]}
+    settings["PCM_AMQP_URL"] += "?heartbeat=1"
+    first = start(ws, "service", settings)
+    second = start(
+        ws, "service", settings, connected=False, state_dir=str(ws.folder / "another machine")
+    )
+    second.wait_for("queue.taken")
+    for agent in (first, second):
+        job = await dispatcher.dispatch(append(ws, "ran"))
+        assert final(await follow(dispatcher, job)).state is State.SUCCEEDED
+        assert len(agent.events("job.received")) == 1
+        if agent is first:
+            assert not second.events("job.received")
+            assert first.end() == 0
+            second.wait_for("broker.connected")
+
+
+@pytest.mark.full
 async def test_jobs_of_all_four_kinds(site: Site, ws: Workstation, dispatcher: Dispatcher) -> None:
     """The rule holds as ever, and nothing is logged that went wrong."""
     agents = site.enrol(ws.name, "--user", "ada", "--group", "lab")
