@@ -74,7 +74,7 @@ class JobStatus:
     @property
     def expires_at(self) -> float:
         """The time from which it is not started any more."""
-        return _seconds(self.job.expires_at, NEVER)
+        return _seconds(self.job.expiry, NEVER)
 
 
 def _seconds(moment: Moment | None, default: float) -> float:

@@ -5,6 +5,7 @@ import random
 import shlex
 import time
 from dataclasses import dataclass, replace
+from datetime import UTC, datetime
 from typing import Literal
 
 from aio_pika.abc import AbstractConnection
@@ -186,6 +187,7 @@ class BrokerSession:
         wanted = {key for _, key in queue.bindings}
         former = await self._ledger.commit(lambda transaction: transaction.bindings())
         await self._ledger.commit(lambda transaction: transaction.set_bindings(former | wanted))
+        await self._note_if_missing(connection, queue.name)
         try:
             async with connection.channel() as channel:
                 await topology.declare_queue(channel, queue)
@@ -199,6 +201,17 @@ class BrokerSession:
             for key in sorted(former - wanted):
                 await declared.unbind(topology.JOBS, key)
         await self._ledger.commit(lambda transaction: transaction.set_bindings(wanted))
+
+    async def _note_if_missing(self, connection: AbstractConnection, name: str) -> None:
+        """Note when the queue is made anew: jobs in the former one are lost."""
+        try:
+            async with connection.channel() as channel:
+                await channel.declare_queue(name, passive=True)
+        except ChannelNotFoundEntity as error:
+            if "no queue" not in str(error):
+                raise  # it exists, and its node is down
+            self._heartbeat.queue_new_at = datetime.now(UTC)
+            _log.info("queue.new", queue=name)
 
     async def _watch_consumer(self, connection: AbstractConnection) -> None:
         """Check periodically that the queue has a consumer; the connection alone proves nothing.

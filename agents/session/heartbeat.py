@@ -6,6 +6,7 @@ not delay reports.
 
 import random
 from contextlib import suppress
+from datetime import datetime  # noqa: TC003 - as elsewhere
 from importlib.metadata import version
 
 from aio_pika.abc import AbstractConnection
@@ -54,6 +55,8 @@ class Heartbeat:
         self._program = version("package-command-manager")
         self._stopping = False
         self._is_logged = False
+        self.queue_new_at: datetime | None = None
+        """When the agent's queue was last made anew; None if it was there."""
         self._connection: AbstractConnection | None = None
         # A separate channel: a refused publish closes the channel, and reports must not be lost.
         self._publisher: Publisher | None = None
@@ -133,6 +136,7 @@ class Heartbeat:
             countdown=settings.countdown,
             takeover_grace=settings.takeover_grace,
             accept_offers=settings.accept_offers,
+            queue_new_at=self.queue_new_at,
             missing_after=settings.missing_after,
             waiting=sum(record.state is not State.STARTED for record in self._open_jobs.all()),
             running=self._executor.count,

@@ -144,7 +144,7 @@ class Progress:
     @property
     def seconds_until_over(self) -> float:
         """Seconds until the expiry, 0 after it; infinite without one, or with a local time."""
-        end = self.job.expires_at if self.job else None
+        end = self.job.expiry if self.job else None
         if not isinstance(end, datetime):
             return float("inf")
         return max(0.0, (end - datetime.now(UTC)).total_seconds())

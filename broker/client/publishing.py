@@ -87,7 +87,7 @@ async def resend_job(
     if len(body) > BODY_LIMIT:
         raise NotSendable(f"{len(body)} bytes are over the limit of {BODY_LIMIT}")
     if (expiration := _time_to_live(job)) is not None and expiration <= 0:
-        raise NotSendable(f"it expired at {job.expires_at}")
+        raise NotSendable(f"it expired at {job.expiry}")
     # The stream may have no record of it; without one the job cannot be followed or cancelled.
     await record(publisher, job, headers, body)
     resent = {**resend_header(), **(headers or {})}
@@ -223,7 +223,5 @@ def check_size(record: "Job | Plan", body: bytes | None = None) -> None:
 
 def _time_to_live(job: Job) -> float | None:
     """Return a job's time to live in queues, in seconds; None: no limit."""
-    if job.expires_at is None:
-        return None
-    left = (latest(job.expires_at) - datetime.now(UTC)).total_seconds()
+    left = (latest(job.expiry) - datetime.now(UTC)).total_seconds()
     return left if left < _MAX_TTL else None

@@ -45,7 +45,8 @@ from schemas.text import listed
 if TYPE_CHECKING:
     from broker.stream.entry import Record
 
-WAITING = (QUEUED, *(State.RECEIVED, State.OFFERED, State.POSTPONED, State.ACCEPTED))
+_RECEIVED = (State.RECEIVED, State.OFFERED, State.POSTPONED, State.ACCEPTED)
+WAITING = (QUEUED, *_RECEIVED)
 RUNNING = (State.STARTED,)
 FAILURES = (State.FAILED, State.TIMED_OUT, State.INTERRUPTED, State.REFUSED, State.EXPIRED)
 STATES = (
@@ -65,6 +66,9 @@ _SORT_KEYS = {
         dict.fromkeys((*RUNNING, *FAILURES, *WAITING, UNREACHABLE, *STATES))
     )
 }
+
+REPORT_ALLOWANCE = 86_400.0
+"""Seconds after a job's expiry within which the history waits for an agent's report of its end."""
 
 _RESULT = TypeAdapter(Result)
 _CHUNK = 500
@@ -120,6 +124,7 @@ class OutcomeRow:
 
     Attributes:
         line: the first line of the command's output; of its errors, if it failed.
+        concluded: whether the history has concluded the state, without a report of it.
     """
 
     workstation: str
@@ -133,6 +138,7 @@ class OutcomeRow:
     duration: float | None
     restart_required: bool | None
     line: str
+    concluded: bool = False
 
 
 @dataclass(frozen=True)
@@ -340,8 +346,8 @@ class JobQueries:
             .select_from(outcomes)
             .outerjoin(workstations, workstations.c.name == outcomes.c.workstation)
             .where(outcomes.c.job_id == jobs.c.id, self._state().in_(states), *only_there)
-            # Computed states are stored as queued; the index finds all others.
-            .where(outcomes.c.state.in_({*states, QUEUED}))
+            # Concluded states are stored as waiting ones; the index finds all others.
+            .where(outcomes.c.state.in_({*states, *WAITING}))
         )
         return exists(of_job.correlate(jobs))
 
@@ -398,13 +404,13 @@ class JobQueries:
             wanted = outcomes.c.job_id.in_(job_ids[start : start + _CHUNK])
             reported = (
                 select(outcomes.c.job_id, outcomes.c.state, func.count())
-                .where(wanted, outcomes.c.state != QUEUED)
+                .where(wanted, outcomes.c.state.not_in(WAITING))
                 .group_by(outcomes.c.job_id, outcomes.c.state)
             )
             state = self._state()
             computed = (
                 _joined(select(outcomes.c.job_id, state, func.count()))
-                .where(wanted, outcomes.c.state == QUEUED)
+                .where(wanted, outcomes.c.state.in_(WAITING))
                 .group_by(outcomes.c.job_id, state)
             )
             for query in (reported, computed):
@@ -421,7 +427,11 @@ class JobQueries:
     ) -> list[OutcomeRow]:
         """Return the outcomes of a job by workstation; running, failed and waiting ones first."""
         state = self._state().label("state")
-        columns = [state if name == "state" else outcomes.c[name] for name in _OUTCOME_COLUMNS]
+        concluded = (outcomes.c.state != state).label("concluded")
+        computed: dict[str, ColumnElement[Any]] = {"state": state, "concluded": concluded}
+        columns = [
+            computed[name] if name in computed else outcomes.c[name] for name in _OUTCOME_COLUMNS
+        ]
         sort_key = case(_SORT_KEYS, value=state, else_=99)
         query = _joined(select(*columns)).where(outcomes.c.job_id.in_(self._ids(job_id)))
         if states is not None:
@@ -446,7 +456,7 @@ class JobQueries:
         count = func.count()
         query = (
             _joined(select(*group, count, func.min(columns.workstation)))
-            .where(columns.job_id.in_(self._ids(job_id)), columns.state.in_((*FAILURES, QUEUED)))
+            .where(columns.job_id.in_(self._ids(job_id)), columns.state.in_((*FAILURES, *WAITING)))
             .where(state.in_(FAILURES))
             .group_by(*group)
             .order_by(count.desc(), line)
@@ -539,8 +549,20 @@ class JobQueries:
         ]
 
     def _state(self) -> ColumnElement[str]:
-        """Return the current state of an outcome; without a report it is computed from the job."""
+        """Return the current state of an outcome; without a final report it can be concluded.
+
+        What is queued has no report, and follows from the job. A job that was received and not
+        started has expired if no report of its end has come long after its expiry: its agent may
+        be gone. A report that comes still later counts.
+        """
         return case(
+            (
+                and_(
+                    outcomes.c.state.in_(_RECEIVED),
+                    jobs.c.expires_at + REPORT_ALLOWANCE <= self.now,
+                ),
+                str(State.EXPIRED),
+            ),
             (outcomes.c.state != QUEUED, outcomes.c.state),
             (jobs.c.cancelled_at.is_not(None), str(State.CANCELLED)),
             (jobs.c.expires_at <= self.now, str(State.EXPIRED)),

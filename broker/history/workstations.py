@@ -12,7 +12,7 @@ from sqlalchemy import Connection, Engine, func, or_, select
 
 from broker.history.machines import MachineRow, current, former_names, read_machines
 from broker.history.projection.projection import QUEUED, addressed
-from broker.history.queries import RUNNING, WAITING
+from broker.history.queries import REPORT_ALLOWANCE, RUNNING, WAITING
 from broker.history.schema import (
     POLICY,
     agents,
@@ -216,11 +216,13 @@ class Fleet:
         """Count the open jobs by workstation and by whether they run."""
         # Outcomes without a report stay queued, even if the job is cancelled or expired.
         over = or_(jobs.c.cancelled_at.is_not(None), jobs.c.expires_at <= self.now)
+        concluded = jobs.c.expires_at + REPORT_ALLOWANCE <= self.now
         query = (
             select(outcomes.c.workstation, outcomes.c.state, func.count())
             .join(jobs, jobs.c.id == outcomes.c.job_id)
             .where(outcomes.c.state.in_((*WAITING, *RUNNING)))
             .where(or_(outcomes.c.state != QUEUED, over.is_not(True)))
+            .where(or_(outcomes.c.state.in_((QUEUED, *RUNNING)), concluded.is_not(True)))
             .group_by(outcomes.c.workstation, outcomes.c.state)
         )
         counts: Counter[tuple[str, bool]] = Counter()

@@ -151,7 +151,7 @@ def _lines(job: "Job", plan: Reach) -> Iterator[str]:
     yield from _row("routing keys", routing_keys(job))
     yield f"{'offer at':<16}{_when(job.offer_at, 'immediately')}"
     yield f"{'mandatory at':<16}{_when(job.mandatory_at, 'never: it is optional')}"
-    yield f"{'expires at':<16}{_when(job.expires_at, 'never')}"
+    yield f"{'expires at':<16}{_when(job.expiry, 'never')}"
     if job.respects_windows:
         yield f"{'starts':<16}only in each workstation's maintenance windows"
 

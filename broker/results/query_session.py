@@ -121,6 +121,8 @@ def exit_text(exit_code: int | None, signal: int | None) -> str:
 def reason_text(outcome: "OutcomeRow") -> str:
     """Return the reason of a workstation's state, and the first line of its command's output."""
     reason = "" if outcome.reason == f"exit code {outcome.exit_code}" else outcome.reason
+    if outcome.concluded and outcome.state == "expired":
+        reason = "concluded by the history: no report of its end has come"
     return "; ".join(part for part in (reason, outcome.line) if part)
 
 

@@ -19,6 +19,8 @@ from schemas.times import Duration, Instant, Moment, WallClock
 _ALPHABET = "0123456789abcdefghjkmnpqrstvwxyz"
 ID_TIME = "%Y%m%d-%H%M%S"
 _MAX_INTERVAL = timedelta(days=365)
+DEFAULT_LIFETIME = timedelta(days=30)
+"""How long a job can start if it names no expiry: as long as the broker keeps an agent's queue."""
 _FIRST_YEAR = 2026  # the year of the first ids of this form
 
 
@@ -74,7 +76,8 @@ class Job(Message):
 
     A job with a mandatory time is mandatory; without one it is optional. Before `offer_at`
     (default: immediately) it is invisible. At `mandatory_at` it runs, even without the user's
-    consent. After `expires_at` it is never shown and never started.
+    consent. After `expires_at` it is never shown and never started; default: 30 days after the last
+    of its times.
     """
 
     kind: Literal["job"] = "job"
@@ -175,6 +178,16 @@ class Job(Message):
         if isinstance(self.expires_at, datetime) and self.expires_at <= self.created_at:
             raise ValueError("expires_at: is in the past, so the job could never start")
         return self
+
+    @property
+    def expiry(self) -> datetime | WallClock:
+        """When it is too late to start it: `expires_at`, or 30 days after the last of its times."""
+        if self.expires_at is not None:
+            return self.expires_at
+        last = self.mandatory_at or self.offer_at or self.created_at
+        if isinstance(last, WallClock):
+            return WallClock(local=last.local + DEFAULT_LIFETIME)
+        return max(last, self.created_at) + DEFAULT_LIFETIME
 
     @property
     def title(self) -> str:

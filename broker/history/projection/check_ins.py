@@ -5,7 +5,7 @@ from itertools import groupby
 from operator import itemgetter
 from typing import Any
 
-from sqlalchemy import Connection, bindparam, delete, select
+from sqlalchemy import Connection, bindparam, delete, select, update
 
 from broker.history.projection.upserts import put
 from broker.history.schema import POLICY, agents, machines, memberships, workstations
@@ -19,6 +19,11 @@ _MACHINES_KEPT = 7 * 86400  # seconds
 _MACHINE_KEY = ("workstation", "agent", "machine", "boot", "standby", "first_offset")
 _DELETE_MACHINES = delete(machines).where(
     machines.c.workstation == bindparam("its_name"), machines.c.at < bindparam("before")
+)
+_NEW_QUEUE = (
+    update(agents)
+    .where(agents.c.workstation == bindparam("its_name"), agents.c.agent == bindparam("its_agent"))
+    .values(queue_new_at=bindparam("its_at"))
 )
 _DELETE_GROUPS = delete(memberships).where(memberships.c.workstation == bindparam("its_name"))
 
@@ -60,6 +65,16 @@ def write(connection: Connection, check_ins: Sequence[tuple[CheckIn, int]]) -> N
     rows = [_agent(check_in) for check_in, _ in check_ins]
     columns = tuple(name for name in rows[0] if name not in {"workstation", "agent"})
     put(connection, agents, rows, columns)
+    # Only the process that made the queue knows it; those after it do not.
+    new_queues = [_new_queue(check_in) for check_in, _ in check_ins if check_in.queue_new_at]
+    if new_queues:
+        connection.execute(_NEW_QUEUE, new_queues)
+
+
+def _new_queue(check_in: CheckIn) -> dict[str, Any]:
+    assert check_in.queue_new_at is not None  # noqa: S101 - the caller has checked it
+    at = check_in.queue_new_at.timestamp()
+    return {"its_name": check_in.workstation, "its_agent": check_in.agent, "its_at": at}
 
 
 def _speakers(connection: Connection, check_ins: Sequence[tuple[CheckIn, int]]) -> list[bool]:
@@ -134,5 +149,4 @@ def _agent(check_in: CheckIn) -> dict[str, Any]:
         "signed_only": check_in.signed_only,
         "sealing_key": check_in.sealing_key or "",
         "revoked_at": None,
-        "queue_new_at": check_in.queue_new_at and check_in.queue_new_at.timestamp(),
     }

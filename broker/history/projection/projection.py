@@ -351,7 +351,7 @@ class Projection:
             "created_at": job.created_at.timestamp(),
             "offer_at": _seconds(job.offer_at),
             "mandatory_at": _seconds(job.mandatory_at),
-            "expires_at": _seconds(job.expires_at),
+            "expires_at": _seconds(job.expiry),
             "rerun_of": job.rerun_of,
             "rollout": job.rollout,
             "schedule": job.schedule,

@@ -2,14 +2,14 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from datetime import tzinfo
+from datetime import datetime, tzinfo
 from typing import Literal, NamedTuple
 
 from broker.cli.time_formats import moment
 from broker.history.queries import Event, JobRow, OutcomeRow
 from broker.history.workstations import AgentRow, WorkstationRow
 from schemas import Cancellation, Context, Job, Requirement, State, WallClock
-from schemas.times import at_wall, find_zone
+from schemas.times import Moment, at_wall, find_zone
 
 SERVICE = "service"
 _USERS = "interactive-"
@@ -149,15 +149,24 @@ class Circumstances:
 
         If the zone is not known, it is the time when the last time zone reaches it.
         """
-        given = getattr(self.body, name, None)
+        given = self._given(name)
         if isinstance(given, WallClock) and self.zone is not None:
             return at_wall(given.local, self.zone).timestamp()
+        if name == "expires_at" and isinstance(given, datetime):
+            return given.timestamp()
         time: float | None = getattr(self.job, name)
         return time
 
+    def _given(self, name: Time) -> Moment | None:
+        """Return a time as the job gives it, or the default expiry."""
+        if self.body is None:
+            return None
+        given: Moment | None = getattr(self.body, {"expires_at": "expiry"}.get(name, name))
+        return given
+
     def time_text(self, name: Time) -> str:
         """Format a time of the job for people."""
-        given = getattr(self.body, name, None)
+        given = self._given(name)
         if isinstance(given, WallClock):
             return f"{given.local:%Y-%m-%d %H:%M} on its own clock"
         time = self.time(name)
@@ -203,6 +212,17 @@ class Circumstances:
             ),
             None,
         )
+
+
+def lost_text(c: Circumstances) -> str:
+    """Return that a queued job may be lost, as the end of a sentence; empty if nothing says so."""
+    new_at = c.service.queue_new_at if c.service else None
+    if new_at is None or new_at <= c.job.created_at:
+        return ""
+    return (
+        f"; the service agent's queue was made anew at {c.at(new_at)}, so what was sent before may"
+        " be lost"
+    )
 
 
 def agent_name(agent: str) -> str:

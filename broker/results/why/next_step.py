@@ -180,7 +180,8 @@ def _shown_at(c: Circumstances, agent: str, state: State) -> float | None:
 
 def _job(c: Circumstances) -> Job:
     """Return the job with its times as the workstation computes them."""
-    job = c.body or _UNKNOWN
+    created_at = datetime.fromtimestamp(c.job.created_at, UTC)
+    job = c.body or _UNKNOWN.model_copy(update={"created_at": created_at})
     times: dict[str, Any] = {name: c.time(name) for name in _TIMES}
     for name, time in times.items():
         times[name] = None if time is None else datetime.fromtimestamp(time, UTC)

@@ -9,6 +9,7 @@ from broker.results.why.circumstances import (
     Explanation,
     agent_name,
     because,
+    lost_text,
 )
 from broker.results.why.next_step import NextStep, service_step, user_step
 from broker.results.why.offers import expires_first, explain_foreground
@@ -60,14 +61,23 @@ def _cancelled(c: Circumstances, outcome: OutcomeRow) -> Explanation:
 
 def _queued(c: Circumstances) -> Explanation:
     why = f"it was sent at {c.at(c.job.created_at)} and is queued"
+    if lost := lost_text(c):
+        return Explanation(
+            f"{why}{lost}",
+            f"if it was lost, it never starts there, and expires at {c.time_text('expires_at')}: to"
+            f" send it again: pcm rerun {c.job.id} --workstation {c.workstation}",
+            c.time("expires_at"),
+        )
     if c.is_connected(SERVICE):
         return Explanation(
             f"{why}: {c.status_text(SERVICE)}, but has not reported it as received",
-            "the service agent receives it within moments; if not, see its log, and pcm dead list",
+            "the service agent receives it, unless the broker has dropped it (a policy can limit"
+            " queues); if it does not soon, see the agent's log, and pcm dead list",
         )
     return Explanation(
         f"{why}: {c.status_text(SERVICE)}",
-        f"it is received when the agent is back, and {_when_received(c)}{c.unless_expired()}",
+        "it is received when the agent is back, unless the broker drops its queue before, and"
+        f" {_when_received(c)}{c.unless_expired()}",
         c.time("expires_at"),
     )
 

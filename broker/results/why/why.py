@@ -13,6 +13,7 @@ from broker.results.why.circumstances import (
     Explanation,
     agent_name,
     because,
+    lost_text,
     user_name,
 )
 from broker.results.why.next_step import user_step
@@ -118,8 +119,8 @@ def _explain(c: Circumstances, outcome: OutcomeRow) -> Explanation:
             return _unreachable(c, outcome)
         case _ if outcome.state == QUEUED or not State(outcome.state).final:
             return explain_not_started(c, outcome)
-        case _ if outcome.at is None:
-            return _ended_in_queue(c, outcome)
+        case _ if outcome.at is None or outcome.concluded:
+            return (_ended_in_queue if outcome.at is None else _concluded)(c, outcome)
     return _ended(c, outcome)
 
 
@@ -193,12 +194,22 @@ def _ended_in_queue(c: Circumstances, outcome: OutcomeRow) -> Explanation:
     text = "it never starts there; its agents report that when they are back"
     if outcome.state == State.EXPIRED:
         return Explanation(
-            f"it expired at {c.time_text('expires_at')}, before {c.workstation} received it:"
-            f" {c.status_text(SERVICE)}",
+            f"it expired at {c.time_text('expires_at')}, and {c.workstation} has not reported it as"
+            f" received: {c.status_text(SERVICE)}{lost_text(c)}",
             text,
         )
     why = f"it was cancelled {_cancellation_text(c)}, before {c.workstation} received it"
     return Explanation(why, text)
+
+
+def _concluded(c: Circumstances, outcome: OutcomeRow) -> Explanation:
+    """Explain a job that was received, and of whose end no agent has reported."""
+    return Explanation(
+        f"{agent_name(outcome.agent)} received it, and has not reported its end since it expired at"
+        f" {c.time_text('expires_at')}: {c.status_text(outcome.agent)}; the history concludes that"
+        " it has expired",
+        "nothing is expected; a report that still comes counts",
+    )
 
 
 def _cancellation_text(c: Circumstances) -> str:

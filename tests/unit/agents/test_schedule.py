@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 
 from agents.store.transaction import JobRecord
 from schemas import Command, Job, State, everyone, group
+from schemas.orders.job import DEFAULT_LIFETIME
 from schemas.policy import Host, InteractiveRules, Next, ServiceRules, Step, held_back_since, order
 from schemas.times import NEVER
 
@@ -90,13 +91,15 @@ def test_service_takes_over_foreground_mandatory_after_a_grace_period() -> None:
 
 def test_service_never_runs_what_needs_the_user() -> None:
     waits = SERVICE.next(entry(mandatory_at=100, user_input_required=True), T0, claimed=False)
-    assert waits.at == NEVER
+    assert (waits.step, waits.state) == (Step.CLOSE, State.EXPIRED)
+    assert waits.at == T0 + 100 + DEFAULT_LIFETIME.total_seconds()
     ends = entry(mandatory_at=100, user_input_required=True, expires_at=900)
     assert step(SERVICE.next(ends, T0, claimed=False)) == (Step.CLOSE, 900)
 
 
 def test_service_reports_an_optional_offer_that_nobody_ran() -> None:
-    assert SERVICE.next(entry(), T0, claimed=False).at == NEVER
+    waits = SERVICE.next(entry(), T0, claimed=False)
+    assert (waits.step, waits.at) == (Step.CLOSE, T0 + DEFAULT_LIFETIME.total_seconds())
     following = SERVICE.next(entry(expires_at=900), T0, claimed=False)
     assert step(following) == (Step.CLOSE, 900)
     assert following.state is State.EXPIRED
@@ -110,7 +113,8 @@ def test_nothing_is_seen_before_its_offer_time() -> None:
 
 def test_optional_runs_only_if_the_user_says_so() -> None:
     """Q149683, Q166725."""
-    assert INTERACTIVE.next(entry(shown=0, state=State.OFFERED), T0, claimed=False).at == NEVER
+    waits = INTERACTIVE.next(entry(shown=0, state=State.OFFERED), T0, claimed=False)
+    assert (waits.step, waits.at) == (Step.CLOSE, T0 + DEFAULT_LIFETIME.total_seconds())
     accepted = INTERACTIVE.next(entry(shown=0, state=State.ACCEPTED), T0, claimed=False)
     assert accepted.step is Step.RUN
     standing = replace(INTERACTIVE, accept_offers=True)
@@ -231,7 +235,7 @@ def test_cancelled_and_wrong_platform_come_first(
     assert (elsewhere.step, elsewhere.state) == (Step.CLOSE, State.NOT_APPLICABLE)
     assert elsewhere.reason == "runs on windows; this is linux/x86_64"
     here = rules.next(entry(platforms=frozenset({"windows", "linux"})), T0, claimed=False)
-    assert here.step is not Step.CLOSE
+    assert here.state in {None, State.EXPIRED}
 
 
 def test_overdue_jobs_are_run_in_order_of_mandatory_time() -> None:

@@ -277,6 +277,39 @@ def test_a_workstation_that_is_forgotten_is_unreachable_until_it_speaks(history:
     assert states(history, waits)["ws-1"] == "unreachable"
 
 
+def test_each_job_ends_though_no_agent_reports_it(history: Engine) -> None:
+    """In the history's view, at reading time; a real report counts, however late it comes."""
+    day = timedelta(days=1)
+    plain, short = job(everyone), job(everyone, expires_at=NOW + day)
+    sent = [check_in("ws-1"), check_in("ws-2"), plain, short]
+    received = [report(each, "ws-2", State.RECEIVED) for each in (plain, short)]
+    project(history, [*sent, *received])
+    with query_jobs(history, NOW.timestamp()) as asked:
+        assert asked.find(plain.id).expires_at == (NOW + 30 * day).timestamp()
+    assert states(history, plain, NOW + 29 * day) == {"ws-1": "queued", "ws-2": "received"}
+    assert states(history, short, NOW + 1.5 * day) == {"ws-1": "expired", "ws-2": "received"}
+    late = (NOW + 2.5 * day).timestamp()
+    with query_jobs(history, late) as asked:
+        concluded = {each.workstation: each.concluded for each in asked.outcomes(short.id)}
+        assert concluded == {"ws-1": True, "ws-2": True}
+        assert asked.find(short.id).counts == {"expired": 2}
+        assert [group.count for group in asked.failures(short.id)] == [2]
+        assert [row.id for row in asked.search(states=["received"])] == [plain.id]
+    with query_fleet(history, late) as asked:
+        assert [row.waiting for row in asked.workstations()] == [1, 1]
+    project(history, [report(short, "ws-2", State.SUCCEEDED, 60)], first=20)
+    with query_jobs(history, late) as asked:
+        (outcome,) = asked.outcomes(short.id, names=["ws-2"])
+        assert (outcome.state, outcome.concluded) == ("succeeded", False)
+
+
+def test_a_queue_that_was_made_anew_stays_known(history: Engine) -> None:
+    told = [check_in("ws-1", queue_new_at=NOW), check_in("ws-1")]
+    project(history, told)
+    with query_fleet(history, NOW.timestamp()) as asked:
+        assert asked.workstations()[0].agents[0].queue_new_at == NOW.timestamp()
+
+
 def test_a_revoked_workstation_is_reached_by_nothing_until_it_checks_in(history: Engine) -> None:
     waits, received, later = job(everyone), job(everyone), job(everyone)
     only_user = AgentsRevoked(workstation="ws-1", agents=("interactive-ada",), sender="ada@hq")

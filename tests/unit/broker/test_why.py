@@ -190,14 +190,32 @@ CASES: dict[str, tuple[Circumstances, str, str, timedelta | None]] = {
     "queued, the agent up": (
         known(outcome("queued", None), UP, **BACKGROUND),
         "the service agent is up, but has not reported it as received",
-        "within moments",
+        "the service agent receives it, unless the broker has dropped it",
+        None,
+    ),
+    "queued, and its queue was made anew": (
+        known(outcome("queued", None), replace(UP, queue_new_at=NOW.timestamp() - 60), **BACKGROUND),
+        "the service agent's queue was made anew at 2026-11-23 11:59 UTC (1 min ago), so what was sent",
+        "to send it again: pcm rerun job-1 --workstation ws",
+        timedelta(days=30) - 10 * HOUR,
+    ),
+    "queued, in a queue that was made before": (
+        known(outcome("queued", None), replace(UP, queue_new_at=0.0), **BACKGROUND),
+        "the service agent is up, but has not reported it as received",
+        "the service agent receives it, unless the broker has dropped it",
+        None,
+    ),
+    "received, and expired long ago without a report": (
+        known(outcome("expired", concluded=True), agent(status="missing"), expires_at=-2 * HOUR),
+        "has not reported its end since it expired at 2026-11-23 10:00 UTC (2 h ago)",
+        "a report that still comes counts",
         None,
     ),
     "queued, the agent missing": (
         known(outcome("queued", None), agent(status="missing"), **BACKGROUND, expires_at=2 * HOUR),
         "has been missing since 2026-11-23 11:00 UTC (1 h ago)",
-        ("received when the agent is back, and starts then, unless it has expired by then, at"
-        " 2026-11-23 14:00 UTC (in 2 h)"),
+        ("received when the agent is back, unless the broker drops its queue before, and starts then,"
+        " unless it has expired by then, at 2026-11-23 14:00 UTC (in 2 h)"),
         2 * HOUR,
     ),
     "queued, the agent stopped": (
@@ -220,7 +238,7 @@ CASES: dict[str, tuple[Circumstances, str, str, timedelta | None]] = {
     ),
     "expired in the queue": (
         known(outcome("expired", None), agent(status="missing"), expires_at=-HOUR),
-        "it expired at 2026-11-23 11:00 UTC (1 h ago), before ws received it",
+        "it expired at 2026-11-23 11:00 UTC (1 h ago), and ws has not reported it as received",
         "never starts",
         None,
     ),
@@ -276,7 +294,7 @@ CASES: dict[str, tuple[Circumstances, str, str, timedelta | None]] = {
             mandatory_at=HOUR, respects_windows=True,
         ),
         "its mandatory time is 2026-11-23 13:00 UTC (in 1 h)",
-        "starts it after that, in its next maintenance window (Sun 02:00-06:00).",
+        "starts it after that, in its next maintenance window (Sun 02:00-06:00), unless it has expired",
         None,
     ),
     "due, in turn": (
@@ -538,7 +556,7 @@ CASES: dict[str, tuple[Circumstances, str, str, timedelta | None]] = {
     "declined, for ever": (
         known(outcome("declined", agent=ADA), UP, USER),
         "ada declined it",
-        "may still run it at any time",
+        "may still run it until it expires at",
         None,
     ),
     # By what the workstation's agents decide
@@ -575,14 +593,14 @@ CASES: dict[str, tuple[Circumstances, str, str, timedelta | None]] = {
             mandatory_at=-HOUR,
         ),
         "who has not decided, and its countdown runs",
-        "it runs within its countdown, with or without ada's consent.",
+        "it runs within its countdown, with or without ada's consent, unless it has expired",
         None,
     ),
     "mandatory later, the countdown not known": (
         known(outcome("offered", agent=ADA), UP, agent(ADA, countdown=None), mandatory_at=HOUR),
         "who has not decided",
         ("it runs at 2026-11-23 13:00 UTC (in 1 h) or after its countdown, whichever is later,"
-        " with or without ada's consent."),
+        " with or without ada's consent, unless it has expired"),
         None,
     ),
     "postponed, the countdown not known": (
@@ -623,7 +641,7 @@ CASES: dict[str, tuple[Circumstances, str, str, timedelta | None]] = {
     "offered to one who accepts all": (
         known(outcome("offered", agent=ADA), UP, agent(ADA, accept_offers=True)),
         "it was offered to ada",
-        "ada's agent starts it as soon as it has capacity.",
+        "ada's agent starts it as soon as it has capacity, unless it has expired",
         None,
     ),
     "take-over after a grace period of its own": (
@@ -904,7 +922,9 @@ def test_each_circumstance_is_explained(name: str) -> None:
     found = explain(circumstances)
     assert why.lower() in found.why.lower()
     assert following.lower() in found.next.lower()
-    assert found.next_at == seconds(at)
+    body = circumstances.body
+    default_expiry = seconds(body.expiry) if body and isinstance(body.expiry, datetime) else None
+    assert found.next_at in ([seconds(at)] if at is not None else [None, default_expiry])
     assert found.state == (
         circumstances.outcome.state if circumstances.outcome else "not_addressed"
     )
