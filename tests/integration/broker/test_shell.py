@@ -8,11 +8,12 @@ from pathlib import Path
 import pytest
 from yarl import URL
 
+from broker.amqp.topology import AgentKind, queue_name
 from schemas import Command, Job, workstation
 from tests.support.admin import Admin, ended
 from tests.support.programs import BIN, pcm
 from tests.support.rabbitmq import Broker
-from tests.support.waiting import LIMIT
+from tests.support.waiting import LIMIT, until
 from tests.support.workstation import Workstation
 
 
@@ -186,3 +187,22 @@ def test_waiting_shows_the_whole_output(ws: Workstation) -> None:
     where = next(at for at, line in enumerate(lines) if " failed " in line)
     shown = ["    one", "    two", "    -- stderr", "    three"]
     assert lines[where + 1 : where + 5] == shown
+
+
+async def test_a_queue_that_was_made_anew_is_told(node: Broker, ws: Workstation) -> None:
+    """A job that was in the former queue may be lost: it is not promised any more."""
+    ws.start("service").end()
+    sent = ws.run("pcm", "send", "--to", str(ws.target), "--background", "--", "true")
+    assert sent.returncode == 0
+    node.delete_queue(queue_name(AgentKind.SERVICE, ws.name))
+    agent = ws.start("service")
+    agent.wait_for("queue.new")
+
+    def told() -> str:
+        return ws.run("pcm", "why", sent.stdout.strip(), ws.name).stdout
+
+    await until(lambda: "queue was made anew at" in told())
+    assert "pcm rerun" in told()
+    assert agent.end() == 0
+    restarted = ws.start("service")
+    assert not restarted.events("queue.new")
