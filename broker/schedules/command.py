@@ -95,6 +95,13 @@ def _add_add_command(actions: "argparse._SubParsersAction[Parser]") -> None:
         help="if occurrences were due more than 5 min ago and were not sent, send the last one late"
         " (default), or none",
     )
+    add(
+        "--overlap",
+        choices=["skip", "queue", "allow"],
+        default="skip",
+        help="if an occurrence is due while an earlier one still runs on some workstation: skip it"
+        " (default), send it when that has ended (of several, the last), or send it",
+    )
     add("--mandatory-after", metavar="D", help="runs D after its time without consent; 0s: at it")
     add("--expires-after", metavar="D", help="never starts later than D after its time")
     add("--replace", action="store_true", help="replace the schedule of this name")
@@ -142,6 +149,7 @@ def _read(arguments: argparse.Namespace) -> "Schedule":
                 "repeat": arguments.repeat,
                 "zone": arguments.zone,
                 "missed": arguments.missed,
+                "overlap": arguments.overlap,
                 "job": send.read_job(arguments),
                 **{key: value for key, value in times.items() if value is not None},
             }

@@ -5,17 +5,18 @@ from datetime import UTC, datetime, timedelta
 from itertools import islice
 from typing import NamedTuple
 
-from sqlalchemy import Connection, Engine, select
+from sqlalchemy import Connection, Engine, and_, func, or_, select
 
 from broker.history.history import History
 from broker.history.position import read_position
 from broker.history.queries import JobRow
-from broker.history.schema import jobs, map_database_errors, records
+from broker.history.schema import jobs, map_database_errors, outcomes, records
 from broker.stream.entry import StreamEntry, read_records
-from schemas import Schedule, ScheduleRemoval
+from schemas import Schedule, ScheduleRemoval, State
 from schemas.errors import PcmError
 from schemas.orders.schedule import LEAD, Occurrence
 
+_END_ALLOWANCE = 3600.0  # seconds, for the report of an end
 _KINDS = ("schedule", "schedule_removal")
 
 
@@ -187,6 +188,30 @@ def _schedule_records(connection: Connection) -> list[ScheduleRecord]:
         for record in read_records(row.kind, row.body)
         if isinstance(record, Schedule | ScheduleRemoval)
     ]
+
+
+def running_before(engine: Engine, occurrence: Occurrence, at: float) -> str | None:
+    """Return the job of an earlier occurrence that ran on some workstation at a time, or None.
+
+    A start without an end counts until the command's timeout is long over: its agent may be gone.
+
+    Raises:
+        HistoryError: the database cannot be used.
+    """
+    schedule = occurrence.schedule
+    longest = schedule.job.command.timeout.total_seconds() + _END_ALLOWANCE
+    started = outcomes.c.at - func.coalesce(outcomes.c.duration, 0.0)
+    still_runs = and_(outcomes.c.state == str(State.STARTED), started + longest > at)
+    ended_later = and_(outcomes.c.duration.is_not(None), outcomes.c.at > at)
+    query = (
+        select(jobs.c.id)
+        .join(outcomes, outcomes.c.job_id == jobs.c.id)
+        .where(jobs.c.schedule == schedule.name, jobs.c.id != occurrence.id)
+        .where(started <= at, or_(still_runs, ended_later))
+        .limit(1)
+    )
+    with map_database_errors(engine), engine.connect() as connection:
+        return connection.scalar(query)
 
 
 def sent(engine: Engine, job_ids: Collection[str]) -> set[str]:

@@ -17,7 +17,7 @@ from broker.history.collector import refresh
 from broker.history.position import is_collected
 from broker.history.schema import HistoryError, UnusableHistory, engine_of, prepare
 from broker.log import get_logger
-from broker.schedules.queries import ScheduleRecord, in_force, sent
+from broker.schedules.queries import ScheduleRecord, in_force, running_before, sent
 from broker.settings import HistorySettings, WrongSetting, load
 from broker.signing.resign_policy import Recorded, ResignPolicy
 from broker.stream.entry import StreamEntry
@@ -168,6 +168,11 @@ class ScheduleRunner:
         log = _log.bind(schedule=occurrence.schedule.name, job=occurrence.id)
         if occurrence.ends_at is not None and occurrence.ends_at <= now:
             log.info("occurrence.skipped", reason="its expiry has passed")
+        elif earlier := await asyncio.to_thread(self._overlapped, occurrence, now):
+            if occurrence.schedule.overlap == "queue":
+                log.info("occurrence.waits", reason=f"{earlier} still runs")
+                return
+            log.info("occurrence.skipped", reason=f"{earlier} still ran at its time")
         else:
             try:
                 unbound = await dispatcher.dispatch_occurrence(occurrence.job())
@@ -178,6 +183,18 @@ class ScheduleRunner:
                 targets = ", ".join(map(str, unbound)) or None
                 log.info("occurrence.sent", late=late if late >= _MINUTE else None, unbound=targets)
         self._done.add(occurrence.id)
+
+    def _overlapped(self, occurrence: Occurrence, now: datetime) -> str | None:
+        """Return the earlier job because of which an occurrence is not sent now.
+
+        Whether it is skipped follows from the history, and is the same for all schedulers.
+        """
+        match occurrence.schedule.overlap:
+            case "allow":
+                return None
+            case "queue":
+                return running_before(self._engine, occurrence, now.timestamp())
+        return running_before(self._engine, occurrence, occurrence.send_at.timestamp())
 
     def _log_state(self, state: str, reason: str | None = None) -> None:
         """Log the scheduler's state when it changes."""

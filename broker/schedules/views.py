@@ -38,10 +38,16 @@ LIST_COLUMNS = (
     Column("schedule", least=12),
     Column("description", rank=2, least=16),
     Column("zone", rank=5, least=12),
+    Column("overlap", rank=6),
     Column("next"),
     Column("last", rank=4),
     Column("counts", rank=3, least=16),
 )
+_OVERLAPS = {
+    "skip": "not sent while an earlier occurrence runs",
+    "queue": "sent when the earlier occurrence has ended",
+    "allow": "sent while an earlier occurrence runs",
+}
 NEXT_COLUMNS = (Column("schedule", least=12), Column("local"), Column("instant", least=16))
 
 
@@ -139,6 +145,7 @@ def _list(arguments: argparse.Namespace) -> int:
                 schedule.name,
                 schedule.explain(),
                 schedule.zone or "each workstation's",
+                schedule.overlap,
                 local_time(first) if first else "never",
                 *((last[0]["time"], counts_text(last[0]["counts"])) if last else ("-", "-")),
             )
@@ -178,6 +185,7 @@ def _labelled(schedule: "Schedule") -> dict[str, str]:
         "name": schedule.name,
         "repeat": f"{schedule.repeat}: {schedule.explain()}, {_zone_text(schedule)}",
         "missed": "the last is sent late" if schedule.missed == "once" else "not sent",
+        "overlap": _OVERLAPS[schedule.overlap],
         "command": str(job.command),
         "targets": " ".join(map(str, job.targets)),
         "excluded": " ".join(map(str, job.excluded)),
@@ -260,6 +268,7 @@ def _fields(schedule: "Schedule") -> dict[str, Any]:
         "description": schedule.explain(),
         "zone": schedule.zone,
         "missed": schedule.missed,
+        "overlap": schedule.overlap,
     }
 
 

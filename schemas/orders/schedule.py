@@ -82,6 +82,11 @@ class Schedule(Message):
         description="occurrences that were due while no scheduler ran: once: the last of them is"
         " sent late; skip: none is sent",
     )
+    overlap: Literal["skip", "queue", "allow"] = Field(
+        default="skip",
+        description="an occurrence that is due while an earlier one runs on some workstation: skip:"
+        " is not sent; queue: is sent when that has ended; allow: is sent",
+    )
     job: Job = Field(description="the template of the occurrences, with their own ids and times")
     mandatory_after: Duration | None = Field(
         default=None, description="seconds from the occurrence to its mandatory time"

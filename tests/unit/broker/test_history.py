@@ -5,7 +5,7 @@ import random
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from datetime import UTC, datetime, timedelta
-from itertools import permutations
+from itertools import islice, permutations
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +21,7 @@ from broker.history.reader import rebuild
 from broker.history.schema import open_history
 from broker.history.workstations import query_fleet
 from broker.jobs.dry_run import reach
+from broker.schedules.queries import running_before
 from broker.stream.entry import StreamEntry
 from schemas import (
     AgentsRevoked,
@@ -41,9 +42,11 @@ from schemas import (
     group,
     workstation,
 )
+from schemas.orders.schedule import Occurrence
 from schemas.reports.check_in import MISSING_AFTER
 from schemas.reports.report import final_id
 from tests.support.postgresql import schema
+from tests.support.schedules import NOON, make
 
 NOW = datetime(2026, 11, 23, 12, tzinfo=UTC)
 PAUSE = Pause(workstation="ws-2", paused=True, reason="exam", sender="ada@hq", created_at=NOW)
@@ -547,3 +550,30 @@ def test_a_job_that_reached_nobody_is_no_job(history: Engine) -> None:
     with query_jobs(history) as asked:
         assert [row.id for row in asked.rows()] == [heard.id]
         assert asked.outcomes(sent.id) == []
+
+
+def test_an_occurrence_knows_the_earlier_one_that_runs(history: Engine) -> None:
+    """At its own time, so that all schedulers decide alike, also later; and now."""
+    minute = timedelta(minutes=1)
+    schedule = make(everyone, repeat="* * * * *", created_at=NOON)
+    first, second, third = islice(schedule.coming(NOON), 3)
+    job_of_first = first.job()
+    started = report(job_of_first, "ws-1", State.STARTED).model_copy(update={"at": first.send_at})
+    project(history, [check_in("ws-1"), job_of_first, started])
+
+    def running(occurrence: Occurrence, at: datetime) -> str | None:
+        return running_before(history, occurrence, at.timestamp())
+
+    assert running(first, first.send_at) is None
+    assert running(second, second.send_at) == running(third, third.send_at) == first.id
+    assert running(second, second.send_at + timedelta(days=1)) is None  # its agent is gone
+    end = ended(job_of_first, 90.0).model_copy(update={"at": first.send_at + 1.5 * minute})
+    project(history, [end], first=10)
+    assert running(second, second.send_at) == first.id  # it ran then
+    assert running(second, third.send_at) is None
+    assert running(third, third.send_at) is None
+
+
+def ended(of: Job, duration: float) -> Report:
+    done = result(0).model_copy(update={"duration": timedelta(seconds=duration)})
+    return report(of, "ws-1", State.SUCCEEDED, result=done)
