@@ -23,9 +23,9 @@ from broker.amqp import topology
 from broker.amqp.connection import connect
 from broker.amqp.publisher import Publisher
 from broker.history.collector import catch_up
-from broker.history.queries import query_jobs
+from broker.history.engine import open_history
+from broker.history.queries.jobs import query_jobs
 from broker.history.reader import rebuild
-from broker.history.schema import open_history
 from broker.settings import HistorySettings
 from broker.stream import stream
 from schemas import CheckIn, Command, Job, Output, Report, Result, State, everyone

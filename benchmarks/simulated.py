@@ -41,7 +41,7 @@ from broker.amqp import topology
 from broker.amqp.connection import BrokerError, connect
 from broker.amqp.publisher import Publisher
 from broker.history.collector import catch_up
-from broker.history.schema import open_history
+from broker.history.engine import open_history
 from broker.settings import HistorySettings
 from broker.stream import stream
 from schemas import Command, Job, Report, State, everyone

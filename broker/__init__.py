@@ -30,18 +30,12 @@ if TYPE_CHECKING:
     from broker.enrolment.definitions_file import WrongDefinitions
     from broker.enrolment.rights import AgentLogin
     from broker.enrolment.workstation import Credentials, NotEnrolled, enrol, revoke, rotate
+    from broker.history.engine import HistoryError
     from broker.history.history import History
-    from broker.history.queries import (
-        Event,
-        FailureGroup,
-        JobQueries,
-        JobRow,
-        OutcomeRow,
-        UnknownId,
-    )
-    from broker.history.schema import HistoryError
-    from broker.history.status import HistoryStatus, history_status
-    from broker.history.workstations import AgentRow, Fleet, WorkstationRow
+    from broker.history.queries.jobs import JobQueries
+    from broker.history.queries.rows import Event, FailureGroup, JobRow, OutcomeRow, UnknownId
+    from broker.history.queries.status import HistoryStatus, history_status
+    from broker.history.queries.workstations import AgentRow, Fleet, WorkstationRow
     from broker.jobs.cancel import NotCancellable, check_cancellable
     from broker.jobs.dry_run import Reach, reach
     from broker.jobs.files.job_file import WrongJobFile, read_jobs
@@ -131,18 +125,12 @@ _MODULES = {
     "broker.enrolment.definitions_file": ("WrongDefinitions",),
     "broker.enrolment.rights": ("AgentLogin",),
     "broker.enrolment.workstation": ("Credentials", "NotEnrolled", "enrol", "revoke", "rotate"),
+    "broker.history.engine": ("HistoryError",),
     "broker.history.history": ("History",),
-    "broker.history.queries": (
-        "JobQueries",
-        "Event",
-        "FailureGroup",
-        "JobRow",
-        "OutcomeRow",
-        "UnknownId",
-    ),
-    "broker.history.schema": ("HistoryError",),
-    "broker.history.status": ("HistoryStatus", "history_status"),
-    "broker.history.workstations": ("AgentRow", "Fleet", "WorkstationRow"),
+    "broker.history.queries.jobs": ("JobQueries",),
+    "broker.history.queries.rows": ("Event", "FailureGroup", "JobRow", "OutcomeRow", "UnknownId"),
+    "broker.history.queries.status": ("HistoryStatus", "history_status"),
+    "broker.history.queries.workstations": ("AgentRow", "Fleet", "WorkstationRow"),
     "broker.jobs.cancel": ("NotCancellable", "check_cancellable"),
     "broker.jobs.dry_run": ("Reach", "reach"),
     "broker.jobs.files.job_file": ("WrongJobFile", "read_jobs"),

@@ -124,7 +124,7 @@ def history_errors() -> "Iterator[None]":
         CommandError: the database cannot be used.
         WrongSetting: its URL is wrong.
     """
-    from broker.history.schema import HistoryError, WrongHistory
+    from broker.history.engine import HistoryError, WrongHistory
 
     try:
         yield
@@ -144,7 +144,7 @@ def history_engine() -> "Iterator[Engine]":
         CommandError: the database cannot be used, or it is empty and the broker is unreachable.
         WrongSetting: its URL is wrong, or it is the history of another broker.
     """
-    from broker.history.schema import open_history
+    from broker.history.engine import open_history
 
     settings = load(HistorySettings)
     with history_errors():
@@ -189,7 +189,8 @@ def complete_id(job: str) -> str:
     """
     if _COMPLETE_ID.fullmatch(job):
         return job
-    from broker.history.queries import UnknownId, query_jobs
+    from broker.history.queries.jobs import query_jobs
+    from broker.history.queries.rows import UnknownId
 
     with optional_history_engine() as engine:
         if engine is None:

@@ -43,7 +43,7 @@ from schemas.orders.signature import HEADER
 
 if TYPE_CHECKING:
     from broker.client.publishing import Plan
-    from broker.history.workstations import WorkstationRow
+    from broker.history.queries.workstations import WorkstationRow
     from broker.signing.signer import Signable
     from schemas import Schedule
 

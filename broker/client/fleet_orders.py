@@ -18,7 +18,7 @@ from schemas import Pause, WorkstationForgotten
 from schemas.errors import PcmError
 
 if TYPE_CHECKING:
-    from broker.history.workstations import WorkstationRow
+    from broker.history.queries.workstations import WorkstationRow
 
 _BATCH = 500
 

@@ -15,7 +15,7 @@ from broker.settings import DispatcherSettings, load
 from schemas import Cancellation, Job, Report, SignedJob, Target
 
 if TYPE_CHECKING:
-    from broker.history.workstations import WorkstationRow
+    from broker.history.queries.workstations import WorkstationRow
     from schemas import Schedule
 
 _T = TypeVar("_T")

@@ -11,11 +11,11 @@ from broker.cli.session import history_errors, run_async, run_until_stopped
 from broker.cli.time_formats import iso, local
 from broker.collect.rebuild import JobsWouldBeLost, rebuild_history
 from broker.collect.service import run_collector
+from broker.history.queries.status import history_status
 from broker.history.source import Source
-from broker.history.status import history_status
 
 if TYPE_CHECKING:
-    from broker.history.status import HistoryStatus
+    from broker.history.queries.status import HistoryStatus
 
 
 def add_to(commands: "argparse._SubParsersAction[Parser]") -> None:

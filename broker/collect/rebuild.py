@@ -6,9 +6,9 @@ from sqlalchemy import Engine
 
 from broker.client.dispatcher import Dispatcher
 from broker.history.collector import catch_up, first_offset
+from broker.history.engine import HistoryError, open_history
+from broker.history.queries.status import HistoryStatus, jobs_before, status
 from broker.history.reader import rebuild
-from broker.history.schema import HistoryError, open_history
-from broker.history.status import HistoryStatus, jobs_before, status
 from broker.schedules.queries import changed_since, in_force_from_before, next_offset
 from broker.settings import HistorySettings, load
 from schemas import Schedule

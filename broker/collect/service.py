@@ -3,7 +3,7 @@
 import asyncio
 
 from broker.history.collector import Collector
-from broker.history.schema import engine_of
+from broker.history.engine import engine_of
 from broker.schedules.scheduler import ScheduleRunner
 from broker.settings import HistorySettings, load
 

@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Iterable
 
-from broker.doctor import logins, machine, server
+from broker.doctor import local_files, logins, server
 from broker.doctor import topology as layout
 from broker.doctor.finding import Finding, Severity
 from broker.doctor.gather import DoctorSettings, gather
@@ -41,9 +41,9 @@ CHECKS: tuple[Check, ...] = (
     layout.dead_letter_exchanges,
     layout.dead_letters,
     layout.abandoned,
-    machine.folders,
-    machine.keys,
-    machine.settings,
+    local_files.folders,
+    local_files.keys,
+    local_files.settings,
     server.unchecked,
 )
 

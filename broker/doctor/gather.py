@@ -23,10 +23,17 @@ from broker.amqp import topology
 from broker.amqp.connection import CALL_LIMIT, BrokerError, Refused, blocked, connect, map_errors
 from broker.amqp.management import Management
 from broker.amqp.timeouts import timeout
-from broker.doctor.snapshot import BrokerSnapshot, FileInfo, Machine, ManagementData, Row, Unchecked
+from broker.doctor.snapshot import (
+    BrokerSnapshot,
+    FileInfo,
+    LocalFiles,
+    ManagementData,
+    Row,
+    Unchecked,
+)
+from broker.history.engine import HistoryError
 from broker.history.history import History
-from broker.history.schema import HistoryError
-from broker.history.workstations import WorkstationRow
+from broker.history.queries.workstations import WorkstationRow
 from broker.run_in_thread import run_in_thread
 from broker.settings import HistorySettings, ManagementSettings
 
@@ -77,7 +84,7 @@ def gather(settings: DoctorSettings) -> BrokerSnapshot:
         dead_letters=amqp.dead_letters,
         managed=managed,
         fleet=fleet,
-        machine=read_machine(settings.state_dir, settings.trusted_keys),
+        local_files=read_local_files(settings.state_dir, settings.trusted_keys),
         unchecked=unchecked,
     )
 
@@ -236,10 +243,10 @@ def _fleet(settings: DoctorSettings, unchecked: list[Unchecked]) -> list[Worksta
 # On this machine
 
 
-def read_machine(state_dir: Path, trusted_keys: Path | None) -> Machine:
+def read_local_files(state_dir: Path, trusted_keys: Path | None) -> LocalFiles:
     """Return the files of this machine; leave out those that we cannot read."""
     agents = [folder for folder in _children(state_dir) if _AGENT_FOLDER.fullmatch(folder.name)]
-    return Machine(
+    return LocalFiles(
         user=os.geteuid(),
         shared=_file_infos([state_dir, state_dir / "claims"]),
         private=_file_infos([*agents, *(file for folder in agents for file in _children(folder))]),

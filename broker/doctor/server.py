@@ -8,8 +8,8 @@ from broker.doctor.finding import Finding, Severity, named
 from broker.doctor.logins import allows
 from broker.doctor.snapshot import BrokerSnapshot, Row
 from broker.enrolment.rights import AgentLogin
-from broker.history.machines import duplicated
-from broker.history.workstations import MISSED_INTERVALS
+from broker.history.queries.machines import duplicated
+from broker.history.queries.workstations import MISSED_INTERVALS
 
 _OLDEST = (3, 10)
 # The first version of each series without the known holes that an agent's login can use.

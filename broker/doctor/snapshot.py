@@ -6,7 +6,7 @@ from typing import Any
 
 from yarl import URL
 
-from broker.history.workstations import WorkstationRow
+from broker.history.queries.workstations import WorkstationRow
 
 Row = Mapping[str, Any]
 """An object of the management API."""
@@ -61,7 +61,7 @@ class FileInfo:
 
 
 @dataclass(frozen=True)
-class Machine:
+class LocalFiles:
     """An agent's folders and keys on this machine, and our own settings.
 
     Attributes:
@@ -106,7 +106,7 @@ class BrokerSnapshot:
     dead_letters: int | None
     managed: ManagementData | None
     fleet: Sequence[WorkstationRow] | None
-    machine: Machine
+    local_files: LocalFiles
     unchecked: Sequence[Unchecked] = field(default=())
 
     @property

@@ -16,6 +16,7 @@ from broker.amqp import topology
 from broker.amqp.connection import CALL_LIMIT, Backoff, BrokerError, address_of, connect, map_errors
 from broker.amqp.publisher import Publisher
 from broker.amqp.timeouts import timeout
+from broker.history.engine import HistoryError, UnusableHistory, prepare
 from broker.history.position import (
     LEASE,
     LEASE_RENEWAL,
@@ -26,17 +27,7 @@ from broker.history.position import (
 )
 from broker.history.projection import rejected
 from broker.history.reader import Overtaken, Reader
-from broker.history.schema import (
-    HistoryError,
-    UnusableHistory,
-    early,
-    jobs,
-    outcomes,
-    prepare,
-    reading,
-    reports,
-    results,
-)
+from broker.history.schema import early, jobs, outcomes, reading, reports, results
 from broker.history.source import check_source, record_source, source_of
 from broker.log import get_logger
 from broker.settings import HistorySettings

@@ -6,10 +6,10 @@ from contextlib import contextmanager
 from sqlalchemy import Connection, Engine
 
 from broker.amqp.connection import Unreachable
+from broker.history.engine import map_database_errors, open_history, snapshot
 from broker.history.position import is_collected
-from broker.history.queries import JobQueries
-from broker.history.schema import map_database_errors, open_history, snapshot
-from broker.history.workstations import Fleet
+from broker.history.queries.jobs import JobQueries
+from broker.history.queries.workstations import Fleet
 from broker.settings import HistorySettings, load
 
 

@@ -7,7 +7,8 @@ from typing import TypeVar
 
 from sqlalchemy import Connection, Engine, inspect, select
 
-from broker.history.schema import check_version, map_database_errors, reading
+from broker.history.engine import check_version, map_database_errors
+from broker.history.schema import reading
 from broker.stream.entry import StreamEntry
 
 LEASE_RENEWAL = 5.0

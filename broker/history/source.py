@@ -6,7 +6,8 @@ from aio_pika.abc import AbstractConnection
 from sqlalchemy import Connection, select, update
 
 from broker.history.address import shown
-from broker.history.schema import WrongHistory, reading
+from broker.history.engine import WrongHistory
+from broker.history.schema import reading
 
 
 class Source(NamedTuple):

@@ -7,13 +7,15 @@ from typing import TYPE_CHECKING
 
 from broker.cli.command_line import DONE, CommandError, Parser
 from broker.cli.session import name, optional_history_engine, with_dispatcher
-from broker.history.queries import RUNNING, WAITING, UnknownId, query_jobs
+from broker.history.queries.jobs import query_jobs
+from broker.history.queries.rows import RUNNING, WAITING, UnknownId
 from broker.rollouts.command import abort
 from schemas.errors import PcmError
 
 if TYPE_CHECKING:
     from broker.client.dispatcher import Dispatcher
-    from broker.history.queries import JobQueries, JobRow
+    from broker.history.queries.jobs import JobQueries
+    from broker.history.queries.rows import JobRow
 
 
 class NotCancellable(PcmError):

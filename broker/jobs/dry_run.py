@@ -10,13 +10,13 @@ from broker.cli.command_line import DONE, FAILED, UsageError
 from broker.cli.session import history_engine
 from broker.cli.terminal import printable
 from broker.client.publishing import check_sendable
-from broker.history.workstations import query_fleet
+from broker.history.queries.workstations import query_fleet
 from broker.rollouts.waves import divide, read_waves
 from schemas import WallClock
 from schemas.text import counted, listed
 
 if TYPE_CHECKING:
-    from broker.history.workstations import Fleet, WorkstationRow
+    from broker.history.queries.workstations import Fleet, WorkstationRow
     from broker.rollouts.waves import WaveSize
     from schemas import Job
     from schemas.times import Moment

@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING
 
 from broker.cli.command_line import DONE, CommandError, Parser, UsageError
 from broker.cli.session import history_engine, name, with_dispatcher
-from broker.history.queries import STATES, UnknownId, query_jobs
+from broker.history.queries.jobs import query_jobs
+from broker.history.queries.rows import STATES, UnknownId
 from broker.jobs.rerun_jobs import NothingToRerun, NotItsWorkstation, failures, rerun
 from broker.rollouts import views as rollout_views
 from broker.signing.resign_policy import SigningRefused

@@ -4,7 +4,7 @@ from collections.abc import Iterable, Sequence
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from broker.history.queries import FAILURES, STATES
+from broker.history.queries.rows import FAILURES, STATES
 from broker.settings import DispatcherSettings, load
 from broker.signing.resign_policy import Recorded, check_resignable
 from schemas import Job, State, WallClock, workstation
@@ -14,7 +14,7 @@ from schemas.text import listed
 from schemas.times import earliest, latest
 
 if TYPE_CHECKING:
-    from broker.history.queries import JobQueries
+    from broker.history.queries.jobs import JobQueries
 
 _SHOWN = 10
 

@@ -88,7 +88,7 @@ def sealed(jobs: "list[Job]", values: dict[str, str]) -> "list[Job]":
         UsageError: the values cannot be sealed for all of them.
         CommandError: the history cannot be used.
     """
-    from broker.history.workstations import query_fleet
+    from broker.history.queries.workstations import query_fleet
     from broker.signing.sealing import CannotSeal, seal
 
     with history_engine() as engine, query_fleet(engine) as known:

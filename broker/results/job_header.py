@@ -9,7 +9,8 @@ from schemas import Cancellation, WallClock
 from schemas.text import counted, listed
 
 if TYPE_CHECKING:
-    from broker.history.queries import JobQueries, JobRow
+    from broker.history.queries.jobs import JobQueries
+    from broker.history.queries.rows import JobRow
     from schemas import Job
 
 _MAX_TARGETS = 10

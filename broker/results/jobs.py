@@ -22,7 +22,8 @@ from broker.results.query_session import (
 from schemas.times import parse_moment
 
 if TYPE_CHECKING:
-    from broker.history.queries import JobQueries, JobRow
+    from broker.history.queries.jobs import JobQueries
+    from broker.history.queries.rows import JobRow
 
 COLUMNS = (
     Column("job"),

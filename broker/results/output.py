@@ -15,7 +15,8 @@ from schemas.text import listed
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from broker.history.queries import JobQueries, JobRow, OutcomeRow
+    from broker.history.queries.jobs import JobQueries
+    from broker.history.queries.rows import JobRow, OutcomeRow
     from schemas import Output, Result
 
 _STREAMS = ("stdout", "stderr")

@@ -11,11 +11,11 @@ from broker.cli.command_line import CommandError
 from broker.cli.session import history_engine
 from broker.cli.time_formats import iso
 from broker.history.history import query_history
-from broker.history.queries import FAILURES, RUNNING, STATES, WAITING, UnknownId
+from broker.history.queries.rows import FAILURES, RUNNING, STATES, WAITING, UnknownId
 
 if TYPE_CHECKING:
     from broker.history.history import History
-    from broker.history.queries import JobRow, OutcomeRow
+    from broker.history.queries.rows import JobRow, OutcomeRow
 
 ROWS = 50  # workstations that are shown without --all
 _TIMES = ("created_at", "offer_at", "mandatory_at", "expires_at", "cancelled_at")

@@ -25,7 +25,8 @@ from broker.results.query_session import (
 from broker.results.signers import signers
 
 if TYPE_CHECKING:
-    from broker.history.queries import Event, FailureGroup, JobQueries, JobRow, OutcomeRow
+    from broker.history.queries.jobs import JobQueries
+    from broker.history.queries.rows import Event, FailureGroup, JobRow, OutcomeRow
 
 _BAR = 30  # characters
 FAILURE_COLUMNS = (

@@ -12,7 +12,7 @@ from schemas.orders.signature import read_signatures
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-    from broker.history.queries import JobQueries
+    from broker.history.queries.jobs import JobQueries
     from broker.signing.trusted_keys import Verdict
     from schemas import Job
     from schemas.orders.signature import Signatures

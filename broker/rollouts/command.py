@@ -9,8 +9,8 @@ from broker.amqp.connection import BrokerError
 from broker.amqp.timeouts import timeout
 from broker.cli.command_line import DONE, FAILED, CommandError, Parser
 from broker.cli.session import history_engine, history_errors, name, with_dispatcher
+from broker.history.engine import HistoryError
 from broker.history.history import query_history
-from broker.history.schema import HistoryError
 from broker.rollouts import views
 from broker.rollouts.control import RolloutError, abort_rollout, pause_rollout, resume_rollout
 from broker.rollouts.options import LIMIT_HELP, limit

@@ -9,7 +9,7 @@ from typing import Literal, NamedTuple
 from sqlalchemy import Engine
 
 from broker.client.dispatcher import Dispatcher
-from broker.history.schema import open_history
+from broker.history.engine import open_history
 from broker.rollouts.progress import RolloutProgress, find_plan, load_progress, recorded_plan
 from broker.rollouts.runner import RolloutRunner, refresh_patiently
 from broker.rollouts.state import RolloutState

@@ -8,9 +8,10 @@ from typing import TYPE_CHECKING, TypeVar
 
 from sqlalchemy import Connection, Engine, select
 
+from broker.history.engine import map_database_errors, snapshot
 from broker.history.history import History
-from broker.history.queries import JobQueries
-from broker.history.schema import jobs, map_database_errors, records, snapshot
+from broker.history.queries.jobs import JobQueries
+from broker.history.schema import jobs, records
 from broker.rollouts.state import RolloutState, WaveTally, rollout_state
 from broker.signing.resign_policy import Recorded
 from schemas import Rollout, RolloutOrder, WaveEnded, WaveSent

@@ -15,7 +15,7 @@ from broker.amqp.connection import LoginRefused, Unreachable
 from broker.client.dispatcher import Dispatcher
 from broker.history.collector import refresh
 from broker.history.position import is_collected
-from broker.history.queries import query_jobs
+from broker.history.queries.jobs import query_jobs
 from broker.rollouts.progress import RolloutProgress, load_progress
 from broker.rollouts.state import RolloutState
 from broker.settings import HistorySettings

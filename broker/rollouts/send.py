@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING
 
 from broker.cli.command_line import CommandError, UsageError
 from broker.cli.session import history_engine, history_errors, with_dispatcher
-from broker.history.workstations import query_fleet
+from broker.history.queries.workstations import query_fleet
 from broker.rollouts import views
 from broker.rollouts.command import run_and_print
 from broker.rollouts.control import bound_workstations, plan_rollout, run_rollout

@@ -6,7 +6,7 @@ from dataclasses import dataclass, field, replace
 from typing import Literal
 
 from broker.history.projection.projection import QUEUED
-from broker.history.queries import FAILURES, RUNNING, WAITING
+from broker.history.queries.rows import FAILURES, RUNNING, WAITING
 from schemas import Rollout, RolloutOrder
 from schemas.times import latest
 

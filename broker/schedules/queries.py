@@ -7,10 +7,11 @@ from typing import NamedTuple
 
 from sqlalchemy import Connection, Engine, and_, func, or_, select
 
+from broker.history.engine import map_database_errors
 from broker.history.history import History
 from broker.history.position import read_position
-from broker.history.queries import JobRow
-from broker.history.schema import jobs, map_database_errors, outcomes, records
+from broker.history.queries.rows import JobRow
+from broker.history.schema import jobs, outcomes, records
 from broker.stream.entry import StreamEntry, read_records
 from schemas import Schedule, ScheduleRemoval, State
 from schemas.errors import PcmError

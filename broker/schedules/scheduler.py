@@ -14,8 +14,8 @@ from sqlalchemy import Engine
 from broker.amqp.connection import Backoff, BrokerError, Refused, Unreachable, Unroutable
 from broker.client.dispatcher import Dispatcher
 from broker.history.collector import refresh
+from broker.history.engine import HistoryError, UnusableHistory, engine_of, prepare
 from broker.history.position import is_collected
-from broker.history.schema import HistoryError, UnusableHistory, engine_of, prepare
 from broker.log import get_logger
 from broker.schedules.queries import ScheduleRecord, in_force, running_before, sent
 from broker.settings import HistorySettings, WrongSetting, load

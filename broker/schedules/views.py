@@ -26,7 +26,8 @@ from schemas.times import duration_text
 
 if TYPE_CHECKING:
     from broker.history.history import History
-    from broker.history.queries import JobQueries, JobRow
+    from broker.history.queries.jobs import JobQueries
+    from broker.history.queries.rows import JobRow
     from schemas import Schedule
     from schemas.orders.schedule import Occurrence
 

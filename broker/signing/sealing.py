@@ -13,7 +13,7 @@ from schemas.orders.secrets import SIZE_LIMIT
 from schemas.text import listed
 
 if TYPE_CHECKING:
-    from broker.history.workstations import AgentRow, Fleet
+    from broker.history.queries.workstations import AgentRow, Fleet
 
 _SHOWN = 10
 

@@ -39,7 +39,7 @@ async def _read(tally: WatchTally) -> None:
     if progress.closed:  # the job names its workstations
         return
 
-    from broker.history.schema import HistoryError
+    from broker.history.engine import HistoryError
 
     try:
         tally.queued_in_history = await _queued(progress.job_id)
@@ -50,7 +50,7 @@ async def _read(tally: WatchTally) -> None:
 async def _queued(job_id: str) -> frozenset[str]:
     """Return the workstations where the job is queued, according to the up-to-date history."""
     from broker.history.collector import refresh
-    from broker.history.schema import open_history
+    from broker.history.engine import open_history
 
     settings = load(HistorySettings)
     engine = await asyncio.to_thread(open_history, settings.history_url)
@@ -69,7 +69,7 @@ async def _queued(job_id: str) -> frozenset[str]:
 def _query_queued(engine: "Engine", job_id: str) -> frozenset[str] | None:
     """Return where a job is queued; None if the history does not have the job yet."""
     from broker.history.projection.projection import QUEUED
-    from broker.history.queries import query_jobs
+    from broker.history.queries.jobs import query_jobs
 
     with query_jobs(engine) as queries:
         if queries.body(job_id) is None:

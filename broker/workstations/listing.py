@@ -9,13 +9,13 @@ from broker.cli.command_line import DONE, CommandError, Parser
 from broker.cli.session import history_engine, name
 from broker.cli.terminal import Cell, Column, print_table, printable
 from broker.cli.time_formats import age, iso, local
-from broker.history.workstations import query_fleet
+from broker.history.queries.workstations import query_fleet
 from schemas.reports.check_in import is_automatic
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from broker.history.workstations import AgentRow, Fleet, WorkstationRow
+    from broker.history.queries.workstations import AgentRow, Fleet, WorkstationRow
 
 _MAX_ROWS = 100  # on a terminal
 _STATUSES = ("up", "paused", "stopped", "missing", "revoked")
@@ -101,7 +101,7 @@ def _print(rows: "Sequence[WorkstationRow]", now: float, *, show_all: bool) -> N
 
 def _print_machines(row: "WorkstationRow", now: float) -> None:
     """Print the machines of a name, if there are several."""
-    from broker.history.machines import duplicated
+    from broker.history.queries.machines import duplicated
 
     for former in row.former_names:
         print(f"{row.name}: was named {former}; pcm forget {former} deletes the former queues")

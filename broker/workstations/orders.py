@@ -8,7 +8,7 @@ from broker.cli.command_line import DONE, FAILED, CommandError, Parser
 from broker.cli.confirm import confirm, require_terminal
 from broker.cli.session import history_engine, name, with_dispatcher
 from broker.client.fleet_orders import NotForgettable
-from broker.history.workstations import query_fleet
+from broker.history.queries.workstations import query_fleet
 from schemas.text import listed
 
 if TYPE_CHECKING:

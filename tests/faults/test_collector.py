@@ -23,10 +23,10 @@ from broker.amqp.connection import BrokerError, Unreachable, connect
 from broker.amqp.publisher import Publisher
 from broker.history import schema as tables
 from broker.history.collector import catch_up
+from broker.history.engine import HistoryError, open_history
 from broker.history.position import is_collected
-from broker.history.queries import query_jobs
+from broker.history.queries.jobs import query_jobs
 from broker.history.reader import rebuild
-from broker.history.schema import HistoryError, open_history
 from broker.settings import HistorySettings
 from broker.stream import stream
 from schemas import CheckIn, Command, Job, Report, Result, State, everyone

@@ -40,8 +40,8 @@ from broker.amqp.codec import decode_frame
 from broker.amqp.consumer import Delivery
 from broker.amqp.topology import AgentKind, routing_keys
 from broker.dead_letters.letter import fingerprint, read_letter
+from broker.history.engine import open_history
 from broker.history.projection.projection import Projection
-from broker.history.schema import open_history
 from broker.jobs.files.job_file import WrongJobFile, parse_jobs
 from broker.rollouts.waves import read_waves
 from broker.settings import HistorySettings, WrongSetting, load

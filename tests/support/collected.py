@@ -8,7 +8,7 @@ from functools import cache
 from pathlib import Path
 
 from broker.history.collector import catch_up
-from broker.history.schema import open_history
+from broker.history.engine import open_history
 from broker.settings import HistorySettings
 
 

@@ -17,8 +17,8 @@ from broker.amqp.connection import connect
 from broker.amqp.publisher import Publisher
 from broker.amqp.topology import report_key
 from broker.history.collector import catch_up
-from broker.history.schema import open_history
-from broker.history.workstations import query_fleet
+from broker.history.engine import open_history
+from broker.history.queries.workstations import query_fleet
 from broker.settings import HistorySettings
 from broker.stream import stream
 from schemas import CheckIn

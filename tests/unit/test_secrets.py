@@ -10,9 +10,10 @@ from nacl.public import PrivateKey, PublicKey, SealedBox
 from pydantic import ValidationError
 from sqlalchemy import Engine, update
 
+from broker.history.engine import open_history
 from broker.history.projection.projection import Projection
-from broker.history.schema import agents, open_history
-from broker.history.workstations import query_fleet
+from broker.history.queries.workstations import query_fleet
+from broker.history.schema import agents
 from broker.jobs.rerun_jobs import new_job as rerun_of
 from broker.signing.sealing import CannotSeal, seal
 from broker.stream.entry import StreamEntry

@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from broker.history.queries import FAILURES, RUNNING, WAITING, FailureGroup, JobRow, OutcomeRow
+from broker.history.queries.rows import FAILURES, RUNNING, WAITING, FailureGroup, JobRow, OutcomeRow
 from broker.results.job_header import job_header
 from schemas import State
 

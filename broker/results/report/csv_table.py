@@ -5,7 +5,7 @@ import io
 import re
 
 from broker.cli.time_formats import iso
-from broker.history.queries import OutcomeRow
+from broker.history.queries.rows import OutcomeRow
 from broker.results.report.content import ReportContent
 
 COLUMNS = (

@@ -7,7 +7,7 @@ from html import escape
 
 from broker.cli.terminal import printable
 from broker.cli.time_formats import local, span
-from broker.history.queries import FailureGroup, OutcomeRow
+from broker.history.queries.rows import FailureGroup, OutcomeRow
 from broker.results.query_session import exit_text, ordered, reason_text, shares, state_text
 from broker.results.report.charts import Bar, bars, progress
 from broker.results.report.content import END_GROUPS, ReportContent, state_group

@@ -6,8 +6,8 @@ from datetime import datetime, tzinfo
 from typing import Literal, NamedTuple
 
 from broker.cli.time_formats import moment
-from broker.history.queries import Event, JobRow, OutcomeRow
-from broker.history.workstations import AgentRow, WorkstationRow
+from broker.history.queries.rows import Event, JobRow, OutcomeRow
+from broker.history.queries.workstations import AgentRow, WorkstationRow
 from schemas import Cancellation, Context, Job, Requirement, State, WallClock
 from schemas.times import Moment, at_wall, find_zone
 

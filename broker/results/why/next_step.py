@@ -6,7 +6,7 @@ from datetime import UTC, datetime
 from typing import Any, NamedTuple
 
 from broker.history.projection.projection import QUEUED
-from broker.history.workstations import AgentRow
+from broker.history.queries.workstations import AgentRow
 from broker.results.why.circumstances import SERVICE, Circumstances, Time
 from schemas import Command, Job, State, everyone, group, workstation
 from schemas.maintenance_windows import NO_WINDOWS, Windows, parse

@@ -2,7 +2,7 @@
 
 from broker.cli.time_formats import span
 from broker.history.projection.projection import QUEUED
-from broker.history.queries import OutcomeRow
+from broker.history.queries.rows import OutcomeRow
 from broker.results.why.circumstances import (
     SERVICE,
     Circumstances,

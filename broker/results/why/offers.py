@@ -1,7 +1,7 @@
 """Explain a foreground job that was received and has not started: offers, countdown, takeover."""
 
 from broker.cli.time_formats import span
-from broker.history.queries import OutcomeRow
+from broker.history.queries.rows import OutcomeRow
 from broker.results.why.circumstances import SERVICE, Circumstances, Explanation, user_name
 from broker.results.why.next_step import NextStep, service_step, user_step
 from schemas import State

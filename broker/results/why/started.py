@@ -1,6 +1,6 @@
 """Explain a job on a workstation where its command was started."""
 
-from broker.history.queries import OutcomeRow
+from broker.history.queries.rows import OutcomeRow
 from broker.results.why.circumstances import (
     SERVICE,
     Circumstances,

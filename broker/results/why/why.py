@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from broker.cli.time_formats import span
 from broker.history.history import History
 from broker.history.projection.projection import QUEUED, UNREACHABLE
-from broker.history.queries import OutcomeRow
+from broker.history.queries.rows import OutcomeRow
 from broker.results.why.circumstances import (
     SERVICE,
     Circumstances,

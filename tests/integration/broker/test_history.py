@@ -15,9 +15,9 @@ from broker.amqp.connection import connect
 from broker.amqp.publisher import Publisher
 from broker.history import schema as tables
 from broker.history.collector import catch_up
+from broker.history.engine import engine_of, open_history
 from broker.history.projection.upserts import RANK
-from broker.history.queries import query_jobs
-from broker.history.schema import engine_of, open_history
+from broker.history.queries.jobs import query_jobs
 from broker.settings import HistorySettings
 from broker.stream import stream
 from schemas import Command, Job, everyone

@@ -13,7 +13,7 @@ from typing import Any
 
 import pytest
 
-from broker.history.queries import FAILURES, STATES, WAITING
+from broker.history.queries.rows import FAILURES, STATES, WAITING
 from schemas import Cancellation, Job, Output, Report, State, WorkstationForgotten, group
 from tests.support.programs import BIN
 from tests.support.told import Told, result

@@ -14,7 +14,8 @@ from sqlalchemy import update
 from broker.amqp import topology
 from broker.amqp.connection import connect
 from broker.amqp.publisher import Publisher
-from broker.history.schema import jobs, open_history
+from broker.history.engine import open_history
+from broker.history.schema import jobs
 from broker.settings import HistorySettings
 from broker.stream import stream
 from schemas import Command, Job, Report, Result, State, workstation

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from broker import Dispatcher
-from broker.history.schema import open_history
+from broker.history.engine import open_history
 from broker.schedules.scheduler import ScheduleRunner
 from broker.settings import HistorySettings
 from schemas import Schedule

@@ -19,8 +19,9 @@ from structlog.testing import capture_logs
 
 from broker import Dispatcher
 from broker.history.collector import Collector, catch_up
-from broker.history.queries import query_jobs
-from broker.history.schema import jobs, open_history
+from broker.history.engine import open_history
+from broker.history.queries.jobs import query_jobs
+from broker.history.schema import jobs
 from broker.schedules.queries import changed_since, in_force, next_offset, sent
 from broker.schedules.scheduler import ScheduleRunner
 from broker.settings import HistorySettings
@@ -322,7 +323,7 @@ async def test_broker_and_database_away_are_reported_once_and_waited_for(
 
 
 def open_lazily(url: str) -> Engine:
-    from broker.history.schema import engine_of
+    from broker.history.engine import engine_of
 
     return engine_of(url)
 

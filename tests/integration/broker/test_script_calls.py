@@ -26,8 +26,9 @@ from broker import (
     resume_rollout,
     start_rollout,
 )
+from broker.history.engine import open_history
 from broker.history.position import transact
-from broker.history.schema import open_history, reading
+from broker.history.schema import reading
 from broker.history.source import Source, record_source
 from tests.support.programs import NOWHERE
 from tests.support.workstation import Workstation

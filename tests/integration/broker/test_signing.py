@@ -10,7 +10,7 @@ from structlog.testing import capture_logs
 from broker import Dispatcher, DispatcherSettings
 from broker.amqp.connection import connect
 from broker.amqp.publisher import Publisher
-from broker.history.schema import open_history
+from broker.history.engine import open_history
 from broker.schedules.scheduler import ScheduleRunner
 from broker.settings import HistorySettings
 from broker.signing.signer import Signer

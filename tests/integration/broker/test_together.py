@@ -11,8 +11,8 @@ from broker.amqp import topology
 from broker.amqp.batch_publish import Outgoing
 from broker.amqp.connection import connect
 from broker.amqp.publisher import Publisher
-from broker.history.queries import query_jobs
-from broker.history.schema import open_history
+from broker.history.engine import open_history
+from broker.history.queries.jobs import query_jobs
 from broker.stream import stream
 from broker.stream.entry import StreamEntry
 from schemas import Job, State, everyone, group, workstation

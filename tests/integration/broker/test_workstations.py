@@ -210,8 +210,8 @@ async def test_a_forgotten_workstation_is_gone_with_what_waited_there(admin: Adm
 
 
 def state_of(admin: Admin, job_id: str, name: str) -> str:
-    from broker.history.queries import query_jobs
-    from broker.history.schema import open_history
+    from broker.history.engine import open_history
+    from broker.history.queries.jobs import query_jobs
 
     engine = open_history(admin.environment["PCM_HISTORY_URL"])
     try:

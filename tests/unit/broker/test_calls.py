@@ -33,8 +33,8 @@ from broker import (
     write_report,
     write_signed,
 )
+from broker.history.engine import open_history
 from broker.history.history import query_history
-from broker.history.schema import open_history
 from schemas import Command, Job, Schedule, State, workstation
 from tests.unit.broker.test_history import check_in, project, report
 

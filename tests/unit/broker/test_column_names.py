@@ -7,7 +7,7 @@ from dataclasses import fields
 import pytest
 
 from broker.cli.table import Column
-from broker.history.queries import Event, FailureGroup, JobRow, OutcomeRow
+from broker.history.queries.rows import Event, FailureGroup, JobRow, OutcomeRow
 from broker.results import jobs, show
 from broker.results.query_session import job_fields, outcome_fields
 from broker.results.report import csv_table

@@ -9,10 +9,11 @@ import pytest
 from sqlalchemy import Engine, select
 
 from broker.amqp import topology
+from broker.history.engine import open_history
 from broker.history.position import Position, read_position, transact
-from broker.history.queries import query_jobs
+from broker.history.queries.jobs import query_jobs
 from broker.history.reader import store
-from broker.history.schema import open_history, rejected_entries
+from broker.history.schema import rejected_entries
 from broker.stream.entry import EntryRejected, StreamEntry
 from schemas import CheckIn, Command, Job, Report, State, workstation
 

@@ -18,8 +18,8 @@ from hypothesis import strategies as st
 from agents.store.transaction import JobRecord
 from broker.cli.time_formats import local
 from broker.history.projection.check_ins import _agent
-from broker.history.queries import Event
-from broker.history.workstations import AgentRow, _agent_row
+from broker.history.queries.rows import Event
+from broker.history.queries.workstations import AgentRow, _agent_row
 from broker.results.why.circumstances import Circumstances
 from broker.results.why.why import explain
 from schemas import CheckIn, Facts, Job, State, WallClock, maintenance_windows

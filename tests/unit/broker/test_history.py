@@ -14,12 +14,13 @@ from sqlalchemy import Engine, select
 
 from broker.history import reader
 from broker.history import schema as tables
+from broker.history.engine import open_history
 from broker.history.position import read_position
 from broker.history.projection.projection import Projection
-from broker.history.queries import STATES, JobRow, query_jobs
+from broker.history.queries.jobs import query_jobs
+from broker.history.queries.rows import STATES, JobRow
+from broker.history.queries.workstations import query_fleet
 from broker.history.reader import rebuild
-from broker.history.schema import open_history
-from broker.history.workstations import query_fleet
 from broker.jobs.dry_run import reach
 from broker.schedules.queries import running_before
 from broker.stream.entry import StreamEntry
@@ -451,7 +452,7 @@ def test_what_is_due_before_a_job_is_known_by_agent(history: Engine) -> None:
 def test_ids_may_be_cut_short_where_that_is_clear(history: Engine) -> None:
     sent = [job(everyone, id=f"job-{letter}") for letter in "abc"]
     project(history, sent)
-    from broker.history.queries import UnknownId
+    from broker.history.queries.rows import UnknownId
 
     with query_jobs(history) as asked:
         assert asked.find("job-b").id == "job-b"

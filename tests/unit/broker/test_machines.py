@@ -3,7 +3,7 @@
 from dataclasses import replace
 from typing import Any
 
-from broker.history.machines import MachineRow, current, duplicated, former_names
+from broker.history.queries.machines import MachineRow, current, duplicated, former_names
 
 NOW = 1_000_000
 

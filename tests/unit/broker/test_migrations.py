@@ -19,11 +19,7 @@ from sqlalchemy import Engine, event, inspect, text
 
 from broker.history import migrations
 from broker.history import schema as tables
-from broker.history.migrations import MIGRATIONS, OLDEST, SCHEMA_VERSION
-from broker.history.position import Position, is_empty, read_position, transact
-from broker.history.projection.upserts import RANK
-from broker.history.reader import Overtaken, store
-from broker.history.schema import (
+from broker.history.engine import (
     HistoryError,
     UnusableHistory,
     WrongHistory,
@@ -31,8 +27,12 @@ from broker.history.schema import (
     open_history,
     prepare,
 )
+from broker.history.migrations import MIGRATIONS, OLDEST, SCHEMA_VERSION
+from broker.history.position import Position, is_empty, read_position, transact
+from broker.history.projection.upserts import RANK
+from broker.history.queries.workstations import query_fleet
+from broker.history.reader import Overtaken, store
 from broker.history.source import Source, check_source, known_source, record_source
-from broker.history.workstations import query_fleet
 from broker.stream.entry import StreamEntry
 from tests.support import programs
 from tests.support.postgresql import schema

@@ -14,10 +14,11 @@ from sqlalchemy import Engine, func, select
 
 from broker import Progress
 from broker.history import schema as tables
+from broker.history.engine import open_history
 from broker.history.projection.projection import Projection
-from broker.history.queries import query_jobs
+from broker.history.queries.jobs import query_jobs
 from broker.history.reader import rebuild
-from broker.history.schema import open_history, rejected_entries, reports
+from broker.history.schema import rejected_entries, reports
 from broker.stream.entry import StreamEntry
 from broker.watch.tally import WatchTally
 from schemas import Command, Job, Output, Report, Result, State, everyone, workstation

@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from broker.history.queries import FAILURES
+from broker.history.queries.rows import FAILURES
 from broker.rollouts.state import RolloutState, WaveTally, rollout_state
 from schemas import Command, Job, Rollout, RolloutOrder, State, WallClock, everyone
 

@@ -10,8 +10,8 @@ from typing import Any
 
 import pytest
 
-from broker.history.queries import STATES, Event, JobRow, OutcomeRow
-from broker.history.workstations import AgentRow, WorkstationRow
+from broker.history.queries.rows import STATES, Event, JobRow, OutcomeRow
+from broker.history.queries.workstations import AgentRow, WorkstationRow
 from broker.results.why.circumstances import Circumstances
 from broker.results.why.why import explain
 from schemas import Cancellation, Command, Job, State, WallClock

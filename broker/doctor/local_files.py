@@ -10,15 +10,15 @@ _STICKY = 0o1000
 
 def folders(snapshot: BrokerSnapshot) -> Iterator[Finding]:
     """Shared folders must have the sticky bit; an agent's own files must be private."""
-    machine = snapshot.machine
+    local = snapshot.local_files
     unprotected = {
-        file.path for file in machine.shared if file.mode & 0o002 and not file.mode & _STICKY
+        file.path for file in local.shared if file.mode & 0o002 and not file.mode & _STICKY
     }
     if unprotected:
         text = f"everybody can remove other users' files in {named(unprotected)}"
         remedy = f"chmod 1777 {' '.join(sorted(unprotected))}"
         yield Finding(Severity.UNSAFE, "folders", text, remedy)
-    exposed = {file.path for file in machine.private if file.mode & 0o077}
+    exposed = {file.path for file in local.private if file.mode & 0o077}
     if exposed:
         text = f"other users can read or write an agent's files: {named(exposed)}"
         yield Finding(Severity.UNSAFE, "folders", text, f"chmod go= {' '.join(sorted(exposed))}")
@@ -26,15 +26,15 @@ def folders(snapshot: BrokerSnapshot) -> Iterator[Finding]:
 
 def keys(snapshot: BrokerSnapshot) -> Iterator[Finding]:
     """A user who can write to the trusted keys can add keys."""
-    machine = snapshot.machine
-    for file in machine.keys:
+    local = snapshot.local_files
+    for file in local.keys:
         if file.open_to:
             text = f"PCM_TRUSTED_KEYS: {file.open_to} can write to {file.path}"
             yield Finding(Severity.UNSAFE, "keys", text, f"chmod go-w {file.path}")
-        if file.owner not in {0, machine.user}:
+        if file.owner not in {0, local.user}:
             text = f"PCM_TRUSTED_KEYS: {file.path} belongs to the user {file.owner}"
             yield Finding(Severity.UNSAFE, "keys", text, f"chown root {file.path}")
-    if machine.private and not machine.keys:
+    if local.private and not local.keys:
         yield Finding(
             Severity.UNSAFE,
             "unsigned",
@@ -46,10 +46,10 @@ def keys(snapshot: BrokerSnapshot) -> Iterator[Finding]:
 
 def settings(snapshot: BrokerSnapshot) -> Iterator[Finding]:
     """A file of settings that others can write to is ignored without a message."""
-    machine = snapshot.machine
-    for file in machine.settings:
-        if file.owner == machine.user and not file.open_to:
+    local = snapshot.local_files
+    for file in local.settings:
+        if file.owner == local.user and not file.open_to:
             continue
         text = f"{file.path} is not read: it belongs to another user, or others can write to it"
-        remedy = f"chown {machine.user} {file.path}; chmod go-w {file.path}"
+        remedy = f"chown {local.user} {file.path}; chmod go-w {file.path}"
         yield Finding(Severity.HINT, "settings", text, remedy)

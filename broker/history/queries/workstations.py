@@ -10,19 +10,12 @@ from typing import Any
 
 from sqlalchemy import Connection, Engine, func, or_, select
 
-from broker.history.machines import MachineRow, current, former_names, read_machines
+from broker.history.engine import map_database_errors, snapshot
 from broker.history.projection.projection import QUEUED, addressed
-from broker.history.queries import REPORT_ALLOWANCE, RUNNING, WAITING
-from broker.history.schema import (
-    POLICY,
-    agents,
-    jobs,
-    map_database_errors,
-    memberships,
-    outcomes,
-    snapshot,
-    workstations,
-)
+from broker.history.queries.jobs import REPORT_ALLOWANCE
+from broker.history.queries.machines import MachineRow, current, former_names, read_machines
+from broker.history.queries.rows import RUNNING, WAITING
+from broker.history.schema import POLICY, agents, jobs, memberships, outcomes, workstations
 from schemas import Job
 from schemas.reports.check_in import MISSING_AFTER
 

@@ -6,18 +6,10 @@ from dataclasses import dataclass
 from sqlalchemy import Engine, Table, func, select
 
 from broker.history.address import shown
+from broker.history.engine import map_database_errors, open_history
 from broker.history.position import LEASE, read_position
-from broker.history.queries import JobQueries
-from broker.history.schema import (
-    jobs,
-    map_database_errors,
-    open_history,
-    outcomes,
-    reading,
-    rejected_entries,
-    reports,
-    workstations,
-)
+from broker.history.queries.jobs import JobQueries
+from broker.history.schema import jobs, outcomes, reading, rejected_entries, reports, workstations
 from broker.settings import HistorySettings, load
 
 

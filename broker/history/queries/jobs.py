@@ -4,7 +4,7 @@ import time
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, fields
+from dataclasses import fields
 from datetime import datetime
 from typing import TYPE_CHECKING, Any
 
@@ -23,43 +23,38 @@ from sqlalchemy import (
     select,
 )
 
+from broker.history.engine import map_database_errors, snapshot
 from broker.history.projection.projection import QUEUED, UNREACHABLE
-from broker.history.rollout_rows import rollout_row
+from broker.history.queries.rollouts import rollout_row
+from broker.history.queries.rows import (
+    FAILURES,
+    RECEIVED,
+    RUNNING,
+    STATES,
+    WAITING,
+    Event,
+    FailureGroup,
+    JobRow,
+    OutcomeRow,
+    UnknownId,
+)
 from broker.history.schema import (
     gaps,
     jobs,
-    map_database_errors,
     memberships,
     outcomes,
     records,
     reports,
     results,
-    snapshot,
     workstations,
 )
 from broker.stream.entry import read_records
 from schemas import Context, Job, Result, Rollout, State
-from schemas.errors import PcmError
 from schemas.text import listed
 
 if TYPE_CHECKING:
     from broker.stream.entry import Record
 
-_RECEIVED = (State.RECEIVED, State.OFFERED, State.POSTPONED, State.ACCEPTED)
-WAITING = (QUEUED, *_RECEIVED)
-RUNNING = (State.STARTED,)
-FAILURES = (State.FAILED, State.TIMED_OUT, State.INTERRUPTED, State.REFUSED, State.EXPIRED)
-STATES = (
-    *WAITING,
-    *RUNNING,
-    State.SUCCEEDED,
-    *FAILURES,
-    State.CANCELLED,
-    State.DECLINED,
-    State.NOT_APPLICABLE,
-    UNREACHABLE,
-)
-"""All states of a job on a workstation."""
 _SORT_KEYS = {
     state: index
     for index, state in enumerate(
@@ -75,105 +70,6 @@ _CHUNK = 500
 _ROWS_AT_ONCE = 100
 _MAX_MATCHES = 10  # ids in a message
 _ROLLOUT = "rollout"  # the kind of the records with plans
-
-
-@dataclass(frozen=True)
-class JobRow:
-    """A job in a list. Times are seconds since the epoch."""
-
-    id: str
-    name: str
-    context: str
-    requirement: str
-    sender: str
-    targets: str
-    command: str
-    created_at: float
-    offer_at: float | None
-    mandatory_at: float | None
-    expires_at: float | None
-    cancelled_at: float | None
-    cancel_offset: int | None
-    cancelled_by: str
-    cancel_reason: str
-    rerun_of: str | None
-    rollout: str | None
-    schedule: str | None
-    counts: Counter[str]
-    restart_required: int = 0
-
-    @property
-    def is_rollout(self) -> bool:
-        """Whether it is a rollout, and not the job of a wave."""
-        return self.id == self.rollout
-
-    @property
-    def open(self) -> int:
-        """The number of workstations on which the job waits or runs."""
-        return sum(self.counts[state] for state in (*WAITING, *RUNNING))
-
-    @property
-    def failures(self) -> int:
-        """The number of workstations on which the job failed."""
-        return sum(self.counts[state] for state in FAILURES)
-
-
-@dataclass(frozen=True)
-class OutcomeRow:
-    """The outcome of a job on a workstation. Times are seconds since the epoch.
-
-    Attributes:
-        line: the first line of the command's output; of its errors, if it failed.
-        concluded: whether the history has concluded the state, without a report of it.
-    """
-
-    workstation: str
-    state: str
-    at: float | None
-    agent: str
-    reason: str
-    until: float | None
-    exit_code: int | None
-    signal: int | None
-    duration: float | None
-    restart_required: bool | None
-    line: str
-    concluded: bool = False
-
-
-@dataclass(frozen=True)
-class Event:
-    """A report of a job on a workstation."""
-
-    at: float
-    state: str
-    agent: str
-    reason: str
-    until: float | None
-
-
-@dataclass(frozen=True)
-class FailureGroup:
-    """Workstations on which a job failed in the same way.
-
-    Attributes:
-        line: the first line of output; without output, the reason.
-    """
-
-    state: str
-    exit_code: int | None
-    signal: int | None
-    line: str
-    count: int
-    example: str
-
-
-class UnknownId(PcmError):
-    """No job, or more than one, has an id with this beginning; the message says which."""
-
-    def __init__(self, text: str, *, several: bool) -> None:
-        super().__init__(text)
-        self.several = several
 
 
 _COUNTED = {"counts", "restart_required"}
@@ -558,7 +454,7 @@ class JobQueries:
         return case(
             (
                 and_(
-                    outcomes.c.state.in_(_RECEIVED),
+                    outcomes.c.state.in_(RECEIVED),
                     jobs.c.expires_at + REPORT_ALLOWANCE <= self.now,
                 ),
                 str(State.EXPIRED),

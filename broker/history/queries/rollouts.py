@@ -9,12 +9,12 @@ from schemas.times import Moment, latest
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from broker.history.queries import JobRow
+    from broker.history.queries.rows import JobRow
 
 
 def rollout_row(plan: Rollout, waves: "Sequence[JobRow]") -> "JobRow":
     """Return the row of a rollout, made of its plan and of the jobs of its waves."""
-    from broker.history.queries import JobRow
+    from broker.history.queries.rows import JobRow
 
     job = plan.job
     return JobRow(
