@@ -9,6 +9,7 @@ import sys
 import textwrap
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from difflib import get_close_matches
 from typing import Any, NoReturn
 
 from broker.settings import WrongSetting
@@ -16,6 +17,7 @@ from schemas.errors import PcmError
 
 DONE, FAILED, USAGE, UNREACHABLE = range(4)
 
+_INVALID_CHOICE = re.compile(r"invalid choice: '([^']*)' \(choose from (.*)\)")
 _ROW = re.compile(r" +\S.*?  +")
 _MIN_TEXT_WIDTH = 24  # characters
 _INDENT_BELOW = 6
@@ -146,6 +148,9 @@ class Parser(argparse.ArgumentParser):
         if self.asks_for_help:
             self.print_help()
             self.exit()
+        if choice := _INVALID_CHOICE.search(message):
+            near = get_close_matches(choice[1], re.findall(r"[\w-]+", choice[2]), n=1)
+            message += f"; did you mean {near[0]}?" if near else ""
         self.exit(USAGE, f"{self.prog}: {message.removeprefix('argument ')}\n")
 
 

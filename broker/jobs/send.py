@@ -14,13 +14,14 @@ from broker.amqp.topology import routing_keys
 from broker.cli.command_line import DONE, FAILED, Parser, UsageError
 from broker.cli.options import as_option
 from broker.cli.session import with_dispatcher
+from broker.cli.targets import read_targets
 from broker.cli.terminal import printable
 from broker.jobs import saved, secrets
 from broker.jobs.hints import print_offer_hint
 from broker.jobs.mandatory_time import check_not_past
 from broker.rollouts import options as waves
 from broker.watch import command as watch
-from schemas import Command, Job, Target, explain
+from schemas import Command, Job, explain
 from schemas.times import parse_moment
 
 if TYPE_CHECKING:
@@ -63,7 +64,8 @@ def add_options(parser: Parser) -> None:
         "--to",
         action="append",
         metavar="TARGET",
-        help="all, group:NAME or workstation:NAME; repeat for more",
+        help="all, group:NAME, workstation:NAME or a workstation's NAME; a list such as A,B, a file"
+        " of them as @FILE, or a glob such as 'lab-*' for those in the history; repeat for more",
     )
     add("--not-to", action="append", metavar="TARGET", help="excluded from --to; repeat for more")
     add("--background", action="store_true", help="run by the service agent; not shown to users")
@@ -202,8 +204,8 @@ def read_job(arguments: argparse.Namespace) -> "Job":
         )
         job = Job(
             command=command,
-            targets=_targets("--to", arguments.to),
-            excluded=_targets("--not-to", arguments.not_to or []),
+            targets=read_targets("--to", arguments.to),
+            excluded=read_targets("--not-to", arguments.not_to or []),
             respects_windows=arguments.respects_windows,
             created_at=now,
             **_without_none(
@@ -242,13 +244,6 @@ def _check_file_alone(arguments: argparse.Namespace) -> None:
     if given:
         option = "COMMAND" if given[0] == "argv" else f"--{given[0].replace('_', '-')}"
         raise UsageError(f"{option}: not with --file; leave out one of the two")
-
-
-def _targets(option: str, texts: list[str]) -> "tuple[Target, ...]":
-    try:
-        return tuple(map(Target.parse, texts))
-    except ValidationError as error:
-        raise UsageError(f"{option}: {explain(error)}") from error
 
 
 def _without_none(**values: Any) -> dict[str, Any]:

@@ -6,7 +6,8 @@ from typing import TYPE_CHECKING
 
 from broker.cli.command_line import DONE, FAILED, CommandError, Parser
 from broker.cli.confirm import confirm, require_terminal
-from broker.cli.session import history_engine, name, with_dispatcher
+from broker.cli.session import history_engine, with_dispatcher
+from broker.cli.targets import read_workstations
 from broker.client.fleet_orders import NotForgettable
 from broker.history.queries.workstations import query_fleet
 from schemas.text import listed
@@ -44,12 +45,19 @@ def add_to(commands: "argparse._SubParsersAction[Parser]") -> None:
     forget.add_argument("--yes", action="store_true", help="do not ask for confirmation")
     forget.set_defaults(run=_forget)
     for command in (pause, resume, forget):
-        command.add_argument("workstation", metavar="WORKSTATION", nargs="+", type=name)
+        command.add_argument(
+            "workstation",
+            metavar="WORKSTATION",
+            nargs="+",
+            help="a name, a list such as A,B, a file of names as @FILE, group:NAME, or a glob such"
+            " as 'lab-*'",
+        )
         command.add_argument("--json", action="store_true", help="print JSON")
 
 
 def _pause(arguments: argparse.Namespace) -> int:
-    names, paused = list(dict.fromkeys(arguments.workstation)), arguments.command == "pause"
+    names = read_workstations(arguments.command, arguments.workstation)
+    paused = arguments.command == "pause"
 
     async def work(dispatcher: "Dispatcher") -> int:
         if paused:
@@ -68,7 +76,7 @@ def _pause(arguments: argparse.Namespace) -> int:
 
 
 def _forget(arguments: argparse.Namespace) -> int:
-    names = list(dict.fromkeys(arguments.workstation))
+    names = read_workstations("forget", arguments.workstation)
     if not arguments.yes:
         require_terminal("forget")
     with history_engine() as engine, query_fleet(engine) as known_fleet:

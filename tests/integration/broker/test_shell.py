@@ -10,7 +10,7 @@ from yarl import URL
 
 from broker.amqp.topology import AgentKind, queue_name
 from schemas import Command, Job, workstation
-from tests.support.admin import Admin, ended
+from tests.support.admin import Admin, check_in, ended
 from tests.support.programs import BIN, pcm
 from tests.support.rabbitmq import Broker
 from tests.support.waiting import LIMIT, until
@@ -206,3 +206,47 @@ async def test_a_queue_that_was_made_anew_is_told(node: Broker, ws: Workstation)
     assert agent.end() == 0
     restarted = ws.start("service")
     assert not restarted.events("queue.new")
+
+
+async def test_targets_are_lists_files_and_globs(admin: Admin, tmp_path: Path) -> None:
+    members = [f"tg-{letter}" for letter in "abc"]
+    await admin.tell(check_in(name, "tg-lab") for name in members)
+    for name in members:
+        await admin.declare(name, groups=["tg-lab"])
+    file = tmp_path / "names.txt"
+    file.write_text("tg-a, tg-b  # two of them\nworkstation:tg-c\n")
+
+    def reached(*to: str) -> tuple[list[str], str]:
+        options = [word for target in to for word in ("--to", target)]
+        done = admin.run("send", *options, "--background", "--dry-run", "--json", "--", "true")
+        assert done.returncode == 0, done.stderr
+        return json.loads(done.stdout)["reached"], done.stderr
+
+    assert reached("tg-a,tg-b") == (members[:2], "")
+    assert reached(f"@{file}") == (members, "")
+    glob = "pcm: workstation:tg-* means tg-a, tg-b, tg-c\n"
+    assert reached("tg-*") == (members, glob)
+    assert reached("group:tg-l*") == (members, "pcm: group:tg-l* means tg-lab\n")
+    for to, why in (
+        ("nothing-*", "--to: workstation:nothing-*: matches no workstation that the history knows"),
+        ("@/no/file", "--to: @/no/file: No such file or directory"),
+        ("grup:x*", "--to: 'grup:x*' is no target"),
+    ):
+        done = admin.run("send", "--to", to, "--", "true")
+        assert (done.returncode, done.stdout) == (2, "")
+        assert why in done.stderr
+    paused = admin.run("pause", "group:tg-lab")
+    assert (paused.returncode, paused.stderr) == (0, "pcm: group:tg-lab means tg-a, tg-b, tg-c\n")
+    wrong = admin.run("pause", "group:tg-lob")
+    assert (wrong.returncode, wrong.stdout) == (2, "")
+    assert wrong.stderr.endswith("no workstation is in it; did you mean tg-lab?\n")
+
+
+@pytest.mark.parametrize(
+    ("words", "near"), [(["sned"], "send"), (["rollout", "abrot", "x"], "abort")]
+)
+def test_a_misspelt_command_is_answered_with_the_nearest(words: list[str], near: str) -> None:
+    done = pcm(*words)
+    assert (done.returncode, done.stdout) == (2, "")
+    assert done.stderr.endswith(f"; did you mean {near}?\n")
+    assert done.stderr.count("\n") == 1

@@ -1,0 +1,115 @@
+"""Read targets as people write them: lists, files of names, and globs that the history resolves."""
+
+import sys
+from collections.abc import Iterable, Iterator, Sequence
+from difflib import get_close_matches
+from fnmatch import fnmatchcase
+from pathlib import Path
+
+from broker.cli.command_line import UsageError
+from broker.cli.session import history_engine
+from broker.history.workstations import query_fleet
+from schemas import Target, explain
+from schemas.text import listed
+
+_SHOWN = 20  # names in a line
+_WILDCARDS = frozenset("*?[")
+
+
+def read_targets(option: str, texts: Iterable[str]) -> tuple[Target, ...]:
+    """Return the targets of `--to` or `--not-to`; print on stderr what globs mean.
+
+    Raises:
+        UsageError: one is no target, a file cannot be read, or a glob matches nothing.
+    """
+    words = list(_words(option, texts))
+    found: list[Target] = []
+    for word in words:
+        scoped = word if ":" in word or word == "all" else f"workstation:{word}"
+        if _WILDCARDS.isdisjoint(scoped):
+            found.append(_parse(option, scoped))
+        else:
+            found += _matching(option, scoped)
+    return tuple(dict.fromkeys(found))
+
+
+def read_workstations(option: str, texts: Iterable[str]) -> list[str]:
+    """Return the names of workstations; groups and globs are resolved by the history.
+
+    Raises:
+        UsageError: as `read_targets` does, or a group has no members; `all` is none.
+    """
+    names: list[str] = []
+    for target in read_targets(option, texts):
+        if target.scope == "all":
+            raise UsageError(f"{option}: all: name workstations or groups")
+        if target.scope == "workstation":
+            names.append(str(target.name))
+            continue
+        members = _known()["group"].get(str(target.name), [])
+        if not members:
+            raise UsageError(f"{option}: {target}: no workstation is in it{_suggestion(target)}")
+        print(f"pcm: {target} means {listed(members, _SHOWN)}", file=sys.stderr)
+        names += members
+    return list(dict.fromkeys(names))
+
+
+def did_you_mean(word: str, known: Iterable[str]) -> str:
+    """Return the nearest of the known words, as the end of a message; empty if none is near."""
+    near = get_close_matches(word, list(known), n=1)
+    return f"; did you mean {near[0]}?" if near else ""
+
+
+def _words(option: str, texts: Iterable[str]) -> Iterator[str]:
+    """Yield the words of lists such as ws-1,ws-2, and of files such as @lab.txt."""
+    for text in texts:
+        if not text.startswith("@"):
+            yield from (word for word in text.split(",") if word) if text.strip(",") else [text]
+            continue
+        try:
+            lines = Path(text[1:]).read_text(encoding="utf-8").splitlines()
+        except (OSError, UnicodeDecodeError) as error:
+            reason = error.strerror if isinstance(error, OSError) else "is not UTF-8"
+            raise UsageError(f"{option}: {text}: {reason}") from error
+        words = [
+            word for line in lines for word in line.partition("#")[0].replace(",", " ").split()
+        ]
+        if not words:
+            raise UsageError(f"{option}: {text}: names nothing")
+        yield from words
+
+
+def _parse(option: str, text: str) -> Target:
+    try:
+        return Target.parse(text)
+    except ValueError as error:
+        reason = explain(error) if hasattr(error, "errors") else str(error)  # type: ignore[arg-type]
+        raise UsageError(f"{option}: {reason}") from error
+
+
+def _matching(option: str, text: str) -> Sequence[Target]:
+    """Return the targets that a glob means, according to the history."""
+    scope, _, glob = text.partition(":")
+    known = _known()
+    if scope not in known:
+        raise UsageError(
+            f"{option}: {text!r} is no target: use all, group:NAME or workstation:NAME"
+        )
+    names = sorted(name for name in known[scope] if fnmatchcase(name, glob.lower()))
+    if not names:
+        raise UsageError(f"{option}: {text}: matches no {scope} that the history knows")
+    print(f"pcm: {text} means {listed(names, _SHOWN)}", file=sys.stderr)
+    return [_parse(option, f"{scope}:{name}") for name in names]
+
+
+def _suggestion(target: Target) -> str:
+    return did_you_mean(str(target.name), _known()[target.scope])
+
+
+def _known() -> dict[str, dict[str, list[str]]]:
+    """Return the known workstations, and the groups with their members."""
+    with history_engine() as engine, query_fleet(engine) as fleet:
+        return {
+            "workstation": {name: [name] for name in fleet.all_names()},
+            "group": fleet.groups(),
+        }
