@@ -8,7 +8,7 @@ from pathlib import Path
 
 from broker.cli.command_line import UsageError
 from broker.cli.session import history_engine
-from broker.history.workstations import query_fleet
+from broker.history.queries.workstations import query_fleet
 from schemas import Target, explain
 from schemas.text import listed
 
