@@ -6,7 +6,9 @@ from datetime import UTC, datetime, timedelta
 
 from agents.store import ledger
 from broker import Dispatcher
-from schemas import Job, State
+from broker.amqp import topology
+from broker.stream import stream
+from schemas import Job, Report, Result, State
 from tests.support.clock import Clock
 from tests.support.waiting import until
 from tests.support.workstation import Workstation, final, follow, until_state
@@ -106,3 +108,29 @@ async def test_what_ended_long_ago_is_forgotten_and_not_run_again(
     assert final(await follow(dispatcher, new)).state is State.SUCCEEDED
     assert ran.read_text() == "x\nx\n"
     assert not service.events("broker.lost")
+
+
+async def test_after_a_lost_ledger_a_users_agent_keeps_no_background_job_from_the_service(
+    ws: Workstation, dispatcher: Dispatcher
+) -> None:
+    """What it reports of such a job does not count for the service either."""
+    ran = ws.folder / "ran"
+    assert ws.start("service").end() == 0
+    job = await dispatcher.dispatch(ws.job(f"echo x >> {ran}", shell=True, background=True))
+    result = Result(exit_code=0, duration=timedelta(0), max_memory=0)
+    claim = Report(
+        job_id=job.id,
+        workstation=ws.name,
+        agent="interactive-ada",
+        state=State.SUCCEEDED,
+        result=result,
+    )
+    key = topology.report_key(claim.state, ws.name, claim.agent)
+    await dispatcher.retry(
+        lambda publisher: stream.append(publisher, key, claim.body(), kind="report")
+    )
+    shutil.rmtree(ws.state_dir / "service")
+    ws.start("service")  # its ledger is newer than the job
+    ending = final(await follow(dispatcher, job))
+    assert (ending.state, ending.agent) == (State.SUCCEEDED, "service")
+    assert ran.read_text() == "x\n"
