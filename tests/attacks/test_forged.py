@@ -229,7 +229,7 @@ async def test_a_report_counts_only_from_an_agent_that_can_have_the_job(
     assert (shown(own), shown(others)) == ([(HERE, "queued")], [(VICTIM, "queued")])
     why = (f"interactive-ada of {HERE} cannot have a background job", f"it is not for {HERE}")
     assert {row["reason"] for row in letters(admin)} == {
-        f"forged: succeeded of {job.id} was reported: {reason}; it counts nowhere"
+        f"rejected by the history: succeeded of {job.id} was reported: {reason}"
         for job, reason in zip((own, others), why, strict=True)
     }
     # What the service then says is what watch waits for, and its exit status.

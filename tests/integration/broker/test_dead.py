@@ -79,9 +79,15 @@ async def give_up(ws: Workstation, channel: AbstractChannel, count: int = 1) -> 
         await (await fetch(ws, channel)).reject(requeue=False)
 
 
-async def put(channel: AbstractChannel, body: bytes, kind: str = "job", **headers: Any) -> None:
+async def put(
+    channel: AbstractChannel,
+    body: bytes,
+    kind: str = "job",
+    login: str | None = "guest",
+    **headers: Any,
+) -> None:
     """Put a letter there, as an agent would."""
-    message = aio_pika.Message(body, type=kind, headers=headers, user_id="guest")
+    message = aio_pika.Message(body, type=kind, headers=headers, user_id=login)
     await channel.default_exchange.publish(message, topology.DEAD)
 
 
@@ -208,15 +214,16 @@ async def test_copies_of_a_letter_are_one(ws: Workstation, channel: AbstractChan
         await put(channel, b"same", agent="service", at=datetime.now(UTC).isoformat(), **where)
     await put(channel, b"same", agent="interactive-ada", **where)
     await put(channel, b"other", agent="service", **where)
-    found = rows(ws, 3)
-    assert sorted(row["count"] for row in found) == [1, 1, 3]
-    # None has a login: whoever put them there may have named any workstation.
-    assert [row["verified"] for row in found] == [False] * 3
+    # Without a login anyone may have named this workstation: no copy of one that has it.
+    await put(channel, b"other", login=None, agent="service", **where)
+    found = rows(ws, 4)
+    assert sorted(row["count"] for row in found) == [1, 1, 1, 3]
+    (unverified,) = [row["id"] for row in found if not row["verified"]]
     listed = ws.run("pcm", "dead", "list").stdout
-    shown = ws.run("pcm", "dead", "show", found[0]["id"]).stdout
-    assert listed.count(f"{ws.name} (unverified)") == 3
+    shown = ws.run("pcm", "dead", "show", unverified).stdout
+    assert listed.count(f"{ws.name} (unverified)") == 1
     assert f"workstation   {ws.name} (unverified)\n" in shown
-    assert {row["id"] for row in rows(ws, 3)} == {row["id"] for row in found}
+    assert {row["id"] for row in rows(ws, 4)} == {row["id"] for row in found}
     assert ws.run("pcm", "dead", "drop", *(row["id"] for row in found)).returncode == 0
     assert rows(ws, 0) == []
 

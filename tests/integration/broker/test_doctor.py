@@ -18,6 +18,7 @@ from yarl import URL
 from broker.amqp import topology
 from broker.amqp.management import Management
 from broker.amqp.topology import AgentKind
+from broker.enrolment.rights import NOTHING
 from broker.settings import BrokerSettings
 from schemas.reports.check_in import Machine
 from tests.support import programs
@@ -246,8 +247,8 @@ def test_logins_that_may_too_much(patient: Patient) -> None:
     reader = patient.user("reader", configure="service", read="^pcm.service")
     template = patient.user("a.b", write="^pcm.reports$", reports="^failed.{username}$")
     everywhere = patient.user("everywhere", write="^(amq.default|x)$")
-    patient.may(service, "^$", "^pcm", "^pcm")
-    body = {"exchange": "pcm.jobs", "write": "^$", "read": "^background"}
+    patient.may(service, NOTHING, "^pcm", "^pcm")
+    body = {"exchange": "pcm.jobs", "write": NOTHING, "read": "^background"}
     patient.management.put("topic-permissions", patient.host, interactive, body=body)
     found = patient.examined()
     rows = texts(found, "topic-rows")
