@@ -159,13 +159,15 @@ def history_engine() -> "Iterator[Engine]":
 def _refresh(settings: "HistorySettings", engine: "Engine") -> None:
     from broker.amqp.connection import BrokerError
     from broker.history.collector import refresh
-    from broker.history.position import is_empty
+    from broker.history.position import is_empty, transact
+    from broker.history.source import check_virtual_host
 
     try:
         asyncio.run(refresh(settings, engine))
     except BrokerError as error:
         if is_empty(engine):
             raise as_command_error(error) from error
+        transact(engine, check_virtual_host, settings.virtual_host)
         print(f"pcm: the history may be out of date: {error}", file=sys.stderr)
 
 

@@ -47,6 +47,20 @@ def check_source(connection: Connection, source: Source) -> None:
         )
 
 
+def check_virtual_host(connection: Connection, virtual_host: str) -> None:
+    """Check what is known without the broker: that the history is of this virtual host.
+
+    Raises:
+        WrongHistory: it was read from another one.
+    """
+    known = known_source(connection)
+    if known is not None and known.virtual_host != virtual_host:
+        raise WrongHistory(
+            f"PCM_HISTORY_URL: {shown(connection.engine.url)} was read from {known}, and"
+            f" PCM_AMQP_URL names the virtual host {virtual_host}: set another PCM_HISTORY_URL"
+        )
+
+
 def record_source(connection: Connection, source: Source) -> None:
     """Record the source of the history, if none is recorded.
 

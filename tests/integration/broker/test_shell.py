@@ -250,3 +250,13 @@ def test_a_misspelt_command_is_answered_with_the_nearest(words: list[str], near:
     assert (done.returncode, done.stdout) == (2, "")
     assert done.stderr.endswith(f"; did you mean {near}?\n")
     assert done.stderr.count("\n") == 1
+
+
+def test_without_the_broker_no_history_of_another_virtual_host_is_shown(admin: Admin) -> None:
+    here = URL(admin.url).path
+    done = admin.run("jobs", amqp_url=f"amqp://127.0.0.1:1{here}", patience="1s")
+    assert done.returncode == 0
+    assert done.stderr.startswith("pcm: the history may be out of date: ")
+    done = admin.run("jobs", amqp_url="amqp://127.0.0.1:1/other", patience="1s")
+    assert (done.returncode, done.stdout) == (2, "")
+    assert "PCM_AMQP_URL names the virtual host other: set another PCM_HISTORY_URL" in done.stderr
