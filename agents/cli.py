@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from agents.store.state_folder import StateError
-from broker.cli import setting_warnings
+from broker import setting_warnings
 from broker.cli.command_line import DONE, CommandError, Parser, UsageError, argument_errors, run
 from broker.cli.streams import prepare_streams
 from broker.settings import describe, load

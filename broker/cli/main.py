@@ -8,9 +8,9 @@ from collections.abc import Sequence
 from importlib import import_module
 
 from broker.cli.command_line import Parser, UsageError, run
-from broker.cli.setting_warnings import print_warnings
 from broker.cli.streams import prepare_streams
 from broker.log import silence_amqp_libraries
+from broker.setting_warnings import print_warnings
 from broker.settings import HistorySettings, ManagementSettings, describe
 
 COMMANDS = {
@@ -43,7 +43,7 @@ COMMANDS = {
     "doctor": ("broker.doctor.command", "check the broker and this machine"),
     "topology": ("broker.cli.topology", "show the routing table, or declare the central queues"),
     "schema": ("broker.cli.topology", "print the JSON Schema of every message"),
-    "keygen": ("broker.cli.keygen", "create a key pair for signing jobs"),
+    "keygen": ("broker.jobs.keygen", "create a key pair for signing jobs"),
     "approve": ("broker.jobs.approve", "add a signature to a saved job"),
 }
 """The commands in the order of the help: their modules, which define `add_to`, and what they do."""

@@ -12,12 +12,12 @@ from pydantic import ValidationError
 from broker.amqp.connection import Unreachable
 from broker.amqp.topology import routing_keys
 from broker.cli.command_line import DONE, FAILED, Parser, UsageError
+from broker.cli.hints import print_offer_hint
 from broker.cli.options import as_option
 from broker.cli.session import with_dispatcher
 from broker.cli.targets import read_targets
 from broker.cli.terminal import printable
 from broker.jobs import saved, secrets
-from broker.jobs.hints import print_offer_hint
 from broker.jobs.mandatory_time import check_not_past
 from broker.rollouts import options as waves
 from broker.watch import command as watch
@@ -105,7 +105,6 @@ def _send(arguments: argparse.Namespace) -> int:
 
         return dry_run(jobs, arguments.waves or (), as_json=arguments.json)
     if in_waves:
-        print_offer_hint(jobs, "--mandatory-at T")
         from broker.rollouts.send import send_in_waves
 
         return send_in_waves(jobs, arguments)

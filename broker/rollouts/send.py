@@ -4,6 +4,7 @@ import argparse
 from typing import TYPE_CHECKING
 
 from broker.cli.command_line import CommandError, UsageError
+from broker.cli.hints import print_offer_hint
 from broker.cli.session import history_engine, history_errors, with_dispatcher
 from broker.history.queries.workstations import query_fleet
 from broker.rollouts import views
@@ -40,6 +41,7 @@ def send_in_waves(jobs: "Sequence[Job]", arguments: argparse.Namespace) -> int:
         plan = _plan(job, bound, arguments)
         await dispatcher.record(plan)
         views.print_plan(plan, as_json=arguments.json)
+        print_offer_hint(jobs, "--mandatory-at T")
         print_state = views.StatePrinter(plan, as_json=arguments.json)
         return await run_and_print(run_rollout(dispatcher, plan, print_state), plan, arguments)
 

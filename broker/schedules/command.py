@@ -9,6 +9,7 @@ from pydantic import ValidationError
 
 from broker import log
 from broker.cli.command_line import DONE, Parser, UsageError
+from broker.cli.hints import print_offer_hint
 from broker.cli.options import as_option
 from broker.cli.session import (
     history_engine,
@@ -19,7 +20,6 @@ from broker.cli.session import (
 )
 from broker.history.history import query_history
 from broker.jobs import send
-from broker.jobs.hints import print_offer_hint
 from broker.schedules import views as schedule_views
 from broker.schedules.queries import (
     ScheduleExists,

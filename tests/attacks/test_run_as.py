@@ -232,8 +232,8 @@ def test_another_users_setuid_process_is_not_taken_for_a_jobs_command(
     until_true(lambda: with_argument(seconds))
     (impostor,) = with_argument(seconds)
     try:
-        status = Path(f"/proc/{impostor}/status").read_text()
-        assert re.search(rf"Uid:\t{other.UID}\t0\t0\t0", status)
+        status = Path(f"/proc/{impostor}/status")
+        until_true(lambda: re.search(rf"Uid:\t{other.UID}\t0\t0\t0", status.read_text()))
         identity = f"{process_identity(os.getpid())}0" if recorded else ""
         found = find("ws-1", job_id, identity, {0})
         assert (set(found.tree.processes()), found.process) == ({impostor}, None)

@@ -21,6 +21,7 @@ from sqlalchemy import Engine, event, select
 from broker.amqp import topology
 from broker.amqp.connection import BrokerError, Unreachable, connect
 from broker.amqp.publisher import Publisher
+from broker.history import engine as engine_module
 from broker.history import schema as tables
 from broker.history.collector import catch_up
 from broker.history.engine import HistoryError, open_history
@@ -224,7 +225,7 @@ async def test_a_database_that_is_locked_is_waited_for(
         await catching_up
         assert succeeded(history, job) == len(NAMES)
         other.execute("BEGIN IMMEDIATE")
-        monkeypatch.setattr(tables, "_BUSY", 0.1)
+        monkeypatch.setattr(engine_module, "_LOCK_TIMEOUT", 0.1)
         await publish(settings, 1)
         with pytest.raises(HistoryError, match="database is locked"):
             await catch_up(settings, history)

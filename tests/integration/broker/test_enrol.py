@@ -431,6 +431,8 @@ async def test_definitions_set_up_a_fresh_broker(site: Site, ws: Workstation) ->
         assert site.management.get("users", f"service@{ws.name}") is None
         node.ctl("import_definitions", str(file))
         node.ctl("set_permissions", "-p", "plant", "guest", ".*", ".*", ".*")
+        for settings in agents.values():
+            settings["PCM_GROUPS"] = "office"
         start(ws, "service", agents[f"service@{ws.name}"])
         start(ws, "interactive", agents[f"interactive-ada@{ws.name}"], accept_offers="true")
         async with Dispatcher.connect(reaching(url)) as dispatcher:

@@ -80,11 +80,11 @@ def files_with_the_secret(folder: Path) -> list[Path]:
 @pytest.mark.parametrize(
     ("wrong", "status"),
     [
-        ("amqp://guest:{}@{}/", 3),  # refused
+        ("amqp://guest:{}@{}/", 1),  # refused
         ("amqps://guest:{}@{}/", 3),  # no TLS there
         ("amqp://guest:{}@127.0.0.1:1/", 3),  # nobody there
         ("amqp://guest:{}@no-such-host.invalid/", 3),
-        ("amqp://guest:{}@{}/no-such-host", 3),
+        ("amqp://guest:{}@{}/no-such-host", 1),
         ("http://guest:{}@{}/", 2),
         ("amqp:guest:{}@{}/", 2),
         ("amqp://guest:{}", 2),

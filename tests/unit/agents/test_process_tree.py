@@ -216,12 +216,10 @@ def test_zombies_of_orphans_are_waited_for() -> None:
 
 @pytest.mark.skipif(not HAS_CGROUP, reason="no cgroup can be made here")
 def test_no_cgroup_stays_behind(tmp_path: Path, number: str) -> None:
-    before = cgroups()
     way = WAYS[QUICK]
     with agent("cgroup", leaving(tmp_path, way, number), "no-cgroup-stays") as process:
         assert outcome(process)[0] == "succeeded"
     assert "pcm.ws-1.no-cgroup-stays" not in cgroups()
-    assert cgroups() - before <= {"pcm.ws-1.no-cgroup-stays"}
 
 
 def cgroups() -> set[str]:

@@ -1,8 +1,8 @@
 """Every setting is known; others are warned of."""
 
 from agents.settings import AgentSettings
-from broker.cli.setting_warnings import known_names
 from broker.doctor.gather import DoctorSettings
+from broker.setting_warnings import known_names
 
 
 def test_all_settings_are_known() -> None:
