@@ -5,12 +5,10 @@ depends only on the set of its reports (`schemas.reports.report.furthest`), not 
 for forgotten workstations, the offset in the stream matters.
 """
 
-from collections import defaultdict
 from collections.abc import Callable, Iterable, Sequence
 from itertools import islice
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any
 
-from pydantic import TypeAdapter
 from sqlalchemy import (
     Connection,
     Select,
@@ -20,7 +18,6 @@ from sqlalchemy import (
     exists,
     literal,
     select,
-    tuple_,
     union,
     update,
 )
@@ -28,7 +25,8 @@ from sqlalchemy import (
 from broker.amqp.topology import agent_word
 from broker.history.projection import check_ins, rejected
 from broker.history.projection.early import early_row, take_back
-from broker.history.projection.upserts import EARLIER, RANK, put, upsert
+from broker.history.projection.reports import ReportWriter
+from broker.history.projection.upserts import EARLIER, put, upsert
 from broker.history.schema import (
     agents,
     early,
@@ -38,7 +36,6 @@ from broker.history.schema import (
     outcomes,
     records,
     reports,
-    results,
     workstations,
 )
 from broker.stream.entry import EntryRejected, StreamEntry
@@ -49,19 +46,13 @@ from schemas import (
     Job,
     RejectedRecord,
     Report,
-    Result,
     State,
     WorkstationForgotten,
 )
 from schemas.orders.job import id_time
 from schemas.reports.report import (
-    ANSWERS,
     SERVICE,
     Rank,
-    first_line,
-    furthest,
-    order,
-    report_checksum,
 )
 from schemas.reports.reporters import Reporters
 from schemas.times import Moment, latest
@@ -84,7 +75,6 @@ def _names(table: Table) -> list[str]:
     return [column.name for column in table.columns]
 
 
-_OUTCOME = tuple(name for name in _names(outcomes) if name not in outcomes.primary_key.columns)
 _JOB = tuple(name for name in _names(jobs) if name != "id" and not name.startswith("cancel"))
 _SEEN = (
     update(workstations)
@@ -93,51 +83,8 @@ _SEEN = (
     .values(seen_at=bindparam("its_at"), seen_offset=bindparam("its_offset"))
 )
 _NOT_IN_RECORDS = {Report, CheckIn, Job, RejectedRecord}
-_RESULT = TypeAdapter(Result)
-_MAX_LINE = 200
-_NO_RESULT: dict[str, object] = {
-    **dict.fromkeys(("exit_code", "signal", "duration", "restart_required")),
-    "line": "",
-}
-
 Row = dict[str, Any]
 _QUEUED_OUTCOME: Row = {"state": QUEUED, "rank": _QUEUED_RANK, "rank_at": 0.0, "rank_offset": 0}
-
-
-class _StoredReport(NamedTuple):
-    """A row of the table of reports."""
-
-    job_id: str
-    workstation: str
-    id: str
-    agent: str
-    state: str
-    timestamp: float
-    reason: str
-    until: float | None
-    offset: int
-
-    @property
-    def key(self) -> tuple[str, str, str]:
-        """Its primary key."""
-        return (self.job_id, self.workstation, self.id)
-
-    @property
-    def checksum(self) -> int:
-        """See `report_checksum`; the table has no results."""
-        return report_checksum(self.agent, self.id, self.reason, self.until)
-
-    @classmethod
-    def of(cls, row: Row) -> "_StoredReport":
-        """Return a row that is to be inserted."""
-        return cls(*(row[name] for name in _REPORT))
-
-
-_REPORT = (
-    *("job_id", "workstation", "id", "agent", "state", "at"),
-    *("reason", "until", "offset"),
-)
-_REPORT_COLUMNS = tuple(reports.c[name] for name in _REPORT)
 
 
 class Projection:
@@ -148,10 +95,7 @@ class Projection:
         self._dialect = connection.dialect.name
         self._jobs: list[Row] = []
         self._expected: list[Row] = []
-        self._best: dict[tuple[str, str], Row] = {}
-        self._answered: set[tuple[str, str]] = set()
-        self._reports: list[Row] = []
-        self._results: dict[tuple[str, str], Row] = {}
+        self._reports = ReportWriter(connection)
         self._seen: dict[str, Row] = {}
         self._check_ins: list[tuple[CheckIn, int]] = []
         self._stubs: dict[str, Row] = {}
@@ -200,15 +144,11 @@ class Projection:
         self._upsert(outcomes, self._expected)
         self._upsert(jobs, list(self._stubs.values()), EARLIER)
         self._upsert(early, self._early)
-        self._write_reports()
-        self._upsert(results, list(self._results.values()), ("body", *RANK))
-        self._upsert(outcomes, list(self._best.values()), _OUTCOME)
-        self._upsert(outcomes, self._answers(), _OUTCOME)
+        self._reports.flush()
         if self._seen:
             self._connection.execute(_SEEN, list(self._seen.values()))
         for buffer in (
-            self._check_ins, self._jobs, self._expected, self._stubs, self._early,
-            self._reports, self._results, self._best, self._answered, self._seen,
+            self._check_ins, self._jobs, self._expected, self._stubs, self._early, self._seen,
         ):  # fmt: skip
             buffer.clear()
 
@@ -258,81 +198,16 @@ class Projection:
             rejected.record(self._connection, entry._replace(body=report.body()), told)
 
     def _report(self, report: Report, offset: int) -> None:
-        job_id, workstation, state = report.job_id, report.workstation, report.state
-        key = (job_id, workstation)
+        self._reports.add(report, offset)
         at = report.at.timestamp()
-        row = {
-            "job_id": job_id,
-            "workstation": workstation,
-            "agent": report.agent,
-            "state": state.value,
-            "at": at,
-            "reason": report.reason,
-            "until": report.until.timestamp() if report.until else None,
-        }
-        self._reports.append({**row, "id": report.id, "offset": offset})
         if report.agent == SERVICE:  # a user's agent does not tell when the workstation was there
-            self._seen[workstation] = {"its_name": workstation, "its_at": at, "its_offset": offset}
-        stub = self._stubs.get(job_id)
+            name = report.workstation
+            self._seen[name] = {"its_name": name, "its_at": at, "its_offset": offset}
+        stub = self._stubs.get(report.job_id)
         if stub is None:
-            self._stubs[job_id] = _stub(report, offset)
+            self._stubs[report.job_id] = _stub(report, offset)
         elif at < stub["created_at"]:
             stub["created_at"] = _made_at(report)
-        if state is State.CONFLICT:
-            return
-        if state in ANSWERS:  # the outcome depends on the answers of all users
-            self._answered.add(key)
-            return
-        rank = order(report)
-        known = self._best.get(key)
-        if known is None or tuple(known[name] for name in RANK) < rank:
-            result = _result_columns(report) if report.result or state.final else _NO_RESULT
-            self._best[key] = {**row, **_rank(rank), **result}
-        if report.result is None or not state.final:
-            return
-        known = self._results.get(key)
-        if known is None or tuple(known[name] for name in RANK) < rank:
-            pair = {"job_id": job_id, "workstation": workstation}
-            self._results[key] = {**pair, **_rank(rank), "body": _body(report.result)}
-
-    def _write_reports(self) -> None:
-        """Insert the reports; of several with one id on a workstation, keep the one that counts."""
-        rows = self._reports
-        if put(self._connection, reports, rows) == len(rows):
-            return  # all were new, as nearly always
-        counting: dict[tuple[str, str, str], _StoredReport] = {}
-        for report in map(_StoredReport.of, rows):
-            known = counting.get(report.key)
-            if known is None or order(known) < order(report):
-                counting[report.key] = report
-        keys = list(counting)
-        for start in range(0, len(keys), _CHUNK):
-            of_key = tuple_(reports.c.job_id, reports.c.workstation, reports.c.id)
-            query = select(*_REPORT_COLUMNS).where(of_key.in_(keys[start : start + _CHUNK]))
-            for row in self._connection.execute(query).all():
-                stored = _StoredReport(*row)
-                if order(stored) >= order(counting[stored.key]):
-                    del counting[stored.key]
-        changed = [dict(zip(_REPORT, report, strict=True)) for report in counting.values()]
-        self._upsert(reports, changed, _REPORT[3:])
-
-    def _answers(self) -> list[Row]:
-        """Return the outcomes that follow from all stored answers of users."""
-        keys = [
-            key
-            for key in self._answered
-            if key not in self._best or self._best[key]["rank"] < Rank.ANSWERED
-        ]
-        found: dict[tuple[str, str], list[_StoredReport]] = defaultdict(list)
-        for start in range(0, len(keys), _CHUNK):
-            of_jobs = tuple_(reports.c.job_id, reports.c.workstation)
-            query = select(*_REPORT_COLUMNS).where(
-                of_jobs.in_(keys[start : start + _CHUNK]), reports.c.state.in_(ANSWERS)
-            )
-            for row in self._connection.execute(query):
-                answer = _StoredReport(*row)
-                found[answer.job_id, answer.workstation].append(answer)
-        return [_outcome(answers) for answers in found.values()]
 
     # Orders of administrators
 
@@ -513,47 +388,6 @@ def addressed(job: Job) -> Select[str]:
         select(workstations.c.name).where(workstations.c.name.in_(names)),
     ).subquery()
     return select(found.c.name).where(found.c.name.not_in(revoked))
-
-
-def _rank(place: tuple[int, float, int]) -> Row:
-    return dict(zip(RANK, place, strict=True))
-
-
-def _outcome(answers: Sequence[_StoredReport]) -> Row:
-    """Return the outcome that follows from all answers about a job on a workstation."""
-    last = furthest(answers)
-    assert last is not None  # noqa: S101 - there is one, and none is a conflict
-    return {
-        "job_id": last.job_id,
-        "workstation": last.workstation,
-        "agent": last.agent,
-        "state": last.state,
-        "at": last.timestamp,
-        "reason": last.reason,
-        "until": last.until,
-        # It grows with each answer, so that this outcome replaces one from fewer answers.
-        "rank": Rank.ANSWERED,
-        "rank_at": max(answer.timestamp for answer in answers),
-        "rank_offset": max(answer.offset for answer in answers),
-        **_NO_RESULT,
-    }
-
-
-def _result_columns(report: Report) -> Row:
-    result = report.result
-    return {
-        "exit_code": result.exit_code if result else None,
-        "signal": result.signal if result else None,
-        "duration": result.duration.total_seconds() if result else None,
-        "restart_required": result.restart_required if result else None,
-        "line": first_line(report)[:_MAX_LINE] if report.state.final else "",
-    }
-
-
-def _body(result: Result) -> bytes:
-    # Excluded by name: comparing them with defaults takes longer than everything else.
-    silent = {name for name in ("stdout", "stderr") if getattr(result, name).silent}
-    return _RESULT.dump_json(result, exclude=silent, exclude_defaults=True)
 
 
 def _stub(report: Report, offset: int) -> Row:
