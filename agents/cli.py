@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from agents.store.state_folder import StateError
-from broker import setting_warnings
+from broker import completion, setting_warnings
 from broker.cli.command_line import DONE, CommandError, Parser, UsageError, argument_errors, run
 from broker.cli.streams import prepare_streams
 from broker.settings import describe, load
@@ -46,6 +46,8 @@ def command(words: Sequence[str]) -> int:
 def _run_command(arguments: argparse.Namespace) -> int:
     from agents.settings import AgentSettings
 
+    if arguments.command == "completion":
+        return completion.print_script(_parser(), arguments.shell)
     settings = load(
         AgentSettings,
         workstation=arguments.workstation,
@@ -296,6 +298,8 @@ def _parser() -> Parser:
     commands.choices["decline"].add_argument(
         "--reason", metavar="TEXT", default="", help="the reason; administrators can read it"
     )
+    text = "print a shell's completion script"
+    completion.add_argument(commands.add_parser("completion", help=text, description=text))
     return parser
 
 

@@ -4,7 +4,7 @@ import argparse
 import gc
 import shlex
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from importlib import import_module
 
 from broker.cli.command_line import Parser, UsageError, run
@@ -45,6 +45,7 @@ COMMANDS = {
     "schema": ("broker.cli.topology", "print the JSON Schema of every message"),
     "keygen": ("broker.jobs.keygen", "create a key pair for signing jobs"),
     "approve": ("broker.jobs.approve", "add a signature to a saved job"),
+    "completion": ("broker.completion", "print a shell's completion script"),
 }
 """The commands in the order of the help: their modules, which define `add_to`, and what they do."""
 
@@ -98,8 +99,16 @@ def command_parser(name: str) -> Parser:
     return parser
 
 
-def overview() -> Parser:
-    """Return the parser of `pcm --help`, which knows the commands without their modules."""
+def full_parser() -> Parser:
+    """Return the parser of all commands with their arguments; load all modules."""
+    commands = Parser(prog="pcm").add_subparsers()
+    for module in dict.fromkeys(module for module, _ in COMMANDS.values()):
+        import_module(module).add_to(commands)
+    return overview(commands.choices)
+
+
+def overview(parsers: Mapping[str, Parser] | None = None) -> Parser:
+    """Return the parser of `pcm --help`: by itself it knows no arguments of commands."""
     parser = Parser(
         prog="pcm",
         description="Sends commands to the workstations of a fleet and shows their results.",
@@ -110,4 +119,5 @@ def overview() -> Parser:
     commands = parser.add_subparsers(metavar="COMMAND")
     for name, (_, text) in COMMANDS.items():
         commands.add_parser(name, help=text)
+    commands.choices.update(parsers or {})
     return parser
