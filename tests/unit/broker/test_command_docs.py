@@ -52,6 +52,7 @@ def test_what_the_documents_show_is_no_wrong_use(
     if words[0] in ("forget", "approve", "revoke"):
         words = [*words, "--yes"]  # there is no terminal to confirm on
     (tmp_path / "jobs.yaml").write_text(_JOBS)
+    (tmp_path / "lab.txt").write_text("ws-3\n")
     job = Job(command=Command(argv=("df",)), targets=(everyone,))
     if "--save" not in words:  # which refuses to write over a file
         write_signed(tmp_path / "job.json", SignedJob(text=job.body().decode()), new=True)
@@ -64,4 +65,5 @@ def test_what_the_documents_show_is_no_wrong_use(
     monkeypatch.setattr(sys, "argv", ["pcm", *words])
     with pytest.raises(SystemExit) as ended:
         cli.main()
-    assert ended.value.code in (0, 1, 3), capfd.readouterr().err
+    errors = capfd.readouterr().err
+    assert ended.value.code in (0, 1, 3) or "that the history knows" in errors, errors
