@@ -1,18 +1,25 @@
 """Read targets as people write them: lists, files of names, and globs that the history resolves."""
 
 import sys
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from difflib import get_close_matches
 from fnmatch import fnmatchcase
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-from broker.cli.command_line import UsageError
-from broker.cli.session import history_engine
+from broker.amqp.connection import Unroutable
+from broker.cli.command_line import CommandError, UsageError
+from broker.cli.session import history_engine, optional_history_engine
 from broker.history.queries.workstations import query_fleet
 from schemas import Target, explain
 from schemas.text import listed
 
+if TYPE_CHECKING:
+    from sqlalchemy import Engine
+
 _SHOWN = 20  # names in a line
+_LEAST_LIKENESS = 0.8  # so that ws-42 is near to ws-41, but not to ws-7
 _WILDCARDS = frozenset("*?[")
 
 
@@ -55,9 +62,46 @@ def read_workstations(option: str, texts: Iterable[str]) -> list[str]:
 
 
 def did_you_mean(word: str, known: Iterable[str]) -> str:
-    """Return the nearest of the known words, as the end of a message; empty if none is near."""
-    near = get_close_matches(word, list(known), n=1)
+    """Return the known name nearest to an unknown one, as the end of a message, if one is near."""
+    near = get_close_matches(word, list(known), n=1, cutoff=_LEAST_LIKENESS)
     return f"; did you mean {near[0]}?" if near else ""
+
+
+def suggestions(targets: Iterable[Target]) -> str:
+    """Return what targets that the history does not know could mean, as the end of a message."""
+    with optional_history_engine() as engine:
+        known = None if engine is None else _names(engine)
+    near = [_nearest(target, known) for target in targets] if known else []
+    names = list(dict.fromkeys(filter(None, near)))
+    return f"; did you mean {listed(names, _SHOWN)}?" if names else ""
+
+
+@contextmanager
+def suggest_for_unroutable(targets: Iterable[Target]) -> Iterator[None]:
+    """Add suggestions to the error that no queue is bound for one of the targets."""
+    try:
+        yield
+    except CommandError as error:
+        if isinstance(error.__cause__, Unroutable) and (text := suggestions(targets)):
+            raise CommandError(f"{error}{text}") from error
+        raise
+
+
+def workstation_targets(names: Iterable[str]) -> list[Target]:
+    """Return workstations as targets."""
+    return [Target.parse(f"workstation:{name}") for name in names]
+
+
+def _nearest(target: Target, known: Mapping[str, Mapping[str, object]]) -> str | None:
+    """Return the target that an unknown one could mean; a name can be that of a group."""
+    name = str(target.name)
+    if target.scope not in known or name in known[target.scope]:
+        return None
+    words = {group: f"group:{group}" for group in known["group"]}
+    if target.scope == "workstation":
+        words |= {workstation: workstation for workstation in known["workstation"]}
+    near = get_close_matches(name, words, n=1, cutoff=_LEAST_LIKENESS)
+    return words[near[0]] if near else None
 
 
 def _words(option: str, texts: Iterable[str]) -> Iterator[str]:
@@ -108,7 +152,12 @@ def _suggestion(target: Target) -> str:
 
 def _known() -> dict[str, dict[str, list[str]]]:
     """Return the known workstations, and the groups with their members."""
-    with history_engine() as engine, query_fleet(engine) as fleet:
+    with history_engine() as engine:
+        return _names(engine)
+
+
+def _names(engine: "Engine") -> dict[str, dict[str, list[str]]]:
+    with query_fleet(engine) as fleet:
         return {
             "workstation": {name: [name] for name in fleet.all_names()},
             "group": fleet.groups(),

@@ -15,7 +15,7 @@ from broker.cli.command_line import DONE, FAILED, Parser, UsageError
 from broker.cli.hints import print_offer_hint
 from broker.cli.options import as_option
 from broker.cli.session import with_dispatcher
-from broker.cli.targets import read_targets
+from broker.cli.targets import read_targets, suggest_for_unroutable
 from broker.cli.terminal import printable
 from broker.jobs import saved, secrets
 from broker.jobs.mandatory_time import check_not_past
@@ -126,7 +126,8 @@ def _send(arguments: argparse.Namespace) -> int:
             status = max(status, watched)
         return status
 
-    return with_dispatcher(work)
+    with suggest_for_unroutable(target for job in jobs for target in job.targets):
+        return with_dispatcher(work)
 
 
 def _jobs(arguments: argparse.Namespace, signed: "SignedJob | None") -> "list[Job]":

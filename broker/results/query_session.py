@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from broker.cli.command_line import CommandError
 from broker.cli.session import history_engine
+from broker.cli.targets import did_you_mean
 from broker.cli.time_formats import iso
 from broker.history.history import query_history
 from broker.history.queries.rows import FAILURES, RUNNING, STATES, WAITING, UnknownId
@@ -42,6 +43,12 @@ def _print_gaps(gaps: list[str]) -> None:
         print(f"pcm: the history is incomplete: {gap}", file=sys.stderr)
     if len(gaps) > _MAX_GAPS:
         print(f"pcm: and {len(gaps) - _MAX_GAPS:,} older gaps", file=sys.stderr)
+
+
+def unknown_workstation_hint(history: "History", workstation: str) -> str:
+    """Return the known workstation nearest to an unknown one, as the end of a message."""
+    known = history.fleet.all_names()
+    return "" if workstation in known else did_you_mean(workstation, known)
 
 
 def add_state_option(parser: argparse.ArgumentParser, what: str) -> None:

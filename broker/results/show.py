@@ -21,10 +21,12 @@ from broker.results.query_session import (
     selected_states,
     shares,
     state_text,
+    unknown_workstation_hint,
 )
 from broker.results.signers import signers
 
 if TYPE_CHECKING:
+    from broker.history.history import History
     from broker.history.queries.jobs import JobQueries
     from broker.history.queries.rows import Event, FailureGroup, JobRow, OutcomeRow
 
@@ -79,7 +81,7 @@ def _run(arguments: argparse.Namespace) -> int:
         queries = history.jobs
         row = queries.find(arguments.job)
         if arguments.workstation is not None:
-            return _show_workstation(queries, row, arguments.workstation, as_json=arguments.json)
+            return _show_workstation(history, row, arguments.workstation, as_json=arguments.json)
         states = selected_states(arguments.state)
         outcomes = queries.outcomes(row.id, states, most=None if arguments.all else ROWS)
         counts = row.counts if states is None else {state: row.counts[state] for state in states}
@@ -175,15 +177,15 @@ def _outcome_reason(outcome: "OutcomeRow", now: float) -> str:
 # One workstation
 
 
-def _show_workstation(
-    queries: "JobQueries", row: "JobRow", workstation: str, *, as_json: bool
-) -> int:
+def _show_workstation(history: "History", row: "JobRow", workstation: str, *, as_json: bool) -> int:
+    queries = history.jobs
     outcome = queries.outcome(row.id, workstation)
     events = queries.events(row.id, workstation)
     if outcome is None and not events:
         raise CommandError(
             f"--workstation: {row.id} is not for {workstation};"
             f" pcm why {row.id} {workstation} explains it"
+            f"{unknown_workstation_hint(history, workstation)}"
         )
     if as_json:
         reports = [

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from broker.cli.command_line import DONE, CommandError, Parser
 from broker.cli.session import history_engine, name
+from broker.cli.targets import did_you_mean
 from broker.cli.terminal import Cell, Column, print_table, printable
 from broker.cli.time_formats import age, iso, local
 from broker.history.queries.workstations import query_fleet
@@ -86,7 +87,8 @@ def _filter(known: "Fleet", arguments: argparse.Namespace) -> "list[WorkstationR
     names = {row.name for row in rows}
     if unknown := [name for name in arguments.name if name not in names]:
         where = f" in {arguments.group}" if arguments.group else ""
-        raise CommandError(f"{', '.join(unknown)}: no such workstation has checked in{where}")
+        near = did_you_mean(unknown[0], known.all_names()) if len(unknown) == 1 else ""
+        raise CommandError(f"{', '.join(unknown)}: no such workstation has checked in{where}{near}")
     return [row for row in rows if arguments.status in (None, row.status(known.now))]
 
 

@@ -7,7 +7,12 @@ from typing import TYPE_CHECKING
 from broker.cli.command_line import DONE, FAILED, CommandError, Parser
 from broker.cli.confirm import confirm, require_terminal
 from broker.cli.session import history_engine, with_dispatcher
-from broker.cli.targets import read_workstations
+from broker.cli.targets import (
+    read_workstations,
+    suggest_for_unroutable,
+    suggestions,
+    workstation_targets,
+)
 from broker.client.fleet_orders import NotForgettable
 from broker.history.queries.workstations import query_fleet
 from schemas.text import listed
@@ -66,7 +71,8 @@ def _pause(arguments: argparse.Namespace) -> int:
             await dispatcher.resume(names)
         return DONE
 
-    with_dispatcher(work)
+    with suggest_for_unroutable(workstation_targets(names)):
+        with_dispatcher(work)
     if arguments.json:
         print(json.dumps({"workstations": names, "paused": paused}))
     else:
@@ -98,7 +104,7 @@ def _forget(arguments: argparse.Namespace) -> int:
                 return FAILED
         with_dispatcher(work)
     except NotForgettable as error:
-        raise CommandError(str(error)) from error
+        raise CommandError(f"{error}{suggestions(workstation_targets(names))}") from error
     if arguments.json:
         print(json.dumps({"workstations": names, "forgotten": True}))
     else:

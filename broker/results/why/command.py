@@ -2,13 +2,14 @@
 
 import argparse
 import json
+import sys
 
 from broker.cli.command_line import DONE, Parser
 from broker.cli.session import name
 from broker.cli.terminal import printable
 from broker.cli.time_formats import iso
-from broker.results.query_session import query_session
-from broker.results.why.why import why
+from broker.results.query_session import query_session, unknown_workstation_hint
+from broker.results.why.why import NOT_ADDRESSED, why
 
 
 def add_to(commands: "argparse._SubParsersAction[Parser]") -> None:
@@ -29,6 +30,7 @@ def _run(arguments: argparse.Namespace) -> int:
     with query_session() as history:
         job = history.jobs.find(arguments.job).id
         explained = why(history, job, arguments.workstation)
+        near = unknown_workstation_hint(history, arguments.workstation)
     if arguments.json:
         fields = {
             "job": job,
@@ -42,4 +44,6 @@ def _run(arguments: argparse.Namespace) -> int:
     else:
         print(printable(explained.why))
         print(printable(explained.next))
+        if near and explained.state == NOT_ADDRESSED:
+            print(f"pcm: {near.removeprefix('; ')}", file=sys.stderr)
     return DONE

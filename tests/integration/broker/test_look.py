@@ -258,6 +258,18 @@ async def test_what_commands_wrote_is_shown(told: Told) -> None:
         assert len(nothing.stderr.splitlines()) == 1
 
 
+async def test_an_unknown_workstation_is_answered_with_the_nearest(told: Told) -> None:
+    job = told.job("a")
+    name = told.name("a")
+    await told.tell(told.check_in("a"), job)
+    shown = told.pcm("show", job.id, "--workstation", f"{name}x")
+    assert (shown.returncode, shown.stdout) == (1, "")
+    assert shown.stderr.endswith(f" explains it; did you mean {name}?\n")
+    explained = told.pcm("why", job.id, f"{name}x")
+    assert (explained.returncode, explained.stderr) == (0, f"pcm: did you mean {name}?\n")
+    assert told.pcm("why", job.id, name).stderr == ""
+
+
 async def test_a_file_is_given_as_it_was_written(told: Told) -> None:
     body = bytes(range(256)) * 3
     job = told.job("a", "b")

@@ -243,6 +243,31 @@ async def test_targets_are_lists_files_and_globs(admin: Admin, tmp_path: Path) -
 
 
 @pytest.mark.parametrize(
+    ("words", "near"),
+    [
+        (["pause", "tn-room-5"], "tn-room-4"),
+        (["forget", "tn-room-5", "--yes"], "tn-room-4"),
+        (["workstations", "tn-room-5"], "tn-room-4"),
+        (["send", "--to", "tn-room-5", "--", "true"], "tn-room-4"),
+        (["send", "--to", "group:tn-labor", "--", "true"], "group:tn-labour"),
+        (
+            ["send", "--to", "tn-labour", "--to", "tn-rom-4", "--", "true"],
+            "group:tn-labour, tn-room-4",
+        ),
+    ],
+    ids=" ".join,
+)
+async def test_an_unknown_target_is_answered_with_the_nearest(
+    admin: Admin, words: list[str], near: str
+) -> None:
+    await admin.tell([check_in("tn-room-4", "tn-labour")])
+    done = admin.run(*words)
+    assert (done.returncode, done.stdout) == (1, "")
+    assert done.stderr.endswith(f"; did you mean {near}?\n")
+    assert done.stderr.count("\n") == 1
+
+
+@pytest.mark.parametrize(
     ("words", "near"), [(["sned"], "send"), (["rollout", "abrot", "x"], "abort")]
 )
 def test_a_misspelt_command_is_answered_with_the_nearest(words: list[str], near: str) -> None:
