@@ -25,6 +25,10 @@ class Identity:
         """The agent's name on its workstation."""
         return topology.agent_name(self.kind, self.user)
 
+    def workstation_of(self, job_id: str) -> str:
+        """Return the name of the workstation under which a job was received."""
+        return self.former_names.get(job_id, self.workstation)
+
     def report(
         self,
         job_id: str,
@@ -36,7 +40,7 @@ class Identity:
         at: float | None = None,
     ) -> Report:
         """Return a report of this agent; `at`, in seconds since the epoch, defaults to now."""
-        workstation = self.former_names.get(job_id, self.workstation)
+        workstation = self.workstation_of(job_id)
         return Report(
             id=final_id(job_id, workstation) if state.final else new_report_id(),
             job_id=job_id,

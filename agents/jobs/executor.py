@@ -195,7 +195,8 @@ class Executor:
         while True:
             try:
                 owners = owners_of(record.job.command)
-                search = partial(find, self._settings.workstation, record.job.id, record.process)
+                name = self._identity.workstation_of(record.job.id)
+                search = partial(find, name, record.job.id, record.process)
                 return await asyncio.to_thread(search, owners)
             except (OSError, RuntimeError) as problem:
                 if not is_logged:

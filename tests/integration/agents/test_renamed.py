@@ -5,6 +5,7 @@ from pathlib import Path
 from broker import Dispatcher
 from broker.amqp.topology import AgentKind, queue_name
 from schemas import State, group
+from tests.support.processes import with_argument
 from tests.support.waiting import Gate
 from tests.support.workstation import Workstation, final, follow
 
@@ -37,6 +38,7 @@ async def test_the_jobs_of_a_former_name_end_under_it(
     ):
         ending = final(await follow(dispatcher, job))
         assert (ending.workstation, ending.state) == (ws.name, state)
+    assert not with_argument(gate.script)  # it was ended
     assert (tmp_path / "for the group").exists()
     assert not (tmp_path / "for the name").exists()
     shown = ws.run("pcm", "workstations", name).stdout
