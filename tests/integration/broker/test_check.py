@@ -191,7 +191,7 @@ async def test_options_of_whom_and_when_reach_the_job(
     assert progress.job.respects_windows
     for target, told in (
         ("all", "--not-to: all: the job would have no target left"),
-        ("x", "--not-to: 'x' is"),
+        ("x!", "--not-to: 'x!' is"),
     ):
         wrong = pcm("send", "--to", "all", "--not-to", target, "--", "true")
         assert (wrong.returncode, wrong.stderr.startswith(f"pcm: {told}")) == (2, True)

@@ -133,7 +133,7 @@ async def test_of_very_many_fifty_are_named(admin: Admin) -> None:
 
 @pytest.mark.parametrize(
     ("words", "named"),
-    [(["--wait"], "--wait"), (["--to", "everybody"], "--to"), (["--timeout", "0s"], "--timeout")],
+    [(["--wait"], "--wait"), (["--to", "every body"], "--to"), (["--timeout", "0s"], "--timeout")],
 )
 def test_a_wrong_option_is_named(admin: Admin, words: list[str], named: str) -> None:
     to = () if "--to" in words else ("--to", "all")
