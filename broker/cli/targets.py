@@ -11,7 +11,6 @@ from typing import TYPE_CHECKING
 from broker.amqp.connection import Unroutable
 from broker.cli.command_line import CommandError, UsageError
 from broker.cli.session import history_engine, optional_history_engine
-from broker.history.queries.workstations import query_fleet
 from schemas import Target, explain
 from schemas.text import listed
 
@@ -157,6 +156,8 @@ def _known() -> dict[str, dict[str, list[str]]]:
 
 
 def _names(engine: "Engine") -> dict[str, dict[str, list[str]]]:
+    from broker.history.queries.workstations import query_fleet  # most targets need no history
+
     with query_fleet(engine) as fleet:
         return {
             "workstation": {name: [name] for name in fleet.all_names()},

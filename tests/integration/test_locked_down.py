@@ -288,7 +288,8 @@ async def test_a_damaged_ledger_and_a_new_one(plant: Plant) -> None:
     ws.state_dir.rename(ws.folder / "old")  # the machine is set up anew
     plant.done("revoke", ws.name, "--yes")
     plant.enrol_again(ws)
-    late = plant.send(ws, *count)  # not sealed: of the new agent no key is known yet
+    # Not sealed: of the new agent no key is known yet.
+    late = plant.send(ws, "--background", *count)
     since = datetime.now(UTC)
     anew = plant.start(ws, "service")
     await checked_in(plant.reaching, ws, since=since)
