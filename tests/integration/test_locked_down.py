@@ -247,7 +247,7 @@ async def test_an_agent_has_no_secret_of_another_sealed_for_it(plant: Plant) -> 
     ws, stolen = plant.enrol(), plant.enrol()
     plant.start(ws, "service")
     await plant.there(ws)
-    forged = check_in(ws.name, sealing_key=base64.b64encode(bytes(32)).decode())
+    forged = check_in(ws.name, sealing_key=base64.b64encode(bytes([9, *bytes(31)])).decode())
     login = URL(plant.settings[stolen.name, "service"]["PCM_AMQP_URL"])
     async with await aio_pika.connect(str(login)) as connection, connection.channel() as channel:
         reports = await channel.get_exchange(topology.REPORTS, ensure=False)
