@@ -8,7 +8,6 @@ from datetime import UTC, datetime
 
 from aiormq.abc import AbstractChannel
 
-from agents.claims.claim_file import ClaimRecord
 from agents.claims.claims import Claims
 from agents.identity import Identity
 from agents.outbox import Outbox
@@ -103,10 +102,18 @@ class DeadLetterPublisher:
         transaction.add_report(report)
 
     def _decide_refused(self, job_id: str) -> bool:
-        """Whether this agent decides that the job is refused, now or before a crash."""
+        """Whether this agent reports that the job is refused.
+
+        It does if it decides that now, or did before a crash. The service agent also does if a
+        user's agent decided it, whose report does not count if the job is a background job.
+        """
         if self._claims.decide(job_id, State.REFUSED):
             return True
-        return self._claims.decision(job_id) == ClaimRecord(self._identity.name, State.REFUSED)
+        decided = self._claims.decision(job_id)
+        if decided is None or decided.state != State.REFUSED:
+            return False
+        is_service = self._identity.kind is topology.AgentKind.SERVICE
+        return is_service or decided.agent == self._identity.name
 
     async def _publish(self, rejected: RejectedMessage, publisher: Publisher) -> None:
         """Publish a message with the reason to the dead-letter queue."""
