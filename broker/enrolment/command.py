@@ -2,21 +2,24 @@
 
 import argparse
 import json
+import sys
+from collections.abc import Callable
 from pathlib import Path
 
 from broker.cli.command_line import DONE, FAILED, CommandError, Parser, UsageError
 from broker.cli.confirm import confirm, require_terminal
 from broker.cli.session import name, user, valid_text
+from broker.cli.targets import read_workstations
 from broker.enrolment.definitions_file import WrongDefinitions
 from broker.enrolment.delivery import brokers_of, delivered, management_errors
-from broker.enrolment.workstation import agents_with_login, enrol, revoke_agents, rotate
+from broker.enrolment.workstation import Prepare, agents_with_login, enrol, revoke_agents, rotate
 
 
 def add_to(commands: "argparse._SubParsersAction[Parser]") -> None:
     """Add the commands to a program's commands."""
     enrol = commands.add_parser(
         "enrol",
-        description="Creates a broker user, a queue and its bindings for the service agent of a"
+        description="Creates a broker user, a queue and its bindings for the service agent of each"
         " workstation and for the interactive agent of each named user, and prints the settings"
         " of the agents. Such an agent can read its own queue and report in its own name; it"
         " cannot declare, bind or unbind. The command can be repeated: enrolled agents keep their"
@@ -47,16 +50,16 @@ def add_to(commands: "argparse._SubParsersAction[Parser]") -> None:
     enrol.set_defaults(run=_enrol)
     rotate = commands.add_parser(
         "rotate",
-        description="Sets new passwords for the enrolled agents of a workstation, prints their"
+        description="Sets new passwords for the enrolled agents of workstations, prints their"
         " settings, and closes the connections made with the old passwords. Queued jobs stay, and"
         " running jobs continue. Restart the agents with the new settings.",
     )
     rotate.set_defaults(run=_rotate)
     revoke = commands.add_parser(
         "revoke",
-        description="Deletes the broker users of a workstation's agents, closes their"
+        description="Deletes the broker users of workstations' agents, closes their"
         " connections, and deletes their queues with the queued jobs. The history still lists the"
-        " workstation, as revoked: pcm forget removes it.",
+        " workstations, as revoked: pcm forget removes them.",
     )
     revoke.add_argument("--yes", action="store_true", help="do not ask for confirmation")
     revoke.set_defaults(run=_revoke)
@@ -65,7 +68,13 @@ def add_to(commands: "argparse._SubParsersAction[Parser]") -> None:
         (rotate, "only this user's interactive agent; repeat for more"),
         (revoke, "only this user's interactive agent; repeat for more"),
     ):
-        command.add_argument("workstation", metavar="WORKSTATION", type=name)
+        command.add_argument(
+            "workstation",
+            metavar="WORKSTATION",
+            nargs="+",
+            help="a name, a list such as A,B, a file of names as @FILE, group:NAME, or a glob such"
+            " as 'lab-*' for those in the history",
+        )
         command.add_argument(
             "--user",
             metavar="U",
@@ -74,7 +83,7 @@ def add_to(commands: "argparse._SubParsersAction[Parser]") -> None:
             type=user if command is enrol else valid_text,
             help=text,
         )
-        command.add_argument("--json", action="store_true", help="print JSON")
+        command.add_argument("--json", action="store_true", help="print JSON, a line a workstation")
     for command in (enrol, rotate):
         command.add_argument(
             "--credentials",
@@ -91,10 +100,10 @@ def add_to(commands: "argparse._SubParsersAction[Parser]") -> None:
 
 
 def _enrol(arguments: argparse.Namespace) -> int:
-    try:
-        with delivered(arguments) as prepare:
+    def work(workstation: str, prepare: Prepare) -> None:
+        try:
             enrol(
-                arguments.workstation,
+                workstation,
                 arguments.user,
                 arguments.group,
                 queue_type=arguments.queue_type,
@@ -102,35 +111,55 @@ def _enrol(arguments: argparse.Namespace) -> int:
                 brokers=brokers_of(arguments),
                 prepare=prepare,
             )
-    except WrongDefinitions as error:
-        raise UsageError(f"--definitions: {error}") from error
-    except OSError as error:
-        if arguments.definitions is None:
-            raise
-        raise CommandError(f"--definitions: {arguments.definitions}: {error.strerror}") from error
-    return DONE
+        except WrongDefinitions as error:
+            raise UsageError(f"--definitions: {error}") from error
+        except OSError as error:
+            if arguments.definitions is None:
+                raise
+            reason = f"--definitions: {arguments.definitions}: {error.strerror}"
+            raise CommandError(reason) from error
+
+    return _deliver_each(arguments, work)
 
 
 def _rotate(arguments: argparse.Namespace) -> int:
-    with delivered(arguments) as prepare:
-        rotate(
-            arguments.workstation, arguments.user, brokers=brokers_of(arguments), prepare=prepare
-        )
+    def work(workstation: str, prepare: Prepare) -> None:
+        rotate(workstation, arguments.user, brokers=brokers_of(arguments), prepare=prepare)
+
+    return _deliver_each(arguments, work)
+
+
+def _deliver_each(arguments: argparse.Namespace, work: Callable[[str, Prepare], None]) -> int:
+    """Work for each workstation, and deliver its settings before the next one is changed."""
+    names = read_workstations(arguments.command, arguments.workstation)
+    for done, workstation in enumerate(names):
+        try:
+            with delivered(arguments, workstation, alone=len(names) == 1) as prepare:
+                work(workstation, prepare)
+        except CommandError:
+            if done:
+                text = f"{done} of {len(names)} workstations are done; {workstation} is the next"
+                print(f"pcm: {text}", file=sys.stderr)
+            raise
     return DONE
 
 
 def _revoke(arguments: argparse.Namespace) -> int:
     if not arguments.yes:
         require_terminal("revoke")
+    names = read_workstations("revoke", arguments.workstation)
     with management_errors():
-        agents = agents_with_login(arguments.workstation, arguments.user)
-    logins = [agent.login for agent in agents]
-    if not arguments.yes and not confirm(f"revoke {', '.join(logins)}, and the queued jobs?"):
+        agents = {name: agents_with_login(name, arguments.user) for name in names}
+    logins = {name: [agent.login for agent in found] for name, found in agents.items()}
+    every = [login for found in logins.values() for login in found]
+    if not arguments.yes and not confirm(f"revoke {', '.join(every)}, and the queued jobs?"):
         return FAILED
-    with management_errors():
-        revoke_agents(agents)
-    if arguments.json:
-        print(json.dumps({"workstation": arguments.workstation, "revoked": logins}))
-    else:
-        print(f"{', '.join(logins)}: revoked")
+    for workstation in names:
+        with management_errors():
+            revoke_agents(agents[workstation])
+        if arguments.json:
+            fields = {"workstation": workstation, "revoked": logins[workstation]}
+            print(json.dumps(fields), flush=True)
+        else:
+            print(f"{', '.join(logins[workstation])}: revoked", flush=True)
     return DONE

@@ -45,18 +45,20 @@ def management_errors() -> Iterator[None]:
 
 @contextmanager
 def delivered(
-    arguments: argparse.Namespace,
+    arguments: argparse.Namespace, workstation: str, *, alone: bool
 ) -> "Iterator[Callable[[Sequence[Credentials]], None]]":
-    """Yield a function that prepares the delivery; deliver at the end of the block.
+    """Yield a function that prepares a workstation's delivery; deliver at the end of the block.
 
-    It writes temporary files: if they cannot be written, the broker is not changed.
+    It writes temporary files: if they cannot be written, the broker is not changed. `alone`:
+    whether it is the command's only workstation.
     """
     deliveries: list[_Delivery] = []
     files: list[SecretFile] = []
 
     def prepare(all_credentials: "Sequence[Credentials]") -> None:
         for credentials in all_credentials:
-            path = _path(arguments.credentials, credentials.agent, alone=len(all_credentials) == 1)
+            one_file = alone and len(all_credentials) == 1
+            path = _path(arguments.credentials, credentials.agent, alone=one_file)
             settings = _settings(credentials, path)
             deliveries.append(_Delivery(credentials, settings, path))
             if settings and path:
@@ -74,7 +76,7 @@ def delivered(
         raise
     for file in files:
         file.replace()
-    _print(arguments, deliveries)
+    _print(workstation, deliveries, as_json=arguments.json)
 
 
 def _settings(credentials: "Credentials", path: Path | None) -> dict[str, str] | None:
@@ -111,14 +113,14 @@ def _path(credentials: str | None, agent: "AgentLogin", *, alone: bool) -> Path 
     return path
 
 
-def _print(arguments: argparse.Namespace, deliveries: "Sequence[_Delivery]") -> None:
-    if arguments.json:
+def _print(workstation: str, deliveries: "Sequence[_Delivery]", *, as_json: bool) -> None:
+    if as_json:
         fields = {
-            "workstation": arguments.workstation,
+            "workstation": workstation,
             "groups": deliveries[0].credentials.groups,
             "agents": list(map(_as_json, deliveries)),
         }
-        print(json.dumps(fields, indent=2))
+        print(json.dumps(fields), flush=True)
         return
     for delivery in deliveries:
         _print_one(delivery)

@@ -520,6 +520,37 @@ def test_what_goes_wrong_is_one_line_and_nothing_is_done(site: Site, ws: Worksta
     assert site.pcm("revoke", ws.name).returncode == 2  # there is nobody to ask back
 
 
+def test_several_workstations_at_once(site: Site, ws: Workstation) -> None:
+    """Each is delivered before the next is changed; what is wrong of one is found before."""
+    names = [f"{ws.name}-{number}" for number in range(3)]
+    (ws.folder / "lab.txt").write_text("\n".join(names[1:]))
+    several = (names[0], f"@{ws.folder}/lab.txt")
+    folder = ws.folder / "new"
+    done = site.pcm("enrol", *several, "--group", "lab", "--credentials", f"{folder}/", "--json")
+    assert (done.returncode, done.stderr) == (0, "")
+    rows = list(map(json.loads, done.stdout.splitlines()))
+    assert [row["workstation"] for row in rows] == names
+    assert sorted(file.name for file in folder.iterdir()) == [f"service@{n}.env" for n in names]
+    for number, name in enumerate(names):
+        text = (folder / f"service@{name}.env").read_text()
+        assert f"PCM_WORKSTATION={name}\n" in text
+        assert rows[number]["agents"][0]["file"] == str(folder / f"service@{name}.env")
+    one_file = site.pcm("enrol", *several, "--credentials", f"{ws.folder}/one.env")
+    assert (one_file.returncode, one_file.stdout) == (2, "")
+    assert one_file.stderr.endswith("one.env is not a folder, and there are several agents\n")
+    halted = site.pcm("rotate", names[0], f"{ws.name}-x", names[1], "--json")
+    assert halted.returncode == 1
+    assert [json.loads(line)["workstation"] for line in halted.stdout.splitlines()] == names[:1]
+    assert halted.stderr == (
+        f"pcm: 1 of 3 workstations are done; {ws.name}-x is the next\n"
+        f"pcm: not enrolled: {ws.name}-x; nothing was done\n"
+    )
+    refused = site.pcm("revoke", names[0], f"{ws.name}-x", "--yes")
+    assert (refused.returncode, refused.stdout) == (1, "")
+    revoked = site.pcm("revoke", ",".join(names), "--yes")
+    assert revoked.stdout == "".join(f"service@{name}: revoked\n" for name in names)
+
+
 @pytest.mark.parametrize(
     ("url", "status", "text"),
     [
