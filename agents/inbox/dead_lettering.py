@@ -8,6 +8,7 @@ from datetime import UTC, datetime
 
 from aiormq.abc import AbstractChannel
 
+from agents.claims.claim_file import ClaimRecord
 from agents.claims.claims import Claims
 from agents.identity import Identity
 from agents.outbox import Outbox
@@ -19,7 +20,7 @@ from broker.amqp.consumer import Delivery
 from broker.amqp.publisher import Publisher
 from broker.log import get_logger
 from broker.stream import stream
-from schemas import Context, State
+from schemas import Context, InvalidMessage, Job, State
 from schemas.orders.signature import HEADER, LONGEST_HEADER
 
 _log = get_logger()
@@ -86,6 +87,8 @@ class DeadLetterPublisher:
         job_id = rejected.job_id
         if job_id is None or rejected.delivery.properties.message_type in ("cancellation", "pause"):
             return
+        if self._identity.kind is topology.AgentKind.INTERACTIVE and _is_background(rejected):
+            return  # the service agent has it, too, and only its report counts
         is_shared = not rejected.delivery.key.startswith(f"{Context.BACKGROUND}.")
         if transaction.knows(job_id):
             state = State.CONFLICT
@@ -102,18 +105,10 @@ class DeadLetterPublisher:
         transaction.add_report(report)
 
     def _decide_refused(self, job_id: str) -> bool:
-        """Whether this agent reports that the job is refused.
-
-        It does if it decides that now, or did before a crash. The service agent also does if a
-        user's agent decided it, whose report does not count if the job is a background job.
-        """
+        """Whether this agent decides that the job is refused, now or before a crash."""
         if self._claims.decide(job_id, State.REFUSED):
             return True
-        decided = self._claims.decision(job_id)
-        if decided is None or decided.state != State.REFUSED:
-            return False
-        is_service = self._identity.kind is topology.AgentKind.SERVICE
-        return is_service or decided.agent == self._identity.name
+        return self._claims.decision(job_id) == ClaimRecord(self._identity.name, State.REFUSED)
 
     async def _publish(self, rejected: RejectedMessage, publisher: Publisher) -> None:
         """Publish a message with the reason to the dead-letter queue."""
@@ -140,3 +135,11 @@ class DeadLetterPublisher:
             },
             content_type=properties.content_type or "application/octet-stream",
         )
+
+
+def _is_background(rejected: RejectedMessage) -> bool:
+    """Whether a message is a background job that came under a foreground key."""
+    try:
+        return Job.read(rejected.delivery.body, tolerant=True).context is Context.BACKGROUND
+    except InvalidMessage:
+        return False
