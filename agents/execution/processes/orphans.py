@@ -71,7 +71,7 @@ def find(workstation: str, job_id: str, identity: str, owners: Collection[int]) 
     if identity:
         number = [*identity.split(), ""][1]
         is_same = number.isdecimal() and process_identity(int(number)) == identity
-        process = int(number) if is_same else None
+        process = int(number) if is_same and _is_alive(int(number)) else None
     else:
         found = LeftProcessTree(workstation, job_id).processes().items()
         leaders = [
@@ -79,6 +79,13 @@ def find(workstation: str, job_id: str, identity: str, owners: Collection[int]) 
         ]
         process = leaders[0] if len(leaders) == 1 else None
     return OrphanedProcess(LeftProcessTree(workstation, job_id, process or 0), process)
+
+
+def _is_alive(pid: int) -> bool:
+    """Return whether a process has not ended; a zombie has."""
+    with suppress(OSError):
+        return process_entry(pid).state not in "ZX"
+    return False
 
 
 def _real_user(pid: int) -> int | None:
