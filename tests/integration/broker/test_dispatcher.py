@@ -307,7 +307,7 @@ def test_the_examples_work(ws: Workstation, name: str) -> None:
 def test_the_examples_help_and_send_nothing_unless_asked(ws: Workstation, name: str) -> None:
     """There is no broker here: whatever were sent would end with status 1."""
     wrong: dict[str, list[tuple[list[str], str]]] = {
-        "inventory": [([], "--to"), (["--to", "x"], "no target"), (["--to", "all", "x"], "x")],
+        "inventory": [([], "--to"), (["--to", "x"], "not a target"), (["--to", "all", "x"], "x")],
         "cleanup": [
             ([], "--to"),
             (["/tmp"], "--to"),
