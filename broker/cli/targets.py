@@ -26,7 +26,7 @@ def read_targets(option: str, texts: Iterable[str]) -> tuple[Target, ...]:
     """Return the targets of `--to` or `--not-to`; print on stderr what globs mean.
 
     Raises:
-        UsageError: one is no target, a file cannot be read, or a glob matches nothing.
+        UsageError: one is not a target, a file cannot be read, or a glob matches nothing.
     """
     words = list(_words(option, texts))
     found: list[Target] = []
@@ -136,7 +136,7 @@ def _matching(option: str, text: str) -> Sequence[Target]:
     known = _known()
     if scope not in known:
         raise UsageError(
-            f"{option}: {text!r} is no target: use all, group:NAME or workstation:NAME"
+            f"{option}: {text!r} is not a target: use all, group:NAME or workstation:NAME"
         )
     names = sorted(name for name in known[scope] if fnmatchcase(name, glob.lower()))
     if not names:

@@ -230,7 +230,7 @@ async def test_targets_are_lists_files_and_globs(admin: Admin, tmp_path: Path) -
     for to, why in (
         ("nothing-*", "--to: workstation:nothing-*: matches no workstation that the history knows"),
         ("@/no/file", "--to: @/no/file: No such file or directory"),
-        ("grup:x*", "--to: 'grup:x*' is no target"),
+        ("grup:x*", "--to: 'grup:x*' is not a target"),
     ):
         done = admin.run("send", "--to", to, "--", "true")
         assert (done.returncode, done.stdout) == (2, "")
