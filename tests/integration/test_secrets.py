@@ -134,7 +134,7 @@ async def test_whoever_has_another_key_never_runs_it_without(
     again.end()
     (ws.folder / "sealing.key").rename(ws.state_dir / _folder(kind) / "sealing.key")
     ws.start(kind)
-    rerun = ws.run("pcm", "rerun", job_id, **_admin(ws))
+    rerun = ws.run("pcm", "rerun", job_id, "--state", "refused", **_admin(ws))
     assert rerun.returncode == 0, rerun.stderr
     assert await _ended(dispatcher, rerun.stdout.split()[0]) == (State.SUCCEEDED, "")
 
