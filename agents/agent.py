@@ -266,7 +266,7 @@ class Agent:
         settings = self._settings
         retention = settings.keep.total_seconds()
         while True:
-            remove_empty(self._settings.workstation)
+            remove_empty(settings.workstation)
             now = time.time()
             mark = partial(
                 Transaction.mark_running,

@@ -19,6 +19,7 @@ from pydantic import (
 _NAME = re.compile(r"[a-z0-9_-]{1,63}")
 
 
+@lru_cache(maxsize=100_000)  # each record that is read has some
 def check_name(text: str) -> str:
     """Return the name in lower case.
 

@@ -98,7 +98,7 @@ class Projection:
         self._reports = ReportWriter(connection)
         self._seen: dict[str, Row] = {}
         self._check_ins: list[tuple[CheckIn, int]] = []
-        self._stubs: dict[str, Row] = {}
+        self._reported_jobs: dict[str, Row] = {}
         self._early: list[Row] = []
         self._rejected: set[int] = set()
         self._reporters: dict[str, Reporters | None] = {}
@@ -142,13 +142,14 @@ class Projection:
         check_ins.write(self._connection, self._check_ins)
         self._upsert(jobs, self._jobs, _JOB)
         self._upsert(outcomes, self._expected)
-        self._upsert(jobs, list(self._stubs.values()), EARLIER)
+        self._upsert(jobs, list(self._reported_jobs.values()), EARLIER)
         self._upsert(early, self._early)
         self._reports.flush()
         if self._seen:
             self._connection.execute(_SEEN, list(self._seen.values()))
         for buffer in (
-            self._check_ins, self._jobs, self._expected, self._stubs, self._early, self._seen,
+            self._check_ins, self._jobs, self._expected, self._reported_jobs, self._early,
+            self._seen,
         ):  # fmt: skip
             buffer.clear()
 
@@ -165,8 +166,8 @@ class Projection:
         for start in range(0, len(unknown), _CHUNK):
             query = select(jobs.c.id, jobs.c.context, jobs.c.targets, jobs.c.body.is_(None))
             query = query.where(jobs.c.id.in_(unknown[start : start + _CHUNK]))
-            for job_id, context, targets, is_stub in self._connection.execute(query):
-                self._reporters[job_id] = None if is_stub else Reporters.parse(context, targets)
+            for job_id, context, targets, is_unread in self._connection.execute(query):
+                self._reporters[job_id] = None if is_unread else Reporters.parse(context, targets)
 
     def _report_of(self, report: Report, entry: StreamEntry) -> None:
         """Take in a report if its agent can have the job, or may have it: the job is not read."""
@@ -198,16 +199,16 @@ class Projection:
             rejected.record(self._connection, entry._replace(body=report.body()), told)
 
     def _report(self, report: Report, offset: int) -> None:
-        self._reports.add(report, offset)
-        at = report.at.timestamp()
+        at = report.timestamp
+        self._reports.add(report, offset, at)
         if report.agent == SERVICE:  # a user's agent does not tell when the workstation was there
             name = report.workstation
             self._seen[name] = {"its_name": name, "its_at": at, "its_offset": offset}
-        stub = self._stubs.get(report.job_id)
-        if stub is None:
-            self._stubs[report.job_id] = _stub(report, offset)
-        elif at < stub["created_at"]:
-            stub["created_at"] = _made_at(report)
+        known = self._reported_jobs.get(report.job_id)
+        if known is None:
+            self._reported_jobs[report.job_id] = _reported_job(report, offset)
+        elif at < known["created_at"]:
+            known["created_at"] = _made_at(report)
 
     # Orders of administrators
 
@@ -390,7 +391,7 @@ def addressed(job: Job) -> Select[str]:
     return select(found.c.name).where(found.c.name.not_in(revoked))
 
 
-def _stub(report: Report, offset: int) -> Row:
+def _reported_job(report: Report, offset: int) -> Row:
     """Return the row of a job of which only a report is known."""
     return {"id": report.job_id, "offset": offset, "created_at": _made_at(report)}
 

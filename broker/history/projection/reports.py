@@ -92,8 +92,8 @@ class ReportWriter:
         """The reports whose results are kept."""
         self._answered: set[_Pair] = set()
 
-    def add(self, report: Report, offset: int) -> None:
-        """Buffer a report that counts."""
+    def add(self, report: Report, offset: int, at: float) -> None:
+        """Buffer a report that counts; `at`: its timestamp."""
         key = (report.job_id, report.workstation)
         state = report.state
         row = {
@@ -101,7 +101,7 @@ class ReportWriter:
             "workstation": report.workstation,
             "agent": report.agent,
             "state": state.value,
-            "at": report.at.timestamp(),
+            "at": at,
             "reason": report.reason,
             "until": report.until.timestamp() if report.until else None,
         }

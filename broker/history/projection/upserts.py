@@ -37,7 +37,7 @@ def upsert(dialect: str, table: Table, changed: tuple[str, ...]) -> Any:
         return statement.on_conflict_do_nothing()
     new = statement.excluded
     where: ColumnElement[bool] | None = None
-    if table is jobs:  # do not replace a job by a stub, or by a copy of it
+    if table is jobs:  # a job that was read is not replaced
         where = jobs.c.body.is_(None)
         if changed == EARLIER:
             where &= new.created_at < jobs.c.created_at
