@@ -3,11 +3,12 @@
 import asyncio
 import sys
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager, suppress
+from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING
 
 from broker.amqp.connection import BrokerError
 from broker.settings import HistorySettings, WrongSetting, load
+from broker.watch.background import in_background
 from broker.watch.tally import WatchTally
 
 if TYPE_CHECKING:
@@ -20,17 +21,12 @@ _COLLECT_TRIES = 5  # seconds, within which a collector reads a job that was jus
 @asynccontextmanager
 async def read_queued(tally: WatchTally) -> AsyncIterator[None]:
     """Read in the background for which workstations a tally's job is queued."""
-    reading = asyncio.create_task(_read(tally))
-    try:
+    async with in_background(_read(tally)) as reading:
         yield
         if tally.progress.caught_up.is_set():
             _, late = await asyncio.wait({reading}, timeout=_LAST_WAIT)
             if late:
                 print("pcm: without the history: it is not up to date yet", file=sys.stderr)
-    finally:
-        reading.cancel()
-        with suppress(asyncio.CancelledError):
-            await reading
 
 
 async def _read(tally: WatchTally) -> None:

@@ -3,7 +3,7 @@
 import asyncio
 import time
 from collections.abc import AsyncIterator, Iterator
-from contextlib import asynccontextmanager, suppress
+from contextlib import asynccontextmanager
 from datetime import UTC, datetime, timedelta
 
 from rich.console import Console, Group
@@ -11,6 +11,7 @@ from rich.live import Live
 from rich.text import Text
 
 from broker.cli.terminal import printable
+from broker.watch.background import in_background
 from broker.watch.missing import missing
 from broker.watch.tally import Failure, WatchTally
 from schemas import State
@@ -58,13 +59,8 @@ async def show_live(tally: WatchTally) -> AsyncIterator[View]:
         transient=True,
     )
     with live:
-        refreshing = asyncio.create_task(_refresh(live))
-        try:
+        async with in_background(_refresh(live)):
             yield View(tally, live)
-        finally:
-            refreshing.cancel()
-            with suppress(asyncio.CancelledError):
-                await refreshing
 
 
 async def _refresh(live: Live) -> None:

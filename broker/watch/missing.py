@@ -3,8 +3,9 @@
 import asyncio
 import sys
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager, suppress
+from contextlib import asynccontextmanager
 
+from broker.watch.background import in_background
 from broker.watch.tally import WatchTally
 from schemas.text import listed
 
@@ -15,13 +16,8 @@ _MAX_NAMES = 10
 @asynccontextmanager
 async def announce_missing(tally: WatchTally) -> AsyncIterator[None]:
     """Say once on stderr which workstations have not reported a job that is waited for."""
-    announcing = asyncio.create_task(_announce(tally))
-    try:
+    async with in_background(_announce(tally)):
         yield
-    finally:
-        announcing.cancel()
-        with suppress(asyncio.CancelledError):
-            await announcing
 
 
 async def _announce(tally: WatchTally) -> None:
