@@ -12,6 +12,7 @@ from broker.settings import (
     WrongSetting,
     read_env_file,
 )
+from schemas.text import nearest
 
 _PREFIX = "PCM_"
 # The names in agents.settings, which this package does not import.
@@ -119,10 +120,8 @@ def _unknown(where: str, names: Iterable[str]) -> Iterator[str]:
         upper = name.upper()
         if not upper.startswith(_PREFIX) or upper.startswith(_TESTS) or upper in known:
             continue
-        import difflib  # rarely needed
-
-        nearest = difflib.get_close_matches(upper, known, 1)
-        hint = f"did you mean {nearest[0]}?" if nearest else "see --help for the settings"
+        near = nearest(upper, known)
+        hint = f"did you mean {near}?" if near else "see --help for the settings"
         yield f"{name}: unknown setting in {where}, ignored; {hint}"
 
 

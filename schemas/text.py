@@ -1,6 +1,6 @@
-"""Format lists and counts for texts."""
+"""Format lists, counts and suggestions for texts."""
 
-from collections.abc import Collection
+from collections.abc import Collection, Iterable
 from itertools import islice
 
 
@@ -13,3 +13,10 @@ def listed(names: Collection[str], most: int) -> str:
 def counted(count: int, noun: str) -> str:
     """Return a count with its noun, such as `1 job` or `2,000 jobs`."""
     return f"{count:,} {noun}{'' if count == 1 else 's'}"
+
+
+def nearest(word: str, known: Iterable[str], likeness: float = 0.6) -> str | None:
+    """Return the known word nearest to a misspelt one; None if none has this likeness (0 to 1)."""
+    from difflib import get_close_matches  # only wrong input needs it
+
+    return next(iter(get_close_matches(word, list(known), n=1, cutoff=likeness)), None)

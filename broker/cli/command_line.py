@@ -9,11 +9,11 @@ import sys
 import textwrap
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from difflib import get_close_matches
 from typing import Any, NoReturn
 
 from broker.settings import WrongSetting
 from schemas.errors import PcmError
+from schemas.text import nearest
 
 DONE, FAILED, USAGE, UNREACHABLE = range(4)
 
@@ -149,8 +149,8 @@ class Parser(argparse.ArgumentParser):
             self.print_help()
             self.exit()
         if choice := _INVALID_CHOICE.search(message):
-            near = get_close_matches(choice[1], re.findall(r"[\w-]+", choice[2]), n=1)
-            message += f"; did you mean {near[0]}?" if near else ""
+            near = nearest(choice[1], re.findall(r"[\w-]+", choice[2]))
+            message += f"; did you mean {near}?" if near else ""
         self.exit(USAGE, f"{self.prog}: {message.removeprefix('argument ')}\n")
 
 

@@ -1,10 +1,10 @@
 """Read targets as people write them: lists, files of names, and globs that the history resolves."""
 
 import sys
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from difflib import get_close_matches
 from fnmatch import fnmatchcase
+from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -12,7 +12,7 @@ from broker.amqp.connection import Unroutable
 from broker.cli.command_line import CommandError, UsageError
 from broker.cli.session import history_engine, optional_history_engine
 from schemas import Target, explain
-from schemas.text import listed
+from schemas.text import listed, nearest
 
 if TYPE_CHECKING:
     from sqlalchemy import Engine
@@ -21,6 +21,9 @@ _SHOWN = 20  # names in a line
 _LEAST_LIKENESS = 0.8  # so that ws-42 is near to ws-41, but not to ws-7
 _WILDCARDS = frozenset("*?[")
 
+_Names = dict[str, dict[str, list[str]]]  # by scope; of a group its members
+_Known = Callable[[], _Names]  # asks the history once, and only if it is needed
+
 
 def read_targets(option: str, texts: Iterable[str]) -> tuple[Target, ...]:
     """Return the targets of `--to` or `--not-to`; print on stderr what globs mean.
@@ -28,14 +31,17 @@ def read_targets(option: str, texts: Iterable[str]) -> tuple[Target, ...]:
     Raises:
         UsageError: one is not a target, a file cannot be read, or a glob matches nothing.
     """
-    words = list(_words(option, texts))
+    return _targets(option, texts, cache(_known))
+
+
+def _targets(option: str, texts: Iterable[str], known: _Known) -> tuple[Target, ...]:
     found: list[Target] = []
-    for word in words:
+    for word in list(_words(option, texts)):
         scoped = word if ":" in word or word == "all" else f"workstation:{word}"
         if _WILDCARDS.isdisjoint(scoped):
             found.append(_parse(option, scoped))
         else:
-            found += _matching(option, scoped)
+            found += _matching(option, scoped, known())
     return tuple(dict.fromkeys(found))
 
 
@@ -46,15 +52,18 @@ def read_workstations(option: str, texts: Iterable[str]) -> list[str]:
         UsageError: as `read_targets` does, or a group has no members; `all` is none.
     """
     names: list[str] = []
-    for target in read_targets(option, texts):
+    known = cache(_known)
+    for target in _targets(option, texts, known):
         if target.scope == "all":
             raise UsageError(f"{option}: all: name workstations or groups")
         if target.scope == "workstation":
             names.append(str(target.name))
             continue
-        members = _known()["group"].get(str(target.name), [])
+        groups = known()["group"]
+        members = groups.get(str(target.name), [])
         if not members:
-            raise UsageError(f"{option}: {target}: no workstation is in it{_suggestion(target)}")
+            near = did_you_mean(str(target.name), groups)
+            raise UsageError(f"{option}: {target}: no workstation is in it{near}")
         print(f"pcm: {target} means {listed(members, _SHOWN)}", file=sys.stderr)
         names += members
     return list(dict.fromkeys(names))
@@ -62,8 +71,8 @@ def read_workstations(option: str, texts: Iterable[str]) -> list[str]:
 
 def did_you_mean(word: str, known: Iterable[str]) -> str:
     """Return the known name nearest to an unknown one, as the end of a message, if one is near."""
-    near = get_close_matches(word, list(known), n=1, cutoff=_LEAST_LIKENESS)
-    return f"; did you mean {near[0]}?" if near else ""
+    near = nearest(word, known, _LEAST_LIKENESS)
+    return f"; did you mean {near}?" if near else ""
 
 
 def suggestions(targets: Iterable[Target]) -> str:
@@ -99,8 +108,8 @@ def _nearest(target: Target, known: Mapping[str, Mapping[str, object]]) -> str |
     words = {group: f"group:{group}" for group in known["group"]}
     if target.scope == "workstation":
         words |= {workstation: workstation for workstation in known["workstation"]}
-    near = get_close_matches(name, words, n=1, cutoff=_LEAST_LIKENESS)
-    return words[near[0]] if near else None
+    near = nearest(name, words, _LEAST_LIKENESS)
+    return words[near] if near else None
 
 
 def _words(option: str, texts: Iterable[str]) -> Iterator[str]:
@@ -130,10 +139,9 @@ def _parse(option: str, text: str) -> Target:
         raise UsageError(f"{option}: {reason}") from error
 
 
-def _matching(option: str, text: str) -> Sequence[Target]:
+def _matching(option: str, text: str, known: _Names) -> Sequence[Target]:
     """Return the targets that a glob means, according to the history."""
     scope, _, glob = text.partition(":")
-    known = _known()
     if scope not in known:
         raise UsageError(
             f"{option}: {text!r} is not a target: use all, group:NAME or workstation:NAME"
@@ -145,17 +153,13 @@ def _matching(option: str, text: str) -> Sequence[Target]:
     return [_parse(option, f"{scope}:{name}") for name in names]
 
 
-def _suggestion(target: Target) -> str:
-    return did_you_mean(str(target.name), _known()[target.scope])
-
-
-def _known() -> dict[str, dict[str, list[str]]]:
+def _known() -> _Names:
     """Return the known workstations, and the groups with their members."""
     with history_engine() as engine:
         return _names(engine)
 
 
-def _names(engine: "Engine") -> dict[str, dict[str, list[str]]]:
+def _names(engine: "Engine") -> _Names:
     from broker.history.queries.workstations import query_fleet  # most targets need no history
 
     with query_fleet(engine) as fleet:

@@ -4,12 +4,11 @@ from collections.abc import Iterator
 
 from sqlalchemy import Connection, delete, select
 
+from broker.history.chunks import chunks
 from broker.history.schema import early, outcomes, reports, results
 from broker.stream.entry import StreamEntry
 from schemas import Report
 from schemas.reports.reporters import Reporters
-
-_CHUNK = 500
 
 
 def early_row(report: Report, entry: StreamEntry) -> dict[str, object]:
@@ -37,10 +36,9 @@ def take_back(
     of_job = early.c.job_id == job_id
     found = connection.execute(select(early).where(of_job).order_by(early.c.offset)).all()
     connection.execute(delete(early).where(of_job))
-    told = {(row.workstation, row.agent) for row in found}
-    wrong = sorted({name for name, agent in told if reporters.objection(name, agent)})
-    for start in range(0, len(wrong), _CHUNK):
-        names = wrong[start : start + _CHUNK]
+    agents = {(row.workstation, row.agent) for row in found}
+    wrong = sorted({name for name, agent in agents if reporters.objection(name, agent)})
+    for names in chunks(wrong):
         for table in (reports, results, outcomes):
             of_names = table.c.workstation.in_(names)
             connection.execute(delete(table).where(table.c.job_id == job_id, of_names))

@@ -23,6 +23,7 @@ from sqlalchemy import (
 )
 
 from broker.amqp.topology import agent_word
+from broker.history.chunks import chunks
 from broker.history.projection import check_ins, rejected
 from broker.history.projection.early import early_row, take_back
 from broker.history.projection.reports import ReportWriter
@@ -64,10 +65,8 @@ QUEUED = "queued"
 UNREACHABLE = "unreachable"
 
 _QUEUED_RANK = 0
-_SERVICE = "service"
 # Higher than any report before a start: only later reports of a start replace it.
 _FORGOTTEN_RANK, _FORGOTTEN_RANK_AT = Rank.ACCEPTED, 1e300
-_CHUNK = 500  # outcomes in a query
 _ENTRIES = 200  # whose jobs are looked up together
 
 
@@ -163,9 +162,9 @@ class Projection:
             if isinstance(record, Report | Job)
         }
         unknown = list(ids - self._reporters.keys())
-        for start in range(0, len(unknown), _CHUNK):
+        for some in chunks(unknown):
             query = select(jobs.c.id, jobs.c.context, jobs.c.targets, jobs.c.body.is_(None))
-            query = query.where(jobs.c.id.in_(unknown[start : start + _CHUNK]))
+            query = query.where(jobs.c.id.in_(some))
             for job_id, context, targets, is_unread in self._connection.execute(query):
                 self._reporters[job_id] = None if is_unread else Reporters.parse(context, targets)
 
@@ -195,8 +194,8 @@ class Projection:
         """Note a report that does not count; of an entry with several, the first."""
         if entry.offset not in self._rejected:
             self._rejected.add(entry.offset)
-            told = f"{report.state} of {report.job_id} was reported: {reason}"
-            rejected.record(self._connection, entry._replace(body=report.body()), told)
+            text = f"{report.state} of {report.job_id} was reported: {reason}"
+            rejected.record(self._connection, entry._replace(body=report.body()), text)
 
     def _report(self, report: Report, offset: int) -> None:
         at = report.timestamp
@@ -378,7 +377,7 @@ def addressed(job: Job) -> Select[str]:
     """Return the query for the known workstations that a job's targets reach."""
     scopes = {target.scope for target in job.targets}
     revoked = select(agents.c.workstation).where(
-        agents.c.agent == _SERVICE, agents.c.revoked_at.is_not(None)
+        agents.c.agent == SERVICE, agents.c.revoked_at.is_not(None)
     )
     if "all" in scopes:
         return select(workstations.c.name).where(workstations.c.name.not_in(revoked))

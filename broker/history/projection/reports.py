@@ -10,6 +10,7 @@ from typing import Any, NamedTuple
 from pydantic import TypeAdapter
 from sqlalchemy import Connection, select, tuple_
 
+from broker.history.chunks import chunks
 from broker.history.projection.upserts import RANK, put
 from broker.history.schema import outcomes, reports, results
 from schemas import Report, Result, State
@@ -22,7 +23,6 @@ from schemas.reports.report import (
     report_checksum,
 )
 
-_CHUNK = 500  # rows in a query
 _OUTCOME = tuple(
     column.name for column in outcomes.columns if column.name not in outcomes.primary_key.columns
 )
@@ -136,9 +136,9 @@ class ReportWriter:
             if known is None or order(known) < order(report):
                 counting[report.key] = report
         keys = list(counting)
-        for start in range(0, len(keys), _CHUNK):
+        for some in chunks(keys):
             of_key = tuple_(reports.c.job_id, reports.c.workstation, reports.c.id)
-            query = select(*_REPORT_COLUMNS).where(of_key.in_(keys[start : start + _CHUNK]))
+            query = select(*_REPORT_COLUMNS).where(of_key.in_(some))
             for row in self._connection.execute(query).all():
                 stored = _StoredReport(*row)
                 if order(stored) >= order(counting[stored.key]):
@@ -154,11 +154,9 @@ class ReportWriter:
             if key not in self._best or self._best[key].order[0] < Rank.ANSWERED
         ]
         found: dict[tuple[str, str], list[_StoredReport]] = defaultdict(list)
-        for start in range(0, len(keys), _CHUNK):
+        for some in chunks(keys):
             of_jobs = tuple_(reports.c.job_id, reports.c.workstation)
-            query = select(*_REPORT_COLUMNS).where(
-                of_jobs.in_(keys[start : start + _CHUNK]), reports.c.state.in_(ANSWERS)
-            )
+            query = select(*_REPORT_COLUMNS).where(of_jobs.in_(some), reports.c.state.in_(ANSWERS))
             for row in self._connection.execute(query):
                 answer = _StoredReport(*row)
                 found[answer.job_id, answer.workstation].append(answer)

@@ -23,6 +23,7 @@ from sqlalchemy import (
     select,
 )
 
+from broker.history.chunks import chunks
 from broker.history.engine import map_database_errors, snapshot
 from broker.history.projection.projection import QUEUED, UNREACHABLE
 from broker.history.queries.rollouts import rollout_row
@@ -66,7 +67,6 @@ REPORT_ALLOWANCE = 86_400.0
 """Seconds after a job's expiry within which the history waits for an agent's report of its end."""
 
 _RESULT = TypeAdapter(Result)
-_CHUNK = 500
 _ROWS_AT_ONCE = 100
 _MAX_MATCHES = 10  # ids in a message
 _ROLLOUT = "rollout"  # the kind of the records with plans
@@ -259,9 +259,9 @@ class JobQueries:
     def groups(self, names: Sequence[str]) -> dict[str, list[str]]:
         """Return the groups of workstations, by their last check-ins."""
         groups: dict[str, list[str]] = {}
-        for start in range(0, len(names), _CHUNK):
+        for some in chunks(names):
             query = select(memberships.c.workstation, memberships.c.group).where(
-                memberships.c.workstation.in_(names[start : start + _CHUNK])
+                memberships.c.workstation.in_(some)
             )
             for name, group in self._connection.execute(query):
                 groups.setdefault(name, []).append(group)
@@ -272,8 +272,8 @@ class JobQueries:
     def states_on(self, workstation: str, job_ids: Sequence[str]) -> dict[str, str]:
         """Return the states of jobs on a workstation, by job id."""
         states = {}
-        for start in range(0, len(job_ids), _CHUNK):
-            wanted = outcomes.c.job_id.in_(job_ids[start : start + _CHUNK])
+        for some in chunks(job_ids):
+            wanted = outcomes.c.job_id.in_(some)
             query = _joined(select(outcomes.c.job_id, self._state()))
             for row in self._connection.execute(
                 query.where(wanted, outcomes.c.workstation == workstation)
@@ -284,9 +284,9 @@ class JobQueries:
     def _restarts(self, job_ids: Sequence[str]) -> Counter[str]:
         """Count for each job the workstations that need a restart."""
         restarts: Counter[str] = Counter()
-        for start in range(0, len(job_ids), _CHUNK):
+        for some in chunks(job_ids):
             query = select(outcomes.c.job_id, func.count()).where(
-                outcomes.c.job_id.in_(job_ids[start : start + _CHUNK]),
+                outcomes.c.job_id.in_(some),
                 outcomes.c.restart_required.is_(True),
             )
             for job_id, count in self._connection.execute(query.group_by(outcomes.c.job_id)):
@@ -296,8 +296,8 @@ class JobQueries:
     def counts(self, job_ids: Sequence[str]) -> dict[str, Counter[str]]:
         """Count for each job the workstations in each state."""
         counts: dict[str, Counter[str]] = {job_id: Counter() for job_id in job_ids}
-        for start in range(0, len(job_ids), _CHUNK):
-            wanted = outcomes.c.job_id.in_(job_ids[start : start + _CHUNK])
+        for some in chunks(job_ids):
+            wanted = outcomes.c.job_id.in_(some)
             reported = (
                 select(outcomes.c.job_id, outcomes.c.state, func.count())
                 .where(wanted, outcomes.c.state.not_in(WAITING))

@@ -4,7 +4,6 @@ import sys
 from collections.abc import Iterator
 from contextlib import suppress
 from datetime import UTC, datetime
-from difflib import get_close_matches
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +16,7 @@ from broker.jobs.mandatory_time import check_not_past
 from schemas import Command, Job
 from schemas.errors import PcmError
 from schemas.message import cause
+from schemas.text import nearest
 from schemas.times import parse_moment
 
 SIZE_LIMIT = 20_000_000
@@ -241,8 +241,8 @@ def _no_such_field(name: str, *, at_top: bool) -> str:
     here, there = (Job, Command) if at_top else (Command, Job)
     if name in there.model_fields:
         return "no such field here; it belongs " + ("into command" if at_top else "beside command")
-    near = get_close_matches(name, here.model_fields, n=1)
-    return "no such field" + (f"; do you mean {near[0]}?" if near else "")
+    near = nearest(name, here.model_fields)
+    return "no such field" + (f"; do you mean {near}?" if near else "")
 
 
 def _visible(char: str) -> str:
