@@ -228,8 +228,15 @@ async def test_an_offer_ends_with_its_expiry(ws: Workstation, dispatcher: Dispat
     reports = await follow(dispatcher, job)
     assert final(reports).state is State.EXPIRED
     assert not agents_of(reports, State.STARTED)
-    late = ws.run("pcm-agent", "run", job.id)
-    assert (late.returncode, late.stderr) == (1, f"pcm-agent: {job.id}: no such job is offered\n")
+    refusal = (1, f"pcm-agent: {job.id}: no such job is offered\n")
+    # Once the user's agent has noticed what the service agent reported.
+    await asyncio.to_thread(until_true, lambda: _run_offer(ws, job.id) == refusal)
+
+
+def _run_offer(ws: Workstation, job_id: str) -> tuple[int, str]:
+    """Accept an offer; return the exit status and stderr."""
+    done = ws.run("pcm-agent", "run", job_id)
+    return done.returncode, done.stderr
 
 
 async def test_a_job_that_expired_while_the_workstation_was_off_never_runs(

@@ -8,12 +8,12 @@ import pytest
 
 from agents.window.address import parse
 from agents.window.web import serving
-from broker import Dispatcher
+from broker import Dispatcher, DispatcherSettings
 from schemas import State
 from tests.support.browser import page
 from tests.support.programs import BIN
 from tests.support.waiting import LIMIT
-from tests.support.workstation import Workstation, final, follow
+from tests.support.workstation import Workstation, checked_in, final, follow
 
 
 def _served(ws: Workstation, *words: str) -> tuple["subprocess.Popen[str]", str]:
@@ -32,7 +32,7 @@ def _served(ws: Workstation, *words: str) -> tuple["subprocess.Popen[str]", str]
 
 @pytest.mark.parametrize("kind", ["interactive", "window"])
 async def test_in_a_browser_a_user_sees_an_offer_runs_it_and_sees_what_comes_of_it(
-    kind: str, ws: Workstation, dispatcher: Dispatcher
+    kind: str, ws: Workstation, dispatcher: Dispatcher, settings: DispatcherSettings
 ) -> None:
     if kind == "window":
         ws.start("interactive")
@@ -44,6 +44,7 @@ async def test_in_a_browser_a_user_sees_an_offer_runs_it_and_sees_what_comes_of_
             await browser.until("No offers.")
             await browser.press("3", "No job has ended yet.")  # no click was needed for that
             await browser.press("1", "No offers.")
+            await checked_in(settings, ws)  # its queue is bound
             await dispatcher.dispatch(job)
             await browser.until("Greeting")
             await browser.click_on("Run now")
