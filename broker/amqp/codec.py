@@ -128,7 +128,7 @@ def _time_at(data: bytes, at: int) -> tuple[int, datetime | None]:
 
 
 def _table_at(data: bytes, at: int) -> tuple[int, dict[str, Any]]:
-    return _fields(data, at, 0)
+    return _fields(data, at, len(data), 0)
 
 
 def _text(data: bytes) -> str:
@@ -149,9 +149,9 @@ def _time(data: bytes) -> tuple[int, datetime | None]:
         return 8, None
 
 
-def _fields(data: bytes, start: int, depth: int) -> tuple[int, dict[str, Any]]:
+def _fields(data: bytes, start: int, limit: int, depth: int) -> tuple[int, dict[str, Any]]:
     """Decode a table; return the offset behind it, and its fields."""
-    at, end = _span(data, start)
+    at, end = _span(data, start, limit)
     table: dict[str, Any] = {}
     while at < end and depth < _DEEPEST:
         after = at + 1 + data[at]
@@ -160,9 +160,9 @@ def _fields(data: bytes, start: int, depth: int) -> tuple[int, dict[str, Any]]:
     return end, table
 
 
-def _items(data: bytes, start: int, depth: int) -> tuple[int, list[Any]]:
+def _items(data: bytes, start: int, limit: int, depth: int) -> tuple[int, list[Any]]:
     """Decode an array; return the offset behind it, and its items."""
-    at, end = _span(data, start)
+    at, end = _span(data, start, limit)
     items: list[Any] = []
     while at < end and depth < _DEEPEST:
         at, value = _value(data, at, end, depth)
@@ -173,11 +173,11 @@ def _items(data: bytes, start: int, depth: int) -> tuple[int, list[Any]]:
 def _value(data: bytes, at: int, end: int, depth: int) -> tuple[int, Any]:
     kind, at = data[at : at + 1], at + 1
     if kind == b"F":
-        return _fields(data, at, depth + 1)
+        return _fields(data, at, end, depth + 1)
     if kind == b"A":
-        return _items(data, at, depth + 1)
+        return _items(data, at, end, depth + 1)
     if kind in {b"S", b"x"}:
-        at, after = _span(data, at)
+        at, after = _span(data, at, end)
         return after, _long_text(data[at:after]) if kind == b"S" else data[at:after]
     if kind == b"T":
         return at + 8, _time(data[at : at + 8])[1]
@@ -187,10 +187,13 @@ def _value(data: bytes, at: int, end: int, depth: int) -> tuple[int, Any]:
     return at + _SIZES[kind], value
 
 
-def _span(data: bytes, start: int) -> tuple[int, int]:
-    """Return the offsets of the content behind a length field: start and end."""
+def _span(data: bytes, start: int, limit: int) -> tuple[int, int]:
+    """Return the offsets of the content behind a length field: start and end.
+
+    The end is at most `limit`, where the table around it ends: no byte is decoded twice.
+    """
     (length,) = _LENGTH.unpack_from(data, start)
-    return start + 4, min(start + 4 + length, len(data))
+    return start + 4, min(start + 4 + length, limit)
 
 
 _METHODS: dict[int, Callable[[bytes, int], FrameTypes]] = {

@@ -42,6 +42,7 @@ def bombs() -> Iterator[tuple[str, bytes]]:
         yield f"in a field {size}", b'{"kind": "job", "id": ' + b"[" * size
         yield f"claim {size}", b'{"agent": "a", "state": ' + b"[" * size
         yield f"arrays {size}", _headers(size)
+        yield f"tables past the end of their table {size}", _overlapping(size)
     layers = b"".join(b"- &l%d [%s]\n" % (n, b"*l%d," % (n - 1) * 9) for n in range(1, 30))
     yield "a billion laughs", b"- &l0 lol\n" + layers
     merges = b"".join(b"m%d: {<<: [*m%d, *m%d]}\n" % (n, n - 1, n - 1) for n in range(1, 30))
@@ -53,6 +54,14 @@ def _headers(size: int) -> bytes:
     for _ in range(size // 5):
         inner = b"A" + struct.pack(">I", len(inner)) + inner if len(inner) < size else inner
     fields = b"\x01a" + inner
+    return struct.pack(">HI", 1 << 13, len(fields)) + fields
+
+
+def _overlapping(size: int) -> bytes:
+    """A short table whose only field is a table of all that follows; again and again."""
+    short = b"\0F" + struct.pack(">I", 6)
+    long = b"\0F" + struct.pack(">I", size)
+    fields = (short + long) * (size // 12)
     return struct.pack(">HI", 1 << 13, len(fields)) + fields
 
 
