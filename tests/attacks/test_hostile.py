@@ -362,6 +362,7 @@ time.sleep(600)
 """
 
 
+@pytest.mark.full
 async def test_the_service_runs_all_its_jobs_once_under_assault(
     ws: Workstation, dispatcher: Dispatcher, tmp_path: Path
 ) -> None:

@@ -263,6 +263,7 @@ async def test_after_sleep_the_services_grace_begins(
     assert ran.read_text() == "x\n"
 
 
+@pytest.mark.full
 async def test_a_new_time_zone_counts_at_once(
     ws: Workstation, dispatcher: Dispatcher, settings: DispatcherSettings, tmp_path: Path
 ) -> None:

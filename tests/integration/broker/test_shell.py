@@ -1,5 +1,6 @@
 """What a shell sees of `pcm`: exit statuses, streams that are closed, and what stderr says."""
 
+import asyncio
 import json
 import subprocess
 from collections.abc import Iterator
@@ -49,6 +50,16 @@ async def test_the_status_is_the_jobs_though_the_reader_has_left(admin: Admin) -
     )
     assert done.stdout.split() == ["1", "1", "1", "1", "0", "2"]
     assert "Traceback" not in done.stderr
+
+
+async def test_the_status_is_the_jobs_though_the_terminal_is_gone(admin: Admin) -> None:
+    job = Job(command=Command(argv=("false",), background=True), targets=(workstation("ws-tty"),))
+    await admin.tell([job])
+    watching = admin.on_terminal("watch", job.id)
+    await asyncio.to_thread(watching.until, lambda shown: "waits for ws-tty" in shown)
+    watching.hang_up()
+    await admin.tell([ended(job, "ws-tty", 1)])
+    assert await asyncio.to_thread(watching.process.wait, LIMIT) == 1
 
 
 def test_a_full_disk_is_told_and_no_success(admin: Admin) -> None:
@@ -165,6 +176,7 @@ def test_help_needs_no_other_argument(words: list[str]) -> None:
     assert done.stdout.startswith("usage: pcm")
 
 
+@pytest.mark.full
 async def test_waiting_names_whom_it_waits_for(admin: Admin) -> None:
     await admin.declare("ws-off")
     to = ("send", "--to", "workstation:ws-off", "--background", "--wait", "--give-up-after", "5s")
