@@ -16,7 +16,7 @@ from broker.jobs.mandatory_time import check_not_past
 from schemas import Command, Job
 from schemas.errors import PcmError
 from schemas.message import cause
-from schemas.text import nearest
+from schemas.text import did_you_mean, nearest
 from schemas.times import parse_moment
 
 SIZE_LIMIT = 20_000_000
@@ -241,8 +241,7 @@ def _no_such_field(name: str, *, at_top: bool) -> str:
     here, there = (Job, Command) if at_top else (Command, Job)
     if name in there.model_fields:
         return "no such field here; it belongs " + ("into command" if at_top else "beside command")
-    near = nearest(name, here.model_fields)
-    return "no such field" + (f"; do you mean {near}?" if near else "")
+    return "no such field" + did_you_mean(nearest(name, here.model_fields))
 
 
 def _visible(char: str) -> str:

@@ -17,6 +17,8 @@ from tests.support.rabbitmq import Broker
 from tests.support.waiting import LIMIT, until
 from tests.support.workstation import Workstation
 
+TN = workstation("tn-room-4")
+
 
 @pytest.fixture
 def admin(node: Broker, tmp_path: Path) -> Admin:
@@ -266,17 +268,48 @@ async def test_targets_are_lists_files_and_globs(admin: Admin, tmp_path: Path) -
             ["send", "--to", "tn-labour", "--to", "tn-rom-4", "--", "true"],
             "group:tn-labour, tn-room-4",
         ),
+        (["cancel", "JOB", "--workstation", "tn-room-5"], "tn-room-4"),
+        (["rerun", "JOB", "--workstation", "tn-room-5"], "tn-room-4"),
+        (["output", "JOB", "tn-room-5"], "tn-room-4"),
+        (["jobs", "--workstation", "tn-room-5"], "tn-room-4"),
+        (["groups", "tn-labor"], "tn-labour"),
+        (["workstations", "--group", "tn-labor"], "tn-labour"),
+        (["send", "--waves", "100%", "--to", "group:tn-labor", "--", "true"], "group:tn-labour"),
+        (["send", "--waves", "100%", "--to", "tn-room-5", "--", "true"], "tn-room-4"),
     ],
     ids=" ".join,
 )
 async def test_an_unknown_target_is_answered_with_the_nearest(
     admin: Admin, words: list[str], near: str
 ) -> None:
-    await admin.tell([check_in("tn-room-4", "tn-labour")])
-    done = admin.run(*words)
+    job = Job(command=Command(argv=("true",), background=True), targets=(TN,))
+    await admin.tell([check_in("tn-room-4", "tn-labour"), job])
+    done = admin.run(*(job.id if word == "JOB" else word for word in words))
     assert (done.returncode, done.stdout) == (1, "")
     assert done.stderr.endswith(f"; did you mean {near}?\n")
     assert done.stderr.count("\n") == 1
+
+
+async def test_unknown_targets_in_a_file_of_several_jobs_are_answered_with_the_nearest(
+    admin: Admin, tmp_path: Path
+) -> None:
+    await admin.tell([check_in("tn-room-4", "tn-labour")])
+    await admin.declare("tn-room-4", groups=["tn-labour"])
+    file = tmp_path / "jobs.yaml"
+    job = "- {{targets: ['{}'], command: {{argv: [/bin/true], background: true}}}}\n"
+    targets = ("workstation:tn-room-4", "workstation:tn-room-5", "group:tn-labor")
+    file.write_text("".join(map(job.format, targets)))
+    done = admin.run("send", "--file", str(file))
+    assert (done.returncode, len(done.stdout.splitlines())) == (1, 1)
+    *failed, last = done.stderr.splitlines()
+    assert len(failed) == 2
+    assert last == "pcm: did you mean tn-room-4, group:tn-labour?"
+    dry = admin.run("send", "--to", "tn-room-5", "--background", "--dry-run", "--", "true")
+    assert "pcm send sends nothing; did you mean tn-room-4?\n" in dry.stdout
+    args = ("send", "--to", "tn-room-5", "--secret", "TOKEN=-", "--", "true")
+    assert admin.run(*args, given="x").stderr.endswith(
+        "nothing was sent; did you mean tn-room-4?\n"
+    )
 
 
 @pytest.mark.parametrize(
