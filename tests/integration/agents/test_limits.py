@@ -7,7 +7,7 @@ import signal
 import subprocess
 import tempfile
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import pytest
@@ -17,7 +17,7 @@ from schemas import State
 from tests.support.clock import LOOK_EVERY, Clock
 from tests.support.counted import counted, ended, no_traceback, now
 from tests.support.rabbitmq import Broker
-from tests.support.waiting import LIMIT, Gate, until, until_there
+from tests.support.waiting import LIMIT, Gate, until, until_there, until_true
 from tests.support.workstation import PCM_AGENT, AgentProcess, Program, Workstation
 
 # A limit of processes counts all of a user's: no other process of the tests has this one.
@@ -31,6 +31,14 @@ AS_OTHER: Program = (
     "--inh-caps=+dac_read_search",
     "--ambient-caps=+dac_read_search",
 )
+
+
+def has_pidfd(agent: AgentProcess) -> bool:
+    """Return whether an agent waits for the end of a process."""
+    with suppress(FileNotFoundError):
+        files = Path(f"/proc/{agent.process.pid}/fd").iterdir()
+        return any("pidfd" in str(file.readlink()) for file in files)
+    return False
 
 
 @contextmanager
@@ -99,6 +107,7 @@ async def test_a_command_that_ends_while_files_are_used_up_does_not_run_again(
     job = counted(ws, ran, script, background=True, survives_agent=survives)
     await dispatcher.dispatch(job)
     until_there(pid)
+    until_true(lambda: has_pidfd(service))
     with limited(service, "nofile", 5):
         gate.open()
         await until(lambda: has_ended(int(pid.read_text())))
