@@ -20,10 +20,13 @@ import aio_pika
 from aio_pika.exceptions import CONNECTION_EXCEPTIONS
 from yarl import URL
 
+from agents.store.state_folder import StateError
+from agents.user.control import RequestRejected, ask
 from broker import BrokerError, Dispatcher, DispatcherSettings, UnknownJob, Unreachable
 from broker.amqp import topology
 from broker.amqp.connection import connect
 from broker.amqp.publisher import Publisher
+from broker.amqp.topology import agent_word
 from broker.stream import stream
 from schemas import Cancellation, Command, Job, Report, Target, everyone, group, workstation
 from tests.chaos.plan import GROUP, Dose, Fault, Order, Plan, Seat, Wish
@@ -297,21 +300,20 @@ class Run:
                 return
 
     async def _wish(self, wish: Wish, job: Job) -> None:
-        """Tell the user's agent what the user wants; that it may not be there is part of it."""
+        """Send the user's wish to the agent's control socket; the agent may not be there.
+
+        `pcm-agent` would do the same, and starting it for each wish would take the whole machine.
+        """
         await asyncio.sleep(wish.after)
         member = next(member for member in self.members if member.seat == wish.seat)
-        words = ["pcm-agent", wish.verb, job.id]
-        if wish.verb == "postpone":
-            words += ["--until", f"+{wish.postponed_by:.1f}s"]
+        directory = member.ws.state_dir / agent_word(wish.seat.agent)
         for _ in range(2):  # it may not have been offered yet
-            try:
-                done = await asyncio.to_thread(member.ws.run, *words, user=wish.seat.user)
-            except subprocess.TimeoutExpired:
-                self.evidence.fallen.append(f"{words}: does not end")
-                return
-            if done.returncode not in (0, 1) or "Traceback" in done.stderr:
-                self.evidence.fallen.append(f"{words}: status {done.returncode}: {done.stderr}")
-            if done.returncode == 0:
+            request = {"do": wish.verb, "job": job.id}
+            if wish.verb == "postpone":
+                until = datetime.now(UTC) + timedelta(seconds=wish.postponed_by)
+                request["until"] = until.isoformat()
+            with suppress(StateError, RequestRejected):
+                await asyncio.to_thread(ask, directory, request)
                 self.faults[f"user: {wish.verb}"] += 1
                 break
             await asyncio.sleep(1)
