@@ -56,9 +56,11 @@ _KINDS = {
     "forgery": "RejectedRecord",
 }
 _END_MARKER = "mark"
-# Twice the greatest PCM_OUTPUT_LIMIT, where each byte is escaped by six, and some more.
-_REPORT_LIMIT = 16 * 1024 * 1024
-_CHECK_IN_LIMIT = 256 * 1024
+_LIMITS = {
+    # Twice the greatest PCM_OUTPUT_LIMIT, where each byte is escaped by six, and some more.
+    "report": 16 * 1024 * 1024,
+    "check_in": 256 * 1024,
+}
 _MAX_LINES = 2000  # an agent sends 500 reports together
 _MAX_UNREADABLE = 10
 
@@ -92,8 +94,7 @@ def _check_limits(kind: str, body: bytes) -> None:
     Raises:
         EntryRejected: it has too many bytes or lines.
     """
-    limit = {"report": _REPORT_LIMIT, "check_in": _CHECK_IN_LIMIT}.get(kind, BODY_LIMIT)
-    if len(body) > limit:
+    if len(body) > (limit := _LIMITS.get(kind, BODY_LIMIT)):
         raise EntryRejected(f"{len(body):,} bytes are over the limit of {limit:,} for a {kind}")
     if (lines := body.count(b"\n") + body.count(b"\r")) > _MAX_LINES:
         raise EntryRejected(f"{lines:,} lines are over the limit of {_MAX_LINES:,}")

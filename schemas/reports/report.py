@@ -136,6 +136,10 @@ class Result(BaseModel):
     stdout: Output = Output()
     stderr: Output = Output()
 
+    def body(self) -> bytes:
+        """Return the result as JSON, without fields that have their default."""
+        return self.__pydantic_serializer__.to_json(self, exclude_defaults=True)
+
 
 def new_report_id() -> str:
     """Return an id that never repeats: 128 random bits."""
@@ -201,7 +205,7 @@ class Report(Message):
     def checksum(self) -> int:
         """See `report_checksum`."""
         until = self.until.timestamp() if self.until else None
-        result = self.result if self.state.final else None
+        result = self.result.body() if self.result and self.state.final else b""
         return report_checksum(self.agent, self.id, self.reason, until, result)
 
     @model_validator(mode="after")
@@ -215,22 +219,15 @@ _CRC_BITS, _RESULT_BITS = 32, 27  # with the state, 63 bits: the history stores 
 
 
 def report_checksum(
-    agent: str, report_id: str, reason: str, until: float | None, result: Result | None = None
+    agent: str, report_id: str, reason: str, until: float | None, result: bytes = b""
 ) -> int:
     """Return a checksum of a report's content: it orders reports of equal state and time.
 
-    The result counts only between reports that are otherwise equal.
+    The result of a final report, as `Result.body`, counts only between reports that are otherwise
+    equal.
     """
-    value = zlib.crc32(f"{agent} {report_id} {reason} {until}".encode()) << _RESULT_BITS
-    if result is None:
-        return value
-    of_result = zlib.crc32(
-        f"{result.exit_code} {result.signal} {result.duration} {result.max_memory}"
-        f" {result.restart_required} {result.stdout.dropped} {result.stderr.dropped}".encode()
-    )
-    for output in (result.stdout, result.stderr):
-        of_result = zlib.crc32(output.tail, zlib.crc32(output.head, of_result))
-    return value + (of_result >> _CRC_BITS - _RESULT_BITS)
+    value = zlib.crc32(f"{agent} {report_id} {reason} {until}".encode())
+    return (value << _RESULT_BITS) + (zlib.crc32(result) >> _CRC_BITS - _RESULT_BITS)
 
 
 class Rank(IntEnum):
@@ -255,11 +252,16 @@ _RANK_OF: dict[str, Rank] = {
     State.STARTED: Rank.STARTED,
     **dict.fromkeys((State.SUCCEEDED, State.FAILED, State.TIMED_OUT, State.INTERRUPTED), Rank.RAN),
 }
-# Plain numbers: rows with members of an enumeration are tracked by the garbage collector.
-_RANKS = {state: int(rank) for state, rank in _RANK_OF.items()}
-_TIES: dict[str, int] = {
-    state: place << _CRC_BITS + _RESULT_BITS for place, state in enumerate(State)
+_SORTED: dict[str, tuple[int, int, int]] = {
+    # Plain numbers: the history stores them.
+    state: (
+        int(_RANK_OF[state]),
+        -1 if state.final else 1,
+        place << _CRC_BITS + _RESULT_BITS,
+    )
+    for place, state in enumerate(State)
 }
+"""The rank of each state, the sign of its times, and the beginning of its last number."""
 
 
 class Reported(Protocol):
@@ -291,11 +293,14 @@ def order(report: Reported) -> tuple[int, float, int]:
     It orders the reports of all agents of a workstation, too, except between answers: see
     `furthest`. It consists of three numbers, since the history stores them.
     """
-    rank = _RANKS[report.state]
-    time = report.timestamp
+    return sort_key(report.state, report.timestamp, report.checksum)
+
+
+def sort_key(state: str, timestamp: float, checksum: int) -> tuple[int, float, int]:
+    """Return the key of `order`."""
+    rank, sign, tie = _SORTED[state]
     # With equal times, the result must not depend on the order in which reports are read.
-    tie = _TIES[report.state] + report.checksum
-    return (rank, -time if rank >= Rank.CLOSED else time, tie)
+    return (rank, sign * timestamp, tie + checksum)
 
 
 def furthest(reports: Iterable[_Reported]) -> _Reported | None:

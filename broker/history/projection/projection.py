@@ -5,8 +5,7 @@ depends only on the set of its reports (`schemas.reports.report.furthest`), not 
 for forgotten workstations, the offset in the stream matters.
 """
 
-from collections.abc import Callable, Iterable, Sequence
-from itertools import islice
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
 from sqlalchemy import (
@@ -27,7 +26,7 @@ from broker.history.chunks import chunks
 from broker.history.projection import check_ins, rejected
 from broker.history.projection.early import early_row, take_back
 from broker.history.projection.reports import ReportWriter
-from broker.history.projection.upserts import EARLIER, put, upsert
+from broker.history.projection.upserts import EARLIER, put, update_each, upsert
 from broker.history.schema import (
     agents,
     early,
@@ -67,7 +66,9 @@ UNREACHABLE = "unreachable"
 _QUEUED_RANK = 0
 # Higher than any report before a start: only later reports of a start replace it.
 _FORGOTTEN_RANK, _FORGOTTEN_RANK_AT = Rank.ACCEPTED, 1e300
-_ENTRIES = 200  # whose jobs are looked up together
+# Whose jobs are looked up together. While more exist, Python's garbage collector takes as long as
+# reading them.
+_RECORDS = 200
 
 
 def _names(table: Table) -> list[str]:
@@ -95,14 +96,16 @@ class Projection:
         self._jobs: list[Row] = []
         self._expected: list[Row] = []
         self._reports = ReportWriter(connection)
-        self._seen: dict[str, Row] = {}
+        self._seen: dict[str, tuple[float, int]] = {}
         self._check_ins: list[tuple[CheckIn, int]] = []
         self._reported_jobs: dict[str, Row] = {}
         self._early: list[Row] = []
         self._rejected: set[int] = set()
         self._reporters: dict[str, Reporters | None] = {}
         """Who can have a job; None while only reports of it were read."""
-        self._writers: dict[type[Record], Callable[[Any, int], None]] = {
+        self._writers: dict[type[Record], Callable[[Any, StreamEntry], None]] = {
+            Report: self._report,
+            Job: self._job,
             CheckIn: self._check_in,
             WorkstationForgotten: self._workstation_forgotten,
             AgentsRevoked: self._agents_revoked,
@@ -112,27 +115,28 @@ class Projection:
 
     def add(self, entries: Iterable[StreamEntry]) -> None:
         """Project entries."""
-        left = iter(entries)
-        while some := list(islice(left, _ENTRIES)):
-            self._add(some)
-
-    def _add(self, entries: list[StreamEntry]) -> None:
         read: list[tuple[StreamEntry, list[Record]]] = []
+        count = 0
         for entry in entries:
             try:
-                read.append((entry, entry.read()))
+                found = entry.read()
             except EntryRejected as error:
                 rejected.record(self._connection, entry, str(error))
-        self._look_up_jobs(record for _, found in read for record in found)
+                continue
+            read.append((entry, found))
+            count += len(found)
+            if count >= _RECORDS:
+                self._add(read)
+                read, count = [], 0
+        self._add(read)
+
+    def _add(self, read: "list[tuple[StreamEntry, list[Record]]]") -> None:
+        self._look_up_jobs({job_id for _, found in read for job_id in _job_ids(found)})
         for entry, found in read:
             for record in found:
                 kind = type(record)
-                if isinstance(record, Job):
-                    self._job(record, entry)
-                elif isinstance(record, Report):
-                    self._report_of(record, entry)
-                elif writer := self._writers.get(kind):
-                    writer(record, entry.offset)
+                if writer := self._writers.get(kind):
+                    writer(record, entry)
                 if kind not in _NOT_IN_RECORDS:
                     self._record(record, entry)
 
@@ -144,8 +148,11 @@ class Projection:
         self._upsert(jobs, list(self._reported_jobs.values()), EARLIER)
         self._upsert(early, self._early)
         self._reports.flush()
-        if self._seen:
-            self._connection.execute(_SEEN, list(self._seen.values()))
+        seen = [
+            {"its_name": name, "its_at": at, "its_offset": offset}
+            for name, (at, offset) in self._seen.items()
+        ]
+        update_each(self._connection, _SEEN, seen)
         for buffer in (
             self._check_ins, self._jobs, self._expected, self._reported_jobs, self._early,
             self._seen,
@@ -154,13 +161,8 @@ class Projection:
 
     # Reports
 
-    def _look_up_jobs(self, read: "Iterable[Record]") -> None:
-        """Read who can have the jobs that records are about, as far as the jobs are known."""
-        ids = {
-            record.job_id if isinstance(record, Report) else record.id
-            for record in read
-            if isinstance(record, Report | Job)
-        }
+    def _look_up_jobs(self, ids: set[str]) -> None:
+        """Read who can have jobs, as far as the jobs are known."""
         unknown = list(ids - self._reporters.keys())
         for some in chunks(unknown):
             query = select(jobs.c.id, jobs.c.context, jobs.c.targets, jobs.c.body.is_(None))
@@ -168,15 +170,27 @@ class Projection:
             for job_id, context, targets, is_unread in self._connection.execute(query):
                 self._reporters[job_id] = None if is_unread else Reporters.parse(context, targets)
 
-    def _report_of(self, report: Report, entry: StreamEntry) -> None:
+    def _report(self, report: Report, entry: StreamEntry) -> None:
         """Take in a report if its agent can have the job, or may have it: the job is not read."""
+        name, offset = report.workstation, entry.offset
         reporters = self._reporters.setdefault(report.job_id, None)
         if reporters is None:
-            self._early.append(early_row(report, entry))
-        elif reason := reporters.objection(report.workstation, report.agent):
+            self._early_report(report, entry)
+        elif reason := reporters.objection(name, report.agent):
             self._reject(report, entry, reason)
             return
-        self._report(report, entry.offset)
+        at = report.timestamp
+        self._reports.add(report, offset, at)
+        if report.agent == SERVICE:  # a user's agent does not tell when the workstation was there
+            self._seen[name] = (at, offset)
+
+    def _early_report(self, report: Report, entry: StreamEntry) -> None:
+        self._early.append(early_row(report, entry))
+        known = self._reported_jobs.get(report.job_id)
+        if known is None:
+            self._reported_jobs[report.job_id] = _reported_job(report, entry.offset)
+        elif report.timestamp < known["created_at"]:
+            known["created_at"] = _made_at(report)
 
     def _learn(self, job: Job) -> None:
         """Learn who can have a job; weigh the reports again that were read before it."""
@@ -188,7 +202,7 @@ class Projection:
         if was_reported:
             self.flush()
             for report, entry in take_back(self._connection, job.id, reporters):
-                self._report_of(report, entry)
+                self._report(report, entry)
 
     def _reject(self, report: Report, entry: StreamEntry, reason: str) -> None:
         """Note a report that does not count; of an entry with several, the first."""
@@ -196,18 +210,6 @@ class Projection:
             self._rejected.add(entry.offset)
             text = f"{report.state} of {report.job_id} was reported: {reason}"
             rejected.record(self._connection, entry._replace(body=report.body()), text)
-
-    def _report(self, report: Report, offset: int) -> None:
-        at = report.timestamp
-        self._reports.add(report, offset, at)
-        if report.agent == SERVICE:  # a user's agent does not tell when the workstation was there
-            name = report.workstation
-            self._seen[name] = {"its_name": name, "its_at": at, "its_offset": offset}
-        known = self._reported_jobs.get(report.job_id)
-        if known is None:
-            self._reported_jobs[report.job_id] = _reported_job(report, offset)
-        elif at < known["created_at"]:
-            known["created_at"] = _made_at(report)
 
     # Orders of administrators
 
@@ -279,7 +281,7 @@ class Projection:
                 ],
             )
 
-    def _cancellation(self, cancellation: Cancellation, offset: int) -> None:
+    def _cancellation(self, cancellation: Cancellation, entry: StreamEntry) -> None:
         if cancellation.workstations:
             return  # these report it themselves
         self.flush()
@@ -291,7 +293,7 @@ class Projection:
             .where(jobs.c.id == cancellation.job_id, jobs.c.cancelled_at.is_(None))
             .values(
                 cancelled_at=cancellation.created_at.timestamp(),
-                cancel_offset=offset,
+                cancel_offset=entry.offset,
                 cancelled_by=cancellation.sender,
                 cancel_reason=cancellation.reason,
             )
@@ -302,6 +304,8 @@ class Projection:
         unreported = ~exists().where(reports.c.job_id == job_id)
         self._connection.execute(delete(jobs).where(jobs.c.id == job_id, unreported))
         self._connection.execute(delete(outcomes).where(outcomes.c.job_id == job_id, unreported))
+        self._reporters.pop(job_id, None)
+        self._look_up_jobs({job_id})
 
     def _record(self, record: "Record", entry: StreamEntry) -> None:
         row = {
@@ -314,15 +318,15 @@ class Projection:
         }
         self._upsert(records, [row])
 
-    def _rejected_record(self, record: RejectedRecord, _offset: int) -> None:
+    def _rejected_record(self, record: RejectedRecord, _entry: StreamEntry) -> None:
         rejected.mark_published(self._connection, [record.digest])
 
     # Workstations
 
-    def _check_in(self, check_in: CheckIn, offset: int) -> None:
-        self._check_ins.append((check_in, offset))
+    def _check_in(self, check_in: CheckIn, entry: StreamEntry) -> None:
+        self._check_ins.append((check_in, entry.offset))
 
-    def _workstation_forgotten(self, record: WorkstationForgotten, offset: int) -> None:
+    def _workstation_forgotten(self, record: WorkstationForgotten, entry: StreamEntry) -> None:
         """Delete a workstation; jobs in its queues will never reach it."""
         self.flush()
         name = record.workstation
@@ -334,9 +338,9 @@ class Projection:
         ):
             self._connection.execute(delete(column.table).where(column == name))
         reason = f"{record.sender} had the workstation forgotten"
-        self._set_unreachable(record, offset, Rank.STARTED, reason)
+        self._set_unreachable(record, entry.offset, Rank.STARTED, reason)
 
-    def _agents_revoked(self, record: AgentsRevoked, offset: int) -> None:
+    def _agents_revoked(self, record: AgentsRevoked, entry: StreamEntry) -> None:
         """Mark agents as revoked; jobs in the service agent's queue will never reach it."""
         self.flush()
         words = set(map(agent_word, record.agents))
@@ -350,7 +354,7 @@ class Projection:
         )
         if record.is_unreachable:
             reason = f"{record.sender} had the service agent's login revoked"
-            self._set_unreachable(record, offset, _QUEUED_RANK, reason)
+            self._set_unreachable(record, entry.offset, _QUEUED_RANK, reason)
 
     def _set_unreachable(
         self, record: WorkstationForgotten | AgentsRevoked, offset: int, most: int, reason: str
@@ -400,6 +404,15 @@ def _targeted(job: Job) -> Select[str]:
         select(workstations.c.name).where(workstations.c.name.in_(names)),
     ).subquery()
     return select(found.c.name)
+
+
+def _job_ids(found: "Iterable[Record]") -> Iterator[str]:
+    """Yield the ids of the jobs that records are, or are reports of."""
+    for record in found:
+        if isinstance(record, Report):
+            yield record.job_id
+        elif isinstance(record, Job):
+            yield record.id
 
 
 def _reported_job(report: Report, offset: int) -> Row:

@@ -1,11 +1,11 @@
 """Insert rows or update existing ones, in SQLite and PostgreSQL."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from functools import cache
 from operator import itemgetter
 from typing import Any
 
-from sqlalchemy import ColumnElement, Connection, Dialect, Table, tuple_
+from sqlalchemy import ColumnElement, Connection, Dialect, Table, Update, tuple_
 from sqlalchemy.dialects import sqlite
 
 from broker.history.schema import jobs, outcomes, results
@@ -14,8 +14,6 @@ RANK = ("rank", "rank_at", "rank_offset")
 """The columns of an outcome or a result that order its reports; the highest one counts."""
 EARLIER = ("created_at",)
 """The column of a job of which there are reports alone: their earliest time."""
-
-_Values = Callable[[Mapping[str, Any]], tuple[Any, ...]]
 
 
 @cache  # building a statement takes longer than executing it
@@ -64,22 +62,52 @@ def put(
     """
     if not rows:
         return 0
-    text, values = _text(connection.dialect.name, table, changed, tuple(rows[0]))
-    return connection.exec_driver_sql(text, list(map(values, rows))).rowcount
+    statement = upsert(connection.dialect.name, table, changed)
+    return _execute(connection, statement, rows, columns=tuple(rows[0]))
+
+
+def put_tuples(
+    connection: Connection,
+    table: Table,
+    rows: list[tuple[Any, ...]],
+    changed: tuple[str, ...] = (),
+) -> int:
+    """Insert rows of all the table's columns, in the order of the columns; see `put`."""
+    if not rows:
+        return 0
+    dialect = connection.dialect.name
+    text, _ = _compiled(dialect, upsert(dialect, table, changed), tuple(table.columns.keys()))
+    return connection.exec_driver_sql(text, rows).rowcount
+
+
+def update_each(
+    connection: Connection, statement: Update, rows: Sequence[Mapping[str, Any]]
+) -> None:
+    """Execute an update with the parameters of each row."""
+    if rows:
+        _execute(connection, statement, rows)
+
+
+def _execute(
+    connection: Connection,
+    statement: Any,
+    rows: Sequence[Mapping[str, Any]],
+    columns: tuple[str, ...] | None = None,
+) -> int:
+    text, names = _compiled(connection.dialect.name, statement, columns)
+    return connection.exec_driver_sql(text, list(map(itemgetter(*names), rows))).rowcount
 
 
 @cache
-def _text(
-    dialect: str, table: Table, changed: tuple[str, ...], columns: tuple[str, ...]
-) -> tuple[str, _Values]:
-    """Return the compiled `upsert`, and a function that returns its parameters for a row.
+def _compiled(
+    dialect: str, statement: Any, columns: tuple[str, ...] | None
+) -> tuple[str, Sequence[str]]:
+    """Return a statement as text, and the names of its parameters in their order.
 
     SQLAlchemy's processing of parameters takes as long as the driver, and ours need none.
     """
-    compiled = upsert(dialect, table, changed).compile(
-        dialect=_positional(dialect), column_keys=list(columns)
-    )
-    return str(compiled), itemgetter(*compiled.positiontup)
+    compiled = statement.compile(dialect=_positional(dialect), column_keys=columns)
+    return str(compiled), compiled.positiontup
 
 
 def _positional(dialect: str) -> Dialect:

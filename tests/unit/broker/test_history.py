@@ -554,6 +554,16 @@ def test_a_job_that_reached_nobody_is_no_job(history: Engine) -> None:
         assert asked.outcomes(sent.id) == []
 
 
+@pytest.mark.parametrize("cut", [1, 1000])
+def test_of_a_job_that_reached_nobody_it_is_not_known_who_can_have_it(
+    history: Engine, cut: int
+) -> None:
+    sent = job(workstation("ws-1"))
+    unsent = Cancellation(job_id=sent.id, unsent=True, created_at=NOW)
+    project(history, [sent, unsent, report(sent, "ws-2", State.RECEIVED)], cut=cut)
+    assert states(history, sent) == {"ws-2": "received"}
+
+
 def test_an_occurrence_knows_the_earlier_one_that_runs(history: Engine) -> None:
     """At its own time, so that all schedulers decide alike, also later; and now."""
     minute = timedelta(minutes=1)
