@@ -56,8 +56,10 @@ bench: $(STAMP) $(PEERS) $(SALT)/.ready rabbitmq
 	@$(VENV)/bin/python -m benchmarks.steady
 	@$(BENCH)/bin/python -m benchmarks.charts
 
+# Only of threads that work: they have the interpreter.
 flame: $(PEERS)
-	$(BENCH)/bin/py-spy record --duration $(SECONDS) --pid $(PID) --output docs/performance/flame-$(NAME).svg
+	@test "$(PID)" -a "$(NAME)" || { echo "name a process and a graph: make flame PID=1234 NAME=agent"; exit 2; }
+	$(BENCH)/bin/py-spy record --gil --duration $(SECONDS) --pid $(PID) --output docs/performance/flame-$(NAME).svg
 
 chaos: $(STAMP) rabbitmq
 	@$(VENV)/bin/python -m tests.chaos --minutes $(MINUTES) $(if $(SEED),--seed $(SEED))
