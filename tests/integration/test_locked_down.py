@@ -25,6 +25,7 @@ from tests.support.admin import check_in
 from tests.support.counted import no_traceback
 from tests.support.keys import Keys
 from tests.support.processes import alive
+from tests.support.programs import scrambled
 from tests.support.site import Settings, Site
 from tests.support.waiting import LIMIT, until_there
 from tests.support.workstation import (
@@ -134,8 +135,8 @@ def plant(site: Site, tmp_path: Path) -> Iterator[Plant]:
             ws.stop()
 
 
-LOOK = 'printf "%s " "$TOKEN" | rev; id -u'
-SEEN = f" {VALUE[::-1]}{ID}\n"
+LOOK = 'printf "%s " "$TOKEN" | tr a-z b-za; id -u'
+SEEN = f"{scrambled(VALUE)} {ID}\n"
 
 
 async def test_jobs_of_all_four_kinds_with_secrets(plant: Plant) -> None:
@@ -171,7 +172,7 @@ async def test_a_crash_a_pause_and_a_cancellation(plant: Plant) -> None:
     shared.mkdir()
     shared.chmod(0o777)
     pid = shared / "pid"
-    script = f"printf %s $TOKEN | rev; echo $$ > {pid}; trap '' TERM; sleep 83; sleep 83"
+    script = f"printf %s $TOKEN | tr a-z b-za; echo $$ > {pid}; trap '' TERM; sleep 83; sleep 83"
     long = plant.send(
         ws, "--background", *AS_USER, "--survives-agent", *plant.secret, "--shell", "--", script
     )
@@ -193,7 +194,7 @@ async def test_a_crash_a_pause_and_a_cancellation(plant: Plant) -> None:
     stopped = await plant.ended(long)
     assert stopped.state is State.CANCELLED
     assert stopped.result is not None
-    assert str(stopped.result.stdout) == VALUE[::-1]
+    assert str(stopped.result.stdout) == scrambled(VALUE)
     assert not alive(int(pid.read_text()))
     assert not again.events("job.started")
     plant.done("resume", ws.name)

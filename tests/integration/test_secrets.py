@@ -12,10 +12,14 @@ from broker.amqp.connection import connect
 from broker.amqp.publisher import Publisher
 from broker.stream import stream
 from schemas import State
+from tests.support.programs import scrambled
 from tests.support.workstation import Workstation, checked_in, final
 
 VALUE = "correct-horse-battery-staple"
-_LOOK = 'printf %s "$TOKEN" | rev; cat /proc/self/cmdline /proc/$PPID/cmdline > {seen}; sleep {s}'
+_LOOK = (
+    'printf %s "$TOKEN" | tr a-z b-za; '
+    "cat /proc/self/cmdline /proc/$PPID/cmdline > {seen}; sleep {s}"
+)
 
 
 @pytest.fixture
@@ -76,7 +80,7 @@ async def test_a_secret_is_seen_by_its_command_and_found_nowhere(
         report = final(reports)
         assert report.state is State.SUCCEEDED, report
         assert report.result is not None
-        assert str(report.result.stdout) == VALUE[::-1]  # which is how we know that it came
+        assert str(report.result.stdout) == scrambled(VALUE)  # which is how we know that it came
     told = [
         ws.run(*words, **_admin(ws))
         for words in (

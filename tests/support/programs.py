@@ -6,6 +6,7 @@ What handles signals or runs beside the test is a process of its own.
 """
 
 import os
+import string
 import subprocess
 import sys
 import threading
@@ -140,3 +141,9 @@ def _replaced(
 def _content(stream: IO[bytes]) -> bytes:
     stream.seek(0)
     return stream.read()
+
+
+def scrambled(text: str) -> str:
+    """Return what `tr a-z b-za` makes of a text: a secret that came, and is not shown itself."""
+    letters = string.ascii_lowercase
+    return text.translate(str.maketrans(letters, letters[1:] + letters[0]))
