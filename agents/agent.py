@@ -108,6 +108,7 @@ class Agent:
             self._job_claims,
             self._pause,
             self._sealing,
+            self._executor,
             self.changes,
             self._tasks,
             caught_up,

@@ -8,6 +8,7 @@ from agents.changes import Changes
 from agents.execution.sealing import Sealing
 from agents.identity import Identity
 from agents.jobs.clock import ClockChanges
+from agents.jobs.executor import Executor
 from agents.jobs.job_claims import JobClaims
 from agents.jobs.open_jobs import OpenJobs
 from agents.jobs.pause import PauseState
@@ -23,7 +24,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
 _log = get_logger()
-_LOOK_EVERY = 1.0  # seconds between two looks at other sessions during a countdown
+_LOOK_EVERY = 1.0  # seconds between two looks at other sessions, or at an earlier occurrence
 
 
 class Scheduler:
@@ -38,6 +39,7 @@ class Scheduler:
         claims: JobClaims,
         pause: PauseState,
         sealing: Sealing,
+        executor: Executor,
         changes: Changes,
         tasks: BackgroundTasks,
         caught_up: asyncio.Event,
@@ -52,6 +54,7 @@ class Scheduler:
             claims: which agent starts or ends a job.
             pause: whether the agent starts jobs.
             sealing: checks that secret variables can be opened.
+            executor: knows which commands run.
             changes: notified of changes that windows show.
             tasks: the background tasks that close jobs.
             caught_up: cleared until the messages queued before the connection are received.
@@ -63,6 +66,7 @@ class Scheduler:
         self._claims = claims
         self._pause = pause
         self._sealing = sealing
+        self._executor = executor
         self._changes = changes
         self._tasks = tasks
         self._caught_up = caught_up
@@ -133,7 +137,26 @@ class Scheduler:
         due = following.step is not Step.CLOSE and following.at <= now
         if due and (reason := self._sealing.objection(record.job.command)):
             return Next(Step.CLOSE, 0, State.REFUSED, reason)
+        if due and following.step is Step.RUN and not record.starts:
+            return self._unless_overlapping(record, now) or following
         return following
+
+    def _unless_overlapping(self, record: JobRecord, now: float) -> Next | None:
+        """Return the step of an occurrence while an earlier one runs here; None if it may start."""
+        job = record.job
+        if job.overlap is None:
+            return None
+        others = [other for other in self._open_jobs.all() if other.job.schedule == job.schedule]
+        running = [other.job.id for other in others if self._executor.has(other.job.id)]
+        if not running:
+            return None
+        if job.overlap == "skip":
+            return Next(Step.CLOSE, 0, State.CANCELLED, f"skipped: {running[0]} still ran")
+        later = [other for other in others if record.offer_at < other.offer_at <= now]
+        if later:
+            reason = f"skipped: the later occurrence {later[0].job.id} waits"
+            return Next(Step.CLOSE, 0, State.CANCELLED, reason)
+        return Next(Step.RUN, now + _LOOK_EVERY)
 
     def _advance(self, record: JobRecord, now: float) -> None:
         following = self._next(record)

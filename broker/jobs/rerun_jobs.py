@@ -157,6 +157,7 @@ def new_job(job: Job, names: Iterable[str], now: datetime) -> Job:
         "rerun_of": job.id,
         "rollout": None,
         "schedule": None,
+        "overlap": None,
         "sender": whoami(),
         "created_at": now,
         **_times(job, now),

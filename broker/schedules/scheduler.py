@@ -76,6 +76,7 @@ class ScheduleRunner:
         self._engine = engine
         self._collected = collected
         self._done: set[str] = set()
+        self._waiting: set[str] = set()
         self._state = ""
         self._resign_policy = ResignPolicy.from_settings(settings)
         self._untrusted: set[tuple[int, str]] = set()
@@ -127,6 +128,7 @@ class ScheduleRunner:
             for occurrence in due_occurrences(record, now, oldest)
         }
         self._done &= due.keys()
+        self._waiting &= due.keys()
         done = self._done | sent(self._engine, due.keys())
         return [occurrence for job_id, occurrence in due.items() if job_id not in done]
 
@@ -170,9 +172,13 @@ class ScheduleRunner:
             log.info("occurrence.skipped", reason="its expiry has passed")
         elif earlier := await asyncio.to_thread(self._overlapped, occurrence, now):
             if occurrence.schedule.overlap == "queue":
-                log.info("occurrence.waits", reason=f"{earlier} still runs")
+                if occurrence.id not in self._waiting:
+                    log.info("occurrence.waits", reason=f"{earlier} still runs")
+                self._waiting.add(occurrence.id)
                 return
             log.info("occurrence.skipped", reason=f"{earlier} still ran at its time")
+        elif await asyncio.to_thread(self._is_missed, occurrence, now):
+            log.info("occurrence.skipped", reason="it was missed")
         else:
             try:
                 unbound = await dispatcher.dispatch_occurrence(occurrence.job())
@@ -187,14 +193,22 @@ class ScheduleRunner:
     def _overlapped(self, occurrence: Occurrence, now: datetime) -> str | None:
         """Return the earlier job because of which an occurrence is not sent now.
 
-        Whether it is skipped follows from the history, and is the same for all schedulers.
+        Whether it is skipped follows from the history, and is the same for all schedulers. Where
+        the time is that of each workstation's clock, its agent decides.
         """
-        match occurrence.schedule.overlap:
-            case "allow":
-                return None
-            case "queue":
-                return running_before(self._engine, occurrence, now.timestamp())
-        return running_before(self._engine, occurrence, occurrence.send_at.timestamp())
+        overlap = occurrence.schedule.overlap
+        if overlap == "allow" or occurrence.instant is None:
+            return None
+        at = now if overlap == "queue" else occurrence.send_at
+        return running_before(self._engine, occurrence, at.timestamp())
+
+    def _is_missed(self, occurrence: Occurrence, now: datetime) -> bool:
+        """Whether an occurrence that nothing held up is too late for a schedule that skips such."""
+        limit = now - TOLERANCE
+        if occurrence.schedule.missed == "once" or occurrence.begins_at > limit:
+            return False
+        held_up = (occurrence.send_at, limit)  # from its time until a moment ago
+        return not all(running_before(self._engine, occurrence, at.timestamp()) for at in held_up)
 
     def _log_state(self, state: str, reason: str | None = None) -> None:
         """Log the scheduler's state when it changes."""
@@ -210,7 +224,8 @@ def due_occurrences(
 
     These are all occurrences that are not missed. If the schedule sends missed occurrences, the
     last missed one is included, unless a later one has begun. An occurrence is missed if it was
-    not sent within the tolerance after it began on the earliest clock.
+    not sent within the tolerance after it began on the earliest clock. If occurrences must not
+    overlap, only the last is returned: several would run at the same time.
     """
     for window in _WINDOWS:
         start = max(schedule.created_at, now - min(window, oldest))
@@ -220,6 +235,7 @@ def due_occurrences(
             break
     limit = now - TOLERANCE
     not_missed = [occurrence for occurrence in found if occurrence.begins_at > limit]
-    if schedule.missed == "once" and begun and begun[-1].begins_at <= limit:
+    may_wait = schedule.overlap == "queue" and schedule.zone is not None
+    if (schedule.missed == "once" or may_wait) and begun and begun[-1].begins_at <= limit:
         return [begun[-1], *not_missed]
-    return not_missed
+    return not_missed if schedule.overlap == "allow" or schedule.zone is None else not_missed[-1:]

@@ -115,6 +115,11 @@ class Job(Message):
     schedule: Name | None = Field(
         default=None, description="the schedule of which it is an occurrence"
     )
+    overlap: Literal["skip", "queue"] | None = Field(
+        default=None,
+        description="an occurrence that is due while an earlier one runs on the workstation: skip:"
+        " is cancelled there; queue: starts when that has ended; null: starts",
+    )
     sender: Text = Field(default_factory=whoami, max_length=200)
     created_at: Instant = Field(default_factory=_now)
 
@@ -136,6 +141,12 @@ class Job(Message):
         if not timedelta(0) <= interval <= _MAX_INTERVAL:
             raise ValueError(f"must be from 0 to {_MAX_INTERVAL.days} days")
         return interval
+
+    @model_validator(mode="after")
+    def _overlap_of_schedule(self) -> Self:
+        if self.overlap is not None and self.schedule is None:
+            raise ValueError("overlap: is for the occurrences of a schedule; leave it out")
+        return self
 
     @model_validator(mode="after")
     def _can_be_postponed(self) -> Self:

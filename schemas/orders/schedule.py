@@ -200,6 +200,7 @@ class Occurrence:
             "id": self.id,
             "name": schedule.job.name or schedule.name,
             "schedule": schedule.name,
+            "overlap": None if schedule.overlap == "allow" else schedule.overlap,
             "sender": schedule.sender,
             "created_at": datetime.now(UTC),
             **{name: self._moment(after) for name, after in times.items() if after is not None},

@@ -153,6 +153,16 @@ def _due(c: Circumstances, expected: NextStep) -> Explanation:
         f"{due}; the service agent has {c.service.running} running and {c.service.waiting} waiting"
         " jobs",
         "it starts as soon as the agent has capacity, in the order of the jobs' times"
-        f"{c.unless_expired()}",
+        f"{_after_earlier(c)}{c.unless_expired()}",
         at,
     )
+
+
+def _after_earlier(c: Circumstances) -> str:
+    """Return what an earlier occurrence means for the start, as the end of a sentence."""
+    match c.body.overlap if c.body else None:
+        case "queue":
+            return ", and no earlier occurrence of its schedule runs there"
+        case "skip":
+            return "; if an earlier occurrence of its schedule runs there then, it is skipped"
+    return ""

@@ -25,15 +25,34 @@ from broker.history.schema import jobs
 from broker.schedules.queries import changed_since, in_force, next_offset, sent
 from broker.schedules.scheduler import ScheduleRunner
 from broker.settings import HistorySettings
-from schemas import Command, Job, Schedule, ScheduleRemoval, State, group, workstation
+from schemas import (
+    Command,
+    Job,
+    Report,
+    Result,
+    Schedule,
+    ScheduleRemoval,
+    State,
+    group,
+    workstation,
+)
 from schemas.orders.schedule import Occurrence
 from tests.integration.broker.test_dispatcher import declare, drain
+from tests.support.admin import Admin
 from tests.support.clock import PROGRAM, Clock
 from tests.support.programs import BIN, ROOT
 from tests.support.rabbitmq import Broker, free_port
 from tests.support.schedules import HOUR, MINUTE, NOON, make
 from tests.support.waiting import LIMIT, until, until_there, until_true
-from tests.support.workstation import AgentProcess, Program, Workstation, agents_of, follow
+from tests.support.workstation import (
+    AgentProcess,
+    Program,
+    Workstation,
+    agents_of,
+    final,
+    follow,
+    until_state,
+)
 
 AHEAD = 4.0
 _numbers = count(1)
@@ -381,6 +400,191 @@ def struck(point: str, text: str) -> Program:
     """Return a `pcm` that kills itself at a point."""
     root = str(ROOT)
     return (sys.executable, "-c", _STRUCK.format(root=root, point=point, text=text), "schedule")
+
+
+class Minutes:
+    """A schedule of each minute on a workstation, and the minutes of its own clock."""
+
+    def __init__(self, ws: Workstation, scheduler: ScheduleRunner, of: Schedule) -> None:
+        self._clock, self._scheduler, self.of = Clock(ws), scheduler, of
+        self._first = of.created_at + MINUTE
+
+    def job(self, minute: int) -> Job:
+        """Return the job of the occurrence of a minute."""
+        return Occurrence(self.of, (self._first + MINUTE * minute).replace(tzinfo=None)).job()
+
+    async def send_due(
+        self, minute: int, second: int, scheduler: ScheduleRunner | None = None
+    ) -> list[str]:
+        """Let it be a minute and second; return what was logged of the schedule's occurrences."""
+        now = self._first + MINUTE * minute + timedelta(seconds=second)
+        self._clock.set(now.timestamp() - time.time())
+        with capture_logs() as told:
+            await (scheduler or self._scheduler).send_due(now)
+        return [event["event"] for event in told if event.get("schedule") == self.of.name]
+
+
+@pytest.fixture
+async def minutes(ws: Workstation, scheduler: ScheduleRunner, add: Add, overlap: str) -> Minutes:
+    """A service agent whose occurrence of the first minute runs until a file is there."""
+    script = (
+        f"echo $PCM_JOB_ID >> {ws.folder}/ran; until [ -e {ws.folder}/end ]; do sleep 0.05; done"
+    )
+    command = Command(argv=(script,), shell=True, background=True)
+    of = make(
+        repeat="* * * * *",
+        overlap=overlap,
+        # Ahead, since the times of reports are right, and all before the second minute.
+        created_at=datetime.now(UTC).replace(second=0, microsecond=0) + MINUTE,
+        job=Job(command=command, targets=(ws.target,)),
+    )
+    found = Minutes(ws, scheduler, of)
+    await asyncio.to_thread(ws.start, "service", program=PROGRAM, concurrency="4")
+    await add(of)
+    return found
+
+
+def ran(ws: Workstation) -> list[str]:
+    """Return the jobs that have begun to run, in order."""
+    return (ws.folder / "ran").read_text().split()
+
+
+@pytest.mark.parametrize("overlap", ["skip"])
+async def test_an_occurrence_is_skipped_while_an_earlier_one_runs(
+    ws: Workstation, dispatcher: Dispatcher, minutes: Minutes
+) -> None:
+    assert await minutes.send_due(0, 1) == ["occurrence.sent"]
+    await until_state(dispatcher, minutes.job(0), State.STARTED)
+    assert await minutes.send_due(1, 1) == ["occurrence.skipped"]
+    assert await minutes.send_due(1, 2) == []
+    (ws.folder / "end").touch()
+    assert final(await follow(dispatcher, minutes.job(0))).state is State.SUCCEEDED
+    assert await minutes.send_due(2, 1) == ["occurrence.sent"]
+    assert final(await follow(dispatcher, minutes.job(2))).state is State.SUCCEEDED
+    assert ran(ws) == [minutes.job(0).id, minutes.job(2).id]
+
+
+async def test_which_occurrences_are_skipped_follows_from_when_the_others_ran(
+    node: Broker, ours: HistorySettings, history: Engine, queue: str, add: Add, tmp_path: Path
+) -> None:
+    """So every scheduler decides the same, also long after the earlier one has ended."""
+    admin = Admin(node.url, tmp_path)
+    of = await add(make(workstation(queue)))
+    await ScheduleRunner(ours, history).send_due(NOON)
+    job = Occurrence(of, NOON.replace(tzinfo=None)).job()
+    took = Result(exit_code=0, duration=timedelta(minutes=90), max_memory=1)
+    started = Report(
+        job_id=job.id, workstation=queue, agent="service", state=State.STARTED, at=NOON + MINUTE
+    )
+    ended = started.model_copy(
+        update={
+            "id": f"{started.id}0",
+            "state": State.SUCCEEDED,
+            "at": NOON + MINUTE * 91,
+            "result": took,
+        }
+    )
+    await admin.tell([started])
+    await ScheduleRunner(ours, history).send_due(NOON + HOUR)
+    await admin.tell([ended])
+    for minutes in (92, 110):
+        await ScheduleRunner(ours, history).send_due(NOON + MINUTE * minutes)
+    assert await drain(node, queue) == [job.id]
+    await ScheduleRunner(ours, history).send_due(NOON + HOUR * 2)
+    assert await drain(node, queue) == [id_of(of, NOON + HOUR * 2)]
+
+
+async def test_one_that_waited_is_sent_late_also_where_missed_ones_are_not(
+    node: Broker, ours: HistorySettings, history: Engine, queue: str, add: Add, tmp_path: Path
+) -> None:
+    admin = Admin(node.url, tmp_path)
+    of = await add(make(workstation(queue), overlap="queue", missed="skip"))
+    await ScheduleRunner(ours, history).send_due(NOON)
+    job = Occurrence(of, NOON.replace(tzinfo=None)).job()
+    started = Report(
+        job_id=job.id, workstation=queue, agent="service", state=State.STARTED, at=NOON + MINUTE
+    )
+    await admin.tell([started])
+    await ScheduleRunner(ours, history).send_due(NOON + HOUR)
+    await ScheduleRunner(ours, history).send_due(NOON + MINUTE * 80)
+    assert await drain(node, queue) == [job.id]
+    took = Result(exit_code=0, duration=timedelta(minutes=80), max_memory=1)
+    end = {"id": f"{started.id}0", "state": State.SUCCEEDED, "at": NOON + MINUTE * 81}
+    await admin.tell([started.model_copy(update={**end, "result": took})])
+    await ScheduleRunner(ours, history).send_due(NOON + MINUTE * 82)
+    assert await drain(node, queue) == [id_of(of, NOON + HOUR)]
+    # The next one was missed: no scheduler ran.
+    await ScheduleRunner(ours, history).send_due(NOON + HOUR * 2 + MINUTE * 30)
+    assert await drain(node, queue) == []
+
+
+@pytest.mark.parametrize("overlap", ["queue"])
+async def test_of_occurrences_that_wait_for_an_earlier_one_the_last_is_sent_at_its_end(
+    ws: Workstation,
+    dispatcher: Dispatcher,
+    minutes: Minutes,
+    ours: HistorySettings,
+    history: Engine,
+) -> None:
+    assert await minutes.send_due(0, 1) == ["occurrence.sent"]
+    await until_state(dispatcher, minutes.job(0), State.STARTED)
+    assert await minutes.send_due(1, 1) == ["occurrence.waits"]
+    assert await minutes.send_due(1, 2) == []  # it waits still
+    assert await minutes.send_due(2, 1) == ["occurrence.waits"]
+    (ws.folder / "end").touch()
+    assert final(await follow(dispatcher, minutes.job(0))).state is State.SUCCEEDED
+    assert await minutes.send_due(2, 40) == ["occurrence.sent"]
+    assert await minutes.send_due(2, 41, ScheduleRunner(ours, history)) == []
+    assert final(await follow(dispatcher, minutes.job(2))).state is State.SUCCEEDED
+    assert ran(ws) == [minutes.job(0).id, minutes.job(2).id]
+
+
+@pytest.mark.parametrize("overlap", ["allow"])
+async def test_occurrences_overlap_where_that_is_allowed(
+    ws: Workstation, dispatcher: Dispatcher, minutes: Minutes
+) -> None:
+    for minute in (0, 1):
+        assert await minutes.send_due(minute, 1) == ["occurrence.sent"]
+        await until_state(dispatcher, minutes.job(minute), State.STARTED)
+    assert ran(ws) == [minutes.job(0).id, minutes.job(1).id]
+    (ws.folder / "end").touch()
+    for minute in (0, 1):
+        assert final(await follow(dispatcher, minutes.job(minute))).state is State.SUCCEEDED
+
+
+@pytest.mark.parametrize("overlap", ["skip", "queue"])
+async def test_an_agent_lets_no_occurrences_overlap(
+    ws: Workstation, dispatcher: Dispatcher, overlap: str
+) -> None:
+    """Those by its own clock are sent hours before, and those in its queue while it was off."""
+    script = (
+        f"echo $PCM_JOB_ID >> {ws.folder}/ran; until [ -e {ws.folder}/end ]; do sleep 0.05; done"
+    )
+    first, second, third = (
+        ws.job(script, shell=True, background=True, schedule="hourly", overlap=overlap)
+        for _ in range(3)
+    )
+    service = ws.start("service", concurrency="4")
+    await dispatcher.dispatch(first)
+    await until_state(dispatcher, first, State.STARTED)
+    for job in (second, third):
+        await dispatcher.dispatch(job)
+    skipped = final(await follow(dispatcher, second))
+    assert skipped.state is State.CANCELLED
+    reasons = {
+        "skip": f"skipped: {first.id} still ran",
+        "queue": f"skipped: the later occurrence {third.id} waits",
+    }
+    assert skipped.reason == reasons[overlap]
+    if overlap == "skip":
+        assert final(await follow(dispatcher, third)).reason == reasons[overlap]
+    service.wait_for("job.received", 3)
+    assert ran(ws) == [first.id]
+    (ws.folder / "end").touch()
+    assert final(await follow(dispatcher, first)).state is State.SUCCEEDED
+    if overlap == "queue":
+        assert final(await follow(dispatcher, third)).state is State.SUCCEEDED
+        assert ran(ws) == [first.id, third.id]
 
 
 @pytest.mark.full

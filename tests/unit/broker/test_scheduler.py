@@ -8,6 +8,7 @@ from hypothesis import strategies as st
 
 from broker.schedules.scheduler import OLDEST, TOLERANCE, due_occurrences
 from schemas import Schedule, group
+from schemas.orders.schedule import Occurrence
 from tests.support.schedules import HOUR, MINUTE, NOON, make
 
 # What should have been sent by a certain time
@@ -31,10 +32,29 @@ def test_of_those_missed_the_last_is_wanted_or_none() -> None:
 
 
 def test_one_that_is_missed_is_not_made_up_for_once_a_later_one_is_due() -> None:
-    of = make(group("x"), repeat="* * * * *")
+    of = make(group("x"), repeat="* * * * *", overlap="allow")
     five = [f"{NOON - MINUTE * back:%d %H:%M}" for back in (4, 3, 2, 1, 0)]
     assert times(of, NOON) == five
     assert times(make(group("x")), NOON) == [f"{NOON:%d} 12:00"]
+
+
+@pytest.mark.parametrize("overlap", ["skip", "queue"])
+def test_where_occurrences_must_not_overlap_only_the_last_is_wanted(overlap: str) -> None:
+    """Several would run at the same time."""
+    of = make(group("x"), repeat="* * * * *", overlap=overlap)
+    assert times(of, NOON) == [f"{NOON:%d} 12:00"]
+
+
+def test_one_that_waits_for_an_earlier_one_is_wanted_for_longer_than_one_that_was_missed() -> None:
+    hourly = make(group("x"), overlap="queue", missed="skip")
+    assert times(hourly, NOON + MINUTE * 40) == [f"{NOON:%d} 12:00"]
+
+
+def test_the_agents_decide_where_the_time_is_that_of_their_clock() -> None:
+    """The occurrences are sent hours before they are due."""
+    for overlap, told in (("skip", "skip"), ("queue", "queue"), ("allow", None)):
+        of = make(group("x"), overlap=overlap, zone=None)
+        assert Occurrence(of, NOON.replace(tzinfo=None)).job().overlap == told
 
 
 def test_the_first_is_the_first_after_the_schedule_was_added() -> None:
