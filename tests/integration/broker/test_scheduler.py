@@ -569,7 +569,8 @@ async def test_an_agent_lets_no_occurrences_overlap(
     await until_state(dispatcher, first, State.STARTED)
     for job in (second, third):
         await dispatcher.dispatch(job)
-    skipped = final(await follow(dispatcher, second))
+    async with asyncio.timeout(LIMIT):
+        skipped = final(await follow(dispatcher, second))
     assert skipped.state is State.CANCELLED
     reasons = {
         "skip": f"skipped: {first.id} still ran",
