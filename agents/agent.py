@@ -189,7 +189,9 @@ class Agent:
                 ]
                 workers = tasks.create_task(self._workers.run(self._settings.concurrency))
                 paused = self._pause.paused or None
-                _log.info("agent.started", groups=facts.groups(self._settings), paused=paused)
+                _log.info(
+                    "agent.started", groups=facts.groups_with_facts(self._settings), paused=paused
+                )
                 await self._stopping.wait()
                 _log.info("agent.stopping", running=self._executor.count)
                 self._session.stop_intake()

@@ -34,10 +34,10 @@ _MAY_BE_IGNORED = (signal.SIGINT, signal.SIGHUP)
 def main() -> None:
     """Run the program."""
     prepare_streams()
-    sys.exit(command(sys.argv[1:]))
+    sys.exit(run_pcm_agent(sys.argv[1:]))
 
 
-def command(words: Sequence[str]) -> int:
+def run_pcm_agent(words: Sequence[str]) -> int:
     """Run a command line; return its exit status."""
     arguments = _parser().parse_args(words)
     return run("pcm-agent", lambda: _run_command(arguments))
@@ -107,7 +107,7 @@ def _open_window(arguments: argparse.Namespace, settings: "AgentSettings") -> in
     window_options = _window_options(arguments, settings)
     if arguments.web:
         _check_extra()
-        asyncio.run(start.serve(window_options))
+        asyncio.run(start.serve_windows(window_options))
     elif _on_terminal() or "TEXTUAL_DRIVER" in os.environ:  # set in the process of a web page
         asyncio.run(start.open_window(window_options))
     else:
@@ -304,7 +304,7 @@ def _parser() -> Parser:
 
 
 def _address(text: str) -> "Address":
-    from agents.window.address import parse
+    from agents.window.address import parse_address
 
     with argument_errors():
-        return parse(text)
+        return parse_address(text)

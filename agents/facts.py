@@ -11,7 +11,7 @@ from schemas.times import find_zone
 
 
 @cache
-def gather() -> Facts:
+def gather_facts() -> Facts:
     """Return the facts; they are gathered once per process."""
     return Facts(
         os=platforms.system(),
@@ -22,12 +22,12 @@ def gather() -> Facts:
     )
 
 
-def groups(settings: AgentSettings) -> tuple[str, ...]:
+def groups_with_facts(settings: AgentSettings) -> tuple[str, ...]:
     """Return the groups of the queue's bindings: those of the settings and those from the facts.
 
     The bindings of an enrolled agent are made at the enrolment.
     """
-    return settings.groups if settings.enrolled else settings.groups + gather().groups
+    return settings.groups if settings.enrolled else settings.groups + gather_facts().groups
 
 
 def zone() -> str:

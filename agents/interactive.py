@@ -12,7 +12,7 @@ from agents.jobs.host import this_host
 from agents.settings import AgentSettings
 from agents.store.transaction import Transaction
 from agents.user import control, handover, views
-from agents.user.control import Answer, text_of
+from agents.user.control import Answer, text_field
 from agents.user.recent_jobs import MAX_ROWS, RecentJobs
 from agents.user.reminders import Reminders
 from agents.user.user_actions import UserActions
@@ -63,7 +63,7 @@ class InteractiveAgent(Agent):
         self._recent.fill(await self._ledger.commit(_recently_ended))
         self.changes.notify()
         async with asyncio.TaskGroup() as tasks:
-            tasks.create_task(control.serve(self.directory, self._answer))
+            tasks.create_task(control.serve_control_socket(self.directory, self._answer))
             tasks.create_task(self._reminders.run())
             tasks.create_task(self._publish_standings())
             accept = partial(self._inbox.accept_handed_over, objection=self._sealing.objection)
@@ -98,7 +98,7 @@ class InteractiveAgent(Agent):
             case {"do": "watch"}:
                 return self._views.watch()
             case {"do": "output"}:
-                return await self._views.output(text_of(request, "job"))
+                return await self._views.output(text_field(request, "job"))
         answer = self._actions.make(request)
         # The change is on the disk before the answer; a full disk delays it up to the limit.
         with suppress(TimeoutError):

@@ -35,6 +35,6 @@ def zone_file() -> Path:
     return LOCAL_ZONE if name is None else ZONES / name.removeprefix(":")
 
 
-def names() -> frozenset[str]:
+def platform_names() -> frozenset[str]:
     """Return this machine's platforms, such as linux and linux/x86_64."""
     return frozenset({system(), f"{system()}/{machine()}"})

@@ -88,7 +88,7 @@ async def _dispatched(settings: DispatcherSettings, count: int) -> float:
         asyncio.timeout(_LIMIT),
         Dispatcher.connect(settings) as dispatcher,
         connect(settings, "bench") as link,
-        stream.read(link, "last") as entries,
+        stream.read_stream(link, "last") as entries,
     ):
         began = time.perf_counter()
         await dispatcher.dispatch(job)

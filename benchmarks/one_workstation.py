@@ -144,7 +144,7 @@ async def all_ended(link: AbstractConnection, jobs: list[Job]) -> None:
     """Read the stream until each job has its final report."""
     waiting = {job.id for job in jobs}
     since = min(job.created_at for job in jobs) - timedelta(seconds=1)
-    async with stream.read(link, since) as entries:
+    async with stream.read_stream(link, since) as entries:
         while waiting:
             for record in (await anext(entries)).records():
                 if isinstance(record, Report) and record.state.final:

@@ -240,7 +240,7 @@ async def _reported(link: AbstractConnection, job: Job, size: int) -> _Reported:
     first, count = 0, 0
     # Reading starts after the dispatch, so that it does not slow it down.
     since = job.created_at - timedelta(seconds=1)
-    async with stream.read(link, since, _PREFETCH) as entries:
+    async with stream.read_stream(link, since, _PREFETCH) as entries:
         while any(missing.values()):
             for entry in await entries.batch(_PREFETCH):
                 for record in entry.of_job(job.id):

@@ -92,7 +92,7 @@ def workplace() -> Iterator[tuple[Node, Workstation, AgentProcess]]:
 
 async def reading(link: AbstractConnection, seen: JobTimes, since: datetime) -> None:
     """Record reports until cancelled."""
-    async with stream.read(link, since) as entries:
+    async with stream.read_stream(link, since) as entries:
         async for entry in entries:
             for record in entry.records():
                 if isinstance(record, Report):

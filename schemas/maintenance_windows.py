@@ -94,7 +94,7 @@ def forget_local_windows() -> None:
 NO_WINDOWS = Windows()
 
 
-def parse(text: str) -> Windows:
+def parse_windows(text: str) -> Windows:
     """Parse comma-separated windows; no text means no windows.
 
     Raises:
@@ -134,7 +134,7 @@ def _minutes(clock: str, text: str) -> int:
 
 
 def _validate(value: Any) -> Windows:
-    return value if isinstance(value, Windows) else parse(str(value))
+    return value if isinstance(value, Windows) else parse_windows(str(value))
 
 
 WindowsSetting = Annotated[Windows, PlainValidator(_validate)]

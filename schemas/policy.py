@@ -265,7 +265,7 @@ Rules = ServiceRules | InteractiveRules
 """The policy of an agent of either kind."""
 
 
-def order(status: JobStatus) -> tuple[float, float, str]:
+def due_order(status: JobStatus) -> tuple[float, float, str]:
     """Return the sort key of due jobs: the mandatory time first."""
     at = status.offer_at if status.mandatory_at is None else status.mandatory_at
     return (at, status.received_at, status.job.id)
@@ -278,7 +278,7 @@ def _ending(status: JobStatus, host: Host, now: float) -> Next | None:
     if reason := host.not_applicable_reason(status.job, now):
         return Next(Step.CLOSE, 0, State.NOT_APPLICABLE, reason)
     if status.expires_at < NEVER:
-        return Next(Step.CLOSE, status.expires_at, State.EXPIRED, "nobody ran it in time")
+        return Next(Step.CLOSE, status.expires_at, State.EXPIRED, "it was not started in time")
     return None
 
 

@@ -46,7 +46,7 @@ def decision(state_dir: Path, job_id: str) -> ClaimRecord | None:
             return None  # not readable now; an agent that decides will try to open it again
         return _UNREADABLE
     try:
-        return read(file, state_dir)
+        return read_claim(file, state_dir)
     finally:
         os.close(file)
 
@@ -75,7 +75,7 @@ def overwrite(file: int, decision: ClaimRecord) -> None:
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
 
-def read(file: int, state_dir: Path) -> ClaimRecord | None:
+def read_claim(file: int, state_dir: Path) -> ClaimRecord | None:
     """Return the decision in a claim file; None if it is empty."""
     text = os.pread(file, READ_LIMIT, 0)
     if not text:

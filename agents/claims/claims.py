@@ -29,7 +29,7 @@ from agents.claims.claim_file import (
     check_regular,
     decision,
     overwrite,
-    read,
+    read_claim,
 )
 from agents.claims.standings import PREFIX
 from agents.store.state_folder import claims_directory, set_aside, shared_directory, sync_directory
@@ -309,4 +309,4 @@ class Claims:
             return file
 
     def _read(self, file: int) -> ClaimRecord | None:
-        return read(file, self._directory.parent)
+        return read_claim(file, self._directory.parent)

@@ -146,7 +146,7 @@ class LiveOutput:
         self._begin = self._end
 
 
-async def follow(live: LiveOutput) -> Stream:
+async def follow_live_output(live: LiveOutput) -> Stream:
     """Yield the output of a command, from the oldest kept byte to its end."""
     decoders = _decoders()
     end = 0

@@ -12,7 +12,7 @@ from pathlib import Path
 from agents.execution.command_run import CommandRun, LeftRunning, Outcome
 from agents.execution.environment import command_environment
 from agents.execution.live_output import LiveOutput
-from agents.execution.processes.orphans import OrphanedProcess, find
+from agents.execution.processes.orphans import OrphanedProcess, find_orphans
 from agents.execution.sealing import CannotOpen, Sealing
 from agents.execution.spawn import CannotStart, owners_of
 from agents.execution.spool import is_spooled, spooled
@@ -196,7 +196,7 @@ class Executor:
             try:
                 owners = owners_of(record.job.command)
                 name = self._identity.workstation_of(record.job.id)
-                search = partial(find, name, record.job.id, record.process)
+                search = partial(find_orphans, name, record.job.id, record.process)
                 return await asyncio.to_thread(search, owners)
             except (OSError, RuntimeError) as problem:
                 if not is_logged:

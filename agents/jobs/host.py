@@ -10,10 +10,10 @@ from schemas.policy import Host
 
 def targets(settings: AgentSettings) -> frozenset[Target]:
     """Return all targets that include this workstation."""
-    groups = map(group, (*settings.groups, *facts.gather().groups))
+    groups = map(group, (*settings.groups, *facts.gather_facts().groups))
     return frozenset({everyone, workstation(settings.workstation), *groups})
 
 
 def this_host(settings: AgentSettings) -> Host:
     """Return this workstation as the policy sees it."""
-    return Host(platforms.names(), targets(settings), settings.windows, os.geteuid() == 0)
+    return Host(platforms.platform_names(), targets(settings), settings.windows, os.geteuid() == 0)

@@ -17,7 +17,7 @@ from agents.store.transaction import JobRecord
 from agents.tasks import BackgroundTasks
 from broker.log import get_logger
 from schemas import Context, State
-from schemas.policy import AFTER_SLEEP, Next, Rules, Step, order
+from schemas.policy import AFTER_SLEEP, Next, Rules, Step, due_order
 from schemas.times import NEVER
 
 if TYPE_CHECKING:
@@ -177,7 +177,7 @@ class Scheduler:
                 self._claims.yield_to_holder(record)
         elif following.step is Step.RUN:
             self._open_jobs.mark_busy(job_id)
-            self.ready.put_nowait((order(record), job_id))
+            self.ready.put_nowait((due_order(record), job_id))
         else:
             self._open_jobs.mark_busy(job_id)
             self._tasks.start(self.close(record, following))

@@ -33,7 +33,7 @@ from broker.amqp.connection import (
     blocked,
     connect,
     map_errors,
-    watch,
+    raise_when_lost,
 )
 from broker.amqp.publisher import Publisher
 from broker.amqp.timeouts import timeout
@@ -161,7 +161,7 @@ class BrokerSession:
                 is_consuming.set()
 
             async with asyncio.TaskGroup() as tasks:
-                tasks.create_task(watch(connection))
+                tasks.create_task(raise_when_lost(connection))
                 await self._recovery.recover(connection, publisher)
                 tasks.create_task(self._inbox.run(connection, publisher, self._stopping, consuming))
                 tasks.create_task(self._watch_consumer(connection))
@@ -176,7 +176,7 @@ class BrokerSession:
             self._identity.kind,
             settings.workstation,
             self._identity.user,
-            facts.groups(settings),
+            facts.groups_with_facts(settings),
             settings.queue_type,
             int(settings.queue_expires.total_seconds() * 1000),
         )

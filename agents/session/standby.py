@@ -22,7 +22,7 @@ from broker.amqp.connection import (
     heartbeat_of,
     local_address_of,
     map_errors,
-    watch,
+    raise_when_lost,
 )
 from broker.amqp.publisher import Publisher
 from broker.amqp.timeouts import timeout
@@ -71,7 +71,7 @@ class Standby:
         """
         async with asyncio.TaskGroup() as tasks:
             others = [tasks.create_task(self._outbox.run(publisher))]
-            others.append(tasks.create_task(watch(connection)))
+            others.append(tasks.create_task(raise_when_lost(connection)))
             if not await self._wait(connection, _STALE_POLL, _stale_limit(connection)):
                 self._log(connection)
                 taken()

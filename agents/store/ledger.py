@@ -16,7 +16,7 @@ from typing import Any, TypeVar
 from agents.store.repair import is_damage, open_ledger
 from agents.store.state_folder import StateError
 from agents.store.threads import ThreadPool
-from agents.store.transaction import JobRecord, LedgerMetadata, Transaction, read_records
+from agents.store.transaction import JobRecord, LedgerMetadata, Transaction, select_job_records
 from broker.log import get_logger
 
 _T = TypeVar("_T")
@@ -181,13 +181,15 @@ def _resolve(changes: list[_PendingChange], results: list[Any]) -> None:
             pending.future.set_result(result)
 
 
-def read(path: Path) -> list[JobRecord]:
+def read_ledger(path: Path) -> list[JobRecord]:
     """Return all jobs of a ledger that another process may be writing.
 
     Raises:
         StateError: it cannot be read.
     """
-    return _read(path, lambda database: list(read_records(database, "ORDER BY received_at, id")))
+    return _read(
+        path, lambda database: list(select_job_records(database, "ORDER BY received_at, id"))
+    )
 
 
 def read_metadata(path: Path) -> LedgerMetadata:

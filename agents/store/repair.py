@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from agents.store.state_folder import StateError, sync_directory
-from agents.store.transaction import MIGRATIONS, SCHEMA_VERSION, Transaction, read_records
+from agents.store.transaction import MIGRATIONS, SCHEMA_VERSION, Transaction, select_job_records
 from broker.log import get_logger
 from schemas import InvalidMessage, Job, Pause, Report, State
 from schemas.errors import PcmError
@@ -110,7 +110,7 @@ def _check(database: sqlite3.Connection) -> None:
     if verdict != "ok":
         raise Damaged(str(verdict))
     try:
-        for _ in read_records(database, "WHERE open"):
+        for _ in select_job_records(database, "WHERE open"):
             pass
         for digest, body in database.execute("SELECT digest, body FROM jobs WHERE open"):
             if Job.read(body, tolerant=True).digest() != digest:

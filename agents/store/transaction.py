@@ -284,7 +284,7 @@ class Transaction:
 
     def open_records(self) -> list[JobRecord]:
         """Return the open jobs."""
-        return list(read_records(self._database, "WHERE open ORDER BY received_at, id"))
+        return list(select_job_records(self._database, "WHERE open ORDER BY received_at, id"))
 
     def recently_ended(self, limit: int) -> Iterator[JobRecord]:
         """Yield the last ended jobs that were shown to the user or ran, the newest first."""
@@ -304,7 +304,7 @@ class Transaction:
             ValueError: the record cannot be read.
         """
         return next(
-            read_records(self._database, "WHERE id = ? AND final IS NOT NULL", job_id), None
+            select_job_records(self._database, "WHERE id = ? AND final IS NOT NULL", job_id), None
         )
 
     def knows(self, job_id: str) -> bool:
@@ -447,7 +447,9 @@ def superseded_by(job_id: str) -> str:
     return f"superseded by {job_id}"
 
 
-def read_records(database: sqlite3.Connection, where: str, *values: object) -> Iterator[JobRecord]:
+def select_job_records(
+    database: sqlite3.Connection, where: str, *values: object
+) -> Iterator[JobRecord]:
     """Yield job records; `where` is the end of the query.
 
     Raises:

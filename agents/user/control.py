@@ -37,7 +37,7 @@ class RequestRejected(PcmError):
     """The agent rejects a request; the text says why."""
 
 
-async def serve(
+async def serve_control_socket(
     directory: Path,
     answer: Callable[[Request], Awaitable[Answer]],
     name: str = CONTROL_SOCKET,
@@ -193,7 +193,7 @@ async def _stream(
         task.result()
 
 
-def text_of(request: Request, name: str) -> str:
+def text_field(request: Request, name: str) -> str:
     """Return a text field of a request.
 
     Raises:

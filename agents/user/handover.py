@@ -25,7 +25,7 @@ from agents.user import control
 from agents.user.control import RequestRejected, Stream
 from broker.log import get_logger
 from schemas import Context, State
-from schemas.policy import order
+from schemas.policy import due_order
 
 _log = get_logger()
 _SOCKET = "jobs.sock"
@@ -57,7 +57,9 @@ class ForegroundJobs:
         """Serve users' agents until cancelled."""
         while True:
             try:
-                await control.serve(self._state_dir, self._answer, _SOCKET, _CONNECTIONS)
+                await control.serve_control_socket(
+                    self._state_dir, self._answer, _SOCKET, _CONNECTIONS
+                )
             except OSError as error:  # such as another user's file in the place of the socket
                 _log.warning("handover.failed", reason=str(error))
             await asyncio.sleep(_RETRY)
@@ -73,7 +75,7 @@ class ForegroundJobs:
             number = self._changes.number
             waiting = {r.job.id: r for r in self._open_jobs.all() if _can_be_handed_over(r)}
             new = [record for job_id, record in waiting.items() if job_id not in sent]
-            for record in sorted(new, key=order):
+            for record in sorted(new, key=due_order):
                 if original := await self._original(record.job.id):
                     yield {"job": original.body.decode(), "signatures": original.signatures}
             sent = set(waiting)

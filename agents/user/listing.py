@@ -17,8 +17,8 @@ from broker.amqp.topology import AgentKind, agent_of_word, agent_word
 from broker.cli.table import Cell, Column, lines
 from broker.cli.time_formats import age, local
 from schemas import Pause, State
-from schemas.maintenance_windows import parse
-from schemas.policy import Host, InteractiveRules, Rules, ServiceRules, order
+from schemas.maintenance_windows import parse_windows
+from schemas.policy import Host, InteractiveRules, Rules, ServiceRules, due_order
 from schemas.times import NEVER
 
 Row = dict[str, Any]
@@ -71,7 +71,7 @@ def pending(state_dir: Path) -> list[Row]:
             "command": str(record.job.command),
             "run_as": record.job.command.run_as,
         }
-        for record, agent in sorted(found, key=lambda pair: (order(pair[0]), pair[1]))
+        for record, agent in sorted(found, key=lambda pair: (due_order(pair[0]), pair[1]))
     ]
 
 
@@ -127,7 +127,11 @@ def show(what: str, rows: list[Row]) -> None:
 
 def _records(state_dir: Path) -> list[tuple[str, JobRecord]]:
     """Return the records of all readable ledgers, each with its agent's name."""
-    return [(_agent(path), record) for path in _ledgers(state_dir) for record in ledger.read(path)]
+    return [
+        (_agent(path), record)
+        for path in _ledgers(state_dir)
+        for record in ledger.read_ledger(path)
+    ]
 
 
 def _metadata(state_dir: Path) -> dict[str, LedgerMetadata]:
@@ -167,7 +171,10 @@ def _starts_at(agent: str, record: JobRecord, metadata: LedgerMetadata) -> float
     """Return when an agent starts a job by itself; None if it does not, or starts it now."""
     if metadata.paused or record.state is State.STARTED:
         return None
-    now, host = time.time(), Host(platforms.names(), windows=parse(metadata.windows))
+    now, host = (
+        time.time(),
+        Host(platforms.platform_names(), windows=parse_windows(metadata.windows)),
+    )
     rules: Rules = (
         ServiceRules(host, metadata.takeover_grace)
         if agent == AgentKind.SERVICE

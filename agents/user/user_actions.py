@@ -13,7 +13,7 @@ from agents.jobs.open_jobs import OpenJobs
 from agents.jobs.pause import PauseState
 from agents.jobs.scheduler import Scheduler
 from agents.store.transaction import JobRecord
-from agents.user.control import RequestRejected, read_reason, text_of
+from agents.user.control import RequestRejected, read_reason, text_field
 from agents.user.reminders import Reminders
 from schemas import Requirement, State
 from schemas.policy import InteractiveRules
@@ -52,8 +52,8 @@ class UserActions:
         Raises:
             RequestRejected: the action is not possible.
         """
-        job_id = text_of(request, "job")
-        match text_of(request, "do"):
+        job_id = text_field(request, "job")
+        match text_field(request, "do"):
             case "run":
                 return self.run_now(self._offered(job_id))
             case "postpone":
@@ -199,7 +199,7 @@ def _find(job_id: str, entries: Iterable[JobRecord], predicate: str) -> JobRecor
 
 def _moment(request: dict[str, Any], name: str) -> float:
     try:
-        moment = datetime.fromisoformat(text_of(request, name))
+        moment = datetime.fromisoformat(text_field(request, name))
     except ValueError as error:
         raise RequestRejected(f"--{name}: must be a time such as 2026-11-30T09:00+00:00") from error
     if moment.tzinfo is None:

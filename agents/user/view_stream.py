@@ -47,7 +47,7 @@ class ViewStream:
         while True:
             began = time.monotonic()
             number, service = self._changes.number, service_liveness.is_up(self._state_dir)
-            snapshot = views.snapshot(self._view_input(service))
+            snapshot = views.build_snapshot(self._view_input(service))
             if snapshot != last | {"now": snapshot["now"]}:
                 last = snapshot
                 yield snapshot
@@ -73,7 +73,7 @@ class ViewStream:
         return _lines([*live_output.stored(entry.final.result), {"ended": views.ended(entry)}])
 
     async def _follow(self, job_id: str, live: live_output.LiveOutput) -> Stream:
-        async for line in live_output.follow(live):
+        async for line in live_output.follow_live_output(live):
             yield line
         yield {"ended": self._recent.find(job_id)}
 

@@ -8,7 +8,7 @@ from agents.identity import Identity
 from agents.session.broker_session import ConnectionState
 from agents.store.transaction import JobRecord
 from schemas import Job, Pause, Requirement, State
-from schemas.policy import InteractiveRules, order
+from schemas.policy import InteractiveRules, due_order
 from schemas.times import NEVER
 
 _OFFERS = frozenset({State.OFFERED, State.POSTPONED, State.DECLINED, State.ACCEPTED})
@@ -51,9 +51,9 @@ class ViewInput:
         return self.pause is not None and self.pause.paused
 
 
-def snapshot(view: ViewInput) -> Row:
+def build_snapshot(view: ViewInput) -> Row:
     """Return the snapshot as the window gets it."""
-    entries = sorted(view.entries, key=order)
+    entries = sorted(view.entries, key=due_order)
     return {
         "workstation": view.identity.workstation,
         "user": view.identity.user,

@@ -27,7 +27,7 @@ class Address:
             return False
 
 
-def parse(text: str) -> Address:
+def parse_address(text: str) -> Address:
     """Parse HOST:PORT; an IPv6 address is in brackets.
 
     Raises:

@@ -8,7 +8,7 @@ from contextlib import asynccontextmanager, suppress
 from pathlib import Path
 from typing import Any
 
-from agents.window.snapshot import Snapshot, parse
+from agents.window.snapshot import Snapshot, parse_snapshot
 from agents.window.texts import clean
 from broker.amqp.timeouts import timeout
 from schemas.errors import PcmError
@@ -69,7 +69,7 @@ class Client:
             with suppress(AgentUnavailable, OSError, ValueError, KeyError):
                 async for lines in self._stream({"do": "watch"}):
                     delay = _FIRST_DELAY
-                    yield parse(lines[-1])  # the newest of those received together
+                    yield parse_snapshot(lines[-1])  # the newest of those received together
             yield None
             await asyncio.sleep(delay)
             delay = min(2 * delay, _MAX_DELAY)

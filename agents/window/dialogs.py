@@ -15,9 +15,9 @@ from textual.widgets.option_list import Option
 
 from agents.window import model
 from agents.window.client import Client
-from agents.window.output import OutputView, follow
+from agents.window.output import OutputView, show_output
 from agents.window.snapshot import EndedJob, Offer, Snapshot
-from agents.window.times import clock, parse
+from agents.window.times import clock, parse_time
 
 _T = TypeVar("_T")
 _CLOSING_DELAY = 3.0
@@ -196,7 +196,7 @@ class TimeDialog(OfferDialog[float]):
     def on_input_submitted(self, event: Input.Submitted) -> None:
         """Return the entered time, or show why it is invalid."""
         try:
-            until = parse(event.value, self._now)
+            until = parse_time(event.value, self._now)
             self._check(until)
         except ValueError as error:
             self.query_one("#error", Static).update(str(error))
@@ -275,7 +275,7 @@ class EndedDialog(Dialog[None]):
         view = self.query_one(OutputView)
         view.start("No output.")
         if self._job.duration is not None:
-            work = follow(view, self._client, self._job.job)
+            work = show_output(view, self._client, self._job.job)
             self.run_worker(work, exit_on_error=False)
 
     def on_button_pressed(self, _event: Button.Pressed) -> None:

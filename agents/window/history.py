@@ -80,7 +80,7 @@ class HistoryPane(Vertical):
             "at": cell(clock(job.at, self._now)),
             "name": cell(job.name),
             "sender": cell(job.sender),
-            "result": cell(model.result(job)),
+            "result": cell(model.format_result(job)),
             "duration": cell(duration(job.duration) if job.duration is not None else ""),
             "command": cell(job.command),
         }

@@ -202,10 +202,10 @@ def _running_row(job: RunningJob, now: float) -> RunRow:
 
 def _ended_row(job: EndedJob) -> RunRow:
     elapsed = duration(job.duration or 0)
-    return RunRow(job.job, job.name, elapsed, result(job), may_stop=False, is_running=False)
+    return RunRow(job.job, job.name, elapsed, format_result(job), may_stop=False, is_running=False)
 
 
-def result(job: EndedJob) -> str:
+def format_result(job: EndedJob) -> str:
     """Return a sign and a text for how a job ended."""
     sign, text = _result(job)
     return f"{sign} {text}"
@@ -242,7 +242,7 @@ def search(history: tuple[EndedJob, ...], text: str) -> list[EndedJob]:
     words = text.casefold().split()
 
     def has_all(job: EndedJob) -> bool:
-        parts = (job.name, job.comment, job.sender, job.command, job.job, result(job))
+        parts = (job.name, job.comment, job.sender, job.command, job.job, format_result(job))
         job_text = " ".join(parts).casefold()
         return all(word in job_text for word in words)
 
@@ -293,7 +293,7 @@ def ended_facts(job: EndedJob, now: float) -> list[tuple[str, str]]:
     """Return the details of a job that ended, as pairs of a label and a value."""
     took = duration(job.duration) if job.duration is not None else "did not run"
     rows = [
-        ("Result", result(job)),
+        ("Result", format_result(job)),
         ("Reason", job.reason),
         ("When", clock(job.at, now)),
         ("Duration", took),

@@ -13,7 +13,7 @@ from textual.scroll_view import ScrollView
 from textual.strip import Strip
 
 from agents.window.client import Client
-from agents.window.model import result
+from agents.window.model import format_result
 from agents.window.snapshot import parse_ended
 from agents.window.texts import clean
 
@@ -171,7 +171,7 @@ class OutputView(ScrollView, can_focus=True):
         self.refresh()
 
 
-async def follow(view: OutputView, client: Client, job: str) -> None:
+async def show_output(view: OutputView, client: Client, job: str) -> None:
     """Show the output of a job's command until it ends."""
     async for lines in client.output(job):
         for line in lines:
@@ -184,6 +184,6 @@ def _show(view: OutputView, line: dict[str, Any]) -> None:
     elif "dropped" in line:
         view.note_dropped(line["dropped"])
     elif "ended" in line:
-        view.note(result(parse_ended(line["ended"])))
+        view.note(format_result(parse_ended(line["ended"])))
     elif "error" in line:
         view.note(clean(line["error"]))

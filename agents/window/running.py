@@ -9,7 +9,7 @@ from textual.widgets import Button, Static
 
 from agents.window.client import Client
 from agents.window.model import RunRow
-from agents.window.output import OutputView, follow
+from agents.window.output import OutputView, show_output
 from agents.window.table import Table, TableColumn, cell, set_text
 
 
@@ -71,7 +71,7 @@ class RunningPane(Vertical):
         view = self.query_one(OutputView)
         view.start("No output yet.")
         if job:
-            work = follow(view, self._client, job)
+            work = show_output(view, self._client, job)
             self.run_worker(work, group="output", exclusive=True, exit_on_error=False)
 
 

@@ -113,7 +113,7 @@ class Snapshot:
         return next((ended for ended in self.history if ended.job == job), None)
 
 
-def parse(line: dict[str, Any]) -> Snapshot:
+def parse_snapshot(line: dict[str, Any]) -> Snapshot:
     """Parse a snapshot from a line of the agent."""
     line = clean_all(line)
     paused = line.get("paused")

@@ -48,7 +48,7 @@ async def open_window(options: WindowOptions) -> None:
         watching.cancel()
 
 
-async def serve(options: WindowOptions) -> None:
+async def serve_windows(options: WindowOptions) -> None:
     """Serve windows on a running agent, until a signal is received.
 
     Raises:

@@ -45,7 +45,7 @@ def clock(at: float, now: float) -> str:
     return f"{moment:%d %b %Y}"
 
 
-def parse(text: str, now: float) -> float:
+def parse_time(text: str, now: float) -> float:
     """Parse a time such as 14:30, or a duration from now such as 45m or 2h.
 
     Raises:

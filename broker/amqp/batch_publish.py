@@ -70,7 +70,9 @@ class _Confirmation:
         self._on_answer()
 
 
-async def publish(channel: Channel, messages: Sequence[Outgoing]) -> list[BaseException | None]:
+async def publish_batch(
+    channel: Channel, messages: Sequence[Outgoing]
+) -> list[BaseException | None]:
     """Publish messages in order, and wait until the broker has answered for each.
 
     Returns:

@@ -230,7 +230,7 @@ async def _close(connection: AbstractConnection) -> None:
         await connection.close()
 
 
-async def watch(connection: AbstractConnection) -> None:
+async def raise_when_lost(connection: AbstractConnection) -> None:
     """Wait until a connection is lost.
 
     Raises:

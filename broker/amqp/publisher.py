@@ -183,7 +183,9 @@ class Publisher:
             Unreachable: a queue stores nothing, as a quorum queue without a majority of its nodes.
         """
         channel = await self._channel.get_underlay_channel()
-        publishing = asyncio.create_task(batch_publish.publish(cast("Channel", channel), messages))
+        publishing = asyncio.create_task(
+            batch_publish.publish_batch(cast("Channel", channel), messages)
+        )
         started = time.monotonic()
         try:
             while True:

@@ -54,12 +54,12 @@ def main() -> None:
     """Run the program."""
     gc.set_threshold(20_000)  # a command keeps most of its objects until it ends
     prepare_streams()
-    status = command(sys.argv[1:])
+    status = run_pcm(sys.argv[1:])
     gc.freeze()  # no collection at exit
     sys.exit(status)
 
 
-def command(words: Sequence[str]) -> int:
+def run_pcm(words: Sequence[str]) -> int:
     """Run a command line; return its exit status."""
     silence_amqp_libraries()
     if not words or words[0] not in COMMANDS:

@@ -160,7 +160,7 @@ async def _cancel(tasks: set[asyncio.Task[Any] | None]) -> None:
     await asyncio.gather(*running, return_exceptions=True)
 
 
-def result(future: "Future[_T]") -> _T:
+def wait_for_result(future: "Future[_T]") -> _T:
     """Wait for a call's result; cancel the call on an interrupt."""
     try:
         return future.result()

@@ -26,8 +26,8 @@ from broker.client.publishing import (
     BoundJob,
     check_sendable,
     check_size,
-    publish,
-    record,
+    publish_order,
+    record_in_stream,
     unbound_message,
     unbound_targets,
     without_unbound,
@@ -175,8 +175,8 @@ class Dispatcher:
             unbound = await unbound_targets(link.publisher, job)
             if len(unbound) == len(job.targets):
                 raise Unroutable(unbound_message(unbound))
-            await publish(link.publisher, job, job, expiration, partly=True, headers=headers)
-            await record(link.publisher, job, headers)
+            await publish_order(link.publisher, job, job, expiration, partly=True, headers=headers)
+            await record_in_stream(link.publisher, job, headers)
             return unbound
 
         async with self._jobs.lock(job):
@@ -206,7 +206,7 @@ class Dispatcher:
 
         check_size(plan)
         headers = self.sign(plan) if isinstance(plan, Rollout | Schedule | ScheduleRemoval) else {}
-        await self._reconnector.retry(lambda link: record(link.publisher, plan, headers))
+        await self._reconnector.retry(lambda link: record_in_stream(link.publisher, plan, headers))
 
     async def record_again(self, plan: "Plan", entry: StreamEntry) -> None:
         """Append a plan again from its entry, with the original signatures.
@@ -217,7 +217,9 @@ class Dispatcher:
         is_signed = bool(entry.signatures)
         headers: HeadersType = {HEADER: entry.signatures} if is_signed else {}
         body = entry.body if is_signed else plan.body()
-        await self._reconnector.retry(lambda link: record(link.publisher, plan, headers, body))
+        await self._reconnector.retry(
+            lambda link: record_in_stream(link.publisher, plan, headers, body)
+        )
 
     async def cancel(
         self,
@@ -243,8 +245,8 @@ class Dispatcher:
 
         async def send(link: DispatcherLink) -> None:
             cancelled = job or await find_job(link, job_id)
-            await record(link.publisher, cancellation, headers)
-            await publish(link.publisher, cancellation, cancelled, headers=headers)
+            await record_in_stream(link.publisher, cancellation, headers)
+            await publish_order(link.publisher, cancellation, cancelled, headers=headers)
 
         await self._reconnector.retry(send)
         return cancellation
@@ -271,7 +273,7 @@ class Dispatcher:
         while True:
             link, marker = await self._reconnector.retry(_append_end_marker)
             try:
-                async with stream.read(link.connection, start) as entries:
+                async with stream.read_stream(link.connection, start) as entries:
                     append_marker = partial(stream.append_end_marker, link.publisher)
                     async for entry in until_settled(
                         entries, progress, marker, append_marker, self._settle

@@ -37,7 +37,7 @@ class NotSendable(PcmError, ValueError):
     """A message cannot be sent: it is over the size limit, too old, or has expired."""
 
 
-async def record(
+async def record_in_stream(
     publisher: Publisher,
     asked: "Job | Cancellation | Plan",
     headers: HeadersType | None = None,
@@ -89,12 +89,12 @@ async def resend_job(
     if (expiration := _time_to_live(job)) is not None and expiration <= 0:
         raise NotSendable(f"it expired at {job.expiry}")
     # The stream may have no record of it; without one the job cannot be followed or cancelled.
-    await record(publisher, job, headers, body)
+    await record_in_stream(publisher, job, headers, body)
     resent = {**resend_header(), **(headers or {})}
-    await publish(publisher, job, job, expiration, body, headers=resent)
+    await publish_order(publisher, job, job, expiration, body, headers=resent)
 
 
-async def publish(
+async def publish_order(
     publisher: Publisher,
     record: Job | Cancellation,
     job: Job,

@@ -14,7 +14,13 @@ from broker.amqp.connection import Unroutable
 from broker.amqp.publisher import Publisher
 from broker.client.batch import Sent
 from broker.client.find_unroutable import find_unbound
-from broker.client.publishing import check_sendable, outgoing, record, record_key, unbound_message
+from broker.client.publishing import (
+    check_sendable,
+    outgoing,
+    record_in_stream,
+    record_key,
+    unbound_message,
+)
 from broker.client.reconnect import Reconnector
 from broker.client.retry_budget import RetryBudget
 from broker.signing.signer import signature_headers
@@ -153,7 +159,7 @@ class JobSender:
         for job in unsent:
             reason = unbound_message(job.targets)
             cancellation = Cancellation(job_id=job.id, reason=reason, unsent=True)
-            await record(publisher, cancellation, self._sign(cancellation))
+            await record_in_stream(publisher, cancellation, self._sign(cancellation))
         return [errors.get(one.job.id) for one in jobs]
 
 

@@ -6,7 +6,7 @@ from queue import SimpleQueue
 from types import TracebackType
 from typing import TYPE_CHECKING, Concatenate, ParamSpec, Self, TypeVar
 
-from broker.client.asyncio_thread import LoopQueue, LoopThread, result
+from broker.client.asyncio_thread import LoopQueue, LoopThread, wait_for_result
 from broker.client.batch import IN_FLIGHT, Sent, check_in_flight
 from broker.client.dispatcher import Dispatcher
 from broker.client.progress import Progress
@@ -77,7 +77,7 @@ class SyncDispatcher:
 
         def next_outcome() -> Sent:
             if (sent := outcomes.get()) is None:
-                result(sending)
+                wait_for_result(sending)
                 raise AssertionError("it ended before the last outcome")
             return sent
 
@@ -112,7 +112,7 @@ class SyncDispatcher:
         """Yield a job's reports until it has ended everywhere; see `Dispatcher.follow`."""
         reports = self._thread.resource.follow(job_id, progress)
         try:
-            while report := result(self._thread.submit(lambda: anext(reports, None))):
+            while report := wait_for_result(self._thread.submit(lambda: anext(reports, None))):
                 yield report
         finally:
             with suppress(RuntimeError):  # the dispatcher is closed
@@ -158,7 +158,7 @@ class SyncDispatcher:
 
     def _call(self, call: Callable[[Dispatcher], Awaitable[_T]]) -> _T:
         dispatcher = self._thread.resource
-        return result(self._thread.submit(lambda: call(dispatcher)))
+        return wait_for_result(self._thread.submit(lambda: call(dispatcher)))
 
 
 def send(job: Job, settings: DispatcherSettings | None = None) -> Job:

@@ -5,7 +5,7 @@ from collections.abc import Callable, Iterable
 from broker.doctor import local_files, logins, server
 from broker.doctor import topology as layout
 from broker.doctor.finding import Finding, Severity
-from broker.doctor.gather import DoctorSettings, gather
+from broker.doctor.gather import DoctorSettings, take_broker_snapshot
 from broker.doctor.snapshot import BrokerSnapshot
 from broker.settings import load
 
@@ -26,19 +26,19 @@ CHECKS: tuple[Check, ...] = (
     logins.agents_as_others,
     logins.topic_rows,
     logins.copies,
-    logins.names,
+    logins.names_with_special_characters,
     logins.default_exchange,
     logins.queues,
     logins.enrolled,
-    layout.missing,
+    layout.missing_entities,
     layout.exchanges,
-    layout.central_queues,
+    layout.central_queue_settings,
     layout.queue_types,
     layout.single_consumers,
     layout.listeners,
     layout.background,
     layout.bindings,
-    layout.groups,
+    layout.group_bindings,
     layout.dead_letter_exchanges,
     layout.dead_letters,
     layout.abandoned,
@@ -59,7 +59,7 @@ def diagnose(settings: DoctorSettings | None = None) -> list[Finding]:
         Unreachable: the broker is unreachable.
         BrokerError: it refuses.
     """
-    return examine(gather(settings or load(DoctorSettings)))
+    return examine(take_broker_snapshot(settings or load(DoctorSettings)))
 
 
 def examine(snapshot: BrokerSnapshot) -> list[Finding]:

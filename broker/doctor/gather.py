@@ -52,7 +52,7 @@ class DoctorSettings(HistorySettings, ManagementSettings):
     )
 
 
-def gather(settings: DoctorSettings) -> BrokerSnapshot:
+def take_broker_snapshot(settings: DoctorSettings) -> BrokerSnapshot:
     """Gather the data of the broker and of this machine.
 
     Raises:

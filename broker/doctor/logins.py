@@ -161,7 +161,7 @@ def _allows(login: Login, pattern: str, key: str) -> bool:
     return allows(pattern.replace("{username}", login.name), key)
 
 
-def names(snapshot: BrokerSnapshot) -> Iterator[Finding]:
+def names_with_special_characters(snapshot: BrokerSnapshot) -> Iterator[Finding]:
     """RabbitMQ does not escape a user's name in {username}: a dot matches any character."""
     for login in logins(snapshot):
         patterns = [row[word] for row in login.topics.values() for word in ("write", "read")]

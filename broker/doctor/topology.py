@@ -19,7 +19,7 @@ def groups_of(managed: ManagementData, queue: str) -> list[str]:
     return topology.groups_in(keys)
 
 
-def missing(snapshot: BrokerSnapshot) -> Iterator[Finding]:
+def missing_entities(snapshot: BrokerSnapshot) -> Iterator[Finding]:
     """All exchanges and central queues exist."""
     if snapshot.missing:
         text = f"missing: {named(snapshot.missing)}"
@@ -47,7 +47,7 @@ def exchanges(snapshot: BrokerSnapshot) -> Iterator[Finding]:
             yield Finding(Severity.UNSAFE, "topology", text, remedy)
 
 
-def central_queues(snapshot: BrokerSnapshot) -> Iterator[Finding]:
+def central_queue_settings(snapshot: BrokerSnapshot) -> Iterator[Finding]:
     """The central queues have their types and all their bindings."""
     managed = snapshot.managed
     if managed is None:
@@ -143,7 +143,7 @@ def bindings(snapshot: BrokerSnapshot) -> Iterator[Finding]:
         )
 
 
-def groups(snapshot: BrokerSnapshot) -> Iterator[Finding]:
+def group_bindings(snapshot: BrokerSnapshot) -> Iterator[Finding]:
     """An agent's queue is bound to the groups that its agent is in, by its last check-in."""
     known = {row.name: row for row in snapshot.fleet or () if row.service}
     for agent, keys in _keys_of_agents(snapshot):

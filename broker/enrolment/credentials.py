@@ -35,7 +35,7 @@ def urls_of(agent: AgentLogin, password: str, brokers: Sequence[str]) -> str:
     return ",".join(map(str, urls))
 
 
-def text_of(settings: dict[str, str]) -> str:
+def format_settings(settings: dict[str, str]) -> str:
     """Return settings as the text of a .env file, which systemd and Docker read, too."""
     return "".join(f"{name}={value}\n" for name, value in settings.items())
 

@@ -13,7 +13,7 @@ from broker.amqp.connection import BrokerError
 from broker.cli.command_line import CommandError, UsageError
 from broker.cli.session import as_command_error
 from broker.cli.targets import suggestions, workstation_targets
-from broker.enrolment.credentials import SecretFile, settings_of, text_of, urls_in
+from broker.enrolment.credentials import SecretFile, format_settings, settings_of, urls_in
 from broker.enrolment.workstation import NotEnrolled
 from broker.settings import BrokerSettings
 from schemas import explain
@@ -65,7 +65,7 @@ def delivered(
             deliveries.append(_Delivery(credentials, settings, path))
             if settings and path:
                 try:
-                    files.append(SecretFile(path, text_of(settings)))
+                    files.append(SecretFile(path, format_settings(settings)))
                 except OSError as error:
                     raise CommandError(f"--credentials: {path}: {error.strerror}") from error
 
@@ -146,7 +146,7 @@ def _print_one(delivery: _Delivery) -> None:
     if delivery.settings and delivery.path:
         print(f"{status}; its settings are in {delivery.path}")
     elif delivery.settings:
-        print(f"# {agent.login}\n{text_of(delivery.settings)}")
+        print(f"# {agent.login}\n{format_settings(delivery.settings)}")
     else:
         print(
             f"# {status}; its groups are PCM_GROUPS={','.join(groups)} now"

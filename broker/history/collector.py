@@ -67,7 +67,7 @@ async def first_offset(settings: HistorySettings) -> int:
     async with connect(settings, "pcm history") as connection:
         await stream.append_end_marker(await Publisher.open(connection))
         with map_errors(f"reading {topology.REPORTS}"):
-            async with stream.read(connection, None, 1) as entries, timeout(CALL_LIMIT):
+            async with stream.read_stream(connection, None, 1) as entries, timeout(CALL_LIMIT):
                 return (await anext(entries)).offset
 
 

@@ -63,7 +63,7 @@ def prepare(engine: Engine) -> None:
         HistoryError: the database cannot be used; nothing was changed.
     """
     # In a snapshot: another program may be migrating the tables.
-    with map_database_errors(engine), snapshot(engine) as connection:
+    with map_database_errors(engine), connect_snapshot(engine) as connection:
         if _check(connection) == SCHEMA_VERSION:
             return
     with map_database_errors(engine), engine.begin() as connection:
@@ -219,7 +219,7 @@ def _create(connection: Connection) -> None:
 
 
 @contextmanager
-def snapshot(engine: Engine) -> Iterator[Connection]:
+def connect_snapshot(engine: Engine) -> Iterator[Connection]:
     """Connect with a snapshot: all queries see the database as of one instant."""
     with engine.connect() as connection:
         if connection.dialect.name == "postgresql":

@@ -6,7 +6,7 @@ from contextlib import contextmanager
 from sqlalchemy import Connection, Engine
 
 from broker.amqp.connection import Unreachable
-from broker.history.engine import map_database_errors, open_history, snapshot
+from broker.history.engine import connect_snapshot, map_database_errors, open_history
 from broker.history.position import is_collected
 from broker.history.queries.jobs import JobQueries
 from broker.history.queries.workstations import Fleet
@@ -60,7 +60,7 @@ def query_history(engine: Engine) -> Iterator[History]:
     Raises:
         HistoryError: the database cannot be used.
     """
-    with map_database_errors(engine), snapshot(engine) as connection:
+    with map_database_errors(engine), connect_snapshot(engine) as connection:
         yield History(connection)
 
 

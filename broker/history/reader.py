@@ -65,7 +65,7 @@ class Reader:
             await self._database(_start_new_stream, position)
             raise Overtaken
         start = position.next_offset - 1 if position.next_offset else None
-        async with stream.read(self._publisher.connection, start, _PREFETCH) as entries:
+        async with stream.read_stream(self._publisher.connection, start, _PREFETCH) as entries:
             first: list[StreamEntry] = []
             if position.next_offset:
                 first = await self._check(position, await self._next(entries))
@@ -113,7 +113,7 @@ class Reader:
             if self._rejected_publisher is None:
                 self._rejected_publisher = await Publisher.open(self._publisher.connection)
             try:
-                await rejected.publish(self._rejected_publisher, rows, position.base)
+                await rejected.publish_rejected(self._rejected_publisher, rows, position.base)
             except Refused as error:  # reading needs no such permission
                 _log.warning("history.rejected_not_published", reason=str(error))
                 self._can_publish_rejected = False
@@ -122,7 +122,7 @@ class Reader:
 
     async def _reaches(self, offset: int) -> bool:
         """Whether the stream has an offset, or has ever had it; a new stream may not."""
-        async with stream.read(self._publisher.connection, "last") as entries:
+        async with stream.read_stream(self._publisher.connection, "last") as entries:
             while True:
                 entry = await self._next(entries)
                 if entry.offset >= offset:

@@ -10,9 +10,9 @@ from broker.cli.terminal import printable
 from broker.jobs.files.signed_file import (
     SignedAlready,
     add_signature,
-    job_of,
     load_signer,
     read_signed,
+    read_signed_job,
     write_signed,
 )
 from broker.jobs.saved import file_errors
@@ -42,7 +42,7 @@ def _run(arguments: argparse.Namespace) -> int:
         require_terminal("approve")
     with file_errors("", path):
         signed = _read(path)
-        job = job_of(path, signed)
+        job = read_signed_job(path, signed)
         try:
             approved = add_signature(signed, signer)
         except SignedAlready as error:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 from broker.cli.command_line import DONE, USAGE, Parser
 from broker.jobs.files.job_file import WrongJobFile, read_jobs
 from broker.jobs.files.problems import Problem
-from broker.jobs.files.signed_file import job_of, read_signed
+from broker.jobs.files.signed_file import read_signed, read_signed_job
 from schemas.text import counted
 
 if TYPE_CHECKING:
@@ -36,7 +36,7 @@ def _check(file: str, *, as_json: bool) -> int:
     try:
         # A pipe can be read only once.
         signed = read_signed(path) if (path := Path(file)).is_file() else None
-        jobs = [job_of(path, signed)] if signed else read_jobs(file)
+        jobs = [read_signed_job(path, signed)] if signed else read_jobs(file)
     except WrongJobFile as error:
         _print_errors(error, file, as_json=as_json)
     except OSError as error:

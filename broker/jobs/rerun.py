@@ -60,7 +60,7 @@ def add_to(commands: "argparse._SubParsersAction[Parser]") -> None:
 
 
 def _run(arguments: argparse.Namespace) -> int:
-    watch.check_options(arguments)
+    watch.check_watch_options(arguments)
     states = _states(arguments)
     with history_engine() as engine:
         new = _new_job(engine, arguments, states)
@@ -108,7 +108,7 @@ async def _send(dispatcher: "Dispatcher", new: "Job", arguments: argparse.Namesp
     _print_sent(new, as_json=arguments.json)
     if not arguments.wait:
         return DONE
-    return await watch.watch(
+    return await watch.watch_job(
         dispatcher, new.id, as_json=arguments.json, limit=arguments.give_up_after
     )
 

@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from schemas import Job, SignedJob
 
 
-def add_option(send: Parser) -> None:
+def add_save_option(send: Parser) -> None:
     """Add the option to `pcm send`."""
     send.add_argument(
         "--save", metavar="FILE", type=Path, help="send nothing; write the signed job for approval"
@@ -52,13 +52,13 @@ def read_from_option(arguments: argparse.Namespace) -> "SignedJob | None":
     return signed
 
 
-def job_of(arguments: argparse.Namespace, signed: "SignedJob") -> "Job":
+def load_signed_job(arguments: argparse.Namespace, signed: "SignedJob") -> "Job":
     """Return the job of `--file` that was signed."""
     from broker.jobs.files import signed_file
 
     path = Path(arguments.file)
     with file_errors("--file: ", path):
-        return signed_file.job_of(path, signed)
+        return signed_file.read_signed_job(path, signed)
 
 
 def save(jobs: "list[Job]", arguments: argparse.Namespace) -> int:

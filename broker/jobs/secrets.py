@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 _LIMIT = 1_000_000
 
 
-def add_option(parser: Parser) -> None:
+def add_secret_option(parser: Parser) -> None:
     """Add the option to a command."""
     parser.add_argument(
         "--secret",

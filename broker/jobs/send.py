@@ -44,21 +44,21 @@ def add_to(commands: "argparse._SubParsersAction[Parser]") -> None:
         usage="pcm send [OPTION]... -- COMMAND [ARG]...\n       pcm send --file FILE [OPTION]...",
         parents=[watch.options()],
     )
-    add_options(send)
+    add_job_options(send)
     add = send.add_argument
     add("--offer-at", metavar="T", help="invisible before (default: offered immediately)")
     add("--mandatory-at", metavar="T", help="runs then without consent (default: optional)")
     add("--expires-at", metavar="T", help="never starts after")
     add("--file", metavar="FILE", help="jobs as JSON, YAML or TOML; - for stdin")
     add("--wait", action="store_true", help="watch each job, as pcm watch does")
-    secrets.add_option(send)
-    saved.add_option(send)
+    secrets.add_secret_option(send)
+    saved.add_save_option(send)
     add("--dry-run", action="store_true", help="send nothing; show whom it would reach, and when")
-    waves.add_options(send)
+    waves.add_rollout_options(send)
     send.set_defaults(run=_send, takes_command=True)
 
 
-def add_options(parser: Parser) -> None:
+def add_job_options(parser: Parser) -> None:
     """Add the options for a job's command and targets, without its times."""
     add = parser.add_argument
     add(
@@ -92,9 +92,9 @@ def add_options(parser: Parser) -> None:
 
 
 def _send(arguments: argparse.Namespace) -> int:
-    in_waves = waves.check_options(arguments)
+    in_waves = waves.check_rollout_options(arguments)
     if not in_waves:
-        watch.check_options(arguments)
+        watch.check_watch_options(arguments)
     signed = saved.read_from_option(arguments)
     jobs = _jobs(arguments, signed)
     if arguments.save is not None:
@@ -123,7 +123,7 @@ def _send(arguments: argparse.Namespace) -> int:
         end = time.monotonic() + (arguments.give_up_after or 0)
         for job in sent:
             limit = arguments.give_up_after and end - time.monotonic()
-            watched = await watch.watch(dispatcher, job.id, as_json=arguments.json, limit=limit)
+            watched = await watch.watch_job(dispatcher, job.id, as_json=arguments.json, limit=limit)
             status = max(status, watched)
         return status
 
@@ -134,7 +134,7 @@ def _send(arguments: argparse.Namespace) -> int:
 def _jobs(arguments: argparse.Namespace, signed: "SignedJob | None") -> "list[Job]":
     if signed is not None:
         _check_file_alone(arguments)
-        return [saved.job_of(arguments, signed)]
+        return [saved.load_signed_job(arguments, signed)]
     jobs = [read_job(arguments)] if arguments.file is None else _from_file(arguments)
     if arguments.secret:
         return secrets.sealed(jobs, secrets.read_secrets(arguments.secret))

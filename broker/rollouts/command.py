@@ -98,11 +98,11 @@ def _list(arguments: argparse.Namespace) -> int:
 
 
 def _show(arguments: argparse.Namespace) -> int:
-    views.print_one(find(arguments.id), as_json=arguments.json)
+    views.print_one(load_rollout(arguments.id), as_json=arguments.json)
     return DONE
 
 
-def find(rollout_id: str) -> "RolloutProgress":
+def load_rollout(rollout_id: str) -> "RolloutProgress":
     """Return the progress of a rollout.
 
     Raises:
@@ -123,7 +123,7 @@ def exit_status(state: "RolloutState") -> int:
 
 
 def _resume(arguments: argparse.Namespace) -> int:
-    plan = find(arguments.id).plan
+    plan = load_rollout(arguments.id).plan
     print_state = views.StatePrinter(plan, as_json=arguments.json)
 
     async def work(dispatcher: "Dispatcher") -> int:
@@ -142,7 +142,7 @@ def _resume(arguments: argparse.Namespace) -> int:
 
 
 def _pause(arguments: argparse.Namespace) -> int:
-    plan = find(arguments.id).plan
+    plan = load_rollout(arguments.id).plan
 
     async def work(dispatcher: "Dispatcher") -> int:
         await pause_rollout(dispatcher, plan.id, arguments.reason)
@@ -166,7 +166,7 @@ def _abort(arguments: argparse.Namespace) -> int:
 
 def abort(rollout_id: str, reason: str, *, as_json: bool) -> int:
     """Abort a rollout, and print its state."""
-    plan = find(rollout_id).plan
+    plan = load_rollout(rollout_id).plan
     print_state = views.StatePrinter(plan, as_json=as_json)
 
     async def work(dispatcher: "Dispatcher") -> int:

@@ -11,7 +11,7 @@ LIMIT_HELP = "maximum number of failures: a count, or 5%% of the workstations se
 OPTIONS = ("waves", "max_failures", "pause", "wave_limit")
 
 
-def add_options(send: Parser) -> None:
+def add_rollout_options(send: Parser) -> None:
     """Add the options of a rollout to `pcm send`."""
     add = send.add_argument_group("in waves").add_argument
     add(
@@ -31,7 +31,7 @@ def add_options(send: Parser) -> None:
     )
 
 
-def check_options(arguments: argparse.Namespace) -> bool:
+def check_rollout_options(arguments: argparse.Namespace) -> bool:
     """Return whether `pcm send` is to send in waves.
 
     Raises:

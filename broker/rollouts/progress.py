@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, TypeVar
 
 from sqlalchemy import Connection, Engine, select
 
-from broker.history.engine import map_database_errors, snapshot
+from broker.history.engine import connect_snapshot, map_database_errors
 from broker.history.history import History
 from broker.history.queries.jobs import JobQueries
 from broker.history.schema import jobs, records
@@ -82,7 +82,7 @@ def find_plan(engine: Engine, rollout_id: str) -> Rollout:
     Raises:
         UnknownRollout: no rollout has this id, or several ids begin so.
     """
-    with map_database_errors(engine), snapshot(engine) as connection:
+    with map_database_errors(engine), connect_snapshot(engine) as connection:
         return _find_plan(_plans(connection), rollout_id)
 
 
@@ -113,7 +113,7 @@ def recorded_plan(engine: Engine, plan: Rollout) -> Recorded:
 
 def load_progress(engine: Engine, plan: Rollout) -> RolloutProgress:
     """Return the progress of a rollout as of now."""
-    with map_database_errors(engine), snapshot(engine) as connection:
+    with map_database_errors(engine), connect_snapshot(engine) as connection:
         return _load_progress(connection, plan, time.time())
 
 

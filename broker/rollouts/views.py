@@ -44,7 +44,11 @@ class StatePrinter:
 
     def __call__(self, state: "RolloutState") -> None:
         """Print the state if it has changed."""
-        text = json.dumps(as_json(self._plan, state)) if self._as_json else line(self._plan, state)
+        text = (
+            json.dumps(as_json(self._plan, state))
+            if self._as_json
+            else format_rollout_state(self._plan, state)
+        )
         if text != self._printed:
             self._printed = text
             print(text if self._as_json else printable(text), flush=True)
@@ -83,7 +87,7 @@ def as_json(plan: "Rollout", state: "RolloutState") -> dict[str, Any]:
     }
 
 
-def line(plan: "Rollout", state: "RolloutState") -> str:
+def format_rollout_state(plan: "Rollout", state: "RolloutState") -> str:
     """Return the state of a rollout in one line."""
     parts = [f"wave {state.wave} of {len(plan.waves)}" if state.wave else "nothing sent"]
     parts.append(_state(plan, state))
@@ -143,7 +147,7 @@ def print_one(progress: "RolloutProgress", *, as_json: bool) -> None:
         return
     print(printable(f"{plan.id}  {plan.job.title}"))
     print(printable(f"by {plan.sender}; failures: {state.failures}, max failures: {state.limit}"))
-    print(printable(line(plan, state)))
+    print(printable(format_rollout_state(plan, state)))
     rows, now = [], time.time()
     for number, names in enumerate(plan.waves, 1):
         tally = progress.tallies.get(number)

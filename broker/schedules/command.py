@@ -108,7 +108,7 @@ def _add_add_command(actions: "argparse._SubParsersAction[Parser]") -> None:
     add("--expires-after", metavar="D", help="never starts later than D after its time")
     add("--replace", action="store_true", help="replace the schedule of this name")
     add("--json", action="store_true", help="print JSON")
-    send.add_options(parser)
+    send.add_job_options(parser)
     parser.set_defaults(
         run=_add, takes_command=True, file=None, offer_at=None, mandatory_at=None, expires_at=None
     )
@@ -163,7 +163,7 @@ def _read(arguments: argparse.Namespace) -> "Schedule":
 
 def _remove(arguments: argparse.Namespace) -> int:
     with history_engine() as engine, query_history(engine) as history:
-        schedule = schedule_views.find(history, arguments.schedule)
+        schedule = schedule_views.load_schedule(history, arguments.schedule)
         under_way = occurrences_under_way(history, schedule)
 
     async def work(dispatcher: "Dispatcher") -> int:

@@ -12,7 +12,7 @@ from broker.history.history import History
 from broker.history.position import read_position
 from broker.history.queries.rows import JobRow
 from broker.history.schema import jobs, outcomes, records
-from broker.stream.entry import StreamEntry, read_records
+from broker.stream.entry import StreamEntry, parse_records
 from schemas import Schedule, ScheduleRemoval, State
 from schemas.errors import PcmError
 from schemas.orders.schedule import LEAD, Occurrence
@@ -189,7 +189,7 @@ def _schedule_records(connection: Connection) -> list[ScheduleRecord]:
             record, StreamEntry(row.offset, row.kind, "", row.body, signatures=row.signatures)
         )
         for row in connection.execute(query)
-        for record in read_records(row.kind, row.body)
+        for record in parse_records(row.kind, row.body)
         if isinstance(record, Schedule | ScheduleRemoval)
     ]
 

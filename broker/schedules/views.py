@@ -158,7 +158,7 @@ def _list(arguments: argparse.Namespace) -> int:
 
 def _show(arguments: argparse.Namespace) -> int:
     with history_engine() as engine, query_history(engine) as history:
-        schedule = find(history, arguments.schedule)
+        schedule = load_schedule(history, arguments.schedule)
         sent = _sent(history, schedule, _MAX_SENT)
     following = next_occurrences(schedule, _MAX_NEXT)
     if arguments.json:
@@ -203,7 +203,7 @@ def _next(arguments: argparse.Namespace) -> int:
         schedules = (
             list(list_schedules(history).values())
             if arguments.schedule is None
-            else [find(history, arguments.schedule)]
+            else [load_schedule(history, arguments.schedule)]
         )
     following = [
         occurrence
@@ -229,7 +229,7 @@ def _instant(occurrence: "Occurrence") -> str:
     return local(occurrence.instant.timestamp(), seconds=False)
 
 
-def find(history: "History", schedule: str) -> "Schedule":
+def load_schedule(history: "History", schedule: str) -> "Schedule":
     """Return the schedule of a name.
 
     Raises:

@@ -72,7 +72,7 @@ class EntryRejected(PcmError):
     """
 
 
-def read_records(kind: str, body: bytes) -> Iterator["Record"]:
+def parse_records(kind: str, body: bytes) -> Iterator["Record"]:
     """Yield the records of a body, one a line; skip lines that cannot be read."""
     return (record for record in _read_lines(kind, body) if record is not None)
 

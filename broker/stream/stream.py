@@ -25,7 +25,7 @@ _BATCH_BYTES = 8 * 1024 * 1024
 
 
 @asynccontextmanager
-async def read(
+async def read_stream(
     connection: AbstractConnection,
     start: int | datetime | Literal["last"] | None,
     prefetch: int = _PREFETCH,
@@ -168,7 +168,7 @@ async def read_all(
 ) -> AsyncGenerator[StreamEntry, None]:
     """Yield the entries that are in the stream now."""
     marker = await append_end_marker(publisher)
-    async with read(connection, start) as entries:
+    async with read_stream(connection, start) as entries:
         while True:
             with map_errors(f"reading {topology.REPORTS}"):
                 async with timeout(CALL_LIMIT):

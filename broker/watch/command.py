@@ -44,7 +44,7 @@ def options() -> Parser:
     return parser
 
 
-def check_options(arguments: argparse.Namespace) -> None:
+def check_watch_options(arguments: argparse.Namespace) -> None:
     """Check the options of a command that watches only with `--wait`.
 
     Raises:
@@ -74,7 +74,7 @@ def _run(arguments: argparse.Namespace) -> int:
     job = complete_id(arguments.job)
     try:
         return with_dispatcher(
-            lambda dispatcher: watch(
+            lambda dispatcher: watch_job(
                 dispatcher, job, as_json=arguments.json, limit=arguments.give_up_after
             )
         )
@@ -87,7 +87,7 @@ def _run(arguments: argparse.Namespace) -> int:
         return status
 
 
-async def watch(
+async def watch_job(
     dispatcher: "Dispatcher", job_id: str, *, as_json: bool, limit: float | None
 ) -> int:
     """Follow a job until it has ended, or for `limit` seconds.
@@ -139,7 +139,7 @@ def _add(report: "Report", tally: "WatchTally", view: "View | None", *, as_json:
         view.print(failure)
 
 
-def line(report: "Report") -> str:
+def format_report(report: "Report") -> str:
     """Format a report in one line."""
     parts = [f"{report.workstation:<16} {report.state:<14} {report.agent:<16}"]
     if result := report.result:
@@ -160,7 +160,7 @@ def line(report: "Report") -> str:
 def text(report: "Report") -> str:
     """Format a report; the output of a command follows in lines of its own, if it is several."""
     output = _output(report)
-    return "\n".join((line(report), *(f"{_INDENT}{row}".rstrip() for row in output)))
+    return "\n".join((format_report(report), *(f"{_INDENT}{row}".rstrip() for row in output)))
 
 
 def _output(report: "Report") -> list[str]:

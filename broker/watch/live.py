@@ -12,7 +12,7 @@ from rich.text import Text
 
 from broker.cli.terminal import printable
 from broker.watch.background import in_background
-from broker.watch.missing import missing
+from broker.watch.missing import describe_unreported
 from broker.watch.tally import Failure, WatchTally
 from schemas import State
 from schemas.text import counted, listed
@@ -110,7 +110,7 @@ def _notes(tally: WatchTally, total: int) -> Iterator[str]:
         at = datetime.fromtimestamp(time.time() + seconds, UTC).astimezone()
         duration = duration_text(timedelta(seconds=int(seconds)))
         yield f"{rate:.1f} ends a second; done at {at:%H:%M:%S %Z}, in {duration}"
-    if tally.progress.caught_up.is_set() and (text := missing(tally)):
+    if tally.progress.caught_up.is_set() and (text := describe_unreported(tally)):
         yield f"waits for {text}"
     if tally.started:
         yield f"runs on {listed(tally.started, _MAX_NAMES)}"

@@ -24,11 +24,11 @@ async def _announce(tally: WatchTally) -> None:
     progress = tally.progress
     await progress.caught_up.wait()
     await asyncio.sleep(_DELAY)
-    if text := missing(tally):
+    if text := describe_unreported(tally):
         print(f"pcm: waiting for {text}; pcm workstations shows who is there", file=sys.stderr)
 
 
-def missing(tally: WatchTally) -> str:
+def describe_unreported(tally: WatchTally) -> str:
     """Return which workstations have not reported a job that is waited for; empty if none."""
     progress = tally.progress
     if progress.over or progress.ended:

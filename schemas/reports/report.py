@@ -287,7 +287,7 @@ class Reported(Protocol):
 _Reported = TypeVar("_Reported", bound=Reported)
 
 
-def order(report: Reported) -> tuple[int, float, int]:
+def report_order(report: Reported) -> tuple[int, float, int]:
     """Return the sort key of an agent's reports of a job: the greatest one counts.
 
     It orders the reports of all agents of a workstation, too, except between answers: see
@@ -297,7 +297,7 @@ def order(report: Reported) -> tuple[int, float, int]:
 
 
 def sort_key(state: str, timestamp: float, checksum: int) -> tuple[int, float, int]:
-    """Return the key of `order`."""
+    """Return the key of `report_order`."""
     rank, sign, tie = _SORTED[state]
     # With equal times, the result must not depend on the order in which reports are read.
     return (rank, sign * timestamp, tie + checksum)
@@ -327,13 +327,13 @@ def furthest(reports: Iterable[_Reported]) -> _Reported | None:
         if report.state == State.CONFLICT:
             continue
         known = own.get(report.agent)
-        if known is None or order(known) < order(report):
+        if known is None or report_order(known) < report_order(report):
             own[report.agent] = report
     return max(own.values(), key=_order_of_agents, default=None)
 
 
 def _order_of_agents(report: Reported) -> tuple[int, bool, float, int]:
-    rank, time, tie = order(report)
+    rank, time, tie = report_order(report)
     return (rank, report.state != State.DECLINED, time, tie)
 
 

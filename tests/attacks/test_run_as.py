@@ -19,7 +19,7 @@ from pydantic import ValidationError
 
 from agents.execution.command_run import CommandRun, Outcome
 from agents.execution.environment import command_environment
-from agents.execution.processes.orphans import find, process_identity
+from agents.execution.processes.orphans import find_orphans, process_identity
 from agents.execution.processes.process_tree import job_mark
 from agents.execution.spawn import CannotStart
 from broker import Dispatcher
@@ -206,10 +206,10 @@ def test_a_process_that_another_user_marks_as_a_jobs_is_not_taken_for_its_comman
     with other.doing(MARKED, mark, job_id):
         (impostor,) = with_argument(mark)
         try:
-            found = find("ws-1", job_id, "", {0})
+            found = find_orphans("ws-1", job_id, "", {0})
             assert (set(found.tree.processes()), found.process) == ({impostor}, None)
-            assert find("ws-1", job_id, "", {0, other.UID}).process == impostor
-            elsewhere = find("ws-2", job_id, "", {0, other.UID})
+            assert find_orphans("ws-1", job_id, "", {0, other.UID}).process == impostor
+            elsewhere = find_orphans("ws-2", job_id, "", {0, other.UID})
             assert (elsewhere.tree.processes(), elsewhere.process) == ({}, None)
         finally:
             os.kill(impostor, signal.SIGKILL)
@@ -236,7 +236,7 @@ def test_another_users_setuid_process_is_not_taken_for_a_jobs_command(
         status = Path(f"/proc/{impostor}/status")
         until_true(lambda: re.search(rf"Uid:\t{other.UID}\t0\t0\t0", status.read_text()))
         identity = f"{process_identity(os.getpid())}0" if recorded else ""
-        found = find("ws-1", job_id, identity, {0})
+        found = find_orphans("ws-1", job_id, identity, {0})
         assert (set(found.tree.processes()), found.process) == ({impostor}, None)
     finally:
         os.kill(impostor, signal.SIGKILL)

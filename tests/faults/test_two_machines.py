@@ -54,7 +54,10 @@ async def test_the_second_machine_receives_nothing_and_says_so(
             await _ran_on(ws, dispatcher, first)
         assert not second.events("job.received")
         machines = {}
-        async with connect(settings, "test") as connection, stream.read(connection, None) as seen:
+        async with (
+            connect(settings, "test") as connection,
+            stream.read_stream(connection, None) as seen,
+        ):
             async for entry in seen:
                 for record in entry.records():
                     if isinstance(record, CheckIn) and record.workstation == ws.name:

@@ -32,7 +32,7 @@ from agents.settings import AgentSettings
 from agents.store.repair import open_ledger
 from agents.store.transaction import JobRecord as Accepted
 from agents.store.transaction import Transaction
-from agents.user.control import RequestRejected, _read, read_reason, text_of
+from agents.user.control import RequestRejected, _read, read_reason, text_field
 from agents.user.user_actions import _moment
 from agents.window import address
 from broker import settings
@@ -319,8 +319,8 @@ def _moment_of(text: str) -> None:
 
 
 def _windows(text: str) -> None:
-    read = windows.parse(text)
-    assert windows.parse(str(read)) == read
+    read = windows.parse_windows(text)
+    assert windows.parse_windows(str(read)) == read
     assert read.start(NOW.timestamp(), 60.0, UTC) >= NOW.timestamp()
 
 
@@ -371,8 +371,8 @@ def _claim(data: bytes) -> None:
 def _request(data: bytes) -> None:
     request = _read(data)
     for read in (
-        lambda: text_of(request, "job"),
-        lambda: text_of(request, "do"),
+        lambda: text_field(request, "job"),
+        lambda: text_field(request, "do"),
         lambda: read_reason(request.get("reason", "")),
         lambda: _moment(request, "until"),
     ):
@@ -423,7 +423,7 @@ ENTRANCES = (
             ("waves", read_waves, (b"1,10%,50%,100%", b"3")),
             ("limit", check_limit, (b"5%", b"3")),
             ("signatures", _signatures, seeds.SIGNATURES),
-            ("address", address.parse, (b"localhost:8000", b"[::1]:80")),
+            ("address", address.parse_address, (b"localhost:8000", b"[::1]:80")),
         )
     ),
     Entrance("order", _order, seeds.ORDERS, (UnreadableMessage,)),

@@ -62,7 +62,7 @@ def run_bytes(
             timeout=LIMIT,
             check=False,
         )
-    command = pcm_cli.command if program == "pcm" else agent_cli.command
+    command = pcm_cli.run_pcm if program == "pcm" else agent_cli.run_pcm_agent
     status: list[int] = []
     with TemporaryFile() as stdin, TemporaryFile() as stdout, TemporaryFile() as stderr:
         stdin.write(given)

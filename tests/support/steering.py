@@ -55,5 +55,8 @@ class CheckIns:
 @asynccontextmanager
 async def check_ins(settings: DispatcherSettings, ws: Workstation) -> AsyncIterator[CheckIns]:
     """Listen to a workstation's check-ins, from the first that there is."""
-    async with connect(settings, "test") as connection, stream.read(connection, None) as entries:
+    async with (
+        connect(settings, "test") as connection,
+        stream.read_stream(connection, None) as entries,
+    ):
         yield CheckIns(entries, ws)

@@ -156,7 +156,7 @@ async def checked_in(
     async with (
         asyncio.timeout(LIMIT),
         connect(settings, "test") as connection,
-        stream.read(connection, None) as entries,
+        stream.read_stream(connection, None) as entries,
     ):
         async for entry in entries:
             for record in entry.records():

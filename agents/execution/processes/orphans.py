@@ -54,7 +54,9 @@ class OrphanedProcess:
             return None
 
 
-def find(workstation: str, job_id: str, identity: str, owners: Collection[int]) -> OrphanedProcess:
+def find_orphans(
+    workstation: str, job_id: str, identity: str, owners: Collection[int]
+) -> OrphanedProcess:
     """Return the remaining processes of a job's command.
 
     Args:

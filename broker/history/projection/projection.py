@@ -121,7 +121,7 @@ class Projection:
             try:
                 found = entry.read()
             except EntryRejected as error:
-                rejected.record(self._connection, entry, str(error))
+                rejected.record_rejected(self._connection, entry, str(error))
                 continue
             read.append((entry, found))
             count += len(found)
@@ -209,7 +209,7 @@ class Projection:
         if entry.offset not in self._rejected:
             self._rejected.add(entry.offset)
             text = f"{report.state} of {report.job_id} was reported: {reason}"
-            rejected.record(self._connection, entry._replace(body=report.body()), text)
+            rejected.record_rejected(self._connection, entry._replace(body=report.body()), text)
 
     # Orders of administrators
 

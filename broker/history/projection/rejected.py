@@ -28,7 +28,7 @@ _UNKNOWN = "unknown"
 _log = get_logger()
 
 
-def record(connection: Connection, entry: StreamEntry, reason: str) -> None:
+def record_rejected(connection: Connection, entry: StreamEntry, reason: str) -> None:
     """Record a rejected entry; a copy of a published one is not published again."""
     digest = entry.digest
     is_copy = select(
@@ -87,7 +87,9 @@ def delete_old(connection: Connection) -> None:
     )
 
 
-async def publish(publisher: Publisher, rows: Sequence[Row[tuple[object, ...]]], base: int) -> None:
+async def publish_rejected(
+    publisher: Publisher, rows: Sequence[Row[tuple[object, ...]]], base: int
+) -> None:
     """Publish rejected entries as dead letters, and append a record of that to the stream.
 
     Args:

@@ -18,8 +18,8 @@ from schemas.reports.report import (
     Rank,
     first_line,
     furthest,
-    order,
     report_checksum,
+    report_order,
     sort_key,
 )
 
@@ -112,14 +112,14 @@ class ReportWriter:
         counting: dict[tuple[str, str, str], _StoredReport] = {}
         for report in map(_StoredReport._make, self._reports):
             known = counting.get(report.key)
-            if known is None or order(known) < order(report):
+            if known is None or report_order(known) < report_order(report):
                 counting[report.key] = report
         keys = list(counting)
         for some in chunks(keys):
             of_key = tuple_(reports.c.job_id, reports.c.workstation, reports.c.id)
             for row in self._connection.execute(select(reports).where(of_key.in_(some))).all():
                 stored = _StoredReport(*row)
-                if order(stored) >= order(counting[stored.key]):
+                if report_order(stored) >= report_order(counting[stored.key]):
                     del counting[stored.key]
         changed = tuple(column.name for column in reports.columns if not column.primary_key)
         put_tuples(self._connection, reports, list(counting.values()), changed)

@@ -24,7 +24,7 @@ from sqlalchemy import (
 )
 
 from broker.history.chunks import chunks
-from broker.history.engine import map_database_errors, snapshot
+from broker.history.engine import connect_snapshot, map_database_errors
 from broker.history.projection.projection import QUEUED, UNREACHABLE
 from broker.history.queries.rollouts import rollout_row
 from broker.history.queries.rows import (
@@ -49,7 +49,7 @@ from broker.history.schema import (
     results,
     workstations,
 )
-from broker.stream.entry import read_records
+from broker.stream.entry import parse_records
 from schemas import Context, Job, Result, Rollout, State
 from schemas.text import listed
 
@@ -430,7 +430,7 @@ class JobQueries:
         return [
             record
             for body in self._connection.scalars(query.order_by(records.c.offset))
-            for record in read_records(kind, body)
+            for record in parse_records(kind, body)
         ]
 
     def gaps(self) -> list[str]:
@@ -483,5 +483,5 @@ def query_jobs(engine: Engine, now: float | None = None) -> Iterator[JobQueries]
     Raises:
         HistoryError: the database cannot be used.
     """
-    with map_database_errors(engine), snapshot(engine) as connection:
+    with map_database_errors(engine), connect_snapshot(engine) as connection:
         yield JobQueries(connection, now)

@@ -10,7 +10,7 @@ from typing import Any
 
 from sqlalchemy import Connection, Engine, Select, func, or_, select
 
-from broker.history.engine import map_database_errors, snapshot
+from broker.history.engine import connect_snapshot, map_database_errors
 from broker.history.projection.projection import QUEUED, addressed, addressed_but_revoked
 from broker.history.queries.jobs import REPORT_ALLOWANCE
 from broker.history.queries.machines import MachineRow, current, former_names, read_machines
@@ -240,5 +240,5 @@ def query_fleet(engine: Engine, now: float | None = None) -> Iterator[Fleet]:
     Raises:
         HistoryError: the database cannot be used.
     """
-    with map_database_errors(engine), snapshot(engine) as connection:
+    with map_database_errors(engine), connect_snapshot(engine) as connection:
         yield Fleet(connection, now)

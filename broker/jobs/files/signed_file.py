@@ -89,7 +89,7 @@ def read_signed(path: str | Path) -> SignedJob | None:
         raise WrongJobFile(str(path), [Problem(None, "", str(error))]) from error
 
 
-def job_of(path: Path, signed: SignedJob) -> Job:
+def read_signed_job(path: Path, signed: SignedJob) -> Job:
     """Return the job of a signed job's file.
 
     Raises:

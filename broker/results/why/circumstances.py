@@ -123,7 +123,7 @@ class Circumstances:
 
     def status_text(self, name: str) -> str:
         """Return an agent's status, as the end of a sentence."""
-        row, agent = self.agent(name), agent_name(name)
+        row, agent = self.agent(name), agent_phrase(name)
         if row is None:
             return f"{agent} has never checked in"
         match row.status(self.now):
@@ -225,7 +225,7 @@ def lost_text(c: Circumstances) -> str:
     )
 
 
-def agent_name(agent: str) -> str:
+def agent_phrase(agent: str) -> str:
     """Return an agent's name for people."""
     return "the service agent" if agent == SERVICE else f"{user_name(agent)}'s agent"
 

@@ -9,7 +9,7 @@ from broker.history.projection.projection import QUEUED
 from broker.history.queries.workstations import AgentRow
 from broker.results.why.circumstances import SERVICE, Circumstances, Time
 from schemas import Command, Job, State, everyone, group, workstation
-from schemas.maintenance_windows import NO_WINDOWS, Windows, parse
+from schemas.maintenance_windows import NO_WINDOWS, Windows, parse_windows
 from schemas.policy import (
     AFTER_SLEEP,
     Host,
@@ -143,7 +143,7 @@ def _windows(row: AgentRow | None) -> Windows | None:
     if row is None or not row.windows:
         return NO_WINDOWS
     with suppress(ValueError):  # from another version, or damaged
-        return parse(row.windows) if find_zone(row.zone) else None
+        return parse_windows(row.windows) if find_zone(row.zone) else None
     return None
 
 

@@ -7,7 +7,7 @@ from broker.results.why.circumstances import (
     SERVICE,
     Circumstances,
     Explanation,
-    agent_name,
+    agent_phrase,
     because,
     lost_text,
 )
@@ -54,7 +54,7 @@ def _cancelled(c: Circumstances, outcome: OutcomeRow) -> Explanation:
         f"it was cancelled by {cancellation.by} at {c.at(cancellation.at)}"
         f"{because(cancellation.reason)}, which {c.workstation} has not reported yet:"
         f" {c.status_text(agent)}",
-        f"it does not start; {agent_name(agent)} reports it as cancelled when it has received the"
+        f"it does not start; {agent_phrase(agent)} reports it as cancelled when it has received the"
         " cancellation",
     )
 

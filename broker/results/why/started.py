@@ -5,7 +5,7 @@ from broker.results.why.circumstances import (
     SERVICE,
     Circumstances,
     Explanation,
-    agent_name,
+    agent_phrase,
     because,
 )
 from schemas import State
@@ -14,7 +14,7 @@ from schemas.policy import MAX_STARTS
 
 def explain_started(c: Circumstances, outcome: OutcomeRow) -> Explanation:
     """Explain a job whose command was started."""
-    started, agent = outcome.at or c.now, agent_name(outcome.agent)
+    started, agent = outcome.at or c.now, agent_phrase(outcome.agent)
     why = f"{agent} has been running it since {c.at(started)}{because(outcome.reason, ', ')}"
     row = c.agent(outcome.agent)
     if row is not None and not c.is_connected(outcome.agent) and row.at >= started:
@@ -36,7 +36,7 @@ def explain_started(c: Circumstances, outcome: OutcomeRow) -> Explanation:
 
 def _agent_gone(c: Circumstances, outcome: OutcomeRow, since: float) -> Explanation:
     """Explain a started job whose agent is stopped or missing."""
-    agent = agent_name(outcome.agent)
+    agent = agent_phrase(outcome.agent)
     why = (
         f"{agent} started it at {c.at(outcome.at or c.now)}, and {c.status_text(outcome.agent)}:"
         " whether it still runs is not known"

@@ -11,7 +11,7 @@ from broker.results.why.circumstances import (
     SERVICE,
     Circumstances,
     Explanation,
-    agent_name,
+    agent_phrase,
     because,
     lost_text,
     user_name,
@@ -65,7 +65,7 @@ def why(history: History, job_id: str, workstation: str) -> Why:
         if wave is None and f"workstation:{workstation}" in row.targets.split():
             return Why(NOT_SENT, _NO_WAVE.format(workstation), _WAVE_COMES.format(row.id), None)
         row = wave or row
-    return explain(
+    return explain_state(
         Circumstances(
             job=row,
             body=queries.body(row.id),
@@ -88,7 +88,7 @@ def why(history: History, job_id: str, workstation: str) -> Why:
     )
 
 
-def explain(circumstances: Circumstances) -> Why:
+def explain_state(circumstances: Circumstances) -> Why:
     """Explain a job's state on a workstation, and what happens next."""
     outcome = circumstances.outcome
     state = NOT_ADDRESSED if outcome is None else outcome.state
@@ -205,8 +205,8 @@ def _ended_in_queue(c: Circumstances, outcome: OutcomeRow) -> Explanation:
 def _concluded(c: Circumstances, outcome: OutcomeRow) -> Explanation:
     """Explain a job that was received, and of whose end no agent has reported."""
     return Explanation(
-        f"{agent_name(outcome.agent)} received it, and has not reported its end since it expired at"
-        f" {c.time_text('expires_at')}: {c.status_text(outcome.agent)}; the history concludes that"
+        f"{agent_phrase(outcome.agent)} received it, and has not reported its end since it"
+        f" expired at {c.time_text('expires_at')}: {c.status_text(outcome.agent)}; the history concludes that"
         " it has expired",
         "nothing is expected; a report that still comes counts",
     )
@@ -241,7 +241,7 @@ def _declined(c: Circumstances, outcome: OutcomeRow) -> Explanation:
 def _ended(c: Circumstances, outcome: OutcomeRow) -> Explanation:
     at = c.at(outcome.at or c.now)
     started = c.first(State.STARTED)
-    agent = agent_name(started.agent if started else outcome.agent)
+    agent = agent_phrase(started.agent if started else outcome.agent)
     error = because(outcome.line)
     match State(outcome.state):
         case State.SUCCEEDED:
@@ -270,7 +270,7 @@ def _ended(c: Circumstances, outcome: OutcomeRow) -> Explanation:
                 targets = outcome.reason.removeprefix(_LEFT_OUT)
                 why = f"the job is not for {c.workstation}: it excludes {targets}"
         case _:
-            why = f"{agent_name(outcome.agent)} refused it at {at}{because(outcome.reason)}"
+            why = f"{agent_phrase(outcome.agent)} refused it at {at}{because(outcome.reason)}"
     return Explanation(why, _after_failure(outcome))
 
 

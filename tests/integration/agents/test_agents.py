@@ -45,7 +45,7 @@ async def test_background_jobs_are_the_services_alone(
         assert {report.agent for report in reports} == {"service"}
         assert final(reports).state is State.SUCCEEDED
         assert job.id not in interactive.log.read_text()
-    assert not ledger.read(ws.state_dir / "interactive-ada" / "ledger.db")
+    assert not ledger.read_ledger(ws.state_dir / "interactive-ada" / "ledger.db")
 
 
 @pytest.mark.full
@@ -133,7 +133,7 @@ async def test_a_mandatory_job_counts_down_and_runs(
     assert agents_of(reports, State.OFFERED) == {"interactive-ada"}
     assert agents_of(reports, State.STARTED) == {"interactive-ada"}
     # Overdue when first shown: a whole countdown all the same.
-    (entry,) = ledger.read(ws.state_dir / "interactive-ada" / "ledger.db")
+    (entry,) = ledger.read_ledger(ws.state_dir / "interactive-ada" / "ledger.db")
     assert entry.shown_at is not None
     assert started_at(reports) - entry.shown_at >= 0.3
 
@@ -173,7 +173,7 @@ async def test_the_service_takes_over_where_nobody_is_logged_on(
     job = await dispatcher.dispatch(ws.job("true", mandatory_at=now()))
     reports = await follow(dispatcher, job)
     assert agents_of(reports, State.STARTED) == {"service"}
-    (entry,) = ledger.read(ws.state_dir / "service" / "ledger.db")
+    (entry,) = ledger.read_ledger(ws.state_dir / "service" / "ledger.db")
     assert started_at(reports) - entry.received_at >= 0.3
 
 

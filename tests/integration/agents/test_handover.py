@@ -52,7 +52,10 @@ async def test_a_user_who_logs_on_later_is_offered_what_was_sent_before(
         assert agents_of(reports, State.STARTED) == {"interactive-ada"}
         assert final(reports).state is State.SUCCEEDED
     await past(ws, dispatcher, now())
-    for text in (user.log.read_text(), *map(str, ledger.read(ledger_of(ws, "interactive-ada")))):
+    for text in (
+        user.log.read_text(),
+        *map(str, ledger.read_ledger(ledger_of(ws, "interactive-ada"))),
+    ):
         assert cancelled.id not in text
         assert hidden.id not in text
     assert not handed_over(ws)

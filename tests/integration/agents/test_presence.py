@@ -15,7 +15,7 @@ from tests.support.rabbitmq import Broker
 from tests.support.steering import check_ins, pause
 from tests.support.workstation import Workstation, agents_of, final, follow
 
-AUTOMATIC = facts.gather().groups
+AUTOMATIC = facts.gather_facts().groups
 
 
 def test_groups_by_facts_cannot_be_given(ws: Workstation) -> None:
@@ -41,7 +41,7 @@ async def test_an_agent_checks_in_and_says_when_it_leaves(
         first = await heard.next()
         assert (first.up, first.paused, first.waiting, first.running) == (True, False, 0, 0)
         assert first.groups == ("lab", *AUTOMATIC)
-        assert first.facts == facts.gather()
+        assert first.facts == facts.gather_facts()
         assert first.program == version("package-command-manager")
         assert (first.windows, first.zone) == ("daily 00:00-24:00", facts.zone())
         assert (first.countdown, first.takeover_grace) == (

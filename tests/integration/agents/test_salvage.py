@@ -104,7 +104,7 @@ async def test_what_ended_long_ago_is_forgotten_and_not_run_again(
         await dispatcher.cancel(job.id)
     for agent in ("service", "interactive-ada"):
         path = ws.state_dir / agent / "ledger.db"
-        await until(lambda path=path: not ledger.read(path))  # type: ignore[misc]
+        await until(lambda path=path: not ledger.read_ledger(path))  # type: ignore[misc]
     await until(lambda: not list((ws.state_dir / "claims").glob("[!.]*")))
     for job in jobs:
         await dispatcher.dispatch(job)

@@ -42,7 +42,7 @@ async def _by_a_limit(connection: AbstractConnection, proxy: Proxy) -> None:
 
 
 async def _by_a_limit_of_its_reader(connection: AbstractConnection, proxy: Proxy) -> None:
-    async with timeout(_CUT_AFTER), stream.read(connection, None):
+    async with timeout(_CUT_AFTER), stream.read_stream(connection, None):
         proxy.hold_answers()
 
 

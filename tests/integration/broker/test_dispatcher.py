@@ -224,7 +224,7 @@ async def test_reading_ends_when_the_broker_takes_the_consumer_away(
         pass  # makes the stream, if nobody did
     async with (
         connect(settings, "test") as connection,
-        stream.read(connection, None) as entries,
+        stream.read_stream(connection, None) as entries,
         asyncio.timeout(LIMIT),
     ):
         await asyncio.to_thread(node.delete_queue, topology.REPORTS)

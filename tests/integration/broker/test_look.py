@@ -44,7 +44,7 @@ async def in_every_state(told: Told) -> Job:
         (S.TIMED_OUT, S.TIMED_OUT, {"result": result(None, signal=15), "reason": "too long"}),
         (S.INTERRUPTED, S.INTERRUPTED, {"reason": "the agent ended"}),
         (S.REFUSED, S.REFUSED, {"reason": "unreadable"}),
-        (S.EXPIRED, S.EXPIRED, {"reason": "nobody ran it"}),
+        (S.EXPIRED, S.EXPIRED, {"reason": "it was not started in time"}),
         (S.CANCELLED, S.CANCELLED, {"reason": "not now"}),
         (S.DECLINED, S.DECLINED, {"agent": ADA}),
         (S.NOT_APPLICABLE, S.NOT_APPLICABLE, {"reason": "runs on windows"}),

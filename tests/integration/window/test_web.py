@@ -6,7 +6,7 @@ import subprocess
 
 import pytest
 
-from agents.window.address import parse
+from agents.window.address import parse_address
 from agents.window.web import serving
 from broker import Dispatcher, DispatcherSettings
 from schemas import State
@@ -59,7 +59,7 @@ async def test_in_a_browser_a_user_sees_an_offer_runs_it_and_sees_what_comes_of_
 
 
 async def test_a_port_that_is_taken_is_reported_in_a_line(ws: Workstation) -> None:
-    async with serving(parse("127.0.0.1:0"), (), light=False) as url:
+    async with serving(parse_address("127.0.0.1:0"), (), light=False) as url:
         address = url.removeprefix("http://").rstrip("/")
         told = await asyncio.to_thread(ws.run, "pcm-agent", "interactive", "--web", address)
     assert told.returncode == 1

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from agents.jobs.clock import Clock
-from schemas.maintenance_windows import parse
+from schemas.maintenance_windows import parse_windows
 from schemas.times import at_wall
 
 
@@ -67,7 +67,7 @@ def test_local_times_follow_the_zone(zone_link: Path) -> None:
     clock, night, windows = (
         Clock(),
         datetime.fromisoformat("2026-11-30T02:00"),
-        parse("daily 02:00-03:00"),
+        parse_windows("daily 02:00-03:00"),
     )
     tokyo = at_wall(night).timestamp()
     assert windows.start(tokyo, 60) == tokyo

@@ -24,5 +24,5 @@ def test_a_ledger_of_before_counts_from_none(tmp_path: Path) -> None:
         database.execute("PRAGMA user_version = 3")
         database.commit()
     open_ledger(path).close()
-    (entry,) = ledger.read(path)
+    (entry,) = ledger.read_ledger(path)
     assert (entry.postponements, entry.postponements_left) == (0, 2)

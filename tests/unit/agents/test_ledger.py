@@ -79,7 +79,7 @@ async def test_what_is_saved_is_loaded(book: Ledger) -> None:
     await book.commit(lambda transaction: transaction.save(offered))
     await book.commit(lambda transaction: transaction.save(ended))
     assert book.load()[1] == [offered]
-    assert sorted(ledger.read(book.path), key=lambda entry: entry.open) == [ended, offered]
+    assert sorted(ledger.read_ledger(book.path), key=lambda entry: entry.open) == [ended, offered]
 
 
 async def test_reports_stay_until_they_are_confirmed(book: Ledger) -> None:
@@ -156,8 +156,8 @@ async def test_what_ended_long_ago_is_dropped_bit_by_bit(book: Ledger) -> None:
     await book.commit(fill)
     left = [len(jobs)]
     while await book.commit(lambda transaction: transaction.delete_ended(5.0)):
-        left.append(len(ledger.read(book.path)))
-    assert {entry.job.id for entry in ledger.read(book.path)} == {job.id for job in jobs[:3]}
+        left.append(len(ledger.read_ledger(book.path)))
+    assert {entry.job.id for entry in ledger.read_ledger(book.path)} == {job.id for job in jobs[:3]}
     again = await book.commit(lambda transaction: transaction.accept(jobs[2], 10.0, 5.0))
     assert again is DuplicateReason.SAME
     while await book.commit(lambda transaction: transaction.delete_ended(7.0)):
@@ -197,7 +197,7 @@ def test_what_was_committed_survives_kill_9(tmp_path: Path) -> None:
         told = [process.stdout.readline().strip() for _ in range(50)]
         os.kill(process.pid, signal.SIGKILL)
         told += process.stdout.read().split()
-    kept = {entry.job.id for entry in ledger.read(path)}
+    kept = {entry.job.id for entry in ledger.read_ledger(path)}
     assert set(told) <= kept
 
 

@@ -9,14 +9,14 @@ from agents import facts, platforms
 from schemas import Facts
 from schemas.names import check_name
 
-AUTOMATIC = facts.gather().groups
+AUTOMATIC = facts.gather_facts().groups
 
 
 def test_facts_are_those_of_this_machine() -> None:
-    found = facts.gather()
-    assert found is facts.gather()
+    found = facts.gather_facts()
+    assert found is facts.gather_facts()
     assert found.os == "linux"
-    assert f"{found.os}/{found.arch}" in platforms.names()
+    assert f"{found.os}/{found.arch}" in platforms.platform_names()
     assert found.python == platform.python_version()
     assert found.memory > 64 * 1024 * 1024
     assert {f"os-{found.os}", f"arch-{found.arch}"} < set(AUTOMATIC)

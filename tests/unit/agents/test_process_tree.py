@@ -15,7 +15,7 @@ from pathlib import Path
 import pytest
 
 from agents.execution.processes import cgroup
-from agents.execution.processes.orphans import find
+from agents.execution.processes.orphans import find_orphans
 from agents.execution.processes.process_table import mark_of
 from agents.execution.processes.process_tree import job_mark
 from schemas.orders.job import new_job_id
@@ -143,10 +143,10 @@ def test_what_a_dead_agent_left_is_ended(means: str, way: str, tmp_path: Path, n
         script = f"until grep -q pcm /proc/self/cgroup; do sleep 0.05; done\n{script}"
     with agent(means, script, job_id) as process:
         until_there(tmp_path / "ready")
-    found = find("ws-1", job_id, "", {os.geteuid()})
+    found = find_orphans("ws-1", job_id, "", {os.geteuid()})
     assert found.process is not None or "setsid" in way  # more than one leads a session
     assert asyncio.run(found.tree.end(0.3))
-    assert not find("ws-1", job_id, "", {os.geteuid()}).tree.processes()
+    assert not find_orphans("ws-1", job_id, "", {os.geteuid()}).tree.processes()
     assert bool(with_argument(number)) == is_lost
     assert process.returncode == -signal.SIGKILL
 

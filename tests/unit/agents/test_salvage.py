@@ -88,7 +88,7 @@ def test_a_damaged_file_is_kept_and_what_is_readable_taken_over(tmp_path: Path, 
     with closing(open_ledger(path)) as database:
         transaction = Transaction(database)
         assert "ledger.damaged-1.db" in transaction.metadata().damage
-        taken = ledger.read(path)
+        taken = ledger.read_ledger(path)
         assert len(taken) >= readable
         if name in {"another command", "a table is missing"}:
             assert transaction.metadata().paused

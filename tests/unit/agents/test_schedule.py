@@ -10,7 +10,15 @@ from hypothesis import strategies as st
 from agents.store.transaction import JobRecord
 from schemas import Command, Job, State, everyone, group
 from schemas.orders.job import DEFAULT_LIFETIME
-from schemas.policy import Host, InteractiveRules, Next, ServiceRules, Step, held_back_since, order
+from schemas.policy import (
+    Host,
+    InteractiveRules,
+    Next,
+    ServiceRules,
+    Step,
+    due_order,
+    held_back_since,
+)
 from schemas.times import NEVER
 
 START = datetime(2026, 11, 30, 12, tzinfo=UTC)
@@ -241,7 +249,7 @@ def test_cancelled_and_wrong_platform_come_first(
 def test_overdue_jobs_are_run_in_order_of_mandatory_time() -> None:
     """Q173388."""
     jobs = [entry(mandatory_at=seconds, received=-seconds) for seconds in (300, 100, 200)]
-    assert [found.mandatory_at for found in sorted(jobs, key=order)] == [
+    assert [found.mandatory_at for found in sorted(jobs, key=due_order)] == [
         T0 + 100,
         T0 + 200,
         T0 + 300,
@@ -279,7 +287,8 @@ def test_overdue_jobs_run_in_the_order_of_their_mandatory_times(
     for rules, came in ((SERVICE, services), (INTERACTIVE, users)):
         waiting = held_back(rules, came)
         starts = {
-            one.job.id: (rules.next(one, T0 + 59, claimed=True).at, order(one)) for one in waiting
+            one.job.id: (rules.next(one, T0 + 59, claimed=True).at, due_order(one))
+            for one in waiting
         }
         in_order = sorted(waiting, key=lambda one: starts[one.job.id])
         assert in_order == sorted(waiting, key=lambda one: one.mandatory_at or 0)

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from agents.store.transaction import JobRecord
 from schemas import Command, Job, State, everyone
-from schemas.maintenance_windows import parse
+from schemas.maintenance_windows import parse_windows
 from schemas.policy import Host, InteractiveRules, ServiceRules, Step
 from schemas.times import NEVER
 
@@ -24,7 +24,7 @@ def berlin(text: str) -> float:
 
 def start(windows: str, now: str, hours: float) -> str:
     """Return when something of so many hours may start, as Berlin's clock shows it."""
-    found = parse(windows).start(berlin(now), hours * HOUR, BERLIN)
+    found = parse_windows(windows).start(berlin(now), hours * HOUR, BERLIN)
     if found == NEVER:
         return "never"
     return f"{datetime.fromtimestamp(found, UTC).astimezone(BERLIN):%a %Y-%m-%d %H:%M %Z}"
@@ -73,7 +73,9 @@ def test_what_must_end_in_its_window_starts_in_the_first_that_is_long_enough(
 
 
 def test_without_windows_nothing_is_held_back() -> None:
-    assert parse("  ").start(berlin("2026-11-27 12:00"), 1000 * DAY) == berlin("2026-11-27 12:00")
+    assert parse_windows("  ").start(berlin("2026-11-27 12:00"), 1000 * DAY) == berlin(
+        "2026-11-27 12:00"
+    )
 
 
 @given(
@@ -90,7 +92,7 @@ def test_a_start_is_never_early_nor_outside_a_window(
     if begin == end:
         clock = ["00:00", "24:00"]
     now = berlin("2026-01-01 00:00") + after
-    found = parse(f"daily {clock[0]}-{clock[1]}").start(now, duration, UTC)
+    found = parse_windows(f"daily {clock[0]}-{clock[1]}").start(now, duration, UTC)
     if duration > length * 60:
         assert found == NEVER
         return
@@ -104,7 +106,7 @@ def test_a_start_is_never_early_nor_outside_a_window(
 _NOW = datetime(2026, 11, 27, 12).astimezone()
 NOW = _NOW.timestamp()
 OPENS = datetime(2026, 11, 29, 2).astimezone().timestamp()
-PLACE = Host(frozenset({"linux"}), windows=parse("Sun 02:00-06:00"))
+PLACE = Host(frozenset({"linux"}), windows=parse_windows("Sun 02:00-06:00"))
 SERVICE = ServiceRules(PLACE, takeover_grace=60)
 INTERACTIVE = InteractiveRules(PLACE, countdown=300)
 

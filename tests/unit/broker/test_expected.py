@@ -21,7 +21,7 @@ from broker.history.projection.check_ins import _agent
 from broker.history.queries.rows import Event
 from broker.history.queries.workstations import AgentRow, _agent_row
 from broker.results.why.circumstances import Circumstances
-from broker.results.why.why import explain
+from broker.results.why.why import explain_state
 from schemas import CheckIn, Facts, Job, State, WallClock, maintenance_windows
 from schemas.policy import Host, InteractiveRules, Next, ServiceRules, Step
 from schemas.times import NEVER
@@ -66,7 +66,7 @@ class Settings:
     @property
     def host(self) -> Host:
         """The workstation as the agent knows it."""
-        return Host(LINUX.platforms, windows=maintenance_windows.parse(self.windows))
+        return Host(LINUX.platforms, windows=maintenance_windows.parse_windows(self.windows))
 
     def row(self, agent: str, **more: Any) -> AgentRow:
         """Return the agent as the history keeps it."""
@@ -128,7 +128,7 @@ def test_the_service_starts_its_jobs_when_why_says(
         following = ServiceRules(settings.host, settings.takeover_grace).next(
             record, T0, claimed=False
         )
-    assert explain(found).next_at == instant(following)
+    assert explain_state(found).next_at == instant(following)
 
 
 @given(jobs(background=False), SETTINGS, AGO)
@@ -145,7 +145,7 @@ def test_the_service_takes_over_when_why_says(
     # A user who logs on meanwhile is offered it before.
     if offer.step is Step.OFFER and offer.at > T0:
         following = offer
-    assert explain(found).next_at == instant(following)
+    assert explain_state(found).next_at == instant(following)
 
 
 @given(
@@ -181,7 +181,7 @@ def test_a_user_s_agent_runs_or_offers_a_job_when_why_says(
             job_of(found), T0 - 36_000, state=state, shown_at=T0 + min(shown), until=end
         )
         following = rules.next(record, T0, claimed=True, paused=paused)
-    answer = explain(found)
+    answer = explain_state(found)
     assert answer.next_at == instant(following)
     if following.step is Step.RUN and answer.next_at and "on its own clock" not in answer.next:
         assert local(answer.next_at, seconds=False) in answer.next

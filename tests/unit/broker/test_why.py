@@ -13,7 +13,7 @@ import pytest
 from broker.history.queries.rows import STATES, Event, JobRow, OutcomeRow
 from broker.history.queries.workstations import AgentRow, WorkstationRow
 from broker.results.why.circumstances import Circumstances
-from broker.results.why.why import explain
+from broker.results.why.why import explain_state
 from schemas import Cancellation, Command, Job, State, WallClock
 from schemas.policy import AFTER_SLEEP
 
@@ -896,8 +896,8 @@ CASES: dict[str, tuple[Circumstances, str, str, timedelta | None]] = {
         None,
     ),
     "expired": (
-        known(outcome("expired", reason="nobody ran it in time"), UP, expires_at=-HOUR),
-        "it expired at 2026-11-23 11:00 UTC (1 h ago): nobody ran it in time",
+        known(outcome("expired", reason="it was not started in time"), UP, expires_at=-HOUR),
+        "it expired at 2026-11-23 11:00 UTC (1 h ago): it was not started in time",
         "it has ended there",
         None,
     ),
@@ -919,7 +919,7 @@ CASES: dict[str, tuple[Circumstances, str, str, timedelta | None]] = {
 @pytest.mark.parametrize("name", CASES)
 def test_each_circumstance_is_explained(name: str) -> None:
     circumstances, why, following, at = CASES[name]
-    found = explain(circumstances)
+    found = explain_state(circumstances)
     assert why.lower() in found.why.lower()
     assert following.lower() in found.next.lower()
     body = circumstances.body
@@ -962,7 +962,7 @@ def test_there_are_two_sentences_whatever_is_known() -> None:
                 of = outcome(state, at, agent=by) if state else None
                 full = known(of, station_=there, cancelled=asked, **fields)
                 for circumstances in (full, replace(full, body=None)):
-                    found = explain(circumstances)
+                    found = explain_state(circumstances)
                     for sentence in (found.why, found.next):
                         assert sentence[0].isupper() or sentence.startswith(
                             ("ws", "ada", "service")
@@ -986,7 +986,7 @@ def test_after_sleep_the_countdown_begins_anew() -> None:
         mandatory_at=-2 * HOUR,
         events=events,
     )
-    assert explain(slept).next_at == seconds(4 * MINUTE)
+    assert explain_state(slept).next_at == seconds(4 * MINUTE)
 
 
 def test_after_sleep_the_grace_of_the_service_begins_anew() -> None:
@@ -1000,4 +1000,4 @@ def test_after_sleep_the_grace_of_the_service_begins_anew() -> None:
         events = [event(State.RECEIVED, -5 * HOUR)]
         slept = known(outcome("received", -5 * HOUR), told, mandatory_at=due_at, events=events)
         expected = None if next_at is None else seconds(next_at)
-        assert explain(slept).next_at == expected
+        assert explain_state(slept).next_at == expected

@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from schemas import Report, Result, State
-from schemas.reports.report import furthest, order
+from schemas.reports.report import furthest, report_order
 
 NOW = datetime(2026, 11, 23, 12, tzinfo=UTC)
 SERVICE, ADA, BOB = "service", "interactive-ada", "interactive-bob"
@@ -108,4 +108,4 @@ def test_equal_times_leave_nothing_to_the_order_of_reading() -> None:
     told = [report(State.OFFERED, ADA, NOW) for _ in range(3)]
     told.append(report(State.DECLINED, ADA, NOW))
     assert {id(furthest(one)) for one in permutations(told)} == {id(told[-1])}
-    assert len({order(one) for one in told}) == len(told)
+    assert len({report_order(one) for one in told}) == len(told)

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from agents.window import model, times
-from agents.window.snapshot import EndedJob, Offer, parse
+from agents.window.snapshot import EndedJob, Offer, parse_snapshot
 from tests.support import standin
 from tests.support.standin import NOW
 
@@ -23,11 +23,11 @@ def _utc(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
 
 
 def _offer(job: str = "a", **fields: Any) -> Offer:
-    return parse(standin.snapshot(offers=[standin.offer(job, job, **fields)])).offers[0]
+    return parse_snapshot(standin.snapshot(offers=[standin.offer(job, job, **fields)])).offers[0]
 
 
 def _ended(**fields: Any) -> EndedJob:
-    return parse(standin.snapshot(history=[standin.ended("a", "a", **fields)])).history[0]
+    return parse_snapshot(standin.snapshot(history=[standin.ended("a", "a", **fields)])).history[0]
 
 
 @pytest.mark.parametrize(
@@ -50,13 +50,13 @@ def test_a_countdown_in_words(seconds: float, words: str) -> None:
     [("45m", 2700), ("+2h", 7200), ("30 min", 1800), ("11:30", 1400), ("11:00", 86000)],
 )
 def test_a_time_as_a_user_writes_it(text: str, after: float) -> None:
-    assert times.parse(text, NOW) - NOW == after
+    assert times.parse_time(text, NOW) - NOW == after
 
 
 @pytest.mark.parametrize("text", ["", "soon", "25:00", "99"])
 def test_what_is_no_time_is_reported(text: str) -> None:
     with pytest.raises(ValueError, match="Enter a time such as"):
-        times.parse(text, NOW)
+        times.parse_time(text, NOW)
 
 
 def test_what_runs_next_by_itself_is_first() -> None:
@@ -116,11 +116,11 @@ def test_what_the_user_may_do() -> None:
     ],
 )
 def test_a_result_in_words_with_a_sign(fields: dict[str, Any], words: str) -> None:
-    sign, _, told = model.result(_ended(**fields)).partition(" ")
+    sign, _, told = model.format_result(_ended(**fields)).partition(" ")
     assert told == words
     assert len(sign) == 1
 
 
 def test_what_a_newer_agent_tells_besides_is_left_out() -> None:
     told = standin.snapshot(offers=[{**standin.offer("a", "A"), "colour": "blue"}], extra=1)
-    assert parse(told).offers[0].name == "A"
+    assert parse_snapshot(told).offers[0].name == "A"

@@ -5,14 +5,14 @@ import re
 import aiohttp
 import pytest
 
-from agents.window.address import parse
+from agents.window.address import parse_address
 from agents.window.web import serving
 
 
 @pytest.mark.parametrize("text", ["", "8000", "host", "host:", ":80", "a:b", "::1:80", "h:70000"])
 def test_what_is_no_address_is_refused(text: str) -> None:
     with pytest.raises(ValueError, match=r"HOST:PORT|at most 65535"):
-        parse(text)
+        parse_address(text)
 
 
 @pytest.mark.parametrize(
@@ -20,8 +20,8 @@ def test_what_is_no_address_is_refused(text: str) -> None:
     [("localhost:80", True), ("127.0.0.9:0", True), ("[::1]:80", True), ("0.0.0.0:80", False)],
 )
 def test_an_address_says_who_can_reach_it(text: str, *, loopback: bool) -> None:
-    assert parse(text).loopback is loopback
-    assert str(parse(text)) == text
+    assert parse_address(text).loopback is loopback
+    assert str(parse_address(text)) == text
 
 
 async def _status(url: str, **headers: str) -> int:
@@ -30,7 +30,7 @@ async def _status(url: str, **headers: str) -> int:
 
 
 async def test_on_loopback_other_names_and_other_pages_are_refused() -> None:
-    async with serving(parse("127.0.0.1:0"), (), light=False) as url:
+    async with serving(parse_address("127.0.0.1:0"), (), light=False) as url:
         port = url.split(":")[2].rstrip("/")
         assert await _status(url) == 200
         assert await _status(f"{url}static/js/textual.js") == 200
@@ -40,7 +40,7 @@ async def test_on_loopback_other_names_and_other_pages_are_refused() -> None:
 
 
 async def test_elsewhere_the_token_opens_page_files_and_websocket() -> None:
-    async with serving(parse("0.0.0.0:0"), (), light=False) as told:
+    async with serving(parse_address("0.0.0.0:0"), (), light=False) as told:
         port, token = re.fullmatch(r"http://[^:]+:(\d+)/\?token=(\S{32})", told).groups()  # type: ignore[union-attr]
         url = f"http://127.0.0.1:{port}/"
         for path in ("", "static/js/textual.js", "ws", "download/x", "nothing"):
@@ -59,7 +59,7 @@ async def test_elsewhere_the_token_opens_page_files_and_websocket() -> None:
 
 async def test_no_two_servers_have_the_same_token() -> None:
     async with (
-        serving(parse("0.0.0.0:0"), (), light=False) as one,
-        serving(parse("0.0.0.0:0"), (), light=False) as other,
+        serving(parse_address("0.0.0.0:0"), (), light=False) as one,
+        serving(parse_address("0.0.0.0:0"), (), light=False) as other,
     ):
         assert one.partition("token=")[2] != other.partition("token=")[2]
