@@ -46,7 +46,7 @@ def new_job() -> Job:
     return Job(command=Command(argv=("/bin/true",), background=True), targets=(everyone,))
 
 
-def told_by(name: str, job: Job) -> Iterator[Report]:
+def reports_by(name: str, job: Job) -> Iterator[Report]:
     """Yield a workstation's reports of a job."""
     for state in (State.RECEIVED, State.STARTED, State.FAILED, State.SUCCEEDED):
         fails = hash(job.id + name) % 20 == 0
@@ -86,8 +86,8 @@ async def publish(publisher: Publisher, messages: Iterator[tuple[str, str, bytes
 def check_ins(names: list[str]) -> Iterator[tuple[str, str, bytes]]:
     """Yield the check-ins of workstations."""
     for name in names:
-        told = CheckIn(workstation=name, agent="service", interval=timedelta(minutes=15))
-        yield "check_in", topology.report_key("check_in", name, "service"), told.body()
+        check_in = CheckIn(workstation=name, agent="service", interval=timedelta(minutes=15))
+        yield "check_in", topology.report_key("check_in", name, "service"), check_in.body()
 
 
 def story(jobs: list[Job], names: list[str], together: int) -> Iterator[tuple[str, str, bytes]]:
@@ -97,7 +97,7 @@ def story(jobs: list[Job], names: list[str], together: int) -> Iterator[tuple[st
     for start in range(0, len(jobs), together):
         for name in names:
             stories = zip(
-                *(told_by(name, job) for job in jobs[start : start + together]), strict=True
+                *(reports_by(name, job) for job in jobs[start : start + together]), strict=True
             )
             for reports in stories:
                 key = topology.report_key(reports[0].state, name, "service")

@@ -42,8 +42,8 @@ _GUARANTEES = (
 )
 
 _DURABLE = "durable queue, persistent messages"
-_TOLD = "output captured and returned"
-_UNTOLD = "no results without a further server: output discarded, a file counts what has ended"
+_RESULTS = "output captured and returned"
+_NO_RESULTS = "no results without a further server: output discarded, a file counts what has ended"
 _CELERY = ("celery", "kombu", "amqp")
 _ASYNCIO = "by asyncio, stock loop"
 _PREFORK = ("celery", "-A", "benchmarks.peers.with_celery", "worker", "-c", f"{AT_ONCE}")
@@ -57,14 +57,14 @@ PEERS = (
     Peer(
         "Celery, prefork",
         "with_celery",
-        f"{_DURABLE} (classic); rpc results, {_TOLD}; acks early, no confirms: its defaults",
+        f"{_DURABLE} (classic); rpc results, {_RESULTS}; acks early, no confirms: its defaults",
         _CELERY,
         _PREFORK,
     ),
     Peer(
         "Celery, prefork, acks late, confirms",
         "with_celery",
-        f"{_DURABLE} (classic), confirmed; rpc results, {_TOLD}; acks late",
+        f"{_DURABLE} (classic), confirmed; rpc results, {_RESULTS}; acks late",
         _CELERY,
         _PREFORK,
         {"PEER_CAREFUL": "1"},
@@ -72,14 +72,14 @@ PEERS = (
     Peer(
         "Celery, threads",
         "with_celery",
-        f"{_DURABLE} (classic); rpc results, {_TOLD}; acks early, no confirms",
+        f"{_DURABLE} (classic); rpc results, {_RESULTS}; acks early, no confirms",
         _CELERY,
         (*_PREFORK, "-P", "threads"),
     ),
     Peer(
         "FastStream, with reply",
         "with_faststream",
-        f"{_DURABLE} (classic), confirmed; transient replies, confirmed, {_TOLD}; acks late;"
+        f"{_DURABLE} (classic), confirmed; transient replies, confirmed, {_RESULTS}; acks late;"
         f" {AT_ONCE} prefetched; {_ASYNCIO}",
         ("faststream", "aio-pika"),
         _FASTSTREAM,
@@ -87,7 +87,7 @@ PEERS = (
     Peer(
         "bare aio-pika consumer",
         "with_aio_pika",
-        f"{_DURABLE} (classic), confirmed; persistent replies, confirmed, {_TOLD}; acks late;"
+        f"{_DURABLE} (classic), confirmed; persistent replies, confirmed, {_RESULTS}; acks late;"
         f" {AT_ONCE} prefetched; {_ASYNCIO}",
         ("aio-pika", "aiormq"),
         ("python", "-m", "benchmarks.peers.with_aio_pika", "worker"),
@@ -96,7 +96,7 @@ PEERS = (
         "Dramatiq, no results",
         "with_dramatiq",
         f"{_DURABLE} (classic), no confirms (its default); acks late; 2 processes of 2 threads;"
-        f" {_UNTOLD}",
+        f" {_NO_RESULTS}",
         ("dramatiq", "pika"),
         ("dramatiq", "benchmarks.peers.with_dramatiq", "-p", "2", "-t", f"{AT_ONCE // 2}"),
     ),
@@ -107,13 +107,13 @@ PEERS = (
         " output discarded, a file counts what has ended",
         ("faststream", "aio-pika"),
         _FASTSTREAM,
-        {"PEER_UNTOLD": "1"},
+        {"PEER_NO_RESULTS": "1"},
     ),
     Peer(
         "taskiq, no results",
         "with_taskiq",
         f"{_DURABLE} (quorum, its default), confirmed; acks late; 2 processes of"
-        f" {AT_ONCE // 2} tasks; {_ASYNCIO}, as where its extra uv is not installed; {_UNTOLD}",
+        f" {AT_ONCE // 2} tasks; {_ASYNCIO}, as where its extra uv is not installed; {_NO_RESULTS}",
         ("taskiq", "taskiq-aio-pika", "aio-pika"),
         _TASKIQ,
     ),

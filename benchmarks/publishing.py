@@ -181,7 +181,7 @@ def main() -> None:
     asked = jobs(COUNT)
     bodies = [one.body() for one in asked]
     key = topology.routing_key(asked[0], asked[0].targets[0])
-    told = {"PEER_EXCHANGE": topology.JOBS, "PEER_QUEUE": _QUEUE, "PEER_KEY": key}
+    variables = {"PEER_EXCHANGE": topology.JOBS, "PEER_QUEUE": _QUEUE, "PEER_KEY": key}
     with Node() as node, tempfile.TemporaryDirectory() as name, file_of(bodies) as file:
         settings = DispatcherSettings(amqp_url=(node.url,))
         into = partial(into_queue, settings)
@@ -193,7 +193,9 @@ def main() -> None:
         for peer in there((*PIPELINED, *ONE_BY_ONE)):
             few = bodies[:FEWER] if peer in ONE_BY_ONE else bodies
             about[peer.name] = peer.described
-            ways[peer.name] = partial(into, partial(publish, peer, node.url, told, few), len(few))
+            ways[peer.name] = partial(
+                into, partial(publish, peer, node.url, variables, few), len(few)
+            )
         if program := compiled("publishing", Path(name), "-lrabbitmq"):
             limit = "limit: librabbitmq, in C"
             about[limit] = _PIPELINED

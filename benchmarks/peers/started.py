@@ -73,12 +73,12 @@ def commands(peer: Peer, url: str, at_once: int, count: int) -> float:
             return _sent(peer, environment, worker, folder, "commands", str(count), count)
 
 
-def publish(peer: Peer, url: str, told: Mapping[str, str], bodies: list[bytes]) -> float:
-    """Return the messages a second of a publishing script; `told` are its variables."""
+def publish(peer: Peer, url: str, variables: Mapping[str, str], bodies: list[bytes]) -> float:
+    """Return the messages a second of a publishing script; `variables` are its environment."""
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         (folder / "bodies").write_bytes(b"\n".join(bodies))
-        environment = {**_environment(peer, url, folder, 1), **told}
+        environment = {**_environment(peer, url, folder, 1), **variables}
         return _sent(
             peer, environment, None, folder, "publish", str(folder / "bodies"), len(bodies)
         )
@@ -119,13 +119,13 @@ def _sent(
     count: int,
 ) -> float:
     """Run a sender while the worker runs; return the figure that it prints."""
-    with (folder / "told").open("wb") as told, (folder / "log").open("ab") as log:
+    with (folder / "output").open("wb") as output, (folder / "log").open("ab") as log:
         sender = subprocess.Popen(
             [_BENCH / "bin" / "python", "-m", f"benchmarks.peers.{peer.module}", what, of],
             cwd=_ROOT,
             env=environment,
             stdin=subprocess.DEVNULL,
-            stdout=told,
+            stdout=output,
             stderr=log,
             start_new_session=True,
         )
@@ -139,4 +139,4 @@ def _sent(
         end(sender)
     if sender.returncode:
         raise RuntimeError(f"{peer.name}:\n{(folder / 'log').read_text(errors='replace')[-3000:]}")
-    return float((folder / "told").read_text().splitlines()[-1])  # some peers log before it
+    return float((folder / "output").read_text().splitlines()[-1])  # some peers log before it

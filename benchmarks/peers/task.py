@@ -49,15 +49,15 @@ async def run_in_loop() -> Result:
     return process.returncode or 0, out.decode(), err.decode()
 
 
-def run_untold() -> None:
+def run_without_results() -> None:
     """Run the command without a result, and count it."""
     null = subprocess.DEVNULL
     subprocess.run([_TRUE], stdin=null, stdout=null, stderr=null, check=True)
     _count()
 
 
-async def run_untold_in_loop() -> None:
-    """Do the same as `run_untold`, with asyncio."""
+async def run_without_results_in_loop() -> None:
+    """Do the same as `run_without_results`, with asyncio."""
     null = asyncio.subprocess.DEVNULL
     process = await asyncio.create_subprocess_exec(_TRUE, stdin=null, stdout=null, stderr=null)
     await process.wait()

@@ -14,7 +14,7 @@ if task.PUBLISHES:
 @dramatiq.actor(queue_name="dramatiq")  # type: ignore[untyped-decorator]
 def run() -> None:
     """Run the command."""
-    task.run_untold()
+    task.run_without_results()
 
 
 @dramatiq.actor(queue_name=task.QUEUE or "jobs")  # type: ignore[untyped-decorator]

@@ -11,8 +11,8 @@ from faststream.rabbit import Channel, ExchangeType, RabbitBroker, RabbitExchang
 
 from benchmarks.peers import task
 
-TOLD = RabbitQueue("faststream", durable=True)
-UNTOLD = RabbitQueue("faststream-untold", durable=True)
+WITH_RESULTS = RabbitQueue("faststream", durable=True)
+WITHOUT_RESULTS = RabbitQueue("faststream-without-results", durable=True)
 REPLIES = RabbitQueue("faststream-replies", durable=True)
 JOBS = RabbitExchange(task.EXCHANGE, type=ExchangeType.TOPIC, durable=True, declare=False)
 
@@ -22,16 +22,16 @@ sender = RabbitBroker(task.URL)
 replies: asyncio.Queue[task.Result] = asyncio.Queue()
 
 
-@broker.subscriber(TOLD)  # type: ignore[untyped-decorator]
+@broker.subscriber(WITH_RESULTS)  # type: ignore[untyped-decorator]
 async def run() -> task.Result:
     """Run the command, and reply."""
     return await task.run_in_loop()
 
 
-@broker.subscriber(UNTOLD)  # type: ignore[untyped-decorator]
-async def run_untold() -> None:
+@broker.subscriber(WITHOUT_RESULTS)  # type: ignore[untyped-decorator]
+async def run_without_results() -> None:
     """Run the command."""
-    await task.run_untold_in_loop()
+    await task.run_without_results_in_loop()
 
 
 @sender.subscriber(REPLIES)  # type: ignore[untyped-decorator]
@@ -50,14 +50,15 @@ async def commands(count: int) -> None:
     async with asyncio.TaskGroup() as tasks:
         tasks.create_task(replied())
         await task.pipelined(
-            lambda _: sender.publish(b"", TOLD, reply_to=REPLIES.name, persist=True), range(count)
+            lambda _: sender.publish(b"", WITH_RESULTS, reply_to=REPLIES.name, persist=True),
+            range(count),
         )
 
 
-async def untold_commands(count: int) -> None:
+async def commands_without_results(count: int) -> None:
     """Run commands, and wait until all have ended."""
     end = task.counted() + count
-    await task.pipelined(lambda _: sender.publish(b"", UNTOLD, persist=True), range(count))
+    await task.pipelined(lambda _: sender.publish(b"", WITHOUT_RESULTS, persist=True), range(count))
     await task.until_counted(end)
 
 
@@ -71,9 +72,11 @@ async def publish(bodies: list[bytes]) -> None:
 async def main() -> None:
     """Run the measurement."""
     await sender.start()
-    for queue in (TOLD, UNTOLD):
+    for queue in (WITH_RESULTS, WITHOUT_RESULTS):
         await sender.declare_queue(queue)  # before the worker does, or messages are lost
-    await task.measure(publish, untold_commands if "PEER_UNTOLD" in os.environ else commands)
+    await task.measure(
+        publish, commands_without_results if "PEER_WITHOUT_RESULTS" in os.environ else commands
+    )
     await sender.stop()
 
 

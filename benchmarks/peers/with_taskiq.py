@@ -19,7 +19,7 @@ else:
 @broker.task(task_name="run")  # type: ignore[untyped-decorator]
 async def run() -> None:
     """Run the command."""
-    await task.run_untold_in_loop()
+    await task.run_without_results_in_loop()
 
 
 @broker.task(task_name="job")  # type: ignore[untyped-decorator]

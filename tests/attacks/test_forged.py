@@ -130,8 +130,8 @@ async def test_what_another_tells_of_a_workstation_counts_nowhere(
     agent: AbstractConnection, dispatcher: Dispatcher, admin: Admin
 ) -> None:
     job = new_job().model_copy(update={"targets": (workstation(HERE), workstation(VICTIM))})
-    await admin.tell([check_in(HERE), check_in(VICTIM)])
-    await admin.tell([job])
+    await admin.append([check_in(HERE), check_in(VICTIM)])
+    await admin.append([job])
     made_up = new_job()
     mine, theirs = ended(job, HERE), ended(job, VICTIM)
     by_ada = mine.model_copy(update={"agent": "interactive-ada"})
@@ -185,7 +185,7 @@ async def test_what_another_tells_of_a_workstation_counts_nowhere(
 
     # The agent itself is believed, and nobody's forgery keeps it, or another, from counting.
     await publisher.publish("pcm.reports", key("succeeded"), mine.body(), kind="report")
-    await admin.tell([theirs])
+    await admin.append([theirs])
     progress = Progress(job.id)
     assert {one.workstation async for one in dispatcher.follow(job.id, progress)} == {HERE, VICTIM}
     assert await shown() == [(HERE, "succeeded"), (VICTIM, "succeeded")]
@@ -209,8 +209,8 @@ async def test_a_report_counts_only_from_an_agent_that_can_have_the_job(
             ("others", (workstation(VICTIM),)),
         )
     )
-    await admin.tell([check_in(HERE), check_in(VICTIM)])
-    await admin.tell([own, others])
+    await admin.append([check_in(HERE), check_in(VICTIM)])
+    await admin.append([own, others])
     settings = BrokerSettings(amqp_url=(site.url_of("interactive-ada@ws-1"),))
     by_ada = ended(own, HERE).model_copy(update={"agent": "interactive-ada"})
     async with connect(settings, "a user") as connection:
@@ -254,11 +254,11 @@ async def test_each_forgery_is_one_letter_whoever_reads_the_stream_and_how_often
         body = report(job, name, State.RECEIVED).body() if name == VICTIM else b"{}"
         await publisher.publish("pcm.reports", key("received"), body, kind="departure")
     assert admin.run("jobs").returncode == 0
-    told = letters(admin)
-    assert len(told) == 2
-    assert {row["count"] for row in told} == {1}
-    assert {(row["workstation"], row["agent"]) for row in told} == {(HERE, "service")}
-    assert {row["reason"] for row in told} == {
+    rows = letters(admin)
+    assert len(rows) == 2
+    assert {row["count"] for row in rows} == {1}
+    assert {(row["workstation"], row["agent"]) for row in rows} == {(HERE, "service")}
+    assert {row["reason"] for row in rows} == {
         "rejected by the history: service@ws-1 published a departure"
     }
 
@@ -272,7 +272,7 @@ async def test_each_forgery_is_one_letter_whoever_reads_the_stream_and_how_often
         for one in (admin, other)
     }
     assert len(counts) == 1
-    assert [row["id"] for row in letters(admin)] == [row["id"] for row in told]
+    assert [row["id"] for row in letters(admin)] == [row["id"] for row in rows]
     # Nor do those who come when the letters were dropped, or what was forged is said again.
     assert admin.run("dead", "drop", "--all", "--yes").returncode == 0
     await publisher.publish("pcm.reports", key("received"), b"{}", kind="departure")
@@ -287,12 +287,12 @@ async def test_no_report_keeps_that_of_another_workstation_from_being_seen(
     agent: AbstractConnection, dispatcher: Dispatcher, admin: Admin
 ) -> None:
     job = new_job().model_copy(update={"targets": (workstation(HERE), workstation(VICTIM))})
-    await admin.tell([job])
+    await admin.append([job])
     theirs = ended(job, VICTIM, exit_code=3)
     mine = ended(job, HERE).model_copy(update={"id": theirs.id})
     publisher = await Publisher.open(agent)
     await publisher.publish("pcm.reports", key("succeeded"), mine.body(), kind="report")
-    await admin.tell([theirs])
+    await admin.append([theirs])
     progress = Progress(job.id)
     seen: list[Report] = [one async for one in dispatcher.follow(job.id, progress)]
     assert {(one.workstation, one.state) for one in seen} == {
@@ -389,7 +389,7 @@ async def test_properties_that_are_no_text_keep_nobody_from_what_comes_behind(
                 message = aio_pika.Message(body, user_id="service@ws-1", **spoil)
                 await exchange.publish(message, key(word))
     job = new_job()
-    await admin.tell([job])
+    await admin.append([job])
     assert admin.run("show", job.id).returncode == 0
     status = json.loads(admin.run("history", "status", "--json").stdout)
     assert status["next_offset"] >= before + len(spoils) + 1

@@ -93,8 +93,8 @@ def test_what_the_service_keeps_cannot_be_touched(state: Path) -> None:
         "os.chmod(a[0], 0o777)",
     )
     for attempt in attempts:
-        told = other.does(attempt, state)
-        assert "PermissionError" in told, (attempt, told)
+        decision = other.does(attempt, state)
+        assert "PermissionError" in decision, (attempt, decision)
     assert sorted(path.name for path in state.iterdir()) == ["claims", "service"]
 
 
@@ -295,14 +295,14 @@ def test_a_start_that_never_ends_is_interrupted(
         )
 
     with other.doing(HOLD, state, STARTED):
-        told = claims.decision("job-1")
-        assert told == ClaimRecord("interactive-eve", State.STARTED)
+        record = claims.decision("job-1")
+        assert record == ClaimRecord("interactive-eve", State.STARTED)
         long, short = (
             JobRecord(job.job.model_copy(update={"id": "job-1"}), 0)
             for job in (entry(timedelta(hours=1)), entry(timedelta(microseconds=1)))
         )
-        assert waits.conclude(long, told) == ""
-        assert "longer than its command may run" in waits.conclude(short, told)
+        assert waits.conclude(long, record) == ""
+        assert "longer than its command may run" in waits.conclude(short, record)
         assert decision(state, "job-1") == ClaimRecord("service", State.INTERRUPTED)
 
 

@@ -114,8 +114,8 @@ def test_its_variables_and_folder_are_that_users() -> None:
 
 @other.needs_root
 def test_it_may_open_its_own_output() -> None:
-    told = said(run("echo out > /dev/stdout; echo err > /dev/stderr", shell=True))
-    assert told == "out\nerr\n"
+    output = said(run("echo out > /dev/stdout; echo err > /dev/stderr", shell=True))
+    assert output == "out\nerr\n"
 
 
 @other.needs_root
@@ -147,10 +147,10 @@ def test_what_cannot_be_started_says_why() -> None:
 @other.needs_root
 def test_its_environment_is_not_heeded_before_the_rights_are_gone() -> None:
     """The loader complains for each program that it starts: once, for the command itself."""
-    told = said(run("/bin/true", environment={"LD_PRELOAD": "/no/such/library"}))
-    assert told.count("/no/such/library") == 1
-    told = said(run("env", environment={"PYTHONVERBOSE": "1", "PYTHONHOME": "/no/such/folder"}))
-    assert told.count("PYTHON") == 2
+    output = said(run("/bin/true", environment={"LD_PRELOAD": "/no/such/library"}))
+    assert output.count("/no/such/library") == 1
+    output = said(run("env", environment={"PYTHONVERBOSE": "1", "PYTHONHOME": "/no/such/folder"}))
+    assert output.count("PYTHON") == 2
 
 
 @other.needs_root

@@ -19,7 +19,7 @@ from tests.chaos.story import story, table, tell
 from tests.chaos.verdict import Finding, judge
 from tests.support.rabbitmq import Broker, Node
 
-_TOLD = 20  # stories
+_MAX_STORIES = 20  # stories
 
 
 def chaos(
@@ -43,7 +43,7 @@ def chaos(
             (folder / "keep").touch()
             raise
         tell(table(run, findings))
-        for finding in findings[:_TOLD]:
+        for finding in findings[:_MAX_STORIES]:
             tell(story(run, finding))
         if findings:
             (folder / "keep").touch()

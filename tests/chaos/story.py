@@ -27,9 +27,9 @@ def table(run: "Run", findings: list[Finding]) -> str:
     ends: Counter[str] = Counter()
     for reports in evidence.reports().values():
         ends.update({str(report.state) for report in reports if report.state.final})
-    told = evidence.reports().keys()
+    reported = evidence.reports().keys()
     unseen = sum(
-        (sent.job.id, name) not in told
+        (sent.job.id, name) not in reported
         for sent in evidence.sent.values()
         for name in sent.workstations
     )
@@ -89,10 +89,10 @@ def story(run: "Run", finding: Finding) -> str:
                 for event in events_of(member.log)
                 if event.get("job") in (None, finding.job_id)
             ]
-    told = [at for at, text in events if text.startswith(("report", "file"))]
+    times = [at for at, text in events if text.startswith(("report", "file"))]
     if sent:
-        told.append(sent.job.created_at.timestamp())
-    first, last = min(told, default=0) - 5, max(told, default=0) + 15
+        times.append(sent.job.created_at.timestamp())
+    first, last = min(times, default=0) - 5, max(times, default=0) + 15
     lines += [
         f"{datetime.fromtimestamp(at, UTC):%H:%M:%S.%f} {text}"
         for at, text in sorted(events)

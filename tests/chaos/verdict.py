@@ -121,10 +121,10 @@ class Evidence:
         waiting = [sent.job.id for sent in self.sent.values() if not (sent.stored or sent.given_up)]
         for sent in self.sent.values():
             for name in sent.workstations:
-                told = reports.get((sent.job.id, name), [])
-                ended = any(report.state.final for report in told)
+                found = reports.get((sent.job.id, name), [])
+                ended = any(report.state.final for report in found)
                 # Where no agent was there before the expiry, nobody will ever speak of it.
-                if not ended and (told or _expiry(sent.job) > now):
+                if not ended and (found or _expiry(sent.job) > now):
                     waiting.append(f"{sent.job.id} on {name}")
         waiting += [str(key) for poison in self.poison for key in _missing(poison, self)]
         return waiting
@@ -144,8 +144,8 @@ def judge(evidence: Evidence) -> list[Finding]:
 def _of_pairs(evidence: Evidence) -> Iterator[Finding]:
     reports = evidence.reports()
     asked = {(sent.job.id, name) for sent in evidence.sent.values() for name in sent.workstations}
-    told = {pair for pair in reports if pair[0] in evidence.sent}
-    for pair in sorted(asked | told | evidence.lines.keys()):
+    reported = {pair for pair in reports if pair[0] in evidence.sent}
+    for pair in sorted(asked | reported | evidence.lines.keys()):
         sent = evidence.sent.get(pair[0])
         if sent is None or pair not in asked:
             yield Finding(Figure.DISAGREE, "nobody asked for it there", *pair)

@@ -27,7 +27,7 @@ from tests.support.workstation import AgentProcess, Workstation, final, follow
 _PAUSE = 0.15
 _MOST = 60  # jobs on their way: a slow machine is not sent more than it can run
 _ENOUGH = 20
-_UNTIL_TOLD = 'until test -e "$TMPDIR/told"; do sleep 0.2; done'
+_UNTIL_FILE = 'until test -e "$TMPDIR/end"; do sleep 0.2; done'
 
 Key = tuple[str, str]
 """A job's id, and a workstation's name."""
@@ -189,7 +189,7 @@ async def test_a_cluster_that_loses_nodes_runs_each_job_once(
     assert list(queues.values()) == [len(cluster.members)] * (len(agents) + 2), queues
     async with Dispatcher.connect(hasty) as sender, Dispatcher.connect(patient) as reader:
         load = Load(sender, workstations)
-        long = workstations[1].job(_UNTIL_TOLD, shell=True, background=True)
+        long = workstations[1].job(_UNTIL_FILE, shell=True, background=True)
         await reader.dispatch(long)
         following = asyncio.create_task(follow(reader, long))
         async with load.running():
@@ -203,7 +203,7 @@ async def test_a_cluster_that_loses_nodes_runs_each_job_once(
                 await load.goes_on()
         assert load.repeated
         assert not following.done()
-        (workstations[1].folder / "told").touch()
+        (workstations[1].folder / "end").touch()
         assert final(await following).state is State.SUCCEEDED
     expected = load.expected()
     reports = await all_ended(patient, expected)

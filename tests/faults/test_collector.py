@@ -89,14 +89,14 @@ async def publish(settings: HistorySettings, jobs: int, *, pause: float = 0.0) -
         await topology.ensure(connection)
         publisher = await Publisher.open(connection)
 
-        async def told(name: str, state: str, kind: str, body: bytes) -> None:
+        async def append(name: str, state: str, kind: str, body: bytes) -> None:
             await stream.append(
                 publisher, topology.report_key(state, name, "service"), body, kind=kind
             )
 
         for name in NAMES:
             said = CheckIn(workstation=name, agent="service", interval=timedelta(minutes=15))
-            await told(name, "check_in", "check_in", said.body())
+            await append(name, "check_in", "check_in", said.body())
         for _ in range(jobs):
             job = Job(command=Command(argv=("true",), background=True), targets=(everyone,))
             await stream.append(
@@ -106,7 +106,7 @@ async def publish(settings: HistorySettings, jobs: int, *, pause: float = 0.0) -
             for state in STORY:
                 await asyncio.gather(
                     *(
-                        told(name, state, "report", _report(job, name, state).body())
+                        append(name, state, "report", _report(job, name, state).body())
                         for name in NAMES
                     )
                 )
@@ -218,7 +218,9 @@ async def test_a_database_that_is_locked_is_waited_for(
     with closing(sqlite3.connect(path)) as other:
         other.execute("BEGIN IMMEDIATE")
         asked: list[str] = []
-        event.listen(history, "before_cursor_execute", lambda *told: asked.append(told[2]))
+        event.listen(
+            history, "before_cursor_execute", lambda *arguments: asked.append(arguments[2])
+        )
         catching_up = asyncio.create_task(catch_up(settings, history))
         writing = ("BEGIN IMMEDIATE", "INSERT", "UPDATE", "DELETE")
         await until(lambda: any(one.startswith(writing) for one in asked))
@@ -312,8 +314,8 @@ async def test_what_the_stream_dropped_before_it_was_read_is_reported(
     await publish(settings, 40)
     await publish(settings, 1)
     await catch_up(settings, history)
-    told = json.loads(pcm(settings, "history", "status", "--json").stdout)["gaps"]
-    assert any("had dropped it" in gap for gap in told), told
+    gaps = json.loads(pcm(settings, "history", "status", "--json").stdout)["gaps"]
+    assert any("had dropped it" in gap for gap in gaps), gaps
     refused = pcm(settings, "history", "rebuild")
     assert refused.returncode == 2
     assert "--yes" in refused.stderr
@@ -387,8 +389,8 @@ async def test_old_jobs_are_forgotten(settings: HistorySettings, history: Engine
         made = datetime.now(UTC) - timedelta(days=400)
         job = Job(command=Command(argv=("true",)), targets=(everyone,), created_at=made)
         await stream.append(publisher, f"job.{job.id}", job.body(), kind="job")
-        told = _report(job, "hist-1", State.SUCCEEDED)
-        await stream.append(publisher, "succeeded.hist-1.service", told.body(), kind="report")
+        report = _report(job, "hist-1", State.SUCCEEDED)
+        await stream.append(publisher, "succeeded.hist-1.service", report.body(), kind="report")
     (newer,) = await publish(settings, 1)
     await catch_up(settings, history)
     with query_jobs(history) as asked:

@@ -55,8 +55,8 @@ async def test_the_broker_is_killed_and_starts_again(
     """Who dispatches, follows or cancels meanwhile waits, and then it is done."""
     service = ws.start("service")
     jobs = [counting(ws, ran, number) for number in range(40)]
-    gate, told, sent = Gate(tmp_path / "go"), list[str](), list[Job]()
-    async with Dispatcher.connect(settings, told.append) as dispatcher:
+    gate, notices, sent = Gate(tmp_path / "go"), list[str](), list[Job]()
+    async with Dispatcher.connect(settings, notices.append) as dispatcher:
         followed = await dispatcher.dispatch(held(ws, ran, gate, 40))
         withdrawn = await dispatcher.dispatch(ws.job("sleep", "600", background=True))
         service.wait_for("job.started", count=2)
@@ -66,7 +66,7 @@ async def test_the_broker_is_killed_and_starts_again(
             for job in jobs:
                 sent.append(await dispatcher.dispatch(job))
                 if len(sent) == len(jobs) // 2:
-                    await until(lambda: told)  # the others are sent to no broker
+                    await until(lambda: notices)  # the others are sent to no broker
 
         async with asyncio.TaskGroup() as tasks:
             seen = asyncio.Event()
@@ -79,7 +79,7 @@ async def test_the_broker_is_killed_and_starts_again(
             await until(lambda: len(sent) == len(jobs) // 2)
             await asyncio.to_thread(node.kill)
             tasks.create_task(dispatcher.cancel(withdrawn.id))
-            await until(lambda: told)
+            await until(lambda: notices)
             gate.open()
             await asyncio.to_thread(node.start)
         assert final(following.result()).state is State.SUCCEEDED

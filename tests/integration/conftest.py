@@ -10,12 +10,14 @@ from broker.amqp import topology
 from broker.amqp.connection import connect
 from broker.amqp.publisher import Publisher
 from tests.support.rabbitmq import Broker
-from tests.support.told import Told
+from tests.support.simulated_fleet import SimulatedFleet
 
 
 @pytest.fixture
-async def told(node: Broker, settings: DispatcherSettings, tmp_path: Path) -> AsyncIterator[Told]:
+async def fleet(
+    node: Broker, settings: DispatcherSettings, tmp_path: Path
+) -> AsyncIterator[SimulatedFleet]:
     """A stream to tell things to, and a history to ask."""
     async with connect(settings, "test") as connection:
         await topology.ensure(connection)
-        yield Told(await Publisher.open(connection), node.url, tmp_path)
+        yield SimulatedFleet(await Publisher.open(connection), node.url, tmp_path)

@@ -22,9 +22,9 @@ _SECONDS = 4.0
 _ASKED_FOR = 2  # a second: heartbeats, both ways, are less than one
 
 
-def loaded(told: str) -> set[str]:
+def loaded(output: str) -> set[str]:
     """Return the packages that Python says it has loaded, and our own modules."""
-    modules = set(_IMPORTED.findall(told))
+    modules = set(_IMPORTED.findall(output))
     return modules | {module.partition(".")[0] for module in modules}
 
 

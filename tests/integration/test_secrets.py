@@ -81,7 +81,7 @@ async def test_a_secret_is_seen_by_its_command_and_found_nowhere(
         assert report.state is State.SUCCEEDED, report
         assert report.result is not None
         assert str(report.result.stdout) == scrambled(VALUE)  # which is how we know that it came
-    told = [
+    runs = [
         ws.run(*words, **_admin(ws))
         for words in (
             ("pcm", "show", ids[0]),
@@ -93,14 +93,14 @@ async def test_a_secret_is_seen_by_its_command_and_found_nowhere(
             ("pcm", "dead", "list", "--json"),
         )
     ]
-    assert all(done.returncode == 0 for done in told)
-    assert "TOKEN (sealed for 1 agent)" in told[0].stdout
+    assert all(done.returncode == 0 for done in runs)
+    assert "TOKEN (sealed for 1 agent)" in runs[0].stdout
     for agent in (service, interactive):
         agent.end()
     places = {path: path.read_bytes() for path in ws.folder.rglob("*") if path.is_file()}
     places.pop(secret)
     assert {path.name for path in places} > {"ledger.db", "history.db", "seen", "sealing.key"}
-    texts = [*places.values(), *(f"{done.stdout}{done.stderr}".encode() for done in told)]
+    texts = [*places.values(), *(f"{done.stdout}{done.stderr}".encode() for done in runs)]
     texts += [body async for body in _stream(settings)]
     for text in texts:
         assert VALUE.encode() not in text

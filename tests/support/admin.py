@@ -23,7 +23,7 @@ from tests.support.programs import BIN
 from tests.support.terminal import OnTerminal
 
 _WRITERS = 200
-Told = Job | Report | CheckIn | WorkstationForgotten | AgentsRevoked
+StreamRecord = Job | Report | CheckIn | WorkstationForgotten | AgentsRevoked
 LINUX = Facts(os="linux", arch="x86_64", release="debian-12")
 
 
@@ -71,7 +71,7 @@ class Admin:
         extra = {f"PCM_{name.upper()}": value for name, value in settings.items()}
         return OnTerminal([BIN / "pcm", *words], {**self.environment, **extra})
 
-    async def tell(self, records: Iterable[Told]) -> None:
+    async def append(self, records: Iterable[StreamRecord]) -> None:
         """Append to the stream, in no order if they are many."""
         left = iter(records)
         async with connect(BrokerSettings(amqp_url=(self.url,)), "test") as connection:
@@ -102,7 +102,7 @@ class Admin:
                 await topology.declare_queue(channel, queue)
 
 
-def _key(record: Told) -> str:
+def _key(record: StreamRecord) -> str:
     if isinstance(record, Job):
         return f"job.{record.id}"
     if isinstance(record, WorkstationForgotten):
@@ -115,13 +115,13 @@ def _key(record: Told) -> str:
 
 def check_in(name: str, *groups: str, agent: str = "service", **fields: Any) -> CheckIn:
     """Return an agent's check-in."""
-    told: dict[str, Any] = {
+    defaults: dict[str, Any] = {
         "at": datetime.now(UTC),
         "interval": 3600,
         "facts": LINUX,
         "program": "1.2.3",
     } | fields
-    return CheckIn(workstation=name, agent=agent, groups=groups, **told)
+    return CheckIn(workstation=name, agent=agent, groups=groups, **defaults)
 
 
 def report(job: Job, name: str, state: State, **fields: Any) -> Report:

@@ -85,8 +85,8 @@ class Browser:
         row, line = next((n, line) for n, line in enumerate(self.grid.lines) if text in line)
         column = line.index(text) + len(text) // 2
         script = "JSON.stringify(document.querySelector('.xterm-screen').getBoundingClientRect())"
-        told = await self._do("Runtime.evaluate", expression=script)
-        box = json.loads(told["result"]["value"])
+        reply = await self._do("Runtime.evaluate", expression=script)
+        box = json.loads(reply["result"]["value"])
         x = box["x"] + (column + 0.5) * box["width"] / self.grid.columns
         y = box["y"] + (row + 0.5) * box["height"] / self.grid.rows
         for kind in ("mouseMoved", "mousePressed", "mouseReleased"):
@@ -128,18 +128,18 @@ class Browser:
         self._number += 1
         await self._socket.send_json({"id": self._number, "method": method, "params": parameters})
         while True:
-            told = await self._socket.receive_json(timeout=LIMIT)
-            if told.get("id") == self._number:
-                assert "error" not in told, told
-                result: dict[str, Any] = told["result"]
+            reply = await self._socket.receive_json(timeout=LIMIT)
+            if reply.get("id") == self._number:
+                assert "error" not in reply, reply
+                result: dict[str, Any] = reply["result"]
                 return result
-            self._take(told)
+            self._take(reply)
 
-    def _take(self, told: dict[str, Any]) -> None:
-        frame = told.get("params", {}).get("response", {})
-        if told.get("method") == "Network.webSocketFrameReceived" and frame["opcode"] == _BINARY:
+    def _take(self, reply: dict[str, Any]) -> None:
+        frame = reply.get("params", {}).get("response", {})
+        if reply.get("method") == "Network.webSocketFrameReceived" and frame["opcode"] == _BINARY:
             self.grid.feed(base64.b64decode(frame["payloadData"]).decode())
-        elif told.get("method") == "Network.webSocketFrameSent" and frame["opcode"] != _BINARY:
+        elif reply.get("method") == "Network.webSocketFrameSent" and frame["opcode"] != _BINARY:
             kind, *data = json.loads(frame["payloadData"])
             if kind == "resize":
                 self.grid.resize(data[0]["width"], data[0]["height"])

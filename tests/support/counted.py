@@ -20,7 +20,7 @@ def counted(ws: Workstation, ran: Path, script: str = "", **fields: Any) -> Job:
     return ws.job(f"echo x >> {ran}; {script}", shell=True, **fields)
 
 
-async def told(dispatcher: Dispatcher, job: Job) -> list[Report]:
+async def reports_until_end(dispatcher: Dispatcher, job: Job) -> list[Report]:
     """Return all reports of a job, once it has ended."""
     async with asyncio.timeout(LIMIT):
         return await follow(dispatcher, job)
@@ -28,7 +28,7 @@ async def told(dispatcher: Dispatcher, job: Job) -> list[Report]:
 
 async def ended(dispatcher: Dispatcher, job: Job, starts: int = 1) -> Report:
     """Return a job's final report, of which there is one, after so many starts."""
-    reports = await told(dispatcher, job)
+    reports = await reports_until_end(dispatcher, job)
     assert [report.state for report in reports].count(State.STARTED) == starts
     return final(reports)
 

@@ -49,7 +49,7 @@ POINTS: dict[str, tuple[Any, str, str]] = {
 """Between which steps of the pipeline a point lies: what is called, and whether before or after."""
 
 
-def _told(word: object) -> str:
+def _shown(word: object) -> str:
     if isinstance(word, list) and word and isinstance(word[0], Outgoing):
         return " ".join(f"{one.exchange} {one.key} {one.properties.message_id}" for one in word)
     return str(word)
@@ -61,7 +61,7 @@ def sabotage(point: str, text: str) -> None:
     original: Callable[..., Any] = getattr(owner, name)
 
     def strike(*words: object) -> None:
-        if re.search(text, " ".join(map(_told, words))):
+        if re.search(text, " ".join(map(_shown, words))):
             os.kill(os.getpid(), signal.SIGKILL)
 
     @functools.wraps(original)

@@ -1,6 +1,6 @@
 """The window's main states, the same at every time and place: for pictures."""
 
-from tests.support.standin import NOW, Told, ended, offer, running, snapshot
+from tests.support.standin import NOW, Fields, ended, offer, running, snapshot
 
 _MINUTE, _HOUR, _DAY = 60, 3600, 86400
 
@@ -43,7 +43,7 @@ OFFERS = [
     ),
 ]
 RUNNING = [running("20261118-100000-eeeeeeeeee", "Collect printer settings", timeout=10 * _MINUTE)]
-OUTPUT: list[Told] = [
+OUTPUT: list[Fields] = [
     {"stream": "stdout", "text": "looking for printers\n"},
     {"stream": "stdout", "text": "found: floor-2-colour\nfound: floor-2-plotter\n"},
     {"stream": "stderr", "text": "floor-3-mono does not answer\n"},
@@ -78,6 +78,6 @@ HISTORY = [
 ]
 
 
-def busy() -> Told:
+def busy() -> Fields:
     """Return a snapshot with something in each tab."""
     return snapshot(offers=OFFERS, running=RUNNING, history=HISTORY)

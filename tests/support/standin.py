@@ -8,10 +8,10 @@ from pathlib import Path
 from typing import Any
 
 NOW = 1_795_000_000.0  # 2026-11-18 11:06:40 UTC
-Told = dict[str, Any]
+Fields = dict[str, Any]
 
 
-def offer(job: str, name: str, **fields: Any) -> Told:
+def offer(job: str, name: str, **fields: Any) -> Fields:
     """Return an offer; optional, unless a deadline is given."""
     deadline = fields.get("deadline")
     return {
@@ -37,7 +37,7 @@ def offer(job: str, name: str, **fields: Any) -> Told:
     }
 
 
-def running(job: str, name: str, **fields: Any) -> Told:
+def running(job: str, name: str, **fields: Any) -> Fields:
     """Return a job that runs."""
     return {
         "job": job,
@@ -52,7 +52,7 @@ def running(job: str, name: str, **fields: Any) -> Told:
     }
 
 
-def ended(job: str, name: str, **fields: Any) -> Told:
+def ended(job: str, name: str, **fields: Any) -> Fields:
     """Return a job that ended; well, unless something else is said."""
     return {
         "job": job,
@@ -71,7 +71,7 @@ def ended(job: str, name: str, **fields: Any) -> Told:
     }
 
 
-def snapshot(**fields: Any) -> Told:
+def snapshot(**fields: Any) -> Fields:
     """Return a snapshot in which all is quiet."""
     return {
         "workstation": "ws-042",
@@ -93,9 +93,9 @@ class StandIn:
 
     def __init__(self) -> None:
         self.snapshot = snapshot()
-        self.output: dict[str, list[Told]] = {}
-        self.asked: list[Told] = []
-        self.reply: Told = {"message": "well"}
+        self.output: dict[str, list[Fields]] = {}
+        self.asked: list[Fields] = []
+        self.reply: Fields = {"message": "well"}
         self._changed = asyncio.Event()
         self._speaking: set[asyncio.Task[Any]] = set()
 
@@ -146,6 +146,6 @@ class StandIn:
             await changed.wait()
 
 
-async def _send(writer: asyncio.StreamWriter, *told: Told) -> None:
-    writer.write(b"".join(json.dumps(line).encode() + b"\n" for line in told))
+async def _send(writer: asyncio.StreamWriter, *lines: Fields) -> None:
+    writer.write(b"".join(json.dumps(line).encode() + b"\n" for line in lines))
     await writer.drain()

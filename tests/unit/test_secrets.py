@@ -53,9 +53,11 @@ def test_how_many_workstations_fit_is_reported(tmp_path: Path) -> None:
     command = Command(argv=("true", *["x" * 100_000] * 10), background=True)
     job = Job(command=command, targets=(group("lab"),))
     with query_fleet(engine) as known:
-        with pytest.raises(CannotSeal, match=r"400 workstations .* about \d+ workstations") as told:
+        with pytest.raises(
+            CannotSeal, match=r"400 workstations .* about \d+ workstations"
+        ) as caught:
             seal(job, {"TOKEN": VALUE}, known)
-        fit = int(str(told.value).split("about ")[1].split()[0])
+        fit = int(str(caught.value).split("about ")[1].split()[0])
         with pytest.raises(CannotSeal, match="over the limit of 65536"):
             seal(job, {"TOKEN": "x" * 70_000}, known)
         with pytest.raises(ValueError, match="TOKEN is in environment as well"):
@@ -70,7 +72,7 @@ def test_how_many_workstations_fit_is_reported(tmp_path: Path) -> None:
     engine.dispose()
 
 
-def test_a_useless_key_is_refused_when_read_and_a_missing_one_is_told(tmp_path: Path) -> None:
+def test_a_useless_key_is_refused_when_read_and_a_missing_one_is_reported(tmp_path: Path) -> None:
     """Also one that an older program has read into the history."""
     genuine = check_in("ws-000", sealing_key=base64.b64encode(bytes([9, *bytes(31)])).decode())
     useless = base64.b64encode(bytes(32)).decode()

@@ -206,8 +206,8 @@ def _concluded(c: Circumstances, outcome: OutcomeRow) -> Explanation:
     """Explain a job that was received, and of whose end no agent has reported."""
     return Explanation(
         f"{agent_phrase(outcome.agent)} received it, and has not reported its end since it"
-        f" expired at {c.time_text('expires_at')}: {c.status_text(outcome.agent)}; the history concludes that"
-        " it has expired",
+        f" expired at {c.time_text('expires_at')}: {c.status_text(outcome.agent)}; the history"
+        " concludes that it has expired",
         "nothing is expected; a report that still comes counts",
     )
 

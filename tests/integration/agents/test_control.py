@@ -78,8 +78,8 @@ async def test_a_window_sees_all_that_happens_to_an_offer(
         assert running is not None
         assert offer(snapshot, job) is None
         assert began <= running.pop("started_at") <= time.time()
-        told = {name: found[name] for name in ("job", "name", "comment", "sender", "command")}
-        assert running == {**told, "timeout": 3600, "may_stop": True}
+        common = {name: found[name] for name in ("job", "name", "comment", "sender", "command")}
+        assert running == {**common, "timeout": 3600, "may_stop": True}
         go.touch()
         snapshot = window.until(lambda snapshot: row(snapshot["history"], job))
         past = row(snapshot["history"], job)
@@ -88,7 +88,7 @@ async def test_a_window_sees_all_that_happens_to_an_offer(
         assert past.pop("duration") > 0
         assert began <= past.pop("at") <= time.time()
         assert past == {
-            **told,
+            **common,
             "state": "succeeded",
             "exit_code": 3,
             "signal": None,
@@ -98,10 +98,10 @@ async def test_a_window_sees_all_that_happens_to_an_offer(
     ws.agents[0].end()
     ws.start("interactive")
     with watching(ws) as window:
-        (told_again,) = window.until(lambda snapshot: snapshot["history"])["history"]
-        assert told_again.pop("duration") > 0
-        assert began <= told_again.pop("at") <= time.time()
-        assert told_again == past
+        (shown_again,) = window.until(lambda snapshot: snapshot["history"])["history"]
+        assert shown_again.pop("duration") > 0
+        assert began <= shown_again.pop("at") <= time.time()
+        assert shown_again == past
 
 
 async def test_a_mandatory_offer_tells_when_it_runs(
@@ -346,7 +346,7 @@ async def test_another_user_is_refused(ws: Workstation) -> None:
 
 
 @pytest.mark.parametrize(
-    ("line", "told"),
+    ("line", "error"),
     [
         (b"hello", "one line of JSON"),
         (b"[" * 60_000, "one line of JSON"),
@@ -360,11 +360,11 @@ async def test_another_user_is_refused(ws: Workstation) -> None:
     ],
 )
 async def test_what_is_no_request_is_answered_in_a_sentence(
-    shared: Workstation, line: bytes, told: str
+    shared: Workstation, line: bytes, error: str
 ) -> None:
     with window(shared, line) as opened:
         (reply,) = opened.rest()
-    assert told in reply["error"]
+    assert error in reply["error"]
     assert "\n" not in reply["error"]
 
 

@@ -11,7 +11,7 @@ import pytest
 from broker import Dispatcher
 from schemas import State
 from tests.support.clock import Clock
-from tests.support.counted import ended, now, told
+from tests.support.counted import ended, now, reports_until_end
 from tests.support.waiting import until_there
 from tests.support.window import asked, offer, row, seen, watching
 from tests.support.workstation import Workstation
@@ -48,7 +48,7 @@ async def test_no_more_postponements_than_the_job_allows_whatever_is_restarted(
     )
     assert seen(ws, job)["until"] == until
     asked(ws, "run", job)
-    states = [report.state for report in await told(dispatcher, job)]
+    states = [report.state for report in await reports_until_end(dispatcher, job)]
     assert states.count(State.POSTPONED) == 2
 
 
@@ -111,7 +111,7 @@ async def test_time_while_the_agent_was_away_is_not_the_users_choice(
     clock.start("interactive")
     seen(ws, job)
     asked(ws, "run", job)
-    states = [report.state for report in await told(dispatcher, job)]
+    states = [report.state for report in await reports_until_end(dispatcher, job)]
     assert (states.count(State.POSTPONED), states.count(State.OFFERED)) == (1, 2)
 
 
@@ -135,7 +135,7 @@ async def test_an_optional_offer_is_shown_again_without_a_report(
     assert all(later - earlier >= 1 for earlier, later in itertools.pairwise(times))
     assert seen(ws, due)["shown_at"] == once[due.id]
     asked(ws, "run", job)
-    states = [report.state for report in await told(dispatcher, job)]
+    states = [report.state for report in await reports_until_end(dispatcher, job)]
     assert states.count(State.OFFERED) == 1
     found = seen(ws, declined, state="declined")
     assert found["shown_at"] < times[-1]
@@ -163,7 +163,7 @@ async def test_a_user_is_reminded_when_they_asked_for_it(
     assert "message" in asked(ws, "postpone", job, until=now(minutes=30).isoformat())
     assert "is postponed" in asked(ws, "remind", job, after=1)["error"]
     asked(ws, "run", job)
-    states = [report.state for report in await told(dispatcher, job)]
+    states = [report.state for report in await reports_until_end(dispatcher, job)]
     assert (states.count(State.OFFERED), states.count(State.POSTPONED)) == (1, 1)
 
 
@@ -185,7 +185,7 @@ async def test_the_reason_of_a_decline_reaches_the_administrator(
     assert done.returncode == 0
     assert seen(ws, job, state="declined")["may_decline"] is False
     asked(ws, "run", job)
-    reports = await told(dispatcher, job)
+    reports = await reports_until_end(dispatcher, job)
     (declined,) = [report for report in reports if report.state is State.DECLINED]
     assert declined.reason == "in a class until noon"
 
@@ -248,7 +248,7 @@ async def test_what_the_administrator_said_of_it_is_sent_and_shown(
         3600,
     )
     asked(ws, "run", job)
-    await told(dispatcher, job)
+    await reports_until_end(dispatcher, job)
     shown = ws.run("pcm", "show", job.id, **history).stdout
     assert "comment       the old one has a hole\n" in shown
     assert "postponement  3 times at most, for 1 h at least\n" in shown

@@ -10,7 +10,7 @@ from broker import Dispatcher, DispatcherSettings
 from broker.amqp import topology
 from schemas import Cancellation, Pause, State
 from tests.support.clock import LOOK_EVERY, Clock
-from tests.support.counted import ended, now, told
+from tests.support.counted import ended, now, reports_until_end
 from tests.support.steering import pause, publish
 from tests.support.waiting import LIMIT, Gate
 from tests.support.workstation import Workstation, agents_of, final, follow
@@ -76,7 +76,9 @@ async def test_a_paused_workstation_starts_nothing_and_goes_on_in_order(
     assert (await ended(dispatcher, last)).state is State.SUCCEEDED
     for job in (*overdue, queued, users, offer):
         assert (await ended(dispatcher, job)).state is State.SUCCEEDED
-    by = [agents_of(await told(dispatcher, job), State.STARTED) for job in (users, offer)]
+    by = [
+        agents_of(await reports_until_end(dispatcher, job), State.STARTED) for job in (users, offer)
+    ]
     assert by == [{"interactive-ada"}, {"interactive-ada"}]
     started = [event["job"] for event in service.events("job.started")]
     assert started == [overdue[1].id, overdue[2].id, overdue[0].id, queued.id, last.id]

@@ -81,8 +81,8 @@ async def test_an_agent_checks_in_when_its_pause_changes_and_after_each_connect(
     interactive.wait_for("agent.resumed")
     interactive.end()
     async with check_ins(settings, ws) as heard:
-        told = [await heard.next("interactive-ada") for _ in range(4)]
-        assert [(one.paused, one.up) for one in told] == [
+        received = [await heard.next("interactive-ada") for _ in range(4)]
+        assert [(one.paused, one.up) for one in received] == [
             (False, True),
             (True, True),
             (False, True),

@@ -56,8 +56,8 @@ async def test_a_damaged_ledger_is_made_good_from_the_brokers_record(
     assert final(await follow(dispatcher, waiting)).state is State.SUCCEEDED
     assert final(await follow(dispatcher, done)).state is State.SUCCEEDED
     assert sorted(ran.read_text().split()) == ["done", "running", "waiting"]
-    told = json.loads(ws.run("pcm", "dead", "list", "--json").stdout)
-    (letter,) = [row for row in told if row["workstation"] == ws.name]
+    rows = json.loads(ws.run("pcm", "dead", "list", "--json").stdout)
+    (letter,) = [row for row in rows if row["workstation"] == ws.name]
     assert letter["reason"].startswith("the ledger was damaged: file is not a database; ")
     ws.run("pcm", "dead", "drop", letter["id"])
 

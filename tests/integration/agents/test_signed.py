@@ -51,14 +51,14 @@ async def publish(
     **properties: Any,
 ) -> None:
     """Publish a message as it never left a dispatcher."""
-    told = signature_headers(tuple(signer.sign(order) for signer in signers))
+    headers = signature_headers(tuple(signer.sign(order) for signer in signers))
     if isinstance(order, Pause):
         key = topology.pause_key(order.workstation)
     elif isinstance(order, Job):
         key = key or topology.routing_keys(order)[0]
     message = Message(
         order.body() if body is None else body,
-        headers={**told, **properties},
+        headers={**headers, **properties},
         delivery_mode=DeliveryMode.PERSISTENT,
         type=order.kind,
         message_id=getattr(order, "id", None),
@@ -127,7 +127,7 @@ async def test_no_forged_or_replayed_job_is_run(
             found = await letters(connection, ws, len(attacks))
             reasons = sorted(str(letter.headers["reason"]) for letter in found)
             for _, _, reason, _ in attacks:
-                match = next((told for told in reasons if reason in told), None)
+                match = next((given for given in reasons if reason in given), None)
                 assert match is not None, (reason, reasons)
                 reasons.remove(match)
             # What went over the wire is anyone's to read, and to send again.
@@ -172,11 +172,13 @@ async def test_a_signature_can_neither_be_left_out_nor_given_twice(
 
 async def stream_record(dispatcher: Dispatcher, job: Job, *signers: Signer) -> None:
     """Put a job on record, so that it can be followed."""
-    told = signature_headers(tuple(signer.sign(job) for signer in signers))
+    headers = signature_headers(tuple(signer.sign(job) for signer in signers))
 
     async def work(publisher: Publisher) -> None:
         key = f"job.{job.id}"
-        await stream.append(publisher, key, job.body(), kind="job", message_id=job.id, headers=told)
+        await stream.append(
+            publisher, key, job.body(), kind="job", message_id=job.id, headers=headers
+        )
 
     await dispatcher.retry(work)
 

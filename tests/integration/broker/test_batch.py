@@ -66,8 +66,8 @@ async def test_the_same_job_twice_is_reported_twice(dispatcher: Dispatcher, node
     await declare(node, "batch")
     nowhere, good = job("nowhere"), job()
     jobs = [nowhere, good, nowhere, good, nowhere]
-    told = [str(error) async for _, error in dispatcher.dispatch_all(jobs)]
-    assert told == [NOT_SENT, "None", NOT_SENT, "None", NOT_SENT]
+    errors = [str(error) async for _, error in dispatcher.dispatch_all(jobs)]
+    assert errors == [NOT_SENT, "None", NOT_SENT, "None", NOT_SENT]
     assert set(await drain(node, "batch")) == {good.id}
 
 
@@ -102,15 +102,15 @@ async def test_each_is_reported_before_the_next_is_there(
 ) -> None:
     """Of jobs that come slowly, none waits for the next one."""
     await declare(node, "batch")
-    told = asyncio.Event()
+    noticed = asyncio.Event()
 
     async def slow() -> AsyncIterator[Job]:
         yield job()
-        await asyncio.wait_for(told.wait(), LIMIT)
+        await asyncio.wait_for(noticed.wait(), LIMIT)
         yield job()
 
     async for _ in dispatcher.dispatch_all(slow()):
-        told.set()
+        noticed.set()
     assert len(await drain(node, "batch")) == 2
 
 
@@ -173,18 +173,18 @@ async def test_none_waits_for_the_confirm_of_another(
 async def test_a_connection_cut_in_the_middle_loses_and_doubles_nothing(
     ws: Workstation, settings: DispatcherSettings, own_node: Node, tmp_path: Path
 ) -> None:
-    """And it is told once for each cut, whatever was on the way."""
+    """And it is reported once for each cut, whatever was on the way."""
     ws.environment["PCM_AMQP_URL"] = own_node.url
     ws.start("service", concurrency="8")
     direct = settings.model_copy(update={"amqp_url": (own_node.url,)})
     sizes = random.Random(5)
-    ran, told = tmp_path / "ran", list[str]()
+    ran, notices = tmp_path / "ran", list[str]()
     jobs = [counting(ws, ran, number) for number in range(300)]
     with Proxy(own_node.port) as proxy:
         cut = direct.model_copy(
             update={"amqp_url": (proxy.url(),), "patience": timedelta(seconds=60)}
         )
-        async with Dispatcher.connect(cut, told.append) as dispatcher:
+        async with Dispatcher.connect(cut, notices.append) as dispatcher:
 
             async def cutting() -> None:
                 while proxy.cuts < 6:
@@ -197,7 +197,7 @@ async def test_a_connection_cut_in_the_middle_loses_and_doubles_nothing(
             task.cancel()
         assert sent == [(job, None) for job in jobs]
         assert proxy.cuts >= 3
-        assert 1 <= len(told) <= proxy.cuts
+        assert 1 <= len(notices) <= proxy.cuts
     await succeeded_once(direct, jobs)
     ran_once(ran, range(300))
 
@@ -206,18 +206,18 @@ async def test_a_broker_that_answers_no_more_is_given_up_once(
     own_node: Node, settings: DispatcherSettings
 ) -> None:
     """Not by each job in its turn: that would take for ever."""
-    told: list[str] = []
+    notices: list[str] = []
     with Proxy(own_node.port) as proxy:
         patient = settings.model_copy(
             update={"amqp_url": (proxy.url(),), "patience": timedelta(seconds=1)}
         )
-        async with Dispatcher.connect(patient, told.append) as dispatcher:
+        async with Dispatcher.connect(patient, notices.append) as dispatcher:
             proxy.freeze()
             async with asyncio.timeout(LIMIT):
                 with pytest.raises(Unreachable):
                     await anext(dispatcher.dispatch_all(job() for _ in range(500)))
             proxy.thaw()
-    assert len(told) == 1
+    assert len(notices) == 1
 
 
 async def test_a_refused_login_is_tried_once(own_node: Node) -> None:

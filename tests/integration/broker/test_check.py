@@ -121,8 +121,8 @@ def test_all_jobs_of_a_file_are_sent_and_watched(ws: Workstation) -> None:
     for job_id in ids:
         assert ws.run("pcm", "watch", job_id).returncode == 0
     lines, _ = send(ws, jobs_for(ws, "true", "exit 3", "true"), "--wait", status=1)
-    ids, told = lines[:3], lines[3:]
-    assert [line for line in told if line.startswith(tuple(ids))] == [
+    ids, problem = lines[:3], lines[3:]
+    assert [line for line in problem if line.startswith(tuple(ids))] == [
         f"{ids[0]}: 1 succeeded",
         f"{ids[1]}: 1 failed",
         f"{ids[2]}: 1 succeeded",
@@ -190,9 +190,9 @@ async def test_options_of_whom_and_when_reach_the_job(
     assert progress.job is not None
     assert progress.job.excluded == (group("x"), workstation("y"))
     assert progress.job.respects_windows
-    for target, told in (
+    for target, problem in (
         ("all", "--not-to: all: the job would have no target left"),
         ("x!", "--not-to: 'x!' is"),
     ):
         wrong = pcm("send", "--to", "all", "--not-to", target, "--", "true")
-        assert (wrong.returncode, wrong.stderr.startswith(f"pcm: {told}")) == (2, True)
+        assert (wrong.returncode, wrong.stderr.startswith(f"pcm: {problem}")) == (2, True)

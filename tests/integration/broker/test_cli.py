@@ -95,7 +95,7 @@ def test_settings_come_from_a_file_of_ones_own(tmp_path: Path) -> None:
     """But not from one that others may write to."""
     file = tmp_path / ".env"
     file.write_text(f"PCM_AMQP_URL={NOWHERE}\nPCM_PATIENCE=nonsense\n")
-    for mode, told in ((0o600, "PCM_PATIENCE"), (0o666, "PCM_AMQP_URL")):
+    for mode, named in ((0o600, "PCM_PATIENCE"), (0o666, "PCM_AMQP_URL")):
         file.chmod(mode)
         done = subprocess.run(
             [BIN / "pcm", "send", "--to", "all", "--", "true"],
@@ -107,7 +107,7 @@ def test_settings_come_from_a_file_of_ones_own(tmp_path: Path) -> None:
             check=False,
         )
         last = done.stderr.splitlines()[-1]
-        assert (done.returncode, last.split(":")[1]) == (2, f" {told}")
+        assert (done.returncode, last.split(":")[1]) == (2, f" {named}")
 
 
 def _with_settings(folder: Path, mode: int = 0o600, **variables: str) -> list[str]:

@@ -197,11 +197,11 @@ async def test_what_cannot_be_sent_again_stays_and_others_go_on(
     done = ws.run("pcm", "dead", "requeue", *ids.values())
     assert done.returncode == 1
     assert done.stdout.startswith(f"{ids.pop(good.id)}: sent again as ")
-    told = dict(line.removeprefix("pcm: ").split(": ", 1) for line in done.stderr.splitlines())
-    assert "it expired at" in told[ids[late.id]]
-    assert "it is a notice, not an order" in told[ids["the ledger was damaged: x"]]
-    assert "no queue is bound" in told[ids["lost"]]
-    assert "original routing key is unknown" in told[ids["of nowhere"]]
+    problems = dict(line.removeprefix("pcm: ").split(": ", 1) for line in done.stderr.splitlines())
+    assert "it expired at" in problems[ids[late.id]]
+    assert "it is a notice, not an order" in problems[ids["the ledger was damaged: x"]]
+    assert "no queue is bound" in problems[ids["lost"]]
+    assert "original routing key is unknown" in problems[ids["of nowhere"]]
     assert {row["id"] for row in rows(ws, 4)} == set(ids.values())
     assert ws.run("pcm", "dead", "drop", *ids.values()).returncode == 0
     assert rows(ws, 0) == []
@@ -323,7 +323,7 @@ async def test_dropping_all_asks_back(own_node: Node, tmp_path: Path) -> None:
 
 
 def test_wrong_use_and_unknown_letters(ws: Workstation) -> None:
-    for words, status, told in (
+    for words, status, message in (
         (["requeue"], 2, "ID"),
         (["drop"], 2, "ID"),
         (["drop", "--all", "abc"], 2, "ID"),
@@ -337,7 +337,7 @@ def test_wrong_use_and_unknown_letters(ws: Workstation) -> None:
     ):
         done = ws.run("pcm", "dead", *words)
         assert (done.returncode, done.stdout) == (status, ""), words
-        assert told in done.stderr
+        assert message in done.stderr
         assert len(done.stderr.splitlines()) == 1
     nowhere = ws.run("pcm", "dead", "list", amqp_url="amqp://127.0.0.1:1/")
     assert nowhere.returncode == 3

@@ -331,8 +331,8 @@ def test_the_examples_help_and_send_nothing_unless_asked(ws: Workstation, name: 
     helped = run("--help")
     assert (helped.returncode, helped.stderr) == (0, "")
     assert helped.stdout.startswith("usage: ")
-    for words, told in wrong[name]:
+    for words, message in wrong[name]:
         done = run(*words)
         assert (done.returncode, done.stdout) == (2, ""), words
-        assert told in done.stderr
+        assert message in done.stderr
         assert len(done.stderr.splitlines()) == 1

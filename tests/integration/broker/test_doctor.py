@@ -300,7 +300,7 @@ async def test_agents_that_take_orders_nobody_signed(patient: Patient, tmp_path:
         for kind, keys in (("service", str(patient.keys)), ("interactive", "")):
             ws.start(kind, trusted_keys=keys)
         await checked_in(BrokerSettings(amqp_url=(patient.url,)), ws, 2)
-        await patient.admin.tell(
+        await patient.admin.append(
             [
                 check_in(closed, signed_only=True),
                 check_in(half, signed_only=True),
@@ -312,9 +312,9 @@ async def test_agents_that_take_orders_nobody_signed(patient: Patient, tmp_path:
         rows = json.loads(patient.pcm("workstations", ws.name, "--json").stdout)
     finally:
         ws.stop()
-    told = texts(found, "unsigned")
-    assert "3 of 4 workstations" in told
-    assert told.endswith(f": {half}, {unsaid}, {ws.name}")
+    text = texts(found, "unsigned")
+    assert "3 of 4 workstations" in text
+    assert text.endswith(f": {half}, {unsaid}, {ws.name}")
     assert severities(found, "unsigned") == {"unsafe"}
     said = {agent["agent"]: agent["signed_only"] for agent in rows[0]["agents"]}
     assert said == {"service": True, "interactive-ada": False}
@@ -390,13 +390,13 @@ def test_a_topology_that_is_another(patient: Patient) -> None:
         "arguments": {"alternate-exchange": "amq.fanout"},
     }
     management.put("exchanges", host, topology.DEAD, body=body)
-    told = texts(patient.examined(), "topology")
-    assert f"missing: exchange {topology.JOBS}" in told
-    assert "pcm.reports is a classic queue, and should be a stream" in told
-    assert "pcm.reports is not bound by pcm.reports accepted.*.*" in told
-    assert "pcm.dead drops a letter" in told
-    assert "the exchange pcm.dead is fanout; it should be headers" in told
-    assert "passes unroutable messages to amq.fanout" in told
+    text = texts(patient.examined(), "topology")
+    assert f"missing: exchange {topology.JOBS}" in text
+    assert "pcm.reports is a classic queue, and should be a stream" in text
+    assert "pcm.reports is not bound by pcm.reports accepted.*.*" in text
+    assert "pcm.dead drops a letter" in text
+    assert "the exchange pcm.dead is fanout; it should be headers" in text
+    assert "passes unroutable messages to amq.fanout" in text
     assert management.get("exchanges", host, topology.JOBS) is None  # looking changed nothing
 
 
@@ -408,16 +408,16 @@ def test_policies_that_drop(patient: Patient) -> None:
     ):
         body = {"pattern": pattern, "definition": definition}
         patient.management.put("policies", patient.host, name, body=body)
-    told = texts(patient.examined(), "policies")
-    assert "the policy old" in told
-    assert "others" not in told
+    text = texts(patient.examined(), "policies")
+    assert "the policy old" in text
+    assert "others" not in text
 
 
 @pytest.mark.full
 async def test_clocks_and_dead_letters(patient: Patient) -> None:
     late, early = f"late-{patient.number}", f"early-{patient.number}"
     now = datetime.now(UTC)
-    await patient.admin.tell(
+    await patient.admin.append(
         [
             check_in(early, at=now + timedelta(hours=1)),
             check_in(late, at=now - timedelta(hours=3), interval=60),
@@ -426,7 +426,7 @@ async def test_clocks_and_dead_letters(patient: Patient) -> None:
     for standby, host in ((False, "web.site1"), (True, "web.site2")):
         machine = Machine(id=host, boot=host, host=host, address="10.0.0.1")
         twice = check_in(f"twice-{patient.number}", machine=machine, standby=standby)
-        await patient.admin.tell([twice])
+        await patient.admin.append([twice])
     await patient.admin.declare(late)
     connection = await aio_pika.connect(patient.url)
     async with connection, connection.channel() as channel:
@@ -503,9 +503,9 @@ def test_this_machine(patient: Patient) -> None:
     (patient.folder / ".env").touch()
     (patient.folder / ".env").chmod(0o666)
     found = patient.examined()
-    told = texts(found, "folders")
+    text = texts(found, "folders")
     for name in ("state/claims", "state/service", "state/service/ledger.db"):
-        assert name in told
+        assert name in text
     assert f"everybody can write to {patient.keys}" in texts(found, "keys")
     assert f"its group can write to {patient.keys}/ada.pub" in texts(found, "keys")
     assert ".env is not read" in texts(found, "settings")

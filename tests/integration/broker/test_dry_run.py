@@ -34,21 +34,21 @@ def plan(admin: Admin, *words: str, given: str | None = None) -> dict[str, objec
 
 async def test_it_tells_whom_a_job_would_reach_and_sends_nothing(admin: Admin) -> None:
     await admin.declare("dr-1", groups=["dr"])
-    await admin.tell([check_in("dr-1", "dr"), check_in("dr-2", "dr"), check_in("dr-3")])
+    await admin.append([check_in("dr-1", "dr"), check_in("dr-2", "dr"), check_in("dr-3")])
     words = ["--to", "group:dr", "--to", "workstation:dr-3", "--to", "workstation:dr-new"]
     done = admin.run("send", "--dry-run", *words, "--to", "group:dr-empty", "--", "true")
     assert (done.returncode, done.stderr) == (1, "")
-    told = {line[:16].strip(): line[16:] for line in done.stdout.splitlines()}
+    printed = {line[:16].strip(): line[16:] for line in done.stdout.splitlines()}
     assert done.stdout.startswith("true: would reach 3 workstations")
-    assert told["reached"] == "3: dr-1, dr-2, dr-3"
-    assert told["unknown targets"] == "2: workstation:dr-new, group:dr-empty"
+    assert printed["reached"] == "3: dr-1, dr-2, dr-3"
+    assert printed["unknown targets"] == "2: workstation:dr-new, group:dr-empty"
     assert "no queue is bound for one of these, pcm send sends nothing" in done.stdout
-    assert told["routing keys"].startswith("4: foreground.optional.group.dr, ")
-    assert told["offer at"] == "immediately"
-    assert datetime.fromisoformat(told["expires at"][:10]).replace(tzinfo=UTC) > datetime.now(
+    assert printed["routing keys"].startswith("4: foreground.optional.group.dr, ")
+    assert printed["offer at"] == "immediately"
+    assert datetime.fromisoformat(printed["expires at"][:10]).replace(tzinfo=UTC) > datetime.now(
         UTC
     ) + timedelta(days=28)
-    assert told["mandatory at"] == "never: it is optional"
+    assert printed["mandatory at"] == "never: it is optional"
     assert done.stdout.endswith("nothing was sent\n")
     assert await depth(admin, "dr-1") == 0
 
@@ -60,7 +60,7 @@ async def test_those_of_another_platform_are_distinguished(admin: Admin) -> None
         "dp-mac": Facts(os="macos", arch="aarch64"),
         "dp-silent": Facts(),
     }
-    await admin.tell(check_in(name, "dp", facts=facts) for name, facts in machines.items())
+    await admin.append(check_in(name, "dp", facts=facts) for name, facts in machines.items())
     to = ("--to", "group:dp", "--platform")
     assert plan(admin, *to, "linux", "--", "x")["not_applicable"] == ["dp-mac"]
     found = plan(admin, *to, "linux/amd64", "--platform", "macos", "--", "x")
@@ -69,7 +69,7 @@ async def test_those_of_another_platform_are_distinguished(admin: Admin) -> None
 
 
 async def test_those_left_out_are_reported_of_a_file(admin: Admin) -> None:
-    await admin.tell([check_in(f"de-{number}", "de") for number in range(4)])
+    await admin.append([check_in(f"de-{number}", "de") for number in range(4)])
     job = Job(
         command=Command(argv=("true",), background=True),
         targets=(group("de"),),
@@ -85,7 +85,7 @@ async def test_those_left_out_are_reported_of_a_file(admin: Admin) -> None:
 
 
 async def test_of_a_file_of_several_jobs_each_is_reported(admin: Admin) -> None:
-    await admin.tell([check_in("ds-1", "ds")])
+    await admin.append([check_in("ds-1", "ds")])
     jobs = [
         Job(command=Command(argv=("true",)), targets=(group(name),), name=name)
         for name in ("ds", "ds-empty")
@@ -95,13 +95,13 @@ async def test_of_a_file_of_several_jobs_each_is_reported(admin: Admin) -> None:
     assert (done.returncode, done.stderr) == (1, "")
     found = [json.loads(line) for line in done.stdout.splitlines()]
     assert [plan["reached"] for plan in found] == [["ds-1"], []]
-    told = admin.run("send", "--dry-run", "--file", "-", given=text).stdout
-    assert "\nds-empty: would reach 0 workstations, " in told
-    assert told.count("nothing was sent\n") == 1
+    printed = admin.run("send", "--dry-run", "--file", "-", given=text).stdout
+    assert "\nds-empty: would reach 0 workstations, " in printed
+    assert printed.count("nothing was sent\n") == 1
 
 
 async def test_it_tells_when(admin: Admin) -> None:
-    await admin.tell([check_in("dw-1")])
+    await admin.append([check_in("dw-1")])
     words = ["--to", "workstation:dw-1", "--mandatory-at", "2031-05-01T02:00 local", "--", "x"]
     text = admin.run("send", "--dry-run", *words).stdout
     assert "mandatory at    2031-05-01 02:00:00 on each workstation's clock\n" in text
@@ -116,13 +116,13 @@ async def test_it_tells_when(admin: Admin) -> None:
 
 
 async def test_nobody_reached_is_exit_status_1(admin: Admin) -> None:
-    await admin.tell([check_in("dn-1")])
+    await admin.append([check_in("dn-1")])
     found = plan(admin, "--to", "group:dn-empty", "--", "true")
     assert (found["reached"], found["unknown_targets"]) == ([], ["group:dn-empty"])
 
 
 async def test_of_very_many_fifty_are_named(admin: Admin) -> None:
-    await admin.tell(check_in(f"dm-{number:02}", "dm") for number in range(60))
+    await admin.append(check_in(f"dm-{number:02}", "dm") for number in range(60))
     text = admin.run("send", "--dry-run", "--to", "group:dm", "--", "true").stdout
     assert "reached         60: dm-00, " in text
     assert text.count("dm-") == 50

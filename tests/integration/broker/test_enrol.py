@@ -57,10 +57,10 @@ def start(
     ws: Workstation, kind: str, settings: Settings, *, connected: bool = True, **more: str
 ) -> AgentProcess:
     """Start an agent with settings as they were handed out."""
-    return ws.start(kind, connected=connected, **told(settings), **more)
+    return ws.start(kind, connected=connected, **login_settings(settings), **more)
 
 
-def told(settings: Settings) -> dict[str, str]:
+def login_settings(settings: Settings) -> dict[str, str]:
     """Return settings as a workstation takes them."""
     return {name.removeprefix("PCM_").lower(): value for name, value in settings.items()}
 
@@ -88,7 +88,7 @@ def ran(ws: Workstation) -> list[str]:
     return (ws.folder / "ran").read_text().split()
 
 
-async def test_a_group_that_the_agent_is_not_in_is_told(
+async def test_a_group_that_the_agent_is_not_in_is_reported(
     site: Site, ws: Workstation, dispatcher: Dispatcher
 ) -> None:
     """It may not unbind its queue, but runs nothing that is not for it."""
@@ -374,7 +374,9 @@ async def test_a_damaged_ledger_runs_nothing_again(
     new = await dispatcher.dispatch(append(ws, "new"))
     assert final(await follow(dispatcher, new)).state is State.SUCCEEDED
     assert ran(ws) == ["done", "new"]
-    pending = json.loads(ws.run("pcm-agent", "pending", "--json", **told(settings)).stdout)
+    pending = json.loads(
+        ws.run("pcm-agent", "pending", "--json", **login_settings(settings)).stdout
+    )
     assert {row["job"] for row in pending} == {users.id}
     service.end()
     start(ws, "service", settings)  # and so it stays

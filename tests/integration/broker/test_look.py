@@ -17,7 +17,7 @@ from yarl import URL
 from broker.history.queries.rows import FAILURES, STATES, WAITING
 from schemas import Cancellation, Job, Output, Report, State, WorkstationForgotten, group
 from tests.support.programs import BIN
-from tests.support.told import Told, result
+from tests.support.simulated_fleet import SimulatedFleet, result
 from tests.support.waiting import LIMIT
 from tests.support.workstation import Workstation
 
@@ -27,10 +27,10 @@ ADA = "interactive-ada"
 NASTY = "\x1b[2J\x1b]0;owned\x07wiped\rover\x9b31m\u202etxt"
 
 
-async def in_every_state(told: Told) -> Job:
+async def in_every_state(fleet: SimulatedFleet) -> Job:
     """Tell of a job with a workstation, named for it, in each state, and three that failed."""
     words = [*STATES, "failed2", "failed3"]
-    job = told.job(*words, argv=("apt-get", "upgrade"), name="Office update", sender="ada@hq")
+    job = fleet.job(*words, argv=("apt-get", "upgrade"), name="Office update", sender="ada@hq")
     reports: list[tuple[str, State, dict[str, Any]]] = [
         (S.RECEIVED, S.RECEIVED, {}),
         (S.OFFERED, S.OFFERED, {"agent": ADA}),
@@ -49,32 +49,32 @@ async def in_every_state(told: Told) -> Job:
         (S.DECLINED, S.DECLINED, {"agent": ADA}),
         (S.NOT_APPLICABLE, S.NOT_APPLICABLE, {"reason": "runs on windows"}),
     ]
-    await told.tell(*(told.check_in(word) for word in words if word != "unreachable"))
-    await told.tell(job)
-    await told.tell(*(told.report(job, word, state, **more) for word, state, more in reports))
+    await fleet.append(*(fleet.check_in(word) for word in words if word != "unreachable"))
+    await fleet.append(job)
+    await fleet.append(*(fleet.report(job, word, state, **more) for word, state, more in reports))
     return job
 
 
-async def test_the_sums_add_up_for_a_job_in_all_states(told: Told) -> None:
-    job = await in_every_state(told)
-    (row,) = json.loads(told.pcm("jobs", "--text", job.id, "--json").stdout)
+async def test_the_sums_add_up_for_a_job_in_all_states(fleet: SimulatedFleet) -> None:
+    job = await in_every_state(fleet)
+    (row,) = json.loads(fleet.pcm("jobs", "--text", job.id, "--json").stdout)
     assert row["counts"] == {state: 3 if state == S.FAILED else 1 for state in STATES}
     assert row["total"] == len(STATES) + 2
     assert row["open"] == len(WAITING) + 1
     assert row["failures"] == len(FAILURES) + 2
-    shown = json.loads(told.pcm("show", job.id, "--json").stdout)
+    shown = json.loads(fleet.pcm("show", job.id, "--json").stdout)
     assert {name: shown[name] for name in row} == row
     assert len(shown["workstations"]) == row["total"]
     assert sum(found["count"] for found in shown["failure_groups"]) == row["failures"]
     assert Job.model_validate(shown["sent"]) == job
-    for one in (told.name(word) for word in STATES):
+    for one in (fleet.name(word) for word in STATES):
         (state,) = [of["state"] for of in shown["workstations"] if of["workstation"] == one]
         assert one.endswith(state)
 
 
-async def test_show_tells_all_of_it(told: Told) -> None:
-    job = await in_every_state(told)
-    done = told.pcm("show", job.id[:20])
+async def test_show_tells_all_of_it(fleet: SimulatedFleet) -> None:
+    job = await in_every_state(fleet)
+    done = fleet.pcm("show", job.id[:20])
     assert (done.returncode, done.stderr) == (0, "")
     head, counts, failures, pairs = done.stdout.split("\n\n")
     for line in ("name          Office update", "command       apt-get upgrade", "ada@hq"):
@@ -93,61 +93,61 @@ async def test_show_tells_all_of_it(told: Told) -> None:
     assert "until " in pairs
 
 
-async def test_show_narrows_to_states_and_says_what_is_left_out(told: Told) -> None:
+async def test_show_narrows_to_states_and_says_what_is_left_out(fleet: SimulatedFleet) -> None:
     words = [f"{number:03}" for number in range(60)]
-    job = told.job(*words, background=True)
-    await told.tell(*map(told.check_in, words), job)
-    reports = [told.report(job, word, S.STARTED) for word in words[:55]]
-    await told.tell(*reports, told.report(job, "001", S.FAILED, reason="broken"))
-    whole = told.pcm("show", job.id).stdout
+    job = fleet.job(*words, background=True)
+    await fleet.append(*map(fleet.check_in, words), job)
+    reports = [fleet.report(job, word, S.STARTED) for word in words[:55]]
+    await fleet.append(*reports, fleet.report(job, "001", S.FAILED, reason="broken"))
+    whole = fleet.pcm("show", job.id).stdout
     assert whole.endswith("\n\n10 more workstations; --all shows them, --state selects\n")
-    assert told.pcm("show", job.id, "--all").stdout.count(told.prefix) == 60 + 1 + 10
-    running = json.loads(told.pcm("show", job.id, "--state", "running", "--json").stdout)
+    assert fleet.pcm("show", job.id, "--all").stdout.count(fleet.prefix) == 60 + 1 + 10
+    running = json.loads(fleet.pcm("show", job.id, "--state", "running", "--json").stdout)
     assert (len(running["workstations"]), running["left_out"]) == (50, 4)
     both = json.loads(
-        told.pcm("show", job.id, "--state", "failures", "--state", "queued", "--json").stdout
+        fleet.pcm("show", job.id, "--state", "failures", "--state", "queued", "--json").stdout
     )
     assert [of["state"] for of in both["workstations"]] == ["failed"] + ["queued"] * 5
     assert both["left_out"] == 0
-    ended = json.loads(told.pcm("show", job.id, "--state", "ended", "--json").stdout)
-    assert [of["workstation"] for of in ended["workstations"]] == [told.name("001")]
+    ended = json.loads(fleet.pcm("show", job.id, "--state", "ended", "--json").stdout)
+    assert [of["workstation"] for of in ended["workstations"]] == [fleet.name("001")]
 
 
-async def test_show_tells_one_workstation_s_story(told: Told) -> None:
-    job = told.job("a", "b")
-    await told.tell(
-        told.check_in("a"),
+async def test_show_tells_one_workstation_s_story(fleet: SimulatedFleet) -> None:
+    job = fleet.job("a", "b")
+    await fleet.append(
+        fleet.check_in("a"),
         job,
-        told.report(job, "a", S.RECEIVED),
-        told.report(job, "a", S.OFFERED, agent=ADA),
-        told.report(job, "a", S.POSTPONED, agent=ADA, until=NOW + timedelta(hours=3)),
-        told.report(job, "b", S.RECEIVED),
+        fleet.report(job, "a", S.RECEIVED),
+        fleet.report(job, "a", S.OFFERED, agent=ADA),
+        fleet.report(job, "a", S.POSTPONED, agent=ADA, until=NOW + timedelta(hours=3)),
+        fleet.report(job, "b", S.RECEIVED),
     )
-    done = told.pcm("show", job.id, "--workstation", told.name("a"))
+    done = fleet.pcm("show", job.id, "--workstation", fleet.name("a"))
     lines = done.stdout.splitlines()[4:]
     assert [line.split()[3] for line in lines] == ["received", "offered", "postponed"]
     assert "until " in lines[2]
-    found = json.loads(told.pcm("show", job.id, "--workstation", told.name("a"), "--json").stdout)
+    found = json.loads(fleet.pcm("show", job.id, "--workstation", fleet.name("a"), "--json").stdout)
     assert [one["state"] for one in found["reports"]] == ["received", "offered", "postponed"]
     assert found["outcome"]["state"] == "postponed"
-    other = told.pcm("show", job.id, "--workstation", "nowhere")
+    other = fleet.pcm("show", job.id, "--workstation", "nowhere")
     assert (other.returncode, len(other.stderr.splitlines())) == (1, 1)
     assert f"pcm why {job.id} nowhere explains it" in other.stderr
 
 
-async def test_what_nobody_reported_is_reported_by_the_job_itself(told: Told) -> None:
+async def test_what_nobody_reported_is_reported_by_the_job_itself(fleet: SimulatedFleet) -> None:
     """Also as a failure, if it expired."""
-    expired = told.job(
+    expired = fleet.job(
         "a", background=True, created_at=NOW - timedelta(hours=2),
         expires_at=NOW - timedelta(hours=1),
     )  # fmt: skip
-    cancelled = told.job("a", "b", rerun_of=expired.id, rollout="plan", schedule="nightly")
+    cancelled = fleet.job("a", "b", rerun_of=expired.id, rollout="plan", schedule="nightly")
     everywhere = Cancellation(job_id=cancelled.id, reason="a mistake", sender="bob@hq")
-    await told.tell(told.check_in("a"), told.check_in("b"), expired, cancelled, everywhere)
-    shown = json.loads(told.pcm("show", expired.id, "--json").stdout)
+    await fleet.append(fleet.check_in("a"), fleet.check_in("b"), expired, cancelled, everywhere)
+    shown = json.loads(fleet.pcm("show", expired.id, "--json").stdout)
     assert (shown["counts"], shown["failures"]) == ({"expired": 1}, 1)
     assert [(one["state"], one["count"]) for one in shown["failure_groups"]] == [("expired", 1)]
-    text = told.pcm("show", cancelled.id).stdout
+    text = fleet.pcm("show", cancelled.id).stdout
     for line in (
         f"rerun of      {expired.id}",
         "rollout       plan",
@@ -157,35 +157,35 @@ async def test_what_nobody_reported_is_reported_by_the_job_itself(told: Told) ->
         "cancelled               2  100.0 %",
     ):
         assert line in text
-    here = told.pcm("jobs", "--text", told.prefix).stdout
+    here = fleet.pcm("jobs", "--text", fleet.prefix).stdout
     assert "2 cancelled" in here
     assert "bob@hq" in here
 
 
-async def test_a_forgotten_workstation_is_reported(told: Told) -> None:
-    job = told.job("a")
-    await told.tell(
-        told.check_in("a"), job, WorkstationForgotten(workstation=told.name("a"), sender="x@y")
+async def test_a_forgotten_workstation_is_reported(fleet: SimulatedFleet) -> None:
+    job = fleet.job("a")
+    await fleet.append(
+        fleet.check_in("a"), job, WorkstationForgotten(workstation=fleet.name("a"), sender="x@y")
     )
-    assert "x@y had the workstation forgotten" in told.pcm("show", job.id).stdout
+    assert "x@y had the workstation forgotten" in fleet.pcm("show", job.id).stdout
 
 
-async def test_jobs_are_listed_the_newest_first_and_narrowed(told: Told) -> None:
+async def test_jobs_are_listed_the_newest_first_and_narrowed(fleet: SimulatedFleet) -> None:
     def made(hours: int, **fields: Any) -> Job:
-        return told.job("a", created_at=NOW - timedelta(hours=hours), **fields)
+        return fleet.job("a", created_at=NOW - timedelta(hours=hours), **fields)
 
     old = made(50, name="Old 100%", sender="ada@hq")
     middle = made(5, argv=("echo", "MIDDLE"), sender="bob@hq", background=True)
     new = made(1, sender="ada@hq", mandatory_at=NOW + timedelta(hours=1))
-    await told.tell(
-        told.check_in("a"),
+    await fleet.append(
+        fleet.check_in("a"),
         *(new, old, middle),
-        told.report(old, "a", S.SUCCEEDED, result=result(0)),
-        told.report(middle, "a", S.FAILED, reason="broken"),
+        fleet.report(old, "a", S.SUCCEEDED, result=result(0)),
+        fleet.report(middle, "a", S.FAILED, reason="broken"),
     )
 
     def listed(*words: str) -> list[str]:
-        done = told.pcm("jobs", "--text", told.name("a"), "--json", *words)
+        done = fleet.pcm("jobs", "--text", fleet.name("a"), "--json", *words)
         assert (done.returncode, done.stderr) == (0, "")
         return [row["job"] for row in json.loads(done.stdout)]
 
@@ -201,14 +201,14 @@ async def test_jobs_are_listed_the_newest_first_and_narrowed(told: Told) -> None
     assert listed("--state", "ended", "--state", "waiting") == [new.id, middle.id, old.id]
 
     def found(text: str) -> list[str]:
-        rows = json.loads(told.pcm("jobs", "--text", text, "--json").stdout)
-        return [row["job"] for row in rows if row["targets"] == [f"workstation:{told.name('a')}"]]
+        rows = json.loads(fleet.pcm("jobs", "--text", text, "--json").stdout)
+        return [row["job"] for row in rows if row["targets"] == [f"workstation:{fleet.name('a')}"]]
 
     assert found("middle") == [middle.id]
     assert found("old 100%") == [old.id]
     assert found(new.id[-10:]) == [new.id]
     assert found("100_") == []
-    table = told.pcm("jobs", "--text", told.prefix, "--limit", "2")
+    table = fleet.pcm("jobs", "--text", fleet.prefix, "--limit", "2")
     assert table.stderr == "pcm: there are more; --limit 20 shows more\n"
     head, first, second = table.stdout.splitlines()
     assert head.split()[:3] == ["JOB", "NAME", "CONTEXT"]
@@ -218,85 +218,85 @@ async def test_jobs_are_listed_the_newest_first_and_narrowed(told: Told) -> None
     assert "1 queued" in first
     assert second.split().index("background") + 1 == second.split().index("optional")
     assert "1 failed" in second
-    assert told.pcm("jobs", "--text", "nothing has this").stdout == "no jobs\n"
+    assert fleet.pcm("jobs", "--text", "nothing has this").stdout == "no jobs\n"
 
 
-async def test_what_commands_wrote_is_shown(told: Told) -> None:
-    job = told.job("a", "b", "c", "d")
-    await told.tell(
-        *(told.check_in(word) for word in "abcd"),
+async def test_what_commands_wrote_is_shown(fleet: SimulatedFleet) -> None:
+    job = fleet.job("a", "b", "c", "d")
+    await fleet.append(
+        *(fleet.check_in(word) for word in "abcd"),
         job,
-        told.report(job, "a", S.SUCCEEDED, result=result(0, stdout="same\n")),
-        told.report(job, "b", S.SUCCEEDED, result=result(0, stdout="same\n")),
-        told.report(job, "c", S.FAILED, result=result(3, stdout="part\n", stderr="broken")),
+        fleet.report(job, "a", S.SUCCEEDED, result=result(0, stdout="same\n")),
+        fleet.report(job, "b", S.SUCCEEDED, result=result(0, stdout="same\n")),
+        fleet.report(job, "c", S.FAILED, result=result(3, stdout="part\n", stderr="broken")),
     )
-    a, b, c, d = map(told.name, "abcd")
-    done = told.pcm("output", job.id)
+    a, b, c, d = map(fleet.name, "abcd")
+    done = fleet.pcm("output", job.id)
     assert (done.returncode, done.stderr) == (0, "")
     assert done.stdout == (
         f"== {a}  succeeded  exit 0\nsame\n\n== {b}  succeeded  exit 0\nsame\n\n"
         f"== {c}  failed  exit 3\npart\n-- stderr\nbroken\n\n"
     )
-    together = told.pcm("output", job.id, "--together").stdout
+    together = fleet.pcm("output", job.id, "--together").stdout
     assert together.startswith(f"== 2 workstations  succeeded  exit 0\n== {a}, {b}\nsame\n\n")
     assert together.count("same") == 1
-    only = told.pcm("output", job.id, "--stderr").stdout
+    only = fleet.pcm("output", job.id, "--stderr").stdout
     assert only == f"== {c}  failed  exit 3\n-- stderr\nbroken\n\n"
-    some = told.pcm("output", job.id, c, d).stdout
+    some = fleet.pcm("output", job.id, c, d).stdout
     assert some.endswith(f"== {d}  queued  (no output)\n")
-    rows = list(map(json.loads, told.pcm("output", job.id, "--json").stdout.splitlines()))
+    rows = list(map(json.loads, fleet.pcm("output", job.id, "--json").stdout.splitlines()))
     assert [row["workstation"] for row in rows] == [a, b, c]
     assert rows[2]["stderr"]["head"] == "broken"
-    for words, told_so in (
+    for words, message in (
         ([d], "no output"),
         ([a, "--stderr"], "no output on stderr"),
         (["nowhere"], "is not for nowhere"),
     ):
-        nothing = told.pcm("output", job.id, *words)
+        nothing = fleet.pcm("output", job.id, *words)
         assert nothing.returncode == 1
-        assert told_so in nothing.stderr
+        assert message in nothing.stderr
         assert len(nothing.stderr.splitlines()) == 1
 
 
-async def test_an_unknown_workstation_is_answered_with_the_nearest(told: Told) -> None:
-    job = told.job("a")
-    name = told.name("a")
-    await told.tell(told.check_in("a"), job)
-    shown = told.pcm("show", job.id, "--workstation", f"{name}x")
+async def test_an_unknown_workstation_is_answered_with_the_nearest(fleet: SimulatedFleet) -> None:
+    job = fleet.job("a")
+    name = fleet.name("a")
+    await fleet.append(fleet.check_in("a"), job)
+    shown = fleet.pcm("show", job.id, "--workstation", f"{name}x")
     assert (shown.returncode, shown.stdout) == (1, "")
     assert shown.stderr.endswith(f" explains it; did you mean {name}?\n")
-    explained = told.pcm("why", job.id, f"{name}x")
+    explained = fleet.pcm("why", job.id, f"{name}x")
     assert (explained.returncode, explained.stderr) == (0, f"pcm: did you mean {name}?\n")
-    assert told.pcm("why", job.id, name).stderr == ""
+    assert fleet.pcm("why", job.id, name).stderr == ""
 
 
-async def test_a_file_is_given_as_it_was_written(told: Told) -> None:
+async def test_a_file_is_given_as_it_was_written(fleet: SimulatedFleet) -> None:
     body = bytes(range(256)) * 3
-    job = told.job("a", "b")
+    job = fleet.job("a", "b")
     whole, cut = result(0), result(0)
     whole = whole.model_copy(update={"stdout": Output(head=body)})
     cut = cut.model_copy(update={"stdout": Output(head=b"begin\n", dropped=1234, tail=b"end")})
-    await told.tell(
+    await fleet.append(
         job,
-        told.report(job, "a", S.SUCCEEDED, result=whole),
-        told.report(job, "b", S.SUCCEEDED, result=cut),
+        fleet.report(job, "a", S.SUCCEEDED, result=whole),
+        fleet.report(job, "b", S.SUCCEEDED, result=cut),
     )
-    done = told.pcm_bytes("output", job.id, told.name("a"), "--stdout")
+    done = fleet.pcm_bytes("output", job.id, fleet.name("a"), "--stdout")
     assert (done.returncode, done.stdout, done.stderr) == (0, body, b"")
-    done = told.pcm_bytes("output", job.id, told.name("b"), "--stdout")
+    done = fleet.pcm_bytes("output", job.id, fleet.name("b"), "--stdout")
     assert done.stdout == b"begin\nend"
     assert b"1,234 bytes are missing after the first 6" in done.stderr
     assert (
-        b"begin\n\n... 1,234 bytes left out ...\nend\n" in told.pcm_bytes("output", job.id).stdout
+        b"begin\n\n... 1,234 bytes left out ...\nend\n" in fleet.pcm_bytes("output", job.id).stdout
     )
 
 
-def on_a_terminal(told: Told, *words: str) -> str:
+def on_a_terminal(fleet: SimulatedFleet, *words: str) -> str:
     """Run pcm on a terminal, and return what that got."""
     ours, theirs = pty.openpty()
     fcntl.ioctl(theirs, termios.TIOCSWINSZ, struct.pack("HHHH", 50, 200, 0, 0))
     process = subprocess.Popen(
-        [BIN / "pcm", *words], env=told.environment | {"TERM": "xterm"}, stdin=theirs,
+        [BIN / "pcm", *words], env=fleet.environment | {"TERM": "xterm"}, stdin=theirs,
         stdout=theirs, stderr=theirs,
     )  # fmt: skip
     os.close(theirs)
@@ -315,96 +315,98 @@ def on_a_terminal(told: Told, *words: str) -> str:
 
 
 @pytest.mark.full
-async def test_nothing_that_was_written_reaches_a_terminal_s_controls(told: Told) -> None:
-    job = told.job("a", name="x" + NASTY)
-    ended: Report = told.report(
+async def test_nothing_that_was_written_reaches_a_terminal_s_controls(
+    fleet: SimulatedFleet,
+) -> None:
+    job = fleet.job("a", name="x" + NASTY)
+    ended: Report = fleet.report(
         job, "a", S.FAILED, reason=NASTY, result=result(1, stdout=f"a\tb\r\n{NASTY}\n")
     )
-    await told.tell(told.check_in("a"), job, ended)
+    await fleet.append(fleet.check_in("a"), job, ended)
     for words in (
-        ("jobs", "--text", told.prefix),
+        ("jobs", "--text", fleet.prefix),
         ("show", job.id),
-        ("show", job.id, "--workstation", told.name("a")),
+        ("show", job.id, "--workstation", fleet.name("a")),
         ("output", job.id),
-        ("output", job.id, told.name("a"), "--stdout"),
+        ("output", job.id, fleet.name("a"), "--stdout"),
         ("output", job.id, "--together"),
-        ("why", job.id, told.name("a")),
+        ("why", job.id, fleet.name("a")),
     ):
-        text = on_a_terminal(told, *words)
+        text = on_a_terminal(fleet, *words)
         assert "wiped" in text or words[0] == "jobs"
         for bad in ("\x1b[2J", "\x1b]", "\x07", "\x9b", "\u202e", "\rover"):
             assert bad not in text, words
-    shown = on_a_terminal(told, "output", job.id)
+    shown = on_a_terminal(fleet, "output", job.id)
     assert "a\tb\r\n\\x1b[2J" in shown
-    assert NASTY.encode() in told.pcm_bytes("output", job.id).stdout
+    assert NASTY.encode() in fleet.pcm_bytes("output", job.id).stdout
 
 
 @pytest.mark.full
-async def test_a_fleet_of_ten_thousand_does_not_flood(told: Told) -> None:
+async def test_a_fleet_of_ten_thousand_does_not_flood(fleet: SimulatedFleet) -> None:
     words = [f"{number:05}" for number in range(10_000)]
-    everyone = group(told.name("all"))
-    job = Job.model_validate({**told.job("x").model_dump(), "targets": [everyone]})
-    await told.tell(*(told.check_in(word, groups=(everyone.name,)) for word in words))
-    await told.tell(job)
+    everyone = group(fleet.name("all"))
+    job = Job.model_validate({**fleet.job("x").model_dump(), "targets": [everyone]})
+    await fleet.append(*(fleet.check_in(word, groups=(everyone.name,)) for word in words))
+    await fleet.append(job)
     wrote = [result(number % 2, stdout=f"{number % 3}\n") for number in range(6)]
-    await told.tell(
+    await fleet.append(
         *(
-            told.report(job, word, (S.SUCCEEDED, S.FAILED)[place % 2], result=wrote[place % 6])
+            fleet.report(job, word, (S.SUCCEEDED, S.FAILED)[place % 2], result=wrote[place % 6])
             for place, word in enumerate(words[:9_990])
         )
     )
-    assert "4,995 succeeded, 4,995 failed, 10 queued" in told.pcm("jobs").stdout
+    assert "4,995 succeeded, 4,995 failed, 10 queued" in fleet.pcm("jobs").stdout
     for command in (
         ["show", job.id],
         ["output", job.id],
         ["output", job.id, "--together"],
         ["show", job.id, "--json"],
     ):
-        assert len(told.pcm(*command).stdout) < 30_000
-    assert "9,950 more workstations" in told.pcm("show", job.id).stdout
-    assert told.pcm("output", job.id).stderr == "pcm: 9,940 more; --all shows them\n"
-    assert told.pcm("output", job.id, "--together").stdout.count("1,665 workstations") == 6
-    assert told.pcm("output", job.id, "--all").stdout.count("== ") == 9_990
+        assert len(fleet.pcm(*command).stdout) < 30_000
+    assert "9,950 more workstations" in fleet.pcm("show", job.id).stdout
+    assert fleet.pcm("output", job.id).stderr == "pcm: 9,940 more; --all shows them\n"
+    assert fleet.pcm("output", job.id, "--together").stdout.count("1,665 workstations") == 6
+    assert fleet.pcm("output", job.id, "--all").stdout.count("== ") == 9_990
 
 
-async def test_what_is_missing_from_the_history_is_reported(told: Told) -> None:
+async def test_what_is_missing_from_the_history_is_reported(fleet: SimulatedFleet) -> None:
     from sqlalchemy import create_engine, insert
 
     from broker.history.schema import gaps
 
-    job = told.job("a")
-    await told.tell(told.check_in("a"), job)
-    assert told.pcm("show", job.id).stderr == ""
-    engine = create_engine(told.environment["PCM_HISTORY_URL"])
+    job = fleet.job("a")
+    await fleet.append(fleet.check_in("a"), job)
+    assert fleet.pcm("show", job.id).stderr == ""
+    engine = create_engine(fleet.environment["PCM_HISTORY_URL"])
     with engine.begin() as connection:
         connection.execute(insert(gaps).values(first=3, next=8, why="it was dropped"))
     engine.dispose()
-    done = told.pcm("show", job.id)
+    done = fleet.pcm("show", job.id)
     assert done.returncode == 0
     assert "incomplete: 5 entries of the stream from offset 3 are missing" in done.stderr
 
 
-async def test_the_history_answers_without_the_broker(told: Told) -> None:
-    job = told.job("a")
-    await told.tell(told.check_in("a"), job)
-    told.pcm("show", job.id)
-    nowhere = URL(told.environment["PCM_AMQP_URL"]).with_host("127.0.0.1").with_port(1)
-    done = told.pcm("show", job.id, PCM_AMQP_URL=str(nowhere), PCM_PATIENCE="1s")
+async def test_the_history_answers_without_the_broker(fleet: SimulatedFleet) -> None:
+    job = fleet.job("a")
+    await fleet.append(fleet.check_in("a"), job)
+    fleet.pcm("show", job.id)
+    nowhere = URL(fleet.environment["PCM_AMQP_URL"]).with_host("127.0.0.1").with_port(1)
+    done = fleet.pcm("show", job.id, PCM_AMQP_URL=str(nowhere), PCM_PATIENCE="1s")
     assert done.returncode == 0
     assert "queued" in done.stdout
     assert done.stderr.startswith("pcm: the history may be out of date: ")
 
 
-async def test_an_id_that_is_not_one_job_s_is_reported(told: Told) -> None:
-    one = told.job("a", id=told.name("same-1"))
-    other = told.job("a", id=told.name("same-2"))
-    await told.tell(one, other)
+async def test_an_id_that_is_not_one_job_s_is_reported(fleet: SimulatedFleet) -> None:
+    one = fleet.job("a", id=fleet.name("same-1"))
+    other = fleet.job("a", id=fleet.name("same-2"))
+    await fleet.append(one, other)
     for command in ("show", "output"):
-        done = told.pcm(command, told.name("same"))
+        done = fleet.pcm(command, fleet.name("same"))
         assert (done.returncode, done.stdout) == (1, "")
         both = f"{other.id}, {one.id}"
-        assert done.stderr == f"pcm: {told.name('same')}: matches several: {both}\n"
-    assert told.pcm("show", one.id).returncode == 0
+        assert done.stderr == f"pcm: {fleet.name('same')}: matches several: {both}\n"
+    assert fleet.pcm("show", one.id).returncode == 0
 
 
 def test_what_a_real_agent_did_is_reported(ws: Workstation, tmp_path: Path) -> None:

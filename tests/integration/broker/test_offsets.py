@@ -78,7 +78,7 @@ async def append(settings: HistorySettings, first: int, count: int) -> None:
 
 
 @pytest.mark.full
-async def test_an_offset_without_a_message_is_not_told_as_missing(
+async def test_an_offset_without_a_message_is_not_reported_as_missing(
     settings: HistorySettings, history: Engine
 ) -> None:
     """RabbitMQ begins a segment with an entry of its own: by default each 500 MB."""
@@ -97,7 +97,7 @@ async def test_an_offset_without_a_message_is_not_told_as_missing(
 
 
 @pytest.mark.full
-async def test_what_the_stream_has_dropped_is_told(
+async def test_what_the_stream_has_dropped_is_reported(
     settings: HistorySettings, history: Engine
 ) -> None:
     await declare(settings, x_stream_max_segment_size_bytes=1_000_000, x_max_length_bytes=3_000_000)
@@ -105,5 +105,5 @@ async def test_what_the_stream_has_dropped_is_told(
     await catch_up(settings, history)
     await append(settings, 5, 100)
     await catch_up(settings, history)
-    (told,) = gaps(history)
-    assert told.endswith("the stream had dropped it, by age or size, before it was read")
+    (gap,) = gaps(history)
+    assert gap.endswith("the stream had dropped it, by age or size, before it was read")

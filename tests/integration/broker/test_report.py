@@ -15,7 +15,7 @@ import pytest
 
 from schemas import Job, State, group
 from tests.integration.broker.test_look import in_every_state
-from tests.support.told import Told, result
+from tests.support.simulated_fleet import SimulatedFleet, result
 from tests.support.waiting import LIMIT
 
 S = State
@@ -57,17 +57,17 @@ def rows_of(document: str) -> list[list[str]]:
     ]
 
 
-def written(told: Told, job: Job, page: Path) -> str:
+def written(fleet: SimulatedFleet, job: Job, page: Path) -> str:
     """Have the page written, and return it."""
-    done = told.pcm("report", job.id, "--html", str(page))
+    done = fleet.pcm("report", job.id, "--html", str(page))
     assert (done.returncode, done.stdout) == (0, "")
     return page.read_text()
 
 
-async def test_a_browser_shows_all_of_it(told: Told, tmp_path: Path) -> None:
-    job = await in_every_state(told)
+async def test_a_browser_shows_all_of_it(fleet: SimulatedFleet, tmp_path: Path) -> None:
+    job = await in_every_state(fleet)
     page = tmp_path / "job.html"
-    written(told, job, page)
+    written(fleet, job, page)
     document = shown(page)
     words = words_of(document)
     for text in (
@@ -78,16 +78,18 @@ async def test_a_browser_shows_all_of_it(told: Told, tmp_path: Path) -> None:
         assert text in words, text
     rows = rows_of(document)
     assert len(rows) == 18
-    states = {row[0].removeprefix(told.prefix + "-"): row[1].replace(" ", "_") for row in rows}
+    states = {row[0].removeprefix(fleet.prefix + "-"): row[1].replace(" ", "_") for row in rows}
     assert states == {name: name.rstrip("23") for name in states}
     assert document.count('class="label end"') >= 15 + 6 + 4
     assert document.count("<button") == 7  # the script has run: the table can be sorted
 
 
-async def test_the_page_needs_no_script_and_no_network(told: Told, tmp_path: Path) -> None:
-    job = await in_every_state(told)
+async def test_the_page_needs_no_script_and_no_network(
+    fleet: SimulatedFleet, tmp_path: Path
+) -> None:
+    job = await in_every_state(fleet)
     page = tmp_path / "job.html"
-    body = written(told, job, page)
+    body = written(fleet, job, page)
     assert not re.search(r"(?i)(src|href)\s*=|url\(|@import|https?:", body)
     assert "default-src 'none'" in body
     page.write_text(re.sub(r"script-src '[^']*'", "script-src 'none'", body))
@@ -97,12 +99,14 @@ async def test_the_page_needs_no_script_and_no_network(told: Told, tmp_path: Pat
     assert "2 failed 7 no disk" in words_of(without)
 
 
-async def test_nothing_that_was_told_does_anything_in_a_browser(told: Told, tmp_path: Path) -> None:
-    job = told.job("a", argv=("echo", NASTY), name="x" + NASTY, sender=NASTY)
-    failed = told.report(job, "a", S.FAILED, reason=NASTY, result=result(1, stderr=NASTY))
-    await told.tell(told.check_in("a"), job, failed)
+async def test_text_from_agents_runs_no_script_in_a_browser(
+    fleet: SimulatedFleet, tmp_path: Path
+) -> None:
+    job = fleet.job("a", argv=("echo", NASTY), name="x" + NASTY, sender=NASTY)
+    failed = fleet.report(job, "a", S.FAILED, reason=NASTY, result=result(1, stderr=NASTY))
+    await fleet.append(fleet.check_in("a"), job, failed)
     page = tmp_path / "job.html"
-    body = written(told, job, page)
+    body = written(fleet, job, page)
     assert body.count("<script>") == body.count("</script>") == 1
     assert "<img" not in body
     assert "\x07" not in body
@@ -112,19 +116,19 @@ async def test_nothing_that_was_told_does_anything_in_a_browser(told: Told, tmp_
     assert words_of(document).count("document.title='owned'") >= 5
 
 
-async def test_the_table_is_sorted_by_a_click(told: Told, tmp_path: Path) -> None:
-    job = told.job("a", "b", "c", "d")
+async def test_the_table_is_sorted_by_a_click(fleet: SimulatedFleet, tmp_path: Path) -> None:
+    job = fleet.job("a", "b", "c", "d")
     times = {"a": 9.0, "b": 100.0, "c": 20.0}
-    await told.tell(
-        *(told.check_in(word) for word in "abcd"),
+    await fleet.append(
+        *(fleet.check_in(word) for word in "abcd"),
         job,
         *(
-            told.report(job, word, S.SUCCEEDED, result=result(duration=timedelta(seconds=took)))
+            fleet.report(job, word, S.SUCCEEDED, result=result(duration=timedelta(seconds=took)))
             for word, took in times.items()
         ),
     )
     page = tmp_path / "job.html"
-    body = written(told, job, page)
+    body = written(fleet, job, page)
     # Our click comes from a second script, which the page as it is written would not run.
     policy = re.compile(r'<meta http-equiv="Content-Security-Policy"[^>]*>')
     for clicks, order in ((1, "acbd"), (2, "bcad")):
@@ -138,17 +142,19 @@ async def test_the_table_is_sorted_by_a_click(told: Told, tmp_path: Path) -> Non
 
 
 @pytest.mark.full
-async def test_a_page_of_ten_thousand_workstations_is_shown(told: Told, tmp_path: Path) -> None:
+async def test_a_page_of_ten_thousand_workstations_is_shown(
+    fleet: SimulatedFleet, tmp_path: Path
+) -> None:
     words = [f"{number:05}" for number in range(10_000)]
-    everyone = group(told.name("all"))
-    made = told.job("x", created_at=NOW - timedelta(hours=2), name="All of them")
+    everyone = group(fleet.name("all"))
+    made = fleet.job("x", created_at=NOW - timedelta(hours=2), name="All of them")
     job = Job.model_validate({**made.model_dump(), "targets": [everyone]})
-    await told.tell(*(told.check_in(word, groups=(everyone.name,)) for word in words))
-    await told.tell(job)
+    await fleet.append(*(fleet.check_in(word, groups=(everyone.name,)) for word in words))
+    await fleet.append(job)
     good, bad = result(0), result(5, stderr="E: locked\n")
-    await told.tell(
+    await fleet.append(
         *(
-            told.report(
+            fleet.report(
                 job, word, S.FAILED if place % 50 == 0 else S.SUCCEEDED,
                 at=NOW - timedelta(seconds=place / 2), result=good if place % 50 else bad,
             )
@@ -156,7 +162,7 @@ async def test_a_page_of_ten_thousand_workstations_is_shown(told: Told, tmp_path
         )
     )  # fmt: skip
     page, sheet = tmp_path / "job.html", tmp_path / "job.csv"
-    done = told.pcm("report", job.id, "--html", str(page), "--csv", str(sheet), "--json")
+    done = fleet.pcm("report", job.id, "--html", str(page), "--csv", str(sheet), "--json")
     assert json.loads(done.stdout) == {"job": job.id, "html": str(page), "csv": str(sheet)}
     assert page.stat().st_size < 5_000_000
     document = shown(page)
@@ -170,29 +176,29 @@ async def test_a_page_of_ten_thousand_workstations_is_shown(told: Told, tmp_path
 
 
 async def test_the_sheet_has_a_row_a_workstation_and_no_formulas(
-    told: Told, tmp_path: Path
+    fleet: SimulatedFleet, tmp_path: Path
 ) -> None:
-    job = await in_every_state(told)
-    done = told.pcm_bytes("report", job.id, "--csv", "-")
+    job = await in_every_state(fleet)
+    done = fleet.pcm_bytes("report", job.id, "--csv", "-")
     assert (done.returncode, done.stderr) == (0, b"")
     rows = list(csv.DictReader(io.StringIO(done.stdout.decode(), newline="")))
     assert len(rows) == 18
-    by_name = {row["workstation"].removeprefix(told.prefix + "-"): row for row in rows}
+    by_name = {row["workstation"].removeprefix(fleet.prefix + "-"): row for row in rows}
     assert {name: row["state"] for name, row in by_name.items()} == {
         name: name.rstrip("23") for name in by_name
     }
     failed = by_name["failed"]
     assert (failed["exit_code"], failed["duration"], failed["line"]) == ("7", "2.0", "no disk")
     assert datetime.fromisoformat(failed["at"]).utcoffset() == timedelta(0)
-    formula = told.job(*"abcdefgh")
+    formula = fleet.job(*"abcdefgh")
     texts = ("=1+1", "+1", "-1", "@x", 'fine, "quoted"', "x;=H(A1)", "a\tb\t-1;c", "a - b\n=1")
     starts = dict(zip("abcdefgh", texts, strict=True))
-    await told.tell(
+    await fleet.append(
         formula,
-        *(told.report(formula, word, S.REFUSED, reason=text) for word, text in starts.items()),
+        *(fleet.report(formula, word, S.REFUSED, reason=text) for word, text in starts.items()),
     )
     file = tmp_path / "sheet.csv"
-    told.pcm("report", formula.id, "--csv", str(file))
+    fleet.pcm("report", formula.id, "--csv", str(file))
     assert [row["reason"] for row in rows_in(file)] == [
         "'=1+1",
         "'+1",
@@ -213,23 +219,23 @@ def rows_in(sheet: Path) -> list[dict[str, str]]:
     return list(csv.DictReader(io.StringIO(sheet.read_bytes().decode(), newline="")))
 
 
-async def test_files_are_written_whole_or_not_at_all(told: Told, tmp_path: Path) -> None:
-    job = told.job("a")
-    await told.tell(told.check_in("a"), job)
+async def test_files_are_written_whole_or_not_at_all(fleet: SimulatedFleet, tmp_path: Path) -> None:
+    job = fleet.job("a")
+    await fleet.append(fleet.check_in("a"), job)
     folder = tmp_path / "reports"
     folder.mkdir()
     page, sheet = folder / "job.html", folder / "job.csv"
     page.write_text("old")
     page.chmod(0o640)
-    unknown = told.pcm("report", "no-such-job", "--html", str(page))
+    unknown = fleet.pcm("report", "no-such-job", "--html", str(page))
     assert (unknown.returncode, page.read_text()) == (1, "old")
-    both = told.pcm("report", job.id, "--html", str(page), "--csv", str(sheet))
+    both = fleet.pcm("report", job.id, "--html", str(page), "--csv", str(sheet))
     assert both.returncode == 0
     assert page.stat().st_mode & 0o777 == 0o640
     assert names_in(folder) == ["job.csv", "job.html"]
     link = tmp_path / "link.html"
     link.symlink_to(page)
     page.write_text("old")
-    assert told.pcm("report", job.id, "--html", str(link)).returncode == 0
+    assert fleet.pcm("report", job.id, "--html", str(link)).returncode == 0
     assert link.is_symlink()
     assert page.read_text().startswith("<!DOCTYPE html>")

@@ -56,8 +56,8 @@ async def test_it_runs_again_where_it_failed(
         job_id = sent.stdout.splitlines()[0]
         done = admin.pcm("rerun", job_id, "--wait")
         assert (done.returncode, done.stderr) == (0, ""), done
-        new_id, told, *_ = done.stdout.splitlines()
-        assert told == "again on 1 workstation"
+        new_id, summary, *_ = done.stdout.splitlines()
+        assert summary == "again on 1 workstation"
         assert done.stdout.endswith(f"{new_id}: 1 succeeded\n")
         assert runs(ran) == {good: 1, bad: 2}
         nothing = admin.pcm("rerun", new_id)

@@ -122,12 +122,12 @@ def test_a_schedule_from_its_addition_to_its_removal(pcm: Administrator) -> None
     row = pcm.row()
     assert (row["repeat"], row["zone"], row["last"]) == ("0 2 * * 0", "Europe/Berlin", None)
     text = pcm("show", pcm.name).stdout
-    for told in (
+    for message in (
         "0 2 * * 0: At 02:00 on Sunday",
         "mandatory after  0s after",
         "expires after    20h",
     ):
-        assert told in text
+        assert message in text
     shown = pcm.json("show", pcm.name)
     assert shown["next"][0]["job"] == row["next"]["job"]
     assert Schedule.read(
@@ -139,8 +139,8 @@ def test_a_schedule_from_its_addition_to_its_removal(pcm: Administrator) -> None
     assert (removed.returncode, removed.stdout) == (0, f"{pcm.name}: removed\n")
     for words in (["remove"], ["show"], ["next"]):
         done = pcm(*words, pcm.name)
-        told = f"pcm: {pcm.name}: there is no such schedule\n"
-        assert (done.returncode, done.stdout, done.stderr) == (1, "", told)
+        message = f"pcm: {pcm.name}: there is no such schedule\n"
+        assert (done.returncode, done.stdout, done.stderr) == (1, "", message)
     assert pcm.name not in pcm("list").stdout
 
 
@@ -215,5 +215,5 @@ async def test_what_is_under_way_is_reported_when_its_schedule_ends(
     (coming,) = pcm.json("next", pcm.name, "--count", "1")
     removed = pcm("remove", pcm.name)
     assert (removed.returncode, removed.stdout) == (0, f"{pcm.name}: removed\n")
-    told = f"pcm: {coming['job']} of {local:%Y-%m-%d %H:%M} local was sent already"
-    assert removed.stderr.startswith(told)
+    message = f"pcm: {coming['job']} of {local:%Y-%m-%d %H:%M} local was sent already"
+    assert removed.stderr.startswith(message)

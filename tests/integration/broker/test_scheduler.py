@@ -200,11 +200,11 @@ async def test_one_that_has_expired_is_not_sent(
     node: Broker, scheduler: ScheduleRunner, queue: str, add: Add
 ) -> None:
     of = await add(make(workstation(queue), expires_after=600))
-    with capture_logs() as told:
+    with capture_logs() as logged:
         for minute in (10, 20):
             await scheduler.send_due(NOON - timedelta(days=1) + MINUTE * minute)
     assert await drain(node, queue) == []
-    skipped = [event for event in told if event.get("schedule") == of.name]
+    skipped = [event for event in logged if event.get("schedule") == of.name]
     assert [event["event"] for event in skipped] == ["occurrence.skipped"]
 
 
@@ -215,13 +215,13 @@ async def test_who_cannot_be_reached_is_reported_of_and_tried_at_the_next_occurr
     lost = await add(make(workstation(nowhere)))
     many = await add(make(workstation(queue), workstation(nowhere)))
     fine = await add(make(workstation(queue)))
-    with capture_logs() as told:
+    with capture_logs() as logged:
         await scheduler.send_due(NOON + MINUTE)
         await scheduler.send_due(NOON + MINUTE * 2)
-    failed = [event for event in told if event["event"] == "occurrence.failed"]
+    failed = [event for event in logged if event["event"] == "occurrence.failed"]
     (said,) = [event for event in failed if event["schedule"] == lost.name]
     assert nowhere in said["reason"]
-    (partly,) = [event for event in told if event.get("schedule") == many.name]
+    (partly,) = [event for event in logged if event.get("schedule") == many.name]
     assert (partly["event"], partly["unbound"]) == ("occurrence.sent", f"workstation:{nowhere}")
     assert set(await drain(node, queue)) == {id_of(fine, NOON), id_of(many, NOON)}
     await declare(node, nowhere)
@@ -288,9 +288,9 @@ async def test_while_a_collector_is_at_work_the_history_is_left_to_it(
 ) -> None:
     of = await add(make(workstation(queue)))
     collector = Collector(ours, history)
-    with capture_logs() as told:
+    with capture_logs() as logged:
         work = asyncio.create_task(collector.run())
-        await until(lambda: "collector.up_to_date" in names(told))
+        await until(lambda: "collector.up_to_date" in names(logged))
         await scheduler.send_due(NOON)
         await until(lambda: bool(sent(history, [id_of(of, NOON)])))
     await ScheduleRunner(ours, history).send_due(NOON)
@@ -315,9 +315,9 @@ async def test_broker_and_database_away_are_reported_once_and_waited_for(
     folder = tmp_path / "away" / "history.db"
     folder.mkdir(parents=True)  # a folder in the place of the file
     engine = open_lazily(settings.history_url)
-    with capture_logs() as told:
+    with capture_logs() as logged:
         work = asyncio.create_task(ScheduleRunner(settings, engine).run())
-        await until(lambda: "scheduler.retrying" in names(told))
+        await until(lambda: "scheduler.retrying" in names(logged))
         folder.rmdir()
         await until((tmp_path / "away" / "history.db").is_file)
         tried: list[asyncio.StreamWriter] = []
@@ -331,11 +331,11 @@ async def test_broker_and_database_away_are_reported_once_and_waited_for(
         assert not work.done()
         nobody.close()
         way = await asyncio.start_server(forwarding(node.port), "127.0.0.1", port)
-        await until(lambda: "scheduler.up_to_date" in names(told))
+        await until(lambda: "scheduler.up_to_date" in names(logged))
         work.cancel()
         await asyncio.wait({work})
         way.close()
-    assert names(told).count("scheduler.retrying") == 1
+    assert names(logged).count("scheduler.retrying") == 1
     engine.dispose()
     midnight = datetime.now(UTC).replace(hour=0, minute=0, second=0, microsecond=0)
     assert await drain(node, queue) == [id_of(of, midnight)]
@@ -347,8 +347,8 @@ def open_lazily(url: str) -> Engine:
     return engine_of(url)
 
 
-def names(told: list[Any]) -> list[str]:
-    return [event["event"] for event in told]
+def names(logged: list[Any]) -> list[str]:
+    return [event["event"] for event in logged]
 
 
 def forwarding(port: int) -> Callable[..., Any]:

@@ -87,18 +87,18 @@ def test_a_script_does_what_it_says(
 
 
 def test_the_files_are_the_same_jobs(tmp_path: Path) -> None:
-    told = []
+    outputs = []
     for block in files():
         (tmp_path / block.file).write_text(block.text)
         done = pcm("check", str(tmp_path / block.file))
         assert done.returncode == 0, done.stderr
-        told.append(done.stdout.splitlines()[1:])
-    assert told[0] == told[1]
+        outputs.append(done.stdout.splitlines()[1:])
+    assert outputs[0] == outputs[1]
 
 
 def test_errors_look_as_shown(tmp_path: Path) -> None:
     text = files()[0].text.replace("30m", "half an hour").replace('"workstation:ws-042"', "ws-042")
     (tmp_path / "jobs.yaml").write_text(text)
-    told = pcm("check", str(tmp_path / "jobs.yaml")).stderr.replace(f"{tmp_path}/", "    ")
-    assert told in DOCUMENT
-    assert len(told.splitlines()) == 2
+    outputs = pcm("check", str(tmp_path / "jobs.yaml")).stderr.replace(f"{tmp_path}/", "    ")
+    assert outputs in DOCUMENT
+    assert len(outputs.splitlines()) == 2

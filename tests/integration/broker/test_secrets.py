@@ -36,7 +36,7 @@ async def test_no_password_is_in_what_agents_and_commands_write(
             await follow(dispatcher, job)
         output = ws.run("pcm", "output", job.id)
         assert "PATH=" in output.stdout
-        told = [output.stdout, output.stderr]
+        printed = [output.stdout, output.stderr]
         for words in (
             ("jobs", "--json"),
             ("show", job.id, "--json"),
@@ -49,20 +49,20 @@ async def test_no_password_is_in_what_agents_and_commands_write(
         ):
             done = ws.run("pcm", *words)
             assert done.returncode == 0, done.stderr
-            told += [done.stdout, done.stderr]
+            printed += [done.stdout, done.stderr]
         for wrong in (database, f"{database}&sslmode={SECRET}x", f"postgresql://a:{SECRET}"):
             done = ws.run("pcm", "history", "status", history_url=wrong)
             assert done.returncode in (1, 2)
-            told += [done.stdout, done.stderr.replace(f"{SECRET}x", "")]
-        told.append(ws.run("pcm-agent", "history", "--json").stdout)
-        told.append(node.ctl("list_connections", "user", "client_properties"))
-        told.append(command_line(agent.process.pid))
+            printed += [done.stdout, done.stderr.replace(f"{SECRET}x", "")]
+        printed.append(ws.run("pcm-agent", "history", "--json").stdout)
+        printed.append(node.ctl("list_connections", "user", "client_properties"))
+        printed.append(command_line(agent.process.pid))
         agent.end()
     finally:
         ws.stop()
     assert agent.events("broker.connected")
     assert files_with_the_secret(tmp_path) == []
-    assert SECRET not in "".join(told)
+    assert SECRET not in "".join(printed)
 
 
 def command_line(pid: int) -> str:

@@ -39,8 +39,8 @@ def shell(admin: Admin, script: str) -> "subprocess.CompletedProcess[str]":
 
 async def test_the_status_is_the_jobs_though_the_reader_has_left(admin: Admin) -> None:
     job = Job(command=Command(argv=("false",), background=True), targets=(workstation("ws-pipe"),))
-    await admin.tell([job])
-    await admin.tell([ended(job, "ws-pipe", 1)])
+    await admin.append([job])
+    await admin.append([ended(job, "ws-pipe", 1)])
     done = shell(
         admin,
         f"pcm watch {job.id} | true; echo ${{PIPESTATUS[0]}}\n"
@@ -56,15 +56,15 @@ async def test_the_status_is_the_jobs_though_the_reader_has_left(admin: Admin) -
 
 async def test_the_status_is_the_jobs_though_the_terminal_is_gone(admin: Admin) -> None:
     job = Job(command=Command(argv=("false",), background=True), targets=(workstation("ws-tty"),))
-    await admin.tell([job])
+    await admin.append([job])
     watching = admin.on_terminal("watch", job.id)
     await asyncio.to_thread(watching.until, lambda shown: "waits for ws-tty" in shown)
     watching.hang_up()
-    await admin.tell([ended(job, "ws-tty", 1)])
+    await admin.append([ended(job, "ws-tty", 1)])
     assert await asyncio.to_thread(watching.process.wait, LIMIT) == 1
 
 
-def test_a_full_disk_is_told_and_no_success(admin: Admin) -> None:
+def test_a_full_disk_is_an_error(admin: Admin) -> None:
     done = shell(admin, "pcm jobs > /dev/full; echo $?")
     assert done.stdout == "1\n"
     assert "pcm: standard output: No space left on device" in done.stderr.splitlines()
@@ -113,7 +113,7 @@ def test_a_connection_that_fails_names_the_setting(url: str, why: str) -> None:
     assert "PCM_AMQP_URL" in last
 
 
-async def test_an_offer_is_told_as_one(admin: Admin) -> None:
+async def test_an_offer_is_announced_as_one(admin: Admin) -> None:
     """`pcm send --to all -- uptime` prints an id, and nothing runs."""
     await admin.declare("ws-offer")
     to = ("send", "--to", "workstation:ws-offer")
@@ -203,7 +203,7 @@ def test_waiting_shows_the_whole_output(ws: Workstation) -> None:
     assert lines[where + 1 : where + 5] == shown
 
 
-async def test_a_queue_that_was_made_anew_is_told(node: Broker, ws: Workstation) -> None:
+async def test_why_tells_that_a_queue_was_recreated(node: Broker, ws: Workstation) -> None:
     """A job that was in the former queue may be lost: it is not promised any more."""
     ws.start("service").end()
     sent = ws.run("pcm", "send", "--to", str(ws.target), "--background", "--", "true")
@@ -212,11 +212,11 @@ async def test_a_queue_that_was_made_anew_is_told(node: Broker, ws: Workstation)
     agent = ws.start("service")
     agent.wait_for("queue.new")
 
-    def told() -> str:
+    def explained() -> str:
         return ws.run("pcm", "why", sent.stdout.strip(), ws.name).stdout
 
-    await until(lambda: "queue was made anew at" in told())
-    assert "pcm rerun" in told()
+    await until(lambda: "queue was made anew at" in explained())
+    assert "pcm rerun" in explained()
     assert agent.end() == 0
     restarted = ws.start("service")
     assert not restarted.events("queue.new")
@@ -224,7 +224,7 @@ async def test_a_queue_that_was_made_anew_is_told(node: Broker, ws: Workstation)
 
 async def test_targets_are_lists_files_and_globs(admin: Admin, tmp_path: Path) -> None:
     members = [f"tg-{letter}" for letter in "abc"]
-    await admin.tell(check_in(name, "tg-lab") for name in members)
+    await admin.append(check_in(name, "tg-lab") for name in members)
     for name in members:
         await admin.declare(name, groups=["tg-lab"])
     file = tmp_path / "names.txt"
@@ -283,7 +283,7 @@ async def test_an_unknown_target_is_answered_with_the_nearest(
     admin: Admin, words: list[str], near: str
 ) -> None:
     job = Job(command=Command(argv=("true",), background=True), targets=(TN,))
-    await admin.tell([check_in("tn-room-4", "tn-labour"), job])
+    await admin.append([check_in("tn-room-4", "tn-labour"), job])
     done = admin.run(*(job.id if word == "JOB" else word for word in words))
     assert (done.returncode, done.stdout) == (1, "")
     assert done.stderr.endswith(f"; did you mean {near}?\n")

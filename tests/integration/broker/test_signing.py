@@ -47,9 +47,9 @@ def test_keys_are_made_and_never_overwritten(admin: Admin, tmp_path: Path) -> No
     assert made.returncode == 0, made.stderr
     private, public = path.read_text(), (tmp_path / "ada.pub").read_text()
     assert path.stat().st_mode & 0o777 == 0o600
-    told = json.loads(public)
-    key = told.pop("key")
-    assert told == {
+    content = json.loads(public)
+    key = content.pop("key")
+    assert content == {
         "kind": "trusted_key",
         "name": "ada",
         "targets": ["group:lab"],
@@ -79,7 +79,7 @@ async def test_a_job_is_saved_approved_and_sent_as_it_was_signed(
     ada, bob = (str(keys.private[name]) for name in ("ada", "bob"))
     name = f"ws-{tmp_path.name}"[:60].replace("_", "-")
     await admin.declare(name)
-    await admin.tell([check_in(name)])
+    await admin.append([check_in(name)])
     file = tmp_path / "job.json"
     words = ("send", "--to", f"workstation:{name}", "--save", str(file), "--", "df", "-h")
     unsigned = admin.run(*words)
@@ -164,25 +164,25 @@ async def test_what_others_recorded_is_not_signed_for_them(
         )
         for prefix in ("forged", "trusted", "own")
     ]
-    await admin.tell([check_in(name), forged, ended(forged, name, 1)])
+    await admin.append([check_in(name), forged, ended(forged, name, 1)])
     signing = {"signing_key": keys.private["ada"], "trusted_keys": keys.folder}
     by_bob = settings.model_copy(update={"signing_key": keys.private["bob"]})
     async with Dispatcher.connect(by_bob) as dispatcher:
         await dispatcher.dispatch(trusted)
         await dispatcher.record(schedules[1])
-    await admin.tell([ended(trusted, name, 1)])
+    await admin.append([ended(trusted, name, 1)])
     async with Dispatcher.connect(settings) as dispatcher:
         await dispatcher.record(rollout)
         await dispatcher.record(schedules[0])
     async with Dispatcher.connect(settings.model_copy(update=signing)) as dispatcher:
         await dispatcher.record(schedules[2])
-    told = {key: str(path) for key, path in signing.items()}
+    variables = {key: str(path) for key, path in signing.items()}
     for words in (("rerun", forged.id), ("rollout", "resume", rollout.id)):
-        done = admin.run(*words, **told)
+        done = admin.run(*words, **variables)
         assert done.returncode == 1
         assert "(it is not signed); nothing was sent" in done.stderr
         assert len(done.stderr.splitlines()) == 1
-    again = admin.run("rerun", trusted.id, **told)
+    again = admin.run("rerun", trusted.id, **variables)
     assert again.returncode == 0, again.stderr
     assert admin.run("rerun", forged.id).returncode == 0  # who signs nothing, signs nothing for it
     history = HistorySettings(
@@ -243,8 +243,8 @@ async def test_a_narrow_or_expired_key_does_not_become_the_wide_one(
         await dispatcher.record(plan)
     async with Dispatcher.connect(signers.by["expired"]) as dispatcher:
         await dispatcher.dispatch(for_one)
-    await admin.tell([check_in(here), check_in(elsewhere), ended(for_both, here, 1)])
-    await admin.tell(
+    await admin.append([check_in(here), check_in(elsewhere), ended(for_both, here, 1)])
+    await admin.append(
         [report(for_both, elsewhere, State.REFUSED), report(for_one, here, State.REFUSED)]
     )
     only_narrow = f"(workstation:{elsewhere}: the key of narrow may order only workstation:{here})"
@@ -310,8 +310,8 @@ async def test_a_schedule_is_sent_only_for_whom_its_key_may_order(
     jobs = json.loads(admin.run("jobs", "--json").stdout)
     sent = {words[row["schedule"]] for row in jobs if row.get("schedule") in words}
     assert sent == {"own", "left", "kept"}
-    told = [event["schedule"] for event in logged if event["event"] == "schedule.untrusted"]
-    assert sorted(words[name] for name in told if name in words) == [
+    untrusted = [event["schedule"] for event in logged if event["event"] == "schedule.untrusted"]
+    assert sorted(words[name] for name in untrusted if name in words) == [
         "kept",
         "late",
         "left",
@@ -349,6 +349,6 @@ async def test_what_is_recorded_again_keeps_its_signatures(
     async with Dispatcher.connect(by_ada) as dispatcher:
         for schedule, entry in zip((signed, unsigned), first, strict=True):
             await dispatcher.record_again(schedule, entry)
-    told = [(entry.body, entry.signatures) for entry in await recorded()]
-    assert told == told[:2] * 2
-    assert ["bob" in signatures for _, signatures in told[:2]] == [True, False]
+    entries = [(entry.body, entry.signatures) for entry in await recorded()]
+    assert entries == entries[:2] * 2
+    assert ["bob" in signatures for _, signatures in entries[:2]] == [True, False]

@@ -85,10 +85,10 @@ def test_errors_are_the_same(dispatcher: SyncDispatcher, ws: Workstation) -> Non
 
 def test_a_broker_that_is_not_there_is_reported_and_leaves_no_thread(node: Broker) -> None:
     away = DispatcherSettings(amqp_url=("amqp://127.0.0.1:1/",), patience=timedelta(seconds=0.5))
-    told: list[str] = []
-    with pytest.raises(Unreachable), SyncDispatcher(away, told.append):
+    notices: list[str] = []
+    with pytest.raises(Unreachable), SyncDispatcher(away, notices.append):
         pass
-    assert len(told) == 1
+    assert len(notices) == 1
     wrong = DispatcherSettings(amqp_url=(node.url.replace("guest:guest", "guest:wrong"),))
     with pytest.raises(LoginRefused), SyncDispatcher(wrong):
         pass
@@ -99,17 +99,17 @@ def test_each_of_many_is_reported_before_the_next_is_there(
     dispatcher: SyncDispatcher, ws: Workstation
 ) -> None:
     service = ws.start("service")
-    told = threading.Event()
+    notices = threading.Event()
 
     def slow() -> Iterator[Job]:
         yield ws.job("true", background=True)
         service.wait_for("job.ended")  # so it is stored
         yield ws.job("true", background=True)
-        assert told.is_set()
+        assert notices.is_set()
 
     for _, error in dispatcher.dispatch_all(slow()):
         assert error is None
-        told.set()
+        notices.set()
 
 
 def test_many_that_end_in_an_error_or_early_leave_nothing_behind(

@@ -11,41 +11,41 @@ from schemas import Job, Schedule, State
 from tests.support.admin import Admin, check_in, ended
 from tests.support.programs import BIN
 from tests.support.rabbitmq import Broker
+from tests.support.simulated_fleet import NOW, SimulatedFleet, result
 from tests.support.terminal import OnTerminal
-from tests.support.told import NOW, Told, result
 
 S = State
 SIZES = [(80, 24), (120, 40)]
 
 
-async def told_of(told: Told) -> Job:
+async def one_job(fleet: SimulatedFleet) -> Job:
     """Tell of jobs with all that makes a row long."""
-    job = told.job(
+    job = fleet.job(
         *("a-workstation-of-a-long-name-in-the-lab", "b"),
         argv=("/opt/update/office", "--channel", "stable" * 20),
         sender="a-long-login-name@administration.example",
         created_at=NOW - timedelta(minutes=7),
     )
     long = "the file system is full, and nothing can be written to it any more " * 3
-    await told.tell(
-        *(told.check_in(word) for word in ("a-workstation-of-a-long-name-in-the-lab", "b")),
+    await fleet.append(
+        *(fleet.check_in(word) for word in ("a-workstation-of-a-long-name-in-the-lab", "b")),
         job,
-        told.report(
+        fleet.report(
             job,
             "a-workstation-of-a-long-name-in-the-lab",
             S.FAILED,
             reason="exit code 7",
             result=result(7, stderr=long),
         ),
-        told.report(job, "b", S.SUCCEEDED, result=result(3010, restart_required=True)),
+        fleet.report(job, "b", S.SUCCEEDED, result=result(3010, restart_required=True)),
     )
     return job
 
 
-def shown(told: Told, size: tuple[int, int], *words: str) -> list[str]:
+def shown(fleet: SimulatedFleet, size: tuple[int, int], *words: str) -> list[str]:
     """Return what a command shows on a terminal, a line of which ends where the terminal does."""
     columns, rows = size
-    terminal = OnTerminal([BIN / "pcm", *words], told.environment, columns, rows)
+    terminal = OnTerminal([BIN / "pcm", *words], fleet.environment, columns, rows)
     assert terminal.end() == 0, terminal.screen.shown
     # What is told of one thing alone may take more lines; a row of a table may not.
     long = [line for line in terminal.screen.shown if len(line) > columns]
@@ -54,24 +54,26 @@ def shown(told: Told, size: tuple[int, int], *words: str) -> list[str]:
 
 
 @pytest.mark.parametrize("size", SIZES)
-async def test_jobs_are_a_line_each(told: Told, size: tuple[int, int]) -> None:
-    job = await told_of(told)
-    head, line = shown(told, size, "jobs", "--text", told.prefix)
+async def test_jobs_are_a_line_each(fleet: SimulatedFleet, size: tuple[int, int]) -> None:
+    job = await one_job(fleet)
+    head, line = shown(fleet, size, "jobs", "--text", fleet.prefix)
     assert head.split()[:2] == ["JOB", "NAME"]
     assert line.startswith(job.id)
     assert re.search(r"\d+ min", line)
     assert "1 succeeded (1 r" in line
     assert "…" in line
-    piped = told.pcm("jobs", "--text", told.prefix).stdout
+    piped = fleet.pcm("jobs", "--text", fleet.prefix).stdout
     assert "1 succeeded (1 restart required), 1 failed" in piped
     assert "a-long-login-name@administration.example" in piped
     assert re.search(r" UTC, \d+ min ", piped)
 
 
 @pytest.mark.parametrize("size", SIZES)
-async def test_a_job_s_workstations_are_a_line_each(told: Told, size: tuple[int, int]) -> None:
-    job = await told_of(told)
-    found = shown(told, size, "show", job.id)
+async def test_a_job_s_workstations_are_a_line_each(
+    fleet: SimulatedFleet, size: tuple[int, int]
+) -> None:
+    job = await one_job(fleet)
+    found = shown(fleet, size, "show", job.id)
     pairs = found[next(at for at, line in enumerate(found) if line.startswith("WORKSTATION")) :]
     assert len(pairs) == 3
     assert "the file system" in pairs[1]
@@ -86,7 +88,7 @@ async def test_workstations_are_a_line_each(
     admin = Admin(node.url, tmp_path)
     names = [f"wide-{size[0]}-{number}-of-a-long-name-in-the-lab" for number in range(3)]
     groups = [f"wide-{size[0]}", *(f"a-group-of-many-{number}" for number in range(8))]
-    await admin.tell(check_in(name, *groups) for name in names)
+    await admin.append(check_in(name, *groups) for name in names)
     terminal = OnTerminal(
         [BIN / "pcm", "workstations", "--group", groups[0]], admin.environment, *size
     )
@@ -99,33 +101,33 @@ async def test_workstations_are_a_line_each(
 
 
 @pytest.mark.parametrize("size", SIZES)
-async def test_schedules_are_a_line_each(told: Told, size: tuple[int, int]) -> None:
-    job = told.job("a", created_at=NOW)
-    name = told.name("nightly-upgrade-of-all-in-the-lab")
-    await told.tell(
+async def test_schedules_are_a_line_each(fleet: SimulatedFleet, size: tuple[int, int]) -> None:
+    job = fleet.job("a", created_at=NOW)
+    name = fleet.name("nightly-upgrade-of-all-in-the-lab")
+    await fleet.append(
         Schedule(name=name, repeat="0 2,4,6 1-7 */2 1-5", zone="America/Indiana/Knox", job=job)
     )
-    found = [line for line in shown(told, size, "schedule", "list") if told.prefix in line]
+    found = [line for line in shown(fleet, size, "schedule", "list") if fleet.prefix in line]
     assert len(found) == 1
     assert "America/Indiana/Knox" in found[0]
 
 
-async def test_the_jobs_of_one_workstation_with_their_state_there(told: Told) -> None:
-    both, other = told.job("a", "b"), told.job("b")
-    await told.tell(
-        *(told.check_in(word) for word in "abc"),
+async def test_the_jobs_of_one_workstation_with_their_state_there(fleet: SimulatedFleet) -> None:
+    both, other = fleet.job("a", "b"), fleet.job("b")
+    await fleet.append(
+        *(fleet.check_in(word) for word in "abc"),
         *(both, other),
-        told.report(both, "a", S.FAILED, reason="broken"),
-        told.report(both, "b", S.SUCCEEDED, result=result(0)),
+        fleet.report(both, "a", S.FAILED, reason="broken"),
+        fleet.report(both, "b", S.SUCCEEDED, result=result(0)),
     )
 
     def listed(word: str, *words: str) -> dict[str, str]:
         import json
 
         rows = json.loads(
-            told.pcm("jobs", "--workstation", told.name(word), "--json", *words).stdout
+            fleet.pcm("jobs", "--workstation", fleet.name(word), "--json", *words).stdout
         )
-        assert {row["workstation"] for row in rows} <= {told.name(word)}
+        assert {row["workstation"] for row in rows} <= {fleet.name(word)}
         return {row["job"]: row["state"] for row in rows}
 
     assert listed("a") == {both.id: "failed"}
@@ -133,9 +135,9 @@ async def test_the_jobs_of_one_workstation_with_their_state_there(told: Told) ->
     assert listed("b", "--state", "failures") == {}
     assert listed("b", "--state", "ended") == {both.id: "succeeded"}
     assert listed("c") == {}
-    head, line = told.pcm("jobs", "--workstation", told.name("a")).stdout.splitlines()
+    head, line = fleet.pcm("jobs", "--workstation", fleet.name("a")).stdout.splitlines()
     assert (head.split()[:2], line.split()[:2]) == (["JOB", "STATE"], [both.id, "failed"])
-    unknown = told.pcm("jobs", "--workstation", "nobody-is-called-so")
+    unknown = fleet.pcm("jobs", "--workstation", "nobody-is-called-so")
     assert (unknown.returncode, unknown.stdout) == (1, "")
     assert unknown.stderr == (
         "pcm: --workstation: nobody-is-called-so: no such workstation has checked in\n"
@@ -151,7 +153,7 @@ async def test_watching_tells_each_thing_once_and_that_there_is_more(
     names = [f"once-{letter}" for letter in "abc"]
     targets = tuple(map(workstation, names))
     job = Job(command=Command(argv=("x",), background=True), targets=targets)
-    await admin.tell([job])
+    await admin.append([job])
     many, one = Output(head=b"oops\nagain\n"), Output(head=b"hello\n")
     skipped = ended(job, names[2]).model_copy(
         update={"state": S.NOT_APPLICABLE, "result": None, "reason": "runs on windows"}
@@ -159,7 +161,7 @@ async def test_watching_tells_each_thing_once_and_that_there_is_more(
     restart = ended(job, names[1], stdout=one)
     assert restart.result
     wanted = restart.result.model_copy(update={"restart_required": True, "exit_code": 3010})
-    await admin.tell(
+    await admin.append(
         [
             ended(job, names[0], 3, stderr=many).model_copy(update={"reason": "exit code 3"}),
             restart.model_copy(update={"result": wanted}),
@@ -168,15 +170,15 @@ async def test_watching_tells_each_thing_once_and_that_there_is_more(
     )
     done = await asyncio.to_thread(admin.run, "watch", job.id)
     *lines, summary = done.stdout.splitlines()
-    told = [line for line in lines if not line.startswith(" ")]
-    assert [line for line in lines if line not in told] == [
+    unindented = [line for line in lines if not line.startswith(" ")]
+    assert [line for line in lines if line not in unindented] == [
         "    -- stderr",
         "    oops",
         "    again",
     ]
-    failed, succeeded, other = sorted(told)
+    failed, succeeded, other = sorted(unindented)
     assert failed.split()[1:] == ["failed", "service", "exit", "3", "1.00s"]
     assert succeeded.endswith("exit 3010  1.00s  restart required  hello")
-    assert {line.index(" service ") for line in told} == {31}
+    assert {line.index(" service ") for line in unindented} == {31}
     assert other.endswith("runs on windows")
     assert summary.endswith("1 succeeded (1 restart required), 1 failed, 1 not applicable")

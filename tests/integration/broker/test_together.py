@@ -173,9 +173,9 @@ async def test_some_of_one_turn_have_many_targets(dispatcher: Dispatcher, node: 
         job(targets=(ours[0], ours[1], group("none"))),
         job(targets=(everyone, ours[1])),
     ]
-    told = [str(error) async for _, error in dispatcher.dispatch_all(jobs)]
+    errors = [str(error) async for _, error in dispatcher.dispatch_all(jobs)]
     lost = "targets: no workstation is bound to {}; nothing was sent"
-    assert told == [
+    assert errors == [
         "None",
         lost.format("group:none, workstation:nowhere"),
         "None",

@@ -39,8 +39,8 @@ def names(prefix: str, count: int) -> list[str]:
 async def send(admin: Admin, job: Job, members: list[str]) -> None:
     """Let a job be sent to the members of its group."""
     (target,) = job.targets
-    await admin.tell(check_in(name, target.name or "") for name in members)
-    await admin.tell([job])
+    await admin.append(check_in(name, target.name or "") for name in members)
+    await admin.append([job])
 
 
 def begun(job: Job, members: list[str]) -> Iterator[Report]:
@@ -58,17 +58,17 @@ async def test_a_thousand_workstations_are_a_few_lines(admin: Admin) -> None:
     await send(admin, job, members)
     terminal = admin.on_terminal("watch", job.id, settle="3s")
     terminal.until(lambda text: "0 % of 1000" in text)
-    await admin.tell(begun(job, members[:900]))
+    await admin.append(begun(job, members[:900]))
     terminal.until(lambda text: "900 started, 100 queued" in text)
     text = terminal.until(lambda text: "runs on wk-" in text)
     assert " and 895 more" in text
-    await admin.tell(
+    await admin.append(
         ended(job, name, int(number < 90), stderr=output(f"no {('disk', 'net')[number % 3 == 0]}"))
         for number, name in enumerate(members[:450])
     )
     text = terminal.until(lambda text: "failed on 90, in 2 ways" in text and "45 % of" in text)
     assert "360 succeeded, 90 failed, 450 started, 100 queued" in text
-    await admin.tell(ended(job, name) for name in members[450:900])
+    await admin.append(ended(job, name) for name in members[450:900])
     assert terminal.end() == 1
     lines = terminal.screen.shown
     assert len(lines) <= 8, lines
@@ -79,18 +79,18 @@ async def test_a_thousand_workstations_are_a_few_lines(admin: Admin) -> None:
     assert lines[2].split()[:6] == ["60", "failed", "exit", "1", "no", "disk"]
     assert lines[3].split()[:6] == ["30", "failed", "exit", "1", "no", "net"]
     assert lines[4] == f"{job.id}: 810 succeeded, 90 failed, 100 queued"
-    told = " ".join(lines[5:])
-    assert "wk-0900" in told
-    assert " and 90 more;" in told
-    assert f"pcm show {job.id}" in told
+    missing = " ".join(lines[5:])
+    assert "wk-0900" in missing
+    assert " and 90 more;" in missing
+    assert f"pcm show {job.id}" in missing
     assert terminal.written < 100_000
 
 
 async def test_few_workstations_have_a_line_each_at_the_end(admin: Admin) -> None:
     job, members = job_for("wh"), names("wh", 3)
     await send(admin, job, members)
-    await admin.tell(begun(job, members))
-    await admin.tell(ended(job, name, stdout=output("hello")) for name in members)
+    await admin.append(begun(job, members))
+    await admin.append(ended(job, name, stdout=output("hello")) for name in members)
     terminal = admin.on_terminal("watch", job.id)
     assert terminal.end() == 0
     *lines, last = terminal.screen.shown
@@ -103,7 +103,7 @@ async def test_few_workstations_have_a_line_each_at_the_end(admin: Admin) -> Non
 async def test_very_many_kinds_of_failure_are_counted(admin: Admin) -> None:
     job, members = job_for("wv"), names("wv", 200)
     await send(admin, job, members)
-    await admin.tell(
+    await admin.append(
         ended(job, name, 1, stderr=output(f"error {number % 100}"))
         for number, name in enumerate(members)
     )
@@ -118,22 +118,22 @@ async def test_very_many_kinds_of_failure_are_counted(admin: Admin) -> None:
 async def test_what_a_command_wrote_does_nothing_to_the_terminal(admin: Admin) -> None:
     job, members = job_for("we"), names("we", 40)
     await send(admin, job, members)
-    await admin.tell(
+    await admin.append(
         report(job, name, State.REFUSED, reason="\x1b[2Jbad [red]one[/]\n") for name in members
     )
     terminal = admin.on_terminal("watch", job.id)
     assert terminal.end() == 1
-    told = "refused  \\x1b[2Jbad [red]one[/]\\n"
+    reason = "refused  \\x1b[2Jbad [red]one[/]\\n"
     first, second, _ = terminal.screen.shown
-    assert first.endswith(told)
-    assert second.startswith(f"    40 {told}")
+    assert first.endswith(reason)
+    assert second.startswith(f"    40 {reason}")
 
 
 async def test_elsewhere_it_is_a_line_a_report(admin: Admin) -> None:
     job, members = job_for("wt"), names("wt", 40)
     await send(admin, job, members)
-    await admin.tell(begun(job, members[:38]))
-    await admin.tell(ended(job, name) for name in members[:38])
+    await admin.append(begun(job, members[:38]))
+    await admin.append(ended(job, name) for name in members[:38])
     done = admin.run("watch", job.id)
     assert (done.returncode, done.stderr) == (0, "")
     *lines, summary, missing, later = done.stdout.splitlines()
@@ -148,7 +148,7 @@ async def test_json_is_a_line_a_report_and_nothing_else(admin: Admin) -> None:
     job, members = job_for("wj"), names("wj", 5)
     await send(admin, job, members)
     reports = [*begun(job, members[:4]), *(ended(job, name) for name in members[:4])]
-    await admin.tell(reports)
+    await admin.append(reports)
     done = admin.run("watch", job.id, "--json")
     assert (done.returncode, done.stderr) == (0, "")
     found = [Report.read(line) for line in done.stdout.splitlines()]
@@ -159,7 +159,7 @@ async def test_json_is_a_line_a_report_and_nothing_else(admin: Admin) -> None:
 async def test_ctrl_c_ends_the_watching_and_says_so(admin: Admin) -> None:
     job = job_for("wc")
     await send(admin, job, ["wc-1"])
-    await admin.tell(begun(job, ["wc-1"]))
+    await admin.append(begun(job, ["wc-1"]))
     terminal = admin.on_terminal("watch", job.id)
     terminal.until(lambda text: "runs on wc-1" in text)
     terminal.interrupt()
@@ -171,25 +171,25 @@ async def test_ctrl_c_ends_the_watching_and_says_so(admin: Admin) -> None:
     assert piped.stdout is not None
     assert json.loads(piped.stdout.readline())["state"] == "received"
     piped.send_signal(signal.SIGINT)
-    _, told = piped.communicate(timeout=LIMIT)
-    assert (piped.returncode, len(told.splitlines())) == (130, 1)
+    _, printed = piped.communicate(timeout=LIMIT)
+    assert (piped.returncode, len(printed.splitlines())) == (130, 1)
 
 
 async def test_giving_up_names_those_it_waits_for(admin: Admin) -> None:
     job, members = job_for("wg"), names("wg", 12)
     await send(admin, job, members)
-    await admin.tell(begun(job, members))
+    await admin.append(begun(job, members))
     done = admin.run("watch", job.id, "--give-up-after", "2s")
     assert done.returncode == 1
-    told, summary = done.stdout.splitlines()[-2:]
-    assert told == f"gave up waiting for {', '.join(members[:10])} and 2 more"
+    gave_up, summary = done.stdout.splitlines()[-2:]
+    assert gave_up == f"gave up waiting for {', '.join(members[:10])} and 2 more"
     assert summary == f"{job.id}: 12 started"
 
 
 async def test_without_a_history_it_counts_whom_it_heard_of(admin: Admin) -> None:
     job, members = job_for("wx"), names("wx", 3)
     await send(admin, job, members)
-    await admin.tell(ended(job, name) for name in members[:2])
+    await admin.append(ended(job, name) for name in members[:2])
     done = admin.run("watch", job.id, history_url="sqlite:////proc/none/history.db")
     assert done.returncode == 0
     assert done.stderr.startswith("pcm: without the history: PCM_HISTORY_URL: ")
@@ -198,7 +198,7 @@ async def test_without_a_history_it_counts_whom_it_heard_of(admin: Admin) -> Non
 
 async def test_a_job_that_names_all_needs_no_history(admin: Admin) -> None:
     job = Job(command=Command(argv=("x",)), targets=(workstation("wa-1"), workstation("wa-2")))
-    await admin.tell([job, ended(job, "wa-1")])
+    await admin.append([job, ended(job, "wa-1")])
     done = admin.run("watch", job.id, "--give-up-after", "5s")
     summary = f"{job.id}: 1 succeeded, 1 queued"
     assert done.stdout.splitlines()[1:3] == ["gave up waiting for wa-2", summary]
@@ -211,13 +211,13 @@ async def test_who_is_forgotten_or_revoked_is_not_waited_for(admin: Admin) -> No
         command=Command(argv=("true",), background=True), targets=tuple(map(workstation, members))
     )
     for name in members:  # what was before the job says nothing of it
-        await admin.tell([WorkstationForgotten(workstation=name)])
-    await admin.tell([sent])
-    await admin.tell([ended(sent, members[0])])
-    await admin.tell([WorkstationForgotten(workstation=members[1])])
-    await admin.tell([AgentsRevoked(workstation=members[2], agents=("interactive-ada",))])
+        await admin.append([WorkstationForgotten(workstation=name)])
+    await admin.append([sent])
+    await admin.append([ended(sent, members[0])])
+    await admin.append([WorkstationForgotten(workstation=members[1])])
+    await admin.append([AgentsRevoked(workstation=members[2], agents=("interactive-ada",))])
     process = admin.start("watch", sent.id)
-    await admin.tell([AgentsRevoked(workstation=members[2], agents=("service",))])
+    await admin.append([AgentsRevoked(workstation=members[2], agents=("service",))])
     out, _ = process.communicate(timeout=LIMIT)
     assert process.returncode == 1
     *_, summary, gone = out.decode().splitlines()

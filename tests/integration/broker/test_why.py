@@ -10,7 +10,7 @@ import pytest
 from broker import Dispatcher, DispatcherSettings
 from schemas import State
 from tests.support.counted import now
-from tests.support.told import Told
+from tests.support.simulated_fleet import SimulatedFleet
 from tests.support.window import seen
 from tests.support.workstation import Workstation, checked_in
 
@@ -26,32 +26,32 @@ def _utc() -> Iterator[None]:
     time.tzset()
 
 
-async def test_pcm_why_answers_from_the_history(told: Told) -> None:
-    job = told.job("a", "b", background=True, mandatory_at=datetime.now(UTC) + 2 * HOUR)
-    await told.tell(
-        told.check_in("a"), told.check_in("c"), job, told.report(job, "a", State.RECEIVED)
+async def test_pcm_why_answers_from_the_history(fleet: SimulatedFleet) -> None:
+    job = fleet.job("a", "b", background=True, mandatory_at=datetime.now(UTC) + 2 * HOUR)
+    await fleet.append(
+        fleet.check_in("a"), fleet.check_in("c"), job, fleet.report(job, "a", State.RECEIVED)
     )
-    done = told.pcm("why", job.id[:20], told.name("a"))
+    done = fleet.pcm("why", job.id[:20], fleet.name("a"))
     assert (done.returncode, done.stderr) == (0, "")
     why, following = done.stdout.splitlines()
     assert "its mandatory time is" in why
     assert following == "The service agent starts it then."
-    found = json.loads(told.pcm("why", job.id, told.name("a"), "--json").stdout)
+    found = json.loads(fleet.pcm("why", job.id, fleet.name("a"), "--json").stdout)
     assert found["state"] == "received"
     assert found["why"].split(" (in ")[0] == why.split(" (in ")[0]  # a minute may have passed
     assert datetime.fromisoformat(found["next_at"]) == job.mandatory_at
-    assert "never checked in" in told.pcm("why", job.id, told.name("b")).stdout
-    assert json.loads(told.pcm("why", job.id, told.name("c"), "--json").stdout)["state"] == (
+    assert "never checked in" in fleet.pcm("why", job.id, fleet.name("b")).stdout
+    assert json.loads(fleet.pcm("why", job.id, fleet.name("c"), "--json").stdout)["state"] == (
         "not_addressed"
     )
 
 
-async def test_pcm_why_names_what_is_wrong(told: Told) -> None:
-    await told.tell(told.job("a"))
-    unknown = told.pcm("why", "no-such-job", "ws-1")
+async def test_pcm_why_names_what_is_wrong(fleet: SimulatedFleet) -> None:
+    await fleet.append(fleet.job("a"))
+    unknown = fleet.pcm("why", "no-such-job", "ws-1")
     assert (unknown.returncode, unknown.stdout) == (1, "")
     assert unknown.stderr.startswith("pcm: no-such-job: no such job was sent")
-    wrong = told.pcm("why", "job", "a.b")
+    wrong = fleet.pcm("why", "job", "a.b")
     assert (wrong.returncode, len(wrong.stderr.splitlines())) == (2, 1)
     assert "WORKSTATION" in wrong.stderr
 

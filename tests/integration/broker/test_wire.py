@@ -144,7 +144,7 @@ async def test_an_agent_that_gets_it_takes_the_job(
 
 async def test_the_history_is_read_on(node: Broker, tmp_path: Path, raw: AbstractChannel) -> None:
     admin = Admin(node.url, tmp_path)
-    await admin.tell([])
+    await admin.append([])
     ended = report(Workstation("ws-odd", node.url, tmp_path).job("true"), "ws-odd", State.FAILED)
     for properties in ODD.values():
         await raw.basic_publish(
@@ -153,7 +153,7 @@ async def test_the_history_is_read_on(node: Broker, tmp_path: Path, raw: Abstrac
             routing_key="failed.ws-odd.service",
             properties=Raw(*properties),
         )
-    await admin.tell([ended])
-    told = await asyncio.to_thread(admin.run, "jobs", "--json")
-    assert told.returncode == 0, told.stderr
-    assert ended.job_id in told.stdout
+    await admin.append([ended])
+    done = await asyncio.to_thread(admin.run, "jobs", "--json")
+    assert done.returncode == 0, done.stderr
+    assert ended.job_id in done.stdout

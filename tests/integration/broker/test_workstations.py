@@ -66,12 +66,12 @@ async def test_workstations_are_listed_as_they_checked_in(admin: Admin) -> None:
     long_ago = datetime.now(UTC) - timedelta(days=1)
     job = Job(command=Command(argv=("x",)), targets=(group("wl"), workstation("wl-up")))
     withdrawn = job.model_copy(update={"id": "wl-expired", "expires_at": long_ago})
-    await admin.tell([check_in("wl-up", "wl", "os-linux"), check_in("wl-paused", pause=PAUSE)])
-    await admin.tell([check_in("wl-up", agent="interactive-ada")])
-    await admin.tell([check_in("wl-up", agent="interactive-bob", up=False)])
-    await admin.tell([check_in("wl-off", up=False), check_in("wl-gone", at=long_ago)])
-    await admin.tell([check_in("wl-user", agent="interactive-ada")])
-    await admin.tell([job, withdrawn])
+    await admin.append([check_in("wl-up", "wl", "os-linux"), check_in("wl-paused", pause=PAUSE)])
+    await admin.append([check_in("wl-up", agent="interactive-ada")])
+    await admin.append([check_in("wl-up", agent="interactive-bob", up=False)])
+    await admin.append([check_in("wl-off", up=False), check_in("wl-gone", at=long_ago)])
+    await admin.append([check_in("wl-user", agent="interactive-ada")])
+    await admin.append([job, withdrawn])
     names = ("wl-up", "wl-paused", "wl-off", "wl-gone", "wl-user")
     found = {row["workstation"]: row for row in rows(admin, "workstations", *names)}
     assert {name: found[name]["status"] for name in names} == dict(
@@ -80,7 +80,7 @@ async def test_workstations_are_listed_as_they_checked_in(admin: Admin) -> None:
     up = found["wl-up"]
     assert (up["waiting"], up["running"], up["program"]) == (1, 0, "1.2.3")
     assert (up["groups"], up["arch"], up["release"]) == (["os-linux", "wl"], "x86_64", "debian-12")
-    await admin.tell([report(job, "wl-up", State.STARTED)])
+    await admin.append([report(job, "wl-up", State.STARTED)])
     (row,) = rows(admin, "workstations", "--group", "wl")
     assert (row["workstation"], row["waiting"], row["running"]) == ("wl-up", 0, 1)
     paused = rows(admin, "workstations", *names, "--status", "paused")
@@ -100,10 +100,10 @@ async def test_workstations_are_listed_as_they_checked_in(admin: Admin) -> None:
 
 async def test_machines_with_one_name_are_shown(admin: Admin) -> None:
     """With what tells them apart; the check-ins of the second change nothing of the first."""
-    await admin.tell([check_in("wm-1", "lab", machine=_machine("a", host="web.site1"))])
+    await admin.append([check_in("wm-1", "lab", machine=_machine("a", host="web.site1"))])
     assert "several machines" not in admin.run("workstations", "wm-1").stdout
     second = _machine("b", host="web.site2", address="10.0.0.2")
-    await admin.tell([check_in("wm-1", "library", machine=second, standby=True)])
+    await admin.append([check_in("wm-1", "library", machine=second, standby=True)])
     shown = admin.run("workstations", "wm-1").stdout
     assert "wm-1: several machines have this name; give each its own PCM_WORKSTATION:" in shown
     assert "web.site1 (10.0.0.1, machine aaaaaaaaaaaa): service receives jobs" in shown
@@ -113,7 +113,7 @@ async def test_machines_with_one_name_are_shown(admin: Admin) -> None:
     machines = row["machines"]
     assert isinstance(machines, list)
     assert [(one["machine"][0], one["standby"]) for one in machines] == [("a", False), ("b", True)]
-    await admin.tell([check_in("wm-1", machine=second, standby=True, up=False)])
+    await admin.append([check_in("wm-1", machine=second, standby=True, up=False)])
     assert "several machines" not in admin.run("workstations", "wm-1").stdout
 
 
@@ -123,21 +123,21 @@ def _machine(letter: str, **fields: str) -> Machine:
 
 
 async def test_a_workstation_or_group_that_nobody_knows_is_named(admin: Admin) -> None:
-    await admin.tell([check_in("wn-1", "wn")])
-    for words, told in (
+    await admin.append([check_in("wn-1", "wn")])
+    for words, answer in (
         (("workstations", "wn-1", "wn-2"), "wn-2: no such workstation has checked in"),
         (("workstations", "--group", "nobodys"), "--group: no workstation is in nobodys"),
         (("groups", "nobodys"), "nobodys: no workstation is in this group"),
     ):
         done = admin.run(*words)
-        assert (done.returncode, done.stdout, done.stderr) == (1, "", f"pcm: {told}\n")
+        assert (done.returncode, done.stdout, done.stderr) == (1, "", f"pcm: {answer}\n")
     done = admin.run("workstations", "--status", "asleep")
     assert (done.returncode, len(done.stderr.splitlines())) == (2, 1)
     assert "--status" in done.stderr
 
 
 async def test_a_terminal_shows_a_hundred_workstations_and_a_pipe_all(admin: Admin) -> None:
-    await admin.tell(check_in(f"wm-{number:03}", "wm") for number in range(130))
+    await admin.append(check_in(f"wm-{number:03}", "wm") for number in range(130))
     assert len(admin.run("workstations", "--group", "wm").stdout.splitlines()) == 131
     shown = {}
     for words in ((), ("--all",)):
@@ -150,7 +150,7 @@ async def test_a_terminal_shows_a_hundred_workstations_and_a_pipe_all(admin: Adm
 
 
 async def test_groups_are_counted_and_the_automatic_ones_marked(admin: Admin) -> None:
-    await admin.tell([check_in("wg-1", "wg-lab", "os-linux"), check_in("wg-2", "wg-lab")])
+    await admin.append([check_in("wg-1", "wg-lab", "os-linux"), check_in("wg-2", "wg-lab")])
     lines = admin.run("groups").stdout.splitlines()
     assert lines[0].split() == ["GROUP", "WORKSTATIONS", "AUTOMATIC"]
     assert ["wg-lab", "2", "-"] in [line.split() for line in lines]
@@ -170,8 +170,8 @@ async def test_pause_and_resume_reach_all_agents_of_each_workstation(admin: Admi
     done = admin.run("pause", "wp-1", "wp-2", "wp-1", "--reason", "an exam")
     assert (done.returncode, done.stderr) == (0, "")
     assert done.stdout.startswith("wp-1, wp-2: pause was sent; ")
-    told = admin.run("resume", "wp-1", "--json")
-    assert json.loads(told.stdout) == {"workstations": ["wp-1"], "paused": False}
+    answer = admin.run("resume", "wp-1", "--json")
+    assert json.loads(answer.stdout) == {"workstations": ["wp-1"], "paused": False}
     for queue in ("pcm.service.wp-1", "pcm.interactive.wp-1.ada"):
         pause, resume = await taken(admin, queue)
         assert (pause.workstation, pause.paused, pause.reason) == ("wp-1", True, "an exam")
@@ -190,7 +190,7 @@ async def test_where_one_is_not_known_none_is_paused(admin: Admin) -> None:
 
 async def test_a_forgotten_workstation_is_gone_with_what_waited_there(admin: Admin) -> None:
     await admin.declare("wf-1", "ada")
-    await admin.tell([check_in("wf-1", "wf"), check_in("wf-1", agent="interactive-ada")])
+    await admin.append([check_in("wf-1", "wf"), check_in("wf-1", agent="interactive-ada")])
     job_id = admin.run("send", "--to", "group:wf", "--to", "workstation:wf-1", "--", "x")
     assert job_id.returncode == 1, "no queue is bound to the group"
     sent = admin.run("send", "--to", "workstation:wf-1", "--", "x").stdout.strip()
@@ -225,7 +225,7 @@ def state_of(admin: Admin, job_id: str, name: str) -> str:
 
 async def test_what_has_only_a_queue_or_only_checked_in_is_forgotten_too(admin: Admin) -> None:
     await admin.declare("wo-queue")
-    await admin.tell([check_in("wo-row")])
+    await admin.append([check_in("wo-row")])
     done = admin.run("forget", "wo-queue", "wo-row", "--yes", "--json")
     assert json.loads(done.stdout) == {"workstations": ["wo-queue", "wo-row"], "forgotten": True}
     assert await queues(admin, "pcm.service.wo-queue") == []
@@ -235,7 +235,7 @@ async def test_what_has_only_a_queue_or_only_checked_in_is_forgotten_too(admin: 
 async def test_where_one_agent_is_up_or_one_name_unknown_none_is_forgotten(admin: Admin) -> None:
     for name in ("wu-1", "wu-2"):
         await admin.declare(name, "ada")
-        await admin.tell([check_in(name), check_in(name, agent="interactive-ada")])
+        await admin.append([check_in(name), check_in(name, agent="interactive-ada")])
     unknown = admin.run("forget", "wu-1", "wu-nowhere", "--yes")
     assert (unknown.returncode, unknown.stderr) == (
         1,

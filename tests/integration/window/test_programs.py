@@ -102,17 +102,17 @@ def test_another_users_agent_is_refused(ws: Workstation) -> None:
 
 
 def test_a_window_needs_a_terminal(ws: Workstation) -> None:
-    told = ws.run("pcm-agent", "window")
-    assert told.returncode == 2
-    assert told.stderr == (
+    done = ws.run("pcm-agent", "window")
+    assert done.returncode == 2
+    assert done.stderr == (
         "pcm-agent: window: needs a terminal; without one, serve it with --web HOST:PORT\n"
     )
 
 
 @pytest.mark.parametrize("command", ["window", "interactive"])
 def test_a_wrong_address_is_reported_in_a_line(command: str, ws: Workstation) -> None:
-    told = ws.run("pcm-agent", command, "--web", "nowhere")
-    assert told.returncode == 2
-    assert told.stderr == (
+    done = ws.run("pcm-agent", command, "--web", "nowhere")
+    assert done.returncode == 2
+    assert done.stderr == (
         f"pcm-agent {command}: --web: 'nowhere' must be HOST:PORT, such as localhost:8000\n"
     )

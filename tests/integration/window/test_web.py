@@ -61,7 +61,7 @@ async def test_in_a_browser_a_user_sees_an_offer_runs_it_and_sees_what_comes_of_
 async def test_a_port_that_is_taken_is_reported_in_a_line(ws: Workstation) -> None:
     async with serving(parse_address("127.0.0.1:0"), (), light=False) as url:
         address = url.removeprefix("http://").rstrip("/")
-        told = await asyncio.to_thread(ws.run, "pcm-agent", "interactive", "--web", address)
-    assert told.returncode == 1
-    assert told.stderr.startswith(f"pcm-agent: --web: {address}: ")
-    assert len(told.stderr.splitlines()) == 1
+        done = await asyncio.to_thread(ws.run, "pcm-agent", "interactive", "--web", address)
+    assert done.returncode == 1
+    assert done.stderr.startswith(f"pcm-agent: --web: {address}: ")
+    assert len(done.stderr.splitlines()) == 1

@@ -117,10 +117,10 @@ def test_two_users_share_the_folder(tmp_path: Path) -> None:
         "print(claims.decide('by-user', State.STARTED))"
     )
     code = "import agents.claims.claims\n" + code  # before the rights to read it are gone
-    told = subprocess.run(
+    done = subprocess.run(
         [sys.executable, "-c", code, tmp_path], capture_output=True, text=True, check=False
     )
-    assert told.stdout == "service started False True\n", told.stderr
+    assert done.stdout == "service started False True\n", done.stderr
     assert not Claims(tmp_path, "service").take("by-user")
 
 

@@ -19,10 +19,10 @@ def test_a_log_of_its_own_is_closed_to_others_and_does_not_grow(tmp_path: Path) 
         "warnings.warn('a warning')\n"
     )
     file = tmp_path / "agent.log"
-    told = subprocess.run(
+    done = subprocess.run(
         [sys.executable, "-c", script, file], capture_output=True, text=True, check=True, timeout=60
     )
-    assert (told.stdout, told.stderr) == ("", "")
+    assert (done.stdout, done.stderr) == ("", "")
     files = sorted(tmp_path.iterdir())
     assert files == [file, tmp_path / "agent.log.1"]
     for found in files:

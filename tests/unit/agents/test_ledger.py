@@ -126,11 +126,11 @@ async def test_a_full_disk_is_waited_for(
         tried.append(transaction)
         return transaction.accept(big, 1.0)
 
-    with capture_logs() as told:
+    with capture_logs() as printed:
         waiting = book.commit(accept)
         await until(lambda: len(tried) > 3)
     assert not waiting.done()
-    assert [event["event"] for event in told] == ["ledger.failing"]
+    assert [event["event"] for event in printed] == ["ledger.failing"]
     # Room again: as if somebody had cleaned up. The connection is the ledger's own.
     book._database.execute("PRAGMA max_page_count = 100000")  # noqa: SLF001
     async with asyncio.timeout(LIMIT):
@@ -194,11 +194,11 @@ def test_what_was_committed_survives_kill_9(tmp_path: Path) -> None:
         [sys.executable, "-c", KILLED, path], stdout=subprocess.PIPE, text=True
     ) as process:
         assert process.stdout is not None
-        told = [process.stdout.readline().strip() for _ in range(50)]
+        printed = [process.stdout.readline().strip() for _ in range(50)]
         os.kill(process.pid, signal.SIGKILL)
-        told += process.stdout.read().split()
+        printed += process.stdout.read().split()
     kept = {entry.job.id for entry in ledger.read_ledger(path)}
-    assert set(told) <= kept
+    assert set(printed) <= kept
 
 
 async def test_jobs_of_a_former_name_keep_it(book: Ledger) -> None:

@@ -80,8 +80,8 @@ def agent(
 
 def outcome(process: "subprocess.Popen[str]") -> tuple[str, str]:
     """Return the state and the reason that an agent prints."""
-    told = json.loads(process.communicate(timeout=LIMIT)[0])
-    return told["state"], told["reason"]
+    printed = json.loads(process.communicate(timeout=LIMIT)[0])
+    return printed["state"], printed["reason"]
 
 
 @pytest.fixture
@@ -102,7 +102,7 @@ def leaving(tmp_path: Path, way: str, number: str, after: str = "") -> str:
 
 @both
 @ways
-def test_what_a_command_leaves_is_ended_and_told(
+def test_processes_that_a_command_leaves_are_ended_and_reported(
     means: str, way: str, tmp_path: Path, number: str
 ) -> None:
     with agent(means, leaving(tmp_path, way, number)) as process:

@@ -115,12 +115,12 @@ def test_of_two_files_of_one_key_none_is_trusted(keys: AgentKeys) -> None:
     ada, bob = keys.trust("ada", targets=(group("office"),)), keys.trust("bob")
     wide = TrustedKey(name="a-second", key=ada.public_text)
     keys.path("a-second").write_bytes(wide.body())
-    with capture_logs() as told:
+    with capture_logs() as logged:
         trust = keys.open()
     job = _job()
     assert "is not trusted" in _objection(trust, job, (ada.sign(job),))
     assert _objection(trust, job, (bob.sign(job),)) == ""
-    (problem,) = [event["reason"] for event in told if event["event"] == "key.unusable"]
+    (problem,) = [event["reason"] for event in logged if event["event"] == "key.unusable"]
     assert str(keys.path("ada")) in problem
     assert f"has the same key as {keys.path('a-second')}" in problem
     keys.path("a-second").unlink()
@@ -195,10 +195,10 @@ def test_a_file_that_is_broken_or_unsafe_is_reported_and_trusted_for_nothing(
     ada, bob = keys.trust("ada"), keys.trust("bob")
     trust, job = keys.open(), _job()
     harm(keys.path("ada"))
-    with capture_logs() as told:
+    with capture_logs() as logged:
         assert "is not trusted" in _objection(trust, job, (ada.sign(job),))
         assert _objection(trust, job, (bob.sign(job),)) == ""
-    assert [reason in str(event) for event in told].count(True) == 1
+    assert [reason in str(event) for event in logged].count(True) == 1
 
 
 _FOLDER_HARMS: dict[str, tuple[Callable[[Path], Any], str]] = {

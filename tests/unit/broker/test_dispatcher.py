@@ -12,12 +12,12 @@ async def test_no_broker_is_an_error_after_the_patience() -> None:
     settings = DispatcherSettings(
         amqp_url=("amqp://nobody:secret@127.0.0.1:1/",), patience=timedelta(seconds=1)
     )
-    told: list[str] = []
+    notices: list[str] = []
     with pytest.raises(Unreachable) as caught:
-        async with Dispatcher.connect(settings, told.append):
+        async with Dispatcher.connect(settings, notices.append):
             pass
-    assert len(told) == 1
-    assert "secret" not in str(caught.value) + told[0]
+    assert len(notices) == 1
+    assert "secret" not in str(caught.value) + notices[0]
 
 
 async def test_a_report_twice_or_late_changes_nothing() -> None:

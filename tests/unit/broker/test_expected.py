@@ -70,7 +70,7 @@ class Settings:
 
     def row(self, agent: str, **more: Any) -> AgentRow:
         """Return the agent as the history keeps it."""
-        told = CheckIn(
+        check_in = CheckIn(
             workstation="ws",
             agent=agent,
             at=NOW,
@@ -83,7 +83,7 @@ class Settings:
             interval=timedelta(minutes=1),
             **more,
         )
-        return _agent_row(_agent(CheckIn.read(told.body())))
+        return _agent_row(_agent(CheckIn.read(check_in.body())))
 
 
 SETTINGS = st.builds(

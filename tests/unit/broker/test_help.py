@@ -52,10 +52,10 @@ def test_the_reference_has_each_setting_of_the_help(program: str) -> None:
     done = subprocess.run(
         [BIN / program, "--help"], capture_output=True, text=True, timeout=LIMIT, check=True
     )
-    told = set(re.findall(r"^  (PCM_\w+) ", done.stdout, re.MULTILINE))
-    assert told <= set(re.findall(r"`(PCM_\w+)`", table))
+    listed = set(re.findall(r"^  (PCM_\w+) ", done.stdout, re.MULTILINE))
+    assert listed <= set(re.findall(r"`(PCM_\w+)`", table))
     assert "None" not in done.stdout
-    assert done.stdout.count("(default:") == len(told)
+    assert done.stdout.count("(default:") == len(listed)
 
 
 @pytest.mark.parametrize("program", ["pcm", "pcm-agent"])
@@ -67,7 +67,7 @@ def test_the_version_is_reported(program: str) -> None:
 
 
 @pytest.mark.parametrize(
-    ("words", "told"),
+    ("words", "message"),
     [
         (["send", "echo", "hi"], "send: echo hi: put -- before the command: -- echo hi"),
         (["send", "--to", "all", "ls", "-l"], "send: ls -l: put -- before the command: -- ls -l"),
@@ -93,10 +93,10 @@ def test_the_version_is_reported(program: str) -> None:
     ],
 )  # fmt: skip
 def test_what_is_wrong_is_reported_in_the_words_of_the_command_line(
-    words: list[str], told: str
+    words: list[str], message: str
 ) -> None:
     done = pcm(*words)
-    assert (done.returncode, done.stdout, done.stderr) == (2, "", f"pcm: {told}\n")
+    assert (done.returncode, done.stdout, done.stderr) == (2, "", f"pcm: {message}\n")
 
 
 def test_topology_says_what_it_wants() -> None:

@@ -133,10 +133,10 @@ def content(engine: Engine) -> dict[str, list[Any]]:
 def test_each_workstation_is_in_exactly_one_state_and_they_add_up(history: Engine) -> None:
     names = [f"ws-{number}" for number in range(20)]
     sent = job(everyone, workstation("stranger"), expires_at=NOW + timedelta(days=1))
-    told = [State.RECEIVED, State.OFFERED, State.POSTPONED, State.ACCEPTED, State.STARTED]
-    told += [state for state in State if state.final]
-    told += [State.DECLINED]
-    stories = [report(sent, name, state) for name, state in zip(names, told, strict=False)]
+    given = [State.RECEIVED, State.OFFERED, State.POSTPONED, State.ACCEPTED, State.STARTED]
+    given += [state for state in State if state.final]
+    given += [State.DECLINED]
+    stories = [report(sent, name, state) for name, state in zip(names, given, strict=False)]
     project(history, [*(check_in(name) for name in names), sent, *stories])
     with query_jobs(history, NOW.timestamp()) as asked:
         row = asked.find(sent.id)
@@ -144,8 +144,8 @@ def test_each_workstation_is_in_exactly_one_state_and_they_add_up(history: Engin
     assert row.counts == Counter(outcome.state for outcome in outcomes)
     assert row.counts.total() == len({outcome.workstation for outcome in outcomes}) == 21
     assert set(row.counts) <= set(STATES)
-    expected = {name: str(state) for name, state in zip(names, told, strict=False)}
-    silent = dict.fromkeys(names[len(told) :], "queued")
+    expected = {name: str(state) for name, state in zip(names, given, strict=False)}
+    silent = dict.fromkeys(names[len(given) :], "queued")
     assert states(history, sent) == {**expected, **silent, "stranger": "unreachable"}
 
 
@@ -307,9 +307,9 @@ def test_each_job_ends_though_no_agent_reports_it(history: Engine) -> None:
         assert (outcome.state, outcome.concluded) == ("succeeded", False)
 
 
-def test_a_queue_that_was_made_anew_and_a_sleep_stay_known(history: Engine) -> None:
-    told = [check_in("ws-1", queue_new_at=NOW), check_in("ws-1", woke_at=NOW), check_in("ws-1")]
-    project(history, told)
+def test_a_recreated_queue_and_a_sleep_stay_known(history: Engine) -> None:
+    given = [check_in("ws-1", queue_new_at=NOW), check_in("ws-1", woke_at=NOW), check_in("ws-1")]
+    project(history, given)
     with query_fleet(history, NOW.timestamp()) as asked:
         (service,) = asked.workstations()[0].agents
     assert (service.queue_new_at, service.woke_at) == (NOW.timestamp(), NOW.timestamp())
@@ -398,7 +398,7 @@ def test_a_users_agent_does_not_speak_for_the_whole_workstation(history: Engine)
 
 
 def test_by_what_an_agent_decides_is_kept(history: Engine) -> None:
-    told: dict[str, Any] = {
+    given: dict[str, Any] = {
         "windows": "Sun 02:00-06:00",
         "zone": "Europe/Berlin",
         "accept_offers": True,
@@ -408,11 +408,11 @@ def test_by_what_an_agent_decides_is_kept(history: Engine) -> None:
         "takeover_grace": timedelta(0),
         "missing_after": timedelta(hours=2),
     }
-    project(history, [check_in("new", **told, **times), check_in("older")])
+    project(history, [check_in("new", **given, **times), check_in("older")])
     with query_fleet(history) as asked:
         rows = {row.name: row.agents[0] for row in asked.workstations()}
     new, older = rows["new"], rows["older"]
-    assert (new.windows, new.zone, new.accept_offers) == tuple(told.values())
+    assert (new.windows, new.zone, new.accept_offers) == tuple(given.values())
     assert (new.countdown, new.takeover_grace, new.missing_after) == (1800, 0, 7200)
     assert (older.windows, older.zone, older.countdown, older.takeover_grace) == (
         "",
@@ -432,7 +432,7 @@ def test_what_is_due_before_a_job_is_known_by_agent(history: Engine) -> None:
 
     first, second, later, hidden = due(10), due(20), due(30), due(10, background=True)
     ada: dict[str, Any] = {"agent": "interactive-ada"}
-    told = [
+    given = [
         report(first, "ws-1", State.RECEIVED, 40),
         *(report(first, "ws-1", State.OFFERED, after).model_copy(update=ada) for after in (60, 50)),
         report(second, "ws-1", State.RECEIVED, 45),
@@ -440,7 +440,7 @@ def test_what_is_due_before_a_job_is_known_by_agent(history: Engine) -> None:
         report(later, "ws-1", State.RECEIVED, 47),
         report(hidden, "ws-1", State.RECEIVED, 48),
     ]
-    project(history, [first, second, later, hidden, *told])
+    project(history, [first, second, later, hidden, *given])
     start = NOW.timestamp()
     with query_jobs(history) as asked:
         found = asked.due_before("ws-1", start + 30)

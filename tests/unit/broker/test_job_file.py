@@ -172,7 +172,7 @@ extra: 1
 
 
 @pytest.mark.parametrize(
-    ("text", "name", "told"),
+    ("text", "name", "error"),
     [
         ("", "jobs.json", "jobs.json:1: is not valid JSON: Expecting value"),
         ("", "jobs.yaml", "jobs.yaml: has no jobs: write one, or jobs: [...]"),
@@ -205,25 +205,25 @@ extra: 1
     ],
 )
 def test_what_is_no_file_of_jobs_is_reported_in_a_line(
-    text: str | bytes, name: str, told: str
+    text: str | bytes, name: str, error: str
 ) -> None:
-    assert any(line.startswith(told) for line in errors(text, name))
+    assert any(line.startswith(error) for line in errors(text, name))
 
 
 def test_aliases_are_no_bomb() -> None:
     lines = ["a0: &a0 [x, x]"]
     lines += [f"a{n}: &a{n} [*a{n - 1}, *a{n - 1}]" for n in range(1, 60)]
-    (told,) = errors("\n".join(lines))
-    assert "aliases are not supported" in told
+    (error,) = errors("\n".join(lines))
+    assert "aliases are not supported" in error
 
 
 def test_a_file_of_more_than_it_may_have_is_refused() -> None:
-    (told,) = errors(b" " * (SIZE_LIMIT + 1), "jobs.json")
-    assert told == "jobs.json: is over the limit of 20 MB"
+    (error,) = errors(b" " * (SIZE_LIMIT + 1), "jobs.json")
+    assert error == "jobs.json: is over the limit of 20 MB"
 
 
 @pytest.mark.parametrize(
-    ("text", "name", "told"),
+    ("text", "name", "error"),
     [
         ("---\n" * 300_000, "jobs.yaml", ": is over the limit of 1 MB; write it as JSON"),
         (
@@ -246,18 +246,18 @@ def test_a_file_of_more_than_it_may_have_is_refused() -> None:
     ],
 )
 def test_what_would_be_read_for_minutes_is_refused(
-    text: str, name: str, told: str, monkeypatch: pytest.MonkeyPatch
+    text: str, name: str, error: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(formats, "_MAX_EVENTS", 1000)
-    assert errors(text, name) == [name + told]
+    assert errors(text, name) == [name + error]
 
 
 @pytest.mark.parametrize("name", SUFFIXES)
 def test_a_file_full_of_errors_tells_the_first(name: str) -> None:
     text = "[[jobs]]\ncommand.argv = ['a']\n" * 1500 if name.endswith("toml") else "[%s]"
-    told = errors(text.replace("%s", ",\n".join(["{}"] * 1500)), name)
-    assert len(told) == 1001
-    assert told[0] == f"{name}: has 1,000 errors or more"
+    found = errors(text.replace("%s", ",\n".join(["{}"] * 1500)), name)
+    assert len(found) == 1001
+    assert found[0] == f"{name}: has 1,000 errors or more"
 
 
 def test_lines_of_json_are_found() -> None:

@@ -35,14 +35,14 @@ def test_a_machine_that_was_replaced_is_no_second_one() -> None:
     assert names(row("old", 1, 8, at=NOW - 8 * 86400), row("new", 6, 9)) == []
 
 
-def test_one_that_waits_is_told() -> None:
+def test_a_waiting_machine_is_shown() -> None:
     waits = row("b", 3, 7, standby=True)
     assert names(row("a", 1, 9), waits) == ["a", "b"]
     clone = row("a", 3, 7, boot="of the clone", standby=True)
     assert names(row("a", 1, 9), clone) == ["a", "a"]
 
 
-def test_one_that_waits_no_more_is_not_told() -> None:
+def test_a_machine_that_no_longer_waits_is_not_shown() -> None:
     """It was stopped, is missing, or has received the queue since."""
     holder = row("a", 1, 9)
     assert names(holder, row("b", 3, 7, standby=True, up=False)) == []
@@ -50,7 +50,7 @@ def test_one_that_waits_no_more_is_not_told() -> None:
     assert names(row("a", 1, 5), row("b", 3, 5, standby=True), row("b", 6, 9)) == []
 
 
-def test_those_that_have_the_queue_in_turn_are_told() -> None:
+def test_machines_that_have_the_queue_in_turn_are_shown() -> None:
     """One works by day, the other one at night: neither ever waits."""
     assert names(row("day", 1, 8), row("night", 5, 9)) == ["night", "day"]
     assert names(
@@ -61,7 +61,7 @@ def test_those_that_have_the_queue_in_turn_are_told() -> None:
     assert names(row("a", 1, 8, boot="one"), row("a", 5, 9, boot="clone")) == ["a", "a"]
 
 
-def test_a_former_name_is_told_until_it_is_forgotten_or_another_machine_has_it() -> None:
+def test_a_former_name_is_shown_until_it_is_forgotten_or_another_machine_has_it() -> None:
     old, new = (
         replace(row("a", 1, 5), workstation="old"),
         replace(row("a", 6, 9), workstation="new"),

@@ -85,14 +85,14 @@ Counted = tuple[str, str, float | None, str]
 
 def in_history(
     engine: Engine,
-    told: Sequence[Report],
+    sent: Sequence[Report],
     cut: int,
     job: Job | None = JOB,
     job_at: int = 0,
 ) -> dict[str, Counted]:
     """Return what counts on each workstation after a history has read reports in an order."""
     rebuild(engine)
-    records: list[Job | Report] = [*told[:job_at], *([job] if job else []), *told[job_at:]]
+    records: list[Job | Report] = [*sent[:job_at], *([job] if job else []), *sent[job_at:]]
     entries = [
         StreamEntry(place, one.kind, "", one.body(), "guest") for place, one in enumerate(records)
     ]
@@ -129,12 +129,12 @@ def derived(engine: Engine) -> dict[str, list[dict[str, Any]]]:
         }
 
 
-def watched(told: Sequence[Report]) -> tuple[Progress, WatchTally]:
+def watched(sent: Sequence[Report]) -> tuple[Progress, WatchTally]:
     """Return what a program that follows the job knows after reports in an order."""
     progress = Progress(JOB.id)
     tally = WatchTally(progress)
     progress.add(JOB)
-    for one in told:
+    for one in sent:
         if progress.add(one):
             tally.add(one)
     return progress, tally
@@ -155,10 +155,10 @@ def test_all_views_agree_in_any_order_however_the_stream_is_cut_and_with_any_clo
     @given(data=st.data())
     def check(data: st.DataObject) -> None:
         shared = data.draw(st.booleans())
-        told = [
+        sent = [
             with_an_id(one, number, shared=shared) for number, one in enumerate(data.draw(STORIES))
         ]
-        again = told + told[: len(told) // 2]
+        again = sent + sent[: len(sent) // 2]
         orders = [data.draw(st.permutations(again)) for _ in range(3)]
         first = in_history(engine, orders[0], data.draw(st.integers(1, 12)))
         assert first == in_history(engine, orders[1], data.draw(st.integers(1, 12)))
@@ -195,13 +195,13 @@ def test_all_tables_are_the_same_in_any_order_however_the_stream_is_cut(empty: E
     @given(data=st.data())
     def check(data: st.DataObject) -> None:
         shared = data.draw(st.booleans())
-        told = [
+        sent = [
             with_an_id(one, number, shared=shared) for number, one in enumerate(data.draw(STORIES))
         ]
         job = data.draw(st.sampled_from([JOB, None]))
         found = []
         for _ in range(2):
-            again = told + data.draw(st.lists(st.sampled_from(told), max_size=3) if told else NONE)
+            again = sent + data.draw(st.lists(st.sampled_from(sent), max_size=3) if sent else NONE)
             in_order = data.draw(st.permutations(again))
             counted = in_history(empty, in_order, data.draw(st.integers(1, 12)), job)
             found.append((counted, derived(empty)))
@@ -231,7 +231,7 @@ def test_of_two_ends_the_result_of_the_one_that_counts_is_kept(empty: Engine) ->
 
 def test_the_history_weighs_what_several_users_answered_however_it_is_cut(tmp_path: Path) -> None:
     ada, bob = AGENTS[1:]
-    told = [
+    sent = [
         report(State.OFFERED, agent=ada, at=NOW),
         report(State.OFFERED, agent=bob, at=NOW + timedelta(seconds=1)),
         report(State.DECLINED, agent=bob, at=NOW + timedelta(seconds=2)),
@@ -239,7 +239,7 @@ def test_the_history_weighs_what_several_users_answered_however_it_is_cut(tmp_pa
     ]
     expected = ("offered", ada, NOW.timestamp(), "")
     engine = open_history(f"sqlite:///{tmp_path}/history.db")
-    for order in permutations(told):
+    for order in permutations(sent):
         for cut in (1, 2, 5):
             assert in_history(engine, order, cut) == {"ws-1": expected}
     engine.dispose()
@@ -247,7 +247,7 @@ def test_the_history_weighs_what_several_users_answered_however_it_is_cut(tmp_pa
 
 def test_an_old_offer_counts_again_when_the_user_of_a_newer_one_declines(tmp_path: Path) -> None:
     cy, bob, ada = "interactive-cy", "interactive-bob", "interactive-ada"
-    told = [
+    sent = [
         report(State.DECLINED, agent=cy, at=NOW + timedelta(seconds=5)),
         report(State.OFFERED, agent=bob, at=NOW + timedelta(seconds=1)),
         report(State.OFFERED, agent=ada, at=NOW + timedelta(seconds=2)),
@@ -255,7 +255,7 @@ def test_an_old_offer_counts_again_when_the_user_of_a_newer_one_declines(tmp_pat
     ]
     expected = ("offered", bob, (NOW + timedelta(seconds=1)).timestamp(), "")
     engine = open_history(f"sqlite:///{tmp_path}/history.db")
-    assert in_history(engine, told, 1) == {"ws-1": expected}
+    assert in_history(engine, sent, 1) == {"ws-1": expected}
     engine.dispose()
 
 
@@ -279,20 +279,20 @@ def test_only_agents_that_can_have_the_job_count_also_if_they_report_before_it_i
     def check(data: st.DataObject) -> None:
         job, reporters = data.draw(st.sampled_from(CAN_HAVE))
         shared = data.draw(st.booleans())
-        told = [
+        sent = [
             with_an_id(one, number, shared=shared) for number, one in enumerate(data.draw(STORIES))
         ]
-        genuine = [one for one in told if (one.workstation, one.agent) in reporters]
+        genuine = [one for one in sent if (one.workstation, one.agent) in reporters]
         expected = in_history(engine, genuine, 1000, FOR_ALL)
         for _ in range(2):
-            order = data.draw(st.permutations(told))
-            place = data.draw(st.integers(0, len(told)))
+            order = data.draw(st.permutations(sent))
+            place = data.draw(st.integers(0, len(sent)))
             cut = data.draw(st.integers(1, 12))
             assert in_history(engine, order, cut, job, place) == expected
             with engine.connect() as connection:
                 rejected = connection.scalar(select(func.count()).select_from(rejected_entries))
                 kept = connection.scalar(select(func.count()).select_from(reports))
-            assert rejected == len(told) - len(genuine)
+            assert rejected == len(sent) - len(genuine)
             assert kept == len({(one.workstation, one.id) for one in genuine})
             progress = Progress(job.id)
             records: list[Job | Report] = [*order[:place], job, *order[place:]]
@@ -319,23 +319,23 @@ def test_what_an_interactive_agent_says_of_a_background_job_ends_no_waiting() ->
 def test_watch_says_started_as_the_history_does_whatever_the_clock(clock: int) -> None:
     """A clock that was set back between two reports hid the start from `pcm watch`."""
     later = NOW + timedelta(seconds=clock)
-    told = [
+    sent = [
         report(State.OFFERED, agent="interactive-ada", at=NOW),
         report(State.STARTED, agent="interactive-ada", at=later),
     ]
-    for order in (told, told[::-1]):
+    for order in (sent, sent[::-1]):
         progress, tally = watched(order)
         assert progress.workstations["ws-1"].state is State.STARTED
         assert list(tally.started) == ["ws-1"]
 
 
 def test_one_user_who_declines_does_not_end_the_waiting_while_another_is_asked() -> None:
-    told = [
+    sent = [
         report(State.OFFERED, agent="interactive-ada", at=NOW),
         report(State.OFFERED, agent="interactive-bob", at=NOW),
         report(State.DECLINED, agent="interactive-ada", at=NOW + timedelta(minutes=1)),
     ]
-    progress, _ = watched(told)
+    progress, _ = watched(sent)
     assert "ws-1" in progress.waiting
     progress.add(report(State.DECLINED, agent="interactive-bob", at=NOW + timedelta(minutes=2)))
     assert "ws-1" not in progress.waiting

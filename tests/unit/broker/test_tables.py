@@ -6,7 +6,7 @@ import pytest
 
 from broker.cli.table import Cell, Column, lines
 from broker.cli.time_formats import age, local
-from tests.support.told import NOW
+from tests.support.simulated_fleet import NOW
 
 COLUMNS = (
     Column("id"),

@@ -78,9 +78,9 @@ def report(state: State, agent: str, at: datetime) -> Report:
 @pytest.mark.parametrize("name", STORIES)
 def test_the_report_that_counts_is_the_same_in_any_order(name: str) -> None:
     story, counts = STORIES[name]
-    told = reports(story)
-    for one in permutations(told):
-        assert furthest(one) is told[counts]
+    in_order = reports(story)
+    for one in permutations(in_order):
+        assert furthest(one) is in_order[counts]
 
 
 def test_without_a_report_there_is_no_state() -> None:
@@ -100,12 +100,12 @@ def test_without_a_report_there_is_no_state() -> None:
 def test_clocks_do_not_decide_between_steps(story: list[State], data: st.DataObject) -> None:
     """The last state of each story counts, whatever the clock said at each report."""
     clock = st.datetimes(datetime(1970, 1, 1), datetime(8999, 1, 1), timezones=st.just(UTC))  # noqa: DTZ001 - the zone is drawn
-    told = [report(state, SERVICE, data.draw(clock)) for state in story]
-    assert furthest(data.draw(st.permutations(told))) is told[-1]
+    in_order = [report(state, SERVICE, data.draw(clock)) for state in story]
+    assert furthest(data.draw(st.permutations(in_order))) is in_order[-1]
 
 
 def test_equal_times_leave_nothing_to_the_order_of_reading() -> None:
-    told = [report(State.OFFERED, ADA, NOW) for _ in range(3)]
-    told.append(report(State.DECLINED, ADA, NOW))
-    assert {id(furthest(one)) for one in permutations(told)} == {id(told[-1])}
-    assert len({report_order(one) for one in told}) == len(told)
+    in_order = [report(State.OFFERED, ADA, NOW) for _ in range(3)]
+    in_order.append(report(State.DECLINED, ADA, NOW))
+    assert {id(furthest(one)) for one in permutations(in_order)} == {id(in_order[-1])}
+    assert len({report_order(one) for one in in_order}) == len(in_order)

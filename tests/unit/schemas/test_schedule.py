@@ -77,9 +77,9 @@ def instants(repeat: str, zone: str, day: str, hours: int = 24) -> list[str]:
     ],
 )
 def test_what_is_wrong_is_named(fields: dict[str, Any], named: str) -> None:
-    told = problem(**fields)
-    assert named in told
-    assert len(told) < 500
+    seen = problem(**fields)
+    assert named in seen
+    assert len(seen) < 500
 
 
 @given(st.text(alphabet="0123456789*/,-LW#? SUNMONTUEJAN²", max_size=30))
@@ -194,7 +194,7 @@ def test_ids_are_the_same_in_every_process() -> None:
         environment={"B": "1", "A": "2"},
     )
     body = schedule(job=Job(command=command, targets=(everyone,)), expires_after=60).body()
-    told = {
+    seen = {
         subprocess.run(
             [sys.executable, "-c", code],
             input=body,
@@ -204,7 +204,7 @@ def test_ids_are_the_same_in_every_process() -> None:
         ).stdout
         for seed in ("1", "2", "3")
     }
-    assert len(told) == 1
+    assert len(seen) == 1
 
 
 _moments = st.datetimes(

@@ -116,11 +116,11 @@ def test_what_the_user_may_do() -> None:
     ],
 )
 def test_a_result_in_words_with_a_sign(fields: dict[str, Any], words: str) -> None:
-    sign, _, told = model.format_result(_ended(**fields)).partition(" ")
-    assert told == words
+    sign, _, shown = model.format_result(_ended(**fields)).partition(" ")
+    assert shown == words
     assert len(sign) == 1
 
 
 def test_what_a_newer_agent_tells_besides_is_left_out() -> None:
-    told = standin.snapshot(offers=[{**standin.offer("a", "A"), "colour": "blue"}], extra=1)
-    assert parse_snapshot(told).offers[0].name == "A"
+    line = standin.snapshot(offers=[{**standin.offer("a", "A"), "colour": "blue"}], extra=1)
+    assert parse_snapshot(line).offers[0].name == "A"

@@ -40,8 +40,8 @@ async def test_on_loopback_other_names_and_other_pages_are_refused() -> None:
 
 
 async def test_elsewhere_the_token_opens_page_files_and_websocket() -> None:
-    async with serving(parse_address("0.0.0.0:0"), (), light=False) as told:
-        port, token = re.fullmatch(r"http://[^:]+:(\d+)/\?token=(\S{32})", told).groups()  # type: ignore[union-attr]
+    async with serving(parse_address("0.0.0.0:0"), (), light=False) as address:
+        port, token = re.fullmatch(r"http://[^:]+:(\d+)/\?token=(\S{32})", address).groups()  # type: ignore[union-attr]
         url = f"http://127.0.0.1:{port}/"
         for path in ("", "static/js/textual.js", "ws", "download/x", "nothing"):
             assert await _status(f"{url}{path}") == 403, path

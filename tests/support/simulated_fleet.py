@@ -27,7 +27,7 @@ def result(code: int | None = 0, *, stdout: str = "", stderr: str = "", **fields
     return Result.model_validate({**given, **outputs, **fields})
 
 
-class Told:
+class SimulatedFleet:
     """Names that no other test has, and what is told of them."""
 
     def __init__(self, publisher: Publisher, url: str, folder: Path) -> None:
@@ -66,7 +66,7 @@ class Told:
             job_id=job.id, workstation=self.name(word), agent=agent, state=state, **fields
         )
 
-    async def tell(self, *records: Message) -> None:
+    async def append(self, *records: Message) -> None:
         """Put records at the stream's end; many of a kind go in one message."""
         for kind, group in itertools.groupby(records, lambda one: getattr(one, "kind", "")):
             for chunk in _chunks(list(group)):
