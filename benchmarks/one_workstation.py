@@ -107,7 +107,7 @@ PEERS = (
         " output discarded, a file counts what has ended",
         ("faststream", "aio-pika"),
         _FASTSTREAM,
-        {"PEER_NO_RESULTS": "1"},
+        {"PEER_WITHOUT_RESULTS": "1"},
     ),
     Peer(
         "taskiq, no results",

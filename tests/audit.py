@@ -1,4 +1,4 @@
-"""Asks whether a version that we lock has a known hole; skips with a word where nobody answers."""
+"""Checks locked versions for known vulnerabilities; skips if the service is unreachable."""
 
 import json
 import subprocess

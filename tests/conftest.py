@@ -51,7 +51,7 @@ def pytest_configure(config: pytest.Config) -> None:
 
 @pytest.hookimpl(optionalhook=True)
 def pytest_configure_node(node: Any) -> None:  # xdist has no types
-    """Tell a worker where the broker is; the first time, start one."""
+    """Give a worker the broker's address; the first time, start a broker."""
     if not _shared:
         if (broker := Broker.given()) is None:
             broker = Node("rabbitmq_management")

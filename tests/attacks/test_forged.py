@@ -1,4 +1,4 @@
-"""Whoever holds an enrolled agent's login can tell of that agent, and of nobody else."""
+"""The login of an enrolled agent can report for that agent, and for no other."""
 
 import asyncio
 import json
@@ -95,7 +95,7 @@ async def dispatcher(site: Site) -> AsyncIterator[Dispatcher]:
 
 @pytest.fixture
 async def agent(site: Site, dispatcher: Dispatcher) -> AsyncIterator[AbstractConnection]:
-    """The service agent's connection, in the hands of whoever has its password."""
+    """A connection with the service agent's password."""
     assert dispatcher  # the topology is there
     # No heartbeats: programs that run in this process keep its event loop from answering them.
     url = f"{site.url_of('service@ws-1')}?heartbeat=0"
@@ -183,7 +183,7 @@ async def test_what_another_tells_of_a_workstation_counts_nowhere(
         async for _ in dispatcher.follow(made_up.id):
             pass
 
-    # The agent itself is believed, and nobody's forgery keeps it, or another, from counting.
+    # The agent's own report counts, and so does another agent's, in spite of the forgeries.
     await publisher.publish("pcm.reports", key("succeeded"), mine.body(), kind="report")
     await admin.append([theirs])
     progress = Progress(job.id)
@@ -244,7 +244,7 @@ async def test_a_report_counts_only_from_an_agent_that_can_have_the_job(
     assert (waited.succeeded, waited.counts) == (False, {State.FAILED: 1})
 
 
-async def test_each_forgery_is_one_letter_whoever_reads_the_stream_and_how_often(
+async def test_each_forgery_is_one_letter_for_any_number_of_readers(
     agent: AbstractConnection, dispatcher: Dispatcher, admin: Admin, tmp_path: Path
 ) -> None:
     assert dispatcher
@@ -262,7 +262,7 @@ async def test_each_forgery_is_one_letter_whoever_reads_the_stream_and_how_often
         "rejected by the history: service@ws-1 published a departure"
     }
 
-    # Another administrator's history, and one made anew, tell nobody a second time.
+    # Another administrator's history, and a new one, publish no second letter.
     (tmp_path / "other").mkdir()
     other = Admin(admin.url, tmp_path / "other")
     assert other.run("jobs").returncode == 0
@@ -333,7 +333,7 @@ async def test_a_job_that_an_agent_made_up_is_not_sent_again(
         "pcm.reports", key("dead"), b"[]", kind="pause", headers=headers | {"job": "a pause"}
     )
     found = {row["job"]: row for row in letters(admin)}
-    # Whoever it says that it is from, it is shown as of whom it is.
+    # It is shown with the login that published it, whatever its content says.
     assert {row["workstation"] for row in found.values()} == {HERE}
     refused = admin.run("dead", "requeue", found[made_up.id]["id"], found["a pause"]["id"])
     assert refused.returncode == 1
@@ -355,7 +355,7 @@ async def test_an_agent_whose_ledger_is_damaged_takes_up_no_forged_job(
 
 
 @pytest.mark.usefixtures("dispatcher")
-async def test_properties_that_are_no_text_keep_nobody_from_what_comes_behind(
+async def test_properties_that_are_no_text_do_not_block_later_messages(
     site: Site, admin: Admin, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     marshal = pamqp.frame.marshal
@@ -377,7 +377,7 @@ async def test_properties_that_are_no_text_keep_nobody_from_what_comes_behind(
         {"headers": {"x": "BAD", "when": never, "all": [never, {"BAD": never}]}},
         {"headers": deep},
     ]
-    assert admin.run("jobs").returncode == 0  # all that other tests forged is told
+    assert admin.run("jobs").returncode == 0  # reads what other tests forged
     there = len(letters(admin))
     before = json.loads(admin.run("history", "status", "--json").stdout)["next_offset"]
     connection = await aio_pika.connect(site.url_of("service@ws-1"))

@@ -225,7 +225,7 @@ def test_a_holder_that_is_overruled_does_not_start(state: Path) -> None:
 def test_a_holder_that_decides_meanwhile_is_not_overruled(
     state: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """It wrote in the last instant, and may see that its file is gone: then nobody starts it."""
+    """It wrote in the last instant, and may see that its file is gone: then no agent starts it."""
     service, user = Claims(state, "service"), Claims(state, "interactive-ada")
     assert user.take("job-1")
     started: list[bool] = []

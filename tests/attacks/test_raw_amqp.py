@@ -42,7 +42,7 @@ ADA, BOB = (AgentLogin(AgentKind.INTERACTIVE, HERE, user) for user in ("ada", "b
 ELSEWHERE = AgentLogin(AgentKind.SERVICE, OTHER)
 ATTACKERS = {"interactive": ADA, "service": SERVICE}
 LEAKS_UNTIL = ((3, 13, 15), (4, 0, 20), (4, 1, 11), (4, 2, 6))  # the first that do not
-WANT_CONFIGURE = {(4, 2, 6), (4, 3, 0)}  # of whoever looks; others are content with any right
+WANT_CONFIGURE = {(4, 2, 6), (4, 3, 0)}  # for a passive declare; other versions accept any right
 CHECKS_CC_SINCE = (4, 0)
 
 Attack = Callable[[AbstractChannel, AgentLogin], Coroutine[Any, Any, Any]]
@@ -278,7 +278,7 @@ async def test_it_is_refused(logins: dict[str, Settings], attacker: str, attack:
 async def test_the_services_name_is_not_the_users(
     logins: dict[str, Settings], attacker: str
 ) -> None:
-    """Each reports in its own name, and in nobody else's on the same workstation."""
+    """Each agent can report in its own name only, not in another's on the same workstation."""
     own, other = ATTACKERS[attacker], (SERVICE if attacker == "interactive" else ADA)
     url = logins[own.name]["PCM_AMQP_URL"]
     async with channel_of(url) as channel:
@@ -314,7 +314,7 @@ async def test_further_keys_are_checked_or_tell_their_login(
 async def test_how_much_waits_is_reported_to_those_with_a_right(
     site: Site, logins: dict[str, Settings], queue: str, attacker: str
 ) -> None:
-    """A passive declare tells the number of messages, and no more; once it needed no right at all.
+    """A passive declare returns the number of messages only; older brokers required no right.
 
     Every agent has one on `pcm.reports`: to write to the exchange, whose name the stream shares.
     """
@@ -332,7 +332,7 @@ async def test_how_much_waits_is_reported_to_those_with_a_right(
 
 
 async def test_direct_reply_to_leads_nowhere(logins: dict[str, Settings]) -> None:
-    """Anybody may wait for answers to what they asked; nobody here answers, or may ask so."""
+    """Every login may consume from reply-to; no agent answers there, or may publish with it."""
     own = ADA
     async with channel_of(logins[own.name]["PCM_AMQP_URL"]) as channel:
         await channel.basic_consume("amq.rabbitmq.reply-to", ignore, no_ack=True)
@@ -343,7 +343,7 @@ async def test_direct_reply_to_leads_nowhere(logins: dict[str, Settings]) -> Non
 
 
 async def test_its_own_queue_is_its_own(site: Site, logins: dict[str, Settings]) -> None:
-    """Whoever may read may purge: that costs the attacker's own foreground jobs, and no others."""
+    """A login that may read may purge; this costs its own foreground jobs, and no others."""
     job = Job(command=Command(argv=("true",)), targets=(everyone,))
     async with Dispatcher.connect(DispatcherSettings(amqp_url=(site.url,))) as dispatcher:
         await dispatcher.dispatch(job)

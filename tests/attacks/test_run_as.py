@@ -81,7 +81,7 @@ def test_it_has_that_users_ids_and_no_others() -> None:
 
 
 @other.needs_root
-def test_the_groups_of_whoever_started_the_agent_are_gone() -> None:
+def test_the_groups_of_the_agents_starter_are_dropped() -> None:
     """And those of the user are all there."""
     code = (
         "from tests.attacks.test_run_as import *\n"

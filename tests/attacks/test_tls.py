@@ -84,7 +84,7 @@ def look(place: Place, url: str, **files: Path | None) -> tuple[int, str]:
 
 @contextmanager
 def presenting(files: Files) -> Iterator[int]:
-    """Serve on a port of loopback with a certificate, as long as somebody comes."""
+    """Serve on a port of loopback with a certificate."""
     context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
     context.load_cert_chain(*files)
     with socket.create_server(("127.0.0.1", 0)) as listener:

@@ -1,4 +1,4 @@
-"""Makes a run as told, and tells of it. Exit status 1: something forbidden happened."""
+"""Makes a run by its options and prints the result. Exit status 1: something forbidden happened."""
 
 import argparse
 import asyncio
@@ -29,7 +29,7 @@ def chaos(
     jobs: int,
     given: Broker | None = None,
 ) -> list[Finding]:
-    """Make one run, tell of it, and return what is forbidden and happened."""
+    """Make one run, print its result, and return the findings."""
     tell(f"seed {seed}: {seconds:.0f} s, {workstations} workstations, {jobs} jobs")
     plan = draw(seed, seconds, workstations, jobs, given=given is not None)
     with _folder() as folder, _broker(given) as node:

@@ -12,7 +12,7 @@ from typing import Any
 GROUP = "lab"
 USERS = ("ada", "bob")
 _MARK = """
-# TMPDIR is .../seats/WORKSTATION/AGENT: of what its agent is told, a command gets little else.
+# TMPDIR is .../seats/WORKSTATION/AGENT: the command gets little else of its agent's environment.
 agent="${TMPDIR##*/}" seat="${TMPDIR%/*}"
 file="${seat%/*/*}/files/${seat##*/}.$PCM_JOB_ID"
 read -r token </proc/sys/kernel/random/uuid
@@ -80,7 +80,7 @@ class Order:
 
 @dataclass(frozen=True)
 class Dose:
-    """A message that nobody can read, to one workstation."""
+    """An unreadable message to one workstation."""
 
     at: float
     number: int
@@ -111,7 +111,7 @@ class Plan:
 
 
 def draw(seed: int, seconds: float, workstations: int, jobs: int, *, given: bool) -> Plan:
-    """Draw a plan; `given` tells that the broker is not ours to kill."""
+    """Draw a plan; `given`: the broker is not ours to kill."""
     drawn = random.Random(seed)
     plan = Plan(group=tuple(drawn.sample(range(workstations), (workstations + 1) // 2)))
     for number in range(workstations):
@@ -198,7 +198,7 @@ def _times(drawn: random.Random, *, background: bool, mandatory: bool) -> dict[s
         times["mandatory_at"] = drawn.uniform(0.5, 4 if background else 8)
     elif drawn.random() < 0.2:
         times["offer_at"] = drawn.uniform(0.5, 4)
-    # Nobody has to take an optional offer: without an expiry it would never end.
+    # No user has to accept an optional offer: without an expiry it would never end.
     if drawn.random() < 0.25 or not (background or mandatory):
         least = 0.3 if background or mandatory else 3
         times["expires_at"] = max(times.values(), default=0) + drawn.uniform(least, 10)

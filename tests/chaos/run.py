@@ -75,7 +75,7 @@ class Member:
             self.lives += 1
 
     def check(self) -> None:
-        """Note it where it ended though nobody had told it to; start it again."""
+        """Record it and start it again if it ended without a signal from us."""
         if self.process is not None and self.process.poll() is not None:
             self.fallen.append(f"{self.title} ended by itself: status {self.process.returncode}")
             self.process = None
@@ -91,12 +91,12 @@ class Member:
         deadline = time.monotonic() + _END
         while self.process.poll() is None:
             if time.monotonic() > deadline:
-                self.fallen.append(f"{self.title} does not end when told to")
+                self.fallen.append(f"{self.title} does not end on its signals")
                 self.process.kill()
             await asyncio.sleep(0.02)
-        # Told to end before it listens to signals, it is ended by the first.
+        # Before it handles signals, the first signal ends it.
         if self.process.returncode not in (0, *(-number for number in numbers)):
-            self.fallen.append(f"{self.title}, told to end: status {self.process.returncode}")
+            self.fallen.append(f"{self.title}, ended by signals: status {self.process.returncode}")
         self.process = None
 
 

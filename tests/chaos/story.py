@@ -1,4 +1,4 @@
-"""What is told of a run: what came of it, and the story of each job that went wrong."""
+"""Prints a run's result, and the events of each job that went wrong."""
 
 import json
 import sys

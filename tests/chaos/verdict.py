@@ -1,7 +1,7 @@
 """Judges a chaos run: compares what really ran with what was reported of it.
 
 Each command wrote a line at its start and one at its end into a file of its own; these lines are
-what happened. The records in the stream are what was told. Whatever is forbidden is a `Finding`.
+what happened. The records in the stream are what was reported. What is forbidden is a `Finding`.
 """
 
 from collections import defaultdict
@@ -81,7 +81,7 @@ class Sent:
 
 @dataclass(frozen=True)
 class Poison:
-    """A message that nobody can read, and the agents that it reaches."""
+    """An unreadable message, and the agents that it reaches."""
 
     id: str
     workstation: str
@@ -106,7 +106,7 @@ class Evidence:
     def reports(self) -> dict[Pair, list[Report]]:
         """Return the reports of each job on each workstation, each report once.
 
-        Final reports have one id by whomever they are made: here they are told apart.
+        Final reports of several agents have one id: here they are kept apart.
         """
         found: dict[Pair, dict[tuple[str, ...], Report]] = defaultdict(dict)
         for record in self.records:
@@ -123,7 +123,7 @@ class Evidence:
             for name in sent.workstations:
                 found = reports.get((sent.job.id, name), [])
                 ended = any(report.state.final for report in found)
-                # Where no agent was there before the expiry, nobody will ever speak of it.
+                # If no agent was there before the expiry, none will report it.
                 if not ended and (found or _expiry(sent.job) > now):
                     waiting.append(f"{sent.job.id} on {name}")
         waiting += [str(key) for poison in self.poison for key in _missing(poison, self)]
@@ -148,7 +148,7 @@ def _of_pairs(evidence: Evidence) -> Iterator[Finding]:
     for pair in sorted(asked | reported | evidence.lines.keys()):
         sent = evidence.sent.get(pair[0])
         if sent is None or pair not in asked:
-            yield Finding(Figure.DISAGREE, "nobody asked for it there", *pair)
+            yield Finding(Figure.DISAGREE, "it was not ordered there", *pair)
             continue
         case = _Case(pair, sent, reports.get(pair, []), evidence.lines.get(pair, []))
         for figure, text in case.findings(evidence):
@@ -242,7 +242,7 @@ class _Case:
         if result is None:
             yield f"{state} without a result"
         elif result.exit_code is None:
-            yield f"ended by signal {result.signal}, which nobody sent"
+            yield f"ended by signal {result.signal}, which was not sent by the test"
         elif codes != [result.exit_code]:
             yield f"exit code {result.exit_code} reported, the file says {codes}"
         elif (state is State.SUCCEEDED) != (result.exit_code == 0):
@@ -261,7 +261,7 @@ class _Case:
 
 
 def _of_records(evidence: Evidence) -> Iterator[Finding]:
-    """Yield what the stream does not tell of jobs and cancellations, or a view gets wrong."""
+    """Yield records that the stream lacks, and views that are wrong."""
     views = {job_id: Progress(job_id) for job_id in evidence.sent}
     for record in evidence.records:
         job_id = record.id if isinstance(record, Job) else record.job_id

@@ -1,4 +1,4 @@
-"""Whatever the broker does, an agent comes back by itself, and each job runs once."""
+"""Agents under broker faults: they reconnect by themselves, and each job runs once."""
 
 import asyncio
 import random
@@ -145,7 +145,7 @@ def alarm(node: Node, kind: str) -> Iterator[None]:
 
 
 def takes_nothing(ws: Workstation) -> None:
-    """A job cannot be sent now, and who tries is told why."""
+    """A job cannot be sent now, and `pcm send` says why."""
     to = ["--to", str(ws.target), "--background"]
     sent = ws.run("pcm", "send", *to, "--", "true", patience="1s")
     assert sent.returncode == 3
@@ -159,7 +159,7 @@ def takes_nothing(ws: Workstation) -> None:
 
 
 def stayed(agent: AgentProcess) -> None:
-    """It was connected all the time, and told once that it had to wait."""
+    """It stayed connected, and logged once that the broker blocked it."""
     assert len(agent.events("broker.connected")) == 1
     assert len(agent.events("broker.blocked")) == 1
     assert not agent.events("broker.lost")
@@ -215,7 +215,7 @@ async def test_an_agent_starts_while_the_broker_is_out_of_memory(
     stayed(service)
 
 
-async def test_a_check_in_that_the_broker_does_not_take_hinders_nobody(
+async def test_a_check_in_that_the_broker_does_not_take_blocks_nothing(
     ws: Workstation, settings: DispatcherSettings, node: Node
 ) -> None:
     with alarm(node, "memory"):
@@ -374,7 +374,7 @@ async def test_the_first_of_two_brokers_falls_silent(
     ran: Path,
     gate: Gate,
 ) -> None:
-    """In the middle of work, and then for everybody who comes."""
+    """During work, and then for each new connection."""
     with Proxy(node.port) as proxy:
         service = ws.start("service", amqp_url=f"{proxy.url(heartbeat=1)},{node.url}")
         job = await dispatcher.dispatch(held(ws, ran, gate))
@@ -426,7 +426,7 @@ async def test_the_topology_is_deleted(
             await channel.exchange_delete(name)
         for name in queues:
             await channel.queue_delete(name)
-    # Whoever comes first makes it again: others must notice that their bindings are gone.
+    # The first to connect declares it again; the others must notice that their bindings are gone.
     async with Dispatcher.connect(settings) as dispatcher:
         await until(lambda: _bound(node, ws))
         job = await dispatcher.dispatch(counting(ws, ran, 1))
@@ -452,7 +452,7 @@ def _bound(node: Node, ws: Workstation) -> bool:
 async def test_the_bindings_of_the_stream_are_taken_away(
     ws: Workstation, settings: DispatcherSettings, node: Node, ran: Path
 ) -> None:
-    """All is there, and leads nowhere: whoever publishes next binds it again."""
+    """Exchange and stream exist, but are not bound; the next publisher binds them again."""
     ws.start("service")
     connection = await aio_pika.connect(node.url)
     async with connection, connection.channel() as channel:

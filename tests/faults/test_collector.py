@@ -1,4 +1,4 @@
-"""The history is read from a real stream, whatever of collector, broker and database goes away."""
+"""The collector reads a real stream while collector, broker and database fail."""
 
 import asyncio
 import json

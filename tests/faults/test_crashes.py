@@ -78,7 +78,7 @@ async def test_a_users_job_survives_the_agent(
     point: str,
     expected: tuple[State, str],
 ) -> None:
-    """Whoever takes it over, there is one start at most, and one final report.
+    """There is at most one start and one final report, whichever agent takes over.
 
     The user's agent comes back before the service takes it to be gone, however busy the machine is.
     """

@@ -191,7 +191,7 @@ async def test_an_agent_does_not_start_on_a_full_disk(
     assert (await ended(dispatcher, job)).state is State.SUCCEEDED
 
 
-async def test_a_full_disk_under_the_log_stops_nobody(
+async def test_a_full_disk_under_the_log_stops_no_job(
     ws: Workstation, dispatcher: Dispatcher
 ) -> None:
     ws.start("service").end()  # its queue is there from now on
@@ -240,7 +240,7 @@ async def test_claims_in_a_folder_that_became_read_only_wait(
 async def test_a_ledger_that_cannot_be_written_is_tried_again(
     ws: Workstation, dispatcher: Dispatcher, tmp_path: Path
 ) -> None:
-    """Files may not grow: an error of the disk as far as SQLite can tell."""
+    """Files may not grow: for SQLite this is an error of the disk."""
     service = ws.start("service")
     log = ws.state_dir / "service" / "ledger.db-wal"
     assert log.stat().st_size > service.log.stat().st_size + 10_000

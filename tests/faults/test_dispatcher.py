@@ -1,4 +1,4 @@
-"""Whatever the broker does, a dispatcher gets its jobs stored, or says in time that it cannot."""
+"""A dispatcher under broker faults: its jobs are stored, or it raises an error in time."""
 
 import asyncio
 import random
@@ -166,7 +166,7 @@ async def test_a_frozen_broker_is_given_up(ws: Workstation, node: Node) -> None:
 async def test_following_ends_on_request_though_the_broker_is_frozen(
     ws: Workstation, node: Node
 ) -> None:
-    """Whoever stops waiting is not kept: not by an answer that does not come."""
+    """Stopping does not wait for an answer that does not come."""
     service = ws.start("service")
     with Proxy(node.port) as proxy:
         async with Dispatcher.connect(patient(proxy.url())) as dispatcher:

@@ -276,7 +276,7 @@ async def test_what_a_job_leaves_is_not_touched_by_an_agent_that_ends_or_crashes
 async def test_a_crash_touches_only_a_command_that_still_runs(
     ws: Workstation, dispatcher: Dispatcher, tmp_path: Path, *, by_itself: bool
 ) -> None:
-    """Its first process tells: what it left is not touched, and what it was about to leave is."""
+    """What the first process left is not touched; what it was about to leave is ended."""
     service = ws.start("service")
     seconds, pid = f"81.{secrets.randbelow(10**9)}", tmp_path / "pid"
     script = f"setsid sleep {seconds} & echo $$ > {pid}; sleep 81.9"

@@ -1,4 +1,4 @@
-"""What cannot be read is never run, never lost, and in nobody's way."""
+"""Unreadable messages are never run, never lost, and block no others."""
 
 import asyncio
 import signal
@@ -158,7 +158,7 @@ async def test_good_jobs_go_through_among_ten_thousand_bad_messages(
 
 
 @pytest.mark.full
-async def test_what_ends_the_agent_each_time_is_given_up_and_takes_nobody_along(
+async def test_a_message_that_crashes_the_agent_each_time_is_rejected_and_the_others_are_kept(
     dispatcher: Dispatcher, ws: Workstation, settings: DispatcherSettings
 ) -> None:
     """A queue gives up what came back too often; the good jobs beside it run, once each."""
@@ -194,7 +194,7 @@ async def test_what_ends_the_agent_each_time_is_given_up_and_takes_nobody_along(
 async def test_a_key_that_does_not_match_is_no_way_to_an_interactive_agent(
     dispatcher: Dispatcher, ws: Workstation, settings: DispatcherSettings
 ) -> None:
-    """Q165147: a background job under a foreground key is refused by whoever gets it."""
+    """Q165147: a background job under a foreground key is refused by each agent that gets it."""
     ws.start("service")
     interactive = ws.start("interactive", accept_offers="true")
     job = ws.job("touch", str(ws.folder / "ran"), background=True)

@@ -10,7 +10,7 @@ from collections.abc import Iterator
 
 from tests.fuzz.entrances import ENTRANCES
 
-_MEMORY = 1 << 30  # bytes, all told
+_MEMORY = 1 << 30  # bytes in total
 _TIME = 60  # seconds of processor time for one bomb at one entrance
 
 
@@ -72,7 +72,7 @@ def main() -> None:
     families = {entrance.name.partition(":")[0]: entrance for entrance in ENTRANCES}
     for entrance in families.values():
         for name, bomb in bombs():
-            sys.stderr.write(f"{entrance.name}: {name}\n")  # where the kernel ends us, this tells
+            sys.stderr.write(f"{entrance.name}: {name}\n")  # names the input if the kernel kills us
             used = resource.getrusage(resource.RUSAGE_SELF).ru_utime
             resource.setrlimit(resource.RLIMIT_CPU, (int(used) + _TIME, resource.RLIM_INFINITY))
             entrance.takes(bomb)

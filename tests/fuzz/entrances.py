@@ -117,7 +117,7 @@ _KEPT: list[tempfile.TemporaryDirectory[str]] = []
 
 
 def _message(kind: type[Message], data: bytes) -> None:
-    """What is taken can be told again, is the same then, and can be worked with."""
+    """A message that is read can be written and read again, is equal, and can be used."""
     message = kind.read(data, tolerant=True)
     assert kind.read(message.body()) == message
     match message:
@@ -181,7 +181,7 @@ def _keep(job: Job) -> None:
 
 
 def _signed(data: bytes) -> None:
-    """Whatever stands in front of an order as its signatures: only what was signed is obeyed."""
+    """With any signatures in front of an order, only what was signed is accepted."""
     header, _, body = data.partition(b"\n")
     for words in _WORDS:
         key = f"{words}.workstation.{WS}"
@@ -248,7 +248,7 @@ def properties(data: bytes) -> DeliveredMessage:
 
 
 def _properties(data: bytes) -> None:
-    """Whatever the broker passes on can be received, and be told of."""
+    """Any properties that the broker passes on can be received and logged."""
     # Which properties follow is a word of bits; the lowest says that another follows.
     delivered = properties(_FLAGS.pack(_FLAGS.unpack(data[:2].ljust(2, b"\0"))[0] & ~1) + data[2:])
     message = IncomingMessage(delivered)
@@ -435,7 +435,7 @@ ENTRANCES = (
     Entrance("standing", _standing, (b'{"job": [1.0, true, true, 0.5]}',)),
     Entrance("request", _request, seeds.REQUESTS, (RequestRejected,)),
 )
-"""Add a line here for whatever else reads bytes of others."""
+"""Add a line here for each new reader of untrusted bytes."""
 
 
 BY_NAME = {entrance.name: entrance for entrance in ENTRANCES}

@@ -38,7 +38,7 @@ async def test_requests_to_an_interactive_agent(ws: Workstation, dispatcher: Dis
 
 
 async def test_claims_that_another_user_wrote(ws: Workstation, dispatcher: Dispatcher) -> None:
-    """Files in the shared folder are anybody's to write: they end no agent."""
+    """Every user can write to the shared folder: its files end no agent."""
     agent = ws.start("service")
     claims = ws.state_dir / "claims"
     jobs = [ws.job("true") for _ in range(3)]

@@ -17,7 +17,7 @@ from tests.support.simulated_fleet import SimulatedFleet
 async def fleet(
     node: Broker, settings: DispatcherSettings, tmp_path: Path
 ) -> AsyncIterator[SimulatedFleet]:
-    """A stream to tell things to, and a history to ask."""
+    """A stream for records of workstations, and a history to query."""
     async with connect(settings, "test") as connection:
         await topology.ensure(connection)
         yield SimulatedFleet(await Publisher.open(connection), node.url, tmp_path)

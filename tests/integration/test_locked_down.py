@@ -140,7 +140,7 @@ SEEN = f"{scrambled(VALUE)} {ID}\n"
 
 
 async def test_jobs_of_all_four_kinds_with_secrets(plant: Plant) -> None:
-    """Background ones as another user; nobody learns of a secret, nor does the user of the job."""
+    """Background jobs run as another user; no other process, nor that user, can read a secret."""
     ws = plant.enrol("--user", "ada", "--group", "lab")
     service = plant.start(ws, "service")
     user = plant.start(ws, "interactive-ada", accept_offers="true")

@@ -24,7 +24,7 @@ _LOOK = (
 
 @pytest.fixture
 def secret(tmp_path: Path) -> Path:
-    """A file with a secret in it, which nobody looks through afterwards."""
+    """A file with a secret, in a folder that the test does not search afterwards."""
     folder = tmp_path / "kept"
     folder.mkdir()
     file = folder / "token"
@@ -109,7 +109,7 @@ async def test_a_secret_is_seen_by_its_command_and_found_nowhere(
 
 @pytest.mark.full
 @pytest.mark.parametrize("kind", ["service", "interactive"])
-async def test_whoever_has_another_key_never_runs_it_without(
+async def test_an_agent_with_another_key_does_not_run_it(
     ws: Workstation,
     dispatcher: Dispatcher,
     settings: DispatcherSettings,

@@ -1,4 +1,4 @@
-"""An administrator for tests: the program `pcm`, and what agents would have told the stream."""
+"""An administrator for tests: the program `pcm`, and records as agents append them."""
 
 import asyncio
 import os

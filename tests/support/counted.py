@@ -1,4 +1,4 @@
-"""Jobs that leave a line for each of their runs, and what is told of them."""
+"""Jobs that leave a line for each of their runs, and their reports."""
 
 import asyncio
 from datetime import UTC, datetime, timedelta

@@ -17,7 +17,7 @@ _BLOCK = 64 * 1024
 
 
 class NoDisk(Exception):
-    """This machine lets nobody make user namespaces."""
+    """This machine does not allow user namespaces."""
 
 
 class Disk:

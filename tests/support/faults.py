@@ -18,7 +18,7 @@ _REASONS = 4  # lost; then, as a broker comes up: reset, refused, not there yet
 
 
 def logged_once(agent: AgentProcess) -> None:
-    """Each reason of an outage is told once in it, and they are few: no loop."""
+    """Each reason is logged once per outage, and there are few: no loop."""
     outage: list[str] = []
     for event in agent.events():
         if event["event"] == "broker.connected":

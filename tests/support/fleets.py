@@ -98,7 +98,7 @@ class Fleet:
 
 
 class Administrator:
-    """Somebody with the program `pcm` and a history of their own."""
+    """Runs `pcm` with a history of its own, also to be killed at a named point."""
 
     def __init__(self, url: str, folder: Path) -> None:
         self._folder = folder

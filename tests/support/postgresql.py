@@ -24,7 +24,7 @@ def server() -> str:
 
 @contextmanager
 def schema() -> Iterator[str]:
-    """Yield the URL of a schema that nobody else uses, and drop it afterwards."""
+    """Yield the URL of a new schema, and drop it afterwards."""
     url, name = server(), f"pcm_{uuid.uuid4().hex[:12]}"
     with psycopg.connect(url, autocommit=True) as connection:
         connection.execute(f"CREATE SCHEMA {name}")

@@ -21,7 +21,7 @@ _RESET_ON_CLOSE = struct.pack("ii", 1, 0)
 
 
 class Proxy:
-    """Forwards a port of its own to another one on this machine, until told otherwise."""
+    """Forwards a port of its own to another one on this machine; can stall and cut connections."""
 
     def __init__(self, target: int, port: int = 0) -> None:
         self._target = target

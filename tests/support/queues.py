@@ -12,7 +12,7 @@ from tests.support.waiting import LIMIT
 async def until_queue(
     node: Broker, queue: str, *, ready: int | None = None, consumers: int | None = None
 ) -> None:
-    """Wait until a queue has so many messages that nobody holds, and so many consumers."""
+    """Wait until a queue has so many ready messages and so many consumers."""
     connection = await aio_pika.connect(node.url)
     async with asyncio.timeout(LIMIT), connection, connection.channel() as channel:
         while True:

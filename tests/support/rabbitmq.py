@@ -134,7 +134,7 @@ class Broker:
         self.ctl("close_all_connections", "-p", self.virtual_host, "a test")
 
     def delete_queue(self, name: str) -> None:
-        """Delete a queue, whatever is in it."""
+        """Delete a queue with its messages."""
         self.ctl("delete_queue", "-p", self.virtual_host, name)
 
     @contextmanager
@@ -214,7 +214,7 @@ def or_skipped() -> Iterator[None]:
 def own_nodes() -> Iterator[None]:
     """Skip tests that start nodes where they cannot, or where another broker is to be tested.
 
-    That is not ours to break, and nodes of this machine's version would tell nothing about it.
+    That is not ours to break, and nodes of this machine's version would show nothing about it.
     """
     if Broker.given() and not _ROOT:
         _skip("PCM_TEST_AMQP_URL: nodes are started only with PCM_TEST_RABBITMQ_ROOT")
@@ -295,7 +295,7 @@ class Node(Broker):
     def launch(self) -> None:
         """Start it."""
         if signal.getsignal(signal.SIGTERM) is signal.SIG_DFL:
-            # Who is told to end takes the node along.
+            # A process that is ended by SIGTERM ends the node, too.
             signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
         if self._epmd is None:
             self._epmd = subprocess.Popen(

@@ -4,7 +4,7 @@
     python sabotage.py POINT [TEXT] -- pcm send ...
 
 The kill comes when the point is reached for the first time; with TEXT, a regular expression, for
-what has it. A message that goes out is told by its exchange, key and id.
+the call that matches it. A published message is matched by its exchange, key and id.
 """
 
 import functools

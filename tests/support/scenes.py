@@ -30,7 +30,7 @@ OFFERS = [
     offer(
         "20261118-100000-cccccccccc",
         "Try the new drawing program",
-        comment="Tell us what you think of it.",
+        comment="Please give feedback.",
         expires_at=NOW + 3 * _DAY,
         timeout=10 * _MINUTE,
     ),

@@ -1,4 +1,4 @@
-"""A stream that is told what happened, without agents, and a history of one's own to ask."""
+"""Records of workstations in a stream, without agents, and a history of its own to query."""
 
 import itertools
 import os
@@ -28,7 +28,7 @@ def result(code: int | None = 0, *, stdout: str = "", stderr: str = "", **fields
 
 
 class SimulatedFleet:
-    """Names that no other test has, and what is told of them."""
+    """Workstations with names that no other test has: their records, and `pcm` to query them."""
 
     def __init__(self, publisher: Publisher, url: str, folder: Path) -> None:
         self.prefix = f"t{next(_numbers)}-{os.getpid()}"
@@ -47,7 +47,7 @@ class SimulatedFleet:
         return f"{self.prefix}-{word}"
 
     def job(self, *words: str, argv: tuple[str, ...] = ("true",), **fields: Any) -> Job:
-        """Return a job for workstations; fields of the command are told from the job's."""
+        """Return a job for workstations; fields of the command are recognised by name."""
         command = {name: fields.pop(name) for name in list(fields) if name in Command.model_fields}
         targets = tuple(workstation_target(self.name(word)) for word in words)
         made = {"targets": targets, "command": Command(argv=argv, **command)}

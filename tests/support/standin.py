@@ -100,7 +100,7 @@ class StandIn:
         self._speaking: set[asyncio.Task[Any]] = set()
 
     def show(self, **fields: Any) -> None:
-        """Change what the window is told."""
+        """Change what the agent sends to the window."""
         self.snapshot = {**self.snapshot, **fields}
         self._changed.set()
         self._changed = asyncio.Event()

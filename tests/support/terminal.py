@@ -135,7 +135,7 @@ class OnTerminal:
             return True
         try:
             data = os.read(self._master, 65536)
-        except OSError:  # nobody has it open any more
+        except OSError:  # no process has it open any more
             return False
         self.written += len(data)
         self.screen.feed(data.decode(errors="replace"))

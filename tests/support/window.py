@@ -1,4 +1,4 @@
-"""A user's window for tests: what it would be told, by the agent's socket."""
+"""A user's window for tests: what the agent's socket sends to it."""
 
 import json
 import os

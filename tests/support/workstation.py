@@ -116,7 +116,7 @@ class Workstation:
         return agent
 
     def job(self, *argv: str, **fields: Any) -> Job:
-        """Return a job for this workstation; fields of the command are told from the job's."""
+        """Return a job for this workstation; fields of the command are recognised by name."""
         command = {name: fields.pop(name) for name in list(fields) if name in Command.model_fields}
         return Job(command=Command(argv=argv, **command), targets=(self.target,), **fields)
 

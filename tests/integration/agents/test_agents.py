@@ -166,7 +166,7 @@ async def test_nothing_that_the_user_does_escapes_a_mandatory_job(
     assert final(reports).state is State.SUCCEEDED
 
 
-async def test_the_service_takes_over_where_nobody_is_logged_on(
+async def test_the_service_takes_over_if_no_user_is_logged_on(
     ws: Workstation, dispatcher: Dispatcher
 ) -> None:
     ws.start("service", takeover_grace="300ms")
@@ -210,7 +210,7 @@ def test_a_user_left_empty_is_the_login_name(kind: str, ws: Workstation) -> None
 
 
 async def test_two_users_one_job(ws: Workstation, dispatcher: Dispatcher) -> None:
-    """A claim has one holder, whoever counts down."""
+    """A claim has one holder, whichever agents count down."""
     ws.start("service")
     ws.start("interactive", user="ada")
     ws.start("interactive", user="bob")
@@ -323,14 +323,14 @@ async def test_a_cancellation_waits_for_a_workstation_that_is_off(
 async def test_the_same_job_twice_is_one_job(
     ws: Workstation, dispatcher: Dispatcher, tmp_path: Path
 ) -> None:
-    """Sent again by whomever; other content under its id is refused, and the job goes on."""
+    """The same content is accepted from any sender; other content under its id is refused."""
     service = ws.start("service")
     ran = tmp_path / "ran"
     job = ws.job(f"echo x >> {ran}", shell=True, background=True)
     await dispatcher.dispatch(job)
     await follow(dispatcher, job)
     await dispatcher.dispatch(
-        job.model_copy(update={"sender": "somebody else", "created_at": now()})
+        job.model_copy(update={"sender": "another sender", "created_at": now()})
     )
     await dispatcher.dispatch(
         job.model_copy(update={"command": job.command.model_copy(update={"argv": ("true",)})})
@@ -370,7 +370,7 @@ async def test_a_command_that_cannot_start_fails_with_the_reason(
     )
 
 
-async def test_several_jobs_at_once_and_a_hanging_one_stops_nobody(
+async def test_several_jobs_run_at_once_and_a_hanging_one_blocks_none(
     ws: Workstation, dispatcher: Dispatcher
 ) -> None:
     """Q214448."""

@@ -249,7 +249,7 @@ async def test_after_sleep_the_user_has_a_whole_countdown(
 async def test_after_sleep_the_services_grace_begins(
     ws: Workstation, dispatcher: Dispatcher, settings: DispatcherSettings, tmp_path: Path
 ) -> None:
-    """Nobody is logged on; a user may log on within the grace. Administrators learn of it."""
+    """No user is logged on; one may log on within the grace period; check-ins report it."""
     clock, ran = Clock(ws), tmp_path / "ran"
     service = clock.start("service", takeover_grace="1h", missing_after=LOOK_EVERY, concurrency="1")
     job = await dispatcher.dispatch(counted(ws, ran, mandatory_at=now(hours=2)))

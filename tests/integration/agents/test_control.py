@@ -322,7 +322,7 @@ print(speaker.makefile().readline(), end="")
 """
 
 
-@pytest.mark.skipif(os.geteuid() != 0, reason="only root can be somebody else")
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root can be another user")
 async def test_another_user_is_refused(ws: Workstation) -> None:
     ws.start("interactive")
     with watching(ws) as window:
@@ -339,7 +339,7 @@ async def test_another_user_is_refused(ws: Workstation) -> None:
         )
 
     assert "PermissionError" in strangers().stderr
-    # Even where somebody opened what is to be closed.
+    # Also if the permissions were widened.
     folder.chmod(0o711)
     (folder / "control.sock").chmod(0o666)
     assert json.loads(strangers().stdout) == {"error": "this agent serves another user"}
@@ -381,7 +381,7 @@ def alone(ws: Workstation) -> AgentProcess:
     return agent
 
 
-def test_a_socket_that_is_left_over_is_in_nobodys_way(ws: Workstation) -> None:
+def test_a_stale_socket_does_not_block_the_start(ws: Workstation) -> None:
     agent = alone(ws)
     with watching(ws) as window:
         window.next()

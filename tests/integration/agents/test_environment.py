@@ -45,7 +45,7 @@ print(json.dumps({
     "cwd": os.getcwd(),
 }))
 """
-# glibc's own, which nobody else can set; where it starts a program by posix_spawn, it ignores them.
+# glibc's own; where it starts a program by posix_spawn, it ignores them.
 GLIBC = 1 << 31 | 1 << 32
 OOM = Path("/proc/self/oom_score_adj").read_text()
 # Starts an agent as badly as can be: on a terminal, with open files, signals ignored and blocked.
@@ -84,7 +84,7 @@ os.execv(sys.argv[2], sys.argv[2:])
 
 
 def look(ws: Workstation, **fields: object) -> Job:
-    """Return a job whose command tells what is around it."""
+    """Return a job whose command prints its environment."""
     python = "/usr/bin/env", "python3", "-I"
     return ws.job(*python, "-c", LOOK, **fields)
 

@@ -46,7 +46,7 @@ def folder_of_the_service(ws: Workstation) -> Path:
 
 
 @pytest.mark.parametrize("spoil", [_stale, _nonsense, _read_only])
-async def test_a_lock_that_nobody_holds_is_in_nobodys_way(
+async def test_a_lock_file_without_a_holder_does_not_block_the_start(
     ws: Workstation, dispatcher: Dispatcher, spoil: Callable[[Path], None]
 ) -> None:
     path = folder_of_the_service(ws) / "lock"

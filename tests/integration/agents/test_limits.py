@@ -22,7 +22,7 @@ from tests.support.workstation import PCM_AGENT, AgentProcess, Program, Workstat
 
 # A limit of processes counts all of a user's: no other process of the tests has this one.
 OTHER_USER = 60_000 + os.getpid() % 4_000
-# Somebody who may read all, so that the program can be anywhere, and nothing else.
+# A user who may read all files, so that the program can be anywhere, and nothing else.
 AS_OTHER: Program = (
     "setpriv",
     f"--reuid={OTHER_USER}",
@@ -167,7 +167,7 @@ async def test_an_agent_whose_starter_ignored_the_end_of_children_does_not(
 
 @pytest.fixture
 def of_another_user(ws: Workstation) -> Iterator[Workstation]:
-    """A workstation whose agents run as somebody whom limits bind, which they do not root."""
+    """A workstation whose agents run as an unprivileged user: limits do not apply to root."""
     folder = Path(tempfile.mkdtemp(prefix="pcm-test-"))
     ws.state_dir = folder / "state"
     ws.environment |= {"HOME": str(folder), "PCM_STATE_DIR": str(ws.state_dir)}

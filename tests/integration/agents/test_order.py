@@ -85,7 +85,7 @@ async def test_all_that_waits_for_an_agent_is_taken_in_before_anything_is_starte
 async def test_what_is_due_runs_where_what_waits_cannot_be_taken_in(
     ws: Workstation, dispatcher: Dispatcher, node: Broker
 ) -> None:
-    """The broker tells how much waits, and then refuses the consumer: nothing of it is to come."""
+    """The broker returns the queue's length, then refuses the consumer: no message comes."""
     clock = Clock(ws)
     node.add_user(ws.name, "secret")
     url = node.url.replace("guest:guest", f"{ws.name}:secret")

@@ -108,7 +108,7 @@ async def test_a_pause_waits_for_a_workstation_that_is_off(
 async def test_a_pause_that_came_by_another_way_is_poison(
     ws: Workstation, settings: DispatcherSettings, place: str
 ) -> None:
-    """Nobody who may speak to a group only can hold back what others sent."""
+    """A key for one group only cannot hold back other keys' jobs."""
     service = ws.start("service", groups="lab")
     said = Pause(workstation="another" if place == "another" else ws.name, paused=True)
     key = {

@@ -1,6 +1,6 @@
 """A stolen password of the broker is not enough: orders count only if trusted keys signed them.
 
-The attacker here is guest: they may publish, bind, read and purge whatever they like.
+The attacker here is guest: they may publish, bind, read and purge everything.
 """
 
 import json
@@ -36,7 +36,7 @@ def keys(tmp_path: Path) -> Keys:
 
 @pytest.fixture
 async def attacker(settings: DispatcherSettings) -> AsyncIterator[AbstractChannel]:
-    """A channel of somebody who stole a password."""
+    """A channel opened with a stolen password."""
     async with await aio_pika.connect(settings.amqp_url[0]) as connection:
         yield await connection.channel()
 
@@ -208,9 +208,9 @@ async def test_cancellations_and_pauses_are_heeded_only_if_they_are_signed(
 async def test_a_lost_ledger_is_not_made_good_from_a_forged_record(
     ws: Workstation, keys: Keys, settings: DispatcherSettings
 ) -> None:
-    """The stream tells what was accepted, and whoever may publish can write into it.
+    """The stream has the accepted jobs, and each login that may publish can write into it.
 
-    An old order that was rightly signed, too, which nobody remembers to have run.
+    The same with an old, correctly signed order of which no record remains.
     """
     chief = keys.trust("ada")
     service = ws.start("service", trusted_keys=str(keys.folder))

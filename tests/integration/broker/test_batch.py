@@ -173,7 +173,7 @@ async def test_none_waits_for_the_confirm_of_another(
 async def test_a_connection_cut_in_the_middle_loses_and_doubles_nothing(
     ws: Workstation, settings: DispatcherSettings, own_node: Node, tmp_path: Path
 ) -> None:
-    """And it is reported once for each cut, whatever was on the way."""
+    """It is reported once for each cut, whatever was in flight."""
     ws.environment["PCM_AMQP_URL"] = own_node.url
     ws.start("service", concurrency="8")
     direct = settings.model_copy(update={"amqp_url": (own_node.url,)})

@@ -148,7 +148,7 @@ def test_nothing_is_sent_where_one_is_wrong(ws: Workstation) -> None:
     assert not ran.exists()
 
 
-def test_what_reaches_nobody_keeps_no_other(ws: Workstation) -> None:
+def test_an_unroutable_job_does_not_hold_back_others(ws: Workstation) -> None:
     ws.start("service")
     jobs = json.loads(jobs_for(ws, "true", "true", "true"))
     jobs[1] |= {"targets": ["workstation:nowhere"], "name": "lost"}

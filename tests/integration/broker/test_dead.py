@@ -157,7 +157,7 @@ async def test_a_job_that_the_broker_gave_up_is_sent_again_and_runs_once(
         assert sum(report.state is State.STARTED for report in mine) == 1
 
 
-async def test_a_cancellation_and_what_nobody_can_read_go_where_they_were_sent(
+async def test_a_cancellation_and_unreadable_messages_go_where_they_were_sent(
     dispatcher: Dispatcher, node: Broker, ws: Workstation, channel: AbstractChannel
 ) -> None:
     await poison(node, ws, channel, b"unreadable", message_id="poison")
@@ -254,7 +254,7 @@ async def test_what_the_broker_gives_up_again_meanwhile_stays(
     ws: Workstation,
     channel: AbstractChannel,
 ) -> None:
-    """The broker tells the time of a death by the second only."""
+    """The broker's time of a dead letter has a resolution of one second."""
     assert ws.start("service").end() == 0
     await dispatcher.dispatch(ws.job("true", background=True))
     await give_up(ws, channel)
@@ -397,7 +397,7 @@ async def test_very_many_letters_are_listed_and_dropped(own_node: Node, tmp_path
             await letters.drop(last)
 
 
-async def test_a_job_for_nobody_stays(own_node: Node, tmp_path: Path) -> None:
+async def test_a_job_for_no_workstation_stays(own_node: Node, tmp_path: Path) -> None:
     ws = Workstation("ws-gone", own_node.url, tmp_path)
     settings = DispatcherSettings(amqp_url=(own_node.url,))
     body = ws.job("true", background=True).body()

@@ -67,7 +67,7 @@ async def test_a_job_for_many_is_one_copy_for_each(dispatcher: Dispatcher, node:
     assert await drain(node, "many-2") == [job.id]
 
 
-async def test_a_target_that_nobody_is_bound_to_is_named(
+async def test_a_target_without_a_bound_queue_is_named(
     dispatcher: Dispatcher, node: Broker
 ) -> None:
     await declare(node, "bound-1", "bound")
@@ -219,9 +219,9 @@ async def test_a_stream_that_was_deleted_is_made_again(
 async def test_reading_ends_when_the_broker_takes_the_consumer_away(
     settings: DispatcherSettings, node: Broker
 ) -> None:
-    """The connection is still there: nobody would wait in vain for more."""
+    """The connection stays open: without an error, the reader would wait for ever."""
     async with Dispatcher.connect(settings):
-        pass  # makes the stream, if nobody did
+        pass  # declares the stream
     async with (
         connect(settings, "test") as connection,
         stream.read_stream(connection, None) as entries,
@@ -265,7 +265,7 @@ def test_scripts_that_are_not_async(ws: Workstation, settings: DispatcherSetting
     assert sent.id
 
 
-async def test_the_record_of_a_job_that_reached_nobody_says_so(dispatcher: Dispatcher) -> None:
+async def test_the_record_of_an_unroutable_job_says_so(dispatcher: Dispatcher) -> None:
     job = Job(command=Command(argv=("true",)), targets=(workstation("nowhere"),))
     with pytest.raises(Unroutable):
         await dispatcher.dispatch(job)
@@ -305,7 +305,7 @@ def test_the_examples_work(ws: Workstation, name: str) -> None:
 @pytest.mark.full
 @pytest.mark.parametrize("name", ["inventory", "cleanup", "ask_users", "demo"])
 def test_the_examples_help_and_send_nothing_unless_asked(ws: Workstation, name: str) -> None:
-    """There is no broker here: whatever were sent would end with status 1."""
+    """There is no broker here: sending would end with status 1."""
     wrong: dict[str, list[tuple[list[str], str]]] = {
         "inventory": [([], "--to"), (["--to", "x"], "not a target"), (["--to", "all", "x"], "x")],
         "cleanup": [

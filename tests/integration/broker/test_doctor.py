@@ -292,7 +292,7 @@ def test_the_user_guest(patient: Patient) -> None:
 
 
 @pytest.mark.full
-async def test_agents_that_take_orders_nobody_signed(patient: Patient, tmp_path: Path) -> None:
+async def test_agents_that_accept_unsigned_orders(patient: Patient, tmp_path: Path) -> None:
     """They say so; of two agents of a workstation, one is enough to be commanded by."""
     ws = Workstation(f"ws-{patient.number}", patient.url, tmp_path)
     closed, half, unsaid = (f"{word}-{patient.number}" for word in ("closed", "half", "unsaid"))

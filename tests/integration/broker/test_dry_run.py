@@ -115,7 +115,7 @@ async def test_it_tells_when(admin: Admin) -> None:
     assert "expires at      2031-05-01 05:30:00 IST\n" in text
 
 
-async def test_nobody_reached_is_exit_status_1(admin: Admin) -> None:
+async def test_reaching_no_workstation_is_exit_status_1(admin: Admin) -> None:
     await admin.append([check_in("dn-1")])
     found = plan(admin, "--to", "group:dn-empty", "--", "true")
     assert (found["reached"], found["unknown_targets"]) == ([], ["group:dn-empty"])

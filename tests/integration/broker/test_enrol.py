@@ -110,7 +110,7 @@ async def test_a_group_that_the_agent_is_not_in_is_reported(
 async def test_a_second_machine_with_the_same_login_receives_nothing(
     site: Site, ws: Workstation, dispatcher: Dispatcher
 ) -> None:
-    """The broker drops a silent connection after three heartbeats: until then nothing is told."""
+    """The broker drops a silent connection after three heartbeats; nothing is reported before."""
     settings = {**site.enrol(ws.name)["service"]}
     settings["PCM_AMQP_URL"] += "?heartbeat=1"
     first = start(ws, "service", settings)
@@ -237,7 +237,7 @@ def to(job: Job, *targets: Target) -> Job:
     return job.model_copy(update={"targets": targets})
 
 
-async def test_a_queue_keeps_its_jobs_whoever_made_it(
+async def test_a_queue_keeps_its_jobs_after_its_agent_declared_or_enrolled_it(
     site: Site, ws: Workstation, dispatcher: Dispatcher
 ) -> None:
     """An agent of the simple set-up is enrolled while a job waits, and then once more."""
@@ -519,7 +519,9 @@ def test_what_goes_wrong_is_one_line_and_nothing_is_done(site: Site, ws: Worksta
         done = site.pcm(*words)
         assert done.returncode == 1
         assert done.stderr.startswith("pcm: not enrolled: ")
-    assert site.pcm("revoke", ws.name).returncode == 2  # there is nobody to ask back
+    assert (
+        site.pcm("revoke", ws.name).returncode == 2
+    )  # stdin is no terminal: it cannot ask for confirmation
 
 
 def test_several_workstations_at_once(site: Site, ws: Workstation) -> None:

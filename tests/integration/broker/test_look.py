@@ -28,7 +28,7 @@ NASTY = "\x1b[2J\x1b]0;owned\x07wiped\rover\x9b31m\u202etxt"
 
 
 async def in_every_state(fleet: SimulatedFleet) -> Job:
-    """Tell of a job with a workstation, named for it, in each state, and three that failed."""
+    """Append a job with one workstation in each state, named after it, and three that failed."""
     words = [*STATES, "failed2", "failed3"]
     job = fleet.job(*words, argv=("apt-get", "upgrade"), name="Office update", sender="ada@hq")
     reports: list[tuple[str, State, dict[str, Any]]] = [
@@ -135,7 +135,7 @@ async def test_show_tells_one_workstation_s_story(fleet: SimulatedFleet) -> None
     assert f"pcm why {job.id} nowhere explains it" in other.stderr
 
 
-async def test_what_nobody_reported_is_reported_by_the_job_itself(fleet: SimulatedFleet) -> None:
+async def test_states_without_reports_follow_from_the_job(fleet: SimulatedFleet) -> None:
     """Also as a failure, if it expired."""
     expired = fleet.job(
         "a", background=True, created_at=NOW - timedelta(hours=2),

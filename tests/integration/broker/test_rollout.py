@@ -1,4 +1,4 @@
-"""Rollouts on real workstations, driven by the real program, whatever ends it."""
+"""Rollouts on real workstations, driven by the real program, which is killed at named points."""
 
 import asyncio
 import json
@@ -153,7 +153,7 @@ def test_a_wave_that_is_known_as_sent_is_not_sent_again(
 ) -> None:
     program = killed_at("recorded", "number=1")
     rollout_id = admin.pcm_by(program, *send(three, ran)).stdout.splitlines()[0]
-    # Whoever would send the first wave again is killed; the second one is sent.
+    # A program that sent the first wave again would be killed; the second wave is sent.
     done = admin.pcm_by(killed_at("sending", JOB.format(1)), "rollout", "resume", rollout_id)
     assert done.returncode == 0, done
     assert runs(ran) == once(three)
@@ -207,7 +207,7 @@ def test_who_does_not_end_in_time_has_failed(three: Fleet, admin: Administrator,
     assert (again.returncode, "aborted" in again.stderr) == (1, True)
 
 
-def test_paused_by_somebody_else_and_resumed(
+def test_paused_by_another_administrator_and_resumed(
     three: Fleet, admin: Administrator, ran: Path, tmp_path: Path
 ) -> None:
     go = tmp_path / "go"
@@ -252,7 +252,7 @@ def test_a_job_that_expires_between_two_waves(
     assert admin.pcm("rollout", "abort", done.stdout.splitlines()[0]).returncode == 0
 
 
-def test_aborted_by_somebody_else(three: Fleet, admin: Administrator, ran: Path) -> None:
+def test_aborted_by_another_administrator(three: Fleet, admin: Administrator, ran: Path) -> None:
     """Its commands are ended where they run."""
     driver = admin.begin(*send(three, ran, script="exec sleep 60"))
     assert driver.stdout is not None
@@ -293,7 +293,7 @@ def test_two_drivers_at_once(three: Fleet, admin: Administrator, ran: Path) -> N
 
 
 def test_with_a_collector(three: Fleet, admin: Administrator, ran: Path) -> None:
-    """Then nobody else reads the stream."""
+    """Only the collector reads the stream then."""
     admin.begin("collect")
     deadline = time.monotonic() + LIMIT
     while not (status := json.loads(admin.pcm("history", "status", "--json").stdout))["collector"]:
@@ -359,7 +359,7 @@ def test_some_are_excluded(three: Fleet, admin: Administrator, ran: Path) -> Non
     assert runs(ran) == dict.fromkeys(three.names[1:], 1)
 
 
-def test_nobody_known(admin: Administrator) -> None:
+def test_no_workstation_is_known(admin: Administrator) -> None:
     done = admin.pcm("send", "--to", "group:no-such-group", "--waves", "1,100%", "--", "true")
     assert (done.returncode, done.stdout) == (1, "")
     assert done.stderr == (
@@ -390,7 +390,7 @@ def test_bad_input_is_one_line_that_names_it(
     assert named in done.stderr
 
 
-def test_waves_that_leave_somebody_out(three: Fleet, admin: Administrator, ran: Path) -> None:
+def test_waves_that_leave_workstations_out(three: Fleet, admin: Administrator, ran: Path) -> None:
     done = admin.pcm(*send(three, ran, "--waves", "1,50%"))
     assert (done.returncode, done.stdout) == (2, "")
     assert done.stderr == ("pcm: --waves: 50%: only 2 of 3 workstations: end with 100%\n")
@@ -398,10 +398,10 @@ def test_waves_that_leave_somebody_out(three: Fleet, admin: Administrator, ran: 
 
 def test_an_unknown_rollout(admin: Administrator) -> None:
     for what in ("show", "pause", "resume", "abort"):
-        done = admin.pcm("rollout", what, "nobodys")
+        done = admin.pcm("rollout", what, "unknown")
         assert (done.returncode, done.stderr) == (
             1,
-            "pcm: nobodys: no such rollout in the history\n",
+            "pcm: unknown: no such rollout in the history\n",
         )
 
 

@@ -1,4 +1,4 @@
-"""Occurrences are sent when they are due, each as one job, whoever sends them and is killed."""
+"""Occurrences are sent when they are due, each as one job, also if senders are killed."""
 
 import asyncio
 import os
@@ -151,7 +151,7 @@ async def test_a_schedule_over_the_size_limit_is_refused(dispatcher: Dispatcher)
 # Sending
 
 
-async def test_an_occurrence_is_sent_once_whoever_looks(
+async def test_several_schedulers_send_an_occurrence_once(
     node: Broker,
     scheduler: ScheduleRunner,
     ours: HistorySettings,
@@ -326,10 +326,10 @@ async def test_broker_and_database_away_are_reported_once_and_waited_for(
             tried.append(writer)
             writer.close()
 
-        nobody = await asyncio.start_server(hanging_up, "127.0.0.1", port)
+        server = await asyncio.start_server(hanging_up, "127.0.0.1", port)
         await until(lambda: len(tried) > 1)  # the broker is away yet
         assert not work.done()
-        nobody.close()
+        server.close()
         way = await asyncio.start_server(forwarding(node.port), "127.0.0.1", port)
         await until(lambda: "scheduler.up_to_date" in names(logged))
         work.cancel()

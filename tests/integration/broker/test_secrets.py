@@ -82,7 +82,7 @@ def files_with_the_secret(folder: Path) -> list[Path]:
     [
         ("amqp://guest:{}@{}/", 1),  # refused
         ("amqps://guest:{}@{}/", 3),  # no TLS there
-        ("amqp://guest:{}@127.0.0.1:1/", 3),  # nobody there
+        ("amqp://guest:{}@127.0.0.1:1/", 3),  # no broker there
         ("amqp://guest:{}@no-such-host.invalid/", 3),
         ("amqp://guest:{}@{}/no-such-host", 1),
         ("http://guest:{}@{}/", 2),

@@ -112,7 +112,7 @@ async def test_a_job_is_saved_approved_and_sent_as_it_was_signed(
     assert "ada (verified), bob (key " in text
     assert "NOT VERIFIED" in text
     assert "not checked: no PCM_TRUSTED_KEYS" in admin.run("show", sent.stdout.strip()).stdout
-    # A letter that is changed in the file is seen by whoever checks.
+    # A changed letter in the file is found by each check.
     file.write_text(file.read_text().replace('df\\"', 'rm\\"'))
     keys.trust("cleo")
     altered = admin.run(
@@ -270,7 +270,7 @@ async def test_a_narrow_or_expired_key_does_not_become_the_wide_one(
 async def test_a_schedule_is_sent_only_for_whom_its_key_may_order(
     admin: Admin, keys: Keys, settings: DispatcherSettings, tmp_path: Path
 ) -> None:
-    """And nobody removes one by a key that could not order it."""
+    """A key that may not order it cannot remove it either."""
     signers = Signers(keys, settings, tmp_path)
     for name in (signers.here, signers.elsewhere):
         await admin.declare(name)
@@ -324,7 +324,7 @@ async def test_what_is_recorded_again_keeps_its_signatures(
 ) -> None:
     """As a rebuild of the history does with schedules: it makes nothing its own."""
     keys.make("ada"), keys.make("bob")
-    # For nobody: the schedules stay in the stream, for other tests as well.
+    # No workstation has this name: the schedules stay in the stream for other tests.
     job = Job(command=Command(argv=("true",)), targets=(workstation("nowhere"),))
     signed, unsigned = (
         Schedule(name=f"{word}-{tmp_path.name}"[:60], repeat="0 2 * * *", job=job)

@@ -1,4 +1,4 @@
-"""Tables on a terminal: a line a row, whatever its width; elsewhere all of it."""
+"""Tables on a terminal have one line per row, at any width; elsewhere nothing is cut."""
 
 import asyncio
 import re
@@ -19,7 +19,7 @@ SIZES = [(80, 24), (120, 40)]
 
 
 async def one_job(fleet: SimulatedFleet) -> Job:
-    """Tell of jobs with all that makes a row long."""
+    """Append a job and reports that make long rows."""
     job = fleet.job(
         *("a-workstation-of-a-long-name-in-the-lab", "b"),
         argv=("/opt/update/office", "--channel", "stable" * 20),
@@ -47,7 +47,7 @@ def shown(fleet: SimulatedFleet, size: tuple[int, int], *words: str) -> list[str
     columns, rows = size
     terminal = OnTerminal([BIN / "pcm", *words], fleet.environment, columns, rows)
     assert terminal.end() == 0, terminal.screen.shown
-    # What is told of one thing alone may take more lines; a row of a table may not.
+    # A field below the table may take several lines; a row of the table may not.
     long = [line for line in terminal.screen.shown if len(line) > columns]
     assert all(line.startswith(("name ", "command ", "targets ", "pcm: ")) for line in long), long
     return terminal.screen.shown
@@ -137,10 +137,10 @@ async def test_the_jobs_of_one_workstation_with_their_state_there(fleet: Simulat
     assert listed("c") == {}
     head, line = fleet.pcm("jobs", "--workstation", fleet.name("a")).stdout.splitlines()
     assert (head.split()[:2], line.split()[:2]) == (["JOB", "STATE"], [both.id, "failed"])
-    unknown = fleet.pcm("jobs", "--workstation", "nobody-is-called-so")
+    unknown = fleet.pcm("jobs", "--workstation", "no-such-name")
     assert (unknown.returncode, unknown.stdout) == (1, "")
     assert unknown.stderr == (
-        "pcm: --workstation: nobody-is-called-so: no such workstation has checked in\n"
+        "pcm: --workstation: no-such-name: no such workstation has checked in\n"
     )
 
 

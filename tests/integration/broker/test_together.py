@@ -162,7 +162,7 @@ async def test_large_jobs_do_not_share_a_record_over_any_limit(
 
 
 async def test_some_of_one_turn_have_many_targets(dispatcher: Dispatcher, node: Broker) -> None:
-    """Of each, those that reach nobody are named."""
+    """Of each, the targets without a queue are named."""
     await declare(node, "together", "lab")
     await declare(node, "together-2")
     ours = [workstation("together"), workstation("together-2")]
@@ -189,7 +189,7 @@ async def test_some_of_one_turn_have_many_targets(dispatcher: Dispatcher, node: 
 async def test_a_lost_ledger_is_made_good_from_a_record_of_many(
     dispatcher: Dispatcher, ws: Workstation
 ) -> None:
-    """The stream tells what was accepted, whoever it shares a message with."""
+    """The stream has each accepted job, also of a batch in one message."""
     service = ws.start("service")
     due = datetime.now(UTC) + timedelta(hours=1)
     jobs = [ws.job("true", background=True, mandatory_at=due) for _ in range(3)]

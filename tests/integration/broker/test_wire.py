@@ -1,4 +1,4 @@
-"""Properties and headers that end a client's connection: whoever may publish can write them."""
+"""Properties and headers that close a client's connection; all that may publish can set them."""
 
 import asyncio
 import struct
@@ -62,7 +62,7 @@ odd = pytest.mark.parametrize("properties", ODD.values(), ids=ODD)
 
 @pytest.fixture
 async def raw(node: Broker) -> AsyncIterator[AbstractChannel]:
-    """A channel that sends what it is told to."""
+    """A channel that sends raw frames."""
     connection = await aiormq.connect(node.url)
     try:
         yield await connection.channel()

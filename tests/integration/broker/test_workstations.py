@@ -99,7 +99,7 @@ async def test_workstations_are_listed_as_they_checked_in(admin: Admin) -> None:
 
 
 async def test_machines_with_one_name_are_shown(admin: Admin) -> None:
-    """With what tells them apart; the check-ins of the second change nothing of the first."""
+    """Each with its identity; check-ins of the second do not change the first."""
     await admin.append([check_in("wm-1", "lab", machine=_machine("a", host="web.site1"))])
     assert "several machines" not in admin.run("workstations", "wm-1").stdout
     second = _machine("b", host="web.site2", address="10.0.0.2")
@@ -122,12 +122,12 @@ def _machine(letter: str, **fields: str) -> Machine:
     return Machine.model_validate(given)
 
 
-async def test_a_workstation_or_group_that_nobody_knows_is_named(admin: Admin) -> None:
+async def test_an_unknown_workstation_or_group_is_named(admin: Admin) -> None:
     await admin.append([check_in("wn-1", "wn")])
     for words, answer in (
         (("workstations", "wn-1", "wn-2"), "wn-2: no such workstation has checked in"),
-        (("workstations", "--group", "nobodys"), "--group: no workstation is in nobodys"),
-        (("groups", "nobodys"), "nobodys: no workstation is in this group"),
+        (("workstations", "--group", "unknown"), "--group: no workstation is in unknown"),
+        (("groups", "unknown"), "unknown: no workstation is in this group"),
     ):
         done = admin.run(*words)
         assert (done.returncode, done.stdout, done.stderr) == (1, "", f"pcm: {answer}\n")

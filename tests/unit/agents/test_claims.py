@@ -72,7 +72,7 @@ def test_release_gives_it_back(tmp_path: Path) -> None:
 
 
 def test_half_a_decision_is_one(tmp_path: Path) -> None:
-    """Who began to write may have started the command: nobody else does."""
+    """An agent that began to write may have started the command: no other agent starts it."""
     claims = Claims(tmp_path, "service")
     (tmp_path / "claims" / "job-1").write_bytes(b'{"agent": "interact')
     assert not claims.take("job-1")

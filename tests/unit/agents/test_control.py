@@ -14,7 +14,7 @@ def test_a_log_of_its_own_is_closed_to_others_and_does_not_grow(tmp_path: Path) 
         f"from broker.log import get_logger, {configure.__name__}\n"
         f"configure(file=pathlib.Path(sys.argv[1]), agent='interactive-ada')\n"
         "log = get_logger()\n"
-        "for number in range(3000): log.info('told', number=number, text='x' * 1000)\n"
+        "for number in range(3000): log.info('event', number=number, text='x' * 1000)\n"
         "logging.getLogger('asyncio').error('a library')\n"
         "warnings.warn('a warning')\n"
     )

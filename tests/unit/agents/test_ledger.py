@@ -1,4 +1,4 @@
-"""What the ledger was told is on the disk when it says so, and survives what can happen."""
+"""The ledger: what is committed is on the disk, and survives crashes and damage."""
 
 import asyncio
 import os
@@ -131,7 +131,7 @@ async def test_a_full_disk_is_waited_for(
         await until(lambda: len(tried) > 3)
     assert not waiting.done()
     assert [event["event"] for event in printed] == ["ledger.failing"]
-    # Room again: as if somebody had cleaned up. The connection is the ledger's own.
+    # Room again. The connection is the ledger's own.
     book._database.execute("PRAGMA max_page_count = 100000")  # noqa: SLF001
     async with asyncio.timeout(LIMIT):
         assert isinstance(await waiting, JobRecord)

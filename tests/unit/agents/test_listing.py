@@ -1,4 +1,4 @@
-"""`pcm-agent pending` tells the minute at which an agent starts a job: that of its policy."""
+"""`pcm-agent pending` shows the minute at which an agent starts a job by its policy."""
 
 import time
 from datetime import UTC, datetime, timedelta
@@ -107,7 +107,7 @@ def test_an_accepted_job_starts_in_the_window(tmp_path: Path) -> None:
         (SERVICE, {"background": True}),  # it starts now
         (SERVICE, {"background": True, "mandatory_at": NOW + HOUR, "paused": True}),
         (SERVICE, {"background": True, "mandatory_at": NOW + HOUR, "state": State.STARTED}),
-        (SERVICE, {}),  # optional: nobody but a user starts it
+        (SERVICE, {}),  # optional: only a user starts it
         (ADA, {"state": State.OFFERED, "shown_at": NOW}),
     ],
 )

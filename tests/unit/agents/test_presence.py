@@ -54,7 +54,7 @@ def test_the_zone_is_that_of_the_machine(monkeypatch: pytest.MonkeyPatch, tmp_pa
     clock = tmp_path / "localtime"
     monkeypatch.setattr(platforms, "LOCAL_ZONE", clock)
     assert facts.zone() == "UTC"
-    clock.write_bytes(b"a copy of a file tells no name")
+    clock.write_bytes(b"a copy of a file has no name")
     assert facts.zone() == ""
     file = tmp_path / "zoneinfo" / "Europe" / "Berlin"
     file.parent.mkdir(parents=True)

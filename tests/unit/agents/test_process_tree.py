@@ -1,4 +1,4 @@
-"""All that a command started is ended with it, by whatever way it went; or left, if wanted."""
+"""All processes that a command started are ended with it, also those that left its group."""
 
 import asyncio
 import json
@@ -195,7 +195,7 @@ def test_a_mark_is_of_one_job_on_one_workstation_and_leaves_no_trace_in_the_agen
 
 @pytest.mark.full
 def test_zombies_of_orphans_are_waited_for() -> None:
-    """As process 1 of a container, too: nobody else does."""
+    """Also as process 1 of a container, where no other process reaps them."""
     code = (
         "import asyncio\n"
         "from agents.execution.processes import subreaper\n"

@@ -165,7 +165,7 @@ def test_environment_and_folder_and_no_shell(
 
 def test_there_is_no_input_to_wait_for() -> None:
     """Q214448, Q201764: a hidden prompt cannot hang."""
-    assert script("read answer || echo nobody").state is State.SUCCEEDED
+    assert script("read answer || echo no input").state is State.SUCCEEDED
 
 
 def test_a_timeout_ends_the_whole_group_that_ignores_sigterm() -> None:
@@ -180,7 +180,7 @@ def test_a_timeout_ends_the_whole_group_that_ignores_sigterm() -> None:
 
 
 def test_a_grandchild_that_keeps_the_output_open_is_ended() -> None:
-    """Q163597: nothing is left behind, and nobody waits for it."""
+    """Q163597: no process is left, and the agent does not wait for it."""
     ended = script("echo done; sleep 97.6543 &")
     assert ended.state is State.SUCCEEDED
     assert str(result(ended).stdout) == "done\n"
@@ -247,7 +247,7 @@ async def test_a_flood_of_output_leaves_the_loop_time_for_others(flood: str) -> 
     assert 0 < most <= 64 * 1024
 
 
-@pytest.mark.filterwarnings("ignore:subprocess:ResourceWarning")  # nobody waits for its end
+@pytest.mark.filterwarnings("ignore:subprocess:ResourceWarning")  # it is not waited for
 @pytest.mark.parametrize("fields", [{}, {"cwd": "/"}], ids=["at once", "in a thread"])
 @pytest.mark.parametrize("begun", [False, True])
 async def test_a_run_that_is_cancelled_leaves_nothing(

@@ -105,7 +105,7 @@ def test_service_never_runs_what_needs_the_user() -> None:
     assert step(SERVICE.next(ends, T0, claimed=False)) == (Step.CLOSE, 900)
 
 
-def test_service_reports_an_optional_offer_that_nobody_ran() -> None:
+def test_service_reports_the_expiry_of_an_optional_offer() -> None:
     waits = SERVICE.next(entry(), T0, claimed=False)
     assert (waits.step, waits.at) == (Step.CLOSE, T0 + DEFAULT_LIFETIME.total_seconds())
     following = SERVICE.next(entry(expires_at=900), T0, claimed=False)
@@ -213,7 +213,7 @@ def test_expired_jobs_never_start(
     expires: int,
     late: int,
 ) -> None:
-    """Q225056, Q255284: whatever was due before, after the expiry the job is closed."""
+    """Q225056, Q255284: after the expiry the job is closed, also if it was due before."""
     held = entry(
         background=background,
         state=state,
@@ -280,7 +280,7 @@ OVERDUE = st.lists(
 def test_overdue_jobs_run_in_the_order_of_their_mandatory_times(
     times: list[tuple[int, int]],
 ) -> None:
-    """Q173388: in both agents, in whatever order they come."""
+    """Q173388: in both agents, in any order of arrival."""
     times.sort(key=lambda each: each[1])
     services = [entry(mandatory_at=due, received=came) for due, came in times]
     users = [entry(mandatory_at=due, shown=came, state=State.OFFERED) for due, came in times]
@@ -292,7 +292,7 @@ def test_overdue_jobs_run_in_the_order_of_their_mandatory_times(
         }
         in_order = sorted(waiting, key=lambda one: starts[one.job.id])
         assert in_order == sorted(waiting, key=lambda one: one.mandatory_at or 0)
-        # From what each came alone, `pcm why` tells the same.
+        # `pcm why` computes the same from each alone.
         since = rules.waits_since
         wait = rules.countdown if isinstance(rules, InteractiveRules) else 0
         known = [(one.mandatory_at or 0, getattr(one, since)) for one in came]
@@ -384,7 +384,7 @@ def test_after_sleep_the_services_grace_begins_anew() -> None:
 
 
 def test_a_job_for_others_is_not_applicable() -> None:
-    """Whatever binding brought it."""
+    """By any binding."""
     job = entry(background=True)
     for targets, step in (({group("lab")}, Step.CLOSE), ({everyone, group("lab")}, Step.RUN)):
         rules = ServiceRules(replace(LINUX, targets=frozenset(targets)), takeover_grace=60)

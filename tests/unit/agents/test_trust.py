@@ -229,7 +229,7 @@ def test_a_folder_that_others_can_change_is_trusted_for_nothing(
     assert reason in _objection(trust, job, (ada.sign(job),))
 
 
-def test_a_private_key_is_read_only_where_nobody_else_can(tmp_path: Path) -> None:
+def test_a_private_key_that_others_can_read_is_refused(tmp_path: Path) -> None:
     path = tmp_path / "ada.key"
     made = make_key("ada", path)
     assert path.stat().st_mode & 0o777 == 0o600

@@ -101,7 +101,7 @@ def test_a_start_is_never_early_nor_outside_a_window(
     assert begin == end or into * 60 + duration <= length * 60 + 1
 
 
-# Decisions of the agents; the clock of this machine, whatever it is.
+# Decisions of the agents; the clock of this machine, in any zone.
 
 _NOW = datetime(2026, 11, 27, 12).astimezone()
 NOW = _NOW.timestamp()

@@ -123,7 +123,7 @@ def test_who_signs_nothing_is_asked_nothing() -> None:
 
 
 def test_a_schedule_and_its_removal(keys: Keys) -> None:
-    """The groups that a check-in claims are not believed where nobody looks."""
+    """The groups in a check-in are not trusted for signing."""
     lab = keys.trust("lab", targets=(group("lab"),))
     policy = ResignPolicy.from_settings(_settings(keys))
 

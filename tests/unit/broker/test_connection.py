@@ -1,11 +1,11 @@
-"""What can go wrong on the way to the broker is told in our own words."""
+"""Errors of the connection to the broker are mapped to our own messages."""
 
 import pytest
 
 from broker.amqp.connection import Backoff, Unreachable, map_errors
 
 
-def test_a_call_that_our_own_close_cuts_off_found_nobody() -> None:
+def test_a_call_that_our_own_close_cuts_off_is_unreachable() -> None:
     """The library ends it with an exception of no kind; to who waits, the broker was lost."""
     closed = pytest.raises(Unreachable, match="publishing: the connection was closed")
     with closed, map_errors("publishing"):

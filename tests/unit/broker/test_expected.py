@@ -55,7 +55,7 @@ def clock(zone: str) -> Iterator[None]:
 
 @dataclass(frozen=True)
 class Settings:
-    """What an agent is told."""
+    """An agent's settings."""
 
     zone: str
     windows: str

@@ -1,4 +1,4 @@
-"""Frames are read alike however they are cut up on their way, and a broken one is told."""
+"""Frames are read alike however they are fragmented; a broken one is an error."""
 
 import asyncio
 

@@ -545,7 +545,7 @@ def test_what_was_started_after_a_departure_runs(history: Engine) -> None:
     assert states(history, sent) == {"ws-1": "started"}
 
 
-def test_a_job_that_reached_nobody_is_no_job(history: Engine) -> None:
+def test_an_unroutable_job_is_not_in_the_history(history: Engine) -> None:
     sent, heard = job(workstation("ws-1")), job(workstation("ws-1"))
     unsent = [Cancellation(job_id=each.id, unsent=True, created_at=NOW) for each in (sent, heard)]
     project(history, [sent, heard, report(heard, "ws-1", State.RECEIVED), *unsent])

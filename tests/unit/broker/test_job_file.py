@@ -1,4 +1,4 @@
-"""Files of jobs: whatever is in them, they are jobs, or lines that say what is wrong and where."""
+"""Job files: any content yields jobs, or lines that name the error and its place."""
 
 import json
 from datetime import UTC, datetime, timedelta
@@ -290,7 +290,7 @@ command.timeout = "long"
 command = { argv = ["true"], shel = true }
 targets = [
     "all",
-    "nobody",
+    "unprefixed",
 ]
 '''
     assert [line.split(": ")[:2] for line in errors(text, "j.toml")] == [

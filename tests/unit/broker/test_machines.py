@@ -18,7 +18,7 @@ def row(
 
 
 def names(*rows: MachineRow) -> list[str]:
-    """Return the machines that are told, if there is more than one."""
+    """Return the machines that are shown, if there is more than one."""
     found = current(rows, NOW, 2.5)
     return [row.machine for row in found] if duplicated(found) else []
 

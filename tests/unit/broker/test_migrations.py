@@ -92,7 +92,7 @@ def raw(url: str) -> Iterator[Engine]:
 
 
 def rows(engine: Engine) -> Rows:
-    """Return all rows of all tables that are there, whatever their columns."""
+    """Return all rows of all tables, with any columns."""
     with engine.connect() as connection:
         found = {}
         for name in inspect(connection).get_table_names():
@@ -119,7 +119,7 @@ def renamed(before: Rows) -> Rows:
 
 
 def layout(engine: Engine) -> dict[str, Any]:
-    """Return how the tables are made, as the database tells."""
+    """Return the schema, as the database describes it."""
     with engine.connect() as connection:
         seen = inspect(connection)
         return {
@@ -212,7 +212,7 @@ def test_its_tables_become_those_of_a_new_history(former: str, tmp_path: Path) -
 
 
 def known(answer: Any, then: Any) -> Any:
-    """Return of an answer what there was to be told then: later programs may tell more."""
+    """Return the part of an answer that the old program gave, too."""
     if isinstance(then, dict):
         now = {name: name if name in answer else _RENAMED_FIELDS[name] for name in then}
         return {name: known(answer[now[name]], value) for name, value in then.items()}

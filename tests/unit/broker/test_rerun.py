@@ -55,7 +55,7 @@ def wall(**after: int) -> WallClock:
 
 
 def test_times_on_clocks_on_the_wall() -> None:
-    # What has passed is done at once; and nobody gets what has expired there already.
+    # A time that has passed means at once; where the job has expired already, it is not sent.
     stays = {"mandatory_at": wall(hours=-20), "expires_at": wall(hours=15)}
     new = new_job(old(**stays), ["a"], NOW)
     assert {name: getattr(new, name) for name in stays} == stays

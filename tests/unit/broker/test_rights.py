@@ -1,4 +1,4 @@
-"""Whose name a right is made for, is who has it: whatever the names, and nobody else."""
+"""The rights for a name match exactly that name, for any names."""
 
 import re
 

@@ -59,7 +59,7 @@ def test_a_wave_whose_sending_was_cut_off_is_due_again() -> None:
     made = plan(1, 2, pause="1h")
     half = {1: tally(succeeded=1), 2: tally(sent=False, queued=1, succeeded=1)}
     assert rollout_state(made, (), half, NOW).send == 2
-    # All have it: it was sent, though nobody is there to say so.
+    # All have it, so it was sent, although its record is missing.
     there = {1: tally(succeeded=1), 2: tally(sent=False, received=1, succeeded=1)}
     assert rollout_state(made, (), there, NOW).state == "running"
 

@@ -1,4 +1,4 @@
-"""Occurrences are sent when they are due, each as one job, whoever sends them and is killed."""
+"""Occurrences are sent when they are due, each as one job, also if senders are killed."""
 
 from datetime import UTC, datetime, timedelta
 
@@ -73,7 +73,7 @@ def test_what_was_missed_long_ago_is_wanted_no_more() -> None:
 
 
 def test_by_each_workstations_clock_those_still_ahead_are_all_wanted() -> None:
-    """They are sent an hour before the first clock shows them: nobody has missed them."""
+    """They are sent an hour before the first clock shows them: no workstation has missed them."""
     of = make(group("x"), repeat="*/15 * * * *", zone=None, missed="skip")
     first = (NOON + timedelta(hours=14)).replace(tzinfo=None)
     ahead = [found.local - first for found in due_occurrences(of, NOON)]

@@ -1,4 +1,4 @@
-"""Tables on a terminal: a line a row, whatever its width; elsewhere all of it."""
+"""Tables on a terminal have one line per row, at any width; elsewhere nothing is cut."""
 
 from collections.abc import Sequence
 

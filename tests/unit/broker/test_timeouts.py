@@ -1,4 +1,4 @@
-"""A timeout is told from a cancellation, whatever happened to its task before."""
+"""A timeout is distinguished from a cancellation, also after earlier cancellations of the task."""
 
 import asyncio
 

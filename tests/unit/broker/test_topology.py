@@ -39,7 +39,7 @@ def job(context: Context, requirement: Requirement, *targets: Target) -> Job:
 def test_who_is_bound_is_who_is_addressed_and_allowed(
     context: Context, requirement: Requirement, target: Target, name: str, groups: set[str]
 ) -> None:
-    """Q165147: the interactive agent is bound to no background key, whatever its groups."""
+    """Q165147: the interactive agent is bound to no background key, with any groups."""
     (key,) = routing_keys(job(context, requirement, target))
     addressed = (
         target == everyone

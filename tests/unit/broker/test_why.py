@@ -328,13 +328,13 @@ CASES: dict[str, tuple[Circumstances, str, str, timedelta | None]] = {
         "as soon as the agent has capacity",
         None,
     ),
-    "expired, and not told": (
+    "expired, and not reported": (
         known(outcome("received"), agent(status="missing"), **BACKGROUND, expires_at=-MINUTE),
         "it expired at 2026-11-23 11:59 UTC (1 min ago), which ws has not reported yet",
         "never starts",
         None,
     ),
-    "cancelled, and not told": (
+    "cancelled, and not reported": (
         known(outcome("received"), agent(status="missing"), cancelled=[cancellation()]),
         "cancelled by bob@hq at 2026-11-23 11:00 UTC (1 h ago): not today, which ws has not reported yet",
         "it does not start",
@@ -402,19 +402,19 @@ CASES: dict[str, tuple[Circumstances, str, str, timedelta | None]] = {
         "it is offered to ada within moments",
         None,
     ),
-    "optional, nobody logged on": (
+    "optional, no user logged on": (
         known(outcome("received"), UP, expires_at=HOUR),
         "no user is known to be logged on",
         "offered when a user logs on; at 2026-11-23 13:00 UTC (in 1 h) the service agent reports it",
         HOUR,
     ),
-    "needs a user, nobody logged on": (
+    "needs a user, no user logged on": (
         known(outcome("received"), UP, mandatory_at=-HOUR, user_input_required=True),
         "no user is known to be logged on, and it needs a user's input",
         "offered at the next logon",
         None,
     ),
-    "mandatory, nobody logged on": (
+    "mandatory, no user logged on": (
         known(outcome("received"), UP, mandatory_at=HOUR),
         "no user is known to be logged on",
         ("the service agent takes over at 2026-11-23 13:00 UTC (in 1 h), or a minute later, unless a"

@@ -98,7 +98,7 @@ def test_without_a_report_there_is_no_state() -> None:
 )
 @given(data=st.data())
 def test_clocks_do_not_decide_between_steps(story: list[State], data: st.DataObject) -> None:
-    """The last state of each story counts, whatever the clock said at each report."""
+    """The last state of each story counts, with any clock at each report."""
     clock = st.datetimes(datetime(1970, 1, 1), datetime(8999, 1, 1), timezones=st.just(UTC))  # noqa: DTZ001 - the zone is drawn
     in_order = [report(state, SERVICE, data.draw(clock)) for state in story]
     assert furthest(data.draw(st.permutations(in_order))) is in_order[-1]
