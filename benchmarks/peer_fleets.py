@@ -166,11 +166,11 @@ def salt(count: int) -> Iterator[Ways]:
             minion = {"id": name, "master": "127.0.0.1", "master_port": answer}
             words = [SALT / "salt-minion", "-c", _salted(folder / name, minion), "-l", "error"]
             stack.enter_context(process(words, environment, folder / "log"))
-        master = str(folder / "master")
-        words = [SALT / "python", "-m", "benchmarks.peers.salt_fleet", master, str(count)]
+        configuration = str(folder / "master")
+        words = [SALT / "python", "-m", "benchmarks.peers.salt_fleet", configuration, str(count)]
         sender = stack.enter_context(process(words, environment, folder / "log", asked=True))
         ask(sender, "ready", _READY_LIMIT)
-        line = [SALT / "salt", "-c", master, "--out", "txt", "*", "cmd.run", "uname"]
+        line = [SALT / "salt", "-c", configuration, "--out", "txt", "*", "cmd.run", "uname"]
         yield {
             "Salt, command line": lambda: timed(line, environment, f": Linux x {count}"),
             "Salt, Python client": lambda: ask(sender, "run"),

@@ -101,7 +101,7 @@ def end_text(snapshot: Snapshot, job: str) -> str:
     if snapshot.runs(job):
         return "The job is running now."
     if ended := snapshot.ended(job):
-        return f"The job has ended: {model.result(ended)}"
+        return f"The job has ended: {model.format_result(ended)}"
     return "The job is no longer offered: it was cancelled or has expired."
 
 
