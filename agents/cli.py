@@ -28,6 +28,8 @@ if TYPE_CHECKING:
     from agents.window.start import WindowOptions
     from broker.amqp.topology import AgentKind
 
+    _AddCommand = Callable[[str, str], Parser]
+
 _MAY_BE_IGNORED = (signal.SIGINT, signal.SIGHUP)
 
 
@@ -239,11 +241,6 @@ def _ask(arguments: argparse.Namespace, settings: "AgentSettings") -> int:
 def _parser() -> Parser:
     from agents.settings import AgentSettings
 
-    common = Parser(add_help=False)
-    common.add_argument("--workstation", metavar="NAME", help="this workstation's name")
-    common.add_argument("--group", metavar="G", action="append", help="a group of it; repeatable")
-    common.add_argument("--state-dir", metavar="DIR", help="the folder of its agents' state")
-    common.add_argument("--user", metavar="NAME", help="the interactive agent's user")
     parser = Parser(
         prog="pcm-agent",
         description="Runs the jobs of this workstation and reports their results.",
@@ -251,12 +248,32 @@ def _parser() -> Parser:
     )
     parser.add_version()
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
+    common = _common_options()
 
-    def command(name: str, text: str) -> Parser:
+    def add_command(name: str, text: str) -> Parser:
         return commands.add_parser(name, help=text, description=text, parents=[common])
 
-    command("service", "run the service agent: unattended, for all jobs")
-    interactive = command("interactive", "run the interactive agent in a user's session")
+    _add_programs(add_command)
+    _add_listings(add_command)
+    _add_actions(add_command)
+    text = "print a shell's completion script"
+    completion.add_argument(commands.add_parser("completion", help=text, description=text))
+    return parser
+
+
+def _common_options() -> Parser:
+    common = Parser(add_help=False)
+    common.add_argument("--workstation", metavar="NAME", help="this workstation's name")
+    common.add_argument("--group", metavar="G", action="append", help="a group of it; repeatable")
+    common.add_argument("--state-dir", metavar="DIR", help="the folder of its agents' state")
+    common.add_argument("--user", metavar="NAME", help="the interactive agent's user")
+    return common
+
+
+def _add_programs(add_command: "_AddCommand") -> None:
+    """Add the commands that run until they are stopped."""
+    add_command("service", "run the service agent: unattended, for all jobs")
+    interactive = add_command("interactive", "run the interactive agent in a user's session")
     interactive.add_argument(
         "--no-window",
         action="store_true",
@@ -269,7 +286,7 @@ def _parser() -> Parser:
         default=None,
         help="run optional offers without asking",
     )
-    window = command("window", "open the window of the user's running interactive agent")
+    window = add_command("window", "open the window of the user's running interactive agent")
     for with_window in (interactive, window):
         with_window.add_argument(
             "--web",
@@ -280,27 +297,35 @@ def _parser() -> Parser:
         with_window.add_argument(
             "--light", action="store_true", help="dark text on light background"
         )
+
+
+def _add_listings(add_command: "_AddCommand") -> None:
     for name, text in (
         ("pending", "list the jobs that are waiting, offered or running here"),
         ("history", "list the jobs that ended here"),
     ):
-        command(name, text).add_argument("--json", action="store_true", help="print JSON")
-    for name, text in (
-        ("run", "run an offered job now"),
-        ("postpone", "postpone a job; it is offered again later"),
-        ("decline", "decline an optional job"),
-        ("stop", "stop a running job, if the job allows it"),
-    ):
-        command(name, text).add_argument("job", metavar="JOB", help="the job's id or its beginning")
-    commands.choices["postpone"].add_argument(
+        add_command(name, text).add_argument("--json", action="store_true", help="print JSON")
+
+
+def _add_actions(add_command: "_AddCommand") -> None:
+    """Add the commands that send a user's action to the interactive agent."""
+    actions = {
+        name: add_command(name, text)
+        for name, text in (
+            ("run", "run an offered job now"),
+            ("postpone", "postpone a job; it is offered again later"),
+            ("decline", "decline an optional job"),
+            ("stop", "stop a running job, if the job allows it"),
+        )
+    }
+    for action in actions.values():
+        action.add_argument("job", metavar="JOB", help="the job's id or its beginning")
+    actions["postpone"].add_argument(
         "--until", metavar="T", required=True, help="+10m, or a time such as 2026-11-30T09:00Z"
     )
-    commands.choices["decline"].add_argument(
+    actions["decline"].add_argument(
         "--reason", metavar="TEXT", default="", help="the reason; administrators can read it"
     )
-    text = "print a shell's completion script"
-    completion.add_argument(commands.add_parser("completion", help=text, description=text))
-    return parser
 
 
 def _address(text: str) -> "Address":

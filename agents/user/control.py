@@ -54,37 +54,14 @@ async def serve_control_socket(
     Raises:
         OSError: the socket cannot be made.
     """
-    tasks: set[asyncio.Task[None]] = set()
-    counts: Counter[int] = Counter()
-
-    async def serve_client(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        task = asyncio.current_task()
-        if task is not None:
-            tasks.add(task)
-            task.add_done_callback(tasks.discard)
-        user_id = _peer_of(writer)
-        counts[user_id] += 1
-        try:
-            if connections is None or counts[user_id] <= connections:
-                await _serve_client(reader, writer, answer, is_shared=connections is not None)
-        except (OSError, TimeoutError, ValueError):
-            pass  # the client has disconnected
-        except asyncio.CancelledError:
-            pass  # the agent stops: its clients see the end of the stream
-        finally:
-            writer.close()
-            counts[user_id] -= 1
-
-    _remove(directory / name)
+    clients = _Clients(answer, connections)
     folder = os.open(directory, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
     try:
-        # A socket's path has 108 bytes at most; the folder's can be longer, so use its descriptor.
-        path = f"/proc/self/fd/{folder}/{name}"
-        listener = socket.socket(socket.AF_UNIX)
+        listener = _listen(directory, folder, name, 0o600 if connections is None else 0o666)
         try:
-            listener.bind(path)
-            (directory / name).chmod(0o600 if connections is None else 0o666)
-            server = await asyncio.start_unix_server(serve_client, sock=listener, limit=_LINE_LIMIT)
+            server = await asyncio.start_unix_server(
+                clients.serve, sock=listener, limit=_LINE_LIMIT
+            )
         except BaseException:  # also cancelled
             listener.close()
             raise
@@ -93,13 +70,60 @@ async def serve_control_socket(
             await asyncio.Event().wait()
         finally:
             server.close()
-            for task in tasks:
-                task.cancel()
-            await asyncio.gather(*tasks, return_exceptions=True)
+            await clients.cancel()
             with suppress(FileNotFoundError):
                 (directory / name).unlink()
     finally:
         os.close(folder)
+
+
+class _Clients:
+    """The connected clients of a socket; `limit`: of each user, None for this agent's user only."""
+
+    def __init__(self, answer: Callable[[Request], Awaitable[Answer]], limit: int | None) -> None:
+        self._answer = answer
+        self._limit = limit
+        self._tasks: set[asyncio.Task[None]] = set()
+        self._counts: Counter[int] = Counter()
+
+    async def serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        """Serve a new client."""
+        task = asyncio.current_task()
+        if task is not None:
+            self._tasks.add(task)
+            task.add_done_callback(self._tasks.discard)
+        user_id = _peer_of(writer)
+        self._counts[user_id] += 1
+        try:
+            if self._limit is None or self._counts[user_id] <= self._limit:
+                await _serve_client(reader, writer, self._answer, is_shared=self._limit is not None)
+        except (OSError, TimeoutError, ValueError):
+            pass  # the client has disconnected
+        except asyncio.CancelledError:
+            pass  # the agent stops: its clients see the end of the stream
+        finally:
+            writer.close()
+            self._counts[user_id] -= 1
+
+    async def cancel(self) -> None:
+        """Disconnect all clients."""
+        for task in self._tasks:
+            task.cancel()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
+
+
+def _listen(directory: Path, folder: int, name: str, mode: int) -> socket.socket:
+    """Return the bound socket of a folder; `folder` is the folder's descriptor."""
+    _remove(directory / name)
+    listener = socket.socket(socket.AF_UNIX)
+    try:
+        # A socket's path has 108 bytes at most; the folder's can be longer, so use its descriptor.
+        listener.bind(f"/proc/self/fd/{folder}/{name}")
+        (directory / name).chmod(mode)
+    except OSError:
+        listener.close()
+        raise
+    return listener
 
 
 def _remove(path: Path) -> None:

@@ -14,9 +14,17 @@ from broker.enrolment.definitions_file import WrongDefinitions
 from broker.enrolment.delivery import brokers_of, delivered, management_errors
 from broker.enrolment.workstation import Prepare, agents_with_login, enrol, revoke_agents, rotate
 
+_ONE_USER = "only this user's interactive agent; repeat for more"
+
 
 def add_to(commands: "argparse._SubParsersAction[Parser]") -> None:
     """Add the commands to a program's commands."""
+    _add_enrol(commands)
+    _add_rotate(commands)
+    _add_revoke(commands)
+
+
+def _add_enrol(commands: "argparse._SubParsersAction[Parser]") -> None:
     enrol = commands.add_parser(
         "enrol",
         description="Creates a broker user, a queue and its bindings for the service agent of each"
@@ -47,14 +55,24 @@ def add_to(commands: "argparse._SubParsersAction[Parser]") -> None:
         default="quorum",
         help="of new queues; classic for very large fleets (default: quorum)",
     )
+    _add_agents(enrol, user, "a user with an interactive agent; repeat for more")
+    _add_brokers(enrol)
     enrol.set_defaults(run=_enrol)
+
+
+def _add_rotate(commands: "argparse._SubParsersAction[Parser]") -> None:
     rotate = commands.add_parser(
         "rotate",
         description="Sets new passwords for the enrolled agents of workstations, prints their"
         " settings, and closes the connections made with the old passwords. Queued jobs stay, and"
         " running jobs continue. Restart the agents with the new settings.",
     )
+    _add_agents(rotate, valid_text, _ONE_USER)
+    _add_brokers(rotate)
     rotate.set_defaults(run=_rotate)
+
+
+def _add_revoke(commands: "argparse._SubParsersAction[Parser]") -> None:
     revoke = commands.add_parser(
         "revoke",
         description="Deletes the broker users of workstations' agents, closes their"
@@ -62,41 +80,38 @@ def add_to(commands: "argparse._SubParsersAction[Parser]") -> None:
         " workstations, as revoked: pcm forget removes them.",
     )
     revoke.add_argument("--yes", action="store_true", help="do not ask for confirmation")
+    _add_agents(revoke, valid_text, _ONE_USER)
     revoke.set_defaults(run=_revoke)
-    for command, text in (
-        (enrol, "a user with an interactive agent; repeat for more"),
-        (rotate, "only this user's interactive agent; repeat for more"),
-        (revoke, "only this user's interactive agent; repeat for more"),
-    ):
-        command.add_argument(
-            "workstation",
-            metavar="WORKSTATION",
-            nargs="+",
-            help="a name, a list such as A,B, a file of names as @FILE, group:NAME, or a glob such"
-            " as 'lab-*' for those in the history",
-        )
-        command.add_argument(
-            "--user",
-            metavar="U",
-            action="append",
-            default=[],
-            type=user if command is enrol else valid_text,
-            help=text,
-        )
-        command.add_argument("--json", action="store_true", help="print JSON, a line a workstation")
-    for command in (enrol, rotate):
-        command.add_argument(
-            "--credentials",
-            metavar="DIR|FILE",
-            help="write the settings to a file for each agent, which only you can read, instead"
-            " of printing them",
-        )
-        command.add_argument(
-            "--broker",
-            metavar="URL",
-            help="the broker's URL for the agents, without a login; several are comma-separated"
-            " (default: PCM_AMQP_URL)",
-        )
+
+
+def _add_agents(command: Parser, read_user: Callable[[str], str], user_help: str) -> None:
+    """Add the options that name workstations and users, and the output format."""
+    command.add_argument(
+        "workstation",
+        metavar="WORKSTATION",
+        nargs="+",
+        help="a name, a list such as A,B, a file of names as @FILE, group:NAME, or a glob such"
+        " as 'lab-*' for those in the history",
+    )
+    command.add_argument(
+        "--user", metavar="U", action="append", default=[], type=read_user, help=user_help
+    )
+    command.add_argument("--json", action="store_true", help="print JSON, a line a workstation")
+
+
+def _add_brokers(command: Parser) -> None:
+    command.add_argument(
+        "--credentials",
+        metavar="DIR|FILE",
+        help="write the settings to a file for each agent, which only you can read, instead"
+        " of printing them",
+    )
+    command.add_argument(
+        "--broker",
+        metavar="URL",
+        help="the broker's URL for the agents, without a login; several are comma-separated"
+        " (default: PCM_AMQP_URL)",
+    )
 
 
 def _enrol(arguments: argparse.Namespace) -> int:

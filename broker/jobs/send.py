@@ -188,48 +188,55 @@ def read_job(arguments: argparse.Namespace) -> "Job":
         raise UsageError("--to: give a target: all, group:NAME or workstation:NAME")
     now = datetime.now(UTC)
     try:
-        command = Command(
-            argv=(" ".join(arguments.argv),) if arguments.shell else tuple(arguments.argv),
-            shell=arguments.shell,
-            background=arguments.background,
-            user_input_required=arguments.user_input_required,
-            user_may_stop=arguments.user_may_stop,
-            survives_agent=arguments.survives_agent,
-            leaves_processes=arguments.leaves_processes,
-            rerun_interrupted=arguments.rerun_interrupted,
-            environment=dict(map(_variable, arguments.env or [])),
-            **_without_none(
-                cwd=arguments.cwd,
-                run_as=arguments.run_as,
-                timeout=arguments.timeout,
-                success_exit_codes=_codes("--success-exit", arguments.success_exit),
-                restart_exit_codes=_codes("--restart-exit", arguments.restart_exit),
-                platforms=arguments.platform,
-            ),
-        )
-        job = Job(
-            command=command,
-            targets=read_targets("--to", arguments.to),
-            excluded=read_targets("--not-to", arguments.not_to or []),
-            respects_windows=arguments.respects_windows,
-            created_at=now,
-            **_without_none(
-                name=arguments.name,
-                comment=arguments.comment,
-                max_postponements=arguments.max_postponements,
-                min_interval=arguments.min_interval,
-                offer_at=_moment("--offer-at", arguments.offer_at, now),
-                mandatory_at=_moment("--mandatory-at", arguments.mandatory_at, now),
-                expires_at=_moment("--expires-at", arguments.expires_at, now),
-                supersedes=arguments.supersedes,
-            ),
-        )
+        job = _job(arguments, _command(arguments), now)
         check_not_past(job, now)
     except ValidationError as error:
         raise UsageError(as_option(explain(error))) from error
     except ValueError as error:
         raise UsageError(as_option(str(error))) from error
     return job
+
+
+def _command(arguments: argparse.Namespace) -> Command:
+    return Command(
+        argv=(" ".join(arguments.argv),) if arguments.shell else tuple(arguments.argv),
+        shell=arguments.shell,
+        background=arguments.background,
+        user_input_required=arguments.user_input_required,
+        user_may_stop=arguments.user_may_stop,
+        survives_agent=arguments.survives_agent,
+        leaves_processes=arguments.leaves_processes,
+        rerun_interrupted=arguments.rerun_interrupted,
+        environment=dict(map(_variable, arguments.env or [])),
+        **_without_none(
+            cwd=arguments.cwd,
+            run_as=arguments.run_as,
+            timeout=arguments.timeout,
+            success_exit_codes=_codes("--success-exit", arguments.success_exit),
+            restart_exit_codes=_codes("--restart-exit", arguments.restart_exit),
+            platforms=arguments.platform,
+        ),
+    )
+
+
+def _job(arguments: argparse.Namespace, command: Command, now: datetime) -> Job:
+    return Job(
+        command=command,
+        targets=read_targets("--to", arguments.to),
+        excluded=read_targets("--not-to", arguments.not_to or []),
+        respects_windows=arguments.respects_windows,
+        created_at=now,
+        **_without_none(
+            name=arguments.name,
+            comment=arguments.comment,
+            max_postponements=arguments.max_postponements,
+            min_interval=arguments.min_interval,
+            offer_at=_moment("--offer-at", arguments.offer_at, now),
+            mandatory_at=_moment("--mandatory-at", arguments.mandatory_at, now),
+            expires_at=_moment("--expires-at", arguments.expires_at, now),
+            supersedes=arguments.supersedes,
+        ),
+    )
 
 
 def _from_file(arguments: argparse.Namespace) -> "list[Job]":
