@@ -21,17 +21,20 @@ from sqlalchemy import (
     update,
 )
 
-from broker.amqp.topology import agent_word
 from broker.history.chunks import chunks
 from broker.history.projection import check_ins, rejected
 from broker.history.projection.early import early_row, take_back
 from broker.history.projection.reports import ReportWriter
+from broker.history.projection.unreachable import (
+    QUEUED_RANK,
+    forget_workstation,
+    revoke_agents,
+)
 from broker.history.projection.upserts import EARLIER, put, update_each, upsert
 from broker.history.schema import (
     agents,
     early,
     jobs,
-    machines,
     memberships,
     outcomes,
     records,
@@ -50,10 +53,7 @@ from schemas import (
     WorkstationForgotten,
 )
 from schemas.orders.job import id_time
-from schemas.reports.report import (
-    SERVICE,
-    Rank,
-)
+from schemas.reports.report import SERVICE
 from schemas.reports.reporters import Reporters
 from schemas.times import Moment, latest
 
@@ -61,11 +61,7 @@ if TYPE_CHECKING:
     from broker.stream.entry import Record
 
 QUEUED = "queued"
-UNREACHABLE = "unreachable"
 
-_QUEUED_RANK = 0
-# Higher than any report before a start: only later reports of a start replace it.
-_FORGOTTEN_RANK, _FORGOTTEN_RANK_AT = Rank.ACCEPTED, 1e300
 # Whose jobs are looked up together. While more exist, Python's garbage collector takes as long as
 # reading them.
 _RECORDS = 200
@@ -84,7 +80,7 @@ _SEEN = (
 )
 _NOT_IN_RECORDS = {Report, CheckIn, Job, RejectedRecord}
 Row = dict[str, Any]
-_QUEUED_OUTCOME: Row = {"state": QUEUED, "rank": _QUEUED_RANK, "rank_at": 0.0, "rank_offset": 0}
+_QUEUED_OUTCOME: Row = {"state": QUEUED, "rank": QUEUED_RANK, "rank_at": 0.0, "rank_offset": 0}
 
 
 class Projection:
@@ -327,51 +323,12 @@ class Projection:
         self._check_ins.append((check_in, entry.offset))
 
     def _workstation_forgotten(self, record: WorkstationForgotten, entry: StreamEntry) -> None:
-        """Delete a workstation; jobs in its queues will never reach it."""
         self.flush()
-        name = record.workstation
-        for column in (
-            workstations.c.name,
-            memberships.c.workstation,
-            agents.c.workstation,
-            machines.c.workstation,
-        ):
-            self._connection.execute(delete(column.table).where(column == name))
-        reason = f"{record.sender} had the workstation forgotten"
-        self._set_unreachable(record, entry.offset, Rank.STARTED, reason)
+        forget_workstation(self._connection, record, entry.offset)
 
     def _agents_revoked(self, record: AgentsRevoked, entry: StreamEntry) -> None:
-        """Mark agents as revoked; jobs in the service agent's queue will never reach it."""
         self.flush()
-        words = set(map(agent_word, record.agents))
-        of_workstation = agents.c.workstation == record.workstation
-        known = self._connection.scalars(select(agents.c.agent).where(of_workstation))
-        revoked = [agent for agent in known if agent_word(agent) in words]
-        self._connection.execute(
-            update(agents)
-            .where(of_workstation, agents.c.agent.in_(revoked))
-            .values(revoked_at=record.created_at.timestamp())
-        )
-        if record.is_unreachable:
-            reason = f"{record.sender} had the service agent's login revoked"
-            self._set_unreachable(record, entry.offset, _QUEUED_RANK, reason)
-
-    def _set_unreachable(
-        self, record: WorkstationForgotten | AgentsRevoked, offset: int, most: int, reason: str
-    ) -> None:
-        """Set the outcomes up to a rank that a workstation can no longer change."""
-        self._connection.execute(
-            update(outcomes)
-            .where(outcomes.c.workstation == record.workstation, outcomes.c.rank <= most)
-            .values(
-                state=UNREACHABLE,
-                rank=_FORGOTTEN_RANK,
-                rank_at=_FORGOTTEN_RANK_AT,
-                rank_offset=offset,
-                at=record.created_at.timestamp(),
-                reason=reason,
-            )
-        )
+        revoke_agents(self._connection, record, entry.offset)
 
     def _upsert(self, table: Table, rows: Sequence[Row], changed: tuple[str, ...] = ()) -> None:
         put(self._connection, table, rows, changed)
@@ -421,7 +378,7 @@ def _reported_job(report: Report, offset: int) -> Row:
 
 
 def _made_at(report: Report) -> float:
-    """Return when a job was made; if its id does not tell, the time of its report."""
+    """Return when a job was made; if its id does not contain it, the time of its report."""
     return (id_time(report.job_id) or report.at).timestamp()
 
 

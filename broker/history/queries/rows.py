@@ -3,7 +3,8 @@
 from collections import Counter
 from dataclasses import dataclass
 
-from broker.history.projection.projection import QUEUED, UNREACHABLE
+from broker.history.projection.projection import QUEUED
+from broker.history.projection.unreachable import UNREACHABLE
 from schemas import State
 from schemas.errors import PcmError
 

@@ -12,8 +12,8 @@ from sqlalchemy import Connection, Engine, Select, func, or_, select
 
 from broker.history.engine import connect_snapshot, map_database_errors
 from broker.history.projection.projection import QUEUED, addressed, addressed_but_revoked
-from broker.history.queries.jobs import REPORT_ALLOWANCE
 from broker.history.queries.machines import MachineRow, current, former_names, read_machines
+from broker.history.queries.outcomes import REPORT_ALLOWANCE
 from broker.history.queries.rows import RUNNING, WAITING
 from broker.history.schema import POLICY, agents, jobs, memberships, outcomes, workstations
 from schemas import Job

@@ -5,7 +5,8 @@ from dataclasses import dataclass
 
 from broker.cli.time_formats import span
 from broker.history.history import History
-from broker.history.projection.projection import QUEUED, UNREACHABLE
+from broker.history.projection.projection import QUEUED
+from broker.history.projection.unreachable import UNREACHABLE
 from broker.history.queries.rows import OutcomeRow
 from broker.results.why.circumstances import (
     SERVICE,
