@@ -12,24 +12,15 @@ from typing import ClassVar
 
 from agents import facts
 from agents.changes import Changes
-from agents.claims.claims import Claims
-from agents.claims.standings import Standings
 from agents.execution.processes.cgroup import remove_empty
 from agents.execution.processes.subreaper import reap_orphans
 from agents.execution.sealing import Sealing
 from agents.identity import Identity
 from agents.inbox.consumer import Inbox
+from agents.inbox.order_store import OrderStore
 from agents.inbox.recovery import Recovery
 from agents.inbox.trust import Trust
-from agents.jobs.admission import Admission
-from agents.jobs.cancellation import Cancellations
-from agents.jobs.clock import Clock
-from agents.jobs.executor import Executor
-from agents.jobs.job_claims import JobClaims
-from agents.jobs.open_jobs import OpenJobs
-from agents.jobs.pause import PauseState
-from agents.jobs.scheduler import Scheduler
-from agents.jobs.workers import Workers
+from agents.jobs.pipeline import JobPipeline
 from agents.machine import identify
 from agents.outbox import Outbox
 from agents.session.broker_session import BrokerSession
@@ -80,82 +71,50 @@ class Agent:
         caught_up.set()
 
         self._ledger = Ledger(self.directory / "ledger.db")
-        self._claims = Claims(settings.state_dir, self.identity.name)
         self._outbox = Outbox(self.identity, self._ledger)
         self._tasks = BackgroundTasks()
         self.changes = Changes()
-        self.open_jobs = OpenJobs(
-            self.identity, self._ledger, self._claims, self._outbox, self.changes, Clock()
-        )
-        self._standings = Standings(state_dir, self.identity)
-        self._job_claims = JobClaims(
-            settings, self.identity, self._claims, self.open_jobs, self._standings
-        )
-        self._pause = PauseState(self.open_jobs, self.changes)
-        self._executor = Executor(
-            settings,
-            self.identity,
-            self.open_jobs,
-            self._outbox,
-            self.directory / "runs",
-            self._sealing,
-        )
-        self._scheduler = Scheduler(
+        self._jobs = JobPipeline(
             settings,
             self.identity,
             rules,
-            self.open_jobs,
-            self._job_claims,
-            self._pause,
+            self.directory,
+            self._ledger,
+            self._outbox,
             self._sealing,
-            self._executor,
             self.changes,
             self._tasks,
-            caught_up,
-        )
-        self._workers = Workers(self._scheduler, self.open_jobs, self._job_claims, self._executor)
-        cancellations = Cancellations(self.open_jobs, self._executor)
-        self._admission = Admission(
-            settings,
-            self.identity,
-            self.open_jobs,
-            self._claims,
-            self._scheduler,
-            self._executor,
-            cancellations,
-            self._tasks,
-        )
-        recovery = Recovery(self.identity, settings, self._ledger, trust, self._admission)
-        self._inbox = Inbox(
-            self.identity,
-            settings,
-            self._ledger,
-            self._claims,
-            self._outbox,
-            recovery,
-            trust,
-            self._admission,
-            cancellations,
-            self._pause,
             caught_up,
         )
         machine = identify(self.directory)
         self._heartbeat = Heartbeat(
             settings,
             self.identity,
-            self.open_jobs,
-            self._executor,
-            self._pause,
+            self._jobs.open_jobs,
+            self._jobs.executor,
+            self._jobs.pause,
             self._sealing.public,
             machine,
         )
-        self.open_jobs.on_clock_changed.append(self._heartbeat.clock_changed)
+        self._jobs.open_jobs.on_clock_changed.append(self._heartbeat.clock_changed)
+        recovery = Recovery(self.identity, settings, self._ledger, trust, self._jobs.admission)
+        self._orders = OrderStore(
+            self.identity,
+            settings,
+            self._ledger,
+            self._outbox,
+            recovery,
+            trust,
+            self._jobs.admission,
+            self._jobs.cancellations,
+            self._jobs.pause,
+        )
         self._session = BrokerSession(
             settings,
             self.identity,
             self._ledger,
             self.changes,
-            self._inbox,
+            self._inbox(trust, caught_up),
             self._outbox,
             self._heartbeat,
             recovery,
@@ -164,12 +123,24 @@ class Agent:
         self._stopping = asyncio.Event()
         self._stops_now = False
 
+    def _inbox(self, trust: Trust | None, caught_up: asyncio.Event) -> Inbox:
+        return Inbox(
+            self.identity,
+            self._settings,
+            self._ledger,
+            self._jobs.claims,
+            self._outbox,
+            trust,
+            self._orders,
+            caught_up,
+        )
+
     def stop(self) -> None:
         """Stop, and let running commands finish within the drain time; a second call kills them."""
         self._stops_now = self._stopping.is_set()
         self._stopping.set()
         if self._stops_now:
-            self._executor.kill()
+            self._jobs.executor.kill()
 
     async def run(self) -> None:
         """Run until stopped."""
@@ -181,21 +152,21 @@ class Agent:
                 components = [
                     tasks.create_task(work)
                     for work in (
-                        self._scheduler.run(),
+                        self._jobs.scheduler.run(),
                         self._serve(),
                         self._clean_up(),
                         reap_orphans(),
                     )
                 ]
-                workers = tasks.create_task(self._workers.run(self._settings.concurrency))
-                paused = self._pause.paused or None
+                workers = tasks.create_task(self._jobs.workers.run(self._settings.concurrency))
+                paused = self._jobs.pause.paused or None
                 _log.info(
                     "agent.started", groups=facts.groups_with_facts(self._settings), paused=paused
                 )
                 await self._stopping.wait()
-                _log.info("agent.stopping", running=self._executor.count)
+                _log.info("agent.stopping", running=self._jobs.executor.count)
                 self._session.stop_intake()
-                self._workers.stop()
+                self._jobs.workers.stop()
                 for task in components:
                     task.cancel()
                 await self._drain()
@@ -203,10 +174,9 @@ class Agent:
                 self._tasks.cancel()
                 await self._cancel_session(session)
         finally:
-            self._executor.close()
-            self._job_claims.close()
+            self._jobs.close()
             self._ledger.close()
-            self._claims.close()
+            self._jobs.claims.close()
             _log.info("agent.stopped")
 
     async def _check_name(self) -> None:
@@ -233,10 +203,10 @@ class Agent:
     def _restore(self) -> None:
         """Restore the pause and the open jobs from the ledger."""
         metadata, records = self._ledger.load()
-        self._pause.restore(metadata.pause)
-        self._executor.remove_spools({record.job.id for record in records})
+        self._jobs.pause.restore(metadata.pause)
+        self._jobs.executor.remove_spools({record.job.id for record in records})
         if not metadata.damage:  # else `Recovery` opens the jobs after it read the stream
-            self._admission.restore(records, metadata.seen_at)
+            self._jobs.admission.restore(records, metadata.seen_at)
 
     async def _serve(self) -> None:
         """Answer requests to this agent on its workstation."""
@@ -247,7 +217,7 @@ class Agent:
 
     async def _drain(self) -> None:
         """Wait for the running commands, stop the rest, and send the reports."""
-        await self._executor.drain(self._shutdown_grace())
+        await self._jobs.executor.drain(self._shutdown_grace())
         with suppress(TimeoutError):
             async with timeout(_FLUSH_LIMIT):
                 await self._ledger.commit(lambda _: None)  # earlier changes are on the disk then
@@ -284,5 +254,5 @@ class Agent:
             while await self._ledger.commit(delete_ended):
                 await asyncio.sleep(time.monotonic() - began)  # delete half of the time at most
                 began = time.monotonic()
-            await self._job_claims.forget(now - retention)
+            await self._jobs.job_claims.forget(now - retention)
             await asyncio.sleep(min(_CLEAN_UP_INTERVAL, retention / 4))

@@ -37,27 +37,27 @@ class InteractiveAgent(Agent):
         )
         super().__init__(settings, self._rules, settings.user)
         self._recent = RecentJobs()
-        self._reminders = Reminders(settings.remind, self.open_jobs, self.changes)
+        self._reminders = Reminders(settings.remind, self._jobs.open_jobs, self.changes)
         self._actions = UserActions(
             self.identity,
             self._rules,
-            self.open_jobs,
-            self._claims,
-            self._executor,
-            self._scheduler,
-            self._pause,
+            self._jobs.open_jobs,
+            self._jobs.claims,
+            self._jobs.executor,
+            self._jobs.scheduler,
+            self._jobs.pause,
             self._reminders,
         )
         self._views = ViewStream(
             settings.state_dir,
             self.changes,
             self._view_input,
-            self._executor,
+            self._jobs.executor,
             self._recent,
             self._ledger,
         )
-        self._scheduler.on_offered.append(self._reminders.show)
-        self.open_jobs.on_ended.append(self._recent.add)
+        self._jobs.scheduler.on_offered.append(self._reminders.show)
+        self._jobs.open_jobs.on_ended.append(self._recent.add)
 
     async def _serve(self) -> None:
         self._recent.fill(await self._ledger.commit(_recently_ended))
@@ -66,14 +66,14 @@ class InteractiveAgent(Agent):
             tasks.create_task(control.serve_control_socket(self.directory, self._answer))
             tasks.create_task(self._reminders.run())
             tasks.create_task(self._publish_standings())
-            accept = partial(self._inbox.accept_handed_over, objection=self._sealing.objection)
+            accept = partial(self._orders.accept_handed_over, objection=self._sealing.objection)
             tasks.create_task(handover.receive(self._settings.state_dir, accept))
 
     async def _publish_standings(self) -> None:
         """Tell the other users' agents how each mandatory job stands in this session."""
         while True:
             number, now = self.changes.number, time.time()
-            self._standings.publish(
+            self._jobs.standings.publish(
                 {
                     record.job.id: Standing(
                         self._rules.start(record, now),
@@ -81,7 +81,7 @@ class InteractiveAgent(Agent):
                         record.state is State.ACCEPTED or record.postponements > 0,
                         record.shown_at,
                     )
-                    for record in self.open_jobs.all()
+                    for record in self._jobs.open_jobs.all()
                     if record.job.requirement is Requirement.MANDATORY
                     and record.shown_at is not None
                     and record.state is not State.STARTED
@@ -112,9 +112,9 @@ class InteractiveAgent(Agent):
             now=time.time(),
             connection=self._session.state,
             service=service,
-            pause=self._pause.message,
-            entries=self.open_jobs.all(),
-            started=self._executor.started(),
+            pause=self._jobs.pause.message,
+            entries=self._jobs.open_jobs.all(),
+            started=self._jobs.executor.started(),
             last_shown_at=self._reminders.last_shown_at,
             rules=self._rules,
             recent=self._recent.rows,

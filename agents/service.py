@@ -19,7 +19,7 @@ class ServiceAgent(Agent):
         super().__init__(settings, rules)
         self._liveness_lock = service_liveness.announce(settings.state_dir)
         self._foreground_jobs = ForegroundJobs(
-            settings.state_dir, self._ledger, self._claims, self.open_jobs, self.changes
+            settings.state_dir, self._ledger, self._jobs.claims, self._jobs.open_jobs, self.changes
         )
 
     async def _serve(self) -> None:

@@ -15,6 +15,8 @@ from schemas.errors import PcmError
 from schemas.message import BODY_LIMIT
 from schemas.names import check_name
 
+MAX_REASON = 1000
+"""Characters of the reason for a rejection."""
 Order = Job | Cancellation | Pause
 _KIND = re.compile(r"^(job|cancellation|pause)\.")
 _ORDER: TypeAdapter[Order] = TypeAdapter(Annotated[Order, Field(discriminator="kind")])

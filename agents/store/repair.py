@@ -12,8 +12,9 @@ from contextlib import closing
 from pathlib import Path
 from typing import Any
 
+from agents.store.ledger_schema import MIGRATIONS, SCHEMA_VERSION
 from agents.store.state_folder import StateError, sync_directory
-from agents.store.transaction import MIGRATIONS, SCHEMA_VERSION, Transaction, select_job_records
+from agents.store.transaction import Transaction, select_job_records
 from broker.log import get_logger
 from schemas import InvalidMessage, Job, Pause, Report, State
 from schemas.errors import PcmError

@@ -14,7 +14,7 @@ import pytest
 from agents.service import ServiceAgent
 from agents.settings import AgentSettings
 from agents.store import ledger
-from agents.store.transaction import SCHEMA_VERSION
+from agents.store.ledger_schema import SCHEMA_VERSION
 from broker import Dispatcher
 from broker.amqp import connection
 from schemas import Report, State

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from agents.store.transaction import MIGRATIONS
+from agents.store.ledger_schema import MIGRATIONS
 from broker import Dispatcher
 from schemas import State
 from tests.support.workstation import Workstation, final, follow

@@ -5,8 +5,8 @@ from contextlib import closing
 from pathlib import Path
 
 from agents.store import ledger
+from agents.store.ledger_schema import MIGRATIONS
 from agents.store.repair import open_ledger
-from agents.store.transaction import MIGRATIONS
 from schemas import Command, Job, everyone
 
 

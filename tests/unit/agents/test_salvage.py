@@ -11,9 +11,10 @@ import pytest
 
 from agents.store import ledger
 from agents.store import repair as salvage
+from agents.store.ledger_schema import MIGRATIONS, SCHEMA_VERSION
 from agents.store.repair import open_ledger
 from agents.store.state_folder import StateError
-from agents.store.transaction import MIGRATIONS, SCHEMA_VERSION, JobRecord, Transaction
+from agents.store.transaction import JobRecord, Transaction
 from schemas import Command, Job, Pause, Report, State, everyone
 
 JOBS = 400
