@@ -1,4 +1,4 @@
-"""The identity of this machine, by which two machines with one workstation's name are told apart.
+"""The identity of this machine, which distinguishes two machines with one workstation's name.
 
 `/etc/machine-id` must not be published: machine-id(5) asks for a keyed hash of it, as
 sd_id128_get_machine_app_specific() makes one. An id in the agent's folder is part of the hash,

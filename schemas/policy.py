@@ -18,7 +18,7 @@ from schemas.text import listed
 from schemas.times import NEVER, Moment, WallClock, duration_text
 
 AFTER_SLEEP = "the machine slept"
-"""The reason of an offer that begins a whole countdown anew."""
+"""The reason of an offer that restarts the whole countdown."""
 MAX_STARTS = 5
 """Limit of restarts, for a command that ends its own agent or machine each time."""
 
@@ -173,7 +173,7 @@ class ServiceRules:
         return max(mandatory_at, received_at) + self.takeover_grace
 
     def restarts_wait(self, status: JobStatus, now: float) -> bool:
-        """Whether the grace of a user's job begins anew, since the machine has slept."""
+        """Whether the grace of a user's job restarts, since the machine has slept."""
         if status.job.context is Context.BACKGROUND or status.state is State.STARTED:
             return False
         return self._run_at(status, now) < now + self.takeover_grace and not _has_ended(
@@ -215,7 +215,7 @@ class InteractiveRules:
         return _first(now, ending, countdown, _again(status))
 
     def restarts_wait(self, status: JobStatus, now: float) -> bool:
-        """Whether the countdown of a job begins anew, since the machine has slept."""
+        """Whether the countdown of a job restarts, since the machine has slept."""
         if status.mandatory_at is None or status.shown_at is None or not _is_undecided(status):
             return False
         due = max(status.mandatory_at, status.shown_at + self.countdown)

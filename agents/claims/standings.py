@@ -1,6 +1,6 @@
 """Tells the interactive agents of a workstation in whose session a mandatory job is to run.
 
-Whoever says run, runs it. At the mandatory time it runs in the session of a user who has answered,
+A user who accepts it runs it. At the mandatory time it runs in the session of a user who answered,
 else in that of the user at the screen, else in that of the user who was shown it first.
 
 Each agent has a file among the claims, which it locks until its process ends, with the standing of

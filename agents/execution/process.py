@@ -150,7 +150,7 @@ class Process(RunningProcess):
                     os.fchown(write_end, user.uid, user.gid)
             tree = OwnProcessTree(variables[WORKSTATION_VARIABLE], variables[JOB_VARIABLE])
             if command.survives_agent:
-                tree.leave()  # whatever else ends while the agent ends
+                tree.leave()  # the agent's end must not end it
             self._own_tree = tree
             super().__init__(time.monotonic(), tree)  # it can have ended when Popen returns
             ours.callback(tree.close)

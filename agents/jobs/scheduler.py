@@ -118,7 +118,7 @@ class Scheduler:
             self._open_jobs.release(record.job.id)
 
     def _clock_changed(self, changes: ClockChanges) -> None:
-        """After sleep, begin countdowns and the service's grace anew: no time asleep counts."""
+        """After sleep, restart countdowns and the service's grace: no time asleep counts."""
         if not changes.slept:
             return
         now = time.time()
@@ -197,7 +197,7 @@ class Scheduler:
             self._open_jobs.wake(record.job.id, at)
 
     def _offer(self, record: JobRecord, now: float, reason: str = "") -> None:
-        """Show a job to the user; `reason`: why its countdown begins anew, if it does."""
+        """Show a job to the user; `reason`: why its countdown restarts, if it does."""
         if self._claims.is_decided(record):
             self._claims.yield_to_holder(record)
             return

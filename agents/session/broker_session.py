@@ -203,7 +203,7 @@ class BrokerSession:
         await self._ledger.commit(lambda transaction: transaction.set_bindings(wanted))
 
     async def _note_if_missing(self, connection: AbstractConnection, name: str) -> None:
-        """Note when the queue is made anew: jobs in the former one are lost."""
+        """Record when the queue is recreated: jobs in the former one are lost."""
         try:
             async with connection.channel() as channel:
                 await channel.declare_queue(name, passive=True)

@@ -56,7 +56,7 @@ class Heartbeat:
         self._stopping = False
         self._is_logged = False
         self.queue_new_at: datetime | None = None
-        """When the agent's queue was last made anew; None if it was there."""
+        """When the agent's queue was last recreated; None if it existed."""
         self._woke_at: datetime | None = None
         self._connection: AbstractConnection | None = None
         # A separate channel: a refused publish closes the channel, and reports must not be lost.

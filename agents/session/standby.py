@@ -1,7 +1,7 @@
 """Waits while another consumer has the agent's queue.
 
-A queue is one agent's. Its other consumer is either this agent's own, of a connection that was cut
-without a word, which the broker drops after three heartbeats at most; or it is another machine's.
+A queue is one agent's. Its other consumer is either this agent's own, of a connection that was lost
+without a close, which the broker drops after three heartbeats at most; or it is another machine's.
 Two machines with one name must not share a queue: each job would run on one of them.
 """
 
@@ -51,7 +51,7 @@ class Standby:
         self._is_logged = False
 
     def reset(self) -> None:
-        """Log the next time anew: this agent has its queue."""
+        """Log the next loss of the queue again: this agent has its queue."""
         self._is_logged = False
 
     async def is_taken(self, connection: AbstractConnection) -> bool:

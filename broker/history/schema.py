@@ -178,7 +178,7 @@ agents = _table(
     Column("signed_only", Boolean, nullable=False),
     _text("sealing_key"),
     Column("revoked_at", Float),  # its login was deleted; it has not checked in since
-    Column("queue_new_at", Float),  # its queue was last made anew: jobs in the former one are lost
+    Column("queue_new_at", Float),  # its queue was last recreated: jobs in the former one are lost
     Column("woke_at", Float),  # its machine last woke from sleep
 )
 

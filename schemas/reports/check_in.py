@@ -46,7 +46,7 @@ class Facts(BaseModel):
 class Machine(BaseModel):
     """Which machine an agent runs on: two machines must not have the same workstation's name.
 
-    A clone has the id of its original; the boot and the address tell them apart.
+    A clone has the id of its original; the boot and the address distinguish them.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -112,7 +112,7 @@ class CheckIn(Message):
     )
     queue_new_at: Instant | None = Field(
         default=None,
-        description="when its queue was last made anew: jobs in the former one are lost; null where"
+        description="when its queue was last recreated: jobs in the former one are lost; null where"
         " that is not known",
     )
     woke_at: Instant | None = Field(

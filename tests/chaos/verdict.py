@@ -36,7 +36,7 @@ class Figure(StrEnum):
     TOO_EARLY = "started before its time"
     POISON = "poison not in pcm.dead"
     REMAINS = "processes left behind"
-    FELL_OVER = "programs that fell over"
+    FELL_OVER = "programs that crashed"
 
 
 @dataclass(frozen=True)

@@ -168,7 +168,7 @@ async def cut_off(member: Member) -> AsyncIterator[None]:
 
 @asynccontextmanager
 async def frozen(member: Member) -> AsyncIterator[None]:
-    """Stop a node where it stands, its connections open and silent; then start it anew."""
+    """Stop a node where it stands, its connections open and silent; then start it again."""
     member.freeze()
     yield
     # Were it let go on, it would not notice that it was in a minority, and stay parted.

@@ -236,7 +236,7 @@ async def test_a_database_that_is_locked_is_waited_for(
 
 
 @pytest.mark.full
-async def test_a_database_file_that_is_gone_is_made_anew(
+async def test_a_deleted_database_file_is_recreated(
     settings: HistorySettings, tmp_path: Path
 ) -> None:
     (job,) = await publish(settings, 1)
@@ -252,7 +252,7 @@ async def test_a_database_file_that_is_gone_is_made_anew(
 
 
 @pytest.mark.full
-async def test_a_file_that_a_question_made_anew_is_filled_by_the_collector(
+async def test_a_file_that_a_query_recreated_is_filled_by_the_collector(
     settings: HistorySettings, tmp_path: Path
 ) -> None:
     (job,) = await publish(settings, 1)

@@ -286,13 +286,13 @@ async def test_a_damaged_ledger_and_a_new_one(plant: Plant) -> None:
     assert (await plant.ended(new)).state is State.SUCCEEDED
     damaged.end()
     unheard = plant.send(ws, *sealed, *count)
-    ws.state_dir.rename(ws.folder / "old")  # the machine is set up anew
+    ws.state_dir.rename(ws.folder / "old")  # the machine is installed again
     plant.done("revoke", ws.name, "--yes")
     plant.enrol_again(ws)
     # Not sealed: of the new agent no key is known yet.
     late = plant.send(ws, "--background", *count)
     since = datetime.now(UTC)
-    anew = plant.start(ws, "service")
+    reinstalled = plant.start(ws, "service")
     await checked_in(plant.reaching, ws, since=since)
     refused = await plant.ended(late)
     assert refused.state is State.REFUSED
@@ -301,4 +301,4 @@ async def test_a_damaged_ledger_and_a_new_one(plant: Plant) -> None:
     assert (await plant.ended(last)).state is State.SUCCEEDED
     assert (ws.folder / "ran").read_text().split() == ["x"] * 3
     assert unheard
-    no_traceback(service, damaged, anew)
+    no_traceback(service, damaged, reinstalled)

@@ -116,7 +116,7 @@ async def test_an_agent_with_another_key_does_not_run_it(
     secret: Path,
     kind: str,
 ) -> None:
-    """An agent set up anew, with the state folder of a former one lost."""
+    """An agent that was installed again: the former state folder is lost."""
     agents = {"service": ws.start("service"), "interactive": ws.start("interactive")}
     await checked_in(settings, ws, 2)
     ran = ws.folder / "ran"

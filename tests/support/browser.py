@@ -32,7 +32,7 @@ class Grid:
         self._row = self._column = 0
 
     def resize(self, columns: int, rows: int) -> None:
-        """Take another size; all is drawn anew."""
+        """Resize the window; the page is drawn again."""
         if (columns, rows) != (self.columns, self.rows):
             self.columns, self.rows = columns, rows
             self._cells.clear()

@@ -33,7 +33,7 @@ class AgentRow:
         takeover_grace: before the service takes a job over, in seconds; None if unknown.
         accept_offers: whether it runs optional jobs without asking.
         revoked_at: when its login was deleted.
-        queue_new_at: when its queue was last made anew; None if unknown.
+        queue_new_at: when its queue was last recreated; None if unknown.
         woke_at: when its machine last woke from sleep; None if unknown.
         missing_after: before the service ends a job of a missing user's agent, in seconds.
     """

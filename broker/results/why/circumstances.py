@@ -220,7 +220,7 @@ def lost_text(c: Circumstances) -> str:
     if new_at is None or new_at <= c.job.created_at:
         return ""
     return (
-        f"; the service agent's queue was made anew at {c.at(new_at)}, so what was sent before may"
+        f"; the service agent's queue was recreated at {c.at(new_at)}, so what was sent before may"
         " be lost"
     )
 

@@ -179,8 +179,8 @@ def _received_at(c: Circumstances, agent: str) -> float:
 def _shown_at(c: Circumstances, agent: str, state: State) -> float | None:
     """Return when a user was first shown the job, by the last clock and since the last sleep."""
     offered = [e for e in c.events if (e.state, e.agent) == (State.OFFERED, agent)]
-    if anew := [event.at for event in offered if event.reason == AFTER_SLEEP]:
-        return max(anew)
+    if restarts := [event.at for event in offered if event.reason == AFTER_SLEEP]:
+        return max(restarts)
     shown = [event.at for event in offered]
     if not shown and state is not State.RECEIVED and c.outcome is not None:
         return c.outcome.at or c.now

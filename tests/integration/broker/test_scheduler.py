@@ -264,7 +264,7 @@ async def test_a_clock_that_is_set_doubles_nothing(
     assert await drain(node, queue) == expected
 
 
-async def test_what_was_sent_long_ago_is_not_sent_anew(
+async def test_what_was_sent_long_ago_is_not_sent_again(
     node: Broker, scheduler: ScheduleRunner, queue: str, add: Add
 ) -> None:
     """A workstation that joins later does not get it."""

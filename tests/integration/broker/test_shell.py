@@ -215,7 +215,7 @@ async def test_why_tells_that_a_queue_was_recreated(node: Broker, ws: Workstatio
     def explained() -> str:
         return ws.run("pcm", "why", sent.stdout.strip(), ws.name).stdout
 
-    await until(lambda: "queue was made anew at" in explained())
+    await until(lambda: "queue was recreated at" in explained())
     assert "pcm rerun" in explained()
     assert agent.end() == 0
     restarted = ws.start("service")

@@ -350,11 +350,11 @@ def test_a_job_starts_when_the_listing_says(
         assert rules.start(held, T0) == runs_at
 
 
-def test_after_sleep_a_countdown_that_would_be_cut_begins_anew() -> None:
+def test_after_sleep_a_countdown_that_would_be_cut_restarts() -> None:
     """It ends at the mandatory time at the earliest, and is whole from the waking on."""
-    for now, mandatory_at, anew in ((0, 301, False), (0, 299, True), (900, 100, True)):
+    for now, mandatory_at, restarts in ((0, 301, False), (0, 299, True), (900, 100, True)):
         offered = entry(state=State.OFFERED, shown=-1000, mandatory_at=mandatory_at)
-        assert INTERACTIVE.restarts_wait(offered, T0 + now) is anew
+        assert INTERACTIVE.restarts_wait(offered, T0 + now) is restarts
         shown = replace(offered, shown_at=T0 + now)
         assert INTERACTIVE.deadline(shown, T0 + now) == T0 + max(mandatory_at, now + 300)
     for record in (
@@ -368,7 +368,7 @@ def test_after_sleep_a_countdown_that_would_be_cut_begins_anew() -> None:
         assert not INTERACTIVE.restarts_wait(record, T0 + 900)
 
 
-def test_after_sleep_the_services_grace_begins_anew() -> None:
+def test_after_sleep_the_services_grace_restarts() -> None:
     slept = entry(received=-1000, mandatory_at=100)
     assert not SERVICE.restarts_wait(slept, T0 + 50)
     assert SERVICE.restarts_wait(slept, T0 + 900)

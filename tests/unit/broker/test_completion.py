@@ -86,7 +86,7 @@ def test_fish_completes_with_short_descriptions(scripts: Path) -> None:
 
 def test_other_commands_do_not_load_the_generator() -> None:
     code = (
-        "import sys; from broker.cli import main; main.command(['topology', 'show']);"
+        "import sys; from broker.cli import main; main.run_pcm(['topology', 'show']);"
         " sys.exit('shtab' in sys.modules)"
     )
     _output(sys.executable, "-c", code)

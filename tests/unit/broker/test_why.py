@@ -193,9 +193,9 @@ CASES: dict[str, tuple[Circumstances, str, str, timedelta | None]] = {
         "the service agent receives it, unless the broker has dropped it",
         None,
     ),
-    "queued, and its queue was made anew": (
+    "queued, and its queue was recreated": (
         known(outcome("queued", None), replace(UP, queue_new_at=NOW.timestamp() - 60), **BACKGROUND),
-        "the service agent's queue was made anew at 2026-11-23 11:59 UTC (1 min ago), so what was sent",
+        "the service agent's queue was recreated at 2026-11-23 11:59 UTC (1 min ago), so what was sent",
         "to send it again: pcm rerun job-1 --workstation ws",
         timedelta(days=30) - 10 * HOUR,
     ),
@@ -974,7 +974,7 @@ def test_there_are_two_sentences_whatever_is_known() -> None:
                     assert found.next_at is None or found.next_at > NOW.timestamp(), found
 
 
-def test_after_sleep_the_countdown_begins_anew() -> None:
+def test_after_sleep_the_countdown_restarts() -> None:
     events = [
         event(State.OFFERED, -5 * HOUR, ADA),
         event(State.OFFERED, -MINUTE, ADA, AFTER_SLEEP),
@@ -989,7 +989,7 @@ def test_after_sleep_the_countdown_begins_anew() -> None:
     assert explain_state(slept).next_at == seconds(4 * MINUTE)
 
 
-def test_after_sleep_the_grace_of_the_service_begins_anew() -> None:
+def test_after_sleep_the_grace_of_the_service_restarts() -> None:
     """Unless it had not begun: a mandatory time that is ahead is not moved."""
     for woke_at, due_at, next_at in (
         (-MINUTE, -2 * HOUR, 4 * MINUTE),
