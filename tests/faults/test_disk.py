@@ -38,7 +38,7 @@ def process_on_record(disk: Disk) -> str:
     """Return what the ledger says of the process of the service's only job."""
     code = (
         "import sys; from pathlib import Path; from agents.store import ledger;"
-        "print(ledger.read(Path(sys.argv[1]))[0].process, end='')"
+        "print(ledger.read_ledger(Path(sys.argv[1]))[0].process, end='')"
     )
     program = disk.seen_by((sys.executable, "-c", code, disk.folder / "service" / "ledger.db"))
     return subprocess.run(program, capture_output=True, text=True, check=True).stdout

@@ -21,6 +21,7 @@ from agents.execution.command_run import CommandRun
 from agents.execution.process import Process
 from agents.inbox import consumer as intake
 from agents.inbox.consumer import Inbox
+from agents.inbox.order_store import OrderStore
 from broker.amqp.batch_publish import Outgoing
 from broker.amqp.publisher import Publisher
 from broker.cli import main as administration
@@ -31,7 +32,7 @@ if TYPE_CHECKING:
 
 POINTS: dict[str, tuple[Any, str, str]] = {
     "received": (Inbox, "_process_batch", "before"),
-    "accepted": (Inbox, "_accept_stored", "before"),
+    "accepted": (OrderStore, "_accept_stored", "before"),
     "acknowledged": (Inbox, "_process_batch", "after"),
     "claiming": (Claims, "decide", "before"),
     "claimed": (Claims, "decide", "after"),
@@ -43,8 +44,8 @@ POINTS: dict[str, tuple[Any, str, str]] = {
     "sending": (Publisher, "_publish", "before"),
     "sent": (Publisher, "_publish", "after"),
     "reading": (intake, "read_order", "before"),
-    "recording": (dispatcher, "record", "before"),
-    "recorded": (dispatcher, "record", "after"),
+    "recording": (dispatcher, "record_in_stream", "before"),
+    "recorded": (dispatcher, "record_in_stream", "after"),
 }
 """Between which steps of the pipeline a point lies: what is called, and whether before or after."""
 

@@ -73,9 +73,9 @@ def write(connection: Connection, check_ins: Sequence[tuple[CheckIn, int]]) -> N
     put(connection, agents, rows, columns)
     # Only the process that made the queue, or that saw the machine wake, knows when.
     for name, statement in _UPDATE_LAST_TIME.items():
-        told = [(check_in, at) for check_in, _ in check_ins if (at := getattr(check_in, name))]
-        if told:
-            connection.execute(statement, [_last_time(check_in, at) for check_in, at in told])
+        reported = [(check_in, at) for check_in, _ in check_ins if (at := getattr(check_in, name))]
+        if reported:
+            connection.execute(statement, [_last_time(check_in, at) for check_in, at in reported])
 
 
 def _last_time(check_in: CheckIn, at: datetime) -> dict[str, Any]:

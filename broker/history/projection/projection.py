@@ -28,7 +28,7 @@ from broker.history.projection.reports import ReportWriter
 from broker.history.projection.unreachable import (
     QUEUED_RANK,
     forget_workstation,
-    revoke_agents,
+    mark_revoked,
 )
 from broker.history.projection.upserts import EARLIER, put, update_each, upsert
 from broker.history.schema import (
@@ -328,7 +328,7 @@ class Projection:
 
     def _agents_revoked(self, record: AgentsRevoked, entry: StreamEntry) -> None:
         self.flush()
-        revoke_agents(self._connection, record, entry.offset)
+        mark_revoked(self._connection, record, entry.offset)
 
     def _upsert(self, table: Table, rows: Sequence[Row], changed: tuple[str, ...] = ()) -> None:
         put(self._connection, table, rows, changed)

@@ -29,7 +29,7 @@ def forget_workstation(connection: Connection, record: WorkstationForgotten, off
     _set_unreachable(connection, record, offset, Rank.STARTED, reason)
 
 
-def revoke_agents(connection: Connection, record: AgentsRevoked, offset: int) -> None:
+def mark_revoked(connection: Connection, record: AgentsRevoked, offset: int) -> None:
     """Mark agents as revoked; jobs in the service agent's queue will never reach it."""
     words = set(map(agent_word, record.agents))
     of_workstation = agents.c.workstation == record.workstation

@@ -65,7 +65,7 @@ async def test_a_damaged_ledger_is_made_good_from_the_brokers_record(
 async def test_after_a_lost_ledger_nothing_that_ended_runs_again(
     ws: Workstation, dispatcher: Dispatcher
 ) -> None:
-    """Q229809: as far as the broker can show it, also for a workstation that was installed again."""
+    """Q229809: as far as the broker can show it, also after a new installation."""
     ran = ws.folder / "ran"
     ws.start("service")
     ws.start("interactive", accept_offers="true")

@@ -996,8 +996,8 @@ def test_after_sleep_the_grace_of_the_service_restarts() -> None:
         (-MINUTE, 2 * HOUR, 2 * HOUR + 5 * MINUTE),
         (-6 * HOUR, -2 * HOUR, None),
     ):
-        told = replace(agent(), takeover_grace=300.0, woke_at=seconds(woke_at))
+        asleep = replace(agent(), takeover_grace=300.0, woke_at=seconds(woke_at))
         events = [event(State.RECEIVED, -5 * HOUR)]
-        slept = known(outcome("received", -5 * HOUR), told, mandatory_at=due_at, events=events)
+        slept = known(outcome("received", -5 * HOUR), asleep, mandatory_at=due_at, events=events)
         expected = None if next_at is None else seconds(next_at)
         assert explain_state(slept).next_at == expected
