@@ -293,7 +293,7 @@ async def test_an_unknown_target_is_answered_with_the_nearest(
 async def test_unknown_targets_in_a_file_of_several_jobs_are_answered_with_the_nearest(
     admin: Admin, tmp_path: Path
 ) -> None:
-    await admin.tell([check_in("tn-room-4", "tn-labour")])
+    await admin.append([check_in("tn-room-4", "tn-labour")])
     await admin.declare("tn-room-4", groups=["tn-labour"])
     file = tmp_path / "jobs.yaml"
     job = "- {{targets: ['{}'], command: {{argv: [/bin/true], background: true}}}}\n"
