@@ -13,7 +13,7 @@ _PROGRAM = Path(sys.executable).with_name("pip-audit")
 
 
 def main() -> int:
-    """Return the exit status: 1 where a hole is known."""
+    """Return the exit status: 1 if a vulnerability is known."""
     words = ["--format", "json", "--progress-spinner", "off", "--timeout", "5"]
     # The locked versions as they stand, hashes and all: nothing is resolved, or installed.
     words += ["--disable-pip", "--require-hashes"]

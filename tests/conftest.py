@@ -1,4 +1,4 @@
-"""What the tests share: one RabbitMQ for all, and workstations with real agent processes.
+"""Fixtures of all tests: one RabbitMQ, and workstations with real agent processes.
 
 Where tests run in several processes (pytest -n), the first process starts the broker, and each of
 the others has a virtual host of its own in it.
@@ -137,7 +137,7 @@ def _log() -> Iterator[None]:
 
 @pytest.fixture(autouse=True)
 def _terminals() -> Iterator[None]:
-    """What a failed test left on a terminal is no other test's trouble."""
+    """End the programs that a failed test left on a terminal."""
     yield
     OnTerminal.end_all()
 

@@ -201,7 +201,7 @@ async def test_what_another_tells_of_a_workstation_counts_nowhere(
 async def test_a_report_counts_only_from_an_agent_that_can_have_the_job(
     site: Site, dispatcher: Dispatcher, agent: AbstractConnection, admin: Admin
 ) -> None:
-    """A user's login says nothing of a background job, a workstation nothing of others' jobs."""
+    """A user's login cannot report background jobs, nor a workstation others' jobs."""
     own, others = (
         new_job().model_copy(update={"id": f"{word}-{os.getpid()}", "targets": targets})
         for word, targets in (

@@ -201,7 +201,7 @@ def test_who_made_an_empty_claim_cannot_alter_what_the_service_decides(state: Pa
 
 
 def test_another_name_of_a_file_is_not_written_to(state: Path) -> None:
-    """Where the kernel lets users link to what is not theirs (fs.protected_hardlinks)."""
+    """If the kernel lets users link to files of others (fs.protected_hardlinks)."""
     claims = Claims(state, "service")
     victim = state.parent / "victim"
     victim.touch()
@@ -225,7 +225,7 @@ def test_a_holder_that_is_overruled_does_not_start(state: Path) -> None:
 def test_a_holder_that_decides_meanwhile_is_not_overruled(
     state: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """It wrote in the last instant, and may see that its file is gone: then no agent starts it."""
+    """It wrote in the last instant, and may see that its file is gone: then none starts it."""
     service, user = Claims(state, "service"), Claims(state, "interactive-ada")
     assert user.take("job-1")
     started: list[bool] = []
@@ -269,7 +269,7 @@ def test_a_claim_that_is_held_for_ever_is_overruled(state: Path) -> None:
 def test_a_claim_is_left_to_a_user_who_said_run_for_some_seconds(
     state: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The service agent may look at it first in the instant when another user's agent gives way."""
+    """The service agent may read it at the instant when another user's agent leaves the claim."""
     service, user = Claims(state, "service"), Claims(state, "interactive-ada")
     waits = _standby(state, service)
     assert not waits.awaits_handover("job-1", accepted=False)
@@ -324,7 +324,7 @@ def test_settings_are_not_read_from_another_users_file(
 
 
 def test_settings_are_not_read_through_a_link(state: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Not even of a file of one's own: another user chose it, and could choose again."""
+    """Links to one's own files are refused, too: another user could change the target."""
     monkeypatch.delenv("PCM_WORKSTATION", raising=False)
     monkeypatch.chdir(state)
     ours = state.parent / "ours"

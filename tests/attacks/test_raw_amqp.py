@@ -1,4 +1,4 @@
-"""What an enrolled agent's own credentials are good for, tried by raw AMQP: nothing but its work.
+"""The permissions of an enrolled agent's login, tried by raw AMQP: it can do its work only.
 
 Each attack is tried as the interactive agent, which must learn nothing of background jobs, and as
 the service agent. `docs/security.md` has the table; with `PCM_TEST_AMQP_URL`,
@@ -295,7 +295,7 @@ async def test_the_services_name_is_not_the_users(
 async def test_further_keys_are_checked_or_tell_their_login(
     site: Site, logins: dict[str, Settings], header: str
 ) -> None:
-    """Before 4.0 the broker looks at the first key only: who published says the user id."""
+    """Before 4.0 the broker checks the first key only; the user id identifies the publisher."""
     headers = {header: [f"succeeded.{OTHER}.service"]}
     async with channel_of(logins[ADA.name]["PCM_AMQP_URL"]) as channel:
         attack = publish(REPORTS, "failed.OWN", headers=headers)(channel, ADA)
@@ -405,7 +405,7 @@ def test_names_are_no_patterns(site: Site) -> None:
 
 
 async def test_the_second_wall(site: Site, logins: dict[str, Settings]) -> None:
-    """Had an administrator allowed it to bind: still no background key, and no wildcard for one."""
+    """With permission to bind it still cannot bind a background key, nor a wildcard for one."""
     more = {**permissions(ADA), "read": ".*", "write": ".*"}
     place = ("permissions", site.virtual_host, ADA.login)
     site.management.put(*place, body=more)
@@ -431,7 +431,7 @@ async def test_the_second_wall(site: Site, logins: dict[str, Settings]) -> None:
 
 
 def test_a_row_stands_on_each_topic_exchange(site: Site, logins: dict[str, Settings]) -> None:
-    """Where a user has no row, RabbitMQ allows everything that the permissions do."""
+    """Without a row for a user, RabbitMQ allows all topics."""
     assert logins
     topics = {
         exchange["name"]
@@ -447,7 +447,7 @@ def test_a_row_stands_on_each_topic_exchange(site: Site, logins: dict[str, Setti
 
 
 async def test_nothing_came_of_it(site: Site, logins: dict[str, Settings]) -> None:
-    """After all that: what there is, is what was enrolled; a background job reaches no user."""
+    """After all attacks the broker has the enrolled entities; background jobs reach no user."""
     assert logins
     host = site.virtual_host
     here = of_agents(host, [SERVICE, ADA, BOB], ["lab"], {}, "quorum")

@@ -82,7 +82,7 @@ def test_it_has_that_users_ids_and_no_others() -> None:
 
 @other.needs_root
 def test_the_groups_of_the_agents_starter_are_dropped() -> None:
-    """And those of the user are all there."""
+    """The user's own groups are all set."""
     code = (
         "from tests.attacks.test_run_as import *\n"
         "print(said(run('id', '-G')), said(run('id', '-G', run_as='root')))"
@@ -155,7 +155,7 @@ def test_its_environment_is_not_heeded_before_the_rights_are_gone() -> None:
 
 @other.needs_root
 def test_it_is_ended_with_all_it_started() -> None:
-    """What is left of it would keep its output open."""
+    """Remaining processes would keep its output open."""
     ended = run("sleep 3600 & sleep 3600", shell=True, timeout=timedelta(seconds=1))
     assert ended.state is State.TIMED_OUT
 
@@ -165,11 +165,9 @@ def test_it_is_ended_with_all_it_started() -> None:
 async def test_what_survives_its_agent_is_found_again_and_ended(
     ws: Workstation, dispatcher: Dispatcher, tmp_path: Path
 ) -> None:
-    """Its files are its user's, so that it may open them; what it wrote is reported."""
+    """Its output files belong to its user, so it can open them; its output is reported."""
     service = ws.start("service")
-    shared = other.opened(tmp_path) / "shared"
-    shared.mkdir()
-    shared.chmod(0o777)
+    shared = other.shared_folder(tmp_path)
     pid = shared / "pid"
     script = f"echo one > /dev/stdout; echo $$ > {pid}; trap '' TERM; sleep 82.2; sleep 82.2"
     job = counted(ws, shared / "ran", script, background=True, run_as=USER, survives_agent=True)
@@ -220,7 +218,7 @@ def test_a_process_that_another_user_marks_as_a_jobs_is_not_taken_for_its_comman
 def test_another_users_setuid_process_is_not_taken_for_a_jobs_command(
     tmp_path: Path, *, recorded: bool
 ) -> None:
-    """It has root's rights: who started it counts. With an identity on record, that counts."""
+    """It has root's rights: the user who started it decides, or the recorded identity."""
     sleep = other.opened(tmp_path) / "sleep"
     shutil.copy("/bin/sleep", sleep)
     sleep.chmod(0o4755)
@@ -247,9 +245,7 @@ async def test_what_a_dead_agent_left_of_another_users_command_is_ended(
     ws: Workstation, dispatcher: Dispatcher, tmp_path: Path
 ) -> None:
     service = ws.start("service")
-    shared = other.opened(tmp_path) / "shared"
-    shared.mkdir()
-    shared.chmod(0o777)
+    shared = other.shared_folder(tmp_path)
     pid = shared / "pid"
     job = ws.job(f"echo $$ > {pid}; sleep 82.3", shell=True, background=True, run_as=USER)
     await dispatcher.dispatch(job)
@@ -263,7 +259,7 @@ async def test_what_a_dead_agent_left_of_another_users_command_is_ended(
 
 
 def test_it_is_shown_and_where_the_agent_is_not_root_it_is_not_applicable(ws: Workstation) -> None:
-    """As in a container: never with other rights than were asked for."""
+    """As in a container: the command never runs with other rights than the job's."""
     program: Program = PCM_AGENT
     if os.geteuid() == 0:
         keep = "+dac_override,+chown,+fowner"

@@ -32,7 +32,7 @@ ssl_cert_login_from = common_name
 
 
 class Place:
-    """A broker that speaks TLS, and the files of those who come to it."""
+    """A broker with TLS, and the certificates of its clients."""
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder

@@ -1,4 +1,4 @@
-"""The plan of a chaos run: which jobs, wishes of users, poison and faults, and when.
+"""The plan of a chaos run: the jobs, users' actions, poison messages and faults, with their times.
 
 All of it is drawn from one seed before anything starts, so the same seed makes the same plan;
 only how the machine keeps up with it differs.
@@ -54,7 +54,7 @@ class Seat:
 
 @dataclass(frozen=True)
 class Wish:
-    """What a user says to a job, so many seconds after it was sent."""
+    """A user's action on a job, some seconds after it was sent."""
 
     seat: Seat
     after: float
@@ -91,7 +91,7 @@ class Dose:
 
 @dataclass(frozen=True)
 class Fault:
-    """Something that goes wrong; without a seat it is the broker's."""
+    """A fault of an agent; without a seat, of the broker."""
 
     at: float
     kind: str
@@ -101,7 +101,7 @@ class Fault:
 
 @dataclass
 class Plan:
-    """What is to happen in a run."""
+    """The plan of a run."""
 
     seats: list[Seat] = field(default_factory=list)
     group: tuple[int, ...] = ()
@@ -217,7 +217,7 @@ def _command(drawn: random.Random, shape: str) -> dict[str, Any]:
 
 
 def _wishes(drawn: random.Random, plan: Plan, workstations: tuple[int, ...]) -> list[Wish]:
-    """Return what the users say; two of one workstation often at the same moment."""
+    """Return the users' actions; two users of one workstation often act at the same moment."""
     wishes = []
     for number in workstations:
         moment = drawn.uniform(0.2, 2)

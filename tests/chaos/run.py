@@ -1,4 +1,4 @@
-"""One run: a fleet of real agents, what is sent to it and done to it, and what there is to see."""
+"""One run: a fleet of real agents, its jobs and faults, and the collected evidence."""
 
 import asyncio
 import os
@@ -64,7 +64,7 @@ class Member:
 
     @property
     def log(self) -> Path:
-        """What all its lives logged."""
+        """The log of all its processes."""
         return self.ws.folder / f"{self.seat.agent}.log"
 
     def start(self) -> None:
@@ -101,7 +101,7 @@ class Member:
 
 
 class Run:
-    """One run: a fleet, what is sent to it and done to it, and the evidence of what happened."""
+    """One run: a fleet, its jobs and faults, and the collected evidence."""
 
     def __init__(self, plan: Plan, node: Broker, folder: Path, seed: int) -> None:
         self._plan = plan
@@ -460,7 +460,7 @@ class Run:
         await asyncio.sleep(_QUIET)
 
     async def _read(self) -> None:
-        """Take in what came to the stream and to the dead letters since the last time."""
+        """Read the new entries of the stream and the new dead letters."""
         evidence = self.evidence
         try:
             async with connect(self._settings, "chaos") as connection:

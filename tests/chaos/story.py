@@ -22,7 +22,7 @@ def tell(text: str) -> None:
 
 
 def table(run: "Run", findings: list[Finding]) -> str:
-    """Return what was done and what came of it."""
+    """Return a table of the faults and the results."""
     evidence = run.evidence
     ends: Counter[str] = Counter()
     for reports in evidence.reports().values():
@@ -54,7 +54,7 @@ def table(run: "Run", findings: list[Finding]) -> str:
 
 
 def story(run: "Run", finding: Finding) -> str:
-    """Return all that is known of a finding's job there."""
+    """Return the events of a finding's job on its workstation."""
     evidence = run.evidence
     lines = [f"--- {finding.figure}: {finding.text}"]
     sent = evidence.sent.get(finding.job_id)

@@ -1,4 +1,4 @@
-"""A short chaos run, and proof that its judge sees each thing that is forbidden."""
+"""A short chaos run; its verdict finds each kind of violation."""
 
 from collections.abc import Callable
 from dataclasses import replace
@@ -30,7 +30,7 @@ def _report(state: State, agent: str = "service", code: int | None = None) -> Re
 
 
 def _evidence() -> Evidence:
-    """Return what there is to see of a background job that ran and of a poison message."""
+    """Return the evidence of a background job that ran and of a poison message."""
     job = Job(id="job", command=Command(argv=("x",), background=True), targets=(workstation("ws"),))
     ran = [State.RECEIVED, State.STARTED]
     refused = Report(job_id="bad", workstation="ws", agent="service", state=State.REFUSED)

@@ -24,7 +24,7 @@ _MAY_HAVE_RUN = _RAN | {State.INTERRUPTED, State.CANCELLED}
 
 
 class Figure(StrEnum):
-    """What must not happen."""
+    """The kinds of violations."""
 
     LOST = "lost"
     RUN_TWICE = "run twice"
@@ -41,7 +41,7 @@ class Figure(StrEnum):
 
 @dataclass(frozen=True)
 class Finding:
-    """One forbidden thing, and where it is seen."""
+    """A violation, with its job and workstation."""
 
     figure: Figure
     text: str
@@ -51,7 +51,7 @@ class Finding:
 
 @dataclass(frozen=True)
 class Line:
-    """What a command wrote of itself; `code` only at its end."""
+    """A line that a command wrote; `code` only at its end."""
 
     what: str
     token: str
@@ -68,7 +68,7 @@ class Line:
 
 @dataclass
 class Sent:
-    """A job that was sent; `stored` and `withdrawn` once the dispatcher has said so."""
+    """A job that was sent; `stored` and `withdrawn` once the dispatcher has confirmed it."""
 
     job: Job
     workstations: tuple[str, ...]
@@ -90,7 +90,7 @@ class Poison:
 
 @dataclass
 class Evidence:
-    """All that is known of a run."""
+    """The evidence of a run."""
 
     sent: dict[str, Sent] = field(default_factory=dict)
     records: list[Job | Cancellation | Report] = field(default_factory=list)
@@ -131,7 +131,7 @@ class Evidence:
 
 
 def judge(evidence: Evidence) -> list[Finding]:
-    """Return all that is forbidden and happened all the same."""
+    """Return all violations."""
     return [
         *_of_pairs(evidence),
         *_of_records(evidence),
@@ -217,7 +217,7 @@ class _Case:
                 yield Figure.TOO_EARLY, f"{earliest.timestamp() - line.at:.1f} s before it"
 
     def _contradictions(self, final: Report) -> Iterator[str]:
-        """Yield how a final report and the file gainsay each other."""
+        """Yield contradictions between a final report and the command's file."""
         state, result = final.state, final.result
         missing = self._sent.shape == "missing program"
         if state not in self._possible():
@@ -234,7 +234,7 @@ class _Case:
             yield from self._differences(final)
 
     def _differences(self, final: Report) -> Iterator[str]:
-        """Yield where a command that ended by itself ended otherwise than reported."""
+        """Yield commands that ended by themselves in another way than reported."""
         state, result = final.state, final.result
         codes = [line.code for line in self._ends]
         if self._starts[0].agent != final.agent:

@@ -59,7 +59,7 @@ async def test_the_broker_stops_and_starts_again(
     ran: Path,
     gate: Gate,
 ) -> None:
-    """What runs then runs on, and what was accepted runs when its turn comes."""
+    """Running commands continue, and accepted jobs run at their time."""
     service = ws.start("service", concurrency="1")
     interactive = ws.start("interactive", no_window="yes")
     node.sync()
@@ -86,7 +86,7 @@ async def test_the_broker_stops_and_starts_again(
 async def test_connections_cut_in_the_middle_of_frames(
     ws: Workstation, dispatcher: Dispatcher, settings: DispatcherSettings, node: Node, ran: Path
 ) -> None:
-    """Nothing is lost and nothing is run twice, wherever the cut falls."""
+    """Nothing is lost and nothing is run twice, at any point of a cut."""
     sizes = random.Random(7)
     jobs = [counting(ws, ran, number) for number in range(120)]
     with Proxy(node.port) as proxy:
@@ -111,7 +111,7 @@ async def test_the_broker_freezes(
     ran: Path,
     gate: Gate,
 ) -> None:
-    """A broker that says nothing is given up, and a report waits until it speaks again."""
+    """The connection to a silent broker is closed, and a report waits for the next one."""
     service = ws.start("service", amqp_url=f"{node.url}?heartbeat=1")
     job = await dispatcher.dispatch(held(ws, ran, gate))
     service.wait_for("job.started")
@@ -173,7 +173,7 @@ async def test_the_broker_runs_out_of_disk(
     ran: Path,
     gate: Gate,
 ) -> None:
-    """It takes no messages: the agent works, stays connected, and reports afterwards."""
+    """The broker accepts no messages: the agent works, stays connected, and reports afterwards."""
     service = ws.start("service", watch_interval="1s")
     job = await dispatcher.dispatch(held(ws, ran, gate))
     service.wait_for("job.started")
@@ -194,7 +194,7 @@ async def test_the_broker_runs_out_of_disk(
 async def test_an_agent_starts_while_the_broker_is_out_of_memory(
     ws: Workstation, dispatcher: Dispatcher, settings: DispatcherSettings, node: Node, ran: Path
 ) -> None:
-    """It has reports, a job and unreadable messages to deal with, and takes them all in."""
+    """It has reports, a job and unreadable messages, and processes all of them."""
     former = ws.start("service")
     job = await dispatcher.dispatch(ws.job("sleep", "600", background=True))
     former.wait_for("job.started")
@@ -256,7 +256,7 @@ async def test_channels_go_behind_our_back(
     ran: Path,
     gate: Gate,
 ) -> None:
-    """The connection lives, but is deaf: only who asks for the consumer finds out."""
+    """The connection stays open without a consumer; only the check of the consumer detects it."""
     service = ws.start("service", watch_interval="1s")
     job = await dispatcher.dispatch(held(ws, ran, gate))
     service.wait_for("job.started")
@@ -292,7 +292,7 @@ async def test_the_queue_is_deleted(
 async def test_the_broker_closes_the_channel_of_a_slow_consumer(
     ws: Workstation, dispatcher: Dispatcher, settings: DispatcherSettings, node: Node, ran: Path
 ) -> None:
-    """What it had been delivered comes again, and is the same job."""
+    """Delivered messages are delivered again; the same id is the same job."""
     for name, value in {"consumer_timeout": 1000, "channel_tick_interval": 500}.items():
         node.ctl("eval", f"application:set_env(rabbit, {name}, {value}).")
     service = ws.start("service", amqp_url=f"{node.url}?heartbeat=0")
@@ -355,7 +355,7 @@ async def test_the_first_of_two_brokers_refuses(ws: Workstation, dispatcher: Dis
 async def test_the_first_of_two_brokers_lets_it_in_and_no_further(
     ws: Workstation, dispatcher: Dispatcher, node: Node
 ) -> None:
-    """So does a node that is cut off from its cluster: to be let in is no reason to stay."""
+    """A node that is cut off from its cluster accepts connections, too, and is left."""
     node.ctl("add_user", "outsider", "secret")
     node.ctl("set_permissions", "outsider", "^$", "^$", "^$")
     with Proxy(node.port) as proxy:
@@ -417,7 +417,7 @@ async def test_the_topology_is_deleted(
     node: Node,
     ran: Path,
 ) -> None:
-    """The agents make it again, though it is gone while they have nothing to say."""
+    """The agents declare it again, also if they have nothing to report when it is deleted."""
     service = ws.start("service", watch_interval="1s")
     interactive = ws.start("interactive", no_window="yes", watch_interval="1s")
     connection = await aio_pika.connect(node.url)

@@ -1,4 +1,4 @@
-"""A cluster of three nodes loses one in every way there is, and no job is lost or run twice."""
+"""A cluster of three nodes loses a node in several ways; no job is lost or run twice."""
 
 import asyncio
 import itertools
@@ -57,7 +57,7 @@ def workstations(cluster: Cluster, tmp_path: Path) -> Iterator[list[Workstation]
 
 
 class Load:
-    """Jobs sent without a break; each leaves a line in a file of its own, wherever it runs."""
+    """Sends jobs continuously; each writes a line to its own file on each workstation."""
 
     def __init__(self, dispatcher: Dispatcher, workstations: list[Workstation]) -> None:
         self.accepted: list[Job] = []
@@ -67,7 +67,7 @@ class Load:
 
     @asynccontextmanager
     async def running(self) -> AsyncIterator[None]:
-        """Send jobs meanwhile; at the end wait until the broker has taken each that was made."""
+        """Send jobs in the background; at the end wait until the broker has stored all of them."""
         stop = asyncio.Event()
         async with asyncio.TaskGroup() as tasks:
             tasks.create_task(self._send_all(tasks, stop))
@@ -180,7 +180,7 @@ async def frozen(member: Member) -> AsyncIterator[None]:
 async def test_a_cluster_that_loses_nodes_runs_each_job_once(
     cluster: Cluster, workstations: list[Workstation]
 ) -> None:
-    """One node is killed, one cut off, one frozen, each with agents connected to it."""
+    """One node is killed, one is partitioned, one is frozen, each with connected agents."""
     agents = [workstation.start("service", watch_interval="5s") for workstation in workstations]
     agents.append(workstations[0].start("interactive", watch_interval="5s"))
     hasty = DispatcherSettings(amqp_url=cluster.urls(0), patience=timedelta(0))
@@ -229,7 +229,7 @@ def replicas(member: Member) -> dict[str, int]:
 
 
 async def all_ended(settings: DispatcherSettings, expected: set[Key]) -> dict[Key, list[Report]]:
-    """Read the whole stream, until all has ended; return the final reports of each job.
+    """Read the whole stream until all jobs have ended; return the final reports of each.
 
     The stream may hold a report twice, under the same id; that is one.
     """

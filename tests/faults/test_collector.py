@@ -83,7 +83,7 @@ def pcm(settings: HistorySettings, *words: str) -> programs.Done:
 
 
 async def publish(settings: HistorySettings, jobs: int, *, pause: float = 0.0) -> list[Job]:
-    """Put jobs into the stream, and all that their workstations say of them."""
+    """Append jobs to the stream, and the reports of their workstations."""
     sent = []
     async with connect(settings, "test") as connection:
         await topology.ensure(connection)

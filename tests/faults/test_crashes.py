@@ -113,7 +113,7 @@ async def test_a_running_command_is_ended_and_reported(
 async def test_the_service_speaks_for_a_user_who_does_not_come_back(
     ws: Workstation, dispatcher: Dispatcher, tmp_path: Path
 ) -> None:
-    """Each job has a final report; and the user's agent, back at last, adds none."""
+    """Each job has a final report; the user's agent adds none when it returns."""
     ran = tmp_path / "ran"
     service = ws.start("service", missing_after="1s")
     interactive = ws.start("interactive", accept_offers="true")
@@ -137,7 +137,7 @@ async def test_the_service_speaks_for_a_user_who_does_not_come_back(
 async def test_a_job_that_says_so_is_started_again(
     ws: Workstation, dispatcher: Dispatcher, tmp_path: Path
 ) -> None:
-    """Q164887: by its own wish, and still with one final report; the user's at the next logon."""
+    """Q164887: a job that asks for it is started again; it has one final report."""
     ran = tmp_path / "ran"
     script = f"echo x >> {ran}; [ $(wc -l < {ran}) = 2 ] || sleep 86.5432"
     ws.start("service", missing_after="1s")

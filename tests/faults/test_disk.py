@@ -1,4 +1,4 @@
-"""A disk that is full, or takes no writes: nothing is lost, nothing runs twice, and it is said."""
+"""A full or read-only disk: nothing is lost, nothing runs twice, and the error is logged."""
 
 import re
 import resource
@@ -35,7 +35,7 @@ def disk(ws: Workstation) -> Iterator[Disk]:
 
 
 def process_on_record(disk: Disk) -> str:
-    """Return what the ledger says of the process of the service's only job."""
+    """Return the process that the ledger records for the service's only job."""
     code = (
         "import sys; from pathlib import Path; from agents.store import ledger;"
         "print(ledger.read_ledger(Path(sys.argv[1]))[0].process, end='')"
@@ -45,7 +45,7 @@ def process_on_record(disk: Disk) -> str:
 
 
 def refused(ws: Workstation, disk: Disk, *words: str) -> str:
-    """Return the one line that an agent says which does not start."""
+    """Return the one line of an agent that does not start."""
     found = subprocess.run(
         [*disk.program, *(words or ("service",))],
         env=ws.environment,
@@ -110,7 +110,7 @@ async def test_the_end_of_a_command_waits_for_room(
 async def test_a_command_that_ended_on_a_full_disk_does_not_run_again(
     ws: Workstation, disk: Disk, dispatcher: Dispatcher, tmp_path: Path
 ) -> None:
-    """Its end was never on record: it is interrupted, also after kill -9."""
+    """Its end was not recorded: it is interrupted, also after kill -9."""
     service = ws.start("service", program=disk.program)
     ran, gate = tmp_path / "ran", Gate(tmp_path / "go")
     job = await dispatcher.dispatch(counted(ws, ran, gate.script, background=True))
@@ -150,7 +150,7 @@ async def test_a_claim_waits_for_room(
 async def test_an_agent_can_be_stopped_on_a_full_disk(
     ws: Workstation, disk: Disk, dispatcher: Dispatcher, tmp_path: Path
 ) -> None:
-    """What was to come, and what was about to start, runs after the next start."""
+    """Jobs that were waiting or about to start run after the next start."""
     clock = Clock(ws)
     service = clock.start("service", disk.seen_by(PROGRAM), missing_after=LOOK_EVERY)
     accepted = counted(ws, tmp_path / "one", mandatory_at=now(hours=1))

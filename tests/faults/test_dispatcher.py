@@ -41,7 +41,7 @@ def patient(url: str, seconds: float = LIMIT) -> DispatcherSettings:
 
 
 async def seeing(dispatcher: Dispatcher, job: Job, seen: asyncio.Event) -> list[Report]:
-    """Follow a job to its end; say when the first report has come."""
+    """Follow a job to its end; set an event at the first report."""
     reports = []
     async for report in dispatcher.follow(job.id):
         reports.append(report)
@@ -52,7 +52,7 @@ async def seeing(dispatcher: Dispatcher, job: Job, seen: asyncio.Event) -> list[
 async def test_the_broker_is_killed_and_starts_again(
     ws: Workstation, settings: DispatcherSettings, node: Node, ran: Path, tmp_path: Path
 ) -> None:
-    """Who dispatches, follows or cancels meanwhile waits, and then it is done."""
+    """Dispatching, following and cancelling wait for the broker, and then succeed."""
     service = ws.start("service")
     jobs = [counting(ws, ran, number) for number in range(40)]
     gate, notices, sent = Gate(tmp_path / "go"), list[str](), list[Job]()
@@ -92,7 +92,7 @@ async def test_the_broker_is_killed_and_starts_again(
 async def test_connections_cut_in_the_middle_of_frames(
     ws: Workstation, settings: DispatcherSettings, node: Node, ran: Path
 ) -> None:
-    """Each job is stored, and however often that was, it runs once."""
+    """Each job is stored, perhaps several times, and runs once."""
     ws.start("service")
     sizes = random.Random(11)
     jobs = [counting(ws, ran, number) for number in range(100)]
@@ -117,7 +117,7 @@ async def test_connections_cut_in_the_middle_of_frames(
 
 
 async def test_a_frozen_broker_is_given_up(ws: Workstation, node: Node) -> None:
-    """By who was connected, in the middle of following too, and by who wants to connect."""
+    """By connected programs, also while they follow, and by new connections."""
     service = ws.start("service")
     with Proxy(node.port) as proxy:
         url = proxy.url(heartbeat=1)
@@ -200,7 +200,7 @@ async def test_the_first_of_two_brokers_is_silent(ws: Workstation, node: Node, r
 async def test_a_queue_that_is_deleted_is_reported_by_name(
     ws: Workstation, dispatcher: Dispatcher, node: Node
 ) -> None:
-    """Without its exchange and queue, a job has nowhere to go until the agent is back."""
+    """Without exchange and queue a job is unroutable until the agent has declared them."""
     service = ws.start("service")
     service.end()
     node.delete_queue(f"pcm.service.{ws.name}")

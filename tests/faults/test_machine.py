@@ -45,7 +45,7 @@ def spools(ws: Workstation, agent: str = "service") -> list[Path]:
 async def test_what_a_reboot_cut_off_is_interrupted_once(
     ws: Workstation, dispatcher: Dispatcher, tmp_path: Path
 ) -> None:
-    """Agent and command end at once; also a second start says nothing more."""
+    """Agent and command end at once; a second start reports nothing more."""
     service = ws.start("service")
     ran, pid = tmp_path / "ran", tmp_path / "pid"
     job = counted(ws, ran, f"echo $$ > {pid}; sleep 81.2", background=True)
@@ -137,7 +137,7 @@ async def test_a_process_that_has_the_pid_by_chance_is_not_harmed(
 async def test_a_survivor_goes_on_and_is_waited_for(
     ws: Workstation, dispatcher: Dispatcher, tmp_path: Path, how: str
 ) -> None:
-    """All that it wrote is reported, also what it wrote while no agent was there."""
+    """All output is reported, also of the time without an agent."""
     service = ws.start("service", drain="30s" if how == "twice" else "1s")
     ran, pid, said = tmp_path / "ran", tmp_path / "pid", tmp_path / "said"
     go, on = tmp_path / "go", tmp_path / "on"
@@ -226,7 +226,7 @@ async def test_a_users_survivor_goes_on_after_log_off(
 async def test_the_output_of_a_survivor_has_a_limit_on_the_disk(
     ws: Workstation, dispatcher: Dispatcher, tmp_path: Path
 ) -> None:
-    """Also while no agent is there; head and tail of it are reported."""
+    """Also without an agent; head and tail of the output are reported."""
     service = ws.start("service")
     ran = tmp_path / "ran"
     job = await dispatcher.dispatch(survivor(ws, ran, "echo first; exec yes"))

@@ -21,7 +21,7 @@ from tests.support.workstation import Workstation, final, follow, sabotaged
 async def letters(
     connection: AbstractConnection, ws: Workstation, count: int
 ) -> list[AbstractIncomingMessage]:
-    """Take so many dead letters of a workstation from their queue; those of others stay."""
+    """Consume some dead letters of a workstation; those of others stay."""
     found: list[AbstractIncomingMessage] = []
     async with asyncio.timeout(LIMIT), connection.channel() as channel:
         queue = await channel.get_queue(topology.DEAD)
@@ -103,7 +103,7 @@ async def test_a_newer_major_version_is_refused_and_reported(
 async def test_a_refused_id_has_one_final_report_and_poison_harms_no_neighbour(
     dispatcher: Dispatcher, ws: Workstation, settings: DispatcherSettings
 ) -> None:
-    """Not even a reason too long for a header; and what comes later under the id is refused."""
+    """The reason can be too long for a header; a later job of the same id is refused."""
     ws.start("service").end()
     jobs = [ws.job("true", background=True) for _ in range(6)]
     poisoned = ws.job("true", background=True)

@@ -1,4 +1,4 @@
-"""Two machines with one name: the second receives nothing, and says so."""
+"""Two machines with one name: the second receives nothing, and logs it."""
 
 import signal
 from pathlib import Path
@@ -119,7 +119,7 @@ async def test_an_agent_whose_network_was_cut_without_a_word_gets_its_queue_back
 async def test_a_second_machine_still_reports_what_it_ran(
     ws: Workstation, dispatcher: Dispatcher, tmp_path: Path
 ) -> None:
-    """It had the queue when it started the job, and lost it meanwhile."""
+    """It had the queue when it started the job, and has lost it since."""
     other = _other(ws, tmp_path / "other")
     gate = tmp_path / "go"
     with Proxy(int(ws.environment["PCM_AMQP_URL"].rpartition(":")[2].partition("/")[0])) as proxy:

@@ -30,7 +30,7 @@ def node() -> Iterator[Node]:
 async def test_without_a_broker_the_agent_waits_works_and_reports_later(
     node: Node, tmp_path: Path
 ) -> None:
-    """Q188578, Q164877, Q173073: it stays, says so once, runs what is due, sends it later."""
+    """Q188578, Q164877, Q173073: it keeps running, logs once, runs due jobs, and reports later."""
     proxy = Proxy(node.port)
     ws = Workstation("away", proxy.url(), tmp_path)
     settings = DispatcherSettings(amqp_url=(node.url,), patience=timedelta(seconds=LIMIT))

@@ -1,4 +1,4 @@
-"""`make fuzz`: hostile bytes at every entrance, for as long as is said."""
+"""`make fuzz`: hostile bytes for each reader, for the given time."""
 
 import argparse
 import importlib.util

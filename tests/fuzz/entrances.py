@@ -149,7 +149,7 @@ def _work_with(job: Job) -> None:
 
 
 def _order(data: bytes) -> None:
-    """What an agent takes is for it, and its ledger can keep it."""
+    """An accepted order is for the agent, and its ledger can store it."""
     job_id = job_id_of(data, None)
     assert job_id is None or check_name(job_id) == job_id
     refusal: Exception | None = None
@@ -212,7 +212,7 @@ def _ledger() -> Any:
 
 
 def _entry(kind: str, data: bytes) -> None:
-    """A view leaves out what it cannot read; what the history cannot keep, it says."""
+    """A view skips unreadable entries; the history records those that it cannot keep."""
     entry = StreamEntry(1, kind, "", data, "guest", f"{kind}.x")
     StreamEntry(1, kind, "", data, f"service@{WS}", f"{kind}.{WS}.service").records()
     records = entry.records()

@@ -22,7 +22,7 @@ def _enter(data: bytes) -> None:
 
 
 def _mutate(data: bytes, most: int, seed: int) -> bytes:
-    """Half of the time by what we know of the format, else by what libFuzzer saw compared."""
+    """Half of the mutations follow the format, the others libFuzzer's comparisons."""
     choice = random.Random(seed)
     head, rest = data[:1] or bytes([choice.randrange(len(ENTRANCES))]), data[1:]
     by_format = choice.random() < 0.5

@@ -1,4 +1,4 @@
-"""What is small and wants much gets nothing: no time, no memory, no stack."""
+"""Small inputs cannot cause large costs in time, memory or stack."""
 
 import subprocess
 import sys

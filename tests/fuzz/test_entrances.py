@@ -14,7 +14,7 @@ entrances = pytest.mark.parametrize("entrance", ENTRANCES, ids=lambda entrance: 
 
 @entrances
 def test_what_is_right_is_taken(entrance: Entrance) -> None:
-    """At least one: or the others would be refused for what the test is not about."""
+    """At least one is valid; otherwise the others would be refused for another reason."""
     assert any(map(entrance.takes, entrance.seeds))
 
 

@@ -1,4 +1,4 @@
-"""Running agents, given hostile bytes by whom they let speak: they answer, and go on."""
+"""Running agents answer hostile bytes on their sockets, and continue."""
 
 import json
 from random import Random

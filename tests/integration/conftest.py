@@ -1,4 +1,4 @@
-"""What tests of the history's commands share."""
+"""Fixtures for tests of the history's commands."""
 
 from collections.abc import AsyncIterator
 from pathlib import Path

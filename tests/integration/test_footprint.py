@@ -1,4 +1,4 @@
-"""What programs load, and how often an agent that has nothing to do wakes up: both cost all."""
+"""Imports of the programs, and wake-ups of an idle agent."""
 
 import asyncio
 import re
@@ -23,7 +23,7 @@ _ASKED_FOR = 2  # a second: heartbeats, both ways, are less than one
 
 
 def loaded(output: str) -> set[str]:
-    """Return the packages that Python says it has loaded, and our own modules."""
+    """Return the packages that Python has loaded, and our own modules."""
     modules = set(_IMPORTED.findall(output))
     return modules | {module.partition(".")[0] for module in modules}
 

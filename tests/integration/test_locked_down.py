@@ -164,7 +164,7 @@ async def test_jobs_of_all_four_kinds_with_secrets(plant: Plant) -> None:
 
 
 async def test_a_crash_a_pause_and_a_cancellation(plant: Plant) -> None:
-    """What runs as another user is found again after kill -9, and its secret's holder ended."""
+    """Another user's processes are found after kill -9; that with the secret is ended."""
     ws = plant.enrol()
     service = plant.start(ws, "service")
     await plant.there(ws)
@@ -244,7 +244,7 @@ async def test_waves_dead_letters_and_a_rerun(plant: Plant) -> None:
 
 
 async def test_an_agent_has_no_secret_of_another_sealed_for_it(plant: Plant) -> None:
-    """What a stolen login says of another workstation's key is a forgery, and counts nowhere."""
+    """A check-in with another workstation's key by a stolen login is rejected as a forgery."""
     ws, stolen = plant.enrol(), plant.enrol()
     plant.start(ws, "service")
     await plant.there(ws)
@@ -262,7 +262,7 @@ async def test_an_agent_has_no_secret_of_another_sealed_for_it(plant: Plant) -> 
 
 
 async def test_a_damaged_ledger_and_a_new_one(plant: Plant) -> None:
-    """What may have run is refused; the key for secrets outlives the ledger, not the folder."""
+    """Jobs that may have run are refused; the key for secrets is lost with the folder only."""
     ws = plant.enrol()
     service = plant.start(ws, "service")
     await plant.there(ws)

@@ -24,7 +24,7 @@ _AGAIN = 5.0  # seconds
 
 
 class Grid:
-    """What a terminal shows that is written to as Textual does: a place, then text."""
+    """A terminal screen for Textual's output: cursor positions and text."""
 
     def __init__(self) -> None:
         self.columns, self.rows = 80, 24

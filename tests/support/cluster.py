@@ -7,7 +7,6 @@ import signal
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
-from types import TracebackType
 from typing import Any, Self
 
 from tests.support.rabbitmq import Node
@@ -54,7 +53,7 @@ class Member(Node):
         return self._epmd_port
 
     def pauses(self) -> bool:
-        """Whether it pauses in a minority; with Khepri it goes on, and takes no changes."""
+        """Whether it pauses in a minority; with Khepri it continues without accepting changes."""
         return "khepri_db\tenabled" not in self.ctl("list_feature_flags", "name", "state")
 
     @property
@@ -63,7 +62,7 @@ class Member(Node):
         return _PAUSED in self.log
 
     def status(self) -> dict[str, Any]:
-        """Return the cluster's status as it knows it; not while a node is frozen."""
+        """Return the cluster's status as this node knows it; it blocks while a node is frozen."""
         found: dict[str, Any] = json.loads(self.ctl("cluster_status", "--formatter", "json"))
         return found
 
@@ -113,16 +112,11 @@ class Cluster:
             self._stack = stack.pop_all()
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         self._stack.close()
 
     def whole(self) -> bool:
-        """Whether all nodes talk AMQP, and each knows all to be running and none parted."""
+        """Whether all nodes accept AMQP, and each sees all running without partitions."""
         return all(member.answers() and self._is_whole(member.status()) for member in self.members)
 
     def _is_whole(self, status: dict[str, Any]) -> bool:
@@ -130,7 +124,7 @@ class Cluster:
         return running == {member.name for member in self.members} and not status["partitions"]
 
     def without(self, lost: Member) -> bool:
-        """Whether all other nodes take one for lost."""
+        """Whether all other nodes consider one as down."""
         return all(lost.name not in member.sees() for member in self.members if member is not lost)
 
     def urls(self, first: int) -> tuple[str, ...]:

@@ -1,4 +1,4 @@
-"""What has to hold after every fault of the broker."""
+"""Checks after each fault of the broker."""
 
 import asyncio
 import time
@@ -46,12 +46,12 @@ def held(ws: Workstation, ran: Path, gate: Gate, number: int = 1) -> Job:
 
 
 def ran_once(ran: Path, numbers: Iterable[int]) -> None:
-    """Each of the jobs ran, and none of them twice."""
+    """Check that each job ran exactly once."""
     assert Counter(map(int, ran.read_text().split())) == Counter(numbers)
 
 
 async def succeeded_once(settings: DispatcherSettings, jobs: Iterable[Job]) -> None:
-    """Each job ends, if not yet then soon, in one final report, and that is of a success."""
+    """Wait until each job has one final report, of a success."""
     wanted = {job.id for job in jobs}
     deadline = time.monotonic() + LIMIT
     while wanted - (ended := await _final_reports(settings)).keys():

@@ -62,7 +62,7 @@ class Fleet:
             self.workstations[name].start("service", groups=self.group)
 
     async def seen(self) -> None:
-        """Wait until all have said that they are there."""
+        """Wait until all have checked in."""
         settings = HistorySettings(amqp_url=(self.url,))
         collected(self.url, self.folder / "seen.db")
         engine = open_history(f"sqlite:///{self.folder}/seen.db")
@@ -75,7 +75,7 @@ class Fleet:
         engine.dispose()
 
     async def check_in(self, *names: str) -> None:
-        """Say for those who do not that they are there."""
+        """Append check-ins for workstations without agents."""
         settings = HistorySettings(amqp_url=(self.url,))
         async with connect(settings, "test") as connection:
             publisher = await Publisher.open(connection)

@@ -56,3 +56,11 @@ def opened(folder: Path) -> Path:
         if step.stat().st_uid == os.geteuid() and step != Path("/"):
             step.chmod(step.stat().st_mode | 0o011)
     return folder
+
+
+def shared_folder(folder: Path) -> Path:
+    """Make a folder in a test's folder that every user can write to; return it."""
+    shared = opened(folder) / "shared"
+    shared.mkdir()
+    shared.chmod(0o777)
+    return shared

@@ -8,7 +8,6 @@ import termios
 import threading
 import time
 from fcntl import ioctl
-from types import TracebackType
 from typing import Self
 
 from yarl import URL
@@ -46,12 +45,7 @@ class Proxy:
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         self.close()
 
     def close(self) -> None:

@@ -1,4 +1,4 @@
-"""What a queue holds, by the broker's word of this moment: its lists are seconds old."""
+"""The current content of a queue: the management API's lists are seconds old."""
 
 import asyncio
 
@@ -25,7 +25,7 @@ async def until_queue(
 async def take_all(
     channel: AbstractChannel, queue: str, *, no_ack: bool = True
 ) -> list[AbstractIncomingMessage]:
-    """Take all messages of a queue; one with a single active consumer cannot be asked for one."""
+    """Consume all messages of a queue; basic.get fails on one with a single active consumer."""
     found: list[AbstractIncomingMessage] = []
     await channel.default_exchange.publish(aio_pika.Message(b"", type="end of test"), queue)
     declared = await channel.get_queue(queue)

@@ -17,7 +17,6 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from types import TracebackType
 from typing import Any, NoReturn, Self
 
 from yarl import URL
@@ -279,12 +278,7 @@ class Node(Broker):
             raise
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         self.stop()
 
     def start(self) -> None:
@@ -347,7 +341,7 @@ class Node(Broker):
         return self._process.pid if self._process else 0
 
     def sync(self) -> None:
-        """Have it write what it would write within a second or two, such as what queues it has."""
+        """Make the broker write its pending metadata now, such as its queues."""
         self.ctl("eval", "mnesia:sync_log(), [dets:sync(Table) || Table <- dets:all()].")
 
     def kill(self) -> None:

@@ -53,7 +53,7 @@ def running(job: str, name: str, **fields: Any) -> Fields:
 
 
 def ended(job: str, name: str, **fields: Any) -> Fields:
-    """Return a job that ended; well, unless something else is said."""
+    """Return a job that ended, by default with success."""
     return {
         "job": job,
         "name": name,

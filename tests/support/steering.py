@@ -1,4 +1,4 @@
-"""What tests say to agents besides jobs, and hear of them besides reports."""
+"""Publishes pauses and other orders, and reads check-ins."""
 
 import asyncio
 from collections.abc import AsyncIterator

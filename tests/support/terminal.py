@@ -20,14 +20,14 @@ _TOKEN = re.compile(r"\x1b\[\??([0-9;]*)([A-Za-z])|(\r)|(\n)|([^\x1b\r\n]+)|\x1b
 
 
 class Screen:
-    """What a terminal shows, with all that has scrolled away; it knows what rich writes."""
+    """A terminal with its scrollback, for rich's output."""
 
     def __init__(self) -> None:
         self.lines = [""]
         self._row = self._column = 0
 
     def feed(self, text: str) -> None:
-        """Take in what a program writes."""
+        """Process a program's output."""
         for number, letter, back, down, plain in _TOKEN.findall(text):
             if back:
                 self._column = 0
@@ -129,7 +129,7 @@ class OnTerminal:
         return status
 
     def _read(self) -> bool:
-        """Take in what it has written; return whether there may be more."""
+        """Read its output; return whether there may be more."""
         ready, _, _ = select.select([self._master], [], [], 0.2)
         if not ready:
             return True

@@ -11,7 +11,7 @@ _EVERY = 0.02
 
 
 async def until(true: Callable[[], object]) -> None:
-    """Wait until something holds; tasks go on meanwhile."""
+    """Wait until a condition holds; other tasks continue."""
     deadline = time.monotonic() + LIMIT
     while not true():
         assert time.monotonic() < deadline, "it did not come true"

@@ -151,7 +151,7 @@ async def until_state(dispatcher: Dispatcher, job: Job, state: State, agent: str
 async def checked_in(
     settings: BrokerSettings, ws: Workstation, agents: int = 1, since: datetime = _EVER
 ) -> None:
-    """Wait until so many agents of a workstation have said, since then, that they are there."""
+    """Wait until so many agents of a workstation have checked in since then."""
     seen = set()
     async with (
         asyncio.timeout(LIMIT),

@@ -1,4 +1,4 @@
-"""All that we raise stands under one base."""
+"""All our errors have one base class."""
 
 import importlib
 import pkgutil

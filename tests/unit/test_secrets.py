@@ -73,7 +73,7 @@ def test_how_many_workstations_fit_is_reported(tmp_path: Path) -> None:
 
 
 def test_a_useless_key_is_refused_when_read_and_a_missing_one_is_reported(tmp_path: Path) -> None:
-    """Also one that an older program has read into the history."""
+    """Also a job that an older program has read into the history."""
     genuine = check_in("ws-000", sealing_key=base64.b64encode(bytes([9, *bytes(31)])).decode())
     useless = base64.b64encode(bytes(32)).decode()
     said = genuine.body().replace(str(genuine.sealing_key).encode(), useless.encode())

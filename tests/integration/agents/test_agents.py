@@ -72,7 +72,7 @@ async def test_login_names_of_any_letters(ws: Workstation, dispatcher: Dispatche
 async def test_whose_session_runs_a_mandatory_job(
     ws: Workstation, dispatcher: Dispatcher, answer: str
 ) -> None:
-    """Of two users, that of the one who has answered; else of the one who was shown it first.
+    """Of two users, the session of the one who answered; else of the one who was shown it first.
 
     The first has the claim, since its countdown began. Who says run does not wait for its end.
     """
@@ -104,7 +104,7 @@ async def test_whose_session_runs_a_mandatory_job(
 
 
 async def test_a_user_runs_an_offer(ws: Workstation, dispatcher: Dispatcher) -> None:
-    """Q149683: optional foreground jobs run only if the user says so."""
+    """Q149683: optional foreground jobs run only if the user accepts them."""
     ws.start("service")
     ws.start("interactive")
     job = await dispatcher.dispatch(ws.job("echo", "hello"))
@@ -221,7 +221,7 @@ async def test_two_users_one_job(ws: Workstation, dispatcher: Dispatcher) -> Non
 
 
 async def test_an_offer_ends_with_its_expiry(ws: Workstation, dispatcher: Dispatcher) -> None:
-    """Q225056, Q152229, Q188042: never run means expired, said once, and not run later."""
+    """Q225056, Q152229, Q188042: it expires, is reported once, and does not run later."""
     clock = Clock(ws)
     clock.start("service", missing_after=LOOK_EVERY)
     interactive = clock.start("interactive", missing_after=LOOK_EVERY)
@@ -409,7 +409,7 @@ async def test_a_killed_agent_reports_interrupted_and_runs_nothing_twice(
 async def test_a_claim_of_a_killed_agent_is_free_again(
     ws: Workstation, dispatcher: Dispatcher
 ) -> None:
-    """A countdown's claim dies with its holder; the service then takes over."""
+    """A countdown's claim ends with its holder; the service then takes over."""
     service = ws.start("service", concurrency="1", takeover_grace="0s")
     service.process.send_signal(signal.SIGSTOP)  # until the user's agent has the claim
     interactive = ws.start("interactive", countdown="1h")

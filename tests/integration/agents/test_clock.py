@@ -59,7 +59,7 @@ async def test_a_jump_ahead_makes_jobs_due_and_others_expire(
 async def test_a_jump_back_runs_nothing_a_second_time(
     ws: Workstation, dispatcher: Dispatcher, tmp_path: Path
 ) -> None:
-    """And what came by the wrong clock is not put off until that is right."""
+    """A job that was received under the wrong clock does not wait for that time."""
     clock = Clock(ws, JUMP)
     clock.start("service", concurrency="1")
     once, gate = tmp_path / "once", Gate(tmp_path / "go")
@@ -271,7 +271,7 @@ async def test_after_sleep_the_services_grace_begins(
 async def test_a_new_time_zone_counts_at_once(
     ws: Workstation, dispatcher: Dispatcher, settings: DispatcherSettings, tmp_path: Path
 ) -> None:
-    """For local times, for windows, and for administrators."""
+    """Local times, windows and check-ins follow the new zone."""
     link, zones = tmp_path / "localtime", Path("/usr/share/zoneinfo/Etc")
     link.symlink_to(zones / "GMT+5")
     hour_ago, in_an_hour = (f"{now(hours=hours):%H:%M}" for hours in (-1, 1))

@@ -1,4 +1,4 @@
-"""What a user may put off, for how long and how often; what they are reminded of, and may stop."""
+"""Limits of postponements, reminders, and stopping by the user."""
 
 import itertools
 import json

@@ -1,4 +1,4 @@
-"""What commands find around them is the same, however their agent was started."""
+"""The environment of commands does not depend on how their agent was started."""
 
 import json
 import os

@@ -61,7 +61,7 @@ async def test_a_lock_file_without_a_holder_does_not_block_the_start(
 
 
 def refused(ws: Workstation, *words: str) -> str:
-    """Return the one line that a program says which cannot do what it is asked."""
+    """Return the one line of a program that fails."""
     found = ws.run("pcm-agent", *(words or ("service",)))
     assert (found.returncode, found.stdout) == (1, ""), found
     (line,) = found.stderr.splitlines()

@@ -1,4 +1,4 @@
-"""A job is run only by the workstations that it is for, as their agents know themselves now."""
+"""A job is run only by workstations that its targets include, by their current settings."""
 
 import shutil
 
@@ -14,7 +14,7 @@ from tests.support.workstation import Workstation, final, follow
 async def test_nothing_runs_for_a_group_that_was_left(
     ws: Workstation, dispatcher: Dispatcher, ledger: str
 ) -> None:
-    """Also with a new ledger, which does not know what the agent had bound."""
+    """Also with a new ledger, which has no record of the former bindings."""
     lab = group(f"lab-{ws.name}")
     former = ws.start("service", groups=str(lab.name))
     late = ws.job("touch", str(ws.folder / "ran"), background=True)

@@ -90,7 +90,7 @@ def handed_over(ws: Workstation) -> list[str]:
 async def test_the_users_agent_checks_signatures_and_secrets(
     ws: Workstation, settings: DispatcherSettings, tmp_path: Path
 ) -> None:
-    """What it may not run is left to the agents that may."""
+    """A job that it may not run is left to the agents that may."""
     for folder in ("keys", "others"):
         (tmp_path / folder).mkdir()
     keys, others = Keys(tmp_path / "keys"), Keys(tmp_path / "others")

@@ -79,7 +79,7 @@ def highest_file(agent: AgentProcess) -> int:
 async def test_a_start_waits_until_there_are_files(
     ws: Workstation, dispatcher: Dispatcher, tmp_path: Path, room: int
 ) -> None:
-    """Intake, ledger and reports go on meanwhile."""
+    """Intake, ledger and reports continue."""
     service = ws.start("service")
     ran = tmp_path / "ran"
     job = counted(ws, ran, background=True)
@@ -100,7 +100,7 @@ async def test_a_start_waits_until_there_are_files(
 async def test_a_command_that_ends_while_files_are_used_up_does_not_run_again(
     ws: Workstation, dispatcher: Dispatcher, tmp_path: Path, *, survives: bool
 ) -> None:
-    """Also one that leaves processes behind, which are to be looked for."""
+    """Also a job that leaves processes, which the agent has to find."""
     service = ws.start("service", concurrency="1")
     ran, pid, gate = tmp_path / "ran", tmp_path / "pid", Gate(tmp_path / "go")
     script = f"echo $$ > {pid}; {gate.script}; echo done; sleep 81.8 &"
@@ -241,7 +241,7 @@ async def test_what_was_left_running_is_looked_for_once_there_is_a_thread_for_th
 async def test_a_start_waits_until_there_are_processes(
     of_another_user: Workstation, dispatcher: Dispatcher
 ) -> None:
-    """Intake, ledger and reports go on meanwhile."""
+    """Intake, ledger and reports continue."""
     ws = of_another_user
     user = () if os.geteuid() else AS_OTHER
     service = ws.start("service", program=(*user, *PCM_AGENT))

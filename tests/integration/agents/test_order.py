@@ -26,7 +26,7 @@ def started(agent: AgentProcess) -> list[str]:
 async def test_an_overdue_job_that_comes_while_a_later_one_waits_runs_first(
     ws: Workstation, dispatcher: Dispatcher, kind: str
 ) -> None:
-    """Each waits, for the user or for the user's agent, and the later one also for the earlier."""
+    """Each job waits for the user or the user's agent, and the later job for the earlier one."""
     clock = Clock(ws)
     agent = clock.start(
         kind, concurrency="1", countdown="60m", takeover_grace="60m", missing_after=LOOK_EVERY

@@ -16,7 +16,7 @@ from tests.support.workstation import Workstation, final, follow
 async def test_the_jobs_of_a_former_name_end_under_it(
     ws: Workstation, dispatcher: Dispatcher, tmp_path: Path
 ) -> None:
-    """One that was for the name alone is not run; others are; one that ran was interrupted."""
+    """A job for the former name alone is not run; others run; a running one is interrupted."""
     lab = group(f"lab-{ws.name}")
     gate = Gate(tmp_path / "go")
     former = ws.start("service", groups=str(lab.name), concurrency="1")

@@ -20,7 +20,7 @@ from tests.support.workstation import Workstation, final, follow, until_state
 async def test_a_damaged_ledger_is_made_good_from_the_brokers_record(
     ws: Workstation, dispatcher: Dispatcher
 ) -> None:
-    """What ended is not run again, what was accepted is, and administrators can see the damage."""
+    """Ended jobs are not run again, accepted ones are, and administrators can see the damage."""
     ran = ws.folder / "ran"
     clock = Clock(ws)
     service = clock.start("service")
@@ -117,7 +117,7 @@ async def test_what_ended_long_ago_is_forgotten_and_not_run_again(
 async def test_after_a_lost_ledger_a_users_agent_keeps_no_background_job_from_the_service(
     ws: Workstation, dispatcher: Dispatcher
 ) -> None:
-    """What it reports of such a job does not count for the service either."""
+    """Its reports of such a job do not count for the service either."""
     ran = ws.folder / "ran"
     assert ws.start("service").end() == 0
     job = await dispatcher.dispatch(ws.job(f"echo x >> {ran}", shell=True, background=True))

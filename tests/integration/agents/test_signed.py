@@ -75,7 +75,7 @@ def signing(settings: DispatcherSettings, path: Path) -> DispatcherSettings:
 async def test_no_forged_or_replayed_job_is_run(
     ws: Workstation, keys: Keys, settings: DispatcherSettings, attacker: AbstractChannel
 ) -> None:
-    """Each is refused and set aside with the reason; what is signed rightly runs, and once."""
+    """Each attack is dead-lettered with the reason; a correctly signed job runs once."""
     ada, eve = keys.trust("ada"), keys.make("eve")
     now = datetime.now(UTC)
     old = keys.trust("old", not_after=now - timedelta(days=1))

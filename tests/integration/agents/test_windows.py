@@ -35,7 +35,7 @@ def test_a_wrong_window_is_an_error_that_says_what_would_be_right(
 
 
 def opening(after: timedelta) -> tuple[str, datetime]:
-    """Return a daily window of an hour, and when it opens: so long from now, in whole minutes."""
+    """Return a daily window of an hour, and its opening: some whole minutes from now."""
     begin = (datetime.now().astimezone() + after).replace(second=0, microsecond=0)
     return f"{begin:%H:%M}-{begin + timedelta(hours=1):%H:%M}", begin
 

@@ -92,7 +92,7 @@ async def test_a_newer_job_replaces_older_ones_that_have_not_started(
 async def test_an_older_job_that_comes_late_is_superseded_already(
     ws: Workstation, dispatcher: Dispatcher
 ) -> None:
-    """Also by one that has ended, and after a restart of the agent."""
+    """Also by a newer job that has ended, and after a restart of the agent."""
     service = ws.start("service")
     older = ws.job("true", background=True, supersedes="update", created_at=now(minutes=-5))
     newer = await dispatcher.dispatch(ws.job("true", background=True, supersedes="update"))

@@ -1,4 +1,4 @@
-"""Many jobs at once: all are stored, in any trouble, and what cannot be sent keeps no other."""
+"""Many jobs at once: all are stored under faults, and one that fails holds back no other."""
 
 import asyncio
 import random
@@ -205,7 +205,7 @@ async def test_a_connection_cut_in_the_middle_loses_and_doubles_nothing(
 async def test_a_broker_that_answers_no_more_is_given_up_once(
     own_node: Node, settings: DispatcherSettings
 ) -> None:
-    """Not by each job in its turn: that would take for ever."""
+    """The limit is for the whole batch, not for each job."""
     notices: list[str] = []
     with Proxy(own_node.port) as proxy:
         patient = settings.model_copy(
@@ -221,7 +221,7 @@ async def test_a_broker_that_answers_no_more_is_given_up_once(
 
 
 async def test_a_refused_login_is_tried_once(own_node: Node) -> None:
-    """Not for each job: brokers count failed logins."""
+    """Login is tried once, not for each job: brokers count failed logins."""
     own_node.add_user("batch", "right")
     with Proxy(own_node.port) as proxy:
         url = proxy.url("batch", "right")

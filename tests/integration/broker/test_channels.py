@@ -84,7 +84,7 @@ async def test_a_close_that_is_cut_short_leaves_the_connection(
 async def test_a_close_that_the_broker_answers_late_leaves_the_connection(
     node: Broker, proxy: Proxy
 ) -> None:
-    """The library closes the channel again when a heartbeat's time has passed."""
+    """The library closes the channel again after a heartbeat."""
     url = f"{proxy.by(node.url)}?heartbeat=1"
     async with connect(BrokerSettings(amqp_url=(url,)), "test") as connection:
         await topology.ensure(connection)

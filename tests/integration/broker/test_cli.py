@@ -92,7 +92,7 @@ def test_a_wrong_setting_is_named(setting: str, value: str) -> None:
 
 
 def test_settings_come_from_a_file_of_ones_own(tmp_path: Path) -> None:
-    """But not from one that others may write to."""
+    """Not from a file that others may write to."""
     file = tmp_path / ".env"
     file.write_text(f"PCM_AMQP_URL={NOWHERE}\nPCM_PATIENCE=nonsense\n")
     for mode, named in ((0o600, "PCM_PATIENCE"), (0o666, "PCM_AMQP_URL")):
@@ -111,7 +111,7 @@ def test_settings_come_from_a_file_of_ones_own(tmp_path: Path) -> None:
 
 
 def _with_settings(folder: Path, mode: int = 0o600, **variables: str) -> list[str]:
-    """Return what `pcm topology show` says on stderr beside a `.env` file."""
+    """Return the stderr of `pcm topology show` in a folder with a `.env` file."""
     (folder / ".env").chmod(mode)
     done = subprocess.run(
         [BIN / "pcm", "topology", "show"],

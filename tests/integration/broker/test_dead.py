@@ -125,7 +125,7 @@ async def test_what_an_agent_could_not_read_is_listed_shown_and_dropped(
 async def test_a_job_that_the_broker_gave_up_is_sent_again_and_runs_once(
     dispatcher: Dispatcher, ws: Workstation, channel: AbstractChannel
 ) -> None:
-    """For all that it was for: who has run it already does nothing."""
+    """To all its targets: an agent that has run it already does nothing."""
     assert ws.start("service").end() == 0
     there = Workstation(f"{ws.name}-b", ws.environment["PCM_AMQP_URL"], ws.folder / "b")
     there.folder.mkdir()
@@ -231,7 +231,7 @@ async def test_copies_of_a_letter_are_one(ws: Workstation, channel: AbstractChan
 async def test_what_comes_back_while_it_is_sent_again_stays(
     settings: DispatcherSettings, node: Broker, ws: Workstation, channel: AbstractChannel
 ) -> None:
-    """The agent cannot read it this time either, and says so before the old letter is dropped."""
+    """The agent rejects it again, and the new letter is stored before the old one is dropped."""
     await poison(node, ws, channel, b"unreadable")
     (row,) = rows(ws, 1)
     service = ws.start("service")
@@ -346,7 +346,7 @@ def test_wrong_use_and_unknown_letters(ws: Workstation) -> None:
 async def test_many_looks_lose_nothing_and_do_not_disturb_each_other(
     own_node: Node, tmp_path: Path
 ) -> None:
-    """Each look is a delivery, and RabbitMQ drops what was delivered too often."""
+    """Each listing is a delivery, and RabbitMQ drops messages that were delivered too often."""
     settings = DispatcherSettings(amqp_url=(own_node.url,))
     ws = Workstation("ws-own", own_node.url, tmp_path)
     empty = ws.run("pcm", "dead", "list")
@@ -432,7 +432,7 @@ def test_a_broker_that_does_not_answer_is_out_of_reach(ws: Workstation) -> None:
 async def test_the_broker_ends_what_cannot_be_delivered_as_a_letter(
     ws: Workstation, channel: AbstractChannel
 ) -> None:
-    """Not by a rejection, but by the limit of deliveries that is set on an agent's queue."""
+    """By the delivery limit of an agent's queue, not by a rejection."""
     assert ws.start("service").end() == 0
     name = topology.queue_name(AgentKind.SERVICE, ws.name)
     exchange = await channel.get_exchange(topology.JOBS)

@@ -151,7 +151,7 @@ async def test_what_was_never_sent_cannot_be_cancelled_or_followed(dispatcher: D
 
 
 async def test_it_survives_a_lost_connection(dispatcher: Dispatcher, node: Broker) -> None:
-    """What is uncertain is sent again, with the same id."""
+    """A publish without a known outcome is repeated with the same id."""
     await declare(node, "lost")
     await asyncio.to_thread(node.close_connections)
     job = Job(command=Command(argv=("true",)), targets=(workstation("lost"),))
@@ -171,7 +171,7 @@ def steer(node: Broker, name: str, verb: str) -> None:
 async def test_a_broker_that_takes_its_time_is_asked_once(
     dispatcher: Dispatcher, node: Broker, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """To store a job for thousands takes long; sent again meanwhile, it would take longer."""
+    """Storing a job for thousands takes long; a repeated publish would take longer."""
     await declare(node, "slow")
     monkeypatch.setattr(publisher, "CALL_LIMIT", 4.0)
     job = Job(command=Command(argv=("true",)), targets=(workstation("slow"),))
@@ -208,7 +208,7 @@ async def test_a_queue_that_stores_nothing_is_reported_in_time(
 async def test_a_stream_that_was_deleted_is_made_again(
     dispatcher: Dispatcher, node: Broker, ws: Workstation
 ) -> None:
-    """Neither the job's record nor the reports go nowhere."""
+    """Neither the job's record nor the reports are lost."""
     ws.start("service")
     await asyncio.to_thread(node.delete_queue, topology.REPORTS)
     job = await dispatcher.dispatch(ws.job("true", background=True))

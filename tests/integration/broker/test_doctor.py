@@ -159,12 +159,12 @@ def patient(hospital: Broker, tmp_path: Path) -> Iterator[Patient]:
 
 
 def texts(found: Found, check: str) -> str:
-    """Return what a check says."""
+    """Return the texts of a check's findings."""
     return "\n".join(finding["text"] for finding in found.get(check, []))
 
 
 def is_safe(patient: Patient) -> bool:
-    """Whether the broker's version is one of those that have no known holes."""
+    """Whether the broker's version has no known vulnerabilities."""
     text: str = patient.management.get("overview")["rabbitmq_version"]
     series, _, patch = text.rpartition(".")
     return int(patch) >= _SAFE.get(series, 1000)
@@ -293,7 +293,7 @@ def test_the_user_guest(patient: Patient) -> None:
 
 @pytest.mark.full
 async def test_agents_that_accept_unsigned_orders(patient: Patient, tmp_path: Path) -> None:
-    """They say so; of two agents of a workstation, one is enough to be commanded by."""
+    """Check-ins show it; one such agent of two makes a workstation unsafe."""
     ws = Workstation(f"ws-{patient.number}", patient.url, tmp_path)
     closed, half, unsaid = (f"{word}-{patient.number}" for word in ("closed", "half", "unsaid"))
     try:

@@ -61,7 +61,7 @@ def start(
 
 
 def login_settings(settings: Settings) -> dict[str, str]:
-    """Return settings as a workstation takes them."""
+    """Return settings as variables of a workstation."""
     return {name.removeprefix("PCM_").lower(): value for name, value in settings.items()}
 
 
@@ -91,7 +91,7 @@ def ran(ws: Workstation) -> list[str]:
 async def test_a_group_that_the_agent_is_not_in_is_reported(
     site: Site, ws: Workstation, dispatcher: Dispatcher
 ) -> None:
-    """It may not unbind its queue, but runs nothing that is not for it."""
+    """It may not unbind its queue, but runs no job for others."""
     agents = site.enrol(ws.name, "--group", f"lab-{ws.name}")
     service = start(ws, "service", {**agents["service"], "PCM_GROUPS": ""})
     job = append(ws, "ran").model_copy(update={"targets": (group(f"lab-{ws.name}"),)})
@@ -155,7 +155,7 @@ async def test_jobs_of_all_four_kinds(site: Site, ws: Workstation, dispatcher: D
 async def test_a_file_of_credentials_is_read_as_it_is(
     site: Site, ws: Workstation, dispatcher: Dispatcher
 ) -> None:
-    """It is the agent's .env: whole, and its owner's alone."""
+    """The file is the agent's complete .env, with mode 0600."""
     folder = ws.folder / "credentials"
     asked = site.asked("enrol", ws.name, "--user", "ada", "--credentials", f"{folder}/")
     files = [Path(agent["file"]) for agent in asked["agents"]]
@@ -177,7 +177,7 @@ async def test_a_file_of_credentials_is_read_as_it_is(
 async def test_login_names_of_any_letters(
     site: Site, ws: Workstation, dispatcher: Dispatcher
 ) -> None:
-    """Each user's agent has its own queue and login; its name is shown as it is."""
+    """Each user's agent has its own queue and login; the name is shown unchanged."""
     options = [word for user in ODD_USERS for word in ("--user", user)]
     agents = site.enrol(ws.name, *options)
     assert len(agents) == len(ODD_USERS) + 1
@@ -204,7 +204,7 @@ async def test_login_names_of_any_letters(
 async def test_again_keeps_the_password_and_changes_the_groups(
     site: Site, ws: Workstation, dispatcher: Dispatcher
 ) -> None:
-    """Who is not named is kept, in the groups that are named now."""
+    """Agents that are not named are kept, in the groups named now."""
     lab, office = f"lab-{ws.name}", f"office-{ws.name}"
     file = ws.folder / "service.env"
     site.asked("enrol", ws.name, "--group", lab, "--credentials", str(file))
@@ -258,7 +258,7 @@ async def test_a_queue_keeps_its_jobs_after_its_agent_declared_or_enrolled_it(
 async def test_revoking_closes_connections_and_deletes_users_and_queues(
     site: Site, ws: Workstation, dispatcher: Dispatcher
 ) -> None:
-    """Of one user, or of the workstation; the agent says what is to be done, and comes back."""
+    """Of one user, or of the workstation; the agent logs the remedy, and reconnects."""
     agents = site.enrol(ws.name, "--user", "ada")
     service = start(ws, "service", agents["service"], login_pause="1s")
     user = start(ws, "interactive", agents["interactive-ada"], login_pause="1s")
@@ -296,7 +296,7 @@ async def test_revoking_closes_connections_and_deletes_users_and_queues(
 
 
 async def test_rotating_loses_no_job(site: Site, ws: Workstation, dispatcher: Dispatcher) -> None:
-    """What runs, runs on without the broker; what waits, waits; each is run once."""
+    """Running commands continue without the broker, waiting jobs wait, and each runs once."""
     old = site.enrol(ws.name, "--group", "lab")["service"]
     service = start(ws, "service", old, concurrency="1", login_pause="1s", drain="60s")
     until = ws.folder / "until"
@@ -525,7 +525,7 @@ def test_what_goes_wrong_is_one_line_and_nothing_is_done(site: Site, ws: Worksta
 
 
 def test_several_workstations_at_once(site: Site, ws: Workstation) -> None:
-    """Each is delivered before the next is changed; what is wrong of one is found before."""
+    """Each is delivered before the next is changed; errors are found before any change."""
     names = [f"{ws.name}-{number}" for number in range(3)]
     (ws.folder / "lab.txt").write_text("\n".join(names[1:]))
     several = (names[0], f"@{ws.folder}/lab.txt")

@@ -1,4 +1,4 @@
-"""What both programs say of themselves, and of a command line that is wrong."""
+"""Help texts of both programs, and the messages for wrong command lines."""
 
 import json
 

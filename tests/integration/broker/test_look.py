@@ -1,4 +1,4 @@
-"""What came of jobs: pcm jobs, show and output, as an administrator runs them."""
+"""`pcm jobs`, `show` and `output` on a history."""
 
 import fcntl
 import json
@@ -136,7 +136,7 @@ async def test_show_tells_one_workstation_s_story(fleet: SimulatedFleet) -> None
 
 
 async def test_states_without_reports_follow_from_the_job(fleet: SimulatedFleet) -> None:
-    """Also as a failure, if it expired."""
+    """An expired job is listed as a failure, too."""
     expired = fleet.job(
         "a", background=True, created_at=NOW - timedelta(hours=2),
         expires_at=NOW - timedelta(hours=1),

@@ -228,7 +228,7 @@ def test_paused_by_another_administrator_and_resumed(
 
 @pytest.mark.full
 def test_aborted_after_the_job_expired(three: Fleet, admin: Administrator, ran: Path) -> None:
-    """What runs goes on after the expiry, until it is cancelled."""
+    """A running command continues after the expiry, until it is cancelled."""
     admin.pcm("rollout", "list")  # what there is to read is read before the time counts
     done = admin.pcm(
         *send(three, ran, "--expires-at", "+8s", "--give-up-after", "9s", script="exec sleep 60")
@@ -253,7 +253,7 @@ def test_a_job_that_expires_between_two_waves(
 
 
 def test_aborted_by_another_administrator(three: Fleet, admin: Administrator, ran: Path) -> None:
-    """Its commands are ended where they run."""
+    """Its running commands are ended."""
     driver = admin.begin(*send(three, ran, script="exec sleep 60"))
     assert driver.stdout is not None
     rollout_id = driver.stdout.readline().strip()

@@ -128,7 +128,7 @@ async def test_the_newest_counts_until_it_is_removed(
 async def test_what_is_said_of_a_schedule_while_it_is_recorded_again_still_counts(
     dispatcher: Dispatcher, ours: HistorySettings, history: Engine
 ) -> None:
-    """As a rebuild of the history does, so that the stream keeps it."""
+    """As a rebuild of the history does, so that the record stays in the stream."""
     of, other = make(group("x")), make(group("x"))
     await dispatcher.record(of)
     await catch_up(ours, history)

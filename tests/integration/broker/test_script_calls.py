@@ -86,7 +86,7 @@ async def test_settings_that_are_given_count(
 async def test_a_rollout_is_refused_with_the_history_of_another_broker(
     dispatcher: Dispatcher, ws: Workstation, tmp_path: Path
 ) -> None:
-    """Also where a collector keeps it up to date; nothing is recorded at this broker."""
+    """Also with a collector; nothing is recorded at this broker."""
     engine = open_history(f"sqlite:///{tmp_path}/history.db")
     transact(engine, record_source, Source("rabbit@there", "/"))
     with engine.begin() as connection:

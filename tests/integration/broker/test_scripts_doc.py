@@ -1,4 +1,4 @@
-"""docs/howto/scripts.md: every script in it works, and prints what it says."""
+"""docs/howto/scripts.md: every script in it works, and prints the documented output."""
 
 import asyncio
 import os

@@ -1,4 +1,4 @@
-"""What a shell sees of `pcm`: exit statuses, streams that are closed, and what stderr says."""
+"""`pcm` in a shell: exit statuses, closed streams, and stderr."""
 
 import asyncio
 import json
@@ -82,7 +82,7 @@ def forbidden_host(node: Broker) -> Iterator[str]:
 
 
 def test_a_refused_virtual_host_is_named(node: Broker, forbidden_host: str) -> None:
-    """And is not taken for a mix-up of TLS, nor for a broker that is out of reach."""
+    """It is distinguished from a TLS error and from an unreachable broker."""
     user = URL(node.url).user or "guest"
     for host, why in (
         (forbidden_host, f"the user {user} has no permission there"),

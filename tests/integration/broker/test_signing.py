@@ -1,4 +1,4 @@
-"""Who signs what for administrators: keys, approvals, and what is never signed for others."""
+"""Keys, approvals, and orders that are never signed for others."""
 
 import json
 from datetime import UTC, datetime, timedelta
@@ -231,7 +231,7 @@ class Signers:
 async def test_a_narrow_or_expired_key_does_not_become_the_wide_one(
     admin: Admin, keys: Keys, settings: DispatcherSettings, tmp_path: Path
 ) -> None:
-    """What every agent refused, or would refuse, is not signed again by a key that may do all."""
+    """A job that agents refused, or would refuse, is not signed again by a key without limits."""
     signers = Signers(keys, settings, tmp_path)
     here, elsewhere = signers.here, signers.elsewhere
     for_both, for_one = signers.for_both, signers.for_one
@@ -322,7 +322,7 @@ async def test_a_schedule_is_sent_only_for_whom_its_key_may_order(
 async def test_what_is_recorded_again_keeps_its_signatures(
     keys: Keys, settings: DispatcherSettings, tmp_path: Path
 ) -> None:
-    """As a rebuild of the history does with schedules: it makes nothing its own."""
+    """As a rebuild of the history does with schedules: original signatures are kept."""
     keys.make("ada"), keys.make("bob")
     # No workstation has this name: the schedules stay in the stream for other tests.
     job = Job(command=Command(argv=("true",)), targets=(workstation("nowhere"),))

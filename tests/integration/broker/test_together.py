@@ -112,7 +112,7 @@ async def test_who_gives_up_leaves_nothing_that_others_trip_over(
 async def test_jobs_that_share_a_record_are_each_found(
     dispatcher: Dispatcher, settings: DispatcherSettings, node: Broker, tmp_path: Path
 ) -> None:
-    """By who cancels or follows one of them, and by the history."""
+    """By cancelling, by following, and by the history."""
     await declare(node, "together")
     jobs = [job("together") for _ in range(120)]
     assert [sent.error async for sent in dispatcher.dispatch_all(jobs)] == [None] * len(jobs)

@@ -37,7 +37,7 @@ def names(prefix: str, count: int) -> list[str]:
 
 
 async def send(admin: Admin, job: Job, members: list[str]) -> None:
-    """Let a job be sent to the members of its group."""
+    """Append a job for a group and the check-ins of its members."""
     (target,) = job.targets
     await admin.append(check_in(name, target.name or "") for name in members)
     await admin.append([job])

@@ -43,7 +43,7 @@ async def queues(admin: Admin, *names: str) -> list[str]:
 
 
 async def taken(admin: Admin, queue: str) -> list[Pause]:
-    """Take the orders from a queue."""
+    """Consume the orders in a queue."""
     connection = await aio_pika.connect(admin.url)
     async with connection, connection.channel() as channel:
         found = []

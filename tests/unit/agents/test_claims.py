@@ -91,7 +91,7 @@ def test_a_link_in_the_shared_folder_leads_nowhere(tmp_path: Path) -> None:
 
 
 def test_what_is_no_file_stands_only_in_its_own_jobs_way(tmp_path: Path) -> None:
-    """Neither an error nor a wait: the service's other jobs go on."""
+    """Neither an error nor a wait: the service's other jobs continue."""
     claims = Claims(tmp_path, "service")
     (tmp_path / "claims" / "folder").mkdir()
     os.mkfifo(tmp_path / "claims" / "pipe")

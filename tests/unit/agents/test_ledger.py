@@ -113,7 +113,7 @@ async def test_a_change_that_fails_does_not_take_others_along(book: Ledger) -> N
 async def test_a_full_disk_is_waited_for(
     book: Ledger, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Nothing is acknowledged meanwhile, and all of it is kept once there is room."""
+    """Nothing is acknowledged while the disk is full; all is stored once there is room."""
     monkeypatch.setattr(ledger, "_RETRY_PAUSE", 0.01)
     with closing(sqlite3.connect(tmp_path / "ledger.db")) as database:
         (pages,) = database.execute("PRAGMA page_count").fetchone()
@@ -142,7 +142,7 @@ def limit(transaction: Transaction, pages: int) -> None:
 
 
 async def test_what_ended_long_ago_is_dropped_bit_by_bit(book: Ledger) -> None:
-    """So that a job that is due need not wait for all of it."""
+    """A due job need not wait for the whole deletion."""
     jobs = [make_job(created_at=datetime.fromtimestamp(1, UTC)) for _ in range(50)]
     # The clock of its sender was ahead: published again, it would not be too old.
     jobs[2] = make_job(created_at=datetime.fromtimestamp(6, UTC))

@@ -1,4 +1,4 @@
-"""What agents say of themselves, the groups they are in by facts, and jobs that leave them out."""
+"""Check-ins, groups by facts, and jobs that exclude workstations."""
 
 import platform
 from pathlib import Path

@@ -178,7 +178,7 @@ def test_what_is_left_may_write_for_ever(means: str, tmp_path: Path, number: str
 def test_a_time_limit_ends_a_command_that_would_leave_processes(
     means: str, tmp_path: Path, number: str
 ) -> None:
-    """It has not ended by itself: what it started is not ready to be left."""
+    """It has not ended by itself, so its processes are ended."""
     script = leaving(tmp_path, WAYS["in a session of its own"], number, "exec sleep 97")
     with agent(means, script, leaves_processes=True, timeout=1) as process:
         assert outcome(process)[0] == "timed_out"

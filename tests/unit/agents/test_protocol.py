@@ -42,7 +42,7 @@ class Crash(BaseException):
 
 
 class Life:
-    """One life of an agent, from its start to its end or its death."""
+    """One process of an agent, from its start to its end or its kill."""
 
     def __init__(self, model: "Model", identity: Identity) -> None:
         self.model = model
@@ -174,7 +174,7 @@ class Model(RuleBasedStateMachine):
         fault=st.sampled_from([*[None] * 8, "between", "before", "half", "unsynced"]),
     )
     def move(self, identity: Identity, wish: str, steps: int, fault: str | None) -> None:
-        """Let an agent take its next steps, start it if it does not run; and kill it, perhaps.
+        """Let an agent take its next steps; start it if it does not run; perhaps kill it.
 
         Between two steps; or within the first of them: before it writes into a claim, when it
         has written half, or before that is synced.

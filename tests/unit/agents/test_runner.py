@@ -83,7 +83,7 @@ def test_output_exit_code_and_measures() -> None:
 
 
 def test_a_quick_command_took_as_long_as_its_start_at_least() -> None:
-    """Its clock runs before it does: a program may have ended when its start is known."""
+    """Its clock starts before it: a program may have ended when its start is recorded."""
     shares = []
     for _ in range(20):
         began = time.monotonic()
@@ -100,7 +100,7 @@ def test_the_memory_of_a_large_command_is_known() -> None:
 
 
 def test_declared_exit_codes() -> None:
-    """Q171070: a success that needs a restart says so."""
+    """Q171070: a success that needs a restart is reported as one."""
     codes: dict[str, Any] = {
         "success_exit_codes": frozenset({0, 2}),
         "restart_exit_codes": frozenset({5}),

@@ -154,7 +154,7 @@ def test_a_file_that_is_in_use_or_in_the_way_is_no_damage(tmp_path: Path) -> Non
 async def test_a_damage_that_shows_itself_later_ends_the_agent_with_one_line(
     tmp_path: Path,
 ) -> None:
-    """Nothing is tried again and again: the next start repairs it."""
+    """The agent does not loop: the next start repairs the ledger."""
     path = tmp_path / "ledger.db"
     fill(path)
     book = ledger.Ledger(path)

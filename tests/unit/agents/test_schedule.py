@@ -1,4 +1,4 @@
-"""Who runs what, and when: the domain's table, row by row."""
+"""The policy of both agents: each row of the domain's table."""
 
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
@@ -175,7 +175,7 @@ def test_nothing_that_the_user_does_escapes_a_mandatory_job(
 
 
 def test_a_clock_that_was_set_back_delays_nothing() -> None:
-    """What was noted by the clock that was ahead is in the future, and is not waited for."""
+    """Times recorded by a clock that was ahead are in the future, and are not waited for."""
     day = 86_400
     ahead = entry(mandatory_at=100, received=day)
     assert step(SERVICE.next(ahead, T0 + 200, claimed=False)) == (Step.RUN, 160)
@@ -351,7 +351,7 @@ def test_a_job_starts_when_the_listing_says(
 
 
 def test_after_sleep_a_countdown_that_would_be_cut_restarts() -> None:
-    """It ends at the mandatory time at the earliest, and is whole from the waking on."""
+    """It ends at the mandatory time at the earliest, and is complete from the wake-up on."""
     for now, mandatory_at, restarts in ((0, 301, False), (0, 299, True), (900, 100, True)):
         offered = entry(state=State.OFFERED, shown=-1000, mandatory_at=mandatory_at)
         assert INTERACTIVE.restarts_wait(offered, T0 + now) is restarts

@@ -1,4 +1,4 @@
-"""Whose session comes first, and whose file counts."""
+"""The order of the users' sessions, and the files that count."""
 
 import os
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""Whose orders an agent takes: the folder of keys, and what is asked of signatures."""
+"""The orders that an agent accepts: the folder of keys, and the required signatures."""
 
 import os
 from collections.abc import Callable
@@ -111,7 +111,7 @@ def test_two_different_people_sign_where_one_has_to_approve(keys: AgentKeys) -> 
 
 
 def test_of_two_files_of_one_key_none_is_trusted(keys: AgentKeys) -> None:
-    """Else the alphabet would decide which limits it has."""
+    """Otherwise the file names' order would decide which limits it has."""
     ada, bob = keys.trust("ada", targets=(group("office"),)), keys.trust("bob")
     wide = TrustedKey(name="a-second", key=ada.public_text)
     keys.path("a-second").write_bytes(wide.body())
@@ -128,7 +128,7 @@ def test_of_two_files_of_one_key_none_is_trusted(keys: AgentKeys) -> None:
 
 
 def test_a_folder_is_not_reached_through_a_link_of_another_user(keys: AgentKeys) -> None:
-    """They could lead it elsewhere."""
+    """Another user could change the target."""
     if os.geteuid():
         pytest.skip("needs root to make links of others")
     keys.trust("ada")

@@ -140,7 +140,7 @@ def test_the_service_runs_a_job_in_its_window() -> None:
 
 
 def test_a_job_that_is_due_in_a_window_is_due_at_its_own_time() -> None:
-    """Else it would be put off by each look at it."""
+    """Otherwise each computation would move the start."""
     following = SERVICE.next(entry(background=True), OPENS + HOUR, claimed=False)
     assert (following.step, following.at) == (Step.RUN, NOW)
 

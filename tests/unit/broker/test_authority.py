@@ -1,4 +1,4 @@
-"""What a key may order is asked wherever something is signed again, in an agent's words."""
+"""Before something is signed again, the key's permissions are checked as an agent does."""
 
 from contextlib import nullcontext
 from datetime import UTC, datetime, timedelta

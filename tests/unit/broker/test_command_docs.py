@@ -1,4 +1,4 @@
-"""The command lines in the documents are ones that pcm takes."""
+"""The command lines in the documents are valid."""
 
 import re
 import shlex
@@ -19,7 +19,7 @@ _NEVER_ENDS = ("collect", "run")
 
 
 def _commands() -> list[list[str]]:
-    """Return the words of each command; without comments, and what a shell would take."""
+    """Return the words of each command, without comments and shell operators."""
     found = []
     documents = (ROOT / "README.md", *sorted((ROOT / "docs" / "howto").glob("*.md")))
     for text in _LINE.findall("".join(document.read_text() for document in documents)):
@@ -46,7 +46,7 @@ def test_what_the_documents_show_is_no_wrong_use(
     capfd: pytest.CaptureFixture[str],
     tmp_path: Path,
 ) -> None:
-    """There is no broker here, and nothing in the history; but what was asked was understood."""
+    """Without a broker and with an empty history; the command line is parsed."""
     if words[-1] in _NEVER_ENDS:
         words = [*words, "--help"]
     if words[0] in ("forget", "approve", "revoke"):

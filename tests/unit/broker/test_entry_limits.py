@@ -82,7 +82,7 @@ def test_reading_ends_after_a_few_unreadable_lines(parses: Parses, login: str) -
 
 
 def test_the_first_wrong_group_is_the_last_one_looked_at() -> None:
-    """Else each of 100,000 costs an error of its own."""
+    """Otherwise each of 100,000 lines would cost an error."""
     wrong = CHECK_IN.body().replace(b'"groups":[]', b'"groups":[' + b"1," * 50_000 + b"1]")
     assert len(wrong) > 100_000
     with pytest.raises(ValueError, match=r"groups\.0: [^(]*$"):

@@ -1,4 +1,4 @@
-"""`pcm why` names the instant that the agent keeps: both ask one policy, each with what it knows.
+"""`pcm why` gives the instant at which the agent acts: both use one policy.
 
 The agent's side is its ledger's record, its settings and its own clock; the other side is made of
 the reports and the check-in that the agent would have sent.

@@ -282,7 +282,7 @@ def test_a_workstation_that_is_forgotten_is_unreachable_until_it_speaks(history:
 
 
 def test_each_job_ends_though_no_agent_reports_it(history: Engine) -> None:
-    """In the history's view, at reading time; a real report counts, however late it comes."""
+    """The history computes it when it is read; a real report counts, also a late one."""
     day = timedelta(days=1)
     plain, short = job(everyone), job(everyone, expires_at=NOW + day)
     sent = [check_in("ws-1"), check_in("ws-2"), plain, short]
@@ -371,7 +371,7 @@ def test_the_fleet_is_as_it_last_checked_in(history: Engine) -> None:
 
 
 def test_a_users_agent_does_not_speak_for_the_whole_workstation(history: Engine) -> None:
-    """Neither by check-ins nor by reports, in any order, once its service has spoken."""
+    """Neither by check-ins nor by reports, in any order, once its service has reported."""
     linux, windows = (
         Facts(os=name, arch="x86_64", release="r", memory=1) for name in ("linux", "windows")
     )
@@ -565,7 +565,7 @@ def test_of_a_job_that_reached_nobody_it_is_not_known_who_can_have_it(
 
 
 def test_an_occurrence_knows_the_earlier_one_that_runs(history: Engine) -> None:
-    """At its own time, so that all schedulers decide alike, also later; and now."""
+    """At its own time, so that all schedulers decide alike; and now."""
     minute = timedelta(minutes=1)
     schedule = make(everyone, repeat="* * * * *", created_at=NOON)
     first, second, third = islice(schedule.coming(NOON), 3)

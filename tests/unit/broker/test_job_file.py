@@ -98,7 +98,7 @@ def test_the_same_jobs_in_every_form(text: str, name: str) -> None:
 
 
 def test_one_job_is_no_list(tmp_path: Path) -> None:
-    """And one that a program wrote is read as it was."""
+    """A file that a program wrote is read back unchanged."""
     job = Job(command=Command(argv=("true",)), targets=(everyone,), expires_at="2100-01-01T00:00Z")  # type: ignore[arg-type]
     file = tmp_path / "job.json"
     file.write_bytes(job.body())
@@ -261,7 +261,7 @@ def test_a_file_full_of_errors_tells_the_first(name: str) -> None:
 
 
 def test_lines_of_json_are_found() -> None:
-    """Also where JSON is not valid YAML: then an error has its path alone."""
+    """Also for JSON that is not valid YAML: then an error has its path only."""
     text = '[\n\t{"targets": ["all"],\n\t "command": {"argv": ["%s"], "x": 1}},\n\t5\n]'
     for char, line, last in (("\\/", ":3", ":4"), ("\\ud83d\\ude00", ":3", ":4"), ("\x7f", "", "")):
         assert errors(text.replace("%s", char), "x.json") == [
@@ -326,7 +326,7 @@ _VALUES = st.recursive(
 
 
 def jobs_or_errors(body: bytes, name: str) -> None:
-    """Read a file; it has jobs, or lines that say what is wrong."""
+    """Read a file; it has jobs, or errors with their lines."""
     try:
         jobs = parse_jobs(body, name)
     except WrongJobFile as error:

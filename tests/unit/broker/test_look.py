@@ -1,4 +1,4 @@
-"""What came of jobs: pcm jobs, show and output, as an administrator runs them."""
+"""`pcm jobs`, `show` and `output` on a history."""
 
 import pytest
 

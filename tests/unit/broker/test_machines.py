@@ -24,7 +24,7 @@ def names(*rows: MachineRow) -> list[str]:
 
 
 def test_one_machine_is_one() -> None:
-    """Also after a restart of it, and with two agents."""
+    """Also after a restart, and with two agents."""
     assert names(row("a", 1, 9)) == []
     assert names(row("a", 1, 5, boot="one"), row("a", 6, 9, boot="two")) == []
     assert names(row("a", 1, 9), row("a", 2, 8, agent="interactive-ada")) == []
@@ -51,7 +51,7 @@ def test_a_machine_that_no_longer_waits_is_not_shown() -> None:
 
 
 def test_machines_that_have_the_queue_in_turn_are_shown() -> None:
-    """One works by day, the other one at night: neither ever waits."""
+    """One is on by day, the other one at night: neither ever waits."""
     assert names(row("day", 1, 8), row("night", 5, 9)) == ["night", "day"]
     assert names(
         row("day", 1, 2, boot="mon"),

@@ -130,7 +130,7 @@ def derived(engine: Engine) -> dict[str, list[dict[str, Any]]]:
 
 
 def watched(sent: Sequence[Report]) -> tuple[Progress, WatchTally]:
-    """Return what a program that follows the job knows after reports in an order."""
+    """Return what `Progress` and `pcm watch` show after reports in an order."""
     progress = Progress(JOB.id)
     tally = WatchTally(progress)
     progress.add(JOB)
@@ -189,7 +189,7 @@ def empty(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Engine]:
 
 
 def test_all_tables_are_the_same_in_any_order_however_the_stream_is_cut(empty: Engine) -> None:
-    """Also where ends of one id differ, of one agent or of several, and for a job not yet read."""
+    """Also if final reports of one id differ, and for a job not yet read."""
 
     @settings(max_examples=100 if empty.dialect.name == "sqlite" else 15)
     @given(data=st.data())

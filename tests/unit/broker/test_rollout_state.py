@@ -171,7 +171,7 @@ def test_a_job_that_has_expired_is_not_sent(on_walls: bool) -> None:  # noqa: FB
 
 
 class World:
-    """A fleet and drivers that may be killed anywhere, as chance wants."""
+    """A fleet and drivers that may be killed at random points."""
 
     def __init__(self, made: Rollout, chance: random.Random) -> None:
         self.made = made
@@ -209,7 +209,7 @@ class World:
             self.tallies[number] = replace(self.tallies[number], sent=True)
 
     def judge(self, number: int) -> None:
-        """Say whether a wave may be sent now."""
+        """Return whether a wave may be sent now."""
         assert not any(order.action == "abort" for order in self.orders)
         assert not self.orders or self.orders[-1].action != "pause"
         assert number not in self.tallies or not self.tallies[number].sent

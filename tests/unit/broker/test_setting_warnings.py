@@ -1,4 +1,4 @@
-"""Every setting is known; others are warned of."""
+"""Unknown settings are warned of."""
 
 from agents.settings import AgentSettings
 from broker.doctor.gather import DoctorSettings

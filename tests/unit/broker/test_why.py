@@ -88,7 +88,7 @@ def known(
     cancelled: Any = (),
     **fields: Any,
 ) -> Circumstances:
-    """Return circumstances: what came of it, and who is there; fields are the job's."""
+    """Return circumstances: the outcome and the agents; fields are the job's."""
     events, due_before = fields.pop("events", ()), fields.pop("due_before", {})
     row_fields = {name: fields.pop(name) for name in ("cancelled_at",) if name in fields}
     command = {name: fields.pop(name) for name in list(fields) if name in Command.model_fields}
@@ -935,7 +935,7 @@ def test_every_state_is_among_the_circumstances() -> None:
 
 
 def test_there_are_two_sentences_whatever_is_known() -> None:
-    """And nothing of what the programs call things, and no time to come that is over."""
+    """They contain no internal names, and no future time that has passed."""
     statuses = ("up", "paused", "stopped", "missing")
     stations = [
         None,
@@ -990,7 +990,7 @@ def test_after_sleep_the_countdown_restarts() -> None:
 
 
 def test_after_sleep_the_grace_of_the_service_restarts() -> None:
-    """Unless it had not begun: a mandatory time that is ahead is not moved."""
+    """A mandatory time in the future is not moved."""
     for woke_at, due_at, next_at in (
         (-MINUTE, -2 * HOUR, 4 * MINUTE),
         (-MINUTE, 2 * HOUR, 2 * HOUR + 5 * MINUTE),

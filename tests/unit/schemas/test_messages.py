@@ -158,7 +158,7 @@ def test_what_a_system_just_takes_is_taken() -> None:
 
 
 def test_the_same_job_has_the_same_digest_in_every_process() -> None:
-    """What a set holds comes in another order in each process; the digest must not."""
+    """A set's order differs between processes; the digest must not."""
     code = (
         "from schemas import Command, Job, everyone\n"
         "c = Command(argv=('true',), platforms=frozenset({'linux', 'macos', 'windows'}),"

@@ -241,7 +241,7 @@ def test_however_an_interval_is_cut_each_occurrence_comes_once(
 
 @given(zone=st.sampled_from(ZONES[1:]), start=_moments)
 def test_no_time_of_the_clock_is_left_out(zone: str, start: datetime) -> None:
-    """Each quarter of an hour that the zone's clock shows for the first time is an occurrence."""
+    """Each quarter of an hour is an occurrence when the zone's clock first shows it."""
     quarter = timedelta(minutes=15)
     first = start.astimezone(UTC).replace(minute=0, second=0, microsecond=0)
     shown = {

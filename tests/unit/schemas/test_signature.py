@@ -1,4 +1,4 @@
-"""What is signed, and what a key may order: pure."""
+"""The signed bytes, and the permissions of keys."""
 
 import base64
 import json

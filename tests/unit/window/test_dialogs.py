@@ -1,4 +1,4 @@
-"""What users do in the window, and what happens to it meanwhile; the agent is a stand-in."""
+"""Users' actions in the window, with a stand-in for the agent."""
 
 from pathlib import Path
 

@@ -1,4 +1,4 @@
-"""What is shown of a snapshot, in words."""
+"""The texts of a snapshot's rows."""
 
 import time
 from collections.abc import Iterator

@@ -1,4 +1,4 @@
-"""What a command writes: bounded, in its order, and nothing but text."""
+"""A command's output: bounded, in order, and as plain text."""
 
 from pathlib import Path
 
