@@ -419,9 +419,9 @@ class Minutes:
         """Let it be a minute and second; return what was logged of the schedule's occurrences."""
         now = self._first + MINUTE * minute + timedelta(seconds=second)
         self._clock.set(now.timestamp() - time.time())
-        with capture_logs() as told:
+        with capture_logs() as logged:
             await (scheduler or self._scheduler).send_due(now)
-        return [event["event"] for event in told if event.get("schedule") == self.of.name]
+        return [event["event"] for event in logged if event.get("schedule") == self.of.name]
 
 
 @pytest.fixture
@@ -484,9 +484,9 @@ async def test_which_occurrences_are_skipped_follows_from_when_the_others_ran(
             "result": took,
         }
     )
-    await admin.tell([started])
+    await admin.append([started])
     await ScheduleRunner(ours, history).send_due(NOON + HOUR)
-    await admin.tell([ended])
+    await admin.append([ended])
     for minutes in (92, 110):
         await ScheduleRunner(ours, history).send_due(NOON + MINUTE * minutes)
     assert await drain(node, queue) == [job.id]
@@ -504,13 +504,13 @@ async def test_one_that_waited_is_sent_late_also_where_missed_ones_are_not(
     started = Report(
         job_id=job.id, workstation=queue, agent="service", state=State.STARTED, at=NOON + MINUTE
     )
-    await admin.tell([started])
+    await admin.append([started])
     await ScheduleRunner(ours, history).send_due(NOON + HOUR)
     await ScheduleRunner(ours, history).send_due(NOON + MINUTE * 80)
     assert await drain(node, queue) == [job.id]
     took = Result(exit_code=0, duration=timedelta(minutes=80), max_memory=1)
     end = {"id": f"{started.id}0", "state": State.SUCCEEDED, "at": NOON + MINUTE * 81}
-    await admin.tell([started.model_copy(update={**end, "result": took})])
+    await admin.append([started.model_copy(update={**end, "result": took})])
     await ScheduleRunner(ours, history).send_due(NOON + MINUTE * 82)
     assert await drain(node, queue) == [id_of(of, NOON + HOUR)]
     # The next one was missed: no scheduler ran.

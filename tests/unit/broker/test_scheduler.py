@@ -52,9 +52,9 @@ def test_one_that_waits_for_an_earlier_one_is_wanted_for_longer_than_one_that_wa
 
 def test_the_agents_decide_where_the_time_is_that_of_their_clock() -> None:
     """The occurrences are sent hours before they are due."""
-    for overlap, told in (("skip", "skip"), ("queue", "queue"), ("allow", None)):
+    for overlap, expected in (("skip", "skip"), ("queue", "queue"), ("allow", None)):
         of = make(group("x"), overlap=overlap, zone=None)
-        assert Occurrence(of, NOON.replace(tzinfo=None)).job().overlap == told
+        assert Occurrence(of, NOON.replace(tzinfo=None)).job().overlap == expected
 
 
 def test_the_first_is_the_first_after_the_schedule_was_added() -> None:
