@@ -293,6 +293,8 @@ async def test_the_broker_closes_the_channel_of_a_slow_consumer(
     ws: Workstation, dispatcher: Dispatcher, settings: DispatcherSettings, node: Node, ran: Path
 ) -> None:
     """Delivered messages are delivered again; the same id is the same job."""
+    if node.version >= (4, 3):
+        pytest.skip("from RabbitMQ 4.3 on, classic queues have no consumer timeout")
     for name, value in {"consumer_timeout": 1000, "channel_tick_interval": 500}.items():
         node.ctl("eval", f"application:set_env(rabbit, {name}, {value}).")
     service = ws.start("service", amqp_url=f"{node.url}?heartbeat=0")
@@ -363,7 +365,7 @@ async def test_the_first_of_two_brokers_lets_it_in_and_no_further(
         service = ws.start("service", amqp_url=f"{first},{node.url}")
         await works(ws, dispatcher)
     (lost,) = service.events("broker.lost")
-    assert "declaring the agent's queue" in lost["reason"]
+    assert "refused for user 'outsider'" in lost["reason"]
 
 
 async def test_the_first_of_two_brokers_falls_silent(

@@ -119,6 +119,11 @@ class Broker:
             error.add_note(error.stderr)
             raise
 
+    @property
+    def version(self) -> tuple[int, ...]:
+        """The broker's version."""
+        return tuple(map(int, self.ctl("version").strip().split(".")))
+
     def add_user(self, name: str, password: str) -> None:
         """Make a login that may do everything in the virtual host."""
         self.ctl("add_user", name, password)
