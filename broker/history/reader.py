@@ -112,6 +112,9 @@ class Reader:
         while self._can_publish_rejected and (rows := await self._database(rejected.unpublished)):
             if self._rejected_publisher is None:
                 self._rejected_publisher = await Publisher.open(self._publisher.connection)
+            if self._on_caught_up is not None:  # a collector; a command's stderr is for its user
+                for row in rows:
+                    _log.warning("history.rejected", offset=row.offset, reason=row.reason)
             try:
                 await rejected.publish_rejected(self._rejected_publisher, rows, position.base)
             except Refused as error:  # reading needs no such permission

@@ -15,7 +15,6 @@ from sqlalchemy import Connection, Row, delete, exists, func, insert, select, up
 from broker.amqp import topology
 from broker.amqp.publisher import Publisher
 from broker.history.schema import jobs, rejected_entries
-from broker.log import get_logger
 from broker.stream import stream
 from broker.stream.entry import StreamEntry
 from schemas import RejectedRecord
@@ -25,7 +24,6 @@ KIND = "forgery"
 """The kind of the letters, and of the records in the stream."""
 _BATCH = 20  # an entry has up to 1 MiB
 _UNKNOWN = "unknown"
-_log = get_logger()
 
 
 def record_rejected(connection: Connection, entry: StreamEntry, reason: str) -> None:
@@ -108,7 +106,6 @@ async def publish_rejected(
 async def _publish(publisher: Publisher, row: Row[tuple[object, ...]], base: int) -> None:
     sender = topology.agent_of_login(row.login)
     workstation, agent = sender or (_UNKNOWN, _UNKNOWN)
-    _log.warning("history.rejected", offset=row.offset, reason=row.reason)
     await stream.append(
         publisher,
         topology.report_key("dead", workstation, agent),
