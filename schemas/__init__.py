@@ -8,13 +8,22 @@ if TYPE_CHECKING:
     from schemas.names import Target, everyone, group, workstation
     from schemas.orders.command import Command
     from schemas.orders.job import Cancellation, Context, Job, Requirement
+    from schemas.orders.package import (
+        PackageCondition,
+        PackageReference,
+        PackageSpec,
+        RequiredPackage,
+    )
     from schemas.orders.rollout import Rollout, RolloutOrder, WaveEnded, WaveSent
     from schemas.orders.schedule import Occurrence, Schedule, ScheduleRemoval
     from schemas.orders.secrets import Secrets
     from schemas.orders.signature import Signature, SignedJob
     from schemas.orders.trusted_key import TrustedKey
     from schemas.orders.workstation import AgentsRevoked, Pause, WorkstationForgotten
+    from schemas.packages.channel import ChannelList
+    from schemas.packages.manifest import Manifest, Package, SignedText
     from schemas.reports.check_in import CheckIn, Facts
+    from schemas.reports.packages import ContentProgress, ContentState, InstalledPackage
     from schemas.reports.rejected_record import RejectedRecord
     from schemas.reports.report import Output, Report, Result, State
     from schemas.times import WallClock
@@ -25,13 +34,22 @@ _MODULES = {
     "schemas.names": ("Target", "everyone", "group", "workstation"),
     "schemas.orders.command": ("Command",),
     "schemas.orders.job": ("Cancellation", "Context", "Job", "Requirement"),
+    "schemas.orders.package": (
+        "PackageCondition",
+        "PackageReference",
+        "PackageSpec",
+        "RequiredPackage",
+    ),
     "schemas.orders.rollout": ("Rollout", "RolloutOrder", "WaveEnded", "WaveSent"),
     "schemas.orders.schedule": ("Occurrence", "Schedule", "ScheduleRemoval"),
     "schemas.orders.secrets": ("Secrets",),
     "schemas.orders.signature": ("Signature", "SignedJob"),
     "schemas.orders.trusted_key": ("TrustedKey",),
     "schemas.orders.workstation": ("AgentsRevoked", "Pause", "WorkstationForgotten"),
+    "schemas.packages.channel": ("ChannelList",),
+    "schemas.packages.manifest": ("Manifest", "Package", "SignedText"),
     "schemas.reports.check_in": ("CheckIn", "Facts"),
+    "schemas.reports.packages": ("ContentProgress", "ContentState", "InstalledPackage"),
     "schemas.reports.rejected_record": ("RejectedRecord",),
     "schemas.reports.report": ("Output", "Report", "Result", "State"),
     "schemas.times": ("WallClock",),
@@ -40,19 +58,29 @@ _MODULES = {
 __all__ = [
     "AgentsRevoked",
     "Cancellation",
+    "ChannelList",
     "CheckIn",
     "Command",
+    "ContentProgress",
+    "ContentState",
     "Context",
     "Facts",
+    "InstalledPackage",
     "InvalidMessage",
     "Job",
+    "Manifest",
     "Message",
     "Occurrence",
     "Output",
+    "Package",
+    "PackageCondition",
+    "PackageReference",
+    "PackageSpec",
     "Pause",
     "PcmError",
     "RejectedRecord",
     "Report",
+    "RequiredPackage",
     "Requirement",
     "Result",
     "Rollout",
@@ -62,6 +90,7 @@ __all__ = [
     "Secrets",
     "Signature",
     "SignedJob",
+    "SignedText",
     "State",
     "Target",
     "TrustedKey",

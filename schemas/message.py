@@ -1,8 +1,17 @@
 """The base of all messages: a version, reading and writing."""
 
+import base64
 from typing import Annotated, Any, Self
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, ValidationError, WithJsonSchema
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    PlainSerializer,
+    ValidationError,
+    WithJsonSchema,
+)
 from pydantic_core import to_json
 
 from schemas.errors import PcmError
@@ -37,6 +46,38 @@ Version = Annotated[
     AfterValidator(_check_version),
     WithJsonSchema({"type": "string", "pattern": rf"^{MAJOR}\.\d+$"}),
 ]
+
+
+def _to_json(data: bytes) -> str | dict[str, str]:
+    try:
+        return data.decode()
+    except UnicodeDecodeError:
+        return {"base64": base64.b64encode(data).decode()}
+
+
+def _from_json(value: Any) -> Any:
+    if isinstance(value, dict) and value.keys() == {"base64"}:
+        encoded = value["base64"]
+        if not isinstance(encoded, str):
+            raise ValueError("base64: must be text")
+        return base64.b64decode(encoded, validate=True)
+    return value
+
+
+Data = Annotated[
+    bytes,
+    BeforeValidator(_from_json),
+    PlainSerializer(_to_json, when_used="json"),
+    WithJsonSchema(
+        {
+            "anyOf": [
+                {"type": "string"},
+                {"type": "object", "properties": {"base64": {"type": "string"}}},
+            ]
+        }
+    ),
+]
+"""Bytes; in JSON a string if they are UTF-8, else {"base64": ...}."""
 
 
 class Message(BaseModel):

@@ -16,6 +16,7 @@ from pydantic import (
     model_validator,
 )
 
+from schemas.message import Data
 from schemas.names import Text
 from schemas.orders.secrets import SIZE_LIMIT as SECRETS_SIZE_LIMIT
 from schemas.orders.secrets import Secrets, check_string, check_variable, string_size
@@ -30,6 +31,8 @@ _FORMER_RESTART_CODES = frozenset({1641, 3010})  # Windows' codes, the default o
 _MAX_STRINGS_SIZE = 2 * 1024 * 1024 - 2 * SECRETS_SIZE_LIMIT
 _POINTER_SIZE = 8
 _MAX_NAME_SHOWN = 40
+SCRIPT_LIMIT = 256 * 1024
+"""The greatest size of a script, in bytes."""
 _ALIASES = {"amd64": "x86_64", "arm64": "aarch64"}
 
 
@@ -78,6 +81,11 @@ class Command(BaseModel):
 
     argv: tuple[Text, ...] = Field(min_length=1)
     shell: bool = False
+    script: Data | None = Field(
+        default=None,
+        description="a program that is sent with the job and begins with #!; the agent runs it from"
+        " a private folder, and argv[0] is its name",
+    )
     cwd: Text | None = Field(default=None, description="working directory, absolute")
     environment: dict[Text, Text] = Field(default_factory=dict)
     secrets: Secrets | None = Field(
@@ -127,6 +135,20 @@ class Command(BaseModel):
         for number, argument in enumerate(argv):
             check_string(f"argument {number}", argument)
         return argv
+
+    @field_validator("script")
+    @classmethod
+    def _has_interpreter(cls, script: bytes | None) -> bytes | None:
+        if script is None:
+            return None
+        if len(script) > SCRIPT_LIMIT:
+            raise ValueError(
+                f"has {len(script):,} bytes; at most {SCRIPT_LIMIT:,} are sent with a job: make a"
+                " package of it"
+            )
+        if not script.startswith(b"#!/"):
+            raise ValueError("must begin with #! and its interpreter, such as #!/bin/sh")
+        return script
 
     @field_validator("cwd")
     @classmethod
@@ -179,6 +201,8 @@ class Command(BaseModel):
             raise ValueError(f"secrets: {min(duplicates)} is in environment as well; leave out one")
         if self.shell and len(self.argv) != 1:
             raise ValueError("argv: with shell, give the whole script as one argument")
+        if self.script is not None and (self.shell or "/" in self.argv[0]):
+            raise ValueError("script: argv[0] is its name, without a folder, and shell is not set")
         variables = [f"{name}={value}" for name, value in self.environment.items()]
         size = sum(string_size(text) + _POINTER_SIZE for text in (*self.argv, *variables))
         if size > _MAX_STRINGS_SIZE:

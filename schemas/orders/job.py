@@ -14,6 +14,7 @@ from pydantic import AfterValidator, Field, field_validator, model_validator
 from schemas.message import Message
 from schemas.names import Name, Target, Text, check_name, everyone
 from schemas.orders.command import Command
+from schemas.orders.package import PackageCondition, PackageReference
 from schemas.times import Duration, Instant, Moment, WallClock
 
 _ALPHABET = "0123456789abcdefghjkmnpqrstvwxyz"
@@ -87,8 +88,18 @@ class Job(Message):
         default="", max_length=2000, description="the purpose of the job, shown to users"
     )
     command: Command
+    package: PackageReference | None = Field(
+        default=None, description="the package whose command it is; its files come with it"
+    )
     targets: tuple[Target, ...] = Field(min_length=1)
     excluded: tuple[Target, ...] = Field(default=(), description="exceptions from the targets")
+    only_if: tuple[PackageCondition, ...] | None = Field(
+        default=None,
+        min_length=1,
+        max_length=100,
+        description="runs only where one of these holds, such as installed:NAME<2.1 or"
+        " missing:NAME",
+    )
     offer_at: Moment | None = None
     mandatory_at: Moment | None = None
     expires_at: Moment | None = None
@@ -151,6 +162,16 @@ class Job(Message):
                 "min_interval: with max_postponements 0 the job cannot be postponed;"
                 " leave out one of the two"
             )
+        return self
+
+    @model_validator(mode="after")
+    def _runs_in_package(self) -> Self:
+        if self.package is not None:
+            for field in ("script", "cwd"):
+                if getattr(self.command, field) is not None:
+                    raise ValueError(
+                        f"{field}: a package's command runs in the package's folder; leave it out"
+                    )
         return self
 
     @model_validator(mode="after")

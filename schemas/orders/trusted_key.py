@@ -42,7 +42,15 @@ class TrustedKey(Message):
     variables: tuple[Text, ...] = Field(
         default=(), description="with commands: the environment variables that its jobs can set"
     )
-    shell: bool = Field(default=True, description="whether shell scripts are allowed")
+    shell: bool = Field(
+        default=True, description="whether shell scripts and sent scripts are allowed"
+    )
+    packages: tuple[Text, ...] = Field(
+        default=(),
+        description="only these packages, by name; * matches any text. A key with commands or"
+        " without shell orders and publishes only packages that are named here; for a package's"
+        " own commands, those limits do not count",
+    )
     not_before: Instant | None = None
     not_after: Instant | None = None
 
@@ -76,24 +84,54 @@ class TrustedKey(Message):
             here: all targets that include the workstation.
             now: the time by its clock.
         """
-        if self.not_before is not None and now < self.not_before:
-            return f"is not valid before {self.not_before}"
-        if self.not_after is not None and now > self.not_after:
-            return f"is not valid after {self.not_after}"
+        if reason := self._objection_to_time(now):
+            return reason
         if self.targets and not set(self.targets).intersection(here):
             return f"may order only {', '.join(map(str, self.targets))}"
         return self._objection_to(order) if isinstance(order, Job) else ""
 
+    def objection_to_publisher(self, packages: Iterable[str], now: datetime) -> str:
+        """Return why the key does not permit to publish packages now; "" if it does.
+
+        It is asked of manifests, and of lists of channels for all packages that they name.
+        """
+        reasons = (self._objection_to_package(name) for name in packages)
+        return self._objection_to_time(now) or next(filter(None, reasons), "")
+
+    def _objection_to_time(self, now: datetime) -> str:
+        if self.not_before is not None and now < self.not_before:
+            return f"is not valid before {self.not_before}"
+        if self.not_after is not None and now > self.not_after:
+            return f"is not valid after {self.not_after}"
+        return ""
+
+    def _objection_to_package(self, name: str) -> str:
+        is_limited = bool(self.packages or self.commands or not self.shell)
+        if is_limited and not any(fnmatchcase(name, pattern) for pattern in self.packages):
+            return f"may not order the package {name}"
+        return ""
+
     def _objection_to(self, job: Job) -> str:
-        command = job.command
         if self.contexts and job.context not in self.contexts:
             return f"may order only {' and '.join(self.contexts)} jobs"
+        if job.package is not None:
+            names = [job.package.name, *(required.name for required in job.package.requires)]
+            reason = next(filter(None, map(self._objection_to_package, names)), "")
+        else:
+            reason = self._objection_to_program(job.command)
+        if reason:
+            return reason
+        if self.commands and (unknown := set(_variables(job.command)) - set(self.variables)):
+            return f"may not set the environment variable {min(unknown)}"
+        return ""
+
+    def _objection_to_program(self, command: Command) -> str:
         if command.shell and not self.shell:
             return "may order no scripts for a shell"
+        if command.script is not None and (self.commands or not self.shell):
+            return "may order no scripts"
         if self.commands and not self._may_start(command):
             return f"may not order {command.argv[0][:80]!r}"
-        if self.commands and (names := set(_variables(command)) - set(self.variables)):
-            return f"may not set the environment variable {min(names)}"
         return ""
 
     def _may_start(self, command: Command) -> bool:

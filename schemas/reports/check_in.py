@@ -10,6 +10,12 @@ from schemas.message import Message
 from schemas.names import Name, Text
 from schemas.orders.signature import SealingKey
 from schemas.orders.workstation import Pause
+from schemas.reports.packages import (
+    MAX_CONTENTS,
+    MAX_PACKAGES,
+    ContentProgress,
+    InstalledPackage,
+)
 from schemas.reports.report import AgentName
 from schemas.times import Duration, Instant
 
@@ -122,6 +128,16 @@ class CheckIn(Message):
     interval: Duration = Field(description="the longest time until the next check-in")
     signed_only: bool = Field(
         default=False, description="whether the agent requires signatures by trusted keys"
+    )
+    packages: tuple[InstalledPackage, ...] | None = Field(
+        default=None,
+        max_length=MAX_PACKAGES,
+        description="the packages that the agent has run, all of them; null: as it reported last",
+    )
+    contents: tuple[ContentProgress, ...] | None = Field(
+        default=None,
+        max_length=MAX_CONTENTS,
+        description="the content that its open jobs need; null: they need none",
     )
     sealing_key: SealingKey | None = Field(
         default=None, description="the public key to seal secrets for this agent"

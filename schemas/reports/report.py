@@ -1,6 +1,5 @@
 """Reports about a job on a workstation, and the order in which they count."""
 
-import base64
 import hashlib
 import secrets
 import zlib
@@ -16,12 +15,11 @@ from pydantic import (
     BeforeValidator,
     ConfigDict,
     Field,
-    PlainSerializer,
     WithJsonSchema,
     model_validator,
 )
 
-from schemas.message import Message
+from schemas.message import Data, Message
 from schemas.names import Name, Text, check_user
 from schemas.orders.job import JobId
 from schemas.times import Duration, Instant
@@ -63,38 +61,6 @@ _FINAL = frozenset(State) - {
 }
 
 
-def _to_json(data: bytes) -> str | dict[str, str]:
-    try:
-        return data.decode()
-    except UnicodeDecodeError:
-        return {"base64": base64.b64encode(data).decode()}
-
-
-def _from_json(value: Any) -> Any:
-    if isinstance(value, dict) and value.keys() == {"base64"}:
-        encoded = value["base64"]
-        if not isinstance(encoded, str):
-            raise ValueError("base64: must be text")
-        return base64.b64decode(encoded, validate=True)
-    return value
-
-
-Data = Annotated[
-    bytes,
-    BeforeValidator(_from_json),
-    PlainSerializer(_to_json, when_used="json"),
-    WithJsonSchema(
-        {
-            "anyOf": [
-                {"type": "string"},
-                {"type": "object", "properties": {"base64": {"type": "string"}}},
-            ]
-        }
-    ),
-]
-"""Bytes; in JSON a string if they are UTF-8, else {"base64": ...}."""
-
-
 class Output(BaseModel):
     """The output of a command on one stream: all of it, or its beginning and its end."""
 
@@ -133,6 +99,11 @@ class Result(BaseModel):
         " size, else a lower bound; 0 if the command ended before the first sample",
     )
     restart_required: bool = False
+    already_present: bool | None = Field(
+        default=None,
+        description="detection decided, and the command did not run: true: the package was there;"
+        " false: what is to be uninstalled was not; null: the command ran",
+    )
     stdout: Output = Output()
     stderr: Output = Output()
 
