@@ -1,0 +1,1 @@
+"""The content of packages: archives, and files on a disk. Both programs use it."""
