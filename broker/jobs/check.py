@@ -7,8 +7,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from broker.cli.command_line import DONE, USAGE, Parser
+from broker.files.problems import Problem
 from broker.jobs.files.job_file import WrongJobFile, read_jobs
-from broker.jobs.files.problems import Problem
 from broker.jobs.files.signed_file import job_of, read_signed
 from schemas.text import counted
 

@@ -10,12 +10,12 @@ from typing import Any
 from pydantic import ValidationError
 
 from broker.client.publishing import check_sendable
-from broker.jobs.files.formats import Content, read_text
-from broker.jobs.files.problems import Place, Problem, Unreadable, path_of
+from broker.files.formats import Content, read_text
+from broker.files.model_errors import explain_error, field_of_text
+from broker.files.problems import Place, Problem, Unreadable, WrongFile, path_of
 from broker.jobs.mandatory_time import check_not_past
 from schemas import Command, Job
 from schemas.errors import PcmError
-from schemas.message import cause
 from schemas.text import nearest
 from schemas.times import parse_moment
 
@@ -23,34 +23,11 @@ SIZE_LIMIT = 20_000_000
 """The maximum size of a file in bytes; YAML and TOML have a lower limit."""
 
 _TIMES = ("offer_at", "mandatory_at", "expires_at")
-_TAGS = {"instant", "wall clock", "[key]"}  # added by pydantic to the location of an error
-_LONGEST_VALUE = 80
 _MAX_PROBLEMS = 1000
-_PLAIN = {
-    "string_type": "is not a string: put it in quotes",
-    "too_short": "is empty",
-    "string_unicode": "is not UTF-8",
-    "tuple_type": "is not a list: write it in [ ]",
-    "frozen_set_type": "is not a list: write it in [ ]",
-    "dict_type": "is not a mapping: write { NAME: VALUE }",
-    "model_type": "is not a mapping: write { FIELD: VALUE }",
-    "model_attributes_type": "is not a mapping: write { FIELD: VALUE }",
-    "bool_type": "is neither true nor false",
-    "bool_parsing": "is neither true nor false",
-}
 
 
-class WrongJobFile(PcmError, ValueError):
+class WrongJobFile(WrongFile):
     """A file of jobs is wrong; each line of the text names the file, line, field and remedy."""
-
-    def __init__(self, name: str, problems: list[Problem]) -> None:
-        self.name = name
-        self.problems = sorted(problems, key=lambda problem: problem.line or 0)
-        super().__init__("\n".join(map(self._line, self.problems)))
-
-    def _line(self, problem: Problem) -> str:
-        place = f"{self.name}:{problem.line}" if problem.line else self.name
-        return "".join(_visible(char) for char in f"{place}: {problem}")
 
 
 def read_jobs(file: str | Path) -> list[Job]:
@@ -197,29 +174,18 @@ class _Jobs:
 
     def _explain(self, job: Place, given: dict[str, Any], found: Any) -> None:
         """Report an error of pydantic at the place of its value."""
-        inside, value, missing = _find(given, [part for part in found["loc"] if part not in _TAGS])
-        place = (*job, *inside)
-        match found["type"]:
-            case "missing":
-                self._add(place, "is missing", missing)
-            case "extra_forbidden":
-                name = str(found["loc"][-1])
-                self._add(place, _no_such_field(name, at_top=len(found["loc"]) == 1))
-            case "too_short" if value:
-                pass  # its items are wrong, and reported
-            case kind if kind in _PLAIN:
-                shown = "" if isinstance(value, dict | list) else f"{repr(value)[:_LONGEST_VALUE]} "
-                self._add(place, shown + _PLAIN[kind])
-            case _:
-                self._add_to_field(place, value, cause(found))
+        error = explain_error(given, found, _no_such_field)
+        if error is None:
+            return
+        place = (*job, *error.place)
+        if error.is_about_a_field:
+            self._add_to_field(place, error.value, error.text)
+        else:
+            self._add(place, error.text, error.missing)
 
     def _add_to_field(self, place: Place, value: Any, text: str) -> None:
         """Add a problem whose text may begin with the field that it is about."""
-        name, colon, rest = text.partition(": ")
-        if colon and isinstance(value, dict) and name in value:
-            self._add((*place, name), rest)
-        else:
-            self._add(place, text)
+        self._add(*field_of_text(place, value, text))
 
     def _add(self, place: Place, text: str, missing: str = "") -> None:
         if len(self._wrong) == _MAX_PROBLEMS:
@@ -227,24 +193,10 @@ class _Jobs:
         self._wrong.append((place, missing, text))
 
 
-def _find(value: Any, place: list[Any]) -> tuple[Place, Any, str]:
-    """Return the longest part of a place that exists, its value, and the name that is not in it."""
-    for count, part in enumerate(place):
-        try:
-            value = value[part]
-        except (LookupError, TypeError):
-            return tuple(place[:count]), value, str(part)
-    return tuple(place), value, ""
-
-
-def _no_such_field(name: str, *, at_top: bool) -> str:
+def _no_such_field(place: Place) -> str:
+    at_top, name = len(place) == 1, str(place[-1])
     here, there = (Job, Command) if at_top else (Command, Job)
     if name in there.model_fields:
         return "no such field here; it belongs " + ("into command" if at_top else "beside command")
     near = nearest(name, here.model_fields)
     return "no such field" + (f"; do you mean {near}?" if near else "")
-
-
-def _visible(char: str) -> str:
-    """Return a character as a line of text can show it."""
-    return char if char.isprintable() else char.encode("unicode_escape", "surrogatepass").decode()

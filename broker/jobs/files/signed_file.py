@@ -4,8 +4,8 @@ import os
 from pathlib import Path
 
 from broker.client.publishing import check_sendable
+from broker.files.problems import Problem
 from broker.jobs.files.job_file import WrongJobFile
-from broker.jobs.files.problems import Problem
 from broker.settings import DispatcherSettings, WrongSetting, load
 from broker.signing.signer import Signer
 from schemas import InvalidMessage, Job, SignedJob

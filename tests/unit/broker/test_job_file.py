@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from broker import WrongJobFile, read_jobs
-from broker.jobs.files import formats
+from broker.files import formats
 from broker.jobs.files.job_file import SIZE_LIMIT, parse_jobs
 from schemas import Command, Job, WallClock, everyone, group
 

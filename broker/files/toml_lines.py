@@ -4,7 +4,7 @@ import re
 from collections.abc import Iterator
 from itertools import islice
 
-from broker.jobs.files.problems import DEEPEST, TOO_DEEP, Place, Unreadable
+from broker.files.problems import DEEPEST, TOO_DEEP, Place, Unreadable
 
 _MAX_DOTS = 5000  # in a line: tomllib's time for a key grows with the square of its dots
 _WORD = r"""(?:[A-Za-z0-9_-]+|"[^"]*"|'[^']*')"""

@@ -14,8 +14,8 @@ from ruamel.yaml import YAML, events
 from ruamel.yaml.error import YAMLError
 from ruamel.yaml.nodes import ScalarNode
 
-from broker.jobs.files.problems import DEEPEST, TOO_DEEP, Place, Problem, Unreadable, path_of
-from broker.jobs.files.toml_lines import toml_lines
+from broker.files.problems import DEEPEST, TOO_DEEP, Place, Problem, Unreadable, path_of
+from broker.files.toml_lines import toml_lines
 
 LIMIT = 1_000_000
 """Characters that a text of YAML or TOML may have: both are read slowly."""
