@@ -94,7 +94,7 @@ rabbitmq:
 lock: $(STAMP)
 	$(VENV)/bin/python -m pip install --quiet --require-hashes -r tests/uv.lock
 	$(VENV)/bin/uv pip compile --quiet --universal --python-version 3.11 --upgrade --generate-hashes \
-		--no-emit-index-url --no-emit-find-links --no-header --extra postgresql --extra web \
+		--no-emit-index-url --no-emit-find-links --no-header --extra postgresql --extra s3 --extra web \
 		pyproject.toml -o requirements.lock
 	$(VENV)/bin/uv pip compile --quiet --universal --python-version 3.11 --upgrade --generate-hashes \
 		--no-emit-index-url --no-emit-find-links --no-header --constraint requirements.lock \

@@ -177,6 +177,12 @@ class DispatcherSettings(BrokerSettings):
         default=None,
         description="folder of the public keys that signatures are checked against",
     )
+    package_points: tuple[str, ...] = Field(
+        default=(),
+        repr=False,  # it may have a password
+        description="distribution points of packages, comma-separated; the first that has a package"
+        " serves it: a folder, https://HOST/PATH, or s3://BUCKET/PATH",
+    )
     approvals: int = Field(
         default=0,
         ge=0,
@@ -185,10 +191,19 @@ class DispatcherSettings(BrokerSettings):
         " signatures",
     )
 
+    @field_validator("package_points", mode="before")
+    @classmethod
+    def _split_points(cls, value: object) -> object:
+        return tuple(value.replace(",", " ").split()) if isinstance(value, str) else value
+
+
+def state_folder() -> Path:
+    """Return the folder for what the administrator's program remembers: ~/.local/state/pcm."""
+    return Path(os.environ.get("XDG_STATE_HOME") or Path.home() / ".local" / "state") / "pcm"
+
 
 def _history_url() -> str:
-    state = Path(os.environ.get("XDG_STATE_HOME") or Path.home() / ".local" / "state")
-    return f"sqlite:///{state}/pcm/history.db"
+    return f"sqlite:///{state_folder()}/history.db"
 
 
 class HistorySettings(DispatcherSettings):

@@ -24,6 +24,7 @@ COMMANDS = {
     "report": ("broker.results.report.command", "write a job's results as an HTML page or as CSV"),
     "cancel": ("broker.jobs.cancel", "cancel a job"),
     "rerun": ("broker.jobs.rerun", "send a job's command again where it failed"),
+    "package": ("broker.packages.command", "build, publish and look after packages"),
     "rollout": ("broker.rollouts.command", "list, show, pause, resume or abort rollouts"),
     "schedule": ("broker.schedules.command", "manage repeating jobs"),
     "workstations": ("broker.workstations.listing", "list workstations"),

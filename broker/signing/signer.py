@@ -15,13 +15,13 @@ from schemas.orders.signature import HEADER, Signatures, key_id, signed_bytes, w
 if TYPE_CHECKING:
     from nacl.signing import SigningKey
 
-    from schemas import Cancellation, Rollout, Schedule, ScheduleRemoval
+    from schemas import Cancellation, ChannelList, Manifest, Rollout, Schedule, ScheduleRemoval
 
     Order = Job | Cancellation | Pause
     """Messages that agents obey."""
 
-    Signable = Order | Schedule | ScheduleRemoval | Rollout
-    """Messages that are signed: orders, and plans from which orders are made later."""
+    Signable = Order | Schedule | ScheduleRemoval | Rollout | Manifest | ChannelList
+    """What is signed: orders, plans from which orders are made later, and what points serve."""
 
 
 class Signer:

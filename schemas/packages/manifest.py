@@ -37,7 +37,7 @@ FREE_SIZE = 16 * 1024 * 1024
 
 INSTALL, UNINSTALL, REPAIR, UPGRADE = "install", "uninstall", "repair", "upgrade"
 _DETECT_BEFORE = frozenset({INSTALL, UPGRADE})
-_VERIFY_AFTER = frozenset({INSTALL, UPGRADE, REPAIR})
+_INSTALLING = frozenset({INSTALL, UPGRADE, REPAIR})
 
 
 def _check_format(value: Any) -> Any:
@@ -128,7 +128,12 @@ class Package(BaseModel):
 
     def verifies_after(self, name: str) -> bool:
         """Whether verification follows a command."""
-        return self.verify is not None and name in _VERIFY_AFTER
+        return self.verify is not None and name in _INSTALLING
+
+    @staticmethod
+    def needs_required(name: str) -> bool:
+        """Whether the required packages are installed before a command."""
+        return name in _INSTALLING
 
 
 def _check_command(field: str, command: Command) -> None:

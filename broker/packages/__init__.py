@@ -1,0 +1,1 @@
+"""Packages: build them, publish them on distribution points, and find them for jobs."""
