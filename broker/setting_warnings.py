@@ -12,7 +12,7 @@ from broker.settings import (
     WrongSetting,
     read_env_file,
 )
-from schemas.text import nearest
+from schemas.text import did_you_mean, nearest
 
 _PREFIX = "PCM_"
 # The names in agents.settings, which this package does not import.
@@ -120,9 +120,8 @@ def _unknown(where: str, names: Iterable[str]) -> Iterator[str]:
         upper = name.upper()
         if not upper.startswith(_PREFIX) or upper.startswith(_TESTS) or upper in known:
             continue
-        near = nearest(upper, known)
-        hint = f"did you mean {near}?" if near else "see --help for the settings"
-        yield f"{name}: unknown setting in {where}, ignored; {hint}"
+        hint = did_you_mean(nearest(upper, known)) or "; see --help for the settings"
+        yield f"{name}: unknown setting in {where}, ignored{hint}"
 
 
 def _has_password(text: str) -> bool:

@@ -20,3 +20,8 @@ def nearest(word: str, known: Iterable[str], likeness: float = 0.6) -> str | Non
     from difflib import get_close_matches  # only wrong input needs it
 
     return next(iter(get_close_matches(word, list(known), n=1, cutoff=likeness)), None)
+
+
+def did_you_mean(near: str | None) -> str:
+    """Return what a misspelt word could mean, as the end of a message; empty without a near one."""
+    return f"; did you mean {near}?" if near else ""

@@ -96,9 +96,9 @@ class Standings:
             for user_id, other in self._others(job_id)
         )
 
-    def is_shown(self, job_id: str) -> bool:
-        """Whether another agent that runs has shown a mandatory job to its user."""
-        return bool(self._others(job_id))
+    def others(self, job_id: str) -> list[Standing]:
+        """Return the standings of a mandatory job at the other agents that run."""
+        return [standing for _, standing in self._others(job_id)]
 
     def _others(self, job_id: str) -> list[tuple[int, Standing]]:
         """Return the other running agents' standings of a job, with their users' ids."""

@@ -93,7 +93,7 @@ class JobClaims:
                 self._claims.release(job_id)
                 return False
             if self._identity.kind is AgentKind.SERVICE and await self._threads.submit(
-                lambda: self._standings.is_shown(job_id) and self._takeover.awaits_handover(job_id)
+                lambda: self._is_left_to_user(job_id)
             ):
                 return False
         if await self._threads.submit(lambda: self._claims.decide(job_id, state)):
@@ -101,6 +101,12 @@ class JobClaims:
         if self._identity.kind is not AgentKind.SERVICE:
             return False
         return await self._threads.submit(lambda: self._takeover.force(job_id, state))
+
+    def _is_left_to_user(self, job_id: str) -> bool:
+        """Whether the service agent leaves a free claim to a user's agent, for some seconds."""
+        others = self._standings.others(job_id)
+        accepted = any(other.accepted for other in others)
+        return bool(others) and self._takeover.awaits_handover(job_id, accepted=accepted)
 
     def yield_to_holder(self, record: JobRecord) -> None:
         """Leave a job to the agent that holds or decided its claim, or end it for that agent."""

@@ -52,9 +52,12 @@ class Takeover:
         overdue = _seconds_since_first(self._undecided, job_id) >= limit
         return overdue and self._claims.force(job_id, None, state)
 
-    def awaits_handover(self, job_id: str) -> bool:
-        """Whether a claim that was held is free only now: another user's agent may take it."""
-        if job_id not in self._undecided:
+    def awaits_handover(self, job_id: str, *, accepted: bool) -> bool:
+        """Whether a user's agent may still take a free claim.
+
+        It was held until now and was released for that agent, or `accepted`: its user said run.
+        """
+        if not accepted and job_id not in self._undecided:
             return False
         if not self._claims.take(job_id):
             self._free.pop(job_id, None)

@@ -6,7 +6,7 @@ not delay reports.
 
 import random
 from contextlib import suppress
-from datetime import datetime  # noqa: TC003 - as elsewhere
+from datetime import UTC, datetime
 from importlib.metadata import version
 
 from aio_pika.abc import AbstractConnection
@@ -57,6 +57,7 @@ class Heartbeat:
         self._is_logged = False
         self.queue_new_at: datetime | None = None
         """When the agent's queue was last made anew; None if it was there."""
+        self._woke_at: datetime | None = None
         self._connection: AbstractConnection | None = None
         # A separate channel: a refused publish closes the channel, and reports must not be lost.
         self._publisher: Publisher | None = None
@@ -83,8 +84,10 @@ class Heartbeat:
             self._connection = self._publisher = None
 
     def clock_changed(self, changes: ClockChanges) -> None:
-        """Check in if the zone has changed, since administrators compute local times by it."""
-        if changes.zone:
+        """Check in if the zone has changed or the machine slept: administrators compute by both."""
+        if changes.slept:
+            self._woke_at = datetime.now(UTC)
+        if changes.zone or changes.slept:
             self._pause.changed.set()
 
     async def send_final(self) -> None:
@@ -137,6 +140,7 @@ class Heartbeat:
             takeover_grace=settings.takeover_grace,
             accept_offers=settings.accept_offers,
             queue_new_at=self.queue_new_at,
+            woke_at=self._woke_at,
             missing_after=settings.missing_after,
             waiting=sum(record.state is not State.STARTED for record in self._open_jobs.all()),
             running=self._executor.count,

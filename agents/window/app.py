@@ -9,6 +9,7 @@ from textual import work
 from textual.app import App, ComposeResult
 from textual.binding import Binding, BindingType
 from textual.containers import Horizontal
+from textual.events import DescendantFocus
 from textual.widgets import DataTable, Footer, Input, Static, TabbedContent, TabPane
 
 from agents.window import model
@@ -32,6 +33,18 @@ from agents.window.themes import DARK, LIGHT
 
 _MESSAGE_TIME = 8.0
 _OFFER_KEYS = frozenset({"run_now", "postpone", "remind", "decline"})
+
+
+class ChosenTab(TabPane):
+    """A tab that is shown when the user or the window chooses it, and not by the focus in it."""
+
+    def on_descendant_focus(self, event: DescendantFocus) -> None:
+        """Keep Textual from showing this tab again.
+
+        When the focused button disappears with its tab, Textual gives the focus to the button
+        beside it, and would show the tab that it is in.
+        """
+        event.prevent_default()
 
 
 class Window(App[None]):
@@ -96,11 +109,11 @@ class Window(App[None]):
             yield Static(self.title, id="head-title", markup=False)
             yield Static("", id="head-identity", markup=False)
         with TabbedContent(id="tabs"):
-            with TabPane("Offers", id="offers-tab"):
+            with ChosenTab("Offers", id="offers-tab"):
                 yield OffersPane()
-            with TabPane("Running", id="running-tab"):
+            with ChosenTab("Running", id="running-tab"):
                 yield RunningPane(self._client)
-            with TabPane("History", id="history-tab"):
+            with ChosenTab("History", id="history-tab"):
                 yield HistoryPane()
         yield Static("", id="status", markup=False)
         yield Footer(show_command_palette=False, compact=True)

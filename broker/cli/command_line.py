@@ -13,7 +13,7 @@ from typing import Any, NoReturn
 
 from broker.settings import WrongSetting
 from schemas.errors import PcmError
-from schemas.text import nearest
+from schemas.text import did_you_mean, nearest
 
 DONE, FAILED, USAGE, UNREACHABLE = range(4)
 
@@ -149,8 +149,7 @@ class Parser(argparse.ArgumentParser):
             self.print_help()
             self.exit()
         if choice := _INVALID_CHOICE.search(message):
-            near = nearest(choice[1], re.findall(r"[\w-]+", choice[2]))
-            message += f"; did you mean {near}?" if near else ""
+            message += did_you_mean(nearest(choice[1], re.findall(r"[\w-]+", choice[2])))
         self.exit(USAGE, f"{self.prog}: {message.removeprefix('argument ')}\n")
 
 

@@ -1,5 +1,6 @@
 """Prepare a program's standard streams: a closed stream or a reader that left ends no work."""
 
+import errno
 import io
 import os
 import sys
@@ -37,7 +38,7 @@ def _open_null(number: int) -> None:
 def _tolerant(number: int, stream: TextIO | None) -> TextIO:
     """Return a stream like another one that discards what its reader no longer takes."""
     return io.TextIOWrapper(
-        io.BufferedWriter(_WithoutReader(number, "w", closefd=False)),
+        io.BufferedWriter(_WithoutReader(number)),
         encoding=stream.encoding if stream else "utf-8",
         errors=stream.errors if stream else "backslashreplace",
         line_buffering=stream is not None and (number == 2 or stream.isatty()),  # noqa: PLR2004
@@ -45,11 +46,18 @@ def _tolerant(number: int, stream: TextIO | None) -> TextIO:
 
 
 class _WithoutReader(io.FileIO):
-    """A file that takes all output, also after its reader has closed it."""
+    """A file that takes all output, also after its reader or its terminal is gone."""
+
+    def __init__(self, descriptor: int) -> None:
+        super().__init__(descriptor, "w", closefd=False)
+        # A terminal that was closed gives EIO; for a file, that is a fault of the disk.
+        self._gone = {errno.EPIPE, errno.EIO} if self.isatty() else {errno.EPIPE}
 
     def write(self, data: "ReadableBuffer") -> int | None:  # type: ignore[override]
         """Write data, or discard it if there is no reader."""
         try:
             return super().write(data)
-        except BrokenPipeError:
+        except OSError as error:
+            if error.errno not in self._gone:
+                raise
             return memoryview(data).nbytes

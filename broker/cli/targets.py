@@ -12,7 +12,7 @@ from broker.amqp.connection import Unroutable
 from broker.cli.command_line import CommandError, UsageError
 from broker.cli.session import history_engine, optional_history_engine
 from schemas import Target, explain
-from schemas.text import listed, nearest
+from schemas.text import did_you_mean, listed, nearest
 
 if TYPE_CHECKING:
     from sqlalchemy import Engine
@@ -62,26 +62,35 @@ def read_workstations(option: str, texts: Iterable[str]) -> list[str]:
         groups = known()["group"]
         members = groups.get(str(target.name), [])
         if not members:
-            near = did_you_mean(str(target.name), groups)
+            near = nearest_name(str(target.name), groups)
             raise UsageError(f"{option}: {target}: no workstation is in it{near}")
         print(f"pcm: {target} means {listed(members, _SHOWN)}", file=sys.stderr)
         names += members
     return list(dict.fromkeys(names))
 
 
-def did_you_mean(word: str, known: Iterable[str]) -> str:
+def nearest_name(word: str, known: Iterable[str]) -> str:
     """Return the known name nearest to an unknown one, as the end of a message, if one is near."""
-    near = nearest(word, known, _LEAST_LIKENESS)
-    return f"; did you mean {near}?" if near else ""
+    return did_you_mean(nearest(word, known, _LEAST_LIKENESS))
 
 
 def suggestions(targets: Iterable[Target]) -> str:
     """Return what targets that the history does not know could mean, as the end of a message."""
     with optional_history_engine() as engine:
-        known = None if engine is None else _names(engine)
-    near = [_nearest(target, known) for target in targets] if known else []
-    names = list(dict.fromkeys(filter(None, near)))
-    return f"; did you mean {listed(names, _SHOWN)}?" if names else ""
+        return "" if engine is None else known_suggestions(targets, engine)
+
+
+def known_suggestions(targets: Iterable[Target], engine: "Engine") -> str:
+    """Return what targets could mean, as `suggestions` does, from a history that is open."""
+    known = _names(engine)
+    near = dict.fromkeys(_nearest(target, known) for target in targets)
+    return did_you_mean(listed([name for name in near if name], _SHOWN))
+
+
+def print_suggestions(targets: Iterable[Target]) -> None:
+    """Print on stderr what targets that the history does not know could mean."""
+    if text := suggestions(targets):
+        print(f"pcm: {text.removeprefix('; ')}", file=sys.stderr)
 
 
 @contextmanager

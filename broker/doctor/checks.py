@@ -34,6 +34,7 @@ CHECKS: tuple[Check, ...] = (
     layout.exchanges,
     layout.central_queues,
     layout.queue_types,
+    layout.single_consumers,
     layout.listeners,
     layout.background,
     layout.bindings,

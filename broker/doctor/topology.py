@@ -194,6 +194,29 @@ def queue_types(snapshot: BrokerSnapshot) -> Iterator[Finding]:
         yield Finding(Severity.HINT, "queue-types", text, remedy)
 
 
+def single_consumers(snapshot: BrokerSnapshot) -> Iterator[Finding]:
+    """Agents' quorum queues have a single active consumer; classic ones are consumed exclusively.
+
+    Otherwise two machines of one name can each receive a part of the jobs.
+    """
+    shared = {
+        row["name"]
+        for row in (snapshot.managed.queues if snapshot.managed else ())
+        if AgentLogin.of_queue(row["name"])
+        and row.get("type") == "quorum"
+        and row["arguments"].get("x-single-active-consumer") is not True
+    }
+    if shared:
+        yield Finding(
+            Severity.WILL_BREAK,
+            "consumers",
+            "queues of an older version, which two machines of one name can consume at the same"
+            f" time: {named(shared)}",
+            f"rabbitmqctl delete_queue -p {snapshot.virtual_host} QUEUE --if-empty for each; its"
+            " agent, or pcm enrol, declares it again",
+        )
+
+
 def dead_letter_exchanges(snapshot: BrokerSnapshot) -> Iterator[Finding]:
     """Agents' queues dead-letter rejected messages to the administrators only."""
     misdirected = {

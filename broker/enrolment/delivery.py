@@ -12,6 +12,7 @@ from pydantic import ValidationError
 from broker.amqp.connection import BrokerError
 from broker.cli.command_line import CommandError, UsageError
 from broker.cli.session import as_command_error
+from broker.cli.targets import suggestions, workstation_targets
 from broker.enrolment.credentials import SecretFile, settings_of, text_of, urls_in
 from broker.enrolment.workstation import NotEnrolled
 from broker.settings import BrokerSettings
@@ -40,7 +41,8 @@ def management_errors() -> Iterator[None]:
     except BrokerError as error:
         raise as_command_error(error) from error
     except NotEnrolled as error:
-        raise CommandError(str(error)) from error
+        near = suggestions(workstation_targets([error.workstation]))
+        raise CommandError(f"{error}{near}") from error
 
 
 @contextmanager

@@ -23,7 +23,15 @@ from schemas.names import check_name, check_user
 
 
 class NotEnrolled(PcmError):
-    """A workstation has no such enrolled agent; nothing was done."""
+    """A workstation has no such enrolled agent; nothing was done.
+
+    Attributes:
+        workstation: its name.
+    """
+
+    def __init__(self, workstation: str, options: str) -> None:
+        super().__init__(f"not enrolled: {workstation}{options}; nothing was done")
+        self.workstation = workstation
 
 
 class NotRecorded(BrokerError):
@@ -221,7 +229,7 @@ def _select(
     missing = set(wanted).difference(selected)
     if missing or not selected:
         options = "".join(agent.option for agent in unique_sorted(missing))
-        raise NotEnrolled(f"not enrolled: {workstation}{options}; nothing was done")
+        raise NotEnrolled(workstation, options)
     return selected
 
 

@@ -63,6 +63,14 @@ MIGRATIONS: dict[int, tuple[str, ...]] = {
             " body TEXT DEFAULT '' NOT NULL, PRIMARY KEY (job_id, workstation, agent, id))"
         ),
     ),
+    9: (
+        "ALTER TABLE agents ADD COLUMN woke_at FLOAT",
+        # Jobs of programs that knew no default expiry: as agents now expire them, in 30 days.
+        """UPDATE jobs SET expires_at = 2592000 + CASE
+        WHEN coalesce(mandatory_at, offer_at, created_at) > created_at
+        THEN coalesce(mandatory_at, offer_at, created_at) ELSE created_at END
+        WHERE expires_at IS NULL AND context <> ''""",  # '': only its reports are known
+    ),
 }
 """The statements by the version that they produce from the previous one."""
 

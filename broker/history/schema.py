@@ -179,6 +179,7 @@ agents = _table(
     _text("sealing_key"),
     Column("revoked_at", Float),  # its login was deleted; it has not checked in since
     Column("queue_new_at", Float),  # its queue was last made anew: jobs in the former one are lost
+    Column("woke_at", Float),  # its machine last woke from sleep
 )
 
 machines = _table(

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 from broker.cli.command_line import DONE, CommandError, Parser
 from broker.cli.session import name, optional_history_engine, with_dispatcher
+from broker.cli.targets import known_suggestions, workstation_targets
 from broker.history.queries.jobs import query_jobs
 from broker.history.queries.rows import RUNNING, WAITING, UnknownId
 from broker.rollouts.command import abort
@@ -19,7 +20,15 @@ if TYPE_CHECKING:
 
 
 class NotCancellable(PcmError):
-    """A job has ended, or is not for a workstation; the message says which."""
+    """A job has ended, or is not for a workstation; the message says which.
+
+    Attributes:
+        not_addressed: the workstations that the job is not for.
+    """
+
+    def __init__(self, text: str, not_addressed: Sequence[str] = ()) -> None:
+        super().__init__(text)
+        self.not_addressed = tuple(not_addressed)
 
 
 def check_cancellable(queries: "JobQueries", job_id: str, workstations: Sequence[str] = ()) -> str:
@@ -37,7 +46,8 @@ def check_cancellable(queries: "JobQueries", job_id: str, workstations: Sequence
     job_id = queries.find(job_id).id
     outcomes = queries.outcomes(job_id, names=workstations or None)
     if not_addressed := sorted(set(workstations) - {outcome.workstation for outcome in outcomes}):
-        raise NotCancellable(f"{job_id}: is not for {', '.join(not_addressed)}; nothing was sent")
+        text = f"{job_id}: is not for {', '.join(not_addressed)}; nothing was sent"
+        raise NotCancellable(text, not_addressed)
     if outcomes and not any(outcome.state in (*WAITING, *RUNNING) for outcome in outcomes):
         where = ", ".join(workstations) or "everywhere"
         raise NotCancellable(f"{job_id}: has ended {where}; there is nothing to cancel")
@@ -105,7 +115,8 @@ def _cancellable(arguments: argparse.Namespace) -> str | dict[str, list[str]]:
                     return {check_cancellable(queries, job, workstations): workstations}
                 return _in_waves(queries, row, workstations) if workstations else row.id
         except NotCancellable as error:
-            raise CommandError(str(error)) from error
+            near = known_suggestions(workstation_targets(error.not_addressed), engine)
+            raise CommandError(f"{error}{near}") from error
         except UnknownId as error:
             if error.several:
                 raise CommandError(str(error)) from error
@@ -119,7 +130,8 @@ def _in_waves(
     waves: dict[str, list[str]] = {}
     for one in workstations:
         if (wave := queries.wave(rollout.id, one)) is None:
-            raise NotCancellable(f"{rollout.id}: no wave with {one} was sent; nothing was sent")
+            text = f"{rollout.id}: no wave with {one} was sent; nothing was sent"
+            raise NotCancellable(text, [one])
         waves.setdefault(wave.id, []).append(one)
     for job, names in waves.items():
         check_cancellable(queries, job, names)

@@ -8,11 +8,12 @@ from typing import TYPE_CHECKING, Any
 from broker.amqp.topology import routing_keys
 from broker.cli.command_line import DONE, FAILED, UsageError
 from broker.cli.session import history_engine
+from broker.cli.targets import known_suggestions
 from broker.cli.terminal import printable
 from broker.client.publishing import check_sendable
 from broker.history.queries.workstations import query_fleet
 from broker.rollouts.waves import divide, read_waves
-from schemas import WallClock
+from schemas import Target, WallClock
 from schemas.text import counted, listed
 
 if TYPE_CHECKING:
@@ -61,11 +62,12 @@ def dry_run(jobs: "Sequence[Job]", waves: "Sequence[WaveSize]", *, as_json: bool
             plans = [reach(job, known, waves) for job in jobs]
         except ValueError as error:
             raise UsageError(f"--waves: {error}") from error
-    for job, plan in zip(jobs, plans, strict=True):
+        near = [known_suggestions(map(Target.parse, plan.unknown), engine) for plan in plans]
+    for job, plan, hint in zip(jobs, plans, near, strict=True):
         if as_json:
             print(json.dumps(_as_json(job, plan)))
         else:
-            print("\n".join(map(printable, _lines(job, plan))))
+            print("\n".join(map(printable, _lines(job, plan, hint))))
     if not as_json:
         print("nothing was sent")
     return DONE if all(plan.reached and not plan.unknown for plan in plans) else FAILED
@@ -85,14 +87,13 @@ def reach(job: "Job", known: "Fleet", waves: "str | Sequence[WaveSize]" = ()) ->
     reached = known.reached(job)
     with_excluded = known.reached(job.model_copy(update={"excluded": ()}))
     rows = {row.name: row for row in known.workstations()}
-    revoked = {name for name, row in rows.items() if row.status(known.now) == "revoked"}
     not_applicable = {name for name in reached if not _can_run(job, rows[name])}
     known_names = {"workstation": rows.keys(), "group": known.groups().keys()}
     plan = Reach(
         reached=[name for name in reached if name not in not_applicable],
         excluded=sorted(set(with_excluded) - set(reached)),
         not_applicable=sorted(not_applicable),
-        revoked=sorted(name for name in revoked if _is_target(job, rows[name])),
+        revoked=known.revoked(job),
         unknown=[
             str(target)
             for target in job.targets
@@ -100,14 +101,6 @@ def reach(job: "Job", known: "Fleet", waves: "str | Sequence[WaveSize]" = ()) ->
         ],
     )
     return replace(plan, waves=_wave_sizes(plan, waves)) if waves else plan
-
-
-def _is_target(job: "Job", row: "WorkstationRow") -> bool:
-    """Whether a workstation is among a job's targets."""
-    from schemas import everyone, group, workstation
-
-    targets = {everyone, workstation(row.name), *map(group, row.groups)}
-    return not targets.isdisjoint(job.targets)
 
 
 def _wave_sizes(plan: Reach, waves: "str | Sequence[WaveSize]") -> tuple[int, ...]:
@@ -136,7 +129,8 @@ def _as_json(job: "Job", plan: Reach) -> dict[str, Any]:
     }
 
 
-def _lines(job: "Job", plan: Reach) -> Iterator[str]:
+def _lines(job: "Job", plan: Reach, near: str) -> Iterator[str]:
+    """Yield the lines about a job; `near`: what its unknown targets could mean."""
     count = len(plan.reached)
     yield f"{job.title}: would reach {counted(count, 'workstation')}, of those that checked in"
     yield from _row("reached", plan.reached)
@@ -145,7 +139,7 @@ def _lines(job: "Job", plan: Reach) -> Iterator[str]:
     yield from _row("revoked", plan.revoked)
     yield from _row("unknown targets", plan.unknown)
     if plan.unknown:
-        yield f"{'':<16}(if no queue is bound for one of these, pcm send sends nothing)"
+        yield f"{'':<16}if no queue is bound for one of these, pcm send sends nothing{near}"
     if plan.waves:
         yield f"{'waves':<16}{len(plan.waves)}: of {', '.join(map(str, plan.waves))} workstations"
     yield from _row("routing keys", routing_keys(job))

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 from broker.cli.command_line import DONE, CommandError, Parser, UsageError
 from broker.cli.session import history_engine, name, with_dispatcher
+from broker.cli.targets import known_suggestions, workstation_targets
 from broker.history.queries.jobs import query_jobs
 from broker.history.queries.rows import STATES, UnknownId
 from broker.jobs.rerun_jobs import NothingToRerun, NotItsWorkstation, failures, rerun
@@ -83,7 +84,8 @@ def _new_job(engine: "Engine", arguments: argparse.Namespace, states: tuple[str,
             new, left_out = rerun(queries, arguments.job, states, arguments.workstation)
             refused = queries.find(arguments.job).counts[State.REFUSED]
     except NotItsWorkstation as error:
-        raise CommandError(f"--workstation: {error}") from error
+        near = known_suggestions(workstation_targets(error.names), engine)
+        raise CommandError(f"--workstation: {error}{near}") from error
     except NothingToRerun as error:
         options = " ".join(f"--state {state}" for state in error.others)
         hint = f": {options} sends it there" if options else ""

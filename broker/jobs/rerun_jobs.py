@@ -32,7 +32,15 @@ class NothingToRerun(PcmError):
 
 
 class NotItsWorkstation(NothingToRerun):
-    """The job was not for a workstation that was named."""
+    """The job was not for workstations that were named.
+
+    Attributes:
+        names: these workstations.
+    """
+
+    def __init__(self, job_id: str, names: Sequence[str]) -> None:
+        super().__init__(f"{listed(names, _SHOWN)}: {job_id} was not for it; nothing was sent")
+        self.names = tuple(names)
 
 
 class Rerun(NamedTuple):
@@ -80,9 +88,7 @@ def rerun(
         raise NothingToRerun(f"{job_id}: the history has reports of it, but not the job itself")
     at = {outcome.workstation: outcome.state for outcome in queries.outcomes(job_id)}
     if not_addressed := [name for name in wanted if name not in at]:
-        raise NotItsWorkstation(
-            f"{listed(not_addressed, _SHOWN)}: {job_id} was not for it; nothing was sent"
-        )
+        raise NotItsWorkstation(job_id, not_addressed)
     names = [name for name in wanted or sorted(at) if at[name] in allowed]
     if not names:
         raise _no_match(job_id, list(at.values()), allowed)

@@ -10,6 +10,7 @@ from pydantic import ValidationError
 
 from broker.cli.command_line import Parser, UsageError
 from broker.cli.session import history_engine
+from broker.cli.targets import known_suggestions
 from schemas import explain
 from schemas.orders.secrets import check_variable
 
@@ -95,6 +96,7 @@ def sealed(jobs: "list[Job]", values: dict[str, str]) -> "list[Job]":
         try:
             return [seal(job, values, known) for job in jobs]
         except CannotSeal as error:
-            raise UsageError(f"{error}; nothing was sent") from error
+            near = known_suggestions((target for job in jobs for target in job.targets), engine)
+            raise UsageError(f"{error}; nothing was sent{near}") from error
         except ValidationError as error:
             raise UsageError(f"--secret: {explain(error)}") from error

@@ -1,6 +1,7 @@
 """`pcm send`: send a job given by options, or the jobs of a file."""
 
 import argparse
+import asyncio
 import json
 import sys
 import time
@@ -9,13 +10,13 @@ from typing import TYPE_CHECKING, Any
 
 from pydantic import ValidationError
 
-from broker.amqp.connection import Unreachable
+from broker.amqp.connection import Unreachable, Unroutable
 from broker.amqp.topology import routing_keys
 from broker.cli.command_line import DONE, FAILED, Parser, UsageError
 from broker.cli.hints import print_offer_hint
 from broker.cli.options import as_option
 from broker.cli.session import with_dispatcher
-from broker.cli.targets import read_targets, suggest_for_unroutable
+from broker.cli.targets import print_suggestions, read_targets, suggest_for_unroutable
 from broker.cli.terminal import printable
 from broker.jobs import saved, secrets
 from broker.jobs.mandatory_time import check_not_past
@@ -26,7 +27,7 @@ from schemas.times import parse_moment
 
 if TYPE_CHECKING:
     from broker.client.dispatcher import Dispatcher
-    from schemas import SignedJob
+    from schemas import SignedJob, Target
 
 # The options that --file allows.
 _WITH_FILE = {"command", "file", "wait", "dry_run", "json", "give_up_after", "run", "takes_command"}
@@ -143,6 +144,7 @@ def _jobs(arguments: argparse.Namespace, signed: "SignedJob | None") -> "list[Jo
 async def _send_all(dispatcher: "Dispatcher", jobs: "list[Job]", *, as_json: bool) -> "list[Job]":
     """Send jobs; print each; return those that were sent."""
     sent: list[Job] = []
+    unroutable: list[Target] = []
     try:
         async for job, error in dispatcher.dispatch_all(jobs):
             if error is None:
@@ -152,10 +154,13 @@ async def _send_all(dispatcher: "Dispatcher", jobs: "list[Job]", *, as_json: boo
                 raise error
             else:
                 print(printable(f"pcm: {job.title}: {error}"), file=sys.stderr)
+                unroutable += job.targets if isinstance(error, Unroutable) else ()
     except Unreachable:
         if len(jobs) > 1:
             print(f"pcm: {len(sent)} of {len(jobs)} jobs are confirmed as sent", file=sys.stderr)
         raise
+    if unroutable:
+        await asyncio.to_thread(print_suggestions, dict.fromkeys(unroutable))
     return sent
 
 

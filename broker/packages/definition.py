@@ -14,7 +14,7 @@ from broker.files.problems import Place, Problem, Unreadable, WrongFile, path_of
 from schemas import Command, Manifest, Package
 from schemas.packages.manifest import PackageFile, PackageLink
 from schemas.packages.paths import check_path
-from schemas.text import nearest
+from schemas.text import did_you_mean, nearest
 
 DEFINITION = "package.toml"
 _IGNORED = {DEFINITION, ".git"}  # at the top of the folder
@@ -130,8 +130,7 @@ def _field_of_text(place: Place, value: Any, text: str) -> tuple[Place, str]:
 
 def _no_such_field(place: Place) -> str:
     fields = Package.model_fields if len(place) == 1 else Command.model_fields
-    near = nearest(str(place[-1]), fields)
-    return "no such field" + (f"; do you mean {near}?" if near else "")
+    return "no such field" + did_you_mean(nearest(str(place[-1]), fields))
 
 
 def _collect(source: SourceFolder, inside: str, problems: list[Problem]) -> bool:

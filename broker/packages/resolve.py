@@ -17,8 +17,8 @@ from schemas import ChannelList, Command, PackageReference, PackageSpec, Require
 from schemas.errors import PcmError
 from schemas.names import check_name
 from schemas.orders.package import MAX_REQUIRED
+from schemas.text import did_you_mean, nearest
 from schemas.text import listed as listed_names
-from schemas.text import nearest
 from schemas.versions import check_version, version_key
 
 if TYPE_CHECKING:
@@ -142,10 +142,9 @@ class _Finder:
         entry = self.channel.find(name)
         if entry is None:
             known = [package.name for package in self.channel.packages]
-            near = nearest(name, known)
             raise CannotResolve(
                 f"{name}@{self.channel.name}: the channel does not name the package"
-                + (f"; do you mean {near}?" if near else "")
+                + did_you_mean(nearest(name, known))
             )
         return entry.version
 
@@ -185,7 +184,7 @@ class _Finder:
 
     def _nearest(self, name: str) -> str:
         near = nearest(name, {known for point in self._published() for known in point})
-        return "no point has the package" + (f"; do you mean {near}?" if near else "")
+        return "no point has the package" + did_you_mean(near)
 
     def add_required(self, package: PublishedPackage) -> None:
         """Find what a package requires, and all that this requires, in order."""

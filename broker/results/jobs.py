@@ -18,11 +18,12 @@ from broker.results.query_session import (
     query_session,
     selected_states,
     state_text,
+    unknown_workstation_hint,
 )
 from schemas.times import parse_moment
 
 if TYPE_CHECKING:
-    from broker.history.queries.jobs import JobQueries
+    from broker.history.history import History
     from broker.history.queries.rows import JobRow
 
 COLUMNS = (
@@ -96,7 +97,7 @@ def _run(arguments: argparse.Namespace) -> int:
             most=arguments.limit + 1,
         )
         shown = rows[: arguments.limit]
-        states = _states(queries, arguments.workstation, shown)
+        states = _states(history, arguments.workstation, shown)
         now = queries.now
     if arguments.json:
         fields = [job_fields(row) | _state_fields(arguments, states, row) for row in shown]
@@ -111,14 +112,16 @@ def _run(arguments: argparse.Namespace) -> int:
 
 
 def _states(
-    queries: "JobQueries", workstation: str | None, rows: "list[JobRow]"
+    history: "History", workstation: str | None, rows: "list[JobRow]"
 ) -> dict[str, str] | None:
     """Return the jobs' states on the workstation of `--workstation`, by id; None without it."""
     if workstation is None:
         return None
-    if not rows and not queries.knows(workstation):
-        raise CommandError(f"--workstation: {workstation}: no such workstation has checked in")
-    return queries.states_on(workstation, [row.id for row in rows])
+    if not rows and not history.jobs.knows(workstation):
+        near = unknown_workstation_hint(history, workstation)
+        text = f"--workstation: {workstation}: no such workstation has checked in{near}"
+        raise CommandError(text)
+    return history.jobs.states_on(workstation, [row.id for row in rows])
 
 
 def _state_fields(

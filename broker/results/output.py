@@ -9,12 +9,19 @@ from typing import TYPE_CHECKING
 from broker.cli.command_line import DONE, FAILED, CommandError, Parser
 from broker.cli.session import name
 from broker.cli.terminal import printable_lines
-from broker.results.query_session import ROWS, exit_text, query_session, state_text
+from broker.results.query_session import (
+    ROWS,
+    exit_text,
+    query_session,
+    state_text,
+    unknown_workstation_hint,
+)
 from schemas.text import listed
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
+    from broker.history.history import History
     from broker.history.queries.jobs import JobQueries
     from broker.history.queries.rows import JobRow, OutcomeRow
     from schemas import Output, Result
@@ -59,7 +66,7 @@ def _run(arguments: argparse.Namespace) -> int:
     with query_session() as history:
         queries = history.jobs
         row = queries.find(arguments.job)
-        outcomes = _outcomes(queries, row, names)
+        outcomes = _outcomes(history, row, names)
         printer = _OutputPrinter(
             queries, row, outcomes, streams, everything=arguments.all or bool(names)
         )
@@ -79,16 +86,18 @@ def _run(arguments: argparse.Namespace) -> int:
 
 
 def _outcomes(
-    queries: "JobQueries", row: "JobRow", names: list[str] | None
+    history: "History", row: "JobRow", names: list[str] | None
 ) -> "dict[str, OutcomeRow]":
     """Return the job's state on each workstation.
 
     Raises:
         CommandError: it is not for one of the named workstations.
     """
-    outcomes = {outcome.workstation: outcome for outcome in queries.outcomes(row.id, names=names)}
+    found = history.jobs.outcomes(row.id, names=names)
+    outcomes = {outcome.workstation: outcome for outcome in found}
     if missing := [name for name in names or () if name not in outcomes]:
-        raise CommandError(f"{row.id} is not for {listed(missing, _MAX_NAMES)}")
+        near = unknown_workstation_hint(history, missing[0]) if len(missing) == 1 else ""
+        raise CommandError(f"{row.id} is not for {listed(missing, _MAX_NAMES)}{near}")
     return outcomes
 
 

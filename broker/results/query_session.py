@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from broker.cli.command_line import CommandError
 from broker.cli.session import history_engine
-from broker.cli.targets import did_you_mean
+from broker.cli.targets import nearest_name
 from broker.cli.time_formats import iso
 from broker.history.history import query_history
 from broker.history.queries.rows import FAILURES, RUNNING, STATES, WAITING, UnknownId
@@ -48,7 +48,7 @@ def _print_gaps(gaps: list[str]) -> None:
 def unknown_workstation_hint(history: "History", workstation: str) -> str:
     """Return the known workstation nearest to an unknown one, as the end of a message."""
     known = history.fleet.all_names()
-    return "" if workstation in known else did_you_mean(workstation, known)
+    return "" if workstation in known else nearest_name(workstation, known)
 
 
 def add_state_option(parser: argparse.ArgumentParser, what: str) -> None:

@@ -6,18 +6,22 @@ from typing import TYPE_CHECKING
 from broker.cli.command_line import CommandError, UsageError
 from broker.cli.hints import print_offer_hint
 from broker.cli.session import history_engine, history_errors, with_dispatcher
+from broker.cli.targets import known_suggestions
 from broker.history.queries.workstations import query_fleet
 from broker.rollouts import views
 from broker.rollouts.command import run_and_print
 from broker.rollouts.control import bound_workstations, plan_rollout, run_rollout
 from broker.rollouts.options import OPTIONS
 from broker.rollouts.waves import WrongWaves
+from schemas.text import listed
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from broker.client.dispatcher import Dispatcher
     from schemas import Job, Rollout
+
+_SHOWN = 10
 
 
 def send_in_waves(jobs: "Sequence[Job]", arguments: argparse.Namespace) -> int:
@@ -31,9 +35,12 @@ def send_in_waves(jobs: "Sequence[Job]", arguments: argparse.Namespace) -> int:
     (job,) = jobs
     with history_engine() as engine, query_fleet(engine) as known:
         names = known.reached(job)
+        revoked = known.revoked(job)
+        near = known_suggestions(job.targets, engine)
     if not names:
         targets = ", ".join(map(str, job.targets))
-        raise CommandError(f"no known workstation is in {targets}; nothing was sent")
+        but = f" but the revoked {listed(revoked, _SHOWN)}" if revoked else ""
+        raise CommandError(f"no known workstation{but} is in {targets}; nothing was sent{near}")
 
     async def work(dispatcher: "Dispatcher") -> int:
         bound, unbound = await bound_workstations(dispatcher, job, names)

@@ -1,6 +1,7 @@
 """`pcm schedule`: add, list and remove repeating jobs, and send them when they are due."""
 
 import argparse
+import asyncio
 import json
 import sys
 from typing import TYPE_CHECKING, Any
@@ -18,6 +19,7 @@ from broker.cli.session import (
     run_until_stopped,
     with_dispatcher,
 )
+from broker.cli.targets import print_suggestions
 from broker.history.history import query_history
 from broker.jobs import send
 from broker.schedules import views as schedule_views
@@ -130,6 +132,7 @@ def _add(arguments: argparse.Namespace) -> int:
                 f"pcm: no workstation is bound to {names} yet: nothing is sent until one is",
                 file=sys.stderr,
             )
+            await asyncio.to_thread(print_suggestions, unbound)
         _print_done(*schedule_views.added(schedule), under_way, as_json=arguments.json)
         if schedule.mandatory_after is None:
             print_offer_hint([schedule.job], "--mandatory-after D")

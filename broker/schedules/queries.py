@@ -16,6 +16,7 @@ from broker.stream.entry import StreamEntry, read_records
 from schemas import Schedule, ScheduleRemoval, State
 from schemas.errors import PcmError
 from schemas.orders.schedule import LEAD, Occurrence
+from schemas.text import did_you_mean, nearest
 
 _END_ALLOWANCE = 3600.0  # seconds, for the report of an end
 _KINDS = ("schedule", "schedule_removal")
@@ -54,8 +55,10 @@ def find_schedule(history: History, name: str) -> Schedule:
     Raises:
         UnknownSchedule: no schedule of this name is in force.
     """
-    if (schedule := list_schedules(history).get(name)) is None:
-        raise UnknownSchedule(f"{name}: there is no such schedule")
+    schedules = list_schedules(history)
+    if (schedule := schedules.get(name)) is None:
+        near = did_you_mean(nearest(name, schedules))
+        raise UnknownSchedule(f"{name}: there is no such schedule{near}")
     return schedule
 
 

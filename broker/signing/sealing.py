@@ -54,6 +54,14 @@ def _keys(job: Job, fleet: "Fleet") -> dict[str, str]:
     unknown = sorted(filter(None, named - excluded - fleet.all_names()))
     if unknown:
         raise CannotSeal(f"secrets: no agent of {listed(unknown, _SHOWN)} has ever checked in")
+    revoked = fleet.revoked(job)
+    if names:  # of a group, those that are left are enough
+        revoked = [name for name in revoked if name in named]
+    if revoked:
+        raise CannotSeal(
+            f"secrets: {listed(revoked, _SHOWN)}: the login was revoked, and the former key no"
+            " longer counts; enrolled agents send theirs when they are started"
+        )
     if not names:
         raise CannotSeal("secrets: the targets contain no known workstation")
     keys = {}
@@ -88,6 +96,8 @@ def _is_usable(key: str) -> bool:
 
 
 def _can_run(agent: "AgentRow", job: Job) -> bool:
+    if agent.revoked_at is not None:
+        return False  # nothing is sealed for its former key
     return agent.agent == "service" or job.context is Context.FOREGROUND
 
 

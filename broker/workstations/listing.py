@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from broker.cli.command_line import DONE, CommandError, Parser
 from broker.cli.session import history_engine, name
-from broker.cli.targets import did_you_mean
+from broker.cli.targets import nearest_name
 from broker.cli.terminal import Cell, Column, print_table, printable
 from broker.cli.time_formats import age, iso, local
 from broker.history.queries.workstations import query_fleet
@@ -82,12 +82,13 @@ def _workstations(arguments: argparse.Namespace) -> int:
 
 def _filter(known: "Fleet", arguments: argparse.Namespace) -> "list[WorkstationRow]":
     rows = known.workstations(arguments.name or None, arguments.group)
-    if not rows and arguments.group and arguments.group not in known.groups():
-        raise CommandError(f"--group: no workstation is in {arguments.group}")
+    if not rows and arguments.group and arguments.group not in (groups := known.groups()):
+        near = nearest_name(arguments.group, groups)
+        raise CommandError(f"--group: no workstation is in {arguments.group}{near}")
     names = {row.name for row in rows}
     if unknown := [name for name in arguments.name if name not in names]:
         where = f" in {arguments.group}" if arguments.group else ""
-        near = did_you_mean(unknown[0], known.all_names()) if len(unknown) == 1 else ""
+        near = nearest_name(unknown[0], known.all_names()) if len(unknown) == 1 else ""
         raise CommandError(f"{', '.join(unknown)}: no such workstation has checked in{where}{near}")
     return [row for row in rows if arguments.status in (None, row.status(known.now))]
 
@@ -213,7 +214,7 @@ def _groups(arguments: argparse.Namespace) -> int:
 
 def _members(groups: dict[str, list[str]], group: str, *, as_json: bool) -> int:
     if group not in groups:
-        raise CommandError(f"{group}: no workstation is in this group")
+        raise CommandError(f"{group}: no workstation is in this group{nearest_name(group, groups)}")
     members = groups[group]
     if as_json:
         fields = {"group": group, "automatic": _is_automatic(group), "workstations": members}

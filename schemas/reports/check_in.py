@@ -121,6 +121,11 @@ class CheckIn(Message):
         description="when its queue was last made anew: jobs in the former one are lost; null where"
         " that is not known",
     )
+    woke_at: Instant | None = Field(
+        default=None,
+        description="when the machine last woke from sleep: countdown and grace began anew; null"
+        " where that is not known",
+    )
     waiting: int = Field(
         default=0, ge=0, lt=2**31, description="number of open jobs that have not started"
     )

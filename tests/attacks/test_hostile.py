@@ -266,6 +266,22 @@ def test_a_claim_that_is_held_for_ever_is_overruled(state: Path) -> None:
         assert decision(state, "job-1") == ClaimRecord("service", State.STARTED)
 
 
+def test_a_claim_is_left_to_a_user_who_said_run_for_some_seconds(
+    state: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The service agent may look at it first in the instant when another user's agent gives way."""
+    service, user = Claims(state, "service"), Claims(state, "interactive-ada")
+    waits = _standby(state, service)
+    assert not waits.awaits_handover("job-1", accepted=False)
+    assert waits.awaits_handover("job-1", accepted=True)
+    assert user.take("job-1")
+    assert not waits.awaits_handover("job-1", accepted=True)
+    user.release("job-1")
+    monkeypatch.setattr(standby, "_HANDOVER", 0.0)
+    assert not waits.awaits_handover("job-1", accepted=True)
+    assert service.decide("job-1", State.STARTED)
+
+
 def test_a_start_that_never_ends_is_interrupted(
     state: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -362,6 +378,7 @@ time.sleep(600)
 """
 
 
+@pytest.mark.full
 async def test_the_service_runs_all_its_jobs_once_under_assault(
     ws: Workstation, dispatcher: Dispatcher, tmp_path: Path
 ) -> None:

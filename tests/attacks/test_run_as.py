@@ -160,6 +160,7 @@ def test_it_is_ended_with_all_it_started() -> None:
     assert ended.state is State.TIMED_OUT
 
 
+@pytest.mark.full
 @other.needs_root
 async def test_what_survives_its_agent_is_found_again_and_ended(
     ws: Workstation, dispatcher: Dispatcher, tmp_path: Path

@@ -26,6 +26,7 @@ def node() -> Iterator[Node]:
             made.stop()
 
 
+@pytest.mark.full
 async def test_without_a_broker_the_agent_waits_works_and_reports_later(
     node: Node, tmp_path: Path
 ) -> None:

@@ -1,6 +1,7 @@
 """Secrets reach the commands that they are for, and stand nowhere else as they are."""
 
 import base64
+from collections.abc import Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -17,7 +18,16 @@ from broker.history.schema import agents
 from broker.jobs.rerun_jobs import new_job as rerun_of
 from broker.signing.sealing import CannotSeal, seal
 from broker.stream.entry import StreamEntry
-from schemas import CheckIn, Command, InvalidMessage, Job, Rollout, group
+from schemas import (
+    AgentsRevoked,
+    CheckIn,
+    Command,
+    InvalidMessage,
+    Job,
+    Rollout,
+    group,
+    workstation,
+)
 from schemas.message import BODY_LIMIT
 from tests.support.admin import check_in
 
@@ -80,6 +90,42 @@ def test_a_useless_key_is_refused_when_read_and_a_missing_one_is_told(tmp_path: 
     ):
         seal(job, {"TOKEN": VALUE}, known)
     engine.dispose()
+
+
+def test_nothing_is_sealed_for_a_revoked_login_until_it_checks_in_again(tmp_path: Path) -> None:
+    engine = _known(tmp_path, 2)
+    key = base64.b64encode(bytes([9, *bytes(31)])).decode()
+    of_ada = check_in("ws-001", agent="interactive-ada", sealing_key=key)
+    _project(engine, [of_ada, _revoked("ws-000", "service"), _revoked("ws-001", "interactive-ada")])
+    one, lab = (
+        Job(command=Command(argv=("true",)), targets=(target,))
+        for target in (workstation("ws-000"), group("lab"))
+    )
+
+    def sealed_for(job: Job) -> set[str]:
+        with query_fleet(engine) as known:
+            secrets = seal(job, {"TOKEN": VALUE}, known).command.secrets
+        return set(secrets.keys) if secrets else set()
+
+    with pytest.raises(CannotSeal, match=r"^secrets: ws-000: the login was revoked"):
+        sealed_for(one)
+    assert sealed_for(lab) == {"service@ws-001"}
+    _project(engine, [check_in("ws-000", "lab", sealing_key=key), of_ada], first=20)
+    assert sealed_for(one) == {"service@ws-000"}
+    assert sealed_for(lab) == {"service@ws-000", "service@ws-001", "interactive-ada@ws-001"}
+    engine.dispose()
+
+
+def _revoked(name: str, *agents: str) -> AgentsRevoked:
+    return AgentsRevoked(workstation=name, agents=agents, sender="ada@hq")
+
+
+def _project(engine: Engine, records: Sequence[CheckIn | AgentsRevoked], first: int = 10) -> None:
+    with engine.begin() as connection:
+        projection = Projection(connection)
+        for offset, record in enumerate(records, first):
+            projection.add([StreamEntry(offset, record.kind, "", record.body(), "guest")])
+        projection.flush()
 
 
 @pytest.mark.parametrize(

@@ -1,6 +1,7 @@
 """Project check-ins onto the tables of workstations, agents and groups."""
 
 from collections.abc import Sequence
+from datetime import datetime
 from itertools import groupby
 from operator import itemgetter
 from typing import Any
@@ -20,11 +21,16 @@ _MACHINE_KEY = ("workstation", "agent", "machine", "boot", "standby", "first_off
 _DELETE_MACHINES = delete(machines).where(
     machines.c.workstation == bindparam("its_name"), machines.c.at < bindparam("before")
 )
-_NEW_QUEUE = (
-    update(agents)
-    .where(agents.c.workstation == bindparam("its_name"), agents.c.agent == bindparam("its_agent"))
-    .values(queue_new_at=bindparam("its_at"))
-)
+_LAST_TIMES = ("queue_new_at", "woke_at")
+_UPDATE_LAST_TIME = {
+    name: update(agents)
+    .where(
+        agents.c.workstation == bindparam("its_workstation"),
+        agents.c.agent == bindparam("its_agent"),
+    )
+    .values({name: bindparam("its_at")})
+    for name in _LAST_TIMES
+}
 _DELETE_GROUPS = delete(memberships).where(memberships.c.workstation == bindparam("its_name"))
 
 
@@ -65,16 +71,16 @@ def write(connection: Connection, check_ins: Sequence[tuple[CheckIn, int]]) -> N
     rows = [_agent(check_in) for check_in, _ in check_ins]
     columns = tuple(name for name in rows[0] if name not in {"workstation", "agent"})
     put(connection, agents, rows, columns)
-    # Only the process that made the queue knows it; those after it do not.
-    new_queues = [_new_queue(check_in) for check_in, _ in check_ins if check_in.queue_new_at]
-    if new_queues:
-        connection.execute(_NEW_QUEUE, new_queues)
+    # Only the process that made the queue, or that saw the machine wake, knows when.
+    for name, statement in _UPDATE_LAST_TIME.items():
+        told = [(check_in, at) for check_in, _ in check_ins if (at := getattr(check_in, name))]
+        if told:
+            connection.execute(statement, [_last_time(check_in, at) for check_in, at in told])
 
 
-def _new_queue(check_in: CheckIn) -> dict[str, Any]:
-    assert check_in.queue_new_at is not None  # noqa: S101 - the caller has checked it
-    at = check_in.queue_new_at.timestamp()
-    return {"its_name": check_in.workstation, "its_agent": check_in.agent, "its_at": at}
+def _last_time(check_in: CheckIn, at: datetime) -> dict[str, Any]:
+    agent = {"its_workstation": check_in.workstation, "its_agent": check_in.agent}
+    return {**agent, "its_at": at.timestamp()}
 
 
 def _speakers(connection: Connection, check_ins: Sequence[tuple[CheckIn, int]]) -> list[bool]:

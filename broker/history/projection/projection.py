@@ -373,21 +373,33 @@ class Projection:
         put(self._connection, table, rows, changed)
 
 
+_REVOKED = select(agents.c.workstation).where(
+    agents.c.agent == SERVICE, agents.c.revoked_at.is_not(None)
+)
+
+
 def addressed(job: Job) -> Select[str]:
     """Return the query for the known workstations that a job's targets reach."""
-    scopes = {target.scope for target in job.targets}
-    revoked = select(agents.c.workstation).where(
-        agents.c.agent == SERVICE, agents.c.revoked_at.is_not(None)
-    )
-    if "all" in scopes:
-        return select(workstations.c.name).where(workstations.c.name.not_in(revoked))
+    query = _targeted(job)
+    return query.where(query.selected_columns.name.not_in(_REVOKED))
+
+
+def addressed_but_revoked(job: Job) -> Select[str]:
+    """Return the query for the targets that a job does not reach: their login was revoked."""
+    query = _targeted(job)
+    return query.where(query.selected_columns.name.in_(_REVOKED))
+
+
+def _targeted(job: Job) -> Select[str]:
+    if any(target.scope == "all" for target in job.targets):
+        return select(workstations.c.name)
     groups = [target.name for target in job.targets if target.scope == "group"]
     names = [target.name for target in job.targets if target.scope == "workstation"]
     found = union(
         select(memberships.c.workstation.label("name")).where(memberships.c.group.in_(groups)),
         select(workstations.c.name).where(workstations.c.name.in_(names)),
     ).subquery()
-    return select(found.c.name).where(found.c.name.not_in(revoked))
+    return select(found.c.name)
 
 
 def _reported_job(report: Report, offset: int) -> Row:

@@ -3,15 +3,15 @@
 import json
 import time
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, fields
 from typing import Any
 
-from sqlalchemy import Connection, Engine, func, or_, select
+from sqlalchemy import Connection, Engine, Select, func, or_, select
 
 from broker.history.engine import map_database_errors, snapshot
-from broker.history.projection.projection import QUEUED, addressed
+from broker.history.projection.projection import QUEUED, addressed, addressed_but_revoked
 from broker.history.queries.jobs import REPORT_ALLOWANCE
 from broker.history.queries.machines import MachineRow, current, former_names, read_machines
 from broker.history.queries.rows import RUNNING, WAITING
@@ -34,6 +34,7 @@ class AgentRow:
         accept_offers: whether it runs optional jobs without asking.
         revoked_at: when its login was deleted.
         queue_new_at: when its queue was last made anew; None if unknown.
+        woke_at: when its machine last woke from sleep; None if unknown.
         missing_after: before the service ends a job of a missing user's agent, in seconds.
     """
 
@@ -54,6 +55,7 @@ class AgentRow:
     sealing_key: str = ""
     revoked_at: float | None = None
     queue_new_at: float | None = None
+    woke_at: float | None = None
     zone: str = ""
     countdown: float | None = None
     takeover_grace: float | None = None
@@ -182,10 +184,17 @@ class Fleet:
 
     def reached(self, job: Job) -> list[str]:
         """Return the names of the known workstations that a job would reach."""
-        names = set(self._connection.scalars(addressed(job)))
+        return self._without_excluded(job, addressed)
+
+    def revoked(self, job: Job) -> list[str]:
+        """Return the names of the workstations that a job would reach, were they not revoked."""
+        return self._without_excluded(job, addressed_but_revoked)
+
+    def _without_excluded(self, job: Job, query: Callable[[Job], Select[str]]) -> list[str]:
+        names = set(self._connection.scalars(query(job)))
         if job.excluded:
             excluded = job.model_copy(update={"targets": job.excluded})
-            names -= set(self._connection.scalars(addressed(excluded)))
+            names -= set(self._connection.scalars(query(excluded)))
         return sorted(names)
 
     def _groups(self) -> dict[str, list[str]]:

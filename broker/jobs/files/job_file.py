@@ -16,7 +16,7 @@ from broker.files.problems import Place, Problem, Unreadable, WrongFile, path_of
 from broker.jobs.mandatory_time import check_not_past
 from schemas import Command, Job
 from schemas.errors import PcmError
-from schemas.text import nearest
+from schemas.text import did_you_mean, nearest
 from schemas.times import parse_moment
 
 SIZE_LIMIT = 20_000_000
@@ -198,5 +198,4 @@ def _no_such_field(place: Place) -> str:
     here, there = (Job, Command) if at_top else (Command, Job)
     if name in there.model_fields:
         return "no such field here; it belongs " + ("into command" if at_top else "beside command")
-    near = nearest(name, here.model_fields)
-    return "no such field" + (f"; do you mean {near}?" if near else "")
+    return "no such field" + did_you_mean(nearest(name, here.model_fields))

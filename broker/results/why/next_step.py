@@ -60,6 +60,7 @@ def service_step(c: Circumstances, *, paused: bool = False) -> NextStep:
     rules = ServiceRules(_host(c, row), grace or 0.0)
     status, now = _status(c, SERVICE), _clock(c, SERVICE)
     if not c.background:
+        status = _since_sleep(rules, status, row)
         since = _held_back_since(c, SERVICE, status.received_at, 0)
         status = replace(status, received_at=since)
     step = rules.next(status, now, claimed=False, paused=paused)
@@ -93,6 +94,14 @@ def user_step(c: Circumstances, agent: str, *, paused: bool = False) -> NextStep
         and unclaimed.at <= now
         and _windows_known(c, row),
     )
+
+
+def _since_sleep(rules: ServiceRules, status: JobStatus, row: AgentRow | None) -> JobStatus:
+    """Return the status at a service agent whose machine has slept: its grace began anew."""
+    woke_at = row.woke_at if row else None
+    if woke_at is None or woke_at <= status.received_at or not rules.restarts_wait(status, woke_at):
+        return status
+    return replace(status, received_at=woke_at)
 
 
 def _held_back_since(c: Circumstances, agent: str, since: float, wait: float) -> float:

@@ -48,6 +48,7 @@ async def test_background_jobs_are_the_services_alone(
     assert not ledger.read(ws.state_dir / "interactive-ada" / "ledger.db")
 
 
+@pytest.mark.full
 async def test_login_names_of_any_letters(ws: Workstation, dispatcher: Dispatcher) -> None:
     """Q173388: each user is offered the job, and is shown as named; Ada is not ada."""
     users = ("ada", "Ada", "ada.lovelace@example.com", "EXAMPLE\\Żółw")
@@ -65,7 +66,9 @@ async def test_login_names_of_any_letters(ws: Workstation, dispatcher: Dispatche
     assert agents_of(reports, State.SUCCEEDED) == {f"interactive-{users[-1]}"}
 
 
-@pytest.mark.parametrize("answer", ["nothing", "postpone", "run"])
+@pytest.mark.parametrize(
+    "answer", ["nothing", pytest.param("postpone", marks=pytest.mark.full), "run"]
+)
 async def test_whose_session_runs_a_mandatory_job(
     ws: Workstation, dispatcher: Dispatcher, answer: str
 ) -> None:

@@ -247,15 +247,19 @@ async def test_after_sleep_the_user_has_a_whole_countdown(
 
 
 async def test_after_sleep_the_services_grace_begins(
-    ws: Workstation, dispatcher: Dispatcher, tmp_path: Path
+    ws: Workstation, dispatcher: Dispatcher, settings: DispatcherSettings, tmp_path: Path
 ) -> None:
-    """Nobody is logged on; a user may log on within the grace."""
+    """Nobody is logged on; a user may log on within the grace. Administrators learn of it."""
     clock, ran = Clock(ws), tmp_path / "ran"
     service = clock.start("service", takeover_grace="1h", missing_after=LOOK_EVERY, concurrency="1")
     job = await dispatcher.dispatch(counted(ws, ran, mandatory_at=now(hours=2)))
     service.wait_for("job.received")
-    clock.sleep(JUMP)
-    service.wait_for("clock.slept")
+    async with check_ins(settings, ws) as heard:
+        assert (await heard.next()).woke_at is None
+        clock.sleep(JUMP)
+        service.wait_for("clock.slept")
+        while (await heard.next()).woke_at is None:
+            pass
     await past(ws, dispatcher, now(seconds=JUMP))
     assert not ran.exists()
     clock.set(JUMP + 3660)
@@ -263,6 +267,7 @@ async def test_after_sleep_the_services_grace_begins(
     assert ran.read_text() == "x\n"
 
 
+@pytest.mark.full
 async def test_a_new_time_zone_counts_at_once(
     ws: Workstation, dispatcher: Dispatcher, settings: DispatcherSettings, tmp_path: Path
 ) -> None:

@@ -17,7 +17,7 @@ from tests.support.waiting import LIMIT, until_true
 from tests.support.workstation import Workstation, agents_of, final, follow
 
 
-@pytest.mark.parametrize("first", ["service", "interactive"])
+@pytest.mark.parametrize("first", ["service", pytest.param("interactive", marks=pytest.mark.full)])
 async def test_a_user_who_logs_on_later_is_offered_what_was_sent_before(
     ws: Workstation, dispatcher: Dispatcher, first: str
 ) -> None:

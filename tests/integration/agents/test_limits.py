@@ -132,6 +132,7 @@ async def test_a_users_job_waits_until_there_are_files(
     no_traceback(agent)
 
 
+@pytest.mark.full
 async def test_a_broker_that_is_lost_while_files_are_used_up_is_found_again(
     ws: Workstation, node: Broker, dispatcher: Dispatcher
 ) -> None:

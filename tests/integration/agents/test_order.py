@@ -81,6 +81,7 @@ async def test_all_that_waits_for_an_agent_is_taken_in_before_anything_is_starte
     assert started(service) == [first.id, second.id, third.id]
 
 
+@pytest.mark.full
 async def test_what_is_due_runs_where_what_waits_cannot_be_taken_in(
     ws: Workstation, dispatcher: Dispatcher, node: Broker
 ) -> None:

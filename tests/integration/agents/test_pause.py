@@ -16,6 +16,7 @@ from tests.support.waiting import LIMIT, Gate
 from tests.support.workstation import Workstation, agents_of, final, follow
 
 
+@pytest.mark.full
 async def test_a_paused_workstation_starts_nothing_and_goes_on_in_order(
     ws: Workstation, dispatcher: Dispatcher, settings: DispatcherSettings, tmp_path: Path
 ) -> None:

@@ -2,6 +2,8 @@
 
 from pathlib import Path
 
+import pytest
+
 from broker import Dispatcher
 from broker.amqp.topology import AgentKind, queue_name
 from schemas import State, group
@@ -10,6 +12,7 @@ from tests.support.waiting import Gate
 from tests.support.workstation import Workstation, final, follow
 
 
+@pytest.mark.full
 async def test_the_jobs_of_a_former_name_end_under_it(
     ws: Workstation, dispatcher: Dispatcher, tmp_path: Path
 ) -> None:

@@ -4,6 +4,8 @@ import json
 import shutil
 from datetime import UTC, datetime, timedelta
 
+import pytest
+
 from agents.store import ledger
 from broker import Dispatcher
 from broker.amqp import topology
@@ -14,6 +16,7 @@ from tests.support.waiting import until
 from tests.support.workstation import Workstation, final, follow, until_state
 
 
+@pytest.mark.full
 async def test_a_damaged_ledger_is_made_good_from_the_brokers_record(
     ws: Workstation, dispatcher: Dispatcher
 ) -> None:
@@ -85,6 +88,7 @@ async def test_after_a_lost_ledger_nothing_that_ended_runs_again(
     assert ran.read_text() == "x\nx\n"
 
 
+@pytest.mark.full
 async def test_what_ended_long_ago_is_forgotten_and_not_run_again(
     ws: Workstation, dispatcher: Dispatcher
 ) -> None:

@@ -4,6 +4,8 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
+import pytest
+
 from broker import Dispatcher, DispatcherSettings
 from broker.amqp import topology
 from broker.amqp.connection import connect
@@ -43,6 +45,7 @@ async def test_a_cancellation_that_comes_before_its_job(
     assert not service.events("job.started")
 
 
+@pytest.mark.full
 async def test_a_job_is_cancelled_once_however_often_it_is_said(
     ws: Workstation, dispatcher: Dispatcher
 ) -> None:

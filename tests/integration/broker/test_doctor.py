@@ -349,6 +349,7 @@ def test_bindings_that_should_not_be(patient: Patient) -> None:
     patient.bind(topology.JOBS, "spy", "foreground.#")
     patient.queue("pcm.service.nobody", **arguments)
     patient.queue("pcm.service.astray")
+    patient.queue("pcm.service.older", queue_type="quorum", **arguments)
     ben = f"pcm.interactive.{name}.ben"
     path = ("bindings", patient.host, "e", topology.JOBS, "q", ben)
     assert patient.management.delete(*path, "foreground.*.all")
@@ -367,6 +368,9 @@ def test_bindings_that_should_not_be(patient: Patient) -> None:
     assert "the queue spy receives copies" in texts(found, "listeners")
     assert "pcm.service.astray (to nowhere)" in texts(found, "dead-letters")
     assert "pcm.service.nobody" not in texts(found, "dead-letters")
+    assert [finding["text"].rpartition(": ")[2] for finding in found["consumers"]] == [
+        "pcm.service.older"
+    ]
     for unknown in ("pcm.service.nobody", "pcm.service.astray", ada):
         assert unknown in texts(found, "abandoned")
 

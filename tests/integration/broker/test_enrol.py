@@ -541,10 +541,9 @@ def test_several_workstations_at_once(site: Site, ws: Workstation) -> None:
     halted = site.pcm("rotate", names[0], f"{ws.name}-x", names[1], "--json")
     assert halted.returncode == 1
     assert [json.loads(line)["workstation"] for line in halted.stdout.splitlines()] == names[:1]
-    assert halted.stderr == (
-        f"pcm: 1 of 3 workstations are done; {ws.name}-x is the next\n"
-        f"pcm: not enrolled: {ws.name}-x; nothing was done\n"
-    )
+    first, second = halted.stderr.splitlines()
+    assert first == f"pcm: 1 of 3 workstations are done; {ws.name}-x is the next"
+    assert second.startswith(f"pcm: not enrolled: {ws.name}-x; nothing was done")
     refused = site.pcm("revoke", names[0], f"{ws.name}-x", "--yes")
     assert (refused.returncode, refused.stdout) == (1, "")
     revoked = site.pcm("revoke", ",".join(names), "--yes")

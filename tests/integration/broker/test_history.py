@@ -198,6 +198,7 @@ async def test_one_of_the_former_version_is_read_on_where_it_was(here: Broker, u
             "CREATE INDEX untold ON forgeries (told)",
             "ALTER TABLE agents DROP COLUMN revoked_at",
             "ALTER TABLE agents DROP COLUMN queue_new_at",
+            "ALTER TABLE agents DROP COLUMN woke_at",
             "ALTER TABLE agents RENAME COLUMN policy TO windows",
             *(f"ALTER TABLE results DROP COLUMN {name}" for name in RANK),
             "DROP TABLE early",

@@ -133,6 +133,8 @@ def test_a_schedule_from_its_addition_to_its_removal(pcm: Administrator) -> None
     assert Schedule.read(
         json.dumps({key: shown[key] for key in shown if key not in {"description", "sent", "next"}})
     )
+    misspelt = pcm("show", f"{pcm.name}x")
+    assert misspelt.stderr.endswith(f"there is no such schedule; did you mean {pcm.name}?\n")
     removed = pcm("remove", pcm.name)
     assert (removed.returncode, removed.stdout) == (0, f"{pcm.name}: removed\n")
     for words in (["remove"], ["show"], ["next"]):

@@ -1,5 +1,6 @@
 """What a shell sees of `pcm`: exit statuses, streams that are closed, and what stderr says."""
 
+import asyncio
 import json
 import subprocess
 from collections.abc import Iterator
@@ -15,6 +16,8 @@ from tests.support.programs import BIN, pcm
 from tests.support.rabbitmq import Broker
 from tests.support.waiting import LIMIT, until
 from tests.support.workstation import Workstation
+
+TN = workstation("tn-room-4")
 
 
 @pytest.fixture
@@ -49,6 +52,16 @@ async def test_the_status_is_the_jobs_though_the_reader_has_left(admin: Admin) -
     )
     assert done.stdout.split() == ["1", "1", "1", "1", "0", "2"]
     assert "Traceback" not in done.stderr
+
+
+async def test_the_status_is_the_jobs_though_the_terminal_is_gone(admin: Admin) -> None:
+    job = Job(command=Command(argv=("false",), background=True), targets=(workstation("ws-tty"),))
+    await admin.tell([job])
+    watching = admin.on_terminal("watch", job.id)
+    await asyncio.to_thread(watching.until, lambda shown: "waits for ws-tty" in shown)
+    watching.hang_up()
+    await admin.tell([ended(job, "ws-tty", 1)])
+    assert await asyncio.to_thread(watching.process.wait, LIMIT) == 1
 
 
 def test_a_full_disk_is_told_and_no_success(admin: Admin) -> None:
@@ -165,6 +178,7 @@ def test_help_needs_no_other_argument(words: list[str]) -> None:
     assert done.stdout.startswith("usage: pcm")
 
 
+@pytest.mark.full
 async def test_waiting_names_whom_it_waits_for(admin: Admin) -> None:
     await admin.declare("ws-off")
     to = ("send", "--to", "workstation:ws-off", "--background", "--wait", "--give-up-after", "5s")
@@ -254,17 +268,48 @@ async def test_targets_are_lists_files_and_globs(admin: Admin, tmp_path: Path) -
             ["send", "--to", "tn-labour", "--to", "tn-rom-4", "--", "true"],
             "group:tn-labour, tn-room-4",
         ),
+        (["cancel", "JOB", "--workstation", "tn-room-5"], "tn-room-4"),
+        (["rerun", "JOB", "--workstation", "tn-room-5"], "tn-room-4"),
+        (["output", "JOB", "tn-room-5"], "tn-room-4"),
+        (["jobs", "--workstation", "tn-room-5"], "tn-room-4"),
+        (["groups", "tn-labor"], "tn-labour"),
+        (["workstations", "--group", "tn-labor"], "tn-labour"),
+        (["send", "--waves", "100%", "--to", "group:tn-labor", "--", "true"], "group:tn-labour"),
+        (["send", "--waves", "100%", "--to", "tn-room-5", "--", "true"], "tn-room-4"),
     ],
     ids=" ".join,
 )
 async def test_an_unknown_target_is_answered_with_the_nearest(
     admin: Admin, words: list[str], near: str
 ) -> None:
-    await admin.tell([check_in("tn-room-4", "tn-labour")])
-    done = admin.run(*words)
+    job = Job(command=Command(argv=("true",), background=True), targets=(TN,))
+    await admin.tell([check_in("tn-room-4", "tn-labour"), job])
+    done = admin.run(*(job.id if word == "JOB" else word for word in words))
     assert (done.returncode, done.stdout) == (1, "")
     assert done.stderr.endswith(f"; did you mean {near}?\n")
     assert done.stderr.count("\n") == 1
+
+
+async def test_unknown_targets_in_a_file_of_several_jobs_are_answered_with_the_nearest(
+    admin: Admin, tmp_path: Path
+) -> None:
+    await admin.tell([check_in("tn-room-4", "tn-labour")])
+    await admin.declare("tn-room-4", groups=["tn-labour"])
+    file = tmp_path / "jobs.yaml"
+    job = "- {{targets: ['{}'], command: {{argv: [/bin/true], background: true}}}}\n"
+    targets = ("workstation:tn-room-4", "workstation:tn-room-5", "group:tn-labor")
+    file.write_text("".join(map(job.format, targets)))
+    done = admin.run("send", "--file", str(file))
+    assert (done.returncode, len(done.stdout.splitlines())) == (1, 1)
+    *failed, last = done.stderr.splitlines()
+    assert len(failed) == 2
+    assert last == "pcm: did you mean tn-room-4, group:tn-labour?"
+    dry = admin.run("send", "--to", "tn-room-5", "--background", "--dry-run", "--", "true")
+    assert "pcm send sends nothing; did you mean tn-room-4?\n" in dry.stdout
+    args = ("send", "--to", "tn-room-5", "--secret", "TOKEN=-", "--", "true")
+    assert admin.run(*args, given="x").stderr.endswith(
+        "nothing was sent; did you mean tn-room-4?\n"
+    )
 
 
 @pytest.mark.parametrize(

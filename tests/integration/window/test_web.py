@@ -48,7 +48,7 @@ async def test_in_a_browser_a_user_sees_an_offer_runs_it_and_sees_what_comes_of_
             await dispatcher.dispatch(job)
             await browser.until("Greeting")
             await browser.click_on("Run now")
-            await browser.press("2", "hello from a page")
+            await browser.until("hello from a page")
             await browser.until("failed: exit code 3")
         assert final(await follow(dispatcher, job)).state is State.FAILED
     finally:

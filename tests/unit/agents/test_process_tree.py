@@ -28,7 +28,7 @@ READ_ONLY = (
     "--mount",
     "sh",
     "-c",
-    'mount -o remount,bind,ro "$(findmnt -nt cgroup2 -o TARGET)" && exec "$@"',
+    'mount -o remount,bind,ro "$(findmnt -nft cgroup2 -o TARGET)" && exec "$@"',
     "sh",
 )
 PREFIX = {"cgroup": (), "subreaper": READ_ONLY if os.geteuid() == 0 else ()}
@@ -193,6 +193,7 @@ def test_a_mark_is_of_one_job_on_one_workstation_and_leaves_no_trace_in_the_agen
     assert resource.getrlimit(10)[0] == resource.getrlimit(10)[1]
 
 
+@pytest.mark.full
 def test_zombies_of_orphans_are_waited_for() -> None:
     """As process 1 of a container, too: nobody else does."""
     code = (

@@ -307,11 +307,12 @@ def test_each_job_ends_though_no_agent_reports_it(history: Engine) -> None:
         assert (outcome.state, outcome.concluded) == ("succeeded", False)
 
 
-def test_a_queue_that_was_made_anew_stays_known(history: Engine) -> None:
-    told = [check_in("ws-1", queue_new_at=NOW), check_in("ws-1")]
+def test_a_queue_that_was_made_anew_and_a_sleep_stay_known(history: Engine) -> None:
+    told = [check_in("ws-1", queue_new_at=NOW), check_in("ws-1", woke_at=NOW), check_in("ws-1")]
     project(history, told)
     with query_fleet(history, NOW.timestamp()) as asked:
-        assert asked.workstations()[0].agents[0].queue_new_at == NOW.timestamp()
+        (service,) = asked.workstations()[0].agents
+    assert (service.queue_new_at, service.woke_at) == (NOW.timestamp(), NOW.timestamp())
 
 
 def test_a_revoked_workstation_is_reached_by_nothing_until_it_checks_in(history: Engine) -> None:

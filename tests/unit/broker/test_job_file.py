@@ -157,7 +157,7 @@ extra: 1
         f"jobs.yaml:5: jobs[0].command.timeout: {NO_DURATION}",
         "jobs.yaml:6: jobs[0].targets: 'all' is not a list: write it in [ ]",
         "jobs.yaml:7: jobs[0].background: no such field here; it belongs into command",
-        "jobs.yaml:9: jobs[1].command.envronment: no such field; do you mean environment?",
+        "jobs.yaml:9: jobs[1].command.envronment: no such field; did you mean environment?",
         f"jobs.yaml:10: jobs[1].targets[1]: 'grup:x' {NO_TARGET}",
         f"jobs.yaml:11: jobs[1].mandatory_at: 'tomorrow' {NO_TIME}",
         "jobs.yaml:12: jobs[2].id: 'a' is the id of the job in line 8, too",

@@ -34,10 +34,13 @@ from broker.history.queries.workstations import query_fleet
 from broker.history.reader import Overtaken, store
 from broker.history.source import Source, check_source, known_source, record_source
 from broker.stream.entry import StreamEntry
+from schemas import Job
+from schemas.times import latest
 from tests.support import programs
 from tests.support.postgresql import schema
 
 HISTORIES = Path(__file__).parent / "histories"
+_OPEN = "20260302-093001-aaaaaaaaa1"
 HERE, THERE = Source("rabbit@here", "/"), Source("rabbit@there", "/")
 Rows = dict[str, list[dict[str, Any]]]
 _RENAMED_FIELDS = {"id": "job", "name": "workstation"}  # of the answers
@@ -158,7 +161,7 @@ def migrated(before: Rows) -> Rows:
     }
     agents = []
     for row in before["agents"]:
-        agents.append({**row, "revoked_at": None, "queue_new_at": None})
+        agents.append({**row, "revoked_at": None, "queue_new_at": None, "woke_at": None})
         if "policy" in row:
             continue
         windows = agents[-1].pop("windows")
@@ -167,11 +170,19 @@ def migrated(before: Rows) -> Rows:
     return {
         **before,
         "reading": reading,
+        "jobs": sorted((_with_expiry(row) for row in before["jobs"]), key=repr),
         "agents": sorted(agents, key=lambda row: (row["workstation"], row["agent"])),
         "results": [
             {**row, **ranks[row["job_id"], row["workstation"]]} for row in before["results"]
         ],
     }
+
+
+def _with_expiry(job: dict[str, Any]) -> dict[str, Any]:
+    """Return the row of a job with the expiry that the job itself gives by now."""
+    if job["body"] is None:
+        return job
+    return {**job, "expires_at": latest(Job.read(job["body"], tolerant=True).expiry).timestamp()}
 
 
 def test_all_rows_and_the_position_are_kept(former: str, raw: Engine) -> None:
@@ -212,17 +223,41 @@ def known(answer: Any, then: Any) -> Any:
 
 def test_it_answers_as_it_did(former: str, tmp_path: Path) -> None:
     answers = json.loads((HISTORIES / f"version_{OLDEST}.answers.json").read_text())
+    for words, then in answers.items():
+        assert known(json.loads(pcm(former, tmp_path, *words.split())), then) == then
+
+
+def pcm(url: str, folder: Path, *words: str) -> str:
+    """Return what `pcm` answers from a history alone."""
     environment = {
         "PATH": os.environ["PATH"],
-        "HOME": str(tmp_path),
+        "HOME": str(folder),
         "TZ": "UTC",
         "PCM_AMQP_URL": programs.NOWHERE,
-        "PCM_HISTORY_URL": former,
+        "PCM_HISTORY_URL": url,
     }
-    for words, then in answers.items():
-        done = programs.run("pcm", words.split(), environment)
-        assert done.returncode == 0, done.stderr
-        assert known(json.loads(done.stdout), then) == then
+    done = programs.run("pcm", words, environment)
+    assert done.returncode == 0, done.stderr
+    return done.stdout
+
+
+def test_jobs_without_an_expiry_expire_as_agents_let_them_expire(
+    former: str, tmp_path: Path
+) -> None:
+    """They were sent on 2 March 2026, to queues that the broker keeps for 30 days."""
+    job = "20260302-093008-aaaaaaaaa8"
+    shown = json.loads(pcm(former, tmp_path, "show", job, "--json", "--all"))
+    assert shown["expires_at"] == "2026-04-01T09:30:08+00:00"
+    assert (shown["counts"], shown["open"]) == ({"expired": 9}, 0)
+    explained = pcm(former, tmp_path, "why", job, "ws-queued")
+    assert explained.startswith("It expired at 2026-04-01 09:30")
+    received = json.loads(pcm(former, tmp_path, "why", _OPEN, "ws-received", "--json"))
+    assert received["state"] == "expired"
+    assert "the history concludes that it has expired" in received["why"]
+    waiting = {
+        row["waiting"] for row in json.loads(pcm(former, tmp_path, "workstations", "--json"))
+    }
+    assert waiting == {0}
 
 
 def test_each_further_version_has_its_statements() -> None:

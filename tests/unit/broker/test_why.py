@@ -987,3 +987,17 @@ def test_after_sleep_the_countdown_begins_anew() -> None:
         events=events,
     )
     assert explain(slept).next_at == seconds(4 * MINUTE)
+
+
+def test_after_sleep_the_grace_of_the_service_begins_anew() -> None:
+    """Unless it had not begun: a mandatory time that is ahead is not moved."""
+    for woke_at, due_at, next_at in (
+        (-MINUTE, -2 * HOUR, 4 * MINUTE),
+        (-MINUTE, 2 * HOUR, 2 * HOUR + 5 * MINUTE),
+        (-6 * HOUR, -2 * HOUR, None),
+    ):
+        told = replace(agent(), takeover_grace=300.0, woke_at=seconds(woke_at))
+        events = [event(State.RECEIVED, -5 * HOUR)]
+        slept = known(outcome("received", -5 * HOUR), told, mandatory_at=due_at, events=events)
+        expected = None if next_at is None else seconds(next_at)
+        assert explain(slept).next_at == expected

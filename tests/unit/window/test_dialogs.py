@@ -200,3 +200,19 @@ async def test_help_names_the_keys(tmp_path: Path) -> None:
         await window.until("decline an optional job, with a reason")
         await window.press("escape")
         await window.until("No offers.")
+
+
+async def test_the_tab_of_a_started_job_stays_when_the_focus_leaves_a_button(
+    tmp_path: Path,
+) -> None:
+    """Textual focuses the button beside one that disappears, on a busy machine late."""
+    agent = _of(offer("a", "Update"))
+    async with agent.serving(tmp_path), looking(tmp_path, clock=Clock()) as window:
+        await window.until("Update")
+        await window.click("#do-run_now")
+        await window.until(lambda: agent.asked)
+        agent.show(offers=[], running=[running("a", "Update")])
+        await window.until("No output yet.")
+        window.app.screen.set_focus(window.app.offers.query_one("#do-details"))
+        await window.pilot.pause()
+        assert "No output yet." in await window.steady()
