@@ -29,6 +29,8 @@ COMMANDS = {
     "schedule": ("broker.schedules.command", "manage repeating jobs"),
     "workstations": ("broker.workstations.listing", "list workstations"),
     "groups": ("broker.workstations.listing", "list groups, or the members of a group"),
+    "packages": ("broker.inventory.command", "count packages over the fleet"),
+    "uninstall": ("broker.inventory.uninstall", "uninstall a package where it is"),
     "pause": ("broker.workstations.orders", "pause workstations"),
     "resume": ("broker.workstations.orders", "resume paused workstations"),
     "forget": ("broker.workstations.orders", "forget removed workstations"),

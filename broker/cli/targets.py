@@ -8,10 +8,12 @@ from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from pydantic import ValidationError
+
 from broker.amqp.connection import Unroutable
 from broker.cli.command_line import CommandError, UsageError
 from broker.cli.session import history_engine, optional_history_engine
-from schemas import Target, explain
+from schemas import PackageCondition, Target, explain
 from schemas.text import did_you_mean, listed, nearest
 
 if TYPE_CHECKING:
@@ -20,6 +22,7 @@ if TYPE_CHECKING:
 _SHOWN = 20  # names in a line
 _LEAST_LIKENESS = 0.8  # so that ws-42 is near to ws-41, but not to ws-7
 _WILDCARDS = frozenset("*?[")
+_CONDITIONS = ("installed:", "missing:")
 
 _Names = dict[str, dict[str, list[str]]]  # by scope; of a group its members
 _Known = Callable[[], _Names]  # asks the history once, and only if it is needed
@@ -37,6 +40,9 @@ def read_targets(option: str, texts: Iterable[str]) -> tuple[Target, ...]:
 def _targets(option: str, texts: Iterable[str], known: _Known) -> tuple[Target, ...]:
     found: list[Target] = []
     for word in list(_words(option, texts)):
+        if word.startswith(_CONDITIONS):
+            found += _on_which_it_holds(option, word)
+            continue
         scoped = word if ":" in word or word == "all" else f"workstation:{word}"
         if _WILDCARDS.isdisjoint(scoped):
             found.append(_parse(option, scoped))
@@ -124,6 +130,9 @@ def _nearest(target: Target, known: Mapping[str, Mapping[str, object]]) -> str |
 def _words(option: str, texts: Iterable[str]) -> Iterator[str]:
     """Yield the words of lists such as ws-1,ws-2, and of files such as @lab.txt."""
     for text in texts:
+        if text.startswith(_CONDITIONS):  # its limits have commas
+            yield text
+            continue
         if not text.startswith("@"):
             yield from (word for word in text.split(",") if word) if text.strip(",") else [text]
             continue
@@ -138,6 +147,43 @@ def _words(option: str, texts: Iterable[str]) -> Iterator[str]:
         if not words:
             raise UsageError(f"{option}: {text}: names nothing")
         yield from words
+
+
+def read_conditions(option: str, texts: Iterable[str]) -> tuple[PackageCondition, ...]:
+    """Return the conditions on packages among the targets of an option.
+
+    Raises:
+        UsageError: one is wrong, or there are other targets as well.
+    """
+    texts = list(texts)
+    conditions = [text for text in texts if text.startswith(_CONDITIONS)]
+    if conditions and len(conditions) < len(texts):
+        raise UsageError(f"{option}: {conditions[0]}: leave out the other targets, or this one")
+    return tuple(_condition(option, text) for text in conditions)
+
+
+def _condition(option: str, text: str) -> PackageCondition:
+    try:
+        return PackageCondition.parse(text)
+    except ValueError as error:
+        reason = explain(error) if isinstance(error, ValidationError) else str(error)
+        raise UsageError(f"{option}: {reason}") from error
+
+
+def _on_which_it_holds(option: str, text: str) -> Sequence[Target]:
+    """Return the workstations on which a condition on packages holds, according to the history."""
+    from broker.history.history import query_history  # most targets need no history
+
+    condition = _condition(option, text)
+    with history_engine() as engine, query_history(engine) as history:
+        names = history.packages.matching(condition)
+        known = history.packages.names()
+    if not names:
+        spec = condition.spec.name
+        near = "" if spec in known else did_you_mean(nearest(spec, known, _LEAST_LIKENESS))
+        raise UsageError(f"{option}: {text}: holds on no workstation that the history knows{near}")
+    print(f"pcm: {condition} means {listed(names, _SHOWN)}", file=sys.stderr)
+    return workstation_targets(names)
 
 
 def _parse(option: str, text: str) -> Target:

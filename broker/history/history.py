@@ -9,6 +9,7 @@ from broker.amqp.connection import Unreachable
 from broker.history.engine import map_database_errors, open_history, snapshot
 from broker.history.position import is_collected
 from broker.history.queries.jobs import JobQueries
+from broker.history.queries.packages import PackageQueries
 from broker.history.queries.workstations import Fleet
 from broker.settings import HistorySettings, load
 
@@ -19,6 +20,8 @@ class History:
     Attributes:
         jobs: queries of jobs.
         fleet: queries of workstations.
+        packages: queries of the packages on workstations.
+        packages: queries of the packages on workstations.
         connection: to the database, in the transaction of all queries.
     """
 
@@ -26,6 +29,8 @@ class History:
         self.connection = connection
         self.jobs = JobQueries(connection)
         self.fleet = Fleet(connection, self.jobs.now)
+        self.packages = PackageQueries(connection)
+        self.packages = PackageQueries(connection)
 
     @staticmethod
     @contextmanager

@@ -71,6 +71,27 @@ MIGRATIONS: dict[int, tuple[str, ...]] = {
         THEN coalesce(mandatory_at, offer_at, created_at) ELSE created_at END
         WHERE expires_at IS NULL AND context <> ''""",  # '': only its reports are known
     ),
+    10: (  # packages on workstations, and their downloads
+        "ALTER TABLE outcomes ADD COLUMN already_present BOOLEAN",
+        (
+            "CREATE TABLE packages (workstation TEXT NOT NULL, agent TEXT NOT NULL,"
+            " name TEXT NOT NULL, version TEXT DEFAULT '' NOT NULL,"
+            " manifest TEXT DEFAULT '' NOT NULL, command TEXT DEFAULT '' NOT NULL,"
+            " state TEXT DEFAULT '' NOT NULL, installed BOOLEAN NOT NULL, present BOOLEAN,"
+            " ran_at DOUBLE PRECISION NOT NULL, checked_at DOUBLE PRECISION,"
+            " PRIMARY KEY (workstation, agent, name))"
+        ),
+        "CREATE INDEX of_package ON packages (name)",
+        (
+            "CREATE TABLE contents (workstation TEXT NOT NULL, agent TEXT NOT NULL,"
+            " manifest TEXT NOT NULL, name TEXT DEFAULT '' NOT NULL,"
+            " version TEXT DEFAULT '' NOT NULL, state TEXT DEFAULT '' NOT NULL,"
+            " received BIGINT NOT NULL, size BIGINT NOT NULL, rate BIGINT NOT NULL,"
+            " reason TEXT DEFAULT '' NOT NULL, at DOUBLE PRECISION NOT NULL,"
+            " PRIMARY KEY (workstation, agent, manifest))"
+        ),
+        "CREATE INDEX of_content ON contents (manifest)",
+    ),
 }
 """The statements by the version that they produce from the previous one."""
 

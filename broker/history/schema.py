@@ -107,6 +107,7 @@ outcomes = _table(
     Column("duration", Double),
     Column("restart_required", Boolean),
     _text("line"),
+    Column("already_present", Boolean),  # detection decided: no command ran
 )
 """The state of each job on each of its workstations: its report with the highest rank."""
 Index("states", outcomes.c.job_id, outcomes.c.state)
@@ -198,6 +199,40 @@ machines = _table(
     Column("up", Boolean, nullable=False),
 )
 """The machines on which agents checked in; two with one name must be noticed."""
+
+packages = _table(
+    "packages",
+    _text("workstation", key=True),
+    _text("agent", key=True),
+    _text("name", key=True),
+    _text("version"),
+    _text("manifest"),
+    _text("command"),
+    _text("state"),
+    Column("installed", Boolean, nullable=False),
+    Column("present", Boolean),  # what detection says; NULL: it has none
+    Column("ran_at", Double, nullable=False),
+    _time("checked_at"),
+)
+"""The packages that agents ran, by their last inventory."""
+Index("of_package", packages.c.name)
+
+contents = _table(
+    "contents",
+    _text("workstation", key=True),
+    _text("agent", key=True),
+    _text("manifest", key=True),
+    _text("name"),
+    _text("version"),
+    _text("state"),
+    Column("received", BigInteger, nullable=False),
+    Column("size", BigInteger, nullable=False),
+    Column("rate", BigInteger, nullable=False),
+    _text("reason"),
+    Column("at", Double, nullable=False),
+)
+"""The content that open jobs need, by the agents' last check-ins."""
+Index("of_content", contents.c.manifest)
 
 records = _table(
     "records",

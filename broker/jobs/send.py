@@ -16,18 +16,24 @@ from broker.cli.command_line import DONE, FAILED, Parser, UsageError
 from broker.cli.hints import print_offer_hint
 from broker.cli.options import as_option
 from broker.cli.session import with_dispatcher
-from broker.cli.targets import print_suggestions, read_targets, suggest_for_unroutable
+from broker.cli.targets import (
+    print_suggestions,
+    read_conditions,
+    read_targets,
+    suggest_for_unroutable,
+)
 from broker.cli.terminal import printable
 from broker.jobs import saved, secrets
 from broker.jobs.mandatory_time import check_not_past
+from broker.packages import options as package_options
 from broker.rollouts import options as waves
 from broker.watch import command as watch
-from schemas import Command, Job, explain
+from schemas import Command, Job, everyone, explain
 from schemas.times import parse_moment
 
 if TYPE_CHECKING:
     from broker.client.dispatcher import Dispatcher
-    from schemas import SignedJob, Target
+    from schemas import PackageReference, SignedJob, Target
 
 # The options that --file allows.
 _WITH_FILE = {"command", "file", "wait", "dry_run", "json", "give_up_after", "run", "takes_command"}
@@ -39,9 +45,14 @@ def add_to(commands: "argparse._SubParsersAction[Parser]") -> None:
     send = commands.add_parser(
         "send",
         description="Sends a command as a job, or all jobs of a file, and prints their ids, one a"
-        " line. A time T is ISO 8601 with a zone, +10m, now, or 'YYYY-MM-DDTHH:MM local' for each"
+        " line. The command is a program of the workstations, a script that is sent along, or one"
+        " of a package, whose files the workstations fetch. A time T is ISO 8601 with a zone, +10m,"
+        " now, or 'YYYY-MM-DDTHH:MM local' for each"
         " workstation's clock. A duration D is such as 30s, 5m, 1h30m.",
-        usage="pcm send [OPTION]... -- COMMAND [ARG]...\n       pcm send --file FILE [OPTION]...",
+        usage="pcm send [OPTION]... -- COMMAND [ARG]...\n"
+        "       pcm send --script FILE [OPTION]... [-- ARG...]\n"
+        "       pcm send --package NAME[@VERSION|@CHANNEL] [--command C] [OPTION]...\n"
+        "       pcm send --file FILE [OPTION]...",
         parents=[watch.options()],
     )
     add_options(send)
@@ -66,8 +77,10 @@ def add_options(parser: Parser) -> None:
         action="append",
         metavar="TARGET",
         help="all, group:NAME, workstation:NAME or a workstation's NAME; a list such as A,B, a file"
-        " of them as @FILE, or a glob such as 'lab-*' for those in the history; repeat for more",
+        " of them as @FILE, or a glob such as 'lab-*' for those in the history; or, alone,"
+        " installed:PACKAGE<2.1 or missing:PACKAGE; repeat for more",
     )
+    package_options.add_options(parser)
     add("--not-to", action="append", metavar="TARGET", help="excluded from --to; repeat for more")
     add("--background", action="store_true", help="run by the service agent; not shown to users")
     add("--timeout", metavar="D", help="limit of the command's run time (default: 1h)")
@@ -171,8 +184,11 @@ def _print_sent(job: "Job", *, as_json: bool) -> None:
         print(job.id, flush=True)
 
 
-def read_job(arguments: argparse.Namespace) -> "Job":
+def read_job(arguments: argparse.Namespace, *, resolve: bool = True) -> "Job":
     """Return the job that the options of `pcm send` describe.
+
+    `resolve`: conditions on packages mean the workstations of the history on which they hold now;
+    else everyone, and each workstation decides when it has the job.
 
     Raises:
         UsageError: an option is invalid; the text names it.
@@ -182,34 +198,22 @@ def read_job(arguments: argparse.Namespace) -> "Job":
         if len(jobs) > 1:
             raise UsageError(f"--file: {arguments.file}: has {len(jobs)} jobs; give one")
         return jobs[0]
-    if not arguments.argv:
-        raise UsageError("send: give a command after --, or --file")
+    package_options.check_options(arguments)
+    if not (arguments.argv or arguments.package or arguments.script):
+        raise UsageError("send: give a command after --, or --script, --package or --file")
     if not arguments.to:
         raise UsageError("--to: give a target: all, group:NAME or workstation:NAME")
     now = datetime.now(UTC)
+    conditions = read_conditions("--to", arguments.to)
     try:
-        command = Command(
-            argv=(" ".join(arguments.argv),) if arguments.shell else tuple(arguments.argv),
-            shell=arguments.shell,
-            background=arguments.background,
-            user_input_required=arguments.user_input_required,
-            user_may_stop=arguments.user_may_stop,
-            survives_agent=arguments.survives_agent,
-            leaves_processes=arguments.leaves_processes,
-            rerun_interrupted=arguments.rerun_interrupted,
-            environment=dict(map(_variable, arguments.env or [])),
-            **_without_none(
-                cwd=arguments.cwd,
-                run_as=arguments.run_as,
-                timeout=arguments.timeout,
-                success_exit_codes=_codes("--success-exit", arguments.success_exit),
-                restart_exit_codes=_codes("--restart-exit", arguments.restart_exit),
-                platforms=arguments.platform,
-            ),
-        )
+        package, command = _command(arguments)
         job = Job(
             command=command,
-            targets=read_targets("--to", arguments.to),
+            package=package,
+            only_if=conditions or None,
+            targets=(everyone,)
+            if conditions and not resolve
+            else read_targets("--to", arguments.to),
             excluded=read_targets("--not-to", arguments.not_to or []),
             respects_windows=arguments.respects_windows,
             created_at=now,
@@ -230,6 +234,39 @@ def read_job(arguments: argparse.Namespace) -> "Job":
     except ValueError as error:
         raise UsageError(as_option(str(error))) from error
     return job
+
+
+def _command(arguments: argparse.Namespace) -> "tuple[PackageReference | None, Command]":
+    """Return the command of a job, and its package, if it has one."""
+    environment = dict(map(_variable, arguments.env or []))
+    if arguments.package is not None:
+        package, command = package_options.package_of(arguments)
+        return package, Command.model_validate(
+            {**command.model_dump(), "environment": {**command.environment, **environment}}
+        )
+    if arguments.script is not None:
+        program = package_options.script_of(arguments.script, arguments.argv)
+    else:
+        words = (" ".join(arguments.argv),) if arguments.shell else tuple(arguments.argv)
+        program = {"argv": words, "shell": arguments.shell}
+    return None, Command(
+        **program,
+        background=arguments.background,
+        user_input_required=arguments.user_input_required,
+        user_may_stop=arguments.user_may_stop,
+        survives_agent=arguments.survives_agent,
+        leaves_processes=arguments.leaves_processes,
+        rerun_interrupted=arguments.rerun_interrupted,
+        environment=environment,
+        **_without_none(
+            cwd=arguments.cwd,
+            run_as=arguments.run_as,
+            timeout=arguments.timeout,
+            success_exit_codes=_codes("--success-exit", arguments.success_exit),
+            restart_exit_codes=_codes("--restart-exit", arguments.restart_exit),
+            platforms=arguments.platform,
+        ),
+    )
 
 
 def _from_file(arguments: argparse.Namespace) -> "list[Job]":

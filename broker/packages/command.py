@@ -182,7 +182,7 @@ def _version(text: str) -> tuple[str, str]:
 
 
 def _new(arguments: argparse.Namespace) -> int:
-    from broker.packages.template import new_package
+    from broker.packages.building.template import new_package
 
     folder = arguments.folder
     if folder.is_dir() and any(folder.iterdir()):
@@ -198,7 +198,7 @@ def _new(arguments: argparse.Namespace) -> int:
 
 
 def _check(arguments: argparse.Namespace) -> int:
-    from broker.packages.definition import read_source
+    from broker.packages.building.definition import read_source
     from broker.packages.output import size_text
     from schemas.text import counted
 
@@ -216,9 +216,9 @@ def _check(arguments: argparse.Namespace) -> int:
 
 
 def _build(arguments: argparse.Namespace) -> int:
-    from broker.packages.definition import read_source
+    from broker.packages.building.definition import read_source
+    from broker.packages.building.package_file import build_package
     from broker.packages.output import size_text
-    from broker.packages.package_file import build_package
     from broker.packages.progress import ProgressBar
 
     with file_errors(arguments.folder):
@@ -244,8 +244,8 @@ def _build(arguments: argparse.Namespace) -> int:
 
 
 def _inspect(arguments: argparse.Namespace) -> int:
+    from broker.packages.building.package_file import check_package, read_package
     from broker.packages.output import print_manifest
-    from broker.packages.package_file import check_package, read_package
     from broker.packages.progress import ProgressBar
     from broker.packages.trust import NotTrusted, signers
 
@@ -271,7 +271,7 @@ def _inspect(arguments: argparse.Namespace) -> int:
 
 
 def _publish(arguments: argparse.Namespace) -> int:
-    from broker.packages.package_file import read_package
+    from broker.packages.building.package_file import read_package
     from broker.packages.progress import ProgressBar
     from broker.packages.publishing import publish_package
 

@@ -9,7 +9,7 @@ from io import BytesIO
 from typing import TYPE_CHECKING
 
 from broker.content.archive import Progress, WrongContent, check_archive
-from broker.packages.package_file import BuiltPackage, check_package, read_signed_manifest
+from broker.packages.building.package_file import BuiltPackage, check_package, read_signed_manifest
 from broker.packages.points.point import CannotList, NotThere, Point, PointError, read_file
 from broker.packages.trust import NotTrusted, signers
 from schemas import InvalidMessage, Manifest, SignedText

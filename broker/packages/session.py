@@ -8,8 +8,8 @@ from pydantic import ValidationError
 
 from broker.cli.command_line import CommandError, UsageError
 from broker.content.archive import WrongContent
+from broker.packages.building.definition import WrongPackage
 from broker.packages.channels import WrongChannel
-from broker.packages.definition import WrongPackage
 from broker.packages.points.point import Point, PointError, open_point
 from broker.packages.publishing import NotPublished
 from broker.packages.resolve import CannotResolve

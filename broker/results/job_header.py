@@ -31,6 +31,7 @@ def job_header(queries: "JobQueries", row: "JobRow") -> list[tuple[str, str]]:
         ("context", row.context),
         ("requirement", row.requirement),
         ("command", row.command),
+        *_package_fields(body),
         *_command_fields(body),
         ("targets", listed(row.targets.split(), _MAX_TARGETS)),
         (
@@ -76,6 +77,21 @@ def _command_fields(body: "Job | None") -> Iterator[tuple[str, str]]:
         "respects maintenance windows": body.respects_windows,
     }
     yield "options", ", ".join(text for text, is_set in options.items() if is_set)
+
+
+def _package_fields(body: "Job | None") -> Iterator[tuple[str, str]]:
+    if body is None:
+        return
+    if body.command.script is not None:
+        yield "script", f"{len(body.command.script):,} bytes, sent with the job"
+    if body.only_if is not None:
+        yield "only if", " or ".join(map(str, body.only_if))
+    if (package := body.package) is None:
+        return
+    channel = f", by {package.channel} number {package.channel_serial}" if package.channel else ""
+    yield "package", f"{package}, {package.command}{channel}"
+    yield "requires", ", ".join(map(str, package.requires))
+    yield "manifest", package.manifest
 
 
 def _postponement_text(body: "Job") -> str:

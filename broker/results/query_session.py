@@ -85,9 +85,32 @@ def selected_states(options: list[tuple[str, ...]] | None) -> list[str] | None:
     return None if options is None else [state for group in options for state in group]
 
 
-def state_text(state: str, *, restart_required: bool | None = False) -> str:
-    """Return a state for people, and whether the workstation must be restarted."""
-    return state.replace("_", " ") + (", restart required" if restart_required else "")
+def state_text(
+    state: str,
+    *,
+    restart_required: bool | None = False,
+    already_present: bool | None = None,
+) -> str:
+    """Return a state for people, with what it says about the workstation.
+
+    Args:
+        state: the state.
+        restart_required: the workstation must be restarted.
+        already_present: no command ran: the package was there, or was not there to be uninstalled.
+    """
+    text = state.replace("_", " ") + (", restart required" if restart_required else "")
+    if already_present is None:
+        return text
+    return text + (", was there" if already_present else ", was not there")
+
+
+def outcome_state(outcome: "OutcomeRow") -> str:
+    """Return the state of a job on a workstation, for people; see `state_text`."""
+    return state_text(
+        outcome.state,
+        restart_required=outcome.restart_required,
+        already_present=outcome.already_present,
+    )
 
 
 def counts_text(counts: Mapping[str, int], restart_required: int = 0) -> str:

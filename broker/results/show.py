@@ -8,6 +8,7 @@ from broker.cli.command_line import DONE, CommandError, Parser
 from broker.cli.session import name
 from broker.cli.terminal import Cell, Column, print_table, printable
 from broker.cli.time_formats import age, iso, local, moment, span
+from broker.results.downloads import download_fields, downloads_of, print_downloads
 from broker.results.job_header import job_header
 from broker.results.query_session import (
     ROWS,
@@ -16,6 +17,7 @@ from broker.results.query_session import (
     job_fields,
     ordered,
     outcome_fields,
+    outcome_state,
     query_session,
     reason_text,
     selected_states,
@@ -28,6 +30,7 @@ from broker.results.signers import signers
 if TYPE_CHECKING:
     from broker.history.history import History
     from broker.history.queries.jobs import JobQueries
+    from broker.history.queries.packages import ContentRow
     from broker.history.queries.rows import Event, FailureGroup, JobRow, OutcomeRow
 
 _BAR = 30  # characters
@@ -87,10 +90,12 @@ def _run(arguments: argparse.Namespace) -> int:
         counts = row.counts if states is None else {state: row.counts[state] for state in states}
         left_out = max(0, sum(counts.values()) - len(outcomes))
         groups = queries.failures(row.id)
+        downloads = downloads_of(history, row.id, outcomes)
         if arguments.json:
-            _print_json(queries, row, outcomes, groups, left_out)
+            _print_json(queries, row, outcomes, groups, left_out, downloads)
         else:
             _print(queries, row, outcomes, groups, left_out)
+            print_downloads(downloads)
     return DONE
 
 
@@ -100,6 +105,7 @@ def _print_json(
     outcomes: "list[OutcomeRow]",
     groups: "list[FailureGroup]",
     left_out: int,
+    downloads: "list[ContentRow]",
 ) -> None:
     body = queries.body(row.id)
     fields = job_fields(row) | {
@@ -107,6 +113,7 @@ def _print_json(
         "signatures": [verdict._asdict() for verdict in signers(queries, row.id)],
         "failure_groups": [vars(group) for group in groups],
         "workstations": [outcome_fields(outcome) for outcome in outcomes],
+        "downloads": [download_fields(download) for download in downloads],
         "left_out": left_out,
     }
     print(json.dumps(fields, indent=2))
@@ -153,7 +160,7 @@ def _print_outcomes(outcomes: "list[OutcomeRow]", now: float) -> None:
     rows = [
         (
             outcome.workstation,
-            state_text(outcome.state, restart_required=outcome.restart_required),
+            outcome_state(outcome),
             "" if outcome.at is None else Cell(local(outcome.at), age(outcome.at, now)),
             outcome.agent,
             exit_text(outcome.exit_code, outcome.signal),
@@ -197,7 +204,7 @@ def _show_workstation(history: "History", row: "JobRow", workstation: str, *, as
     print(f"{row.id}  {printable(row.name)}")
     state = "no state"
     if outcome is not None:
-        state = state_text(outcome.state, restart_required=outcome.restart_required)
+        state = outcome_state(outcome)
     print(f"{workstation}: {state}\n")
     if events:
         print_table(REPORT_COLUMNS, [_event_cells(event, queries.now) for event in events])

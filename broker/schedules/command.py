@@ -34,6 +34,7 @@ from schemas import Schedule, explain
 
 if TYPE_CHECKING:
     from broker.client.dispatcher import Dispatcher
+    from schemas import Job
     from schemas.orders.schedule import Occurrence
 
 
@@ -142,8 +143,8 @@ def _add(arguments: argparse.Namespace) -> int:
 
 
 def _read(arguments: argparse.Namespace) -> "Schedule":
-    if not arguments.argv:
-        raise UsageError("schedule add: give a command after --")
+    if not (arguments.argv or arguments.package or arguments.script):
+        raise UsageError("schedule add: give a command after --, or --script or --package")
     times = {key: getattr(arguments, key) for key in ("mandatory_after", "expires_after")}
     try:
         return Schedule.model_validate(
@@ -153,12 +154,22 @@ def _read(arguments: argparse.Namespace) -> "Schedule":
                 "zone": arguments.zone,
                 "missed": arguments.missed,
                 "overlap": arguments.overlap,
-                "job": send.read_job(arguments),
+                "job": _template(arguments),
                 **{key: value for key, value in times.items() if value is not None},
             }
         )
     except ValidationError as error:
         raise UsageError(as_option(explain(error))) from error
+
+
+def _template(arguments: argparse.Namespace) -> "Job":
+    """Return the job of the occurrences; of a package, they all have the version found now."""
+    job = send.read_job(arguments, resolve=False)
+    if job.package is None:
+        return job
+    # The channel moves on, and agents refuse what an older list of it named.
+    pinned = job.package.model_copy(update={"channel": None, "channel_serial": None})
+    return job.model_copy(update={"package": pinned})
 
 
 def _remove(arguments: argparse.Namespace) -> int:

@@ -5,11 +5,12 @@ import json
 import sys
 from typing import TYPE_CHECKING, Any
 
-from broker.cli.command_line import DONE, CommandError, Parser
+from broker.cli.command_line import DONE, CommandError, Parser, UsageError
 from broker.cli.session import history_engine, name
-from broker.cli.targets import nearest_name
+from broker.cli.targets import nearest_name, read_conditions
 from broker.cli.terminal import Cell, Column, print_table, printable
 from broker.cli.time_formats import age, iso, local
+from broker.history.history import query_history
 from broker.history.queries.workstations import query_fleet
 from schemas.reports.check_in import is_automatic
 
@@ -53,6 +54,11 @@ def add_to(commands: "argparse._SubParsersAction[Parser]") -> None:
     add = workstations.add_argument
     add("name", metavar="NAME", nargs="*", type=name, help="only these (default: all)")
     add("--group", metavar="G", type=name, help="only members of this group")
+    add(
+        "--package",
+        metavar="P",
+        help="only where this holds: installed:PACKAGE, missing:PACKAGE or installed:PACKAGE<2.1",
+    )
     add("--status", choices=_STATUSES, help="only workstations with this status")
     add("--all", action="store_true", help=f"show more than {_MAX_ROWS} rows on a terminal, too")
     add("--json", action="store_true", help="print JSON")
@@ -68,9 +74,16 @@ def add_to(commands: "argparse._SubParsersAction[Parser]") -> None:
 
 
 def _workstations(arguments: argparse.Namespace) -> int:
-    with history_engine() as engine, query_fleet(engine) as known:
+    conditions = read_conditions("--package", [arguments.package] if arguments.package else ())
+    if arguments.package and not conditions:
+        raise UsageError(f"--package: {arguments.package}: write installed:NAME or missing:NAME")
+    with history_engine() as engine, query_history(engine) as history:
+        known = history.fleet
         now = known.now
         rows = _filter(known, arguments)
+        for condition in conditions:
+            names = set(history.packages.matching(condition))
+            rows = [row for row in rows if row.name in names]
     if arguments.json:
         print(json.dumps([_fields(row, now) for row in rows], indent=2))
     elif not rows:

@@ -212,7 +212,9 @@ class Job(Message):
 
     @property
     def title(self) -> str:
-        """The name of the job, or its command."""
+        """The name of the job, or its package's command, or its command."""
+        if self.package is not None and not self.name:
+            return f"{self.package} {self.package.command}"
         return self.name or str(self.command)[:80]
 
     @property

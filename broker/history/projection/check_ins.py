@@ -8,6 +8,7 @@ from typing import Any
 
 from sqlalchemy import Connection, bindparam, delete, select, update
 
+from broker.history.projection import package_rows
 from broker.history.projection.upserts import put
 from broker.history.schema import POLICY, agents, machines, memberships, workstations
 from schemas import CheckIn
@@ -40,6 +41,7 @@ def write(connection: Connection, check_ins: Sequence[tuple[CheckIn, int]]) -> N
     Of a machine that receives nothing, since another one has its name, only the machine is written.
     """
     _write_machines(connection, check_ins)
+    package_rows.write(connection, check_ins)
     check_ins = [(check_in, offset) for check_in, offset in check_ins if not check_in.standby]
     facts = [(check_in, offset, check_in.facts.model_dump()) for check_in, offset in check_ins]
     if not facts:

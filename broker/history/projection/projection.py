@@ -30,11 +30,13 @@ from broker.history.projection.reports import ReportWriter
 from broker.history.projection.upserts import EARLIER, put, upsert
 from broker.history.schema import (
     agents,
+    contents,
     early,
     jobs,
     machines,
     memberships,
     outcomes,
+    packages,
     records,
     reports,
     workstations,
@@ -331,6 +333,8 @@ class Projection:
             memberships.c.workstation,
             agents.c.workstation,
             machines.c.workstation,
+            packages.c.workstation,
+            contents.c.workstation,
         ):
             self._connection.execute(delete(column.table).where(column == name))
         reason = f"{record.sender} had the workstation forgotten"

@@ -29,7 +29,7 @@ _OUTCOME = tuple(
 _RESULT = TypeAdapter(Result)
 _MAX_LINE = 200
 _NO_RESULT: dict[str, object] = {
-    **dict.fromkeys(("exit_code", "signal", "duration", "restart_required")),
+    **dict.fromkeys(("exit_code", "signal", "duration", "restart_required", "already_present")),
     "line": "",
 }
 
@@ -215,6 +215,7 @@ def _result_columns(report: Report) -> Row:
         "signal": result.signal if result else None,
         "duration": result.duration.total_seconds() if result else None,
         "restart_required": result.restart_required if result else None,
+        "already_present": result.already_present if result else None,
         "line": first_line(report)[:_MAX_LINE] if report.state.final else "",
     }
 

@@ -72,6 +72,8 @@ class OutcomeRow:
     Attributes:
         line: the first line of the command's output; of its errors, if it failed.
         concluded: whether the history has concluded the state, without a report of it.
+        already_present: detection decided, and no command ran: true if the package was there, false
+            if what is to be uninstalled was not.
     """
 
     workstation: str
@@ -86,6 +88,7 @@ class OutcomeRow:
     restart_required: bool | None
     line: str
     concluded: bool = False
+    already_present: bool | None = None
 
 
 @dataclass(frozen=True)

@@ -1,7 +1,7 @@
 """Read the jobs of a file in JSON, YAML or TOML; report every error with its line."""
 
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import suppress
 from datetime import UTC, datetime
 from pathlib import Path
@@ -13,6 +13,7 @@ from broker.client.publishing import check_sendable
 from broker.files.formats import Content, read_text
 from broker.files.model_errors import explain_error, field_of_text
 from broker.files.problems import Place, Problem, Unreadable, WrongFile, path_of
+from broker.jobs.files.programs import WrongProgram, with_package, with_script
 from broker.jobs.mandatory_time import check_not_past
 from schemas import Command, Job
 from schemas.errors import PcmError
@@ -55,7 +56,7 @@ def parse_jobs(body: bytes, name: str) -> list[Job]:
         content = read_text(_decoded(body), Path(name).suffix.lower())
     except Unreadable as error:
         raise WrongJobFile(name, [Problem(error.line, "", str(error))]) from None
-    found = _Jobs(content, datetime.now(UTC))
+    found = _Jobs(content, datetime.now(UTC), Path(name).parent)
     found.take_all()
     problems = found.problems()
     if not (found.jobs or problems):
@@ -82,7 +83,8 @@ class _TooManyProblems(PcmError):
 class _Jobs:
     """Collects the jobs of documents, and the errors in them."""
 
-    def __init__(self, content: Content, now: datetime) -> None:
+    def __init__(self, content: Content, now: datetime, folder: Path) -> None:
+        self._folder = folder
         self.jobs: list[Job] = []
         self._content = content
         self._now = now
@@ -133,6 +135,9 @@ class _Jobs:
         for name in _TIMES:
             if fields.get(name) is not None:
                 self._read_time((*place, name), fields)
+        self._read_program(place, fields)
+        if len(self._wrong) > known:
+            fields.pop("package", None)
         try:
             job = Job.model_validate(fields)
             check_not_past(job, self._now)
@@ -160,6 +165,25 @@ class _Jobs:
         except (ValueError, OverflowError) as error:
             self._add(place, str(error))
             fields.pop(name)
+
+    def _read_program(self, place: Place, fields: dict[str, Any]) -> None:
+        """Replace the name of a package, or of a script's file, by what the job carries."""
+        package, script = fields.get("package"), fields.pop("script", None)
+        if isinstance(package, str) or (isinstance(package, dict) and "manifest" not in package):
+            fields.pop("package")
+            self._add_errors(
+                (*place, "package"), lambda: fields.update(with_package(package, fields))
+            )
+        if script is not None:
+            self._add_errors(
+                (*place, "script"), lambda: fields.update(with_script(script, fields, self._folder))
+            )
+
+    def _add_errors(self, place: Place, work: Callable[[], None]) -> None:
+        try:
+            work()
+        except WrongProgram as error:
+            self._add(place, str(error))
 
     def _check_id(self, place: Place, given: dict[str, Any]) -> None:
         if not isinstance(given.get("id"), str):

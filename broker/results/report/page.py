@@ -8,7 +8,14 @@ from html import escape
 from broker.cli.terminal import printable
 from broker.cli.time_formats import local, span
 from broker.history.queries.rows import FailureGroup, OutcomeRow
-from broker.results.query_session import exit_text, ordered, reason_text, shares, state_text
+from broker.results.query_session import (
+    exit_text,
+    ordered,
+    outcome_state,
+    reason_text,
+    shares,
+    state_text,
+)
 from broker.results.report.charts import Bar, bars, progress
 from broker.results.report.content import END_GROUPS, ReportContent, state_group
 from broker.results.report.style import SCRIPT, STYLE
@@ -194,7 +201,7 @@ def _rows(content: ReportContent) -> Iterator[str]:
 def _row(outcome: OutcomeRow) -> str:
     duration = "" if outcome.duration is None else _duration_text(outcome.duration)
     key = "" if outcome.duration is None else f"{outcome.duration:.3f}"
-    state = state_text(outcome.state, restart_required=outcome.restart_required)
+    state = outcome_state(outcome)
     return (
         f'<tr><td class="t">{_text(outcome.workstation)}</td>'
         f'<td class="t">{_dot(state_group(outcome.state))}{state}</td>'

@@ -6,6 +6,7 @@ from datetime import datetime, tzinfo
 from typing import Literal, NamedTuple
 
 from broker.cli.time_formats import moment
+from broker.history.queries.packages import ContentRow
 from broker.history.queries.rows import Event, JobRow, OutcomeRow
 from broker.history.queries.workstations import AgentRow, WorkstationRow
 from schemas import Cancellation, Context, Job, Requirement, State, WallClock
@@ -48,6 +49,7 @@ class Circumstances:
         cancellations: the job's cancellations, in order.
         now: the current time.
         due_before: see `JobQueries.due_before`; empty unless it is a user's mandatory job.
+        downloads: the content that it needs there, and that is not ready.
     """
 
     job: JobRow
@@ -59,6 +61,7 @@ class Circumstances:
     cancellations: Sequence[Cancellation]
     now: float
     due_before: Mapping[str, Sequence[tuple[float, float]]] = field(default_factory=dict)
+    downloads: Sequence[ContentRow] = ()
 
     @property
     def background(self) -> bool:

@@ -6,7 +6,9 @@ from dataclasses import dataclass
 from broker.cli.time_formats import span
 from broker.history.history import History
 from broker.history.projection.projection import QUEUED, UNREACHABLE
-from broker.history.queries.rows import OutcomeRow
+from broker.history.queries.packages import ContentRow
+from broker.history.queries.rows import WAITING, OutcomeRow
+from broker.results.downloads import download_text
 from broker.results.why.circumstances import (
     SERVICE,
     Circumstances,
@@ -19,7 +21,7 @@ from broker.results.why.circumstances import (
 from broker.results.why.next_step import user_step
 from broker.results.why.not_started import explain_not_started
 from broker.results.why.started import explain_started
-from schemas import Cancellation, Context, State, Target
+from schemas import Cancellation, ContentState, Context, State, Target
 from schemas.text import listed
 
 NOT_ADDRESSED = "not_addressed"
@@ -84,8 +86,20 @@ def why(history: History, job_id: str, workstation: str) -> Why:
                 if row.mandatory_at is None or row.context == Context.BACKGROUND
                 else queries.due_before(workstation, row.mandatory_at)
             ),
+            downloads=_downloads(history, row.id, workstation),
         )
     )
+
+
+def _downloads(history: History, job_id: str, workstation: str) -> list[ContentRow]:
+    """Return the content that a job needs on a workstation, and that is not ready."""
+    job = history.jobs.body(job_id)
+    if job is None or job.package is None:
+        return []
+    rows = history.packages.contents(job.package)
+    return [
+        row for row in rows if row.workstation == workstation and row.state != ContentState.READY
+    ]
 
 
 def explain(circumstances: Circumstances) -> Why:
@@ -117,6 +131,11 @@ def _explain(c: Circumstances, outcome: OutcomeRow) -> Explanation:
             return _declined(c, outcome)
         case _ if outcome.state == UNREACHABLE:
             return _unreachable(c, outcome)
+        case _ if c.downloads and outcome.state in WAITING and not c.cancellations:
+            found = explain_not_started(c, outcome)
+            texts = "; ".join(map(download_text, c.downloads))
+            next_step = f"when its content is there, {found.next}"
+            return Explanation(f"{found.why}; {texts}", next_step, found.next_at)
         case _ if outcome.state == QUEUED or not State(outcome.state).final:
             return explain_not_started(c, outcome)
         case _ if outcome.at is None or outcome.concluded:

@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from broker.packages.definition import DEFINITION
+from broker.packages.building.definition import DEFINITION
 from schemas.names import check_name
 
 TEMPLATE = """\

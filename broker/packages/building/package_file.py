@@ -18,7 +18,7 @@ from broker.content.archive import (
     check_archive,
     check_content,
 )
-from broker.packages.definition import SourceFolder, make_manifest, read_source
+from broker.packages.building.definition import SourceFolder, make_manifest, read_source
 from broker.signing.signer import Signer
 from schemas import InvalidMessage, Manifest, SignedText
 from schemas.packages.manifest import (

@@ -1,0 +1,1 @@
+"""What packages are on the workstations, and how to uninstall them."""
