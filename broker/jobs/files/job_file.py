@@ -25,6 +25,7 @@ SIZE_LIMIT = 20_000_000
 
 _TIMES = ("offer_at", "mandatory_at", "expires_at")
 _MAX_PROBLEMS = 1000
+_ANY_COMMAND = {"argv": ["true"]}
 
 
 class WrongJobFile(WrongFile):
@@ -136,8 +137,6 @@ class _Jobs:
             if fields.get(name) is not None:
                 self._read_time((*place, name), fields)
         self._read_program(place, fields)
-        if len(self._wrong) > known:
-            fields.pop("package", None)
         try:
             job = Job.model_validate(fields)
             check_not_past(job, self._now)
@@ -172,18 +171,21 @@ class _Jobs:
         if isinstance(package, str) or (isinstance(package, dict) and "manifest" not in package):
             fields.pop("package")
             self._add_errors(
-                (*place, "package"), lambda: fields.update(with_package(package, fields))
+                (*place, "package"), lambda: fields.update(with_package(package, fields)), fields
             )
         if script is not None:
             self._add_errors(
-                (*place, "script"), lambda: fields.update(with_script(script, fields, self._folder))
+                (*place, "script"),
+                lambda: fields.update(with_script(script, fields, self._folder)),
+                fields,
             )
 
-    def _add_errors(self, place: Place, work: Callable[[], None]) -> None:
+    def _add_errors(self, place: Place, work: Callable[[], None], fields: dict[str, Any]) -> None:
         try:
             work()
         except WrongProgram as error:
             self._add(place, str(error))
+            fields["command"] = _ANY_COMMAND  # look for further errors
 
     def _check_id(self, place: Place, given: dict[str, Any]) -> None:
         if not isinstance(given.get("id"), str):

@@ -131,13 +131,8 @@ def _explain(c: Circumstances, outcome: OutcomeRow) -> Explanation:
             return _declined(c, outcome)
         case _ if outcome.state == UNREACHABLE:
             return _unreachable(c, outcome)
-        case _ if c.downloads and outcome.state in WAITING and not c.cancellations:
-            found = explain_not_started(c, outcome)
-            texts = "; ".join(map(download_text, c.downloads))
-            next_step = f"when its content is there, {found.next}"
-            return Explanation(f"{found.why}; {texts}", next_step, found.next_at)
         case _ if outcome.state == QUEUED or not State(outcome.state).final:
-            return explain_not_started(c, outcome)
+            return _not_started(c, outcome)
         case _ if outcome.at is None or outcome.concluded:
             return (_ended_in_queue if outcome.at is None else _concluded)(c, outcome)
     return _ended(c, outcome)
@@ -235,6 +230,16 @@ def _cancellation_text(c: Circumstances) -> str:
     if (cancellation := c.cancellation) is None:
         return ""
     return f"by {cancellation.by} at {c.at(cancellation.at)}{because(cancellation.reason)}"
+
+
+def _not_started(c: Circumstances, outcome: OutcomeRow) -> Explanation:
+    """Explain a job that has not started, and whether its content is there."""
+    found = explain_not_started(c, outcome)
+    if not c.downloads or outcome.state not in WAITING or c.cancellation:
+        return found
+    texts = "; ".join(map(download_text, c.downloads))
+    next_step = f"when its content is there, {found.next}"
+    return Explanation(f"{found.why}; {texts}", next_step, found.next_at)
 
 
 def _declined(c: Circumstances, outcome: OutcomeRow) -> Explanation:
