@@ -33,6 +33,7 @@ test-all: test test-rest
 
 # What `make test` leaves out.
 test-rest: $(STAMP) rabbitmq
+	@./setup.sh nginx || echo "nginx cannot be installed: tests of packages on it are skipped"
 	@./setup.sh chromium || echo "chromium cannot be installed: the tests in a browser are skipped"
 	$(PYTEST) -m "full or hypothesis"
 	@$(MAKE) --no-print-directory chaos MINUTES=2 SEED=6

@@ -3,6 +3,7 @@
 #   setup.sh python DIR   a virtual environment with the locked packages and this project
 #   setup.sh bench DIR    another, with the locked packages that `make bench` compares with
 #   setup.sh rabbitmq     the rabbitmq-server program, without starting its service
+#   setup.sh nginx        a web server, of the tests of packages, without starting its service
 #   setup.sh chromium     the browser of some tests, which are skipped without it
 set -eu
 
@@ -55,11 +56,14 @@ rabbitmq)
         fi
     fi
     ;;
+nginx)
+    command -v nginx >/dev/null || [ -e /usr/sbin/nginx ] || packages nginx-light
+    ;;
 chromium)
     command -v chromium >/dev/null || command -v chromium-browser >/dev/null || packages chromium
     ;;
 *)
-    sed -n '2,6p' "$0"
+    sed -n '2,7p' "$0"
     exit 2
     ;;
 esac

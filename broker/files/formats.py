@@ -231,7 +231,9 @@ def _no_yaml(error: Exception) -> Unreadable:
 
 
 def _from_toml(text: str) -> Content:
-    lines = {(0, *place): line for place, line in toml_lines(text)}
+    lines: dict[Place, int] = {}
+    for place, line in toml_lines(text):
+        lines.setdefault((0, *place), line)
     try:
         value = tomllib.loads(text)
     except tomllib.TOMLDecodeError as error:

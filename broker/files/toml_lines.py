@@ -15,7 +15,7 @@ _QUOTES = re.compile(r'"""|' + "'''")
 
 
 def toml_lines(text: str) -> Iterator[tuple[Place, int]]:
-    """Yield the places of a TOML file's headers and keys, with their lines.
+    """Yield the places of a TOML file's headers and keys, with their lines; the first counts.
 
     Raises:
         Unreadable: a key is so long that tomllib would not end.
@@ -28,7 +28,8 @@ def toml_lines(text: str) -> Iterator[tuple[Place, int]]:
             pass
         elif header := _HEADER.match(line):
             table = _table(_words(header[2], number), counts, begins=header[1] == "[[")
-            yield table, number
+            # The tables around it have their first line.
+            yield from ((table[:end], number) for end in range(1, len(table) + 1))
         elif setting := _SETTING.match(line):
             words = _words(setting[1], number)
             yield from ((table + words[: end + 1], number) for end in range(len(words)))

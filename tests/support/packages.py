@@ -3,6 +3,7 @@
 import hashlib
 import sys
 from io import BytesIO
+from pathlib import Path
 from typing import Any
 
 from broker.content.archive import ArchiveWriter
@@ -15,7 +16,7 @@ if sys.version_info >= (3, 14):
 else:
     from backports import zstd
 
-__all__ = ["EMPTY", "listed", "manifest_of", "package", "zstd"]
+__all__ = ["EMPTY", "listed", "manifest_of", "package", "source_folder", "zstd"]
 
 EMPTY: Sha256 = hashlib.sha256(b"").hexdigest()
 
@@ -62,3 +63,39 @@ def listed(path: str, content: bytes = b"", mode: str = "0644") -> PackageFile:
     return PackageFile.model_validate(
         {"path": path, "mode": mode, "size": len(content), "sha256": sha256}
     )
+
+
+DEFINITION = """\
+name = "{name}"
+version = "{version}"
+comment = "for tests"
+{more}
+[commands.install]
+argv = ["./setup.sh", "install"]
+background = true
+
+[commands.uninstall]
+argv = ["./setup.sh", "uninstall"]
+background = true
+{tables}
+"""
+
+
+def source_folder(folder: Path, *, version: str = "1.0", more: str = "", tables: str = "") -> Path:
+    """Make a package's folder, or change the definition of one; the package is named as it.
+
+    Args:
+        folder: the folder.
+        version: the package's version.
+        more: further lines above the tables.
+        tables: further tables.
+    """
+    folder.mkdir(exist_ok=True)
+    text = DEFINITION.format(name=folder.name, version=version, more=more, tables=tables)
+    (folder / "package.toml").write_text(text)
+    (folder / "data").mkdir(exist_ok=True)
+    (folder / "data" / "file").write_bytes(b"content")
+    script = folder / "setup.sh"
+    script.write_text('#!/bin/sh\necho "$1 $PCM_PACKAGE_NAME $PCM_PACKAGE_VERSION"\n')
+    script.chmod(0o755)
+    return folder

@@ -1,6 +1,7 @@
 """Read `package.toml`, and the files beside it."""
 
 import os
+import re
 import stat
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -9,7 +10,7 @@ from typing import Any
 from pydantic import ValidationError
 
 from broker.files.formats import LIMIT, Content, read_text
-from broker.files.model_errors import explain_error, field_of_text
+from broker.files.model_errors import explain_error
 from broker.files.problems import Place, Problem, Unreadable, WrongFile, path_of
 from schemas import Command, Manifest, Package
 from schemas.packages.manifest import PackageFile, PackageLink
@@ -18,6 +19,7 @@ from schemas.text import did_you_mean, nearest
 
 DEFINITION = "package.toml"
 _IGNORED = {DEFINITION, ".git"}  # at the top of the folder
+_FIELD = re.compile(r"([\w-]+)(?:\.|: )")
 _NO_SUM = "0" * 64
 _SPECIAL_BITS = stat.S_ISUID | stat.S_ISGID | stat.S_ISVTX
 
@@ -119,13 +121,10 @@ def _explain(file: Path, content: Content, error: ValidationError) -> WrongPacka
 
 
 def _field_of_text(place: Place, value: Any, text: str) -> tuple[Place, str]:
-    """Return the place and the rest of a text that begins with fields, such as commands.install."""
-    name, colon, _ = text.partition(": ")
-    if colon and "." in name and isinstance(value, dict):
-        first, _, rest = text.partition(".")
-        if first in value:
-            return _field_of_text((*place, first), value[first], rest)
-    return field_of_text(place, value, text)
+    """Return the place that the beginning of a text names, and the rest of the text."""
+    while (word := _FIELD.match(text)) and isinstance(value, dict) and word[1] in value:
+        place, value, text = (*place, word[1]), value[word[1]], text[word.end() :]
+    return place, text
 
 
 def _no_such_field(place: Place) -> str:

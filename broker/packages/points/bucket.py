@@ -35,10 +35,8 @@ class BucketPoint:
             raise PointError(
                 f"{self.url}: needs a library that is not installed: {text} ({error})"
             ) from error
-        except ValueError as error:
-            raise PointError(
-                f"{self.url}: is not a point: write /FOLDER, https://... or s3://... ({error})"
-            ) from error
+        except Exception as error:  # each library has its own errors
+            raise PointError(f"{self.url}: {error}") from error
         self._root = str(root).rstrip("/")
 
     @contextmanager

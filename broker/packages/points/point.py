@@ -6,6 +6,7 @@ from typing import BinaryIO, NamedTuple, Protocol
 
 from schemas.errors import PcmError
 
+_BUCKETS = {"s3", "gs", "az"}
 Progress = Callable[[int], None]
 
 
@@ -97,6 +98,8 @@ def open_point(address: str) -> Point:
         from broker.packages.points.web import WebPoint
 
         return WebPoint(address)
+    if scheme not in _BUCKETS:
+        raise PointError(f"{address}: is not a point: write /FOLDER, https://... or s3://...")
     from broker.packages.points.bucket import BucketPoint
 
     return BucketPoint(address)
