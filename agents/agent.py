@@ -6,6 +6,7 @@ result in the ledger, so that an agent can recover from a crash at any step.
 
 import asyncio
 import time
+from collections.abc import Iterable
 from contextlib import suppress
 from functools import partial
 from typing import ClassVar
@@ -14,6 +15,7 @@ from agents import facts
 from agents.changes import Changes
 from agents.claims.claims import Claims
 from agents.claims.standings import Standings
+from agents.content.contents import Contents
 from agents.execution.processes.cgroup import remove_empty
 from agents.execution.processes.subreaper import reap_orphans
 from agents.execution.sealing import Sealing
@@ -32,13 +34,17 @@ from agents.jobs.scheduler import Scheduler
 from agents.jobs.workers import Workers
 from agents.machine import identify
 from agents.outbox import Outbox
+from agents.packages.inventory import Inventory
 from agents.session.broker_session import BrokerSession
 from agents.session.heartbeat import Heartbeat
 from agents.session.standby import Standby
 from agents.settings import AgentSettings
 from agents.store.ledger import Ledger
 from agents.store.state_folder import (
+    CONTENT,
+    COPIES,
     check_state_directory,
+    content_directories,
     lock_directory,
     private_directory,
     shared_directory,
@@ -73,6 +79,8 @@ class Agent:
         self.identity = Identity(self.kind, settings.workstation, user)
         state_dir = shared_directory(settings.state_dir)
         check_state_directory(state_dir, service=self.kind is AgentKind.SERVICE)
+        if self.kind is AgentKind.SERVICE:
+            content_directories(state_dir)
         self.directory = private_directory(state_dir / agent_word(self.identity.name))
         self._lock = lock_directory(self.directory)
         self._sealing = Sealing(self.directory, f"{self.identity.name}@{settings.workstation}")
@@ -91,6 +99,19 @@ class Agent:
         self._job_claims = JobClaims(
             settings, self.identity, self._claims, self.open_jobs, self._standings
         )
+        is_service = self.kind is AgentKind.SERVICE
+        copies = state_dir / CONTENT / COPIES if is_service else self.directory / COPIES
+        self._contents = Contents(
+            settings,
+            copies,
+            trust.manifest_objection if trust else lambda _: "",
+            self._tasks,
+            self._packages_ready,
+            self._packages_changed,
+            is_service=is_service,
+        )
+        self.open_jobs.on_closed.append(self._contents.forget)
+        self._inventory = Inventory(self._ledger, self._packages_changed)
         self._pause = PauseState(self.open_jobs, self.changes)
         self._executor = Executor(
             settings,
@@ -99,6 +120,9 @@ class Agent:
             self._outbox,
             self.directory / "runs",
             self._sealing,
+            self._contents,
+            self._inventory,
+            copies,
         )
         self._scheduler = Scheduler(
             settings,
@@ -108,6 +132,7 @@ class Agent:
             self._job_claims,
             self._pause,
             self._sealing,
+            self._contents,
             self.changes,
             self._tasks,
             caught_up,
@@ -122,6 +147,7 @@ class Agent:
             self._scheduler,
             self._executor,
             cancellations,
+            self._contents,
             self._tasks,
         )
         recovery = Recovery(self.identity, settings, self._ledger, trust, self._admission)
@@ -145,6 +171,8 @@ class Agent:
             self.open_jobs,
             self._executor,
             self._pause,
+            self._contents,
+            self._inventory,
             self._sealing.public,
             machine,
         )
@@ -163,6 +191,14 @@ class Agent:
         self._stopping = asyncio.Event()
         self._stops_now = False
 
+    def _packages_ready(self, job_ids: Iterable[str]) -> None:
+        for job_id in job_ids:
+            self.open_jobs.wake(job_id)
+
+    def _packages_changed(self) -> None:
+        self.changes.notify()
+        self._heartbeat.packages_changed()
+
     def stop(self) -> None:
         """Stop, and let running commands finish within the drain time; a second call kills them."""
         self._stops_now = self._stopping.is_set()
@@ -175,6 +211,7 @@ class Agent:
         try:
             async with self._tasks.group as tasks:
                 await self._check_name()
+                await self._inventory.restore()
                 self._restore()
                 session = tasks.create_task(self._session.run())
                 components = [

@@ -17,6 +17,7 @@ from pydantic import (
     model_validator,
 )
 
+from agents.points import PointsSetting
 from broker.amqp.topology import QueueType
 from broker.settings import BrokerSettings, OptionalPath
 from schemas.maintenance_windows import NO_WINDOWS, WindowsSetting
@@ -159,6 +160,37 @@ class AgentSettings(BrokerSettings):
         default=timedelta(days=90), description="how old a signed message may be when received"
     )
     accept_offers: bool = Field(default=False, description="run optional offers without asking")
+    points: PointsSetting = Field(
+        default=(),
+        repr=False,  # it may have a password
+        description="distribution points of packages, comma-separated, tried in turn:"
+        " https://HOST/PATH, http://HOST/PATH, or a folder; with GROUP= before it, only for the"
+        " workstations of a group, and first",
+    )
+    points_ca: OptionalPath = Field(
+        default=None,
+        description="file of the authorities that certify https points, PEM"
+        " (default: the system's)",
+    )
+    cache_size: ByteSize = Field(
+        default=ByteSize(10 * 1024**3),
+        ge=1024 * 1024,
+        description="greatest size of the cache of packages; the least recently used are removed",
+    )
+    fetch_rate: ByteSize = Field(
+        default=ByteSize(0),
+        ge=0,
+        description="bytes a second at which packages are fetched; 0: no limit",
+    )
+    fetch_windows: WindowsSetting = Field(
+        default=NO_WINDOWS,
+        description="the windows for large downloads, comma-separated, such as 18:00-06:00",
+    )
+    large_download: ByteSize = Field(
+        default=ByteSize(100 * 1024**2),
+        ge=0,
+        description="bytes from which a download is large: it waits for PCM_FETCH_WINDOWS",
+    )
 
     no_window: bool = Field(default=False, description="no window; the user decides with commands")
 

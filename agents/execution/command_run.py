@@ -9,12 +9,12 @@ import signal
 import time
 from collections.abc import Awaitable, Callable, Mapping
 from contextlib import closing
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import timedelta
 from functools import partial
 from pathlib import Path
 
-from agents.execution.environment import command_environment
+from agents.execution.environment import UserAccount, command_environment
 from agents.execution.live_output import LiveOutput
 from agents.execution.process import AdoptedProcess, Process, RunningProcess
 from agents.execution.processes.orphans import OrphanedProcess
@@ -43,6 +43,17 @@ class _StopRequest:
     reason: str
 
 
+@dataclass(frozen=True)
+class Placed:
+    """A command with its files in place, and the variables that name them."""
+
+    command: Command
+    variables: Mapping[str, str] = field(default_factory=dict)
+
+
+Place = Callable[[Command, UserAccount | None], Placed]
+"""Puts a command's files into place for a user; None: the agent's own. Runs in a thread."""
+
 _LEAVE_RUNNING = _StopRequest(State.INTERRUPTED, "")
 
 
@@ -63,6 +74,7 @@ class CommandRun:
         live: receives the output while the command runs.
         open_secrets: returns the command's secret variables.
         in_thread: runs a start that can block in another thread.
+        place: puts the command's files into place; None: it has none.
     """
 
     command: Command
@@ -77,12 +89,18 @@ class CommandRun:
     live: LiveOutput | None = None
     open_secrets: Callable[[], Mapping[str, str]] = dict
     in_thread: Callable[[Callable[[], Process]], Awaitable[Process]] = asyncio.to_thread
+    place: Place | None = None
 
     def __post_init__(self) -> None:
         self._stop: _StopRequest | None = None
         self._process: RunningProcess | None = None
         self.started_at = time.time() - (self.adopt[1] if self.adopt else 0)
         """When the command was started, or is about to be started."""
+
+    @property
+    def stopped(self) -> tuple[State, str] | None:
+        """The state and the reason of a requested stop; None if none is requested."""
+        return None if self._stop is None else (self._stop.state, self._stop.reason)
 
     def stop(self, state: State, reason: str) -> None:
         """End the command: SIGTERM to all its processes, SIGKILL after the grace period."""
@@ -135,7 +153,7 @@ class CommandRun:
         if self.adopt is not None:
             return AdoptedProcess(*self.adopt, self.spool, self.output_limit)
         own = {**self.command.environment, **self.open_secrets()}
-        if not may_block(self.command, own):
+        if self.place is None and not may_block(self.command, own):
             return self._start(own)
         starting = asyncio.ensure_future(self.in_thread(partial(self._start, own)))
         try:
@@ -149,12 +167,13 @@ class CommandRun:
         base = self.environment
         if user is not None:
             base = command_environment(session=False, other=user)
+        placed = self.place(self.command, user) if self.place else Placed(self.command)
         job_variables = {JOB_VARIABLE: self.job_id, WORKSTATION_VARIABLE: self.workstation}
-        variables = {**base, **own, **job_variables}
+        variables = {**base, **own, **placed.variables, **job_variables}
         spool = self.spool if is_spooled(self.command) else None
         on_output = self.live.write if self.live else None
         return Process(
-            self.command, variables, self.output_limit, spool, self.on_long_run, on_output, user
+            placed.command, variables, self.output_limit, spool, self.on_long_run, on_output, user
         )
 
     def _discard(self, starting: "asyncio.Future[Process]") -> None:

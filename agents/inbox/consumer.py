@@ -31,7 +31,7 @@ from broker.amqp.publisher import Publisher
 from broker.amqp.timeouts import timeout
 from broker.amqp.topology import AgentKind
 from broker.log import get_logger
-from schemas import Cancellation, Command, Context, InvalidMessage, Job, Pause, State
+from schemas import Cancellation, Command, Context, InvalidMessage, Job, Pause, Report, State
 from schemas.orders.signature import HEADER
 from schemas.times import duration_text
 
@@ -405,20 +405,35 @@ class Inbox:
                 if known.open:
                     stored.append(known)
                 continue
+            if self._refuses(transaction, order, now):
+                continue
             result = transaction.accept(order, now, self._oldest_acceptable(order, now))
             if isinstance(result, JobRecord):
                 transaction.add_report(report(order.id, State.RECEIVED))
                 if original := originals.get(order.id):
                     transaction.keep_original(order.id, original)
                 stored.append(result)
-            elif result is DuplicateReason.CONFLICT:
-                reason = "another job with this id was received and refused"
-                transaction.add_report(report(order.id, State.CONFLICT, reason))
-            elif result is DuplicateReason.TOO_OLD:
-                reason = f"{self._too_old_reason(order, now)}: whether it ran here is not known"
-                reason = f"{reason}; send it as a new job"
-                transaction.add_report(report(order.id, State.REFUSED, reason))
+            elif duplicate := self._report_duplicate(order, result, now):
+                transaction.add_report(duplicate)
         return stored
+
+    def _report_duplicate(self, job: Job, result: DuplicateReason, now: float) -> Report | None:
+        """Return the report of a job that is not stored; None if it is the same as a stored one."""
+        if result is DuplicateReason.CONFLICT:
+            reason = "another job with this id was received and refused"
+            return self._identity.report(job.id, State.CONFLICT, reason)
+        if result is DuplicateReason.TOO_OLD:
+            reason = f"{self._too_old_reason(job, now)}: whether it ran here is not known"
+            return self._identity.report(job.id, State.REFUSED, f"{reason}; send it as a new job")
+        return None
+
+    def _refuses(self, transaction: Transaction, job: Job, now: float) -> bool:
+        """Refuse a new job that was made by an outdated list of a channel."""
+        if transaction.knows(job.id) or not (reason := transaction.outdated_channel(job)):
+            return False
+        transaction.remember_refusal(job.id, now)
+        transaction.add_report(self._identity.report(job.id, State.REFUSED, reason))
+        return True
 
     def _oldest_acceptable(self, job: Job, now: float) -> float:
         """Return the creation time from which an unknown job cannot have run here.

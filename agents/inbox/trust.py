@@ -18,6 +18,7 @@ from schemas.orders.signature import read_signatures
 from schemas.times import duration_text
 
 if TYPE_CHECKING:
+    from agents.content.cache import Package
     from broker.signing.signer import Order
 
 _log = get_logger()
@@ -115,6 +116,22 @@ class Trust:
         if order.created_at >= now - self._max_age:
             return ""
         return f"it was created over {duration_text(self._max_age)} ago; send it again"
+
+    def manifest_objection(self, package: "Package") -> str:
+        """Return why no signature of a package's manifest counts; "" if one does."""
+        self.refresh()
+        if self._problem:
+            return f"no key is trusted: {self._problem}"
+        manifest, signed, now = package.manifest, package.signed, datetime.now(UTC)
+        reasons = []
+        for verdict in self._keyring.verify(manifest, signed.content, signed.signatures):
+            if verdict.key is None:
+                reasons.append(verdict.reason)
+            elif reason := verdict.key.objection_to_publisher([manifest.name], now):
+                reasons.append(f"the key of {verdict.key.name} {reason}")
+            else:
+                return ""
+        return "; ".join(reasons) or "it is not signed"
 
     def objection(self, order: "Order", body: bytes, header: object) -> str:
         """Return the reason if an order of the stream is not trusted, else an empty text."""

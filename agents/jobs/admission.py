@@ -5,6 +5,7 @@ import time
 
 from agents.claims.claim_file import UNKNOWN
 from agents.claims.claims import Claims
+from agents.content.contents import Contents
 from agents.identity import Identity
 from agents.jobs.cancellation import Cancellations
 from agents.jobs.executor import Executor
@@ -33,6 +34,7 @@ class Admission:
         scheduler: Scheduler,
         executor: Executor,
         cancellations: Cancellations,
+        contents: Contents,
         tasks: BackgroundTasks,
     ) -> None:
         self._identity = identity
@@ -41,6 +43,7 @@ class Admission:
         self._scheduler = scheduler
         self._executor = executor
         self._cancellations = cancellations
+        self._contents = contents
         self._tasks = tasks
         self._retention = settings.keep.total_seconds()
         self._downtime = 0.0
@@ -60,6 +63,7 @@ class Admission:
     def open(self, record: JobRecord) -> None:
         """Open a job of the ledger in any state."""
         job = record.job
+        self._contents.want(record)
         self._open_jobs.add(record)
         self._scheduler.hold_back_later_jobs(record)
         if record.state is State.STARTED:

@@ -8,25 +8,36 @@ from contextlib import contextmanager, suppress
 from datetime import timedelta
 from functools import partial
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-from agents.execution.command_run import CommandRun, LeftRunning, Outcome
+from agents.content.contents import Contents
+from agents.execution.command_run import CommandRun, LeftRunning, Outcome, Place
 from agents.execution.environment import command_environment
 from agents.execution.live_output import LiveOutput
 from agents.execution.processes.orphans import OrphanedProcess, find
+from agents.execution.script import place_script
 from agents.execution.sealing import CannotOpen, Sealing
 from agents.execution.spawn import CannotStart, owners_of
 from agents.execution.spool import is_spooled, spooled
 from agents.identity import Identity
 from agents.jobs.open_jobs import OpenJobs
 from agents.outbox import Outbox
+from agents.packages.inventory import Inventory
 from agents.settings import AgentSettings
 from agents.store.threads import ThreadPool
 from agents.store.transaction import JobRecord
 from broker.amqp.timeouts import timeout
 from broker.amqp.topology import AgentKind
 from broker.log import get_logger
-from schemas import Result, State
+from schemas import Command, Job, Result, State
+from schemas.orders.package import PackageReference
 from schemas.policy import MAX_STARTS
+
+if TYPE_CHECKING:
+    from agents.packages.package_run import Locks, PackageRun
+
+    Run = CommandRun | PackageRun
+    """The run of a job."""
 
 _log = get_logger()
 _NO_RESOURCES_LIMIT = 60.0  # seconds; the start is retried while files or processes run out
@@ -47,6 +58,9 @@ class Executor:
         outbox: Outbox,
         spools: Path,
         sealing: Sealing,
+        contents: Contents,
+        inventory: Inventory,
+        copies: Path,
     ) -> None:
         self._sealing = sealing
         self._outbox = outbox
@@ -56,7 +70,11 @@ class Executor:
         self._spools = spools
         self._environment = command_environment(session=identity.kind is AgentKind.INTERACTIVE)
         self._threads = ThreadPool(settings.concurrency, "start")
-        self._running: dict[str, CommandRun] = {}
+        self._contents = contents
+        self._inventory = inventory
+        self._copies = copies
+        self._running: dict[str, Run] = {}
+        self._locks: Locks | None = None
         self._idle = asyncio.Event()
         self._idle.set()
 
@@ -119,27 +137,22 @@ class Executor:
             for folder in self._spools.iterdir():
                 if folder.name not in still_open:
                     shutil.rmtree(folder, ignore_errors=True)
+        self._contents.remove_old_copies(still_open)
 
     @contextmanager
     def register(
         self, record: JobRecord, adopt: tuple[OrphanedProcess, float] | None = None
-    ) -> Iterator[CommandRun]:
+    ) -> Iterator["Run"]:
         """Register a run, so that it can be cancelled."""
         job_id = record.job.id
-        run = CommandRun(
-            record.job.command,
-            job_id,
-            self._settings.workstation,
-            self._settings.output_limit,
-            self._settings.stop_grace.total_seconds(),
-            self._environment,
-            self._spools / job_id,
-            partial(self._record_process, job_id),
-            adopt,
-            self._open_live_output(record),
-            partial(self._sealing.open, record.job.command),
-            self._threads.submit,
-        )
+        live = self._open_live_output(record)
+        run: Run
+        if record.job.package is not None and adopt is None:
+            run = self._package_run(record.job, record.job.package, live)
+        else:
+            script = record.job.command.script
+            place = partial(place_script, self._copies / job_id) if script and not adopt else None
+            run = self._command_run(record.job, record.job.command, place, adopt, live, own=True)
         self._running[job_id] = run
         self._idle.clear()
         try:
@@ -152,15 +165,77 @@ class Executor:
             if not self._running:
                 self._idle.set()
 
+    def _command_run(
+        self,
+        job: Job,
+        command: Command,
+        place: Place | None,
+        adopt: tuple[OrphanedProcess, float] | None = None,
+        live: LiveOutput | None = None,
+        *,
+        own: bool,
+    ) -> CommandRun:
+        """Return the run of a command; `own`: the job's own, which has its secrets."""
+        return CommandRun(
+            command,
+            job.id,
+            self._settings.workstation,
+            self._settings.output_limit,
+            self._settings.stop_grace.total_seconds(),
+            self._environment,
+            self._spools / job.id,
+            partial(self._record_process, job.id),
+            adopt,
+            live,
+            partial(self._sealing.open, job.command) if own else dict,
+            self._threads.submit,
+            place,
+        )
+
+    def _package_run(
+        self, job: Job, reference: PackageReference, live: LiveOutput | None
+    ) -> "PackageRun":
+        from agents.packages.package_run import Locks, PackageRun
+
+        if self._locks is None:
+            self._locks = Locks()
+
+        def make_run(command: Command, place: Place, *, own: bool) -> CommandRun:
+            return self._command_run(job, command, place, live=live if own else None, own=own)
+
+        is_user = self._identity.kind is AgentKind.INTERACTIVE
+        run = PackageRun(job, reference, make_run, self._inventory, self._locks, as_user=is_user)
+        run.live = live
+        return run
+
+    async def prepare(self, record: JobRecord, run: "Run") -> tuple[State, str] | None:
+        """Check what a job needs to start, and verify its packages.
+
+        Returns:
+            None if it can start; else a final state and the reason, or RECEIVED: it waits again.
+        """
+        if record.job.only_if is not None and not record.starts:
+            from agents.packages.preparation import condition_objection
+
+            if reason := condition_objection(record, self._inventory):
+                return State.NOT_APPLICABLE, reason
+        if record.job.package is None or isinstance(run, CommandRun):
+            return None
+        from agents.packages.preparation import prepare
+
+        obstacle = await prepare(record, run, self._contents, self._inventory, self._threads)
+        return run.stopped or obstacle
+
     def _record_process(self, job_id: str, identity: str) -> None:
         if job_id in self._running and (record := self._open_jobs.get(job_id)):
             self._open_jobs.change(record, process=identity)
 
-    async def complete(self, job_id: str, run: CommandRun) -> None:
+    async def complete(self, job_id: str, run: "Run") -> None:
         """Start a job's command and wait for its end."""
         if (record := self._open_jobs.get(job_id)) is None:
             return
-        reason = f"again: {_ENDED}" if record.starts else ""
+        notes = (f"again: {_ENDED}" if record.starts else "", self._contents.note(job_id))
+        reason = "; ".join(filter(None, notes))
         # At most once: the start is on the disk before the command starts.
         await self._open_jobs.change(
             record,
@@ -211,7 +286,7 @@ class Executor:
         stdout, stderr = await spooled(spool, self._settings.output_limit)
         return Result(duration=timedelta(0), max_memory=0, stdout=stdout, stderr=stderr)
 
-    async def _run_to_end(self, job_id: str, run: CommandRun) -> None:
+    async def _run_to_end(self, job_id: str, run: "Run") -> None:
         with suppress(LeftRunning):  # this agent's next start resumes it
             outcome = await self._outcome(run)
             if run.live:
@@ -219,7 +294,7 @@ class Executor:
             if record := self._open_jobs.get(job_id):
                 self._end(record, outcome)
 
-    async def _outcome(self, run: CommandRun) -> Outcome:
+    async def _outcome(self, run: "Run") -> Outcome:
         deadline = time.monotonic() + _NO_RESOURCES_LIMIT
         is_logged = False
         while True:
@@ -250,3 +325,5 @@ class Executor:
         self._open_jobs.end(record, outcome.state, outcome.reason, outcome.result)
         if is_spooled(record.job.command):
             shutil.rmtree(self._spools / record.job.id, ignore_errors=True)
+        if record.job.package is not None or record.job.command.script is not None:
+            self._threads.submit(lambda: self._contents.remove_copies(record.job.id))

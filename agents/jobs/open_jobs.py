@@ -47,6 +47,8 @@ class OpenJobs:
         self._outbox = outbox
         self.on_ended: list[Callable[[JobRecord], None]] = []
         """Callbacks for each ended job."""
+        self.on_closed: list[Callable[[JobRecord], None]] = []
+        """Callbacks for each job that ended, or that another agent has."""
         self._open: dict[str, JobRecord] = {}
         self._busy: set[str] = set()
         self._due: list[tuple[float, str]] = []
@@ -127,7 +129,7 @@ class OpenJobs:
             if job_id not in self._busy:
                 self.wake(job_id)
         else:
-            self._open.pop(job_id, None)
+            self._close(record)
         self._changes.notify()
 
         def write(transaction: Transaction) -> None:
@@ -146,6 +148,11 @@ class OpenJobs:
         future = self._ledger.commit(write)
         future.add_done_callback(written)
         return future
+
+    def _close(self, record: JobRecord) -> None:
+        self._open.pop(record.job.id, None)
+        for callback in self.on_closed:
+            callback(record)
 
     def end(
         self, record: JobRecord, state: State, reason: str = "", result: Result | None = None

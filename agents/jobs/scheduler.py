@@ -5,6 +5,7 @@ import time
 from typing import TYPE_CHECKING
 
 from agents.changes import Changes
+from agents.content.contents import RETRY, Contents
 from agents.execution.sealing import Sealing
 from agents.identity import Identity
 from agents.jobs.clock import ClockChanges
@@ -38,6 +39,7 @@ class Scheduler:
         claims: JobClaims,
         pause: PauseState,
         sealing: Sealing,
+        contents: Contents,
         changes: Changes,
         tasks: BackgroundTasks,
         caught_up: asyncio.Event,
@@ -52,6 +54,7 @@ class Scheduler:
             claims: which agent starts or ends a job.
             pause: whether the agent starts jobs.
             sealing: checks that secret variables can be opened.
+            contents: the packages that jobs need.
             changes: notified of changes that windows show.
             tasks: the background tasks that close jobs.
             caught_up: cleared until the messages queued before the connection are received.
@@ -63,6 +66,8 @@ class Scheduler:
         self._claims = claims
         self._pause = pause
         self._sealing = sealing
+        self._contents = contents
+        self._waits: dict[str, str] = {}  # for what a due job waits, as logged
         self._changes = changes
         self._tasks = tasks
         self._caught_up = caught_up
@@ -72,7 +77,10 @@ class Scheduler:
         """Ids of the jobs to start now, in the order of their times."""
         self.on_offered: list[Callable[[JobRecord], None]] = []
         """Callbacks for each job that is offered to the user."""
+        self.on_waiting: list[Callable[[JobRecord], None]] = []
+        """Callbacks for each due job whose packages are not there; again every few seconds."""
         open_jobs.on_clock_changed.append(self._clock_changed)
+        open_jobs.on_closed.append(self._forget)
 
     async def run(self) -> None:
         """Take steps until cancelled."""
@@ -83,6 +91,9 @@ class Scheduler:
             else:
                 await self._caught_up.wait()
                 self._open_jobs.wake(record.job.id)
+
+    def _forget(self, record: JobRecord) -> None:
+        self._waits.pop(record.job.id, None)
 
     def is_due(self, record: JobRecord) -> bool:
         """Whether the job is to start now."""
@@ -103,6 +114,8 @@ class Scheduler:
     async def close(self, record: JobRecord, following: Next) -> None:
         """End a job without starting it (again), unless another agent has claimed it."""
         state, reason = following.state or State.REFUSED, following.reason
+        if state is State.EXPIRED and (waits := self._contents.waits(record.job)):
+            reason = f"{reason}; {waits}"
         if record.starts:
             state, reason = State.INTERRUPTED, f"the agent ended while it ran; then: {reason}"
         try:
@@ -152,12 +165,31 @@ class Scheduler:
                 self._changes.notify()
             else:
                 self._claims.yield_to_holder(record)
+        elif following.step is Step.RUN and (waits := self._contents.waits(record.job)):
+            self._wait_for_content(record, now, waits)
         elif following.step is Step.RUN:
+            self._waits.pop(job_id, None)
             self._open_jobs.mark_busy(job_id)
             self.ready.put_nowait((order(record), job_id))
         else:
             self._open_jobs.mark_busy(job_id)
             self._tasks.start(self.close(record, following))
+
+    def _wait_for_content(self, record: JobRecord, now: float, waits: str) -> None:
+        """Keep a due job until its packages are there; its user's agent keeps the claim."""
+        job_id = record.job.id
+        if self._waits.get(job_id) != waits:
+            if job_id not in self._waits:
+                _log.info("job.waits", job=job_id, reason=waits)
+            self._waits[job_id] = waits
+            self._changes.notify()
+        for callback in self.on_waiting:
+            callback(record)
+        is_interactive = self._rules.waits_since == "shown_at"
+        if is_interactive and not self._claims.holds(job_id) and not self._claims.take(job_id):
+            self._claims.yield_to_holder(record)
+            return
+        self._wait(record, now, now + RETRY)
 
     def _wait(self, record: JobRecord, now: float, at: float) -> None:
         """Schedule the next check of a job; foreground jobs earlier, other agents may end them."""

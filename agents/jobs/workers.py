@@ -8,6 +8,7 @@ from agents.jobs.open_jobs import OpenJobs
 from agents.jobs.scheduler import Scheduler
 from agents.store.transaction import JobRecord
 from schemas import State
+from schemas.policy import Next, Step
 
 
 class Workers:
@@ -45,7 +46,16 @@ class Workers:
 
     async def _run(self, record: JobRecord) -> None:
         with self._executor.register(record) as run:
-            if record.starts or await self._claims.decide(record, State.STARTED):
+            if (obstacle := await self._executor.prepare(record, run)) is not None:
+                await self._do_not_start(record, *obstacle)
+            elif record.starts or await self._claims.decide(record, State.STARTED):
                 await self._executor.complete(record.job.id, run)
             else:
                 self._claims.yield_to_holder(record)
+
+    async def _do_not_start(self, record: JobRecord, state: State, reason: str) -> None:
+        """End a job that cannot start, or leave it to the scheduler."""
+        if state is State.CANCELLED:
+            self._open_jobs.change(record, cancelled=reason)
+        elif state.final and state is not State.INTERRUPTED:
+            await self._scheduler.close(record, Next(Step.CLOSE, 0, state, reason))

@@ -4,7 +4,9 @@ A lost check-in does not matter, since another follows. Check-ins are not stored
 not delay reports.
 """
 
+import asyncio
 import random
+import time
 from contextlib import suppress
 from datetime import UTC, datetime
 from importlib.metadata import version
@@ -12,11 +14,13 @@ from importlib.metadata import version
 from aio_pika.abc import AbstractConnection
 
 from agents import facts
+from agents.content.contents import Contents
 from agents.identity import Identity
 from agents.jobs.clock import ClockChanges
 from agents.jobs.executor import Executor
 from agents.jobs.open_jobs import OpenJobs
 from agents.jobs.pause import PauseState
+from agents.packages.inventory import Inventory
 from agents.settings import AgentSettings
 from broker.amqp import topology
 from broker.amqp.connection import Blocked, BrokerError, Refused, blocked, local_address_of
@@ -26,9 +30,12 @@ from broker.log import get_logger
 from broker.stream import stream
 from schemas import CheckIn, State
 from schemas.reports.check_in import Machine
+from schemas.reports.packages import ContentState, InstalledPackage
 
 _log = get_logger()
 _RETRY = 30.0
+_COLLECT = 5.0  # seconds for which changes of packages are collected
+_PROGRESS_INTERVAL = 30.0
 
 
 class Heartbeat:
@@ -41,6 +48,8 @@ class Heartbeat:
         open_jobs: OpenJobs,
         executor: Executor,
         pause: PauseState,
+        contents: Contents,
+        inventory: Inventory,
         sealing_key: str,
         machine: Machine,
     ) -> None:
@@ -52,6 +61,11 @@ class Heartbeat:
         self._open_jobs = open_jobs
         self._executor = executor
         self._pause = pause
+        self._contents = contents
+        self._inventory = inventory
+        self._timer: asyncio.TimerHandle | None = None
+        self._reported: object = ()
+        self._reported_at = 0.0
         self._program = version("package-command-manager")
         self._stopping = False
         self._is_logged = False
@@ -83,6 +97,23 @@ class Heartbeat:
         finally:
             self._connection = self._publisher = None
 
+    def packages_changed(self) -> None:
+        """Check in soon if the state of a package has changed; changes are collected."""
+        if self._timer is None:
+            self._timer = asyncio.get_running_loop().call_later(_COLLECT, self._report_packages)
+
+    def _report_packages(self) -> None:
+        self._timer = None
+        found = self._contents.progress() or ()
+        state = [(one.package.manifest, one.state, one.reason) for one in found]
+        is_fetching = any(one.state is ContentState.FETCHING for one in found)
+        now = time.monotonic()
+        is_due = is_fetching and now >= self._reported_at + _PROGRESS_INTERVAL
+        _, packages = self._inventory.to_report()
+        if is_due or packages is not None or state != self._reported:
+            self._reported, self._reported_at = state, now
+            self._pause.changed.set()
+
     def clock_changed(self, changes: ClockChanges) -> None:
         """Check in if the zone has changed or the machine slept: administrators compute by both."""
         if changes.slept:
@@ -101,6 +132,7 @@ class Heartbeat:
         try:
             if await blocked(connection):
                 return False
+            number, packages = self._inventory.to_report()
             if self._publisher is None:
                 self._publisher = await Publisher.open(
                     connection, declares=not self._settings.enrolled
@@ -108,9 +140,10 @@ class Heartbeat:
             await stream.append(
                 self._publisher,
                 topology.report_key("check_in", self._identity.workstation, self._identity.name),
-                self._check_in(up=up, address=local_address_of(connection)).body(),
+                self._check_in(packages, up=up, address=local_address_of(connection)).body(),
                 kind="check_in",
             )
+            self._inventory.reported(number)
         except Blocked:
             return False
         except BrokerError as error:  # a lost connection is handled by the session
@@ -122,7 +155,9 @@ class Heartbeat:
         self._is_logged = False
         return True
 
-    def _check_in(self, *, up: bool, address: str) -> CheckIn:
+    def _check_in(
+        self, packages: tuple[InstalledPackage, ...] | None, *, up: bool, address: str
+    ) -> CheckIn:
         settings = self._settings
         return CheckIn(
             workstation=self._identity.workstation,
@@ -146,5 +181,7 @@ class Heartbeat:
             running=self._executor.count,
             interval=settings.check_in,
             signed_only=settings.trusted_keys is not None,
+            packages=packages,
+            contents=self._contents.progress(),
             sealing_key=self._sealing_key,
         )

@@ -19,7 +19,17 @@ from schemas import InvalidMessage, Job, Pause, Report, State
 from schemas.errors import PcmError
 
 _log = get_logger()
-_TABLES = ("jobs", "cancellations", "refusals", "outbox", "bindings", "pauses", "originals")
+_TABLES = (
+    "jobs",
+    "cancellations",
+    "refusals",
+    "outbox",
+    "bindings",
+    "pauses",
+    "originals",
+    "channels",
+    "packages",
+)
 _DAMAGE_CODES = {sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB}
 _Row = dict[str, Any]
 

@@ -2,6 +2,7 @@
 
 STATE_DIR/            every user may add files
     claims/           one file for each claimed foreground job, one for each interactive agent
+    content/          the service agent's cache of packages: agents/content/cache.py
     service/          a private folder for each agent: ledger, lock, control socket
     interactive-ada/
 
@@ -35,6 +36,10 @@ class AlreadyRunning(StateError):
     """The agent is running already."""
 
 
+CONTENT = "content"
+"""The service agent's folder of packages, in the state directory."""
+PACKAGES, FOREGROUND, COPIES = "packages", "foreground", "copies"
+"""Its folders: the cache, what users' agents may read of it, and private copies for commands."""
 _OPEN_FLAGS = os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK  # follow no link, block on no pipe
 _SHARED_MODE = 0o1777  # as /tmp: users may add files, and remove only their own
 
@@ -100,6 +105,24 @@ def claims_directory(state_dir: Path) -> Path:
     if _writable_by_others(status):
         _refuse(path, f"has mode {_mode_text(status)}; it must be 1777: chmod 1777 {path}")
     return path
+
+
+def content_directories(state_dir: Path) -> None:
+    """Create the service agent's folders of packages; users cannot list them, or write to them.
+
+    Raises:
+        StateError: one cannot be created.
+    """
+    content = state_dir / CONTENT
+    for path, mode in (
+        (content, 0o711),
+        (content / PACKAGES, 0o700),
+        (content / FOREGROUND, 0o711),
+        (content / COPIES, 0o711),
+    ):
+        status = _own_directory(path, mode)
+        if stat.S_IMODE(status.st_mode) != mode:
+            path.chmod(mode)
 
 
 def set_aside(path: Path) -> None:

@@ -10,8 +10,11 @@ from dataclasses import dataclass
 from enum import Enum
 from typing import Any, NamedTuple
 
+from pydantic_core import to_json
+
 from schemas import Context, Job, Pause, Report, State
 from schemas.policy import JobStatus
+from schemas.reports.packages import InstalledPackage
 
 MIGRATIONS = (
     """
@@ -93,6 +96,17 @@ ALTER TABLE ledger ADD COLUMN workstation TEXT NOT NULL DEFAULT '';
 CREATE TABLE former_names (
     job_id TEXT PRIMARY KEY,
     workstation TEXT NOT NULL
+) STRICT;
+""",
+    # The greatest serial number of each channel's list, and the packages that the agent has run.
+    """
+CREATE TABLE channels (
+    name TEXT PRIMARY KEY,
+    serial INTEGER NOT NULL
+) STRICT;
+CREATE TABLE packages (
+    name TEXT PRIMARY KEY,
+    body BLOB NOT NULL
 ) STRICT;
 """,
 )
@@ -324,6 +338,38 @@ class Transaction:
         self._database.execute(
             "INSERT INTO refusals VALUES (?, ?) ON CONFLICT DO NOTHING", (job_id, now)
         )
+
+    def outdated_channel(self, job: Job) -> str:
+        """Return why a job's channel refuses it: a newer list was seen; else remember its list."""
+        package = job.package
+        if package is None or package.channel is None or package.channel_serial is None:
+            return ""
+        row = self._fetch_one("SELECT serial FROM channels WHERE name = ?", package.channel)
+        if row is not None and row[0] > package.channel_serial:
+            return (
+                f"package: list {package.channel_serial} of the channel {package.channel} is"
+                f" outdated: {row[0]} was seen here; send it again"
+            )
+        self._database.execute(
+            "INSERT INTO channels VALUES (?, ?) ON CONFLICT DO UPDATE SET serial = excluded.serial",
+            (package.channel, package.channel_serial),
+        )
+        return ""
+
+    def save_package(self, package: InstalledPackage) -> None:
+        """Store what ran of a package, and what detection says."""
+        self._database.execute(
+            "INSERT INTO packages VALUES (?, ?) ON CONFLICT DO UPDATE SET body = excluded.body",
+            (package.name, to_json(package)),
+        )
+
+    def packages(self) -> list[InstalledPackage]:
+        """Return the packages that the agent has run; a row that cannot be read is left out."""
+        found = []
+        for (body,) in self._database.execute("SELECT body FROM packages ORDER BY name"):
+            with suppress(ValueError):
+                found.append(InstalledPackage.model_validate_json(body, extra="ignore"))
+        return found
 
     def set_pause(self, pause: Pause) -> bool:
         """Store a pause message, unless a newer one is stored; return whether it was stored."""
