@@ -57,7 +57,7 @@ rabbitmq)
     fi
     ;;
 nginx)
-    command -v nginx >/dev/null || [ -e /usr/sbin/nginx ] || packages nginx-light
+    command -v nginx >/dev/null || [ -e /usr/sbin/nginx ] || packages nginx
     ;;
 chromium)
     command -v chromium >/dev/null || command -v chromium-browser >/dev/null || packages chromium
