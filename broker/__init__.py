@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from broker.client.sync import SyncDispatcher, send, send_and_wait
     from broker.collect.rebuild import JobsWouldBeLost, rebuild_history
     from broker.collect.service import run_collector
+    from broker.content.archive import WrongContent
     from broker.dead_letters.letter import Letter
     from broker.dead_letters.letters import Busy, DeadLetters, Requeued, UnknownLetter
     from broker.dead_letters.resending import NotRequeued
@@ -33,9 +34,11 @@ if TYPE_CHECKING:
     from broker.history.engine import HistoryError
     from broker.history.history import History
     from broker.history.queries.jobs import JobQueries
+    from broker.history.queries.packages import ContentRow, PackageCount, PackageQueries, PackageRow
     from broker.history.queries.rows import Event, FailureGroup, JobRow, OutcomeRow, UnknownId
     from broker.history.queries.status import HistoryStatus, history_status
     from broker.history.queries.workstations import AgentRow, Fleet, WorkstationRow
+    from broker.inventory.uninstall_jobs import NotUninstallable, uninstall_jobs
     from broker.jobs.cancel import NotCancellable, check_cancellable
     from broker.jobs.dry_run import Reach, reach
     from broker.jobs.files.job_file import WrongJobFile, read_jobs
@@ -47,6 +50,35 @@ if TYPE_CHECKING:
         write_signed,
     )
     from broker.jobs.rerun_jobs import NothingToRerun, NotItsWorkstation, Rerun, rerun
+    from broker.packages.building.definition import SourceFolder, WrongPackage, read_source
+    from broker.packages.building.package_file import (
+        BuiltPackage,
+        build_package,
+        check_package,
+        read_package,
+    )
+    from broker.packages.building.template import new_package
+    from broker.packages.channels import (
+        Promotion,
+        WrongChannel,
+        promote_package,
+        read_channel,
+        read_channels,
+    )
+    from broker.packages.points.point import CannotList, NotThere, Point, PointError, open_point
+    from broker.packages.publishing import (
+        CheckedFile,
+        NotPublished,
+        PublishedPackage,
+        collect_garbage,
+        publish_package,
+        published_versions,
+        read_published,
+        remove_package,
+        verify_point,
+    )
+    from broker.packages.resolve import CannotResolve, ResolvedPackage, resolve_package
+    from broker.packages.trust import NotTrusted
     from broker.results.report.content import ReportContent, read_report
     from broker.results.report.csv_table import report_csv
     from broker.results.report.files import write_report
@@ -98,6 +130,43 @@ if TYPE_CHECKING:
     from schemas.json_schema import message_schema
 
 _MODULES = {
+    "broker.content.archive": ("WrongContent",),
+    "broker.history.queries.packages": (
+        "ContentRow",
+        "PackageCount",
+        "PackageQueries",
+        "PackageRow",
+    ),
+    "broker.inventory.uninstall_jobs": ("NotUninstallable", "uninstall_jobs"),
+    "broker.packages.building.definition": ("SourceFolder", "WrongPackage", "read_source"),
+    "broker.packages.building.package_file": (
+        "BuiltPackage",
+        "build_package",
+        "check_package",
+        "read_package",
+    ),
+    "broker.packages.building.template": ("new_package",),
+    "broker.packages.channels": (
+        "Promotion",
+        "WrongChannel",
+        "promote_package",
+        "read_channel",
+        "read_channels",
+    ),
+    "broker.packages.points.point": ("CannotList", "NotThere", "Point", "PointError", "open_point"),
+    "broker.packages.publishing": (
+        "CheckedFile",
+        "NotPublished",
+        "PublishedPackage",
+        "collect_garbage",
+        "publish_package",
+        "published_versions",
+        "read_published",
+        "remove_package",
+        "verify_point",
+    ),
+    "broker.packages.resolve": ("CannotResolve", "ResolvedPackage", "resolve_package"),
+    "broker.packages.trust": ("NotTrusted",),
     "broker.amqp.connection": (
         "Blocked",
         "BrokerError",
@@ -203,8 +272,13 @@ __all__ = [
     "BoundWorkstations",
     "BrokerError",
     "BrokerSettings",
+    "BuiltPackage",
     "Busy",
+    "CannotList",
+    "CannotResolve",
     "CannotSeal",
+    "CheckedFile",
+    "ContentRow",
     "Credentials",
     "DeadLetters",
     "Dispatcher",
@@ -229,17 +303,29 @@ __all__ = [
     "NotEnrolled",
     "NotForgettable",
     "NotItsWorkstation",
+    "NotPublished",
     "NotRequeued",
     "NotSendable",
+    "NotThere",
+    "NotTrusted",
+    "NotUninstallable",
     "NothingToRerun",
     "OutcomeRow",
+    "PackageCount",
+    "PackageQueries",
+    "PackageRow",
     "PcmError",
+    "Point",
+    "PointError",
     "Progress",
+    "Promotion",
+    "PublishedPackage",
     "Reach",
     "Refused",
     "ReportContent",
     "Requeued",
     "Rerun",
+    "ResolvedPackage",
     "RolloutError",
     "RolloutProgress",
     "RolloutState",
@@ -249,6 +335,7 @@ __all__ = [
     "Severity",
     "SignedAlready",
     "SigningRefused",
+    "SourceFolder",
     "SyncDispatcher",
     "UnknownId",
     "UnknownJob",
@@ -262,17 +349,23 @@ __all__ = [
     "WaveTally",
     "Why",
     "WorkstationRow",
+    "WrongChannel",
+    "WrongContent",
     "WrongDefinitions",
     "WrongJobFile",
     "WrongKey",
+    "WrongPackage",
     "WrongSetting",
     "WrongWaves",
     "abort_rollout",
     "apply_topology",
     "approve_job",
     "bound_workstations",
+    "build_package",
     "check_cancellable",
     "check_new_schedule",
+    "check_package",
+    "collect_garbage",
     "create_key_pair",
     "diagnose",
     "enrol",
@@ -283,19 +376,31 @@ __all__ = [
     "list_rollouts",
     "list_schedules",
     "message_schema",
+    "new_package",
     "next_occurrences",
     "occurrences_sent",
     "occurrences_under_way",
+    "open_point",
     "pause_rollout",
     "plan_rollout",
+    "promote_package",
+    "publish_package",
+    "published_versions",
     "reach",
+    "read_channel",
+    "read_channels",
     "read_jobs",
+    "read_package",
+    "read_published",
     "read_report",
     "read_signed",
+    "read_source",
     "rebuild_history",
+    "remove_package",
     "report_csv",
     "report_html",
     "rerun",
+    "resolve_package",
     "resume_rollout",
     "revoke",
     "rotate",
@@ -306,6 +411,8 @@ __all__ = [
     "send_and_wait",
     "sign_job",
     "start_rollout",
+    "uninstall_jobs",
+    "verify_point",
     "why",
     "write_report",
     "write_signed",

@@ -1,6 +1,7 @@
 """Read settings from `PCM_...` variables, a `.env` file or files in /run/secrets."""
 
 import os
+import re
 import stat
 from collections.abc import Mapping
 from datetime import timedelta
@@ -25,6 +26,7 @@ if TYPE_CHECKING:
     from yarl import URL
 
 _SECRETS = Path("/run/secrets")
+_FOR_GROUP = re.compile(r"[A-Za-z0-9_-]+=")
 ENV_FILE = Path(".env")
 """The file of settings in the current folder; it is read if only this user can write to it."""
 _URL_FORMAT = "must be like amqp://USER:PASSWORD@HOST:5672/"
@@ -177,11 +179,12 @@ class DispatcherSettings(BrokerSettings):
         default=None,
         description="folder of the public keys that signatures are checked against",
     )
-    package_points: tuple[str, ...] = Field(
+    points: tuple[str, ...] = Field(
         default=(),
         repr=False,  # it may have a password
         description="distribution points of packages, comma-separated; the first that has a package"
-        " serves it: a folder, https://HOST/PATH, or s3://BUCKET/PATH",
+        " serves it: a folder, https://HOST/PATH, or s3://BUCKET/PATH; those with GROUP= before"
+        " them are for agents",
     )
     approvals: int = Field(
         default=0,
@@ -191,10 +194,12 @@ class DispatcherSettings(BrokerSettings):
         " signatures",
     )
 
-    @field_validator("package_points", mode="before")
+    @field_validator("points", mode="before")
     @classmethod
     def _split_points(cls, value: object) -> object:
-        return tuple(value.replace(",", " ").split()) if isinstance(value, str) else value
+        if not isinstance(value, str):
+            return value
+        return tuple(one for one in value.replace(",", " ").split() if not _FOR_GROUP.match(one))
 
 
 def state_folder() -> Path:

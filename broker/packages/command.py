@@ -41,7 +41,7 @@ def add_to(commands: "argparse._SubParsersAction[Parser]") -> None:
         "package",
         description="A package is a folder of files with named commands; package.toml describes it."
         " build makes one file of it, publish puts it on a distribution point: a folder,"
-        " https://HOST/PATH with PUT, or s3://BUCKET/PATH; PCM_PACKAGE_POINTS has the usual ones."
+        " https://HOST/PATH with PUT, or s3://BUCKET/PATH; PCM_POINTS has the usual ones."
         " pcm send --package runs its commands. A channel, such as production, is a name for"
         " versions.",
     ).add_subparsers(

@@ -95,7 +95,7 @@ def _find(
     text: str, points: Sequence[Point], keyring: "Keyring | None"
 ) -> "tuple[_Finder, PublishedPackage]":
     if not points:
-        raise PointError("PCM_PACKAGE_POINTS: is not set: name a distribution point of packages")
+        raise PointError("PCM_POINTS: is not set: name a distribution point of packages")
     name, version, channel = _read_wish(text)
     finder = _Finder(points, keyring, read_channel(points, channel, keyring) if channel else None)
     if channel:

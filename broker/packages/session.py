@@ -59,13 +59,13 @@ def load_points(address: str | None = None) -> list[Point]:
     Raises:
         UsageError: an address is wrong, or none is given.
     """
-    addresses = [address] if address else load(DispatcherSettings).package_points
+    addresses = [address] if address else load(DispatcherSettings).points
     if not addresses:
-        raise UsageError("POINT: give one, or set PCM_PACKAGE_POINTS")
+        raise UsageError("POINT: give one, or set PCM_POINTS")
     try:
         return [open_point(one) for one in addresses]
     except PointError as error:
-        option = "POINT" if address else "PCM_PACKAGE_POINTS"
+        option = "POINT" if address else "PCM_POINTS"
         raise UsageError(f"{option}: {error}") from error
 
 

@@ -1,4 +1,4 @@
-"""docs/tutorial.md: its commands work in their order, and print what it shows."""
+"""The tutorials: their commands work in their order, and print what they show."""
 
 import contextlib
 import os
@@ -25,8 +25,8 @@ def node(node: Broker) -> Iterator[Broker]:
         yield made
 
 
-def _blocks() -> list[tuple[str, str]]:
-    found: list[tuple[str, str]] = _BLOCK.findall((ROOT / "docs" / "tutorial.md").read_text())
+def _blocks(document: str) -> list[tuple[str, str]]:
+    found: list[tuple[str, str]] = _BLOCK.findall((ROOT / "docs" / document).read_text())
     return found
 
 
@@ -36,8 +36,9 @@ def _as_pattern(shown: str) -> str:
 
 
 @pytest.mark.full
-def test_the_tutorial_does_what_it_says(node: Broker, tmp_path: Path) -> None:
-    blocks = _blocks()
+@pytest.mark.parametrize("document", ["tutorial.md", "howto/packages.md"])
+def test_a_tutorial_does_what_it_says(node: Broker, tmp_path: Path, document: str) -> None:
+    blocks = _blocks(document)
     ends = [_END.format(number) for number in range(len(blocks))]
     commands = (f"{block}echo '{end}'\n" for (block, _), end in zip(blocks, ends, strict=True))
     log = tmp_path / "output"

@@ -22,7 +22,7 @@ def point(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """An empty distribution point, which the settings name."""
     made = tmp_path / "point"
     made.mkdir()
-    monkeypatch.setenv("PCM_PACKAGE_POINTS", str(made))
+    monkeypatch.setenv("PCM_POINTS", str(made))
     return made
 
 

@@ -324,7 +324,7 @@ def test_a_wrong_address_of_a_point(pcm: Pcm, address: str) -> None:
 
 def test_a_missing_point_is_named(pcm: Pcm, tmp_path: Path) -> None:
     status, _, errors = pcm("package", "list")
-    assert (status, errors) == (2, "pcm: POINT: give one, or set PCM_PACKAGE_POINTS\n")
+    assert (status, errors) == (2, "pcm: POINT: give one, or set PCM_POINTS\n")
     folder = source_folder(tmp_path / "demo")
     pcm("package", "build", folder)
     status, _, errors = pcm("package", "publish", "demo_1.0.pcmpkg", tmp_path / "no")

@@ -188,7 +188,7 @@ class _Hostile(BaseHTTPRequestHandler):
         """Say nothing."""
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture
 def hostile() -> Iterator[str]:
     """The address of a hostile server."""
     with socketserver.ThreadingTCPServer(("127.0.0.1", 0), _Hostile) as server:
