@@ -31,7 +31,8 @@ RUN useradd --uid 10001 --user-group --no-create-home --home-dir /tmp pcm \
  && useradd --uid 10002 --user-group --no-create-home --home-dir /tmp pcm-user \
  && install --directory --owner=pcm --group=pcm --mode=1777 /var/lib/pcm /var/lib/pcm/claims \
  && install --directory --owner=pcm --group=pcm --mode=0700 /var/lib/pcm/service \
- && install --directory --owner=pcm --group=pcm --mode=0700 /var/lib/pcm-history
+ && install --directory --owner=pcm --group=pcm --mode=0700 /var/lib/pcm-history \
+ && install --directory --owner=pcm --group=pcm --mode=0755 /var/lib/pcm-packages
 COPY --from=venv /opt/pcm /opt/pcm
 ENV PATH=/opt/pcm/bin:$PATH HOME=/tmp PYTHONUNBUFFERED=1 PYTHONDONTWRITEBYTECODE=1
 USER 10001:10001

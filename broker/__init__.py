@@ -77,7 +77,7 @@ if TYPE_CHECKING:
         remove_package,
         verify_point,
     )
-    from broker.packages.resolve import CannotResolve, ResolvedPackage, resolve_package
+    from broker.packages.resolve import CannotResolve, ResolvedPackage, package_job, resolve_package
     from broker.packages.trust import NotTrusted
     from broker.results.report.content import ReportContent, read_report
     from broker.results.report.csv_table import report_csv
@@ -125,6 +125,7 @@ if TYPE_CHECKING:
     from broker.signing.key_pair import KeyPair, WrongKey, create_key_pair
     from broker.signing.resign_policy import SigningRefused
     from broker.signing.sealing import CannotSeal, seal
+    from broker.signing.signer import Signer
     from broker.watch.tally import WatchTally
     from schemas.errors import PcmError
     from schemas.json_schema import message_schema
@@ -165,7 +166,12 @@ _MODULES = {
         "remove_package",
         "verify_point",
     ),
-    "broker.packages.resolve": ("CannotResolve", "ResolvedPackage", "resolve_package"),
+    "broker.packages.resolve": (
+        "CannotResolve",
+        "ResolvedPackage",
+        "package_job",
+        "resolve_package",
+    ),
     "broker.packages.trust": ("NotTrusted",),
     "broker.amqp.connection": (
         "Blocked",
@@ -256,6 +262,7 @@ _MODULES = {
     "broker.signing.key_files": ("UnsafeFile",),
     "broker.signing.key_pair": ("KeyPair", "WrongKey", "create_key_pair"),
     "broker.signing.resign_policy": ("SigningRefused",),
+    "broker.signing.signer": ("Signer",),
     "broker.signing.sealing": ("CannotSeal", "seal"),
     "broker.watch.tally": ("WatchTally",),
     "schemas.errors": ("PcmError",),
@@ -334,6 +341,7 @@ __all__ = [
     "Sent",
     "Severity",
     "SignedAlready",
+    "Signer",
     "SigningRefused",
     "SourceFolder",
     "SyncDispatcher",
@@ -381,6 +389,7 @@ __all__ = [
     "occurrences_sent",
     "occurrences_under_way",
     "open_point",
+    "package_job",
     "pause_rollout",
     "plan_rollout",
     "promote_package",

@@ -232,8 +232,8 @@ def _no_yaml(error: Exception) -> Unreadable:
 
 def _from_toml(text: str) -> Content:
     lines: dict[Place, int] = {}
-    for place, line in toml_lines(text):
-        lines.setdefault((0, *place), line)
+    for place, number in toml_lines(text):
+        lines.setdefault((0, *place), number)
     try:
         value = tomllib.loads(text)
     except tomllib.TOMLDecodeError as error:

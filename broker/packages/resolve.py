@@ -1,19 +1,29 @@
 """Find the version of a package that a job means, with all that it requires."""
 
 import re
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from broker.packages.channels import read_channel
-from broker.packages.points.point import Point, PointError
+from broker.packages.points.point import Point, PointError, open_point
 from broker.packages.publishing import (
     NotPublished,
     PublishedPackage,
     published_versions,
     read_published,
 )
-from schemas import ChannelList, Command, PackageReference, PackageSpec, RequiredPackage
+from broker.settings import DispatcherSettings, load
+from broker.signing.resign_policy import keyring_of
+from schemas import (
+    ChannelList,
+    Command,
+    Job,
+    PackageReference,
+    PackageSpec,
+    RequiredPackage,
+    Target,
+)
 from schemas.errors import PcmError
 from schemas.names import check_name
 from schemas.orders.package import MAX_REQUIRED
@@ -78,6 +88,32 @@ def resolve_package(
         channel_serial=finder.channel.serial if finder.channel else None,
     )
     return ResolvedPackage(reference, chosen.manifest.command(command), chosen, required)
+
+
+def package_job(
+    text: str,
+    targets: Iterable[Target],
+    command: str = "install",
+    settings: DispatcherSettings | None = None,
+    **fields: Any,
+) -> Job:
+    """Return a job that runs a command of a package; the version is found now.
+
+    Args:
+        text: NAME for the highest version, NAME@VERSION, or NAME@CHANNEL.
+        targets: the job's targets.
+        command: the name of the package's command.
+        settings: the points and the trusted keys; default: from the environment.
+        fields: further fields of the job, such as `mandatory_at`.
+
+    Raises:
+        CannotResolve, NotPublished, NotTrusted, WrongChannel, PointError: as `resolve_package`.
+        WrongSetting: the folder of trusted keys cannot be used.
+    """
+    settings = settings or load(DispatcherSettings)
+    points, keyring = map(open_point, settings.points), keyring_of(settings.trusted_keys)
+    found = resolve_package(text, command, tuple(points), keyring)
+    return Job(command=found.command, package=found.reference, targets=tuple(targets), **fields)
 
 
 def find_package(
