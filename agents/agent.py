@@ -220,6 +220,7 @@ class Agent:
                         self._scheduler.run(),
                         self._serve(),
                         self._clean_up(),
+                        self._executor.detect_packages(),
                         reap_orphans(),
                     )
                 ]

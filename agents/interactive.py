@@ -10,7 +10,7 @@ from agents.agent import Agent
 from agents.claims.standings import Standing
 from agents.jobs.host import this_host
 from agents.settings import AgentSettings
-from agents.store.transaction import Transaction
+from agents.store.transaction import JobRecord, Transaction
 from agents.user import control, handover, views
 from agents.user.control import Answer, text_of
 from agents.user.recent_jobs import MAX_ROWS, RecentJobs
@@ -23,6 +23,7 @@ from schemas import Requirement, State
 from schemas.policy import InteractiveRules
 
 _STORE_LIMIT = 5.0
+_ASK_AGAIN = 10.0
 _PAUSE = 0.1  # seconds for which changes are collected
 
 
@@ -57,6 +58,9 @@ class InteractiveAgent(Agent):
             self._ledger,
         )
         self._scheduler.on_offered.append(self._reminders.show)
+        self._scheduler.on_waiting.append(self._ask_to_fetch)
+        self._asked_at: dict[str, float] = {}  # monotonic time by job
+        self.open_jobs.on_closed.append(lambda record: self._forget_asked(record.job.id))
         self.open_jobs.on_ended.append(self._recent.add)
 
     async def _serve(self) -> None:
@@ -68,6 +72,18 @@ class InteractiveAgent(Agent):
             tasks.create_task(self._publish_standings())
             accept = partial(self._inbox.accept_handed_over, objection=self._sealing.objection)
             tasks.create_task(handover.receive(self._settings.state_dir, accept))
+
+    def _ask_to_fetch(self, record: JobRecord) -> None:
+        """Have the service agent fetch the packages of a due job; not before each of its looks."""
+        job_id, now = record.job.id, time.monotonic()
+        if now < self._asked_at.get(job_id, 0.0) + _ASK_AGAIN:
+            return
+        self._asked_at[job_id] = now
+        wrong = bool(self._contents.note(job_id))
+        self._tasks.start(handover.ask_to_fetch(self._settings.state_dir, job_id, wrong=wrong))
+
+    def _forget_asked(self, job_id: str) -> None:
+        self._asked_at.pop(job_id, None)
 
     async def _publish_standings(self) -> None:
         """Tell the other users' agents how each mandatory job stands in this session."""
@@ -118,6 +134,7 @@ class InteractiveAgent(Agent):
             last_shown_at=self._reminders.last_shown_at,
             rules=self._rules,
             recent=self._recent.rows,
+            waits=self._contents.waits,
         )
 
 

@@ -15,6 +15,7 @@ from pydantic import BeforeValidator
 from schemas.names import check_name
 
 _FOR_GROUP = re.compile(r"([A-Za-z0-9_-]{1,63})=(.+)")
+_LAST_PORT = 65535
 _SCHEMES = ("https", "http", "file")
 _EXAMPLE = "use https://HOST/PATH, http://HOST/PATH or a folder; GROUP=https://... for a group"
 
@@ -89,6 +90,22 @@ def _parse_points(value: Any) -> Any:
 
 PointsSetting = Annotated[tuple[Point, ...], BeforeValidator(_parse_points)]
 """The type of a setting with points."""
+
+
+def _parse_address(value: Any) -> Any:
+    if not isinstance(value, str):
+        return value
+    if not value:
+        return None
+    host, colon, port = value.rpartition(":")
+    host = host.removeprefix("[").removesuffix("]")
+    if not (colon and host and port.isdecimal() and 0 <= int(port) <= _LAST_PORT):
+        raise ValueError(f"{value[:80]!r} is not HOST:PORT, such as 0.0.0.0:8642")
+    return host, int(port)
+
+
+AddressSetting = Annotated[tuple[str, int] | None, BeforeValidator(_parse_address)]
+"""The type of a setting with an address to listen at."""
 
 
 def points_for(points: Collection[Point], groups: Collection[str]) -> list[Point]:

@@ -19,8 +19,17 @@ class ServiceAgent(Agent):
         super().__init__(settings, rules)
         self._liveness_lock = service_liveness.announce(settings.state_dir)
         self._foreground_jobs = ForegroundJobs(
-            settings.state_dir, self._ledger, self._claims, self.open_jobs, self.changes
+            settings.state_dir,
+            self._ledger,
+            self._claims,
+            self.open_jobs,
+            self.changes,
+            self._contents,
         )
 
     async def _serve(self) -> None:
+        if (address := self._settings.share_cache) is not None:
+            from agents.content.share import Sharing
+
+            self._tasks.start(Sharing(address, self._settings.state_dir).run())
         await self._foreground_jobs.serve()

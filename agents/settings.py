@@ -17,7 +17,7 @@ from pydantic import (
     model_validator,
 )
 
-from agents.points import PointsSetting
+from agents.points import AddressSetting, PointsSetting
 from broker.amqp.topology import QueueType
 from broker.settings import BrokerSettings, OptionalPath
 from schemas.maintenance_windows import NO_WINDOWS, WindowsSetting
@@ -185,6 +185,11 @@ class AgentSettings(BrokerSettings):
     fetch_windows: WindowsSetting = Field(
         default=NO_WINDOWS,
         description="the windows for large downloads, comma-separated, such as 18:00-06:00",
+    )
+    share_cache: AddressSetting = Field(
+        default=None,
+        description="HOST:PORT at which the service agent serves its cache to neighbours, which"
+        " name it in PCM_POINTS; empty: it does not",
     )
     large_download: ByteSize = Field(
         default=ByteSize(100 * 1024**2),

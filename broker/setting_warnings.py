@@ -19,20 +19,27 @@ _PREFIX = "PCM_"
 _AGENT_SETTINGS = (
     "accept_offers",
     "approvals",
+    "cache_size",
     "check_in",
     "concurrency",
     "countdown",
     "drain",
     "enrolled",
+    "fetch_rate",
+    "fetch_windows",
     "groups",
     "keep",
+    "large_download",
     "login_pause",
     "missing_after",
     "no_window",
     "output_limit",
+    "points",
+    "points_ca",
     "queue_expires",
     "queue_type",
     "remind",
+    "share_cache",
     "signed_within",
     "state_dir",
     "stop_grace",
@@ -43,7 +50,16 @@ _AGENT_SETTINGS = (
     "workstation",
 )
 # Variables of compose.yaml, and of the commands that agents run.
-_OTHERS = ("amqp_port", "broker_password", "broker_user", "job_id", "management_port")
+_OTHERS = (
+    "amqp_port",
+    "broker_password",
+    "broker_user",
+    "job_id",
+    "management_port",
+    "package_dir",
+    "package_name",
+    "package_version",
+)
 _TESTS = "PCM_TEST_"
 _SIZE_LIMIT = 1024 * 1024
 _PASSWORDS = ("PCM_AMQP_URL", "PCM_MANAGEMENT_URL", "PCM_HISTORY_URL")

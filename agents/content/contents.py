@@ -131,6 +131,22 @@ class Contents:
                 raise NotReady(f"{wanted}: {error.strerror or error}") from error
         return found
 
+    def find(self, package: "RequiredPackage", folder: str) -> "PackageCopies":
+        """Return a package that ran earlier, if it is still there. Called in any thread.
+
+        Raises:
+            PcmError: it is not what its sum says, or its signatures do not count any more.
+            OSError: it is not there.
+        """
+        from agents.content.package_copy import PackageCopies
+
+        found, archive = self._source.find(package)
+        if reason := self._objection(found):
+            raise NotReady(f"{package}: {reason}")
+        copies = PackageCopies(found, archive, self._copies / folder)
+        copies.check()
+        return copies
+
     def _open(self, job: Job, wanted: "RequiredPackage") -> "PackageCopies":
         from agents.content.package_copy import PackageCopies
         from broker.content.archive import WrongContent

@@ -3,7 +3,7 @@
 import asyncio
 import shutil
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from datetime import timedelta
 from functools import partial
@@ -152,7 +152,8 @@ class Executor:
         else:
             script = record.job.command.script
             place = partial(place_script, self._copies / job_id) if script and not adopt else None
-            run = self._command_run(record.job, record.job.command, place, adopt, live, own=True)
+            open_secrets = partial(self._sealing.open, record.job.command)
+            run = self._command_run(job_id, record.job.command, place, adopt, live, open_secrets)
         self._running[job_id] = run
         self._idle.clear()
         try:
@@ -167,27 +168,25 @@ class Executor:
 
     def _command_run(
         self,
-        job: Job,
+        job_id: str,
         command: Command,
         place: Place | None,
         adopt: tuple[OrphanedProcess, float] | None = None,
         live: LiveOutput | None = None,
-        *,
-        own: bool,
+        open_secrets: Callable[[], Mapping[str, str]] | None = None,
     ) -> CommandRun:
-        """Return the run of a command; `own`: the job's own, which has its secrets."""
         return CommandRun(
             command,
-            job.id,
+            job_id,
             self._settings.workstation,
             self._settings.output_limit,
             self._settings.stop_grace.total_seconds(),
             self._environment,
-            self._spools / job.id,
-            partial(self._record_process, job.id),
+            self._spools / job_id,
+            partial(self._record_process, job_id),
             adopt,
             live,
-            partial(self._sealing.open, job.command) if own else dict,
+            open_secrets or dict,
             self._threads.submit,
             place,
         )
@@ -195,18 +194,44 @@ class Executor:
     def _package_run(
         self, job: Job, reference: PackageReference, live: LiveOutput | None
     ) -> "PackageRun":
-        from agents.packages.package_run import Locks, PackageRun
+        from agents.packages.package_run import PackageRun
+
+        def make_run(command: Command, place: Place, *, own: bool) -> CommandRun:
+            given = live if own else None
+            secrets = partial(self._sealing.open, job.command) if own else None
+            return self._command_run(job.id, command, place, live=given, open_secrets=secrets)
+
+        is_user = self._identity.kind is AgentKind.INTERACTIVE
+        locks = self._package_locks()
+        run = PackageRun(job, reference, make_run, self._inventory, locks, as_user=is_user)
+        run.live = live
+        return run
+
+    async def detect_packages(self) -> None:
+        """Find out daily what of the packages that ran is still there, until cancelled."""
+        while not self._inventory.all():
+            self._inventory.changed.clear()
+            await self._inventory.changed.wait()
+        from agents.packages.detection import Detection
+
+        def make_run(command: Command, place: Place, *, own: bool) -> CommandRun:  # noqa: ARG001 - as another's
+            return self._command_run("detection", command, place)
+
+        await Detection(
+            self._inventory,
+            self._contents,
+            self._package_locks(),
+            make_run,
+            self._threads,
+            as_user=self._identity.kind is AgentKind.INTERACTIVE,
+        ).run()
+
+    def _package_locks(self) -> "Locks":
+        from agents.packages.package_run import Locks
 
         if self._locks is None:
             self._locks = Locks()
-
-        def make_run(command: Command, place: Place, *, own: bool) -> CommandRun:
-            return self._command_run(job, command, place, live=live if own else None, own=own)
-
-        is_user = self._identity.kind is AgentKind.INTERACTIVE
-        run = PackageRun(job, reference, make_run, self._inventory, self._locks, as_user=is_user)
-        run.live = live
-        return run
+        return self._locks
 
     async def prepare(self, record: JobRecord, run: "Run") -> tuple[State, str] | None:
         """Check what a job needs to start, and verify its packages.

@@ -4,7 +4,6 @@ import asyncio
 import os
 import time
 from collections import defaultdict
-from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
@@ -13,7 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
 
 from agents.content.package_copy import PackageCopies
-from agents.execution.command_run import CommandRun, Outcome, Placed
+from agents.execution.command_run import CommandRun, Outcome, Place, Placed
 from agents.execution.environment import UserAccount
 from agents.execution.spawn import CannotStart
 from agents.packages.inventory import Inventory
@@ -33,9 +32,7 @@ _log = get_logger()
 class MakeRun(Protocol):
     """Makes the run of one command."""
 
-    def __call__(
-        self, command: Command, place: Callable[[Command, UserAccount | None], Placed], *, own: bool
-    ) -> CommandRun:
+    def __call__(self, command: Command, place: Place, *, own: bool) -> CommandRun:
         """Return a run; `own`: of the job's own command, with its secrets and live output."""
 
 
@@ -72,6 +69,30 @@ def helper(command: Command, *, as_user: bool) -> Command:
     if as_user:
         changes |= {"run_as": None, "background": False}
     return command.model_copy(update=changes)
+
+
+async def run_detection(
+    copies: PackageCopies, make_run: MakeRun, *, as_user: bool
+) -> bool | Outcome | None:
+    """Return whether a package is there; None: it has no detection.
+
+    An outcome, if detection did not end in time.
+
+    Raises:
+        OSError: files or processes ran out, or the disk does not take the package.
+    """
+    detect = copies.package.manifest.detect
+    if detect is None:
+        return None
+    run = make_run(helper(detect, as_user=as_user), partial(place, copies), own=False)
+    try:
+        outcome = await run.complete()
+    except CannotStart as error:  # its program is missing, for example
+        _log.info("package.not_detected", package=copies.package.manifest.name, reason=str(error))
+        return False
+    if outcome.state is State.TIMED_OUT:
+        return _failed(f"detect: {outcome.reason}")
+    return outcome.state is State.SUCCEEDED
 
 
 @dataclass(frozen=True)
@@ -248,19 +269,20 @@ class PackageRun:
 
         An outcome, if the run was stopped, or if detection did not end in time.
         """
-        detect = copies.package.manifest.detect
-        if detect is None:
-            return None
-        try:
-            outcome = await self._run(copies, helper(detect, as_user=self._as_user))
-        except CannotStart as error:
-            _log.info("package.not_detected", job=self.job_id, reason=str(error))
-            return False  # its program is missing, for example
         if self._stop is not None:
-            return outcome
-        if outcome.state is State.TIMED_OUT:
-            return _failed(f"detect: {outcome.reason}")
-        return outcome.state is State.SUCCEEDED
+            return Outcome(self._stop.state, None, self._stop.reason)
+
+        def make_run(command: Command, place: Place, *, own: bool) -> CommandRun:
+            self._current = self._make_run(command, place, own=own)
+            return self._current
+
+        try:
+            found = await run_detection(copies, make_run, as_user=self._as_user)
+        finally:
+            self._current = None
+        if self._stop is not None:
+            return Outcome(self._stop.state, None, self._stop.reason)
+        return found
 
     async def _run(self, copies: PackageCopies, command: Command, *, own: bool = False) -> Outcome:
         if self._stop is not None:

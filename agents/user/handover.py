@@ -18,11 +18,13 @@ from typing import Any
 
 from agents.changes import Changes
 from agents.claims.claims import Claims
+from agents.content.contents import Contents
 from agents.jobs.open_jobs import OpenJobs
 from agents.store.ledger import Ledger
 from agents.store.transaction import JobRecord, Original, Transaction
 from agents.user import control
-from agents.user.control import RequestRejected, Stream
+from agents.user.control import Answer, RequestRejected, Stream, text_of
+from broker.amqp.timeouts import timeout
 from broker.log import get_logger
 from schemas import Context, State
 from schemas.policy import order
@@ -30,9 +32,11 @@ from schemas.policy import order
 _log = get_logger()
 _SOCKET = "jobs.sock"
 _REQUEST = {"do": "foreground_jobs"}
+_FETCH = "fetch_packages"
 _CONNECTIONS = 4  # of each user
 _PAUSE = 1.0  # seconds for which changes are collected
 _RETRY = 10.0
+_ASK_LIMIT = 5.0
 _LINE_LIMIT = 8 * 1024 * 1024  # a job of the greatest size, as JSON in JSON
 
 
@@ -46,7 +50,9 @@ class ForegroundJobs:
         claims: Claims,
         open_jobs: OpenJobs,
         changes: Changes,
+        contents: Contents,
     ) -> None:
+        self._contents = contents
         self._state_dir = state_dir
         self._claims = claims
         self._ledger = ledger
@@ -62,10 +68,18 @@ class ForegroundJobs:
                 _log.warning("handover.failed", reason=str(error))
             await asyncio.sleep(_RETRY)
 
-    async def _answer(self, request: dict[str, Any]) -> Stream:
-        if request != _REQUEST:
+    async def _answer(self, request: dict[str, Any]) -> Answer:
+        if request == _REQUEST:
+            return self._stream()
+        if request.get("do") != _FETCH:
             raise RequestRejected("unknown request")
-        return self._stream()
+        record = self._open_jobs.get(text_of(request, "job"))
+        if record is None or record.job.context is not Context.FOREGROUND:
+            raise RequestRejected("no such job")
+        self._contents.hurry(record.job.id)
+        if request.get("wrong") is True:
+            self._contents.recheck(record.job.id)
+        return "ok"
 
     async def _stream(self) -> Stream:
         sent: set[str] = set()
@@ -95,6 +109,21 @@ def _can_be_handed_over(record: JobRecord) -> bool:
     )
 
 
+async def ask_to_fetch(state_dir: Path, job_id: str, *, wrong: bool) -> None:
+    """Ask the service agent to fetch a foreground job's packages now.
+
+    Args:
+        state_dir: the state directory.
+        job_id: the job.
+        wrong: whether this agent found one that is not what its sum says.
+    """
+    request = {"do": _FETCH, "job": job_id, "wrong": wrong}
+    with suppress(OSError, TimeoutError):
+        async with timeout(_ASK_LIMIT):
+            _, writer = await _connect(state_dir, request)
+            writer.close()
+
+
 async def receive(state_dir: Path, accept: Callable[[Original], Awaitable[None]]) -> None:
     """Receive the service agent's open foreground jobs until cancelled; reconnect if it ends."""
     while True:
@@ -112,6 +141,23 @@ async def _originals(state_dir: Path) -> AsyncGenerator[Original, None]:
         OSError: it does not run.
         ValueError, LookupError, TypeError: a line is not a job.
     """
+    reader, writer = await _connect(state_dir, _REQUEST)
+    try:
+        while line := await reader.readline():
+            content = json.loads(line)
+            yield Original(str(content["job"]).encode(), content["signatures"])
+    finally:
+        writer.close()
+
+
+async def _connect(
+    state_dir: Path, request: dict[str, Any]
+) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
+    """Send a request to the service agent.
+
+    Raises:
+        OSError: it does not run, or another user's program answers.
+    """
     folder = os.open(state_dir, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
     try:
         owner = os.fstat(folder).st_uid
@@ -119,12 +165,8 @@ async def _originals(state_dir: Path) -> AsyncGenerator[Original, None]:
         reader, writer = await asyncio.open_unix_connection(path, limit=_LINE_LIMIT)
     finally:
         os.close(folder)
-    try:
-        if control.peer_of(writer.get_extra_info("socket")) != owner:
-            return  # another user's program: the service agent's user owns the folder
-        writer.write(json.dumps(_REQUEST).encode() + b"\n")
-        while line := await reader.readline():
-            content = json.loads(line)
-            yield Original(str(content["job"]).encode(), content["signatures"])
-    finally:
-        writer.close()
+    if control.peer_of(writer.get_extra_info("socket")) != owner:
+        writer.close()  # the service agent's user owns the folder
+        raise PermissionError("another user's program answers")
+    writer.write(json.dumps(request).encode() + b"\n")
+    return reader, writer

@@ -32,6 +32,7 @@ class ViewInput:
         last_shown_at: returns when an offer was shown last.
         rules: the agent's policy.
         recent: the rows of the jobs that ended, as returned by `ended`.
+        waits: returns for which packages a job waits.
     """
 
     identity: Identity
@@ -44,6 +45,7 @@ class ViewInput:
     last_shown_at: Callable[[JobRecord], float | None]
     rules: InteractiveRules
     recent: list[Row]
+    waits: Callable[[Job], str] = lambda _: ""
 
     @property
     def paused(self) -> bool:
@@ -130,6 +132,7 @@ def _offer(entry: JobRecord, view: ViewInput) -> Row:
         "until": entry.until if entry.state is State.POSTPONED else None,
         "starts_at": _starts_at(entry, view),
         "postponements_left": entry.postponements_left,
+        "waits": view.waits(job),
         "min_interval": job.min_interval.total_seconds(),
         "may_decline": optional and entry.state in (State.OFFERED, State.POSTPONED),
     }

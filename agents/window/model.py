@@ -84,7 +84,7 @@ def time_left(offer: Offer, now: float, remind_at: float = 0.0) -> str:
     if offer.state == "accepted":
         if offer.starts_at and offer.starts_at > now:
             return f"starts {clock(offer.starts_at, now)}"
-        return "starts soon"
+        return "waits for its files" if offer.waits else "starts soon"
     if offer.deadline is not None:
         return remaining(offer.deadline - now)
     until = offer.until if offer.state == "postponed" else None
@@ -117,6 +117,8 @@ def _next_event(offer: Offer, now: float) -> str:
     if offer.state == "accepted":
         if offer.starts_at and offer.starts_at > now:
             return f"Starts at {clock(offer.starts_at, now)}, in the next maintenance window."
+        if offer.waits:
+            return f"You accepted it; it {offer.waits}."
         return "You accepted it: it starts as soon as possible."
     if offer.deadline is not None:
         return f"Runs automatically at {clock(offer.deadline, now)}."

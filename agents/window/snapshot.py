@@ -31,6 +31,7 @@ class Offer:
     postponements_left: int | None
     min_interval: float | None
     may_decline: bool
+    waits: str | None = None
 
     @property
     def mandatory(self) -> bool:

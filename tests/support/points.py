@@ -2,6 +2,7 @@
 
 import asyncio
 import hashlib
+import ssl
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
@@ -16,8 +17,6 @@ from schemas.orders.package import PackageReference, RequiredPackage
 from schemas.packages.manifest import manifest_digest
 from schemas.packages.paths import archive_path, manifest_path
 from tests.support.workstation import Workstation
-
-SAY = b'#!/bin/sh\necho "$1 $PCM_PACKAGE_NAME $PCM_PACKAGE_VERSION"\n'
 
 
 @dataclass(frozen=True)
@@ -36,7 +35,9 @@ class Published:
 
     def job(self, ws: Workstation, command: str = "install", **fields: Any) -> Job:
         """Return a job for a command of the package, as `pcm send --package` makes it."""
-        reference = {name: fields.pop(name) for name in ("channel", "channel_serial") & fields.keys()}
+        reference = {
+            name: fields.pop(name) for name in ("channel", "channel_serial") & fields.keys()
+        }
         requires = tuple(one.required for one in fields.pop("requires", ()))
         package = PackageReference(
             **self.required.model_dump(), command=command, requires=requires, **reference
@@ -73,7 +74,7 @@ class PointFolder:
         given = {
             "name": "demo",
             "version": "1.0",
-            "commands": {"install": {"argv": ["./say", "install"], "background": True}},
+            "commands": {"install": {"argv": ["true"], "background": True}},
         }
         manifest = Manifest.model_validate(
             {**given, **fields, "archive": archive.model_dump(), "files": entries}
@@ -144,7 +145,7 @@ class BadServer:
         length: int | None = None,
     ) -> None:
         """Answer as a web server does, with some differences."""
-        path = self.folder / asked.path[1:]
+        path = self.folder / asked.path[1:].partition("?")[0]
         if not path.is_file():
             writer.write(b"HTTP/1.1 404 Not Found\r\nContent-Length: 0\r\n\r\n")
             return
@@ -180,11 +181,14 @@ class BadServer:
 
 
 @asynccontextmanager
-async def serving(folder: Path, answer: Answer | None = None) -> AsyncIterator[BadServer]:
+async def serving(
+    folder: Path, answer: Answer | None = None, tls: ssl.SSLContext | None = None
+) -> AsyncIterator[BadServer]:
     """Serve a point's folder on a free port."""
     server = BadServer(folder, answer)
-    listener = await asyncio.start_server(server._serve, "127.0.0.1", 0)  # noqa: SLF001 - its own
-    server.url = f"http://127.0.0.1:{listener.sockets[0].getsockname()[1]}"
+    listener = await asyncio.start_server(server._serve, "127.0.0.1", 0, ssl=tls)  # noqa: SLF001 - its own
+    scheme = "https" if tls else "http"
+    server.url = f"{scheme}://127.0.0.1:{listener.sockets[0].getsockname()[1]}"
     try:
         yield server
     finally:
