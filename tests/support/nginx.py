@@ -1,5 +1,6 @@
 """A real nginx on a free port, that serves a folder and accepts PUT and DELETE."""
 
+import os
 import shutil
 import socket
 import subprocess
@@ -16,6 +17,7 @@ needs_nginx = pytest.mark.skipif(not Path(NGINX).exists(), reason="nginx is not 
 
 _CONFIGURATION = """
 daemon off;
+{user}
 pid {folder}/nginx.pid;
 error_log {folder}/error.log;
 worker_processes 1;
@@ -55,7 +57,16 @@ def nginx(folder: Path, root: Path, more: str = "") -> Iterator[str]:
         found.bind(("127.0.0.1", 0))
         port = found.getsockname()[1]
     configuration = folder / "nginx.conf"
-    configuration.write_text(_CONFIGURATION.format(folder=folder, root=root, port=port, more=more))
+    configuration.write_text(
+        _CONFIGURATION.format(
+            folder=folder,
+            root=root,
+            port=port,
+            more=more,
+            # Its workers would be another user, who may not enter a test's folder.
+            user="user root;" if os.geteuid() == 0 else "",
+        )
+    )
     process = subprocess.Popen([NGINX, "-c", str(configuration), "-p", str(folder)])
     try:
         until_true(lambda: _answers(port))

@@ -17,6 +17,9 @@ from typing import TYPE_CHECKING, Any
 
 from agents import cli
 from agents.claims.claims import Claims
+from agents.content import fetcher
+from agents.content.cache import Cache
+from agents.content.package_copy import PackageCopies
 from agents.execution.command_run import CommandRun
 from agents.execution.process import Process
 from agents.inbox import consumer as intake
@@ -40,6 +43,10 @@ POINTS: dict[str, tuple[Any, str, str]] = {
     "ended": (CommandRun, "complete", "after"),
     "end recorded": (Claims, "conclude", "before"),
     "concluded": (Claims, "conclude", "after"),
+    "manifest stored": (Cache, "store_manifest", "after"),
+    "archive received": (fetcher, "fetch", "after"),
+    "archive stored": (Cache, "store_archive", "after"),
+    "unpacked": (PackageCopies, "open", "after"),
     "sending": (Publisher, "_publish", "before"),
     "sent": (Publisher, "_publish", "after"),
     "reading": (intake, "read_order", "before"),

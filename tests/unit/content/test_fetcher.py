@@ -74,6 +74,9 @@ class Fetching:
         await self.until(lambda: all(word in self.fetcher.waits(job) for word in words))
         return self.fetcher.waits(job)
 
+    async def until_fetched(self, job: Job) -> None:
+        await self.until(lambda: self.fetcher.waits(job) == "")
+
     def kept(self, suffix: str) -> list[Path]:
         return [path for path in self.folder.iterdir() if path.suffix == suffix]
 
@@ -234,7 +237,7 @@ async def test_retry_after_is_heeded(tmp_path: Path, point: PointFolder, demo: P
 
     def answer(asked: Asked, writer: asyncio.StreamWriter) -> None:
         times.append(time.monotonic())
-        busy = {"status": "503 Busy", "headers": {"Retry-After": "7"}}
+        busy: dict[str, Any] = {"status": "503 Busy", "headers": {"Retry-After": "7"}}
         server.reply(asked, writer, **(busy if len(times) == 1 else {}))
 
     async with serving(point.folder, answer) as server, fetching(tmp_path, server.url) as one:
@@ -348,7 +351,7 @@ async def test_what_is_in_the_cache_is_not_fetched_again(
             async with fetching(tmp_path, server.url) as one:
                 await one.until_ready(one.want(demo))
                 later = one.want(demo, mandatory_at=datetime.now(UTC) + timedelta(days=1))
-                await one.until(lambda job=later: one.fetcher.waits(job) == "")
+                await one.until_fetched(later)
     assert len(server.asked) == 2
 
 
