@@ -17,11 +17,11 @@ from pydantic import (
     model_validator,
 )
 
-from agents.points import AddressSetting, PointsSetting
 from broker.amqp.topology import QueueType
 from broker.settings import BrokerSettings, OptionalPath
 from schemas.maintenance_windows import NO_WINDOWS, WindowsSetting
 from schemas.names import Name, User
+from schemas.points import AddressSetting, PointsSetting
 from schemas.reports.check_in import MISSING_AFTER, is_automatic
 from schemas.times import Duration, duration_text
 

@@ -37,7 +37,7 @@ class NoRoom(PcmError):
 
 
 @dataclass(frozen=True)
-class Package:
+class VerifiedManifest:
     """A manifest that was verified against its sum.
 
     Attributes:
@@ -51,7 +51,7 @@ class Package:
     signed: SignedText
 
 
-def read_package(body: bytes, digest: str) -> Package:
+def read_package(body: bytes, digest: str) -> VerifiedManifest:
     """Read a signed manifest.
 
     Raises:
@@ -61,12 +61,12 @@ def read_package(body: bytes, digest: str) -> Package:
         signed = SignedText.read(body)
         if manifest_digest(signed.content) != digest:
             raise WrongContent("manifest: its SHA-256 is not the job's")
-        return Package(digest, Manifest.read(signed.content), signed)
+        return VerifiedManifest(digest, Manifest.read(signed.content), signed)
     except InvalidMessage as error:
         raise WrongContent(f"manifest: {error}") from None
 
 
-def read_shared(state_dir: Path, digest: str) -> Package | None:
+def read_shared(state_dir: Path, digest: str) -> VerifiedManifest | None:
     """Return a package that the service agent has for foreground jobs; None if it has none.
 
     Raises:
@@ -122,7 +122,7 @@ class Cache:
             for path in (*folder.glob("*.new"), *folder.glob("*.progress")):
                 path.unlink()
 
-    def package(self, digest: str) -> Package | None:
+    def package(self, digest: str) -> VerifiedManifest | None:
         """Return a package whose manifest is there.
 
         Raises:
@@ -179,7 +179,7 @@ class Cache:
         part.complete(self.archive_of(part.sha256))
         sync_directory(self._folder)
 
-    def discard(self, package: Package) -> None:
+    def discard(self, package: VerifiedManifest) -> None:
         """Remove a package's archive, which is not the manifest's any more."""
         self.archive_path(package.manifest).unlink(missing_ok=True)
         shared_name = f"{package.manifest.archive.sha256}.archive"
@@ -190,7 +190,7 @@ class Cache:
         self._manifest_path(digest).unlink(missing_ok=True)
         (self._foreground / f"{digest}.manifest").unlink(missing_ok=True)
 
-    def share(self, package: Package) -> None:
+    def share(self, package: VerifiedManifest) -> None:
         """Let users' agents read a package, as long as it is there: a foreground job needs it.
 
         Raises:
@@ -214,7 +214,7 @@ class Cache:
         """Tell users' agents nothing more about a package."""
         (self._foreground / f"{digest}.progress").unlink(missing_ok=True)
 
-    def touch(self, package: Package) -> None:
+    def touch(self, package: VerifiedManifest) -> None:
         """Note that a package is used: the least recently used one is removed first."""
         now = time.time()
         for path in (self._manifest_path(package.digest), self.archive_path(package.manifest)):

@@ -21,7 +21,7 @@ from schemas import Job
 from schemas.errors import PcmError
 
 if TYPE_CHECKING:
-    from agents.content.cache import Package
+    from agents.content.cache import VerifiedManifest
     from agents.content.fetcher import Fetcher
     from agents.content.package_copy import PackageCopies
     from agents.content.shared import SharedPackages
@@ -44,7 +44,7 @@ class Contents:
         self,
         settings: AgentSettings,
         copies: Path,
-        objection: "Callable[[Package], str]",
+        objection: "Callable[[VerifiedManifest], str]",
         tasks: BackgroundTasks,
         on_ready: Callable[[Iterable[str]], None],
         on_change: Callable[[], None],
@@ -165,7 +165,7 @@ class Contents:
             self._notes[job_id] = f"{error}; fetched again"
             self._source.reject(error.package.manifest, str(error))
 
-    def _refusal(self, job: Job, wanted: "RequiredPackage", package: "Package") -> str:
+    def _refusal(self, job: Job, wanted: "RequiredPackage", package: "VerifiedManifest") -> str:
         if reason := self._objection(package):
             return reason
         manifest = package.manifest

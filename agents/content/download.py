@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import IO, TypeVar
 
 from agents.content.transport import CHUNK, NotResumable, Opened, Request, Unavailable
-from agents.points import Point
+from schemas.points import AgentPoint
 from schemas.text import listed
 
 _T = TypeVar("_T")
@@ -167,7 +167,7 @@ class Part:
         except OSError:
             return 0
 
-    def etag_at(self, point: Point) -> str:
+    def etag_at(self, point: AgentPoint) -> str:
         """Return the ETag of the file at a point; empty if it came from another."""
         try:
             notes = json.loads(self._notes.read_text())
@@ -175,7 +175,7 @@ class Part:
         except (OSError, ValueError, LookupError, TypeError):
             return ""
 
-    def note(self, point: Point, etag: str) -> None:
+    def note(self, point: AgentPoint, etag: str) -> None:
         """Keep from where the part comes; a lost note costs a download, nothing else."""
         self._notes.write_text(json.dumps({"point": str(point), "etag": etag}))
 

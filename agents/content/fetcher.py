@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import TypeVar
 
 from agents import facts
-from agents.content.cache import SIGNED_LIMIT, Cache, NoRoom, Package, read_package
+from agents.content.cache import SIGNED_LIMIT, Cache, NoRoom, VerifiedManifest, read_package
 from agents.content.download import (
     Attempt,
     Meter,
@@ -24,7 +24,6 @@ from agents.content.download import (
     tls_context,
 )
 from agents.content.transport import Request, Unavailable
-from agents.points import Point, points_for
 from agents.settings import AgentSettings
 from agents.store.transaction import JobRecord
 from agents.tasks import BackgroundTasks
@@ -34,6 +33,7 @@ from broker.log import get_logger
 from schemas import Context, Job
 from schemas.orders.package import RequiredPackage
 from schemas.packages.paths import archive_path, manifest_path
+from schemas.points import AgentPoint, points_for
 from schemas.reports.packages import MAX_CONTENTS, ContentProgress, ContentState
 from schemas.times import NEVER
 
@@ -47,7 +47,7 @@ _SPREAD = 0.9  # of the time until it is due: the rest is for the download
 _T = TypeVar("_T")
 _NOT_READY = "waits for content"
 
-Objection = Callable[[Package], str]
+Objection = Callable[[VerifiedManifest], str]
 """Returns why a manifest's signatures do not count; "" if they do."""
 
 
@@ -177,8 +177,8 @@ class Fetcher:
         self._requests: dict[str, Request] = {}
         self._changed = asyncio.Event()
         self._limit = RateLimit(settings.fetch_rate)
-        self._not_before: dict[Point, float] = {}  # monotonic time
-        self._stuck: dict[Point, Attempt] = {}
+        self._not_before: dict[AgentPoint, float] = {}  # monotonic time
+        self._stuck: dict[AgentPoint, Attempt] = {}
         self._rechecked_at: dict[str, float] = {}  # monotonic time, by manifest
 
     def want(self, record: JobRecord) -> None:
@@ -234,7 +234,7 @@ class Fetcher:
             self._changed.set()
             self._on_change()
 
-    def find(self, package: RequiredPackage) -> tuple[Package, Path]:
+    def find(self, package: RequiredPackage) -> tuple[VerifiedManifest, Path]:
         """Return a package in the cache, and its archive; note that it is used.
 
         Raises:
@@ -351,11 +351,11 @@ class Fetcher:
         wanted.state = ContentState.READY
         return ""
 
-    def _check_trust(self, package: Package) -> None:
+    def _check_trust(self, package: VerifiedManifest) -> None:
         if reason := self._objection(package):
             raise WrongContent(f"manifest: {reason}")
 
-    def _look(self, digest: str) -> Package | None:
+    def _look(self, digest: str) -> VerifiedManifest | None:
         """Return a package whose manifest is in the cache; one that is wrong is removed."""
         try:
             return self._cache.package(digest)
@@ -364,7 +364,7 @@ class Fetcher:
             self._cache.discard_manifest(digest)
             return None
 
-    def _has_archive(self, package: Package, *, checks: bool) -> bool:
+    def _has_archive(self, package: VerifiedManifest, *, checks: bool) -> bool:
         """Whether the archive is there; with `checks`, whether it is the manifest's."""
         if not self._cache.has_archive(package.manifest):
             return False
@@ -379,7 +379,7 @@ class Fetcher:
             return False
         return True
 
-    def _window_objection(self, package: Package) -> str:
+    def _window_objection(self, package: VerifiedManifest) -> str:
         """Return for which window a large download waits; "" if it can go on."""
         windows, size = self._settings.fetch_windows, package.manifest.archive.size
         if size <= self._settings.large_download or not windows:
@@ -387,11 +387,11 @@ class Fetcher:
         now = time.time()
         return "" if windows.start(now, 0) <= now else f"for the window {windows}"
 
-    async def _fetch_manifest(self, wanted: Wanted) -> Package:
+    async def _fetch_manifest(self, wanted: Wanted) -> VerifiedManifest:
         package = wanted.package
         path = manifest_path(package.name, package.version)
 
-        def read(request: Request) -> Package:
+        def read(request: Request) -> VerifiedManifest:
             body = read_small(request, SIGNED_LIMIT, Meter())
             try:
                 found = read_package(body, package.manifest)
@@ -403,7 +403,7 @@ class Fetcher:
 
         return await self._from_points(wanted, path, read, Meter())
 
-    async def _fetch_archive(self, wanted: Wanted, package: Package) -> None:
+    async def _fetch_archive(self, wanted: Wanted, package: VerifiedManifest) -> None:
         part = self._cache.part(package.manifest)
         # Its own part counts as free: it is part of the size.
         self._cache.make_room(part, self._needed())
@@ -457,14 +457,14 @@ class Fetcher:
                 self._requests.pop(digest, None)
         raise Unavailable(reasons(failures))
 
-    def _points(self) -> list[Point]:
+    def _points(self) -> list[AgentPoint]:
         return points_for(self._settings.points, facts.groups(self._settings))
 
     @cached_property
     def _tls(self) -> ssl.SSLContext:
         return tls_context(self._settings.points_ca)
 
-    async def _sample(self, wanted: Wanted, package: Package) -> None:
+    async def _sample(self, wanted: Wanted, package: VerifiedManifest) -> None:
         """Compute the rate, and end a large download with its window."""
         before = wanted.meter.received
         while True:

@@ -10,7 +10,7 @@ import os
 from contextlib import suppress
 from pathlib import Path
 
-from agents.content.cache import Package, open_archive
+from agents.content.cache import VerifiedManifest, open_archive
 from agents.content.contents import remove_tree
 from broker.content.archive import WrongContent, check_archive, unpack
 from broker.content.folder import verify_folder
@@ -21,7 +21,7 @@ _SHOWN = 16
 class PackageCopies:
     """The copies of one package for one job."""
 
-    def __init__(self, package: Package, archive: Path, folder: Path) -> None:
+    def __init__(self, package: VerifiedManifest, archive: Path, folder: Path) -> None:
         """Create the object, and no file.
 
         Args:

@@ -5,7 +5,7 @@ from pathlib import Path
 
 from pydantic import ValidationError
 
-from agents.content.cache import Package, read_shared, shared_archive, shared_progress
+from agents.content.cache import VerifiedManifest, read_shared, shared_archive, shared_progress
 from agents.content.fetcher import describe, packages_of
 from agents.store.transaction import JobRecord
 from broker.content.archive import WrongContent
@@ -56,7 +56,7 @@ class SharedPackages:
         """Return nothing: the service agent reports the packages of the workstation."""
         return []
 
-    def find(self, package: RequiredPackage) -> tuple[Package, Path]:
+    def find(self, package: RequiredPackage) -> tuple[VerifiedManifest, Path]:
         """Return a package and its archive.
 
         Raises:

@@ -20,8 +20,8 @@ from pathlib import Path
 from time import time
 from urllib.parse import urljoin, urlsplit
 
-from agents.points import Point
 from schemas.errors import PcmError
+from schemas.points import AgentPoint
 
 CHUNK = 256 * 1024
 _TIMEOUT = 30.0  # seconds without a byte; the caller's watchdog finds slow servers
@@ -67,11 +67,13 @@ class Opened:
 class Request:
     """One read of a file. `abort` ends it from another thread."""
 
-    def __init__(self, point: Point, path: str, tls: Callable[[], ssl.SSLContext]) -> None:
+    def __init__(self, point: AgentPoint, path: str, tls: Callable[[], ssl.SSLContext]) -> None:
         self.point = point
         self._path = path
         self._tls = tls
         self._connection: HTTPConnection | None = None
+        self._socket: socket.socket | None = None  # the connection passes it to the response
+        self._response: HTTPResponse | None = None
         self._aborted = ""
         self._ended = threading.Event()
 
@@ -79,10 +81,9 @@ class Request:
         """Let the read fail with a reason, also where it waits for the server."""
         self._aborted = self._aborted or reason
         self._ended.set()
-        connection = self._connection
-        if connection is not None and (sock := connection.sock) is not None:
-            with suppress(OSError):  # it is not connected
-                sock.shutdown(socket.SHUT_RDWR)
+        if (opened := self._socket) is not None:
+            with suppress(OSError):  # it is closed; not by TLS, which the reader uses now
+                socket.socket.shutdown(opened, socket.SHUT_RDWR)
 
     def pause(self, seconds: float) -> None:
         """Wait, but not longer than until `abort`."""
@@ -110,8 +111,9 @@ class Request:
 
     def close(self) -> None:
         """Close the connection."""
-        if self._connection is not None:
-            self._connection.close()
+        for opened in (self._response, self._connection):
+            if opened is not None:
+                opened.close()
 
     def _failed(self, error: Exception) -> Unavailable:
         if self._aborted:
@@ -173,16 +175,18 @@ class Request:
             login = base64.b64encode(":".join(point.login).encode()).decode()
             headers["Authorization"] = f"Basic {login}"
         connection.connect()
+        self._socket = connection.sock
         self.check()  # before there was a socket, an abort could not close it
         connection.request("GET", url, headers=headers)
-        return connection.getresponse()
+        self._response = connection.getresponse()
+        return self._response
 
     def _redirected(self, url: str, response: HTTPResponse) -> str:
         """Return the path to which the point redirects: on itself only.
 
         Another host gets no login, and no point makes an agent ask other servers.
         """
-        base = str(Point(self.point.scheme, self.point.host, self.point.port))
+        base = str(AgentPoint(self.point.scheme, self.point.host, self.point.port))
         target = urljoin(base + url, response.getheader("Location", ""))
         parts = urlsplit(target)
         wanted = urlsplit(base)

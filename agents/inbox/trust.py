@@ -18,7 +18,7 @@ from schemas.orders.signature import read_signatures
 from schemas.times import duration_text
 
 if TYPE_CHECKING:
-    from agents.content.cache import Package
+    from agents.content.cache import VerifiedManifest
     from broker.signing.signer import Order
 
 _log = get_logger()
@@ -117,7 +117,7 @@ class Trust:
             return ""
         return f"it was created over {duration_text(self._max_age)} ago; send it again"
 
-    def manifest_objection(self, package: "Package") -> str:
+    def manifest_objection(self, package: "VerifiedManifest") -> str:
         """Return why no signature of a package's manifest counts; "" if one does."""
         self.refresh()
         if self._problem:

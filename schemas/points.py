@@ -21,7 +21,7 @@ _EXAMPLE = "use https://HOST/PATH, http://HOST/PATH or a folder; GROUP=https://.
 
 
 @dataclass(frozen=True)
-class Point:
+class AgentPoint:
     """A distribution point.
 
     Attributes:
@@ -50,10 +50,10 @@ class Point:
         return f"{self.scheme}://{host}{port}{self.path}"
 
     def __repr__(self) -> str:
-        return f"Point({self})"
+        return f"AgentPoint({self})"
 
 
-def parse_point(text: str) -> Point:
+def parse_point(text: str) -> AgentPoint:
     """Return the point of a text such as `https://HOST/PATH` or `GROUP=https://HOST/PATH`.
 
     Raises:
@@ -76,10 +76,10 @@ def parse_point(text: str) -> Point:
         raise ValueError(f"a {scheme} point has a host or a part that does not fit: {_EXAMPLE}")
     path = url.path.rstrip("/")
     if scheme == "file":
-        return Point("file", path=str(Path(unquote(path) or "/")), group=group)
+        return AgentPoint("file", path=str(Path(unquote(path) or "/")), group=group)
     login = (unquote(url.username), unquote(url.password or "")) if url.username else None
     path = quote(path, safe="/%:@!$&'()*+,;=~")
-    return Point(scheme, host, port or (443 if scheme == "https" else 80), path, login, group)
+    return AgentPoint(scheme, host, port or (443 if scheme == "https" else 80), path, login, group)
 
 
 def _parse_points(value: Any) -> Any:
@@ -88,7 +88,7 @@ def _parse_points(value: Any) -> Any:
     return tuple(dict.fromkeys(map(parse_point, value.replace(",", " ").split())))
 
 
-PointsSetting = Annotated[tuple[Point, ...], BeforeValidator(_parse_points)]
+PointsSetting = Annotated[tuple[AgentPoint, ...], BeforeValidator(_parse_points)]
 """The type of a setting with points."""
 
 
@@ -108,7 +108,7 @@ AddressSetting = Annotated[tuple[str, int] | None, BeforeValidator(_parse_addres
 """The type of a setting with an address to listen at."""
 
 
-def points_for(points: Collection[Point], groups: Collection[str]) -> list[Point]:
+def points_for(points: Collection[AgentPoint], groups: Collection[str]) -> list[AgentPoint]:
     """Return the points for a workstation in these groups: the groups' own first."""
     near = [point for point in points if point.group and point.group in groups]
     return near + [point for point in points if not point.group]
