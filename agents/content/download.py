@@ -121,7 +121,7 @@ class Attempt:
                 return future.result()
             now = time.monotonic()
             waited = now - begin - (meter.throttled - throttled)
-            if meter.received - received >= _LEAST:
+            if not 0 <= meter.received - received < _LEAST:  # less: it began anew
                 begin, received, throttled = now, meter.received, meter.throttled
             elif waited >= _WINDOW:
                 break
@@ -193,11 +193,25 @@ class Part:
 def fetch(request: Request, part: Part, limit: RateLimit, meter: Meter) -> None:
     """Download a file into its part; resume where it was left. At the end its sum is right.
 
+    What another point sent before may be wrong: then it is downloaded again from its beginning, so
+    that one bad point does not spoil what the others send.
+
     Raises:
         Unavailable: the point does not serve the file, or serves another one; what was received is
             kept if it can be right.
         OSError: the disk does not take it.
     """
+    is_resumed = part.received > 0
+    if _fetch_once(request, part, limit, meter):
+        return
+    part.remove()
+    if not (is_resumed and _fetch_once(request, part, limit, meter)):
+        part.remove()
+        raise Unavailable(f"{request.point}: the SHA-256 of the archive is not the manifest's")
+
+
+def _fetch_once(request: Request, part: Part, limit: RateLimit, meter: Meter) -> bool:
+    """Download the rest of a file; return whether its sum is right."""
     point = request.point
     with os.fdopen(os.open(part.path, _NEW, 0o600), "r+b", buffering=0) as file:
         sha256 = _sum_existing(file, part, meter)
@@ -214,9 +228,7 @@ def fetch(request: Request, part: Part, limit: RateLimit, meter: Meter) -> None:
     if meter.received != part.size:
         missing = part.size - meter.received
         raise Unavailable(f"{point}: ended the file {missing:,} bytes too early")
-    if sha256.hexdigest() != part.sha256:
-        part.remove()
-        raise Unavailable(f"{point}: the SHA-256 of the archive is not the manifest's")
+    return sha256.hexdigest() == part.sha256
 
 
 def _open(request: Request, part: Part, offset: int) -> Opened:

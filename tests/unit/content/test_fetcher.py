@@ -214,6 +214,24 @@ async def test_a_changed_archive_is_never_taken(
         assert not one.kept(".archive") + one.kept(".part")
 
 
+async def test_what_a_bad_point_sent_does_not_spoil_what_a_good_one_sends(
+    tmp_path: Path, point: PointFolder, demo: Published
+) -> None:
+    """The bad one is the first at each attempt: the others must make good for it at once."""
+
+    def answer(asked: Asked, writer: asyncio.StreamWriter) -> None:
+        server.reply(asked, writer, cut=0 if asked.is_archive else None)
+        if asked.is_archive:
+            writer.write(b"wrong")
+
+    async with (
+        serving(point.folder, answer) as server,
+        fetching(tmp_path, server.url, point.folder) as one,
+    ):
+        await one.until_ready(one.want(demo))
+    assert len(server.archives()) == 1
+
+
 async def test_another_manifest_under_the_same_version_is_never_taken(
     tmp_path: Path, point: PointFolder, demo: Published
 ) -> None:
