@@ -51,6 +51,7 @@ bench: $(STAMP) $(PEERS) $(SALT)/.ready rabbitmq
 	@$(VENV)/bin/python -m benchmarks.publishing
 	@$(VENV)/bin/python -m benchmarks.history
 	@$(VENV)/bin/python -m benchmarks.window
+	@$(VENV)/bin/python -m benchmarks.packages
 	@$(VENV)/bin/python -m benchmarks.fleet
 	@$(VENV)/bin/python -m benchmarks.simulated
 	@$(VENV)/bin/python -m benchmarks.footprint

@@ -172,6 +172,9 @@ def migrated(before: Rows) -> Rows:
         "reading": reading,
         "jobs": sorted((_with_expiry(row) for row in before["jobs"]), key=repr),
         "agents": sorted(agents, key=lambda row: (row["workstation"], row["agent"])),
+        "outcomes": [{**row, "already_present": None} for row in before["outcomes"]],
+        "packages": [],
+        "contents": [],
         "results": [
             {**row, **ranks[row["job_id"], row["workstation"]]} for row in before["results"]
         ],
@@ -188,7 +191,9 @@ def _with_expiry(job: dict[str, Any]) -> dict[str, Any]:
 def test_all_rows_and_the_position_are_kept(former: str, raw: Engine) -> None:
     before = rows(raw)
     assert all(before.values())  # none is empty
-    assert set(renamed(before)) == {table.name for table in (tables.reading, *tables.CONTENT)}
+    assert {*renamed(before), "packages", "contents"} == {
+        table.name for table in (tables.reading, *tables.CONTENT)
+    }
     open_history(former).dispose()
     (reading,) = before["reading"]
     assert rows(raw) == migrated(before)

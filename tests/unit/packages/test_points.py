@@ -3,13 +3,12 @@
 import json
 import os
 import socket
-import socketserver
 import subprocess
 import sys
 import threading
 from collections.abc import Iterator
 from contextlib import closing, contextmanager
-from http.server import BaseHTTPRequestHandler
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from io import BytesIO
 from pathlib import Path
 
@@ -162,6 +161,15 @@ def _moto() -> Iterator[str]:
         process.wait()
 
 
+class _Server(ThreadingHTTPServer):
+    """Waits for its threads when it is closed, and does not print that a client has left."""
+
+    daemon_threads = False
+
+    def handle_error(self, request: object, client_address: object) -> None:
+        """Say nothing."""
+
+
 class _Hostile(BaseHTTPRequestHandler):
     """A server that answers wrongly, by the first word of the path."""
 
@@ -191,8 +199,7 @@ class _Hostile(BaseHTTPRequestHandler):
 @pytest.fixture
 def hostile() -> Iterator[str]:
     """The address of a hostile server."""
-    with socketserver.ThreadingTCPServer(("127.0.0.1", 0), _Hostile) as server:
-        server.daemon_threads = True
+    with _Server(("127.0.0.1", 0), _Hostile) as server:
         thread = threading.Thread(target=server.serve_forever, args=(0.05,))
         thread.start()
         yield f"http://127.0.0.1:{server.server_address[1]}"
