@@ -78,7 +78,7 @@ MIGRATIONS: dict[int, tuple[str, ...]] = {
             " name TEXT NOT NULL, version TEXT DEFAULT '' NOT NULL,"
             " manifest TEXT DEFAULT '' NOT NULL, command TEXT DEFAULT '' NOT NULL,"
             " state TEXT DEFAULT '' NOT NULL, installed BOOLEAN NOT NULL, present BOOLEAN,"
-            " ran_at DOUBLE PRECISION NOT NULL, checked_at DOUBLE PRECISION,"
+            " ran_at FLOAT NOT NULL, checked_at FLOAT,"
             " PRIMARY KEY (workstation, agent, name))"
         ),
         "CREATE INDEX of_package ON packages (name)",
@@ -87,7 +87,7 @@ MIGRATIONS: dict[int, tuple[str, ...]] = {
             " manifest TEXT NOT NULL, name TEXT DEFAULT '' NOT NULL,"
             " version TEXT DEFAULT '' NOT NULL, state TEXT DEFAULT '' NOT NULL,"
             " received BIGINT NOT NULL, size BIGINT NOT NULL, rate BIGINT NOT NULL,"
-            " reason TEXT DEFAULT '' NOT NULL, at DOUBLE PRECISION NOT NULL,"
+            " reason TEXT DEFAULT '' NOT NULL, at FLOAT NOT NULL,"
             " PRIMARY KEY (workstation, agent, manifest))"
         ),
         "CREATE INDEX of_content ON contents (manifest)",

@@ -211,8 +211,8 @@ packages = _table(
     _text("state"),
     Column("installed", Boolean, nullable=False),
     Column("present", Boolean),  # what detection says; NULL: it has none
-    Column("ran_at", Double, nullable=False),
-    _time("checked_at"),
+    Column("ran_at", Float, nullable=False),
+    Column("checked_at", Float),
 )
 """The packages that agents ran, by their last inventory."""
 Index("of_package", packages.c.name)
@@ -229,7 +229,7 @@ contents = _table(
     Column("size", BigInteger, nullable=False),
     Column("rate", BigInteger, nullable=False),
     _text("reason"),
-    Column("at", Double, nullable=False),
+    Column("at", Float, nullable=False),
 )
 """The content that open jobs need, by the agents' last check-ins."""
 Index("of_content", contents.c.manifest)

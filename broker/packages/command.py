@@ -47,7 +47,7 @@ def add_to(commands: "argparse._SubParsersAction[Parser]") -> None:
     ).add_subparsers(
         dest="action",
         required=True,
-        metavar="new|check|build|inspect|publish|list|show|verify|promote|remove|gc",
+        metavar="ACTION",
     )
     _add_local(actions)
     _add_published(actions)

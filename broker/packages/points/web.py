@@ -103,8 +103,9 @@ class WebPoint:
                 response = connection.getresponse()
             except (HTTPException, OSError) as error:
                 raise self._broken(path, error) from error
-            self._check(method, path, response)
-            yield response
+            with response:  # it may have taken over the connection's socket
+                self._check(method, path, response)
+                yield response
         finally:
             connection.close()
 

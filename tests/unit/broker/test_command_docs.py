@@ -9,8 +9,13 @@ import pytest
 
 from broker.cli import main as cli
 from broker.jobs.files.signed_file import write_signed
+from broker.packages.building.package_file import build_package
+from broker.packages.channels import promote_package
+from broker.packages.points.point import open_point
+from broker.packages.publishing import publish_package, read_published
 from broker.signing.signer import make_key
 from schemas import Command, Job, SignedJob, everyone
+from tests.support.packages import source_folder
 from tests.support.programs import ROOT
 
 _LINE = re.compile(r"^    (pcm (?:.*\\\n)*.*)$", re.MULTILINE)
@@ -32,6 +37,20 @@ def _commands() -> list[list[str]]:
 
 
 _COMMANDS = _commands()
+
+
+def _publish_packages(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Publish the packages that the documents name, and write their script."""
+    (folder / "point").mkdir()
+    (folder / "cleanup.sh").write_text("#!/bin/sh\n")
+    monkeypatch.setenv("PCM_POINTS", f"{folder}/point")
+    monkeypatch.setenv("XDG_STATE_HOME", f"{folder}/state")
+    point = open_point(f"{folder}/point")
+    repair = "[commands.repair]\nargv = ['true']\n"
+    for version in ("1.0", "2.1"):
+        source = source_folder(folder / "demo", version=version, tables=repair)
+        publish_package(build_package(source, folder), point)
+    promote_package(point, read_published([point], "demo", "2.1"), "production")
 
 
 def test_they_are_found() -> None:
@@ -57,6 +76,7 @@ def test_what_the_documents_show_is_no_wrong_use(
     if "--save" not in words:  # which refuses to write over a file
         write_signed(tmp_path / "job.json", SignedJob(text=job.body().decode()), new=True)
     make_key("bob", tmp_path / "bob.key")
+    _publish_packages(tmp_path, monkeypatch)
     monkeypatch.setenv("PCM_SIGNING_KEY", "bob.key")
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("HOME", str(tmp_path))

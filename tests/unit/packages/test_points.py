@@ -108,7 +108,7 @@ def test_nginx(tmp_path: Path) -> None:
 def test_a_login(tmp_path: Path) -> None:
     root = tmp_path / "root"
     root.mkdir()
-    (tmp_path / "users").write_text("ada:{PLAIN}se:cret\n")
+    (tmp_path / "users").write_text("ada:{PLAIN}se/cret\n")
     more = f"auth_basic x; auth_basic_user_file {tmp_path}/users;"
     with nginx(tmp_path / "nginx", root, more) as address:
         host = address.removeprefix("http://")
@@ -117,7 +117,7 @@ def test_a_login(tmp_path: Path) -> None:
             with pytest.raises(PointError, match="not allowed") as refused:
                 publish_package(package, open_point(f"http://{login}{host}"))
             assert "wrong" not in str(refused.value)
-        point = open_point(f"http://ada:se%3Acret@{host}")
+        point = open_point(f"http://ada:se%2Fcret@{host}")
         assert publish_package(package, point)
         assert "cret" not in point.url
 
