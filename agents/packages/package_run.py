@@ -54,7 +54,7 @@ def place(copies: PackageCopies, command: Command, user: UserAccount | None) -> 
 def variables(manifest: Manifest, folder: Path) -> dict[str, str]:
     """Return the variables by which a command finds its package."""
     return {
-        "PCM_PACKAGE_DIR": str(folder),
+        "PCM_PACKAGE_DIR": str(folder.absolute()),
         "PCM_PACKAGE_NAME": manifest.name,
         "PCM_PACKAGE_VERSION": manifest.version,
     }

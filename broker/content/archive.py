@@ -11,6 +11,7 @@ import sys
 import tarfile
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import cache
 from pathlib import Path
 from typing import IO, BinaryIO, Protocol, Self
 
@@ -29,6 +30,8 @@ CHUNK = 1024 * 1024
 
 _BLOCK = 512
 _END = bytes(2 * _BLOCK)
+_NAME_LENGTH = 100
+_MAX_OCTAL = 8**11 - 1
 _WINDOW_LOG = 23  # a reader needs 8 MiB
 _KINDS = {
     tarfile.LNKTYPE: "a hard link",
@@ -59,15 +62,47 @@ class WrongContent(PcmError):
 
 def header(entry: Entry) -> bytes:
     """Return the tar header of an entry; the name of an empty folder is its path."""
+    if isinstance(entry, PackageFile):
+        return _file_header(entry.path, entry.mode, entry.size)
     info = tarfile.TarInfo(path_of(entry))
     info.mtime = TIME
-    if isinstance(entry, PackageFile):
-        info.mode, info.size = int(entry.mode, 8), entry.size
-    elif isinstance(entry, PackageLink):
+    if isinstance(entry, PackageLink):
         info.type, info.linkname, info.mode = tarfile.SYMTYPE, entry.target, 0o777
     else:
         info.type, info.mode = tarfile.DIRTYPE, 0o755
+    return _to_bytes(info)
+
+
+def _to_bytes(info: tarfile.TarInfo) -> bytes:
     return info.tobuf(tarfile.PAX_FORMAT, "utf-8", "strict")
+
+
+def _file_header(path: str, mode: str, size: int) -> bytes:
+    if len(path) <= _NAME_LENGTH and path.isascii() and size <= _MAX_OCTAL:
+        return _plain_header(path, mode, size)
+    info = tarfile.TarInfo(path)
+    info.mtime, info.mode, info.size = TIME, int(mode, 8), size
+    return _to_bytes(info)
+
+
+@cache
+def _template(mode: str) -> tuple[bytes, int]:
+    """Return a file's header without name, size and checksum, and the sum of its bytes."""
+    info = tarfile.TarInfo("x")
+    info.mtime, info.mode = TIME, int(mode, 8)
+    found = bytearray(_to_bytes(info))
+    found[0:1], found[124:136], found[148:156] = b"\0", bytes(12), b" " * 8
+    return bytes(found), sum(found)
+
+
+def _plain_header(path: str, mode: str, size: int) -> bytes:
+    """Return what `tarfile` returns for a short name, at a tenth of its time."""
+    template, total = _template(mode)
+    name, octal = path.encode(), b"%011o" % size
+    checksum = b"%06o\0 " % (total + sum(name) + sum(octal))
+    return b"".join(
+        (name, template[len(name) : 124], octal, template[135:148], checksum, template[156:])
+    )
 
 
 def _padding(size: int) -> int:
@@ -124,19 +159,21 @@ class ArchiveWriter:
         Raises:
             WrongContent: the source has another size.
         """
-        empty = PackageFile(path=path, mode=mode, size=size, sha256="0" * 64)  # type: ignore[arg-type] # validated
-        self._zstd.write(header(empty))
+        beginning = _file_header(path, mode, size)
         left, sha256 = size, hashlib.sha256()
         while data := source.read(min(CHUNK, left + 1)):
             left -= len(data)
             if left < 0:
                 break
             sha256.update(data)
-            self._zstd.write(data)
+            end = b"" if left else bytes(_padding(size))
+            self._zstd.write(b"".join((beginning, data, end)))
+            beginning = b""
         if left:
             raise WrongContent(f"{path}: changed while it was read")
-        self._zstd.write(bytes(_padding(size)))
-        return empty.model_copy(update={"sha256": sha256.hexdigest()})
+        if not size:
+            self._zstd.write(beginning)
+        return PackageFile(path=path, mode=mode, size=size, sha256=sha256.hexdigest())  # type: ignore[arg-type] # validated
 
     def add(self, entry: PackageLink | str) -> None:
         """Add a link, or an empty folder."""

@@ -76,6 +76,14 @@ def test_headers_are_the_same_in_every_version_of_python() -> None:
     )
 
 
+@given(_paths, st.sampled_from(["0644", "0755"]), st.integers(0, 64 * 1024**3))
+def test_headers_are_those_of_tarfile(path: str, mode: str, size: int) -> None:
+    info = tarfile.TarInfo(path)
+    info.mtime, info.mode, info.size = TIME, int(mode, 8), size
+    entry = listed(path).model_copy(update={"mode": mode, "size": size})
+    assert header(entry) == info.tobuf(tarfile.PAX_FORMAT, "utf-8", "strict")
+
+
 def test_modes_times_links_and_empty_folders(tmp_path: Path) -> None:
     manifest, archive = package({"a/f": b"1"}, {"a/l": "f", "m": "a"}, ("e/mpty",))
     old = os.umask(0o077)
