@@ -162,4 +162,7 @@ def _add(
         raise ValueError(f"{path}: has setuid, setgid or the sticky bit: chmod ug-s,-t {path}")
     else:
         mode: Any = "0755" if status.st_mode & 0o111 else "0644"
-        source.files.append(PackageFile(path=path, mode=mode, size=status.st_size, sha256=_NO_SUM))
+        # The path is checked, and there are many.
+        source.files.append(
+            PackageFile.model_construct(path=path, mode=mode, size=status.st_size, sha256=_NO_SUM)
+        )

@@ -110,7 +110,8 @@ def _write(
         everything: list[Entry] = [*source.files, *source.links, *source.folders]
         for entry in sorted(everything, key=lambda entry: path_of(entry).encode()):
             if isinstance(entry, PackageFile):
-                with (source.folder / entry.path).open("rb", buffering=0) as opened:
+                path = os.path.join(source.folder, entry.path)  # noqa: PTH118 - there are many
+                with open(path, "rb", buffering=0) as opened:  # noqa: PTH123
                     files.append(writer.add_file(entry.path, entry.mode, opened, entry.size))
                 if progress:
                     progress(entry.size)
