@@ -4,7 +4,7 @@ import argparse
 import json
 import sys
 from datetime import UTC, datetime
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Final, Literal
 
 from pydantic import ValidationError
 
@@ -16,6 +16,7 @@ from broker.cli.targets import read_workstations
 from broker.cli.terminal import printable
 from broker.history.history import query_history
 from broker.inventory.uninstall_jobs import NotUninstallable, uninstall_jobs
+from broker.packages.resolve import JobFields
 from broker.packages.session import load_keyring, load_points, package_errors
 from broker.watch import command as watch
 from schemas import PackageSpec, explain
@@ -27,7 +28,11 @@ if TYPE_CHECKING:
     from schemas import Job
 
 _SHOWN = 20
-_TIMES = ("offer_at", "mandatory_at", "expires_at")
+_TIMES: Final[tuple[Literal["offer_at", "mandatory_at", "expires_at"], ...]] = (
+    "offer_at",
+    "mandatory_at",
+    "expires_at",
+)
 
 
 def add_to(commands: "argparse._SubParsersAction[Parser]") -> None:
@@ -90,7 +95,7 @@ def _run(arguments: argparse.Namespace) -> int:
 
 def _jobs(arguments: argparse.Namespace) -> "list[Job]":
     names = read_workstations("--to", arguments.to) if arguments.to else None
-    fields: dict[str, Any] = {
+    fields: JobFields = {
         "comment": arguments.comment,
         "respects_windows": arguments.respects_windows,
         **_times(arguments),
@@ -108,9 +113,9 @@ def _jobs(arguments: argparse.Namespace) -> "list[Job]":
             raise UsageError(as_option(str(error))) from error
 
 
-def _times(arguments: argparse.Namespace) -> dict[str, Any]:
+def _times(arguments: argparse.Namespace) -> JobFields:
     now = datetime.now(UTC)
-    times: dict[str, Any] = {"created_at": now}
+    times: JobFields = {"created_at": now}
     for name in _TIMES:
         text = getattr(arguments, name)
         if text is not None:

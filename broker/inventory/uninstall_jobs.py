@@ -1,9 +1,10 @@
 """Make the jobs that uninstall a package where it is."""
 
 from collections.abc import Collection, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Unpack
 
 from broker.packages.publishing import read_published
+from broker.packages.resolve import JobFields
 from schemas import Job, PackageCondition, PackageReference, PackageSpec, workstation
 from schemas.errors import PcmError
 from schemas.packages.manifest import UNINSTALL
@@ -28,7 +29,7 @@ def uninstall_jobs(
     keyring: "Keyring | None" = None,
     *,
     workstations: Collection[str] | None = None,
-    **fields: Any,
+    **fields: Unpack[JobFields],
 ) -> list[Job]:
     """Return a job for each version that is installed, for the workstations that have it.
 
@@ -68,7 +69,7 @@ def _job(
     names: list[str],
     points: "Sequence[Point]",
     keyring: "Keyring | None",
-    fields: dict[str, Any],
+    fields: JobFields,
 ) -> Job:
     package = read_published(points, name, version, keyring)
     if package.digest != manifest:

@@ -3,7 +3,8 @@
 import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from datetime import datetime, timedelta
+from typing import TYPE_CHECKING, TypedDict, Unpack
 
 from broker.packages.channels import read_channel
 from broker.packages.points.point import Point, PointError, open_point
@@ -23,6 +24,7 @@ from schemas import (
     PackageSpec,
     RequiredPackage,
     Target,
+    WallClock,
 )
 from schemas.errors import PcmError
 from schemas.names import check_name
@@ -40,6 +42,22 @@ _WISH = re.compile(r"([^@]*)(?:@(.*))?", re.DOTALL)
 
 class CannotResolve(PcmError):
     """No version of a package fits what was asked, or what packages require."""
+
+
+class JobFields(TypedDict, total=False):
+    """Fields of a job besides its command, its package and its targets."""
+
+    name: str
+    comment: str
+    excluded: tuple[Target, ...]
+    offer_at: datetime | WallClock
+    mandatory_at: datetime | WallClock
+    expires_at: datetime | WallClock
+    respects_windows: bool
+    supersedes: str
+    max_postponements: int
+    min_interval: timedelta
+    created_at: datetime
 
 
 @dataclass(frozen=True)
@@ -95,7 +113,7 @@ def package_job(
     targets: Iterable[Target],
     command: str = "install",
     settings: DispatcherSettings | None = None,
-    **fields: Any,
+    **fields: Unpack[JobFields],
 ) -> Job:
     """Return a job that runs a command of a package; the version is found now.
 
