@@ -93,14 +93,10 @@ class Standings:
         rank = own.rank(os.geteuid())
         return any(
             other.due_at <= now and other.rank(user_id) > rank
-            for user_id, other in self._others(job_id)
+            for user_id, other in self.others(job_id)
         )
 
-    def others(self, job_id: str) -> list[Standing]:
-        """Return the standings of a mandatory job at the other agents that run."""
-        return [standing for _, standing in self._others(job_id)]
-
-    def _others(self, job_id: str) -> list[tuple[int, Standing]]:
+    def others(self, job_id: str) -> list[tuple[int, Standing]]:
         """Return the other running agents' standings of a job, with their users' ids."""
         found = []
         with suppress(OSError), os.scandir(self._directory) as entries:

@@ -105,7 +105,7 @@ class JobClaims:
     def _is_left_to_user(self, job_id: str) -> bool:
         """Whether the service agent leaves a free claim to a user's agent, for some seconds."""
         others = self._standings.others(job_id)
-        accepted = any(other.accepted for other in others)
+        accepted = any(other.accepted for _, other in others)
         return bool(others) and self._takeover.awaits_handover(job_id, accepted=accepted)
 
     def yield_to_holder(self, record: JobRecord) -> None:

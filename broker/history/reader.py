@@ -112,16 +112,20 @@ class Reader:
         while self._can_publish_rejected and (rows := await self._database(rejected.unpublished)):
             if self._rejected_publisher is None:
                 self._rejected_publisher = await Publisher.open(self._publisher.connection)
-            if self._on_caught_up is not None:  # a collector; a command's stderr is for its user
-                for row in rows:
-                    _log.warning("history.rejected", offset=row.offset, reason=row.reason)
+            for row in rows:
+                self._warn("history.rejected", offset=row.offset, reason=row.reason)
             try:
                 await rejected.publish_rejected(self._rejected_publisher, rows, position.base)
             except Refused as error:  # reading needs no such permission
-                _log.warning("history.rejected_not_published", reason=str(error))
+                self._warn("history.rejected_not_published", reason=str(error))
                 self._can_publish_rejected = False
                 return
             await self._database(rejected.mark_published, [row.digest for row in rows])
+
+    def _warn(self, event: str, **fields: object) -> None:
+        """Log a warning of a collector; the stderr of a command is for its user."""
+        if self._on_caught_up is not None:
+            _log.warning(event, **fields)
 
     async def _reaches(self, offset: int) -> bool:
         """Whether the stream has an offset, or has ever had it; a new stream may not."""

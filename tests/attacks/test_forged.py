@@ -224,7 +224,9 @@ async def test_a_report_counts_only_from_an_agent_that_can_have_the_job(
     )
 
     def shown(job: Job) -> list[tuple[str, str]]:
-        rows = json.loads(admin.run("show", job.id, "--json").stdout)["workstations"]
+        done = admin.run("show", job.id, "--json")
+        assert done.stderr == ""
+        rows = json.loads(done.stdout)["workstations"]
         return [(row["workstation"], row["state"]) for row in rows]
 
     assert (shown(own), shown(others)) == ([(HERE, "queued")], [(VICTIM, "queued")])

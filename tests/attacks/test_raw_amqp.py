@@ -299,7 +299,7 @@ async def test_further_keys_are_checked_or_tell_their_login(
     headers = {header: [f"succeeded.{OTHER}.service"]}
     async with channel_of(logins[ADA.name]["PCM_AMQP_URL"]) as channel:
         attack = publish(REPORTS, "failed.OWN", headers=headers)(channel, ADA)
-        if site.version >= CHECKS_CC_SINCE:
+        if site.broker.version >= CHECKS_CC_SINCE:
             with pytest.raises(ChannelAccessRefused):
                 await attack
         else:
@@ -318,7 +318,7 @@ async def test_how_much_waits_is_reported_to_those_with_a_right(
 
     Every agent has one on `pcm.reports`: to write to the exchange, whose name the stream shares.
     """
-    version = site.version
+    version = site.broker.version
     fixed = next((first for first in LEAKS_UNTIL if first[:2] == version[:2]), LEAKS_UNTIL[0])
     own = ATTACKERS[attacker]
     with_right = queue in {own.queue, REPORTS} and version not in WANT_CONFIGURE

@@ -19,7 +19,7 @@ from tests.chaos.story import story, table, tell
 from tests.chaos.verdict import Finding, judge
 from tests.support.rabbitmq import Broker, Node
 
-_MAX_STORIES = 20  # stories
+_MAX_STORIES = 20
 
 
 def chaos(

@@ -41,6 +41,7 @@ _DRAIN = 90.0  # seconds without anything new, after which what is missing will 
 _QUIET = 4.0  # seconds in which nothing more may happen once all has ended
 _END = 30.0
 _SETTLED = 3.0
+_BY_PROGRAM = 10  # one job in so many has its users' wishes sent by programs, which take long
 _RESTARTED = 300.0  # seconds after which a broker that was struck has to be there again
 _HANG = 120.0  # seconds after which a call to the broker that is there has to have ended
 
@@ -250,7 +251,8 @@ class Run:
         sent = self.evidence.sent[job.id] = Sent(job, names, order.shape)
         async with asyncio.TaskGroup() as tasks:
             for wish in order.wishes:
-                tasks.create_task(self._wish(wish, job))
+                by_program = order.number % _BY_PROGRAM == 0
+                tasks.create_task(self._wish(wish, job, by_program=by_program))
             await self._dispatch(dispatcher, sent)
             if order.again_after is not None:
                 tasks.create_task(self._again(dispatcher, sent, order.again_after))
@@ -299,24 +301,44 @@ class Run:
                     self.evidence.fallen.append(f"the dispatcher knows no stored job: {error}")
                 return
 
-    async def _wish(self, wish: Wish, job: Job) -> None:
-        """Send the user's wish to the agent's control socket; the agent may not be there.
-
-        `pcm-agent` would do the same, and starting it for each wish would take the whole machine.
-        """
+    async def _wish(self, wish: Wish, job: Job, *, by_program: bool) -> None:
+        """Send the user's wish to the agent, which may not be there."""
         await asyncio.sleep(wish.after)
-        member = next(member for member in self.members if member.seat == wish.seat)
-        directory = member.ws.state_dir / agent_word(wish.seat.agent)
+        send = self._run_program if by_program else self._ask
         for _ in range(2):  # it may not have been offered yet
-            request = {"do": wish.verb, "job": job.id}
-            if wish.verb == "postpone":
-                until = datetime.now(UTC) + timedelta(seconds=wish.postponed_by)
-                request["until"] = until.isoformat()
-            with suppress(StateError, RequestRejected):
-                await asyncio.to_thread(ask, directory, request)
+            if await asyncio.to_thread(send, wish, job):
                 self.faults[f"user: {wish.verb}"] += 1
                 break
             await asyncio.sleep(1)
+
+    def _run_program(self, wish: Wish, job: Job) -> bool:
+        """Run `pcm-agent` for a wish; return whether the agent accepted it."""
+        words = ["pcm-agent", wish.verb, job.id]
+        if wish.verb == "postpone":
+            words += ["--until", f"+{wish.postponed_by:.1f}s"]
+        try:
+            done = self._member_at(wish.seat).ws.run(*words, user=wish.seat.user)
+        except subprocess.TimeoutExpired:
+            self.evidence.fallen.append(f"{words}: does not end")
+            return False
+        if done.returncode not in (0, 1) or "Traceback" in done.stderr:
+            self.evidence.fallen.append(f"{words}: status {done.returncode}: {done.stderr}")
+        return done.returncode == 0
+
+    def _ask(self, wish: Wish, job: Job) -> bool:
+        """Send a wish to the control socket, as `pcm-agent` does; return whether it is accepted."""
+        request = {"do": wish.verb, "job": job.id}
+        if wish.verb == "postpone":
+            until = datetime.now(UTC) + timedelta(seconds=wish.postponed_by)
+            request["until"] = until.isoformat()
+        try:
+            ask(self._member_at(wish.seat).ws.state_dir / agent_word(wish.seat.agent), request)
+        except (StateError, RequestRejected):
+            return False
+        return True
+
+    def _member_at(self, seat: Seat) -> Member:
+        return next(member for member in self.members if member.seat == seat)
 
     async def _dose(self, dose: Dose) -> None:
         """Publish something that no agent can read."""
@@ -361,7 +383,7 @@ class Run:
                 await self._strike_broker(fault)
                 self._note("", f"{fault.kind}: over")
             return
-        member = next(member for member in self.members if member.seat == fault.seat)
+        member = self._member_at(fault.seat)
         if member.lock.locked():
             return
         async with member.lock:

@@ -12,7 +12,7 @@ from agents.execution.processes.subreaper import become_subreaper
 def alive(session: int) -> bool:
     """Return whether a session has a live process; a zombie does not count."""
     return any(
-        entry.session == session and entry.state not in "ZX" for entry in process_table().values()
+        entry.session == session and not entry.has_ended for entry in process_table().values()
     )
 
 
@@ -22,7 +22,7 @@ def with_argument(text: str) -> list[int]:
     for pid, entry in process_table().items():
         with suppress(OSError):
             words = Path(f"/proc/{pid}/cmdline").read_bytes().split(b"\0")
-            if entry.state not in "ZX" and text.encode() in words:
+            if not entry.has_ended and text.encode() in words:
                 found.append(pid)
     return found
 

@@ -122,7 +122,11 @@ class Broker:
     @property
     def version(self) -> tuple[int, ...]:
         """The broker's version."""
-        return tuple(map(int, self.ctl("version").strip().split(".")))
+        if self.management_url:
+            text = self.management().get("overview")["rabbitmq_version"]
+        else:
+            text = self.ctl("version").strip()
+        return tuple(map(int, text.split(".")))
 
     def add_user(self, name: str, password: str) -> None:
         """Make a login that may do everything in the virtual host."""

@@ -39,12 +39,6 @@ class Site:
                 self.management.delete("users", row["user"])
         self.management.delete("vhosts", self.virtual_host)
 
-    @property
-    def version(self) -> tuple[int, ...]:
-        """The broker's version."""
-        text = self.management.get("overview")["rabbitmq_version"]
-        return tuple(int(part) for part in text.split("."))
-
     def pcm(self, *words: str, url: str = "") -> programs.Done:
         """Run pcm as the administrator."""
         environment = {

@@ -84,9 +84,8 @@ def find_orphans(
 
 
 def _is_alive(pid: int) -> bool:
-    """Return whether a process has not ended; a zombie has."""
     with suppress(OSError):
-        return process_entry(pid).state not in "ZX"
+        return not process_entry(pid).has_ended
     return False
 
 

@@ -31,6 +31,11 @@ class ProcessEntry:
     session: int
     started_at: int
 
+    @property
+    def has_ended(self) -> bool:
+        """Whether the process has ended; a zombie has."""
+        return self.state in "ZX"
+
 
 def process_table() -> dict[int, ProcessEntry]:
     """Return all processes of this machine.

@@ -35,7 +35,6 @@ _POLL = 0.02
 _KILL_WAIT = 2.0
 _MAX_SWEEPS = 20
 _RESOURCES_PAUSE = 0.2
-_ENDED = "ZX"
 _running: set[int] = set()  # the marks of commands that run
 _left: set[int] = set()  # the marks of commands whose processes are left for good
 
@@ -133,7 +132,7 @@ class ProcessTree(ABC):
             now = process_entry(pid)
         except OSError as error:
             return error.errno in NO_FILES
-        if now.state not in _ENDED:
+        if not now.has_ended:
             return now.started_at == entry.started_at
         if now.parent == os.getpid() and pid != self._leader:
             subreaper.reap(pid)
@@ -201,7 +200,7 @@ class OwnProcessTree(ProcessTree):
                 if self._is_ours(pid, table[pid]):
                     seeds.add(pid)
         found = _with_descendants(seeds, children) - {os.getpid()}
-        return {pid: table[pid] for pid in found if table[pid].state not in _ENDED}
+        return {pid: table[pid] for pid in found if not table[pid].has_ended}
 
     def may_be_alive(self) -> bool:
         """Return False if certainly no process lives, without a look at all of the machine's."""
@@ -243,7 +242,7 @@ class LeftProcessTree(ProcessTree):
                     seeds.add(pid)
         # The command can have started this agent.
         found = _with_descendants(seeds, children) - _with_descendants([os.getpid()], children)
-        return {pid: table[pid] for pid in found if table[pid].state not in _ENDED}
+        return {pid: table[pid] for pid in found if not table[pid].has_ended}
 
     def _is_ours(self, pid: int, entry: ProcessEntry) -> bool:
         in_session = bool(self._leader) and entry.session == self._leader
